@@ -1,0 +1,13 @@
+"""``python -m flujo_lens`` is ``lens``."""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    # -m puts the current folder first: a driver or a library must not be taken from wherever one stands.
+    if sys.path and os.path.realpath(sys.path[0]) == os.path.realpath(os.getcwd()):
+        del sys.path[0]
+
+    from flujo_lens.cli.app import main
+
+    main()

@@ -1,0 +1,235 @@
+"""The root of the command line, and `main`: the one place that prints errors and exits."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from flujo_lens.cli import exit_codes
+from flujo_lens.cli.context import App, World
+from flujo_lens.cli.options import command
+from flujo_lens.errors import InternalError, LensError, UsageError, nearest
+
+__all__ = ["COMMANDS", "build", "main", "run"]
+
+LOOK, CARE, SET_UP = "Look", "Background tasks and the rest", "Set up"
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "status": ("status:status", LOOK),
+    "list": ("list:list_runs", LOOK),
+    "show": ("show:show", LOOK),
+    "trace": ("trace:trace", LOOK),
+    "spans": ("trace:spans", LOOK),
+    "stats": ("stats:stats", LOOK),
+    "failed": ("failed:failed", LOOK),
+    "waiting": ("waiting:waiting", LOOK),
+    "tasks": ("tasks", CARE),
+    "evals": ("evals:evals", CARE),
+    "system": ("system", CARE),
+    "stores": ("stores:stores", SET_UP),
+    "config": ("config:config", SET_UP),
+    "demo": ("demo:demo", SET_UP),
+}
+"""Command -> (module below `flujo_lens.cli.commands`, with the function or, for a group, none; help panel)."""
+
+_CONTEXT = {"help_option_names": ["--help", "-h"]}
+
+
+class LazyGroup(TyperGroup):
+    """Builds a command when it is asked for: Typer takes 1.6 ms for each that it builds."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return build(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = nearest(name, COMMANDS)
+            raise UsageError(
+                f'there is no command "{name}".' + (f" Did you mean {near}?" if near else ""),
+                hint="lens --help lists the commands",
+            )
+        return super().resolve_command(ctx, args)
+
+
+def build(name: str) -> Any:
+    """The command `name`, imported and built now."""
+    target, panel = COMMANDS[name]
+    module_name, _, function = target.partition(":")
+    module = importlib.import_module(f"flujo_lens.cli.commands.{module_name}")
+    if not function:
+        group = typer.main.get_command(module.group)
+        group.name = name
+        group.rich_help_panel = panel  # type: ignore[attr-defined]
+        return group
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(name, context_settings=_CONTEXT, rich_help_panel=panel)(command(getattr(module, function)))
+    return typer.main.get_command(single)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from flujo_lens._version import __version__
+
+        typer.echo(f"lens {__version__}")
+        raise typer.Exit
+
+
+def _root() -> Any:
+    app = typer.Typer(
+        cls=LazyGroup,
+        add_completion=False,
+        invoke_without_command=True,
+        context_settings=_CONTEXT,
+        rich_markup_mode="rich",
+        help="Look into, repair and clean up the state stores of durable workflows.",
+        epilog="A first look: lens demo, then lens status --store flujo_demo.db",
+    )
+    app.callback()(_callback())
+    return typer.main.get_command(app)
+
+
+def _callback() -> Any:
+    def root(
+        app: App,
+        version: Annotated[
+            bool,
+            typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
+        ] = False,
+    ) -> None:
+        """Look into, repair and clean up the state stores of durable workflows."""
+
+    wrapped = command(root)
+
+    def callback(*, ctx: typer.Context, **values: Any) -> None:
+        wrapped(ctx=ctx, **values)
+        common = {k: v for k, v in values.items() if k != "version"}
+        ctx.obj = ctx.obj.with_options(type(ctx.obj.options)(**common))
+        if ctx.invoked_subcommand is None:
+            _without_command(ctx)
+
+    callback.__signature__ = wrapped.__signature__  # type: ignore[attr-defined]
+    callback.__annotations__ = wrapped.__annotations__
+    callback.__doc__ = root.__doc__
+    return callback
+
+
+def _without_command(ctx: typer.Context) -> None:
+    """Bare ``lens``: the status on a terminal, help elsewhere."""
+    if ctx.obj.world.is_terminal:
+        ctx.invoke(build("status").callback, **_defaults(build("status"), ctx))
+    else:
+        typer.echo(ctx.get_help())
+
+
+def _defaults(built: Any, ctx: typer.Context) -> dict[str, Any]:
+    return {p.name: p.get_default(ctx) for p in built.params if p.name and p.expose_value}
+
+
+# --- errors ------------------------------------------------------------------------------------------------------------
+
+
+def run(arguments: Sequence[str], world: World) -> int:
+    """Run one command line; return its exit code. Errors are told on the world's stderr."""
+    app = App(world)
+    arguments = list(arguments)
+    try:
+        code = _root().main(args=arguments, prog_name="lens", standalone_mode=False, obj=app)
+        world.stdout.flush()
+        return int(code or exit_codes.OK)
+    except BrokenPipeError:
+        _silence(world)
+        return exit_codes.OK
+    except (KeyboardInterrupt, typer.Abort):
+        return exit_codes.INTERRUPTED
+    except typer.TyperException as error:
+        return _tell(app, UsageError(_sentence(error), hint=_usage_hint(error)), arguments)
+    except LensError as error:
+        return _tell(app, error, arguments)
+    except Exception as error:
+        fault = InternalError(
+            f"a fault of lens itself: {type(error).__name__}: {error}",
+            hint="nothing was changed; please report it with the output of the same command and --debug",
+        )
+        fault.__cause__ = error
+        return _tell(app, fault, arguments)
+
+
+def _sentence(error: typer.TyperException) -> str:
+    told = error.format_message() if hasattr(error, "format_message") else error
+    message = str(told).strip().rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _usage_hint(error: typer.TyperException) -> str:
+    ctx = getattr(error, "ctx", None)
+    return f"{ctx.command_path if ctx else 'lens'} --help"
+
+
+def _tell(app: App, error: LensError, arguments: list[str]) -> int:
+    _flush_what_came_before(app.world)
+    if "--debug" in arguments:
+        import traceback
+
+        app.tell("".join(traceback.format_exception(error)).rstrip())
+    if _wants_json(arguments):
+        from flujo_lens.rendering.data import compact
+
+        app.tell(compact({"error": error.to_dict()}))
+    else:
+        app.tell(_for_people(app, error))
+    return exit_codes.exit_code_of(error)
+
+
+def _flush_what_came_before(world: World) -> None:
+    try:
+        world.stdout.flush()
+    except BrokenPipeError:
+        _silence(world)
+
+
+def _for_people(app: App, error: LensError) -> str:
+    from flujo_lens.config import mask_uri
+    from flujo_lens.rendering.text import escape_controls
+
+    word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
+    lines = [f"{word} {error.code}: {escape_controls(mask_uri(error.message))}"]
+    lines += [f"  {escape_controls(mask_uri(line))}" for line in (error.hint or "").splitlines()]
+    return "\n".join(lines)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether JSON was asked for, also where the rest of the line could not be understood."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(
+        one in ("--json", "-ojson", "-o=json", "--output=json") or (one in ("-o", "--output") and two == "json")
+        for one, two in pairs
+    )
+
+
+def _silence(world: World) -> None:
+    """The reader of stdout is gone: nothing more can be said there, and Python must not complain at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), world.stdout.fileno())
+    except (OSError, ValueError):
+        return
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The program ``lens``."""
+    world = World()
+    code = run(sys.argv[1:] if arguments is None else arguments, world)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(world)
+    sys.exit(code)

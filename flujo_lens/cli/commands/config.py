@@ -1,0 +1,13 @@
+"""``lens config``."""
+
+from __future__ import annotations
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import OutputOptions
+
+
+def config(app: App, output: OutputOptions) -> None:
+    """Show every setting, its value and where it came from."""
+    from flujo_lens.rendering.columns import CONFIG
+
+    app.output(output).show(CONFIG, app.settings.rows, "there are no settings")

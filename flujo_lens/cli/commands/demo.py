@@ -1,0 +1,30 @@
+"""``lens demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flujo_lens.cli.context import App
+
+
+def demo(
+    app: App,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[PATH]", help="Where to (flujo_demo.db).", show_default=False)
+    ] = None,
+) -> None:
+    """Make a sample store to play with."""
+    import asyncio
+    import shlex
+
+    from flujo_lens.operations.demo import make_demo
+
+    target = app.world.cwd / (path or Path("flujo_demo.db"))
+    runs = asyncio.run(make_demo(target, app.world.now()))
+    shown = shlex.quote(str(path or "flujo_demo.db"))
+    app.world.stdout.write(f"{shown}\n" if not app.world.is_terminal else f"made {shown} with {runs} runs\n")
+    app.note(f"look into it: lens status --store {shown}")
+    app.note(f"              lens list --store {shown}")

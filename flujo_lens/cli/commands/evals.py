@@ -1,0 +1,22 @@
+"""``lens evals``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import OutputOptions
+
+
+def evals(
+    app: App,
+    output: OutputOptions,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Of this run.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="So many (50).", min=1, metavar="N")] = 50,
+) -> None:
+    """List stored evaluation scores, the newest first."""
+    from flujo_lens.cli.screens import evaluation_list
+
+    evaluation_list(app, app.output(output), run, limit)

@@ -1,0 +1,16 @@
+"""``lens stats``."""
+
+from __future__ import annotations
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import FilterOptions, OutputOptions
+
+
+def stats(app: App, filters: FilterOptions, output: OutputOptions) -> None:
+    """Count runs by status and pipeline; durations, failures by error, spans by name.
+
+    lens stats --since 7d --pipeline orders     one pipeline, one week
+    """
+    from flujo_lens.cli.screens import print_stats
+
+    print_stats(app, app.output(output), app.wanted(filters))

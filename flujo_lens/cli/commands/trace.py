@@ -1,0 +1,52 @@
+"""``lens trace`` and ``lens spans``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import OutputOptions, RunArgument
+from flujo_lens.errors import UsageError
+
+Statuses = Annotated[
+    list[str] | None, typer.Option("--status", help="Spans of this status; repeatable, or a,b.", metavar="STATUS")
+]
+Name = Annotated[str | None, typer.Option("--name", help="Spans of this name.", metavar="NAME")]
+
+
+def trace(
+    app: App,
+    output: OutputOptions,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="A run id, a unique prefix, or @latest, @failed, @paused."),
+    ] = None,
+    flat: Annotated[bool, typer.Option("--spans", help="A flat list rather than the tree.")] = False,
+    status: Statuses = None,
+    name: Name = None,
+    depth: Annotated[int | None, typer.Option("--depth", help="So many levels.", min=1, metavar="N")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A trace saved by -o json, in place of RUN.", metavar="F")
+    ] = None,
+) -> None:
+    """Draw the spans of a run as a tree, with a time bar a span.
+
+    lens trace @failed              where did the newest failed run fail
+    """
+    from flujo_lens.cli.trace_screen import SpanChoice, print_trace
+
+    if (run is None) == (file is None):
+        raise UsageError("trace takes a RUN or --file F, and one of them", hint="lens trace @latest")
+    print_trace(app, app.output(output), run, file, SpanChoice(flat, status, name, depth))
+
+
+def spans(
+    app: App, run: RunArgument, output: OutputOptions, status: Statuses = None, name: Name = None
+) -> None:
+    """List the spans of a run flat: the same as trace --spans."""
+    from flujo_lens.cli.trace_screen import SpanChoice, print_trace
+
+    print_trace(app, app.output(output), run, None, SpanChoice(True, status, name, None))

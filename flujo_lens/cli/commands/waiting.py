@@ -1,0 +1,16 @@
+"""``lens waiting``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import FilterOptions, OutputOptions
+
+
+def waiting(app: App, filters: FilterOptions, output: OutputOptions) -> None:
+    """Show the runs that wait for a person, the longest waiting first: what they ask, how to answer."""
+    from flujo_lens.cli.screens import waiting_list
+
+    wanted = replace(app.wanted(filters), statuses=frozenset({"paused"}))
+    waiting_list(app, app.output(output), wanted)

@@ -1,0 +1,213 @@
+"""The world of one invocation: streams, terminal, clock, settings, the opened store. Injected and lazy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
+from flujo_lens.errors import LensError, UnknownValueError, UnreachableStoreError, UsageError
+
+if TYPE_CHECKING:
+    from flujo_lens.cli.output import Output
+    from flujo_lens.config import Settings, StoreChoice
+    from flujo_lens.state.backends.base import StateBackend
+    from flujo_lens.state.views import RunFilter
+
+__all__ = ["App", "World"]
+
+T = TypeVar("T")
+_COLOURS = ("auto", "always", "never")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class World:
+    """All that lens takes from outside; tests hand in their own.
+
+    Attributes:
+        zone: The reader's zone; None for the machine's.
+        width: Cells of a line; None to ask the terminal.
+        stdout_tty: Whether stdout is a terminal; None to ask it.
+    """
+
+    stdin: TextIO = field(default_factory=lambda: sys.stdin)
+    stdout: TextIO = field(default_factory=lambda: sys.stdout)
+    stderr: TextIO = field(default_factory=lambda: sys.stderr)
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    cwd: Path = field(default_factory=Path.cwd)
+    now: Callable[[], datetime] = _now
+    zone: tzinfo | None = None
+    width: int | None = None
+    stdout_tty: bool | None = None
+    stderr_tty: bool | None = None
+    user_config_dir: Path | None = None
+    etc_dir: Path = Path("/etc/flujo-lens")
+
+    @cached_property
+    def is_terminal(self) -> bool:
+        """Whether a person looks at stdout."""
+        return self.stdout.isatty() if self.stdout_tty is None else self.stdout_tty
+
+    @cached_property
+    def columns(self) -> int:
+        """Cells of a line; without a terminal, as many as a line takes."""
+        if self.width is not None:
+            return self.width
+        given = self.env.get("COLUMNS", "")
+        if given.isdigit() and int(given) > 0:
+            return int(given)
+        try:
+            return os.get_terminal_size(self.stdout.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80 if self.is_terminal else 10_000
+
+    @cached_property
+    def unicode(self) -> bool:
+        """Whether the terminal can show more than ASCII."""
+        return (self.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32", "utf8sig")
+
+    def colour(self, when: str | None, terminal: bool) -> bool:
+        """Whether to colour: an option first, then NO_COLOR, then FORCE_COLOR, then what it is printed on."""
+        if when in ("always", "never"):
+            return when == "always"
+        if self.env.get("NO_COLOR"):
+            return False
+        if self.env.get("FORCE_COLOR"):
+            return True
+        return terminal and self.env.get("TERM") != "dumb"
+
+
+@dataclass(frozen=True)
+class App:
+    """What a command works with: the world and the common options of this invocation."""
+
+    world: World
+    options: CommonOptions = field(default_factory=CommonOptions)
+
+    def with_options(self, options: CommonOptions) -> App:
+        """The same with the options of a command; those given before the command count where it has none."""
+        mine = {
+            name: value if value not in (None, False) else getattr(self.options, name)
+            for name, value in vars(options).items()
+        }
+        merged = CommonOptions(**mine)
+        if merged.color is not None and merged.color not in _COLOURS:
+            raise UnknownValueError.of("--color", merged.color, _COLOURS)
+        return replace(self, options=merged)
+
+    # --- settings --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _config_world(self) -> Any:
+        from flujo_lens.config import World as ConfigWorld
+
+        world = self.world
+        return ConfigWorld(
+            env=world.env, cwd=world.cwd, user_config_dir=world.user_config_dir, etc_dir=world.etc_dir
+        )
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of all files, variables and options."""
+        from flujo_lens.config import load_settings
+
+        return load_settings(self._config_world, config=self.options.config, timeout=self.options.timeout)
+
+    @cached_property
+    def store(self) -> StoreChoice:
+        """Which store is meant, and who said so."""
+        from flujo_lens.config import choose_store
+
+        choice = choose_store(self._config_world, self.settings, self.options.store)
+        if choice.overridden:
+            self.note(choice.overridden)
+        return choice
+
+    @cached_property
+    def zone(self) -> tzinfo:
+        """The reader's zone."""
+        from flujo_lens.state.timestamps import local_zone
+
+        return self.world.zone or local_zone()
+
+    # --- the store ---------------------------------------------------------------------------------------------------
+
+    def run(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
+        """Return what `work` makes of the opened store; the store is closed in any case."""
+        return asyncio.run(self._with_backend(work))
+
+    async def _with_backend(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
+        from flujo_lens.state.registry import open_backend
+
+        settings, store = self.settings, self.store
+        backend = open_backend(
+            store.uri, settings.drivers, timeout=settings.timeout, zone=settings.timezone
+        )
+        try:
+            return await work(backend)
+        except Exception as error:
+            raise _told(error, backend, store.uri) from error
+        finally:
+            await backend.shutdown()
+
+    def wanted(self, options: FilterOptions, **more: Any) -> RunFilter:
+        """The filter that the options describe."""
+        from flujo_lens.cli.filters import run_filter
+
+        return run_filter(options, self.world.now(), self.zone, **more)
+
+    # --- printing ----------------------------------------------------------------------------------------------------
+
+    def output(self, options: OutputOptions, formats: tuple[str, ...] | None = None) -> Output:
+        """Where and how results are printed."""
+        from flujo_lens.cli.output import Output
+
+        return Output(self, options, formats)
+
+    def note(self, text: str) -> None:
+        """Tell a person something on stderr, unless --quiet."""
+        if not self.options.quiet:
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Print a line on stderr; characters that it cannot take are escaped."""
+        stream = self.world.stderr
+        encoding = stream.encoding or "utf-8"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+
+    @property
+    def stderr_colour(self) -> bool:
+        """Whether stderr is coloured."""
+        terminal = self.world.stderr.isatty() if self.world.stderr_tty is None else self.world.stderr_tty
+        return self.world.colour(self.options.color, terminal)
+
+    @property
+    def silent_after(self) -> timedelta:
+        """After how long without a sign a running run counts as silent."""
+        return self.settings.silent_after
+
+
+def _told(error: Exception, backend: StateBackend, uri: str) -> Exception:
+    """The error as it is: but whatever a foreign driver lets out is trouble with its store."""
+    if isinstance(error, LensError) or type(backend).__module__.startswith("flujo_lens."):
+        return error
+    from flujo_lens.config import mask_uri
+
+    if isinstance(error, TypeError | NotImplementedError):
+        return UsageError(f"the driver of {mask_uri(uri)} cannot do this: {error}")
+    return UnreachableStoreError(
+        mask_uri(f"the driver of {uri} failed: {type(error).__name__}: {error}"),
+        hint="--debug shows where",
+    )

@@ -1,0 +1,58 @@
+"""Commands with sub-commands, such as ``lens tasks list``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from flujo_lens.cli.options import command
+from flujo_lens.errors import UsageError, nearest
+
+__all__ = ["make_group"]
+
+_CONTEXT = {"help_option_names": ["--help", "-h"]}
+
+
+class _DefaultGroup(TyperGroup):
+    """A group that runs one of its commands where none is named, so that ``lens tasks --parent X`` lists."""
+
+    default = ""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h")):
+            args = [self.default, *args]
+        return list(super().parse_args(ctx, args))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands:
+            near = nearest(args[0], self.commands)
+            asked = f" Did you mean {near}?" if near else ""
+            raise UsageError(
+                f'{ctx.command_path} has no "{args[0]}".{asked} There are: {", ".join(self.commands)}',
+                hint=f"{ctx.command_path} --help",
+            )
+        return super().resolve_command(ctx, args)
+
+
+def make_group(help: str, commands: Mapping[str, Callable[..., None]], default: str) -> typer.Typer:
+    """A group of commands.
+
+    Args:
+        help: What it is for.
+        commands: The functions by name.
+        default: Which one runs where none is named.
+    """
+    cls = type("Group", (_DefaultGroup,), {"default": default})
+    made = typer.Typer(cls=cls, add_completion=False, help=help, context_settings=_CONTEXT, rich_markup_mode="rich")
+    for name, function in commands.items():
+        made.command(name, context_settings=_CONTEXT)(command(function))
+    if len(commands) == 1:
+        made.callback()(_nothing)
+    return made
+
+
+def _nothing() -> None:
+    """A callback keeps Typer from making a group of one command into that command."""

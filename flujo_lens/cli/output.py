@@ -1,0 +1,162 @@
+"""Printing results: the format, its columns, and the streams that take it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flujo_lens.cli.options import OutputOptions
+from flujo_lens.errors import UnknownValueError, UsageError
+from flujo_lens.rendering.columns import Field, View, choose_fields
+from flujo_lens.rendering.data import FORMATS, RowWriter, check_format, document
+from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.redact import Redactor
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from flujo_lens.cli.context import App
+
+__all__ = ["Output"]
+
+_TIME_STYLES = ("iso", "relative", "local")
+
+
+class Output:
+    """How one command prints.
+
+    Args:
+        app: The invocation.
+        options: What was asked for.
+        formats: The formats that the command has; None for all.
+    """
+
+    def __init__(self, app: App, options: OutputOptions, formats: tuple[str, ...] | None = None) -> None:
+        self.app, self.options = app, options
+        self.formats = formats or FORMATS
+        self.form = self._form()
+        if options.time is not None and options.time not in _TIME_STYLES:
+            raise UnknownValueError.of("--time style", options.time, _TIME_STYLES)
+
+    def _form(self) -> str:
+        asked = self.options.output
+        if self.options.json:
+            if asked not in (None, "json"):
+                raise UsageError(f"--json and -o {asked} contradict each other")
+            asked = "json"
+        if asked is None:
+            return "table" if self.app.world.is_terminal else "tsv"
+        return check_format(asked, self.formats)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether a person reads this."""
+        return self.form == "table"
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """Masks secrets as the settings and --show-secrets say."""
+        return Redactor(self.app.settings.redact_keys, show=self.options.show_secrets)
+
+    @cached_property
+    def human(self) -> Human:
+        """How times are shown in tables."""
+        from datetime import UTC
+
+        style = self.options.time or ("local" if self.options.utc else "relative")
+        return Human(self.app.world.now(), UTC if self.options.utc else self.app.zone, style)
+
+    def fields(self, view: View) -> tuple[Field, ...]:
+        """The fields that are printed."""
+        return choose_fields(view, self.options.columns)
+
+    # --- machine formats ---------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Bytes on stdout."""
+        stream = self.app.world.stdout
+        buffer = getattr(stream, "buffer", None)
+        if buffer is None:
+            stream.write(data.decode())
+        else:
+            buffer.write(data)
+
+    def writer(self, view: View) -> RowWriter:
+        """Writes rows of `view` as they come."""
+        return RowWriter(
+            view, self.fields(view), self.form, self.redactor, header=not self.options.no_header
+        )
+
+    def rows(self, view: View, items: Iterable[Any]) -> None:
+        """Print rows in a machine format."""
+        writer = self.writer(view)
+        self.write(writer.head())
+        for item in items:
+            self.write(writer.line(item))
+        self.write(writer.tail())
+
+    def document(self, value: Any) -> None:
+        """Print one JSON document."""
+        for part in document(self.redactor.value(value)):
+            self.write(part)
+
+    # --- for people --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def console(self) -> Console:
+        """A Rich console on stdout."""
+        from flujo_lens.rendering.tables import make_console
+
+        world = self.app.world
+        return make_console(
+            _Encoded(world.stdout),
+            width=world.columns,
+            colour=world.colour(self.app.options.color, world.is_terminal),
+            unicode=world.unicode,
+        )
+
+    def print(self, *parts: RenderableType) -> None:
+        """Print something for a person."""
+        for part in parts:
+            self.console.print(part)
+
+    def table(self, view: View, items: Sequence[Any]) -> None:
+        """Print rows as a table."""
+        from flujo_lens.rendering.tables import table
+
+        fields = self.fields(view) if self.options.columns is not None else ()
+        self.print(table(view, items, self.human, self.redactor, self.app.world.columns, fields))
+
+    def show(self, view: View, items: Sequence[Any], empty: str) -> None:
+        """Print rows in whatever format was asked for; `empty` is said if there are none."""
+        if not items:
+            self.app.note(empty)
+        if not self.is_table:
+            self.rows(view, items)
+        elif items:
+            self.table(view, items)
+
+
+class _Encoded:
+    """A text stream that escapes what its encoding cannot take, instead of failing."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding or "utf-8"
+
+    def write(self, text: str) -> int:
+        if self.encoding.lower().replace("-", "") != "utf8":
+            text = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        else:
+            text = text.encode("utf-8", "backslashreplace").decode()
+        return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())

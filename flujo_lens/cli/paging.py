@@ -1,0 +1,81 @@
+"""Printing runs page by page, as the list commands do."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from itertools import islice
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.output import Output
+from flujo_lens.operations.runs import decode_cursor, encode_cursor
+from flujo_lens.rendering.columns import View
+from flujo_lens.state.backends.base import Position, StateBackend
+from flujo_lens.state.views import Page, RunFilter, RunSummary
+
+__all__ = ["note_problems", "print_count", "print_page", "stream_all"]
+
+MOST_PROBLEMS = 5
+
+
+def print_count(app: App, out: Output, wanted: RunFilter) -> None:
+    """How many runs `wanted` admits."""
+
+    async def work(backend: StateBackend) -> int:
+        return await backend.count_runs(wanted)
+
+    out.write(f"{app.run(work)}\n".encode())
+
+
+def print_page(
+    app: App, out: Output, view: View, wanted: RunFilter, limit: int | None, cursor: str | None, reverse: bool
+) -> None:
+    """One page (all runs, if `limit` is None), and on stderr how to get the next."""
+    after = decode_cursor(cursor) if cursor is not None else None
+
+    async def work(backend: StateBackend) -> Page[RunSummary]:
+        if limit is not None:
+            return await backend.query_runs(wanted, after=after, limit=limit, reverse=reverse)
+        return Page(tuple([run async for run in backend.iter_runs(wanted, after=after, reverse=reverse)]))
+
+    page = app.run(work)
+    out.show(view, page.items, "no runs match" if wanted != RunFilter() else "there are no runs in this store")
+    note_problems(app, page.items)
+    if page.next is not None:
+        note_next(app, page.next, len(page.items), reverse)
+
+
+def note_next(app: App, position: Position, shown: int, reverse: bool) -> None:
+    """Say that there is more, and how to get it."""
+    which = "oldest" if reverse else "newest"
+    more = f"lens list --cursor {shlex.quote(encode_cursor(position))}{' --reverse' if reverse else ''}"
+    app.note(f"the {which} {shown}; more: {more}   how many: lens list --count   (with the same filters)")
+
+
+def note_problems(app: App, runs: Sequence[RunSummary]) -> None:
+    """Say what could not be read."""
+    from flujo_lens.rendering.text import one_line
+
+    found = ((run.run_id, problem) for run in runs for problem in run.problems)
+    for run_id, problem in islice(found, MOST_PROBLEMS):
+        app.note(f"unreadable: {one_line(run_id)}: {one_line(problem)}")
+    if more := sum(len(run.problems) for run in runs) - MOST_PROBLEMS:
+        if more > 0:
+            app.note(f"unreadable: {more} more")
+
+
+def stream_all(
+    app: App, out: Output, view: View, wanted: RunFilter, cursor: str | None, reverse: bool
+) -> None:
+    """All runs in a machine format, each printed as it is read."""
+    after = decode_cursor(cursor) if cursor is not None else None
+    writer = out.writer(view)
+
+    async def work(backend: StateBackend) -> None:
+        async for run in backend.iter_runs(wanted, after=after, reverse=reverse):
+            out.write(writer.line(run))
+            note_problems(app, [run])
+
+    out.write(writer.head())
+    app.run(work)
+    out.write(writer.tail())

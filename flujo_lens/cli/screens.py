@@ -1,0 +1,242 @@
+"""What the smaller commands print: their rows, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.paging import note_problems
+from flujo_lens.errors import OperationFailedError
+from flujo_lens.operations.runs import resolve_run
+from flujo_lens.rendering import columns, human
+from flujo_lens.rendering.text import one_line, unescape
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import (
+    Evaluation,
+    RunFilter,
+    RunSummary,
+    Stats,
+    StoreStatus,
+    SystemEntry,
+)
+
+__all__ = [
+    "evaluation_list",
+    "failed_groups",
+    "failed_list",
+    "print_stats",
+    "print_status",
+    "store_list",
+    "system_list",
+    "system_value",
+    "task_list",
+    "waiting_list",
+]
+
+FEW_GROUPS = 20
+
+
+def failed_groups(app: App, out: Output, wanted: RunFilter, now: datetime) -> None:
+    """Failures by error; in a table the most frequent ones, and the command for the first group."""
+    from flujo_lens.operations.failures import FailureReport, failure_report
+
+    async def work(backend: StateBackend) -> FailureReport:
+        return await failure_report(backend, wanted, now, app.silent_after)
+
+    report = app.run(work)
+    groups = report.groups
+    out.show(columns.FAILURE, groups[:FEW_GROUPS] if out.is_table else groups, "nothing failed in this time")
+    for problem in islice(report.problems, 5):
+        app.note(f"unreadable: {one_line(problem)}")
+    silent = f"; {report.silent} silent (lens list --status running)" if report.silent else ""
+    hidden = f", {len(groups) - FEW_GROUPS} rarer errors not shown" if len(groups) > FEW_GROUPS else ""
+    app.note(f"{human.plural(report.count, 'failed run')}{hidden}{silent}")
+    if groups and out.is_table:
+        first = groups[0]
+        app.note(f"one group: lens failed --error {glob_of(first.error)} --flat")
+        app.note(f"one run:   lens trace {quoted(first.sample_run_id)}")
+
+
+def glob_of(error: str) -> str:
+    """A pattern that matches what was grouped under a normalised error, quoted for a shell."""
+    head = error.split("#")[0].rstrip("'\"`‘“ ")
+    return quoted(f"{head}*" if len(head) >= 8 else error)
+
+
+def quoted(text: str) -> str:
+    """`text` as one word of a shell's command line, safe to print."""
+    import shlex
+
+    return shlex.quote(one_line(text))
+
+
+def failed_list(app: App, out: Output, wanted: RunFilter) -> None:
+    """The failed runs one by one, the newest start first."""
+    from flujo_lens.operations.failures import failed_runs
+
+    async def work(backend: StateBackend) -> list[RunSummary]:
+        return [run async for run in failed_runs(backend, wanted)]
+
+    runs = app.run(work)
+    out.show(columns.RUN, runs, "nothing failed in this time")
+    note_problems(app, runs)
+
+
+def waiting_list(app: App, out: Output, wanted: RunFilter) -> None:
+    """Paused runs, the oldest save first, and how to answer."""
+
+    async def work(backend: StateBackend) -> list[RunSummary]:
+        return [run async for run in backend.iter_runs(wanted, ordered=False)]
+
+    runs = sorted(app.run(work), key=lambda run: (run.updated_at or app.world.now(), run.run_id))
+    out.show(columns.WAITING, runs, "nobody is waited for")
+    note_problems(app, runs)
+    if runs and out.is_table:
+        app.note(f"look closer: lens show {quoted(runs[0].run_id)}")
+
+
+def task_list(app: App, out: Output, wanted: RunFilter, parent: str | None, limit: int) -> None:
+    """Background tasks, the newest first."""
+
+    async def work(backend: StateBackend) -> list[RunSummary]:
+        asked = wanted
+        if parent is not None:
+            asked = replace(wanted, parent=await resolve_run(backend, parent, unescape(parent)))
+        page = await backend.query_runs(asked, limit=limit)
+        if page.next is not None:
+            app.note(f"the newest {limit}; more: lens tasks list --limit N")
+        return list(page.items)
+
+    runs = app.run(work)
+    out.show(columns.TASK, runs, "there are no background tasks")
+    note_problems(app, runs)
+
+
+def evaluation_list(app: App, out: Output, run: str | None, limit: int) -> None:
+    """Evaluation scores, the newest first."""
+
+    async def work(backend: StateBackend) -> Sequence[Evaluation]:
+        run_id = None if run is None else await resolve_run(backend, run, unescape(run))
+        return await backend.read_evaluations(run_id, limit)
+
+    out.show(columns.EVALUATION, app.run(work), "there are no evaluations")
+
+
+async def _entries(backend: StateBackend) -> Sequence[SystemEntry]:
+    return await backend.read_system_state()
+
+
+def system_list(app: App, out: Output) -> None:
+    """The global keys."""
+    out.show(columns.SYSTEM, app.run(_entries), "there is no system state")
+
+
+def system_value(app: App, out: Output, key: str) -> None:
+    """One global key: its value for a person and in a pipe, the whole entry in a machine format.
+
+    Raises:
+        OperationFailedError: there is no such key.
+    """
+    from flujo_lens.errors import nearest
+
+    entries = {entry.key: entry for entry in app.run(_entries)}
+    entry = entries.get(key) or entries.get(unescape(key))
+    if entry is None:
+        near = nearest(key, entries)
+        raise OperationFailedError(
+            f'there is no key "{key}" in the system state',
+            hint=f"did you mean {near}?" if near else "lens system list shows the keys",
+        )
+    if out.options.output is None and not out.options.json:
+        out.document(out.redactor.under(entry.key, entry.value))
+    elif out.form == "json":
+        row = columns.SYSTEM.row(entry, out.fields(columns.SYSTEM))
+        if "value" in row:
+            row["value"] = out.redactor.under(entry.key, entry.value)
+        out.document(row)
+    else:
+        out.show(columns.SYSTEM, [entry], "")
+
+
+def store_list(app: App, out: Output) -> None:
+    """The stores that settings name, and the one that is meant if it is none of them."""
+    from flujo_lens.operations.stores import known_stores
+
+    rows, problems = known_stores(app.settings, lambda: app.store, out.redactor.show)
+    out.show(columns.STORE, rows, "no settings name a store")
+    for problem in problems:
+        app.note(problem)
+
+
+def print_status(app: App, out: Output) -> bool:
+    """Print how the store is doing; return whether anything is red (failing now, or silent)."""
+    from flujo_lens.config import mask_uri
+    from flujo_lens.operations.status import store_status
+
+    choice = app.store
+    label = f"{choice.name}  {mask_uri(choice.uri)}" if choice.name else mask_uri(choice.uri)
+
+    async def work(backend: StateBackend) -> StoreStatus:
+        return await store_status(backend, label, app.world.now(), app.silent_after, RunFilter())
+
+    status = app.run(work)
+    for problem in status.problems:
+        app.note(problem)
+    if out.is_table:
+        from flujo_lens.cli.status_screen import draw_status
+
+        draw_status(app, out, replace(status, store=f"{label}  ({choice.source})"))
+    elif out.form == "json":
+        out.document(columns.STATUS.row(status, out.fields(columns.STATUS)))
+    else:
+        out.rows(columns.STATUS, [status])
+    return bool(status.failing or status.silent)
+
+
+def print_stats(app: App, out: Output, wanted: RunFilter) -> None:
+    """Print statistics: pipelines, failures and spans as tables, or one JSON document, or the pipelines."""
+    from flujo_lens.operations.stats import statistics
+
+    async def work(backend: StateBackend) -> Stats:
+        return await statistics(backend, wanted)
+
+    stats = app.run(work)
+    for problem in stats.problems:
+        app.note(f"unreadable: {problem}")
+    if out.is_table and out.options.columns is None:
+        _draw_stats(app, out, stats)
+    elif out.form == "json":
+        out.document(_stats_row(out, stats))
+    else:
+        out.show(columns.PIPELINE, stats.by_pipeline, "no runs match")
+
+
+def _stats_row(out: Output, stats: Stats) -> dict[str, Any]:
+    return columns.STATS.row(stats, out.fields(columns.STATS))
+
+
+def _draw_stats(app: App, out: Output, stats: Stats) -> None:
+    from rich.text import Text
+
+    from flujo_lens.rendering.tables import STATUS_STYLES
+
+    line = Text(human.plural(stats.total, "run"), style="bold")
+    for status, number in stats.by_status.items():
+        line.append("   ")
+        line.append(f"{number:,} {one_line(status)}", STATUS_STYLES.get(status, ""))
+    out.print(line)
+    for view, rows, hint in (
+        (columns.PIPELINE, stats.by_pipeline, "lens list --pipeline NAME"),
+        (columns.FAILURE, stats.failures, "lens failed"),
+        (columns.SPAN_NAME, stats.spans, "lens spans RUN"),
+    ):
+        if rows:
+            out.print(Text())
+            out.table(view, rows[:FEW_GROUPS])
+        if len(rows) > FEW_GROUPS:
+            app.note(f"{len(rows) - FEW_GROUPS} more rows: -o json; {hint}")

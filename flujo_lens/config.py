@@ -1,0 +1,503 @@
+"""Settings, where each of them came from, and which store is meant.
+
+The first that says something counts: an option, an environment variable, lens.toml (this folder, then
+upward), [tool.flujo-lens] in pyproject.toml, state_uri in flujo.toml, the user's lens.toml, the machine's.
+Settings and drivers merge key by key, stores by name. A wrong name or value in any file that is read is an
+error, also where another file overrides it; a ``${VAR}`` that is not set is none in a store that is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta, tzinfo
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from flujo_lens.config_sources import (
+    FLUJO_TOML,
+    SourceFile,
+    World,
+    WrongValueError,
+    absolute_path,
+    absolute_uri,
+    check_age,
+    check_bool,
+    check_count,
+    check_driver,
+    check_duration,
+    check_seconds,
+    check_text,
+    check_texts,
+    check_zone,
+    describe,
+    expand,
+    looks_like_path,
+    mask_uri,
+    parse_duration,
+    read_files,
+    same_place,
+)
+from flujo_lens.errors import ConfigError, NoStoreError, UnknownStoreError, nearest
+
+__all__ = [
+    "Setting",
+    "Settings",
+    "StoreChoice",
+    "StoreEntry",
+    "World",
+    "choose_store",
+    "load_settings",
+    "mask_uri",
+    "parse_duration",
+]
+
+T = TypeVar("T")
+
+LENS_STORE = "LENS_STORE"
+FLUJO_STATE_URI = "FLUJO_STATE_URI"
+LENS_CONFIG = "LENS_CONFIG"
+LENS_TIMEOUT = "LENS_TIMEOUT"
+USUAL_STORE = "flujo_ops.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of ``lens config``: a dotted key, its value as effective (passwords masked), and its source."""
+
+    key: str
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEntry:
+    """A store that a file names.
+
+    Attributes:
+        name: Its name; "" for a URI that stands where a name could.
+        uri: Variables replaced and paths absolute; as written if there is a `problem`. May hold a password.
+        readonly: Every writing command refuses.
+        source: "path:line", or the path and pyproject's table.
+        base: The file's folder, which relative paths start from.
+        problem: Why the store cannot be used (a variable is not set), or None.
+    """
+
+    name: str
+    uri: str
+    readonly: bool
+    source: str
+    base: Path
+    problem: str | None = None
+
+
+class DefaultStore(NamedTuple):
+    """The store that is used when nothing else is asked for, and where that is said."""
+
+    entry: StoreEntry
+    source: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings.
+
+    Attributes:
+        default_store: The name (or else the URI) of the store that the files choose, or None.
+        stores: The named stores.
+        drivers: ``module:Class`` by URI scheme.
+        silent_after: A running run without a sign for this long is silent.
+        timezone: How naive times are read; None: inferred.
+        timeout: How long to wait for a lock or a connection, in seconds.
+        resume_app: ``module:attribute``, or None.
+        prune_older_than: An age such as "30d", or None.
+        prune_archive_dir: An absolute folder, or None.
+        bin_keep: How long deleted runs stay in the bin.
+        bin_max_runs: How many runs of one command the bin takes.
+        audit_path: An absolute file, or None: beside the store.
+        redact_keys: Patterns of keys, added to the built-in ones.
+        rows: Every setting with its source.
+        files: The files that were read, the one that counts most first.
+        default: `default_store` with its source.
+    """
+
+    default_store: str | None
+    stores: Mapping[str, StoreEntry]
+    drivers: Mapping[str, str]
+    silent_after: timedelta
+    timezone: tzinfo | None
+    timeout: float
+    resume_app: str | None
+    prune_older_than: str | None
+    prune_archive_dir: Path | None
+    bin_keep: timedelta
+    bin_max_runs: int
+    audit_path: Path | None
+    redact_keys: tuple[str, ...]
+    rows: tuple[Setting, ...]
+    files: tuple[Path, ...]
+    default: DefaultStore | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChoice:
+    """The store that is meant.
+
+    Attributes:
+        uri: A URI with a scheme, or an absolute path; may hold a password.
+        name: Its name, if a file gives it one.
+        source: What chose it: "--store", a variable, "path:line", or this folder.
+        readonly: Every writing command refuses.
+        overridden: One sentence when a variable and a file name different stores, else None.
+    """
+
+    uri: str
+    name: str | None
+    source: str
+    readonly: bool
+    overridden: str | None = None
+
+
+class _Rule(NamedTuple):
+    check: Callable[[Any], Any]
+    default: Any = None
+    shown: Any = None
+    is_path: bool = False
+
+
+_RULES = {
+    "timeout": _Rule(check_seconds, 10.0, 10.0),
+    "silent_after": _Rule(check_duration, timedelta(hours=1), "1h"),
+    "timezone": _Rule(check_zone),
+    "resume.app": _Rule(check_text),
+    "prune.older_than": _Rule(check_age),
+    "prune.archive_dir": _Rule(check_text, is_path=True),
+    "bin.keep": _Rule(check_duration, timedelta(days=7), "7d"),
+    "bin.max_runs": _Rule(check_count, 10000, 10000),
+    "audit.path": _Rule(check_text, is_path=True),
+    "redact.keys": _Rule(check_texts, (), ()),
+}
+_STORE_KEYS = ("uri", "readonly")
+_TABLES: dict[str, tuple[str, ...]] = {"stores": (), "drivers": ()} | {
+    table: tuple(key.partition(".")[2] for key in _RULES if key.startswith(f"{table}."))
+    for table in ("resume", "prune", "bin", "audit", "redact")
+}
+_TOP = ("default", *(key for key in _RULES if "." not in key), *_TABLES)
+
+
+class _Found(NamedTuple):
+    value: Any
+    shown: Any
+    source: str
+
+
+class _FoundStore(NamedTuple):
+    entry: StoreEntry
+    rows: tuple[Setting, ...]
+
+
+def load_settings(world: World, *, config: str | None = None, timeout: float | None = None) -> Settings:
+    """Read, check and merge all settings.
+
+    Args:
+        world: The environment and the folders.
+        config: ``--config``: a file to read in place of all others.
+        timeout: ``--timeout``, in seconds.
+
+    Raises:
+        ConfigError: A file, a key, a value or a variable is wrong.
+    """
+    if config is not None:
+        files = read_files(world, config)
+    else:
+        files = read_files(world, world.env.get(LENS_CONFIG) or None, LENS_CONFIG)
+    for file in files:
+        _check_names(file)
+    found = _found(files, world)
+    found["timeout"] = _timeout(world, timeout) or found["timeout"]
+    found_stores = _merged(files, "stores", lambda file, name, value: _entry(file, name, value, world))
+    stores = {name: each.entry for name, each in found_stores.items()}
+    drivers = _merged(files, "drivers", lambda file, name, value: _driver_of(file, name, value, world))
+    default = next(iter(list(_defaults(files, stores, world))), None)  # all of them are checked
+    return Settings(
+        default_store=(default.entry.name or default.entry.uri) if default else None,
+        stores=stores,
+        drivers={scheme: each.value for scheme, each in drivers.items()},
+        rows=tuple(_rows(world, found, found_stores, drivers, default)),
+        files=tuple(file.path for file in files),
+        default=default,
+        **{key.replace(".", "_"): each.value for key, each in found.items()},
+    )
+
+
+def _check_names(file: SourceFile) -> None:
+    for key, value in file.data.items():
+        if key not in _TOP:
+            raise _unknown(file, (key,), _TOP)
+        if key in _TABLES:
+            _check_table(file, (key,), value, _TABLES[key])
+    for name, table in file.data.get("stores", {}).items():
+        _check_table(file, ("stores", name), table, _STORE_KEYS)
+
+
+def _check_table(file: SourceFile, where: tuple[str, ...], value: Any, legal: Sequence[str]) -> None:
+    """Raise unless `value` is a table whose keys are all `legal` (none given: any key is)."""
+    if not isinstance(value, dict):
+        raise file.error(where, f"must be a table, not {describe(value)}", f"it begins [{'.'.join(where)}]")
+    for key in value:
+        if legal and key not in legal:
+            raise _unknown(file, (*where, key), legal)
+
+
+def _unknown(file: SourceFile, where: tuple[str, ...], legal: Sequence[str]) -> ConfigError:
+    near = nearest(where[-1], legal)
+    asked = f"Did you mean {near}? " if near else ""
+    homes = [f"[{table}]" if table else "above the first [table]" for table in _tables_of(where[-1])]
+    hint = f"{where[-1]} stands {' or '.join(homes)}" if homes else None
+    return file.error(where, f"is no setting. {asked}There are: {', '.join(legal)}", hint)
+
+
+def _tables_of(name: str) -> list[str]:
+    every = ("default", *_RULES, *(f"stores.NAME.{key}" for key in _STORE_KEYS))
+    return [key.rpartition(".")[0] for key in every if key.rpartition(".")[2] == name]
+
+
+def _found(files: Sequence[SourceFile], world: World) -> dict[str, _Found]:
+    """The settings of `_RULES`, all files checked, the first one's values kept."""
+    found = {key: _Found(rule.default, rule.shown, "default") for key, rule in _RULES.items()}
+    for file in reversed(files):
+        for key, rule in _RULES.items():
+            table, _, name = key.rpartition(".")
+            data = file.data.get(table, {}) if table else file.data
+            if name in data:
+                found[key] = _value(file, tuple(key.split(".")), rule, data[name], world)
+    return found
+
+
+def _value(file: SourceFile, where: tuple[str, ...], rule: _Rule, raw: Any, world: World) -> _Found:
+    try:
+        text = _expanded(raw, world.env)
+    except KeyError as exc:
+        raise file.error(where, *_not_set(exc)) from exc
+    value = _checked(file, where, rule.check, text)
+    if rule.is_path:
+        value = Path(absolute_path(text, file.path.parent, world.home))
+        text = str(value)
+    return _Found(value, text, file.source(*where))
+
+
+def _expanded(raw: Any, env: Mapping[str, str]) -> Any:
+    if isinstance(raw, list):
+        return [_expanded(item, env) for item in raw]
+    return expand(raw, env) if isinstance(raw, str) else raw
+
+
+def _not_set(missing: KeyError) -> tuple[str, str]:
+    name = missing.args[0]
+    return f"needs the variable {name}, which is not set", f"export {name}=...; for a plain ${{ write $${{"
+
+
+def _checked(file: SourceFile, where: tuple[str, ...], check: Callable[[Any], T], value: Any) -> T:
+    try:
+        return check(value)
+    except WrongValueError as exc:
+        raise file.error(where, exc.must, exc.hint) from exc
+
+
+def _merged(
+    files: Sequence[SourceFile], table: str, make: Callable[[SourceFile, str, Any], T]
+) -> dict[str, T]:
+    """What `make` makes of each row of `table`, by name; all are made, the first file's is kept."""
+    merged: dict[str, T] = {}
+    for file in files:
+        for name, value in file.data.get(table, {}).items():
+            merged.setdefault(name, make(file, name, value))
+    return merged
+
+
+def _driver_of(file: SourceFile, scheme: str, value: Any, world: World) -> _Found:
+    return _value(file, ("drivers", scheme), _Rule(check_driver), value, world)
+
+
+def _entry(file: SourceFile, name: str, table: Mapping[str, Any], world: World) -> _FoundStore:
+    where = ("stores", name)
+    if "uri" not in table:
+        raise file.error(where, "has no uri", 'like this: uri = "sqlite:///flujo_ops.db"')
+    uri = _checked(file, (*where, "uri"), check_text, table["uri"])
+    readonly = _checked(file, (*where, "readonly"), check_bool, table.get("readonly", False))
+    entry = _store(file, (*where, "uri"), uri, world)
+    said = file.source(*where, "readonly") if "readonly" in table else "default"
+    rows = (
+        Setting(f"stores.{name}.uri", mask_uri(entry.uri), entry.source),
+        Setting(f"stores.{name}.readonly", readonly, said),
+    )
+    return _FoundStore(replace(entry, name=name, readonly=readonly, source=file.source(*where)), rows)
+
+
+def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> StoreEntry:
+    """The nameless store that the text `raw` at `where` is; has a problem rather than raises."""
+    base, uri, problem = file.path.parent, raw, None
+    try:
+        text = expand(raw, world.env)
+        uri = absolute_uri(text, base, world.home)
+        if not text:
+            uri, problem = raw, file.error(where, "is empty once its variables are replaced").message
+    except KeyError as exc:
+        problem = file.error(where, *_not_set(exc)).message
+    return StoreEntry("", uri, False, file.source(*where), base, problem)
+
+
+def _defaults(
+    files: Sequence[SourceFile], stores: Mapping[str, StoreEntry], world: World
+) -> Iterator[DefaultStore]:
+    """The default store of each file that has one: its `default`, or the only store it names."""
+    for file in files:
+        own: tuple[str, ...] = tuple(file.data.get("stores", {}))
+        if "default" in file.data:
+            where, entry = ["default"], _default_entry(file, stores, world)
+        elif len(own) == 1:
+            where, entry = ["stores", *own], stores[own[0]]
+        else:
+            continue
+        yield DefaultStore(entry, file.source(*where), file.place(*where, cwd=world.cwd))
+
+
+def _default_entry(file: SourceFile, stores: Mapping[str, StoreEntry], world: World) -> StoreEntry:
+    where = ("default",)
+    raw = _checked(file, where, check_text, file.data["default"])
+    entry = _store(file, where, raw, world)
+    if entry.problem or file.kind == FLUJO_TOML:
+        return entry
+    text = expand(raw, world.env)
+    if text in stores:
+        return stores[text]
+    if "://" in text or looks_like_path(text, entry.base):
+        return entry
+    raise file.error(where, f'names "{text}": {_no_such_store(text, stores)}')
+
+
+def _no_such_store(name: str, stores: Mapping[str, StoreEntry]) -> str:
+    if not stores:
+        return "there is no such store, and no file names any"
+    near = nearest(name, stores)
+    return f"there is no such store. {f'Did you mean {near}? ' if near else ''}There are: {', '.join(stores)}"
+
+
+def _timeout(world: World, option: float | None) -> _Found | None:
+    source, raw = ("--timeout", option) if option is not None else (LENS_TIMEOUT, world.env.get(LENS_TIMEOUT))
+    if raw is None or raw == "":
+        return None
+    value: Any = raw
+    with suppress(ValueError):
+        value = float(raw)
+    try:
+        return _Found(check_seconds(value), value, source)
+    except WrongValueError as exc:
+        raise ConfigError(f"{source} {exc.must}", hint=f"like this: {source}=30") from exc
+
+
+def _rows(
+    world: World,
+    found: Mapping[str, _Found],
+    stores: Mapping[str, _FoundStore],
+    drivers: Mapping[str, _Found],
+    default: DefaultStore | None,
+) -> Iterator[Setting]:
+    """Every setting, passwords masked; "store" is the store that is meant without ``--store``."""
+    yield _store_row(world, default)
+    yield Setting("default", *((_label(default.entry), default.source) if default else (None, "default")))
+    for store in stores.values():
+        yield from store.rows
+    rest = {**found, **{f"drivers.{scheme}": each for scheme, each in drivers.items()}}
+    for key, each in rest.items():
+        yield Setting(key, mask_uri(each.shown) if isinstance(each.shown, str) else each.shown, each.source)
+
+
+def _store_row(world: World, default: DefaultStore | None) -> Setting:
+    for variable in (LENS_STORE, FLUJO_STATE_URI):
+        if world.env.get(variable):
+            return Setting("store", mask_uri(world.env[variable]), variable)
+    if default:
+        return Setting("store", _label(default.entry), default.source)
+    usual = _usual_store(world)
+    return Setting("store", usual.uri, usual.source) if usual else Setting("store", None, "default")
+
+
+def choose_store(world: World, settings: Settings, store: str | None = None) -> StoreChoice:
+    """Which store is meant. Nothing is opened, and it need not exist.
+
+    Args:
+        world: The environment and the folders.
+        settings: What the files say.
+        store: ``--store``: a store's name, a URI or a path.
+
+    Raises:
+        UnknownStoreError: An option or a variable holds no store's name, no URI and no path.
+        ConfigError: The chosen store needs a variable that is not set.
+        NoStoreError: Nothing says which store is meant.
+    """
+    if store is not None:
+        return _named(world, settings, store, "--store")
+    for variable in (LENS_STORE, FLUJO_STATE_URI):
+        if world.env.get(variable):
+            choice = _named(world, settings, world.env[variable], variable)
+            return replace(choice, overridden=_conflict(choice, settings.default))
+    if settings.default:
+        return _of_entry(settings.default.entry, settings.default.source)
+    usual = _usual_store(world)
+    if usual is None:
+        raise _no_store(world, settings)
+    return usual
+
+
+def _named(world: World, settings: Settings, text: str, source: str) -> StoreChoice:
+    """The store that an option or a variable means; FLUJO_STATE_URI, not ours, never holds a name."""
+    if source != FLUJO_STATE_URI and text in settings.stores:
+        return _of_entry(settings.stores[text], source)
+    if not text.strip():
+        raise UnknownStoreError(f"{source} is empty", hint="name a store, a URI or a path")
+    if source == FLUJO_STATE_URI or "://" in text or looks_like_path(text, world.cwd):
+        return StoreChoice(absolute_uri(text, world.cwd, world.home), None, source, readonly=False)
+    raise UnknownStoreError(
+        f'{source} names "{text}": {_no_such_store(text, settings.stores)}',
+        hint=f"a path has a slash or ends in .db: ./{text}",
+        value=text,
+    )
+
+
+def _of_entry(entry: StoreEntry, source: str) -> StoreChoice:
+    if entry.problem:
+        raise ConfigError(entry.problem, hint="set it, or choose another store with --store; see lens stores")
+    return StoreChoice(entry.uri, entry.name or None, source, entry.readonly)
+
+
+def _usual_store(world: World) -> StoreChoice | None:
+    path = world.cwd / USUAL_STORE
+    if not path.is_file():
+        return None
+    return StoreChoice(f"sqlite:///{path}", None, f"{USUAL_STORE} in this folder", readonly=False)
+
+
+def _conflict(choice: StoreChoice, default: DefaultStore | None) -> str | None:
+    if default is None or (not default.entry.problem and same_place(choice.uri, default.entry.uri)):
+        return None
+    taken, variable = _label(choice), choice.source
+    return f"{variable} names {taken}; {default.place} names {_label(default.entry)}: taking {variable}"
+
+
+def _label(store: StoreEntry | StoreChoice) -> str:
+    return store.name or mask_uri(store.uri)
+
+
+def _no_store(world: World, settings: Settings) -> NoStoreError:
+    message = f"nothing says which store is meant, and {world.cwd} has no {USUAL_STORE}"
+    if settings.stores:
+        name = next(iter(settings.stores))
+        message += f"; the files name {', '.join(settings.stores)}, and none as the default"
+        first = f"lens --store {name} list"
+    else:
+        first = "lens --store sqlite:///path/to.db list"
+    rest = f"or set {LENS_STORE}, or write default = ... into lens.toml; a store to play with: lens demo"
+    return NoStoreError(message, hint=f"{first}\n{rest}")

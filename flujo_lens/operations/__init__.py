@@ -1,0 +1,1 @@
+"""The use cases: async functions of a backend and parameters that return a view."""

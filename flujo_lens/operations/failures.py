@@ -1,0 +1,55 @@
+"""What failed: runs grouped by their normalised error, and runs that have gone silent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from flujo_lens.state.aggregate import Failures
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import FailureGroup, RunFilter, RunSummary
+
+__all__ = ["FailureReport", "failed_runs", "failure_report", "silent_runs"]
+
+FAILED = frozenset({"failed"})
+RUNNING = frozenset({"running"})
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReport:
+    """Failures in a window. `runs` is how many runs were last updated within it, None if that is unknown."""
+
+    groups: tuple[FailureGroup, ...]
+    count: int
+    silent: int
+    problems: tuple[str, ...] = ()
+
+
+def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool = True) -> AsyncIterator[RunSummary]:
+    """The failed runs that `wanted` admits, with their errors."""
+    return backend.iter_runs(replace(wanted, statuses=FAILED), ordered=ordered)
+
+
+async def failure_report(
+    backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
+) -> FailureReport:
+    """The failed runs that `wanted` admits by error; silent ones are counted apart."""
+    failures = Failures()
+    problems: list[str] = []
+    async for run in failed_runs(backend, wanted, ordered=False):
+        failures.add_run(run)
+        problems += [f"{run.run_id}: {problem}" for problem in run.problems]
+    apart = replace(wanted, active_since=None, active_until=None, error=None)
+    silent = await silent_runs(backend, apart, now, silent_after)
+    return FailureReport(failures.groups(), failures.count, len(silent), tuple(problems))
+
+
+async def silent_runs(
+    backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
+) -> list[RunSummary]:
+    """Runs that are said to run and have not been saved for `silent_after`, the longest silent first."""
+    border = now - silent_after
+    quiet = replace(wanted, statuses=RUNNING, active_until=border)
+    found = [run async for run in backend.iter_runs(quiet, ordered=False)]
+    return sorted(found, key=lambda run: (run.updated_at or border, run.run_id))

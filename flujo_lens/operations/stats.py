@@ -1,0 +1,16 @@
+"""Statistics over runs and spans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunFilter, Stats
+
+__all__ = ["statistics"]
+
+
+async def statistics(backend: StateBackend, wanted: RunFilter) -> Stats:
+    """Counts, durations and failures of the runs that `wanted` admits, and their spans by name."""
+    stats = await backend.read_stats(wanted)
+    return replace(stats, spans=await backend.read_span_stats(wanted))

@@ -1,0 +1,75 @@
+"""How a store is doing: the screen for somebody who has just been woken up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from flujo_lens.operations.failures import failed_runs, silent_runs
+from flujo_lens.state.aggregate import Failures
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunFilter, RunSummary, StoreStatus
+
+__all__ = ["WINDOW", "store_status"]
+
+WINDOW = timedelta(hours=1)
+"""What counts as failing now."""
+
+USUAL_OVER = 24
+"""Windows before this one that tell what is usual."""
+
+
+async def store_status(
+    backend: StateBackend, store: str, now: datetime, silent_after: timedelta, wanted: RunFilter
+) -> StoreStatus:
+    """Read what `StoreStatus` holds.
+
+    Args:
+        backend: The store.
+        store: What it is called.
+        now: The present.
+        silent_after: How long a running run may be without a save.
+        wanted: Only these runs.
+    """
+    failing, usual = await _failing(backend, now, wanted)
+    silent = await silent_runs(backend, wanted, now, silent_after)
+    waiting, oldest = await _waiting(backend, wanted)
+    facts = await backend.read_facts()
+    return StoreStatus(
+        store=store,
+        last_write_at=facts.get("last_write_at"),
+        failing=failing.groups(),
+        silent=tuple(silent),
+        waiting_count=waiting,
+        oldest_waiting=oldest,
+        size_bytes=facts.get("size_bytes"),
+        runs=await backend.count_runs(wanted),
+        usual=usual,
+        silent_count=len(silent),
+        problems=tuple(facts.get("notes", ())),
+    )
+
+
+async def _failing(backend: StateBackend, now: datetime, wanted: RunFilter) -> tuple[Failures, float]:
+    """The failures of the last hour, and how many a usual hour of the day before had."""
+    failing = Failures()
+    before = 0
+    recent = replace(wanted, active_since=now - WINDOW * (USUAL_OVER + 1))
+    async for run in failed_runs(backend, recent, ordered=False):
+        if run.updated_at is not None and run.updated_at >= now - WINDOW:
+            failing.add_run(run)
+        else:
+            before += 1
+    return failing, before / USUAL_OVER
+
+
+async def _waiting(backend: StateBackend, wanted: RunFilter) -> tuple[int, RunSummary | None]:
+    oldest: RunSummary | None = None
+    count = 0
+    paused = replace(wanted, statuses=frozenset({"paused"}))
+    async for run in backend.iter_runs(paused, ordered=False):
+        count += 1
+        since = run.updated_at
+        if oldest is None or (since and oldest.updated_at and since < oldest.updated_at):
+            oldest = run
+    return count, oldest

@@ -1,0 +1,54 @@
+"""The stores that are known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flujo_lens.config import Settings, StoreChoice, mask_uri
+from flujo_lens.errors import LensError
+from flujo_lens.state.backends.base import capabilities_of
+from flujo_lens.state.registry import driver_name, load_driver, scheme_of
+
+__all__ = ["known_stores"]
+
+
+def known_stores(
+    settings: Settings, chosen: Callable[[], StoreChoice], show_secrets: bool = False
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of name, uri, driver, capabilities and default, and what is wrong with any of them.
+
+    Args:
+        settings: The settings.
+        chosen: Tells which store is meant; an error if none is.
+        show_secrets: Whether passwords are kept.
+    """
+    problems: list[str] = []
+    try:
+        choice: StoreChoice | None = chosen()
+    except LensError as error:
+        choice = None
+        problems.append(error.message)
+    rows = [
+        _row(name, entry.uri, settings, choice is not None and choice.name == name, problems, entry.problem)
+        for name, entry in settings.stores.items()
+    ]
+    if choice is not None and choice.name not in settings.stores:
+        rows.append(_row(choice.name, choice.uri, settings, True, problems, None))
+    if not show_secrets:
+        rows = [{**row, "uri": mask_uri(row["uri"])} for row in rows]
+    return rows, problems
+
+
+def _row(
+    name: str | None, uri: str, settings: Settings, default: bool, problems: list[str], problem: str | None
+) -> dict[str, Any]:
+    driver, capabilities = "", list[str]()
+    try:
+        driver = driver_name(scheme_of(uri), settings.drivers)
+        capabilities = list(capabilities_of(load_driver(driver)))
+    except LensError as error:
+        problem = problem or error.message
+    if problem:
+        problems.append(f"{name or uri}: {mask_uri(problem)}")
+    return {"name": name, "uri": uri, "driver": driver, "capabilities": capabilities, "default": default}

@@ -1,0 +1,1 @@
+"""From views to text: columns declared once, every format made from them."""

@@ -1,0 +1,418 @@
+"""What each view consists of, declared once: every format is made from these lists.
+
+`fields` are the public names, in the order of the machine formats. `table` is what a person sees by default:
+several fields may share a column there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flujo_lens.errors import UnknownValueError
+from flujo_lens.rendering import human
+from flujo_lens.rendering.human import Human
+from flujo_lens.state.fingerprint import plain_error
+
+__all__ = ["VIEWS", "Cell", "Field", "View", "choose_fields", "human_value", "run_note"]
+
+Cell = str
+Getter = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One public field of a view."""
+
+    name: str
+    get: Getter
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One column of a table.
+
+    Attributes:
+        title: Its head.
+        cell: From a row to its text.
+        need: When the terminal is too narrow, the column with the least goes first; 100 never goes.
+        style: ``status`` to colour by status, ``right`` to align numbers, ``id``, ``name``,
+            ``fold`` for text that may wrap.
+    """
+
+    title: str
+    cell: Callable[[Any, Human], str]
+    need: int = 50
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A kind of row: its public fields, and its table."""
+
+    name: str
+    fields: tuple[Field, ...]
+    table: tuple[Shown, ...]
+    id: str
+
+    def row(self, item: Any, fields: tuple[Field, ...] | None = None) -> dict[str, Any]:
+        """The public fields of one item."""
+        return {field.name: field.get(item) for field in fields or self.fields}
+
+
+def _plain(*names: str) -> tuple[Field, ...]:
+    return tuple(Field(name, _attribute(name)) for name in names)
+
+
+def _attribute(name: str) -> Getter:
+    return lambda item: item[name] if isinstance(item, Mapping) else getattr(item, name)
+
+
+def choose_fields(view: View, asked: str | None) -> tuple[Field, ...]:
+    """The fields named by ``--columns a,b,c``, in that order.
+
+    Raises:
+        UnknownValueError: there is no such field; the legal ones are named.
+    """
+    if asked is None:
+        return view.fields
+    by_name = {field.name: field for field in view.fields}
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    for name in names or [asked]:
+        if name not in by_name:
+            raise UnknownValueError.of("column", name, list(by_name))
+    return tuple(by_name[name] for name in names)
+
+
+def human_value(value: Any, name: str, shown: Human) -> str:
+    """Any field's value as a cell of a table that ``--columns`` asked for."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return shown.time(value)
+    if name == "duration_ms" and isinstance(value, int | float):
+        return human.duration(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    from flujo_lens.rendering.data import compact
+
+    return compact(value)
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def _pipeline(run: Any, _: Human) -> str:
+    return f"{run.pipeline_name} {run.pipeline_version}"
+
+
+def _progress(run: Any, _: Human) -> str:
+    """``2/4``; the index can be past the end after a resume, and the total is often not stored."""
+    if run.status == "completed":
+        return f"{run.total_steps}/{run.total_steps}" if run.total_steps else "-"
+    if run.current_step_index is None:
+        return "-"
+    if not run.total_steps:
+        return str(run.current_step_index)
+    return f"{min(run.current_step_index, run.total_steps)}/{run.total_steps}"
+
+
+def run_note(run: Any) -> str:
+    """What matters about a run, in one line: the question, the error, its tasks."""
+    if run.status == "paused":
+        return ": ".join(part for part in (run.step_name, run.pause_message) if part)
+    if run.error_message:
+        parts = (run.step_name, plain_error(run.error_message))
+        return ": ".join(part for part in parts if part)
+    if run.tasks:
+        return _tasks(run.tasks)
+    if run.problems:
+        return "; ".join(run.problems)
+    if run.is_background_task and run.parent_run_id:
+        return f"task of {run.parent_run_id}"
+    return f"at {run.step_name}" if run.step_name and run.status == "running" else ""
+
+
+def _tasks(tasks: Mapping[str, int]) -> str:
+    notable = [f"{n} {status}" for status, n in tasks.items() if status != "completed"]
+    return ", ".join([human.plural(sum(tasks.values()), "background task"), *notable])
+
+
+RUN = View(
+    name="run",
+    fields=_plain(
+        "run_id",
+        "pipeline_name",
+        "pipeline_version",
+        "status",
+        "created_at",
+        "updated_at",
+        "duration_ms",
+        "current_step_index",
+        "step_name",
+        "total_steps",
+        "error_message",
+        "pause_message",
+        "parent_run_id",
+        "task_id",
+        "is_background_task",
+        "metadata",
+    ),
+    table=(
+        Shown("RUN", lambda run, _: run.run_id, 100, "id"),
+        Shown("PIPELINE", _pipeline, 70, "name"),
+        Shown("STATUS", lambda run, _: run.status, 90, "status"),
+        Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60),
+        Shown("TIME", lambda run, _: human.duration(run.duration_ms), 30, "right"),
+        Shown("STEP", _progress, 20, "right"),
+        Shown("NOTE", lambda run, _: run_note(run), 80, "fold"),
+    ),
+    id="run_id",
+)
+
+WAITING = View(
+    name="waiting",
+    fields=RUN.fields,
+    table=(
+        Shown("WAITS", lambda run, shown: shown.since(run.updated_at), 80),
+        Shown("RUN", lambda run, _: run.run_id, 100, "id"),
+        Shown("PIPELINE", _pipeline, 50, "name"),
+        Shown("STEP", lambda run, _: run.step_name or "-", 40),
+        Shown("ASKS", lambda run, _: run.pause_message or "(no message stored)", 90, "fold"),
+    ),
+    id="run_id",
+)
+
+TASK = View(
+    name="task",
+    fields=(*RUN.fields, *_plain("background_error")),
+    table=(
+        Shown("TASK", lambda run, _: run.run_id, 100, "id"),
+        Shown("STATUS", lambda run, _: run.status, 90, "status"),
+        Shown("STEP", lambda run, _: run.metadata.get("step_name") or run.step_name or "-", 60),
+        Shown("LAST SAVE", lambda run, shown: shown.time(run.updated_at), 50),
+        Shown("PARENT", lambda run, _: run.parent_run_id or "-", 40),
+        Shown("ERROR", lambda run, _: plain_error(run.background_error or run.error_message or ""), 80, "fold"),
+    ),
+    id="run_id",
+)
+
+# --- parts of a run ------------------------------------------------------------------------------------------------
+
+STEP = View(
+    name="step",
+    fields=_plain(
+        "step_index",
+        "step_name",
+        "status",
+        "output",
+        "error",
+        "cost_usd",
+        "token_counts",
+        "duration_ms",
+        "attempts",
+        "created_at",
+    ),
+    table=(
+        Shown("#", lambda step, _: "-" if step.step_index is None else str(step.step_index), 80, "right"),
+        Shown("STEP", lambda step, _: step.step_name, 100, "id"),
+        Shown("STATUS", lambda step, _: step.status, 90, "status"),
+        Shown("TIME", lambda step, _: human.duration(step.duration_ms), 70, "right"),
+        Shown("COST", lambda step, _: human.money(step.cost_usd or None), 40, "right"),
+        Shown("TOKENS", lambda step, _: human.count(step.token_counts), 30, "right"),
+        Shown("TRIES", lambda step, _: human.count(step.attempts), 20, "right"),
+        Shown("", lambda step, _: plain_error(step.error or ""), 85, "fold"),
+    ),
+    id="step_name",
+)
+
+SPAN = View(
+    name="span",
+    fields=_plain(
+        "span_id",
+        "parent_span_id",
+        "name",
+        "status",
+        "start_offset_ms",
+        "duration_ms",
+        "started_at",
+        "attributes",
+    ),
+    table=(
+        Shown("SPAN", lambda span, _: span.span_id, 60, "id"),
+        Shown("NAME", lambda span, _: span.name, 100),
+        Shown("STATUS", lambda span, _: span.status, 90, "status"),
+        Shown("OFFSET", lambda span, _: human.duration(span.start_offset_ms), 50, "right"),
+        Shown("TIME", lambda span, _: human.duration(span.duration_ms), 80, "right"),
+        Shown("ERROR", lambda span, _: _span_error(span), 70, "fold"),
+    ),
+    id="span_id",
+)
+
+
+def _span_error(span: Any) -> str:
+    feedback = span.attributes.get("feedback")
+    return plain_error(str(feedback)) if feedback and span.status == "failed" else ""
+
+
+# --- groups and counts ---------------------------------------------------------------------------------------------
+
+FAILURE = View(
+    name="failure",
+    fields=_plain("error", "count", "first_at", "last_at", "step_name", "sample_run_id"),
+    table=(
+        Shown("RUNS", lambda group, _: human.count(group.count), 100, "right"),
+        Shown("FIRST", lambda group, shown: shown.time(group.first_at), 30),
+        Shown("LAST", lambda group, shown: shown.time(group.last_at), 70),
+        Shown("STEP", lambda group, _: group.step_name or "-", 60),
+        Shown("ERROR", lambda group, _: group.error, 100, "fold"),
+        Shown("EXAMPLE", lambda group, _: group.sample_run_id, 80, "id"),
+    ),
+    id="sample_run_id",
+)
+
+
+def _status_count(status: str) -> Callable[[Any, Human], str]:
+    return lambda stats, _: human.count(stats.by_status.get(status)) if stats.by_status.get(status) else "-"
+
+
+def _length(which: str) -> Callable[[Any, Human], str]:
+    return lambda stats, _: human.duration(getattr(stats.duration_ms, which))
+
+
+def _durations(item: Any) -> dict[str, Any]:
+    lengths = item.duration_ms
+    return {"avg": lengths.avg, "p50": lengths.p50, "p95": lengths.p95, "p99": lengths.p99}
+
+
+PIPELINE = View(
+    name="pipeline",
+    fields=(*_plain("pipeline_name", "total", "by_status"), Field("duration_ms", _durations)),
+    table=(
+        Shown("PIPELINE", lambda stats, _: stats.pipeline_name, 100, "id"),
+        Shown("RUNS", lambda stats, _: human.count(stats.total), 95, "right"),
+        Shown("COMPLETED", _status_count("completed"), 60, "right"),
+        Shown("FAILED", _status_count("failed"), 90, "right"),
+        Shown("PAUSED", _status_count("paused"), 40, "right"),
+        Shown("RUNNING", _status_count("running"), 42, "right"),
+        Shown("CANCELLED", _status_count("cancelled"), 20, "right"),
+        Shown("AVG", _length("avg"), 50, "right"),
+        Shown("P50", _length("p50"), 70, "right"),
+        Shown("P95", _length("p95"), 65, "right"),
+        Shown("P99", _length("p99"), 45, "right"),
+    ),
+    id="pipeline_name",
+)
+
+SPAN_NAME = View(
+    name="span name",
+    fields=(*_plain("name", "count", "failed"), Field("duration_ms", _durations)),
+    table=(
+        Shown("SPAN", lambda stats, _: stats.name, 100, "id"),
+        Shown("COUNT", lambda stats, _: human.count(stats.count), 95, "right"),
+        Shown("FAILED", lambda stats, _: human.count(stats.failed) if stats.failed else "-", 90, "right"),
+        Shown("AVG", _length("avg"), 50, "right"),
+        Shown("P50", _length("p50"), 70, "right"),
+        Shown("P95", _length("p95"), 65, "right"),
+        Shown("P99", _length("p99"), 45, "right"),
+    ),
+    id="name",
+)
+
+
+def _rows(view: View, name: str) -> Field:
+    return Field(name, lambda item: [view.row(part) for part in getattr(item, name)])
+
+
+STATS = View(
+    name="stats",
+    fields=(
+        *_plain("total", "by_status"),
+        _rows(PIPELINE, "by_pipeline"),
+        _rows(FAILURE, "failures"),
+        _rows(SPAN_NAME, "spans"),
+        Field("window", lambda stats: {"since": stats.since, "until": stats.until}),
+    ),
+    table=(),
+    id="",
+)
+
+STATUS = View(
+    name="status",
+    fields=(
+        *_plain("store", "last_write_at"),
+        _rows(FAILURE, "failing"),
+        _rows(RUN, "silent"),
+        Field(
+            "waiting",
+            lambda status: {
+                "count": status.waiting_count,
+                "oldest_at": status.oldest_waiting.updated_at if status.oldest_waiting else None,
+            },
+        ),
+        *_plain("size_bytes", "runs"),
+    ),
+    table=(),
+    id="",
+)
+
+# --- the rest ------------------------------------------------------------------------------------------------------
+
+EVALUATION = View(
+    name="evaluation",
+    fields=_plain("run_id", "step_name", "score", "feedback", "metadata", "created_at"),
+    table=(
+        Shown("RUN", lambda found, _: found.run_id, 100, "id"),
+        Shown("STEP", lambda found, _: found.step_name or "-", 60),
+        Shown("SCORE", lambda found, _: "-" if found.score is None else f"{found.score:g}", 95, "right"),
+        Shown("WHEN", lambda found, shown: shown.time(found.created_at), 50),
+        Shown("FEEDBACK", lambda found, _: found.feedback or "", 80, "fold"),
+    ),
+    id="run_id",
+)
+
+SYSTEM = View(
+    name="system",
+    fields=_plain("key", "value", "updated_at"),
+    table=(
+        Shown("KEY", lambda entry, _: entry.key, 100, "id"),
+        Shown("UPDATED", lambda entry, shown: shown.time(entry.updated_at), 50),
+        Shown("VALUE", lambda entry, shown: human_value(entry.value, "value", shown), 90, "fold"),
+    ),
+    id="key",
+)
+
+CONFIG = View(
+    name="setting",
+    fields=_plain("key", "value", "source"),
+    table=(
+        Shown("KEY", lambda row, _: row.key, 100, "id"),
+        Shown("VALUE", lambda row, shown: human_value(row.value, row.key, shown), 95, "fold"),
+        Shown("FROM", lambda row, _: row.source, 90, "fold"),
+    ),
+    id="key",
+)
+
+STORE = View(
+    name="store",
+    fields=_plain("name", "uri", "driver", "capabilities", "default"),
+    table=(
+        Shown("NAME", lambda row, _: row["name"] or "-", 100, "id"),
+        Shown("", lambda row, _: "default" if row["default"] else "", 60),
+        Shown("DRIVER", lambda row, _: row["driver"], 70, "fold"),
+        Shown("CAN", lambda row, _: ", ".join(row["capabilities"]) or "-", 40, "fold"),
+        Shown("URI", lambda row, _: row["uri"], 90, "fold"),
+    ),
+    id="name",
+)
+
+VIEWS = {
+    view.name: view
+    for view in (
+        RUN, WAITING, TASK, STEP, SPAN, FAILURE, PIPELINE, SPAN_NAME, STATS, STATUS, EVALUATION, SYSTEM, CONFIG, STORE
+    )
+}  # fmt: skip

@@ -1,0 +1,159 @@
+"""The machine formats: json, ndjson, csv, tsv and id. Bytes in UTF-8, through orjson, never through Rich."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from flujo_lens.errors import UnknownValueError, UsageError
+from flujo_lens.rendering.columns import Field, View
+from flujo_lens.rendering.redact import Redactor
+from flujo_lens.rendering.text import escape_tsv
+
+__all__ = ["FORMATS", "MACHINE_FORMATS", "RowWriter", "check_format", "compact", "document", "utc"]
+
+FORMATS = ("table", "json", "ndjson", "csv", "tsv", "id")
+MACHINE_FORMATS = FORMATS[1:]
+_OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
+_LATE_CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+
+
+def check_format(name: str, legal: Iterable[str] = FORMATS) -> str:
+    """`name` if it is a format that the command has.
+
+    Raises:
+        UnknownValueError: no command has it.
+        UsageError: others have it, this one does not.
+    """
+    if name not in FORMATS:
+        raise UnknownValueError.of("output format", name, list(legal))
+    if name not in tuple(legal):
+        raise UsageError(f"-o {name} makes no sense here", hint=f"there are: {', '.join(legal)}")
+    return name
+
+
+def utc(when: datetime) -> str:
+    """RFC 3339 in UTC with ``Z``."""
+    return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def dump(value: Any) -> bytes:
+    """Compact JSON of any value that a store can hold; control characters are escaped."""
+    try:
+        encoded = orjson.dumps(value, _plain, _OPTIONS)
+    except TypeError:
+        encoded = _dump_slowly(value)
+    return _LATE_CONTROLS.sub(lambda m: b"\\u00%02x" % m.group()[-1], encoded)
+
+
+def _dump_slowly(value: Any) -> bytes:
+    """What orjson refuses: integers over 64 bits, lone surrogates, deep nesting."""
+    import json
+
+    return json.dumps(value, default=_plain, separators=(",", ":"), skipkeys=True).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, datetime):
+        return utc(value)
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    return str(value)
+
+
+def compact(value: Any) -> str:
+    """JSON in one line."""
+    return dump(value).decode()
+
+
+def document(value: Any) -> Iterator[bytes]:
+    """One JSON document, indented."""
+    try:
+        yield orjson.dumps(orjson.loads(dump(value)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONDecodeError:
+        yield dump(value) + b"\n"
+
+
+class RowWriter:
+    """Turns items into lines of a machine format, one at a time, as they come.
+
+    Args:
+        view: What the items are.
+        fields: The fields to write, in order.
+        form: ``json``, ``ndjson``, ``csv``, ``tsv`` or ``id``.
+        redactor: Masks secrets.
+        header: Whether csv and tsv begin with the names of the fields.
+    """
+
+    def __init__(
+        self, view: View, fields: tuple[Field, ...], form: str, redactor: Redactor, *, header: bool = True
+    ) -> None:
+        self._view, self._fields, self._form, self._redactor = view, fields, form, redactor
+        self._header = header and form in ("csv", "tsv")
+        self._empty = True
+
+    def head(self) -> bytes:
+        """What comes before the first item."""
+        return self._line([field.name for field in self._fields]) if self._header else b""
+
+    def line(self, item: Any) -> bytes:
+        """One item."""
+        first, self._empty = self._empty, False
+        if self._form == "id":
+            return escape_tsv(_cell(self._view.row(item)[self._view.id])).encode() + b"\n"
+        row = _clean(self._view.row(item, self._fields), self._redactor)
+        if self._form == "json":
+            return (b"[\n" if first else b",\n") + dump(row)
+        if self._form == "ndjson":
+            return dump(row) + b"\n"
+        return self._line([_cell(value) for value in row.values()])
+
+    def tail(self) -> bytes:
+        """What comes after the last item."""
+        if self._form != "json":
+            return b""
+        return b"[]\n" if self._empty else b"\n]\n"
+
+    def _line(self, cells: list[str]) -> bytes:
+        return _csv_line(cells) if self._form == "csv" else _tsv_line(cells)
+
+
+def _clean(row: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """A row with secrets masked. What a system key names as secret is, too."""
+    if "key" in row and "value" in row:
+        row = {**row, "value": redactor.under(str(row["key"]), row["value"])}
+    return {name: redactor.value(value) for name, value in row.items()}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return utc(value)
+    return repr(value) if isinstance(value, int | float) else compact(value)
+
+
+def _tsv_line(cells: list[str]) -> bytes:
+    return "\t".join(map(escape_tsv, cells)).encode() + b"\n"
+
+
+_NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$')
+_UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _csv_line(cells: list[str]) -> bytes:
+    """RFC 4180, lines ended by a newline; control characters other than line ends and tabs escaped."""
+    escape: Callable[[re.Match[str]], str] = lambda m: escape_tsv(m.group())  # noqa: E731
+    safe = [_UNSAFE.sub(escape, cell) for cell in cells]
+    quoted = ['"' + cell.replace('"', '""') + '"' if _NEEDS_QUOTES.search(cell) else cell for cell in safe]
+    return ",".join(quoted).encode() + b"\n"

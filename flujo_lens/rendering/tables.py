@@ -1,0 +1,130 @@
+"""Rich tables that fit the terminal: ids are never cut, columns that matter least go first, texts fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flujo_lens.rendering.columns import Field, Shown, View, human_value
+from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.redact import Redactor
+from flujo_lens.rendering.text import one_line
+
+__all__ = ["STATUS_STYLES", "fit", "status_text", "table"]
+
+STATUS_STYLES = {
+    "completed": "green",
+    "failed": "red",
+    "running": "yellow",
+    "paused": "cyan",
+    "cancelled": "dim",
+    "unreadable": "magenta",
+}
+"""Colour tells the status and nothing else, and the word is always there."""
+
+_GAP = 2
+_FOLDS_TO = {"fold": 24, "id": 38, "name": 14}
+"""Cells that a column of this style may shrink to; an id as long as ``run_`` and 32 digits stays whole."""
+
+_LONGEST_CELL = 300
+_NEEDED, _STAYS = 45, 100
+
+
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(one_line(status), style=STATUS_STYLES.get(status, ""))
+
+
+def table(
+    view: View, items: Sequence[Any], shown: Human, redactor: Redactor, width: int, fields: Sequence[Field] = ()
+) -> Table:
+    """The items as a table of at most `width` cells.
+
+    Args:
+        view: What the items are.
+        items: The rows.
+        shown: How times are shown.
+        redactor: Masks secrets.
+        width: Of the terminal.
+        fields: Fields that ``--columns`` asked for; without, the view's own table.
+    """
+    columns = tuple(_of_field(field, view) for field in fields) if fields else view.table
+    cells = [[_cell(column, item, shown, redactor) for column in columns] for item in items]
+    widths = [max([len(c.title), *(cell_len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
+    kept, least = fit(columns, widths, width)
+    made = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    for i in kept:
+        _add_column(made, columns[i], least[i])
+    for row in cells:
+        made.add_row(*(_styled(columns[i], row[i]) for i in kept))
+    return made
+
+
+def _of_field(field: Field, view: View) -> Shown:
+    style = "status" if field.name == "status" else "id" if field.name == view.id else "fold"
+    return Shown(field.name.upper(), lambda item, h: human_value(field.get(item), field.name, h), _STAYS, style)
+
+
+def _cell(column: Shown, item: Any, shown: Human, redactor: Redactor) -> str:
+    text = redactor.text(column.cell(item, shown))
+    return one_line(text, _LONGEST_CELL if column.style == "fold" else 0)
+
+
+def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> tuple[list[int], list[int]]:
+    """Which columns are shown on a terminal of `width` cells, and how narrow each may get.
+
+    While it is too wide, the least needed goes. When only needed ones are left, names and long ids fold; and
+    if that is not enough, the next least needed go. What must stay, stays and folds.
+    """
+    kept = [i for i, column in enumerate(columns) if widths[i] > len(column.title) or column.title]
+    unfolded = [min(w, _FOLDS_TO["fold"]) if c.style == "fold" else w for c, w in zip(columns, widths, strict=True)]
+    folded = [min(w, _FOLDS_TO.get(c.style, w)) for c, w in zip(columns, widths, strict=True)]
+    for least, border in ((unfolded, _NEEDED), (folded, _STAYS)):
+        while _total(least, kept) > width:
+            next_to_go = min(kept, key=lambda i: columns[i].need)
+            if columns[next_to_go].need >= border:
+                break
+            kept.remove(next_to_go)
+        if _total(least, kept) <= width:
+            return kept, least
+    return kept, [min(w, width) for w in folded]
+
+
+def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(widths[i] + _GAP for i in kept) - (_GAP if kept else 0)
+
+
+def _add_column(made: Table, column: Shown, least: int) -> None:
+    made.add_column(
+        column.title,
+        justify="right" if column.style == "right" else "left",
+        no_wrap=column.style not in _FOLDS_TO,
+        overflow="fold",
+        min_width=least,
+    )
+
+
+def _styled(column: Shown, cell: str) -> Text:
+    return Text(cell, style=STATUS_STYLES.get(cell, "") if column.style == "status" else "")
+
+
+def make_console(file: Any, *, width: int, colour: bool, unicode: bool) -> Console:
+    """A console that interprets nothing: no markup, no highlighting, no emoji codes, no links."""
+    return Console(
+        file=file,
+        width=width,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        no_color=not colour,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+        safe_box=not unicode,
+        _environ={},
+    )

@@ -1,0 +1,1 @@
+"""Workflow states: the model, the views, the drivers."""

@@ -1,0 +1,196 @@
+"""Counting runs in bounded memory: durations in logarithmic buckets, failures by normalised error."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime
+
+from flujo_lens.state.fingerprint import normalise_error
+from flujo_lens.state.views import (
+    Durations,
+    FailureGroup,
+    PipelineStats,
+    RunFilter,
+    RunSummary,
+    Stats,
+)
+
+__all__ = ["BUCKET_RATIO", "ENDED", "Failures", "Histogram", "aggregate"]
+
+BUCKET_RATIO = 1.02
+"""A bucket's upper bound over its lower one: percentiles are right to 2 %."""
+
+ENDED = frozenset({"completed", "failed", "cancelled"})
+"""Statuses of runs whose duration is that of the run, not of its life so far."""
+
+MOST_GROUPS = 5_000
+OTHER = "(other errors)"
+
+_STEP = math.log(BUCKET_RATIO)
+
+
+class Histogram:
+    """Durations as counts by bucket. Bucket b holds values from 1.02**b to 1.02**(b+1) milliseconds."""
+
+    __slots__ = ("buckets", "count", "total", "zeros")
+
+    def __init__(self) -> None:
+        self.buckets: Counter[int] = Counter()
+        self.count = 0
+        self.zeros = 0
+        self.total = 0.0
+
+    def add(self, value_ms: float) -> None:
+        """Count one duration."""
+        bucket = math.floor(math.log(value_ms) / _STEP) if value_ms > 0 else None
+        self.add_bucket(bucket, 1, max(value_ms, 0.0))
+
+    def add_bucket(self, bucket: int | None, count: int, total_ms: float) -> None:
+        """Count `count` durations of one bucket (None: zero) with their sum."""
+        self.count += count
+        self.total += total_ms
+        if bucket is None:
+            self.zeros += count
+        else:
+            self.buckets[bucket] += count
+
+    def merge(self, other: Histogram) -> None:
+        """Count all that `other` counted."""
+        self.buckets.update(other.buckets)
+        self.count += other.count
+        self.zeros += other.zeros
+        self.total += other.total
+
+    def percentile(self, share: float) -> float:
+        """The middle of the bucket in which the value at `share` (0 to 1) of the sorted ones lies."""
+        rank = max(1, math.ceil(share * self.count))
+        passed = self.zeros
+        if rank <= passed:
+            return 0.0
+        for bucket in sorted(self.buckets):
+            passed += self.buckets[bucket]
+            if passed >= rank:
+                return _significant(BUCKET_RATIO ** (bucket + 0.5))
+        raise AssertionError("the rank lies within the count")
+
+    def durations(self) -> Durations:
+        """Average and percentiles; empty if nothing was counted."""
+        if not self.count:
+            return Durations()
+        p50, p95, p99 = (self.percentile(share) for share in (0.5, 0.95, 0.99))
+        return Durations(_significant(self.total / self.count), p50, p95, p99)
+
+
+def _significant(value: float) -> float:
+    """`value` with the digits that mean something."""
+    return float(f"{value:.6g}")
+
+
+class Failures:
+    """Failed runs by normalised error. Beyond 5,000 different errors the rest are counted as one."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, _Group] = {}
+
+    def add(self, run_id: str, error: str | None, step: str | None, at: datetime | None) -> None:
+        """Count one failed run."""
+        key = normalise_error(error or "")
+        if key not in self._groups and len(self._groups) >= MOST_GROUPS:
+            key = OTHER
+        self._groups.setdefault(key, _Group()).add(run_id, step, at)
+
+    def add_run(self, run: RunSummary) -> None:
+        """Count one failed run."""
+        self.add(run.run_id, run.error_message, run.step_name, run.updated_at)
+
+    def groups(self) -> tuple[FailureGroup, ...]:
+        """The groups, the largest first, of equal ones the latest."""
+        made = [group.view(error) for error, group in self._groups.items()]
+        made.sort(key=lambda g: (-g.count, -(g.last_at.timestamp() if g.last_at else 0.0), g.error))
+        return tuple(made)
+
+    @property
+    def count(self) -> int:
+        """How many runs were counted."""
+        return sum(group.count for group in self._groups.values())
+
+
+class _Group:
+    __slots__ = ("count", "first", "last", "sample", "steps")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: datetime | None = None
+        self.last: datetime | None = None
+        self.sample = ""
+        self.steps: Counter[str] = Counter()
+
+    def add(self, run_id: str, step: str | None, at: datetime | None) -> None:
+        self.count += 1
+        if step and (step in self.steps or len(self.steps) < 100):
+            self.steps[step] += 1
+        if at is not None and (self.first is None or at < self.first):
+            self.first = at
+        newest = at is not None and (self.last is None or at >= self.last)
+        if newest:
+            self.last = at
+        if newest or not self.sample:
+            self.sample = run_id
+
+    def view(self, error: str) -> FailureGroup:
+        step = self.steps.most_common(1)[0][0] if self.steps else None
+        return FailureGroup(error, self.count, self.first, self.last, step, self.sample)
+
+
+def pipeline_stats(
+    counts: Mapping[tuple[str, str], int], durations: Mapping[str, Histogram]
+) -> tuple[PipelineStats, ...]:
+    """Pipelines with their counts by status, the largest first."""
+    by_name: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for (name, status), count in counts.items():
+        by_name[name][status] = count
+    made = [
+        PipelineStats(name, sum(by.values()), by_size(by), durations.get(name, Histogram()).durations())
+        for name, by in by_name.items()
+    ]
+    return tuple(sorted(made, key=lambda stats: (-stats.total, stats.pipeline_name)))
+
+
+def by_size(counts: Mapping[str, int]) -> dict[str, int]:
+    """The same counts, the largest first."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def total_by_status(counts: Iterable[tuple[tuple[str, str], int]]) -> dict[str, int]:
+    """Counts by status over all pipelines, the largest first."""
+    total: Counter[str] = Counter()
+    for (_, status), count in counts:
+        total[status] += count
+    return by_size(total)
+
+
+async def aggregate(runs: AsyncIterator[RunSummary], wanted: RunFilter) -> Stats:
+    """Statistics over `runs`, one at a time."""
+    counts: Counter[tuple[str, str]] = Counter()
+    durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+    failures = Failures()
+    bad = 0
+    async for run in runs:
+        counts[run.pipeline_name, run.status] += 1
+        if run.status in ENDED and run.duration_ms is not None:
+            durations[run.pipeline_name].add(run.duration_ms)
+        if run.status == "failed":
+            failures.add_run(run)
+        bad += bool(run.problems)
+    return Stats(
+        total=counts.total(),
+        by_status=total_by_status(counts.items()),
+        by_pipeline=pipeline_stats(counts, durations),
+        failures=failures.groups(),
+        spans=(),
+        since=wanted.since,
+        until=wanted.until,
+        problems=(f"{bad} runs have unreadable parts",) if bad else (),
+    )

@@ -1,0 +1,336 @@
+"""`StateBackend`: the contract between lens, applications and whatever keeps their states.
+
+Three methods are abstract: `save_state`, `load_state`, `delete_state`. Every other has a default that either
+works on those three (and on whichever of the listing methods a driver does define), or raises
+`NotSupportedError` with its name. So a driver of three methods can be looked into run by run (``lens show``),
+and each further method opens further commands.
+
+The first half are the methods that applications call; they take and return plain dicts. The second half are
+what operators read through: typed views, in keyset order, with the rules of `flujo_lens.state.interpret`
+applied. A driver of ours defines the second half and inherits the first from
+`flujo_lens.state.backends.reading.ReadingBackend`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from flujo_lens.errors import NotSupportedError
+from flujo_lens.state.views import (
+    Evaluation,
+    Page,
+    RunDetail,
+    RunFilter,
+    RunSummary,
+    Span,
+    SpanStats,
+    Stats,
+    SystemEntry,
+)
+
+__all__ = ["JSONObject", "StateBackend", "capabilities_of", "overrides"]
+
+JSONObject = dict[str, Any]
+SerializerDefault = Callable[[Any], Any]
+Position = tuple[datetime | None, str]
+"""Where a page begins: start and id of the last run of the page before."""
+
+_CAPABILITIES = {
+    "list": ("iter_runs", "list_runs", "list_workflows", "list_states"),
+    "show": ("load_state",),
+    "steps": ("read_run", "list_run_steps"),
+    "trace": ("read_spans", "get_spans"),
+    "evals": ("read_evaluations", "list_evaluations"),
+    "system": ("read_system_state", "get_system_state"),
+    "delete": ("delete_state",),
+}
+
+
+def overrides(cls: type, method: str) -> bool:
+    """Whether the driver class `cls` defines `method` itself rather than inheriting the base's default."""
+    return getattr(cls, method, None) is not getattr(StateBackend, method, None)
+
+
+def capabilities_of(cls: type) -> tuple[str, ...]:
+    """Names of what can be done with a store of the driver class `cls` (``list``, ``show``, ``trace``, ...)."""
+    return tuple(name for name, needs in _CAPABILITIES.items() if any(overrides(cls, m) for m in needs))
+
+
+class StateBackend(ABC):
+    """Keeps the state of workflow runs.
+
+    All methods are coroutines, safe to call from several tasks at once. A state is a JSON-ready dict with the
+    fields of `flujo_lens.state.models.WorkflowState`. Times are ISO 8601 texts in UTC, durations are
+    milliseconds, costs US dollars.
+
+    Errors: a driver raises subclasses of `flujo_lens.errors.LensError` and lets none of its engine's own out;
+    `BusyError` means that the same call may succeed later.
+    """
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def save_state(self, run_id: str, state: JSONObject) -> None:
+        """Save the state of a run, in place of the one before; whole or not at all.
+
+        When it returns, another process that calls `load_state` gets the new state.
+        """
+
+    @abstractmethod
+    async def load_state(self, run_id: str) -> JSONObject | None:
+        """Return the saved state of a run, or None if there is none."""
+
+    @abstractmethod
+    async def delete_state(self, run_id: str) -> None:
+        """Delete the state of a run. A run without one is no error. History (runs, steps, spans) stays."""
+
+    async def list_states(self, status: str | None = None) -> list[JSONObject]:
+        """Return all saved states (of one status), the last saved first."""
+        raise self._lacks("list_states")
+
+    async def list_workflows(
+        self,
+        status: str | None = None,
+        pipeline_id: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[JSONObject]:
+        """Return runs that have a state, newest first, as dicts without their context."""
+        raise self._lacks("list_workflows")
+
+    async def get_workflow_stats(self) -> JSONObject:
+        """Return counts by status and average durations over all runs."""
+        raise self._lacks("get_workflow_stats")
+
+    def get_workflow_stats_sync(self) -> JSONObject:
+        """`get_workflow_stats` for callers without an event loop, or inside a running one."""
+        raise self._lacks("get_workflow_stats_sync")
+
+    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
+        """Delete runs last updated more than `days_old` days ago; return how many."""
+        raise self._lacks("cleanup_old_workflows")
+
+    async def get_failed_workflows(self, hours_back: int = 24) -> list[JSONObject]:
+        """Return runs that failed within the last `hours_back` hours, with their errors."""
+        raise self._lacks("get_failed_workflows")
+
+    # --- background tasks ----------------------------------------------------------------------------------------
+
+    async def list_background_tasks(
+        self,
+        parent_run_id: str | None = None,
+        status: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[JSONObject]:
+        """Return background tasks, newest first."""
+        raise self._lacks("list_background_tasks")
+
+    async def get_failed_background_tasks(
+        self, parent_run_id: str | None = None, hours_back: int = 24
+    ) -> list[JSONObject]:
+        """Return background tasks that failed within the last `hours_back` hours."""
+        raise self._lacks("get_failed_background_tasks")
+
+    async def cleanup_stale_background_tasks(self, stale_hours: int = 24) -> int:
+        """Mark running background tasks without a save for `stale_hours` as failed; return how many."""
+        raise self._lacks("cleanup_stale_background_tasks")
+
+    # --- traces --------------------------------------------------------------------------------------------------
+
+    async def get_trace(self, run_id: str) -> Any:
+        """Return the trace of a run as a tree of dicts, or None if there is none."""
+        raise self._lacks("get_trace")
+
+    async def save_trace(self, run_id: str, trace: JSONObject) -> None:
+        """Save the trace tree of a run, in place of the one before."""
+        raise self._lacks("save_trace")
+
+    async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
+        """Save spans of a run (span_id, parent_span_id, name, start_time, end_time, status, attributes)."""
+        raise self._lacks("save_spans")
+
+    async def get_spans(
+        self, run_id: str, status: str | None = None, name: str | None = None
+    ) -> list[JSONObject]:
+        """Return the spans of a run in the order of their start."""
+        raise self._lacks("get_spans")
+
+    async def get_span_statistics(
+        self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
+    ) -> JSONObject:
+        """Return counts and durations of spans by name; `time_range` is in seconds since 1970, of the runs."""
+        raise self._lacks("get_span_statistics")
+
+    # --- evaluations, system state -------------------------------------------------------------------------------
+
+    async def persist_evaluation(
+        self,
+        run_id: str,
+        score: float,
+        feedback: str | None = None,
+        step_name: str | None = None,
+        metadata: JSONObject | None = None,
+    ) -> None:
+        """Save an evaluation score. The default does nothing: an application must not fail for it."""
+        return
+
+    async def list_evaluations(self, limit: int = 20, run_id: str | None = None) -> list[JSONObject]:
+        """Return evaluation scores, newest first."""
+        raise self._lacks("list_evaluations")
+
+    async def set_system_state(self, key: str, value: JSONObject) -> None:
+        """Set a global key."""
+        raise self._lacks("set_system_state")
+
+    async def get_system_state(self, key: str) -> JSONObject | None:
+        """Return ``{"key", "value", "updated_at"}`` of a global key, or None if it is not set."""
+        raise self._lacks("get_system_state")
+
+    # --- history -------------------------------------------------------------------------------------------------
+
+    async def save_run_start(self, run_data: JSONObject) -> None:
+        """Save the metadata of a run that starts (run_id, pipeline_name, pipeline_version, status, created_at)."""
+        raise self._lacks("save_run_start")
+
+    async def save_step_result(self, step_data: JSONObject) -> None:
+        """Save one execution of a step (run_id, step_name, step_index, status, output, ...)."""
+        raise self._lacks("save_step_result")
+
+    async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
+        """Update the metadata of a run that ended (status, end_time, total_cost, ...)."""
+        raise self._lacks("save_run_end")
+
+    async def get_run_details(self, run_id: str) -> JSONObject | None:
+        """Return the metadata of a run, or None if there is none."""
+        raise self._lacks("get_run_details")
+
+    async def list_runs(
+        self,
+        status: str | None = None,
+        pipeline_name: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        metadata_filter: JSONObject | None = None,
+    ) -> list[JSONObject]:
+        """Return the metadata of runs, newest first."""
+        raise self._lacks("list_runs")
+
+    async def list_run_steps(self, run_id: str) -> list[JSONObject]:
+        """Return the steps of a run by index."""
+        raise self._lacks("list_run_steps")
+
+    async def delete_run(self, run_id: str) -> None:
+        """Delete a run with all that hangs on it: state, steps, spans, traces, evaluations."""
+        raise self._lacks("delete_run")
+
+    async def shutdown(self) -> None:
+        """Release connections, threads and handles; may be called twice."""
+        return
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    # --- what operators read -------------------------------------------------------------------------------------
+
+    def iter_runs(
+        self,
+        wanted: RunFilter,
+        *,
+        after: Position | None = None,
+        reverse: bool = False,
+        ordered: bool = True,
+        details: bool = True,
+    ) -> AsyncIterator[RunSummary]:
+        """Yield the runs that `wanted` admits, each once, the newest start first.
+
+        Args:
+            wanted: The filter; `flujo_lens.state.matching.matches` is its meaning.
+            after: Begin behind this position.
+            reverse: The oldest start first. Runs without a readable start are last, with `reverse` first.
+            ordered: False where the caller does not care, and a driver may save the sorting.
+            details: False to leave out what has to be dug out of blobs (error, pause message, totals).
+
+        The default gathers `list_runs`, `list_workflows` and `list_states`, whichever the driver has.
+        """
+        from flujo_lens.state.backends.gathering import iter_gathered
+
+        return iter_gathered(self, wanted, after=after, reverse=reverse)
+
+    async def query_runs(
+        self,
+        wanted: RunFilter,
+        *,
+        after: Position | None = None,
+        limit: int = 50,
+        reverse: bool = False,
+    ) -> Page[RunSummary]:
+        """Return one page of `iter_runs`: at most `limit` runs, and where the next page begins."""
+        runs: list[RunSummary] = []
+        async for run in self.iter_runs(wanted, after=after, reverse=reverse):
+            if len(runs) == limit:
+                return Page(tuple(runs), (runs[-1].created_at, runs[-1].run_id) if runs else after)
+            runs.append(run)
+        return Page(tuple(runs))
+
+    async def count_runs(self, wanted: RunFilter) -> int:
+        """Return how many runs `wanted` admits."""
+        count = 0
+        async for _ in self.iter_runs(wanted, ordered=False, details=False):
+            count += 1
+        return count
+
+    async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
+        """Return up to `limit` run ids that begin with `prefix`, in order of the id.
+
+        The default knows only whole ids.
+        """
+        return [prefix] if await self.load_state(prefix) is not None else []
+
+    async def read_run(self, run_id: str) -> RunDetail | None:
+        """Return all about one run, or None if no table knows the id."""
+        from flujo_lens.state.backends.gathering import gather_run
+
+        return await gather_run(self, run_id)
+
+    async def read_spans(self, run_id: str) -> Sequence[Span]:
+        """Return the spans of a run as roots with children; an empty sequence if there are none."""
+        from flujo_lens.state.backends.gathering import gather_spans
+
+        return await gather_spans(self, run_id)
+
+    async def read_stats(self, wanted: RunFilter) -> Stats:
+        """Return counts, durations and failures over the runs that `wanted` admits."""
+        from flujo_lens.state.aggregate import aggregate
+
+        return await aggregate(self.iter_runs(wanted, ordered=False), wanted)
+
+    async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
+        """Return counts and durations of spans by name, over the runs that `wanted` admits."""
+        return ()
+
+    async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
+        """Return evaluations, newest first."""
+        from flujo_lens.state.backends.gathering import evaluation_of
+
+        return [evaluation_of(row) for row in await self.list_evaluations(limit=limit, run_id=run_id)]
+
+    async def read_system_state(self) -> Sequence[SystemEntry]:
+        """Return all global keys with their values, by key."""
+        raise self._lacks("read_system_state")
+
+    async def read_facts(self) -> Mapping[str, Any]:
+        """Return what the store knows of itself: ``size_bytes``, ``last_write_at``, ``notes`` (texts)."""
+        return {}
+
+    def _lacks(self, method: str) -> NotSupportedError:
+        return NotSupportedError.of(type(self), method)

@@ -1,0 +1,222 @@
+"""One run with everything that hangs on it; evaluations and system state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flujo_lens.state.backends.sqlite import queries
+from flujo_lens.state.backends.sqlite.session import Session, page_ids
+from flujo_lens.state.interpret import BAD, RawRun, as_int, decode, pause_of, steps_of
+from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.traces import SpanRow, build_trees, spans_of_tree
+from flujo_lens.state.views import Evaluation, RunDetail, Span, StepRecord, SystemEntry
+
+__all__ = ["evaluations", "load_state", "read_run", "span_rows", "spans", "states", "system_entries", "trace"]
+
+_STATE_BLOBS = ("pipeline_context", "last_step_output", "step_history", "metadata")
+
+
+def load_state(session: Session, run_id: str) -> dict[str, Any] | None:
+    """The saved document of a run, blobs decoded; one that does not parse is kept as its text."""
+    found = _state_rows(session, "WHERE run_id = ?", (run_id,))
+    return found[0] if found else None
+
+
+def states(session: Session, status: str | None) -> list[dict[str, Any]]:
+    """All saved documents (of one status), the last saved first."""
+    where = "WHERE status = ? ORDER BY rowid DESC" if status is not None else "ORDER BY rowid DESC"
+    return _state_rows(session, where, (status,) if status is not None else ())
+
+
+def _state_rows(session: Session, where: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
+    if not session.shape.has("workflow_state"):
+        return []
+    cursor = session.rows(f"SELECT * FROM workflow_state {where}", values)
+    names = [column[0] for column in cursor.description]
+    return [_decoded(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def _decoded(state: dict[str, Any]) -> dict[str, Any]:
+    for name in _STATE_BLOBS:
+        if name in state:
+            value = decode(state[name])
+            state[name] = state[name] if value is BAD else value
+    if "is_background_task" in state:
+        state["is_background_task"] = bool(state["is_background_task"])
+    return state
+
+
+def read_run(session: Session, run_id: str) -> RunDetail | None:
+    """All about one run; None if no table knows it."""
+    sql = queries.by_ids(session.shape, "SELECT ?", details=True)
+    row = session.rows(sql, (run_id,)).fetchone()
+    raw = RawRun(*row) if row else None
+    if raw is None or not (raw.has_state or raw.has_run):
+        return None
+    state = load_state(session, run_id)
+    if state is not None:
+        raw.context = state.get("pipeline_context")
+        raw.last_output = state.get("last_step_output")
+    run = session.summary(raw)
+    rows = span_rows(session, run_id)
+    return RunDetail(
+        run=run,
+        steps=tuple(steps_of(raw, _steps(session, run_id), _inputs(rows))),
+        state=state,
+        pause=pause_of(raw, run.status),
+        children=tuple(page_ids(session, _children(session, run_id), details=True)),
+        final_output=_final_output(session, run_id, state),
+        has_spans=bool(rows),
+    )
+
+
+def _children(session: Session, run_id: str) -> list[str]:
+    if not session.shape.has("workflow_state", "parent_run_id"):
+        return []
+    sql = "SELECT run_id FROM workflow_state WHERE parent_run_id = ? ORDER BY created_at, run_id"
+    return [row[0] for row in session.rows(sql, (run_id,))]
+
+
+def _final_output(session: Session, run_id: str, state: dict[str, Any] | None) -> Any:
+    if state is not None and state.get("last_step_output") is not None:
+        return state["last_step_output"]
+    if not session.shape.has("runs", "final_context_blob"):
+        return None
+    value = decode(session.value("SELECT final_context_blob FROM runs WHERE run_id = ?", (run_id,)))
+    return None if value is BAD else value
+
+
+def _inputs(rows: Sequence[SpanRow]) -> dict[str, list[Any]]:
+    """Step inputs by span name, in order of start."""
+    found: dict[str, list[Any]] = {}
+    for row in sorted(rows, key=lambda row: (row.start is None, row.start or 0.0)):
+        if "step_input" in row.attributes:
+            found.setdefault(row.name, []).append(row.attributes["step_input"])
+    return found
+
+
+def _steps(session: Session, run_id: str) -> list[StepRecord]:
+    """The rows of ``steps``, in the order of index and writing."""
+    shape = session.shape
+    if not shape.has("steps", "run_id", "step_name", "step_index", "status"):
+        return []
+    picked = [
+        shape.pick("steps", "t", *names)
+        for names in (
+            ("output", "output_blob"),
+            ("error_blob",),
+            ("cost_usd", "cost"),
+            ("token_counts", "tokens"),
+            ("execution_time_ms", "duration_ms"),
+            ("created_at", "end_time"),
+            ("input_blob",),
+        )
+    ]
+    sql = (
+        f"SELECT t.step_index, t.step_name, t.status, {', '.join(picked)} "
+        f"FROM steps t WHERE t.run_id = ? ORDER BY t.step_index, t.rowid"
+    )
+    return [_step(row) for row in session.rows(sql, (run_id,))]
+
+
+def _step(row: tuple[Any, ...]) -> StepRecord:
+    index, name, status, output, error, cost, tokens, spent, created, given = row
+    message = _readable(error)
+    return StepRecord(
+        step_index=as_int(index),
+        step_name=str(name),
+        status=str(status),
+        output=_readable(output),
+        error=message if isinstance(message, str) or message is None else str(message),
+        cost_usd=cost if isinstance(cost, int | float) else None,
+        token_counts=as_int(tokens),
+        duration_ms=spent if isinstance(spent, int | float) else None,
+        created_at=parse_instant(created),
+        input=_readable(given),
+    )
+
+
+def _readable(blob: Any) -> Any:
+    """A decoded blob; one that does not parse as its text."""
+    value = decode(blob)
+    return blob if value is BAD else value
+
+
+# --- spans -------------------------------------------------------------------------------------------------------
+
+
+def span_rows(session: Session, run_id: str) -> list[SpanRow]:
+    """The spans of a run; those of a stored trace tree if the run has no span rows."""
+    shape = session.shape
+    if not shape.has("spans", "run_id", "span_id", "parent_span_id", "name", "start_time", "end_time", "status"):
+        return _trace_rows(session, run_id)
+    sql = (
+        "SELECT span_id, parent_span_id, name, status, start_time, end_time, "
+        f"{shape.col('spans', 'spans', 'attributes')} FROM spans WHERE run_id = ? ORDER BY start_time, rowid"
+    )
+    return [_span(row) for row in session.rows(sql, (run_id,))] or _trace_rows(session, run_id)
+
+
+def _trace_rows(session: Session, run_id: str) -> list[SpanRow]:
+    tree = trace(session, run_id)
+    return spans_of_tree(tree) if isinstance(tree, dict) else []
+
+
+def trace(session: Session, run_id: str) -> Any:
+    """The stored trace tree of a run (no version of the library is known to write one), or None."""
+    if not session.shape.has("traces", "run_id", "trace_data"):
+        return None
+    value = decode(session.value("SELECT trace_data FROM traces WHERE run_id = ?", (run_id,)))
+    return None if value is BAD else value
+
+
+def _span(row: tuple[Any, ...]) -> SpanRow:
+    span_id, parent, name, status, start, end, blob = row
+    attributes = decode(blob)
+    return SpanRow(
+        span_id=str(span_id),
+        parent_span_id=parent,
+        name=str(name),
+        status=str(status or "running"),
+        start=start if isinstance(start, int | float) else None,
+        end=end if isinstance(end, int | float) else None,
+        attributes=attributes if isinstance(attributes, dict) else {"unreadable": blob} if blob else {},
+    )
+
+
+def spans(session: Session, run_id: str) -> list[Span]:
+    """The spans of a run as trees."""
+    columns = queries.start_columns(session.shape)
+    start = None
+    if columns:
+        picked = session.shape.pick("runs", "r", *columns)
+        start = parse_instant(session.value(f"SELECT {picked} FROM runs r WHERE r.run_id = ?", (run_id,)))
+    return build_trees(span_rows(session, run_id), start)
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------
+
+
+def evaluations(session: Session, run_id: str | None, limit: int) -> list[Evaluation]:
+    """Evaluations, newest first."""
+    if not session.shape.has("evaluations", "run_id", "score"):
+        return []
+    where, values = ("WHERE run_id = ?", [run_id]) if run_id is not None else ("", [])
+    sql = (
+        "SELECT run_id, step_name, score, feedback, metadata, created_at FROM evaluations "
+        f"{where} ORDER BY created_at DESC, rowid DESC LIMIT ?"
+    )
+    return [
+        Evaluation(str(r[0]), r[1], r[2], r[3], _readable(r[4]), parse_instant(r[5]))
+        for r in session.rows(sql, (*values, limit))
+    ]
+
+
+def system_entries(session: Session, key: str | None = None) -> list[SystemEntry]:
+    """Global keys with their values, by key."""
+    if not session.shape.has("system_state", "key", "value"):
+        return []
+    where, values = ("WHERE key = ?", (key,)) if key is not None else ("", ())
+    sql = f"SELECT key, value, updated_at FROM system_state {where} ORDER BY key"
+    return [SystemEntry(str(r[0]), _readable(r[1]), parse_instant(r[2])) for r in session.rows(sql, values)]

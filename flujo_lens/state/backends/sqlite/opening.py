@@ -1,0 +1,242 @@
+"""Opening a database file to look at it, without leaving a trace.
+
+SQLite's own read-only mode is not enough: on a checkpointed WAL store it makes ``-wal`` and ``-shm`` files and
+leaves them, it fails in a folder that is not writable, and it touches a ``-shm`` that is there. What is right
+depends on what lies beside the file (measured with SQLite 3.40; `Way` names the cases)::
+
+    rollback journal                 ROLLBACK   mode=ro: takes a shared lock, waits for a writer
+    WAL, no -wal beside it           CLEAN      immutable=1: takes no lock, so re-checked after the read
+    WAL, -wal and -shm beside it     LIVE       mode=ro, readonly_shm=1: sees the WAL, writes no byte
+    WAL, -wal without -shm           LEFT       unix-none and an exclusive locking mode: the index of the WAL
+                                                is built in memory; takes no lock, so re-checked
+
+The re-check is by `os.stat` alone: to open and close the file while a connection of this process is open
+would drop the locks that SQLite holds.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from flujo_lens.errors import (
+    BusyError,
+    CorruptStoreError,
+    InternalError,
+    LensError,
+    NotAStoreError,
+    ReadOnlyStoreError,
+    StoreNotFoundError,
+    UnreachableStoreError,
+)
+
+__all__ = ["Reader", "Way", "check_is_sqlite", "translate"]
+
+T = TypeVar("T")
+Stamp = tuple[int, ...]
+_MAGIC = b"SQLite format 3\x00"
+_WRITE_VERSION = 18
+_UNFINISHED = (
+    "its last write was not finished, and only a writer can roll it back (a -journal file lies beside it)"
+)
+
+
+class Way(Enum):
+    """How a file has to be opened; the value is the query of its URI."""
+
+    ROLLBACK = "mode=ro"
+    CLEAN = "mode=ro&immutable=1"
+    LIVE = "mode=ro&readonly_shm=1"
+    LEFT = "mode=ro&vfs=unix-none"
+
+    @property
+    def locks(self) -> bool:
+        """Whether SQLite itself sees to it that what is read belongs together."""
+        return self in (Way.ROLLBACK, Way.LIVE)
+
+
+def check_is_sqlite(path: Path) -> bytes:
+    """Return the first 100 bytes of a database file.
+
+    Raises:
+        StoreNotFoundError: nothing is there.
+        NotAStoreError: it is no regular file, empty, or no SQLite database.
+        UnreachableStoreError: it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise NotAStoreError(f"{path} is no regular file, so it is no SQLite store", path=str(path))
+        with open(path, "rb") as file:
+            header = file.read(100)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreNotFoundError(
+            f"there is no store at {path}", hint="nothing was created; `lens stores` lists the known ones",
+            path=str(path),
+        ) from None  # fmt: skip
+    except OSError as error:
+        raise UnreachableStoreError(f"cannot read {path}: {error.strerror or error}", path=str(path)) from error
+    if not header:
+        raise NotAStoreError(f"{path} is an empty file, so it is no state store", path=str(path))
+    if not header.startswith(_MAGIC):
+        raise NotAStoreError(f"{path} is no SQLite database, so it is no state store", path=str(path))
+    return header
+
+
+def _way(path: Path, header: bytes) -> Way:
+    if len(header) > _WRITE_VERSION and header[_WRITE_VERSION] == 1:
+        return Way.ROLLBACK
+    wal, shm = (os.path.exists(f"{path}-{end}") for end in ("wal", "shm"))
+    if not wal:
+        return Way.CLEAN
+    return Way.LIVE if shm else Way.LEFT
+
+
+def translate(error: sqlite3.Error, path: Path) -> LensError:
+    """The error of this package for one of SQLite's; the caller raises it ``from`` the original."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    where = str(path)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return BusyError(
+            f"{path} is locked by another process",
+            hint="try later, or wait longer: --timeout SECONDS",
+            path=where,
+        )
+    if name.startswith("SQLITE_READONLY_ROLLBACK"):
+        return UnreachableStoreError(f"cannot read {path}: {_UNFINISHED}", path=where)
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return CorruptStoreError(
+            f"{path} is damaged: {error}",
+            hint=f"copy the file first; then `sqlite3 {path} .recover` saves what can be read",
+            path=where,
+        )
+    if name.startswith("SQLITE_READONLY"):
+        return ReadOnlyStoreError(f"{path} is read-only: {error}", path=where)
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR", "SQLITE_AUTH", "SQLITE_FULL")):
+        return UnreachableStoreError(f"cannot read {path}: {error}", path=where)
+    return InternalError(f"SQLite says of {path}: {error}", path=where)
+
+
+def _stamp_of(path: Path | str) -> Stamp:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+class Reader:
+    """One read-only connection to one file, opened again when what it sees has become stale.
+
+    Not thread-safe: every call but `interrupt` belongs on one thread.
+
+    Args:
+        path: The database file.
+        timeout: Seconds to wait for a lock, or for the file to hold still.
+        prepare: Called with each new connection before it is used.
+    """
+
+    def __init__(self, path: Path, timeout: float, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        self.path = Path(os.path.realpath(path))
+        self.timeout = timeout
+        self._prepare = prepare
+        self._connection: sqlite3.Connection | None = None
+        self._way = Way.ROLLBACK
+        self._stamp: Stamp | None = None
+        self._shm_is_useless = False
+
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return ``work(connection)``, all of whose reads see the store at one moment.
+
+        Where no lock guards that, the work is done again if the file changed meanwhile.
+
+        Raises:
+            BusyError: locked, or changing, for longer than the timeout.
+            StoreError: the file is missing, damaged or no store.
+        """
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                result = self._in_snapshot(work)
+                if self.unchanged():
+                    return result
+            except sqlite3.Error as error:
+                if self.unchanged() and not self._may_open_otherwise(error):
+                    raise translate(error, self.path) from error
+            self.close()
+            if time.monotonic() > deadline:
+                raise BusyError(f"{self.path} keeps changing while it is read", hint="try again")
+
+    def _in_snapshot(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self.connection()
+        connection.execute("BEGIN")
+        try:
+            return work(connection)
+        finally:
+            connection.rollback()
+
+    def connection(self) -> sqlite3.Connection:
+        """The open connection; opened if there is none, or if the one there is has become stale."""
+        if self._connection is not None and not self._current():
+            self.close()
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        header = check_is_sqlite(self.path)
+        way = _way(self.path, header)
+        self._way = Way.LEFT if way is Way.LIVE and self._shm_is_useless else way
+        self._stamp = None if self._way.locks else self._stat()
+        uri = f"file:{quote(str(self.path))}?{self._way.value}"
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=self.timeout, isolation_level=None, check_same_thread=False
+        )
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        try:
+            if self._way is Way.LEFT:
+                connection.execute("PRAGMA locking_mode = exclusive")
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _may_open_otherwise(self, error: sqlite3.Error) -> bool:
+        """After a failure to use ``-wal`` and ``-shm``: they may be gone by now, or the ``-shm`` is useless."""
+        name = getattr(error, "sqlite_errorname", "") or ""
+        first = not self._shm_is_useless
+        if self._way is Way.LIVE and first and name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+            self._shm_is_useless = True
+            return True
+        return False
+
+    def unchanged(self) -> bool:
+        """Whether what was read since the connection was opened belongs together."""
+        return self._stamp is None or self._stamp == self._stat()
+
+    def _current(self) -> bool:
+        """Whether a new read by the open connection would see the newest that was written."""
+        return self.unchanged() and not (self._way is Way.CLEAN and os.path.exists(f"{self.path}-wal"))
+
+    def _stat(self) -> Stamp:
+        return _stamp_of(self.path) + (_stamp_of(f"{self.path}-wal") if self._way is Way.LEFT else ())
+
+    def interrupt(self) -> None:
+        """Stop the statement that runs, from any thread."""
+        if self._connection is not None:
+            self._connection.interrupt()
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._stamp = None

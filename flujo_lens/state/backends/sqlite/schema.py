@@ -1,0 +1,82 @@
+"""What a database has: its tables, columns and indexes, whatever version wrote them.
+
+Reading adapts to the columns that are there, never to ``user_version``: files that two versions of the
+library opened in turn have a mixture of both.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flujo_lens.errors import NotAStoreError
+
+__all__ = ["KNOWN_VERSION", "Shape", "read_shape"]
+
+KNOWN_VERSION = 1
+"""The newest ``user_version`` known: that of 0.6.11."""
+
+TABLES = ("workflow_state", "runs", "steps", "spans", "traces", "evaluations", "system_state")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Columns by table, and the columns that an index begins with."""
+
+    columns: dict[str, frozenset[str]]
+    leading: dict[str, frozenset[str]]
+    version: int
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Whether the table is there, with these columns."""
+        return table in self.columns and self.columns[table].issuperset(columns)
+
+    def indexed(self, table: str, column: str) -> bool:
+        """Whether an index begins with this column."""
+        return column in self.leading.get(table, frozenset())
+
+    def pick(self, table: str, alias: str, *columns: str) -> str:
+        """SQL for the first of `columns` that is set in a row, out of those that the table has."""
+        there = [f'NULLIF({alias}."{c}", \'\')' for c in columns if self.has(table, c)]
+        if not there:
+            return "NULL"
+        return there[0] if len(there) == 1 else f"COALESCE({', '.join(there)})"
+
+    def col(self, table: str, alias: str, column: str) -> str:
+        """SQL for a column, NULL where the table has none."""
+        return f'{alias}."{column}"' if self.has(table, column) else "NULL"
+
+
+def read_shape(connection: sqlite3.Connection, path: Path) -> Shape:
+    """Look at the tables of a database.
+
+    Raises:
+        NotAStoreError: it has neither a ``workflow_state`` nor a ``runs`` table.
+    """
+    columns = {table: frozenset(_names(connection, f"PRAGMA table_info({table})", 1)) for table in TABLES}
+    columns = {table: names for table, names in columns.items() if names}
+    shape = Shape(
+        columns=columns,
+        leading={table: frozenset(_leading(connection, table)) for table in columns},
+        version=int(connection.execute("PRAGMA user_version").fetchone()[0]),
+    )
+    if not (shape.has("workflow_state", "run_id", "status") or shape.has("runs", "run_id", "status")):
+        raise NotAStoreError(
+            f"{path} is a SQLite database, but no state store: it has neither a workflow_state nor a runs table",
+            path=str(path),
+        )
+    return shape
+
+
+def _names(connection: sqlite3.Connection, pragma: str, at: int) -> list[str]:
+    return [row[at] for row in connection.execute(pragma) if row[at] is not None]
+
+
+def _leading(connection: sqlite3.Connection, table: str) -> Iterable[str]:
+    for row in connection.execute(f"PRAGMA index_list({table})").fetchall():
+        name, partial_index = row[1], row[4]
+        if not partial_index:
+            quoted = str(name).replace('"', '""')
+            yield from _names(connection, f'PRAGMA index_info("{quoted}")', 2)[:1]

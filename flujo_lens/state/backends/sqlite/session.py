@@ -1,0 +1,121 @@
+"""A connection with what is known about the store behind it: its shape, and how its naive times are read."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, tzinfo
+from pathlib import Path
+from typing import Any
+
+from flujo_lens.state.backends.sqlite import queries
+from flujo_lens.state.backends.sqlite.schema import Shape, read_shape
+from flujo_lens.state.interpret import RawRun, summarise
+from flujo_lens.state.timestamps import guess_zone, local_zone, parse_instant
+from flujo_lens.state.views import RunSummary
+
+__all__ = ["Session", "open_session"]
+
+_SAMPLES = 20
+
+
+@dataclass(slots=True)
+class Session:
+    """What one connection needs to read a store.
+
+    `zone` is how a naive time in ``workflow_state`` is read; `zone_is_set` that a person said so, in which
+    case a run's own times do not overrule it.
+    """
+
+    connection: sqlite3.Connection
+    shape: Shape
+    zone: tzinfo
+    zone_is_set: bool
+
+    def rows(self, sql: str, values: Any = ()) -> sqlite3.Cursor:
+        """Execute a query."""
+        return self.connection.execute(sql, values)
+
+    def value(self, sql: str, values: Any = ()) -> Any:
+        """The first column of the first row, None if there is no row."""
+        row = self.connection.execute(sql, values).fetchone()
+        return None if row is None else row[0]
+
+    def runs(self, cursor: Iterator[tuple[Any, ...]]) -> Iterator[RunSummary]:
+        """Summaries from rows with the columns of `queries.run_columns`."""
+        for row in cursor:
+            yield self.summary(RawRun(*row))
+
+    def summary(self, raw: RawRun) -> RunSummary:
+        """The summary of one run, its naive times read in its own zone."""
+        if not isinstance(raw.run_id, str):
+            raw.run_id = _as_text(raw.run_id)
+        return summarise(raw, self.zone_of(raw))
+
+    def zone_of(self, raw: RawRun) -> tzinfo:
+        """The zone of the naive times of one run's state.
+
+        What a person set counts first, then the offset between the run's own naive and UTC times.
+        """
+        if self.zone_is_set or self.zone is UTC or not raw.run_end:
+            return self.zone
+        return guess_zone([(raw.state_updated, raw.run_end)]) or self.zone
+
+
+def _as_text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def open_session(connection: sqlite3.Connection, path: Path, zone: tzinfo | None) -> Session:
+    """Look at what a fresh connection leads to.
+
+    Args:
+        connection: A connection to the store.
+        path: The file, for messages.
+        zone: How naive local times are to be read; None to find out.
+
+    Raises:
+        NotAStoreError: the database is no state store.
+    """
+    shape = read_shape(connection, path)
+    session = Session(connection, shape, zone or UTC, zone is not None)
+    if zone is None and _has_naive_states(session):
+        session.zone = guess_zone(_both_times(session)) or local_zone()
+    return session
+
+
+def _has_naive_states(session: Session) -> bool:
+    """Whether the oldest or the newest state has a time without a zone."""
+    if not session.shape.has("workflow_state", "updated_at"):
+        return False
+    for end in ("ASC", "DESC"):
+        text = session.value(f"SELECT updated_at FROM workflow_state ORDER BY rowid {end} LIMIT 1")
+        if isinstance(text, str) and parse_instant(text) and not _has_zone(text):
+            return True
+    return False
+
+
+def _has_zone(text: str) -> bool:
+    return text.endswith("Z") or "+" in text[10:] or "-" in text[10:]
+
+
+def _both_times(session: Session) -> list[tuple[Any, Any]]:
+    """Local and UTC times of the same runs, the newest first."""
+    if not session.shape.has("runs", "end_time"):
+        return []
+    return session.rows(
+        "SELECT s.updated_at, r.end_time FROM workflow_state s JOIN runs r ON r.run_id = s.run_id "
+        f"WHERE r.end_time <> '' ORDER BY s.rowid DESC LIMIT {_SAMPLES}"
+    ).fetchall()
+
+
+def page_ids(session: Session, ids: list[str], *, details: bool) -> list[RunSummary]:
+    """The runs with these ids, in their order."""
+    if not ids:
+        return []
+    from orjson import dumps
+
+    sql = queries.by_ids(session.shape, "SELECT value FROM json_each(?)", details=details)
+    found = {run.run_id: run for run in session.runs(session.rows(sql, (dumps(ids).decode(),)))}
+    return [found[run_id] for run_id in ids if run_id in found]

@@ -1,0 +1,254 @@
+"""Runs in the order of their start, read off the indexes that the library makes: no sorting, no OFFSET.
+
+Two or three ordered streams (``runs`` by start, states without a run by their save) are merged. Where an
+index's order is not quite that of the instants, `TextOrder.slack` says by how much a row may be late, and a
+row waits until no earlier one can come.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flujo_lens.state.backends.base import Position
+from flujo_lens.state.backends.sqlite import queries
+from flujo_lens.state.backends.sqlite.order import TextOrder, text_order
+from flujo_lens.state.backends.sqlite.session import Session
+from flujo_lens.state.matching import sort_key
+from flujo_lens.state.views import RunFilter, RunSummary
+
+__all__ = ["BudgetSpent", "Walk", "walk"]
+
+_RUNS, _WS = "runs", "workflow_state"
+Key = tuple[Any, ...]
+
+
+class BudgetSpent(Exception):
+    """The walk looked at as many rows as it was allowed without coming to the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What is walked: where from, which way, and how far at most.
+
+    `budget` is how many rows of each stream are looked at; None for all.
+    """
+
+    wanted: RunFilter
+    after: Position | None = None
+    reverse: bool = False
+    budget: int | None = None
+
+    @property
+    def direction(self) -> str:
+        return "ASC" if self.reverse else "DESC"
+
+
+def walk(session: Session, way: Walk) -> Iterator[RunSummary]:
+    """Yield runs in order, without details, a superset of those wanted.
+
+    Raises:
+        BudgetSpent: the next run would lie beyond the budget.
+    """
+    undated_first = way.reverse
+    past_dated = way.after is not None and way.after[0] is None
+    if undated_first:
+        yield from _undated(session, way)
+    if undated_first or not past_dated:
+        after = None if past_dated else way.after
+        yield from _merged(_streams(session, way, after), way, after)
+    if not undated_first:
+        yield from _undated(session, way)
+
+
+def _undated(session: Session, way: Walk) -> Iterator[RunSummary]:
+    """Runs without a readable start, by id."""
+    if way.wanted.since is not None or way.wanted.until is not None:
+        return
+    if way.after is not None and way.after[0] is not None and way.reverse:
+        return
+    sql = queries.by_ids(session.shape, queries.unreadable_starts(session.shape), details=False)
+    found = sorted(session.runs(session.rows(sql)), key=sort_key, reverse=not way.reverse)
+    after = way.after[1] if way.after is not None and way.after[0] is None else None
+    for run in found:
+        if run.created_at is None and (after is None or (run.run_id > after) == way.reverse and run.run_id != after):
+            yield run
+
+
+class _Stream:
+    """One ordered source, with the row that is next."""
+
+    def __init__(
+        self, rows: Iterator[RunSummary], slack: timedelta, sign: int, at_end: Callable[[], None]
+    ) -> None:
+        self._rows, self._slack, self._sign, self._at_end = rows, slack, sign, at_end
+        self.done = False
+        self.frontier: datetime | None = None
+
+    def pull(self) -> RunSummary | None:
+        """The next row; None at the end.
+
+        Raises:
+            BudgetSpent: there are more rows, and they may not be looked at.
+        """
+        run = next(self._rows, None)
+        if run is None:
+            self.done = True
+            self._at_end()
+        elif run.created_at is not None:
+            self.frontier = run.created_at
+        return run
+
+    def may_come_before(self, when: datetime) -> bool:
+        """Whether a row that is still to come can have to go before (or beside) one of `when`."""
+        if self.done:
+            return False
+        if self.frontier is None:
+            return True
+        late = self.frontier - self._sign * self._slack
+        return late <= when if self._sign > 0 else late >= when
+
+
+def _streams(session: Session, way: Walk, after: Position | None) -> list[_Stream]:
+    made = []
+    if session.shape.has(_RUNS):
+        made += [_run_stream(session, way, after, at) for at in range(len(queries.start_columns(session.shape)))]
+    if session.shape.has(_WS, "created_at"):
+        made.append(_state_stream(session, way, after))
+    return made
+
+
+def _order_of(session: Session, table: str, column: str, naive: Any) -> TextOrder:
+    """The order of a column, from the ends of its index; without one, SQLite has to sort it anyway."""
+    ends = [
+        session.value(
+            f"SELECT \"{column}\" FROM {table} WHERE \"{column}\" GLOB '{queries.READABLE}' "
+            f'AND "{column}" >= \'0\' AND "{column}" < \':\' ORDER BY "{column}" {way} LIMIT 1'
+        )
+        for way in ("ASC", "DESC")
+    ]
+    return text_order(ends[0], ends[1], naive)
+
+
+def _run_stream(session: Session, way: Walk, after: Position | None, at: int) -> _Stream:
+    column = queries.start_columns(session.shape)[at]
+    order = _order_of(session, _RUNS, column, UTC)
+    bounds, values = _bounds(order, way, after)
+    extra, more = _status_condition(session, way.wanted, state=True, run=True)
+    sql = queries.runs_by_start(session.shape, at, bounds, extra, way.direction, way.budget)
+    columns = queries.run_columns(session.shape, "r.run_id", state=True, run=True, details=False)
+    count = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {bounds.format(c=column)} LIMIT {way.budget})"
+    return _stream(session, way, sql.replace("{columns}", columns), (*values, *more), count, values, order)
+
+
+def _state_stream(session: Session, way: Walk, after: Position | None) -> _Stream:
+    order = _order_of(session, _WS, "created_at", session.zone)
+    bounds, values = _bounds(order, way, after)
+    extra, more = _status_condition(session, way.wanted, state=True, run=False)
+    sql = queries.states_by_first_save(session.shape, bounds, extra, way.direction, way.budget)
+    columns = queries.run_columns(session.shape, "s.run_id", state=True, run=False, details=False)
+    count = (
+        "SELECT count(*) FROM (SELECT 1 FROM workflow_state "
+        f"WHERE {bounds.format(c='created_at')} LIMIT {way.budget})"
+    )
+    return _stream(session, way, sql.replace("{columns}", columns), (*values, *more), count, values, order)
+
+
+def _stream(
+    session: Session, way: Walk, sql: str, values: tuple[Any, ...], count: str, bound: list[Any], order: TextOrder
+) -> _Stream:
+    def at_end() -> None:
+        if way.budget is not None and session.value(count, bound) >= way.budget:
+            raise BudgetSpent
+
+    return _Stream(session.runs(session.rows(sql, values)), order.slack, 1 if way.reverse else -1, at_end)
+
+
+def _bounds(order: TextOrder, way: Walk, after: Position | None) -> tuple[str, list[Any]]:
+    """Conditions on ``{c}`` that leave out what lies outside the asked time, or before the page."""
+    least, most = way.wanted.since, way.wanted.until
+    border = after[0] if after is not None else None
+    if border is not None and way.reverse:
+        least = border if least is None else max(least, border)
+    elif border is not None:
+        most = border if most is None else min(most, border)
+    values = ["0" if least is None else order.at_least(least), ":" if most is None else order.at_most(most)]
+    return "{c} >= ? AND {c} < ?", values
+
+
+def _status_condition(session: Session, wanted: RunFilter, *, state: bool, run: bool) -> tuple[str, list[Any]]:
+    """SQL that leaves out most of the rows that are not wanted. What it lets pass is tested again."""
+    conditions, values = ["1"], []
+    sides = [(state and session.shape.has(_WS), _WS, "s"), (run and session.shape.has(_RUNS), _RUNS, "r")]
+    there = [(table, alias) for used, table, alias in sides if used]
+    if wanted.statuses:
+        statuses = sorted(wanted.statuses | ({"failed"} if "cancelled" in wanted.statuses else set()))
+        picks = ", ".join(session.shape.pick(table, alias, "status") for table, alias in there)
+        conditions.append(f"COALESCE({picks}, 'unreadable') IN {queries.marks(statuses)}")
+        values += statuses
+    if wanted.pipeline is not None:
+        names = [f"COALESCE({session.shape.col(table, alias, 'pipeline_name')}, '')" for table, alias in there]
+        conditions.append("(" + " OR ".join(f"{name} IN (?, 'unknown', '')" for name in names) + ")")
+        values += [wanted.pipeline] * len(names)
+    return " AND ".join(conditions), values
+
+
+def _merged(streams: list[_Stream], way: Walk, after: Position | None) -> Iterator[RunSummary]:
+    """The streams in one order, from behind `after` on."""
+    border = sort_key(RunSummary(run_id=after[1], created_at=after[0])) if after is not None else None
+    waiting: list[tuple[Key, int, RunSummary]] = []
+    pulled = 0
+    while True:
+        while waiting and not any(s.may_come_before(_start(waiting[0][2])) for s in streams):
+            run = heapq.heappop(waiting)[2]
+            if border is None or (sort_key(run) > border if way.reverse else sort_key(run) < border):
+                yield run
+        stream = _furthest_behind(streams, way.reverse)
+        if stream is None:
+            return
+        found = stream.pull()
+        if found is not None and found.created_at is not None:
+            pulled += 1
+            heapq.heappush(waiting, (_heap_key(found, way.reverse), pulled, found))
+
+
+def _start(run: RunSummary) -> datetime:
+    assert run.created_at is not None
+    return run.created_at
+
+
+def _furthest_behind(streams: list[_Stream], reverse: bool) -> _Stream | None:
+    """The stream that holds up the others: one that has not begun, else the one with the earliest frontier."""
+    live = [stream for stream in streams if not stream.done]
+    for stream in live:
+        if stream.frontier is None:
+            return stream
+    pick = min if reverse else max
+    return pick(live, key=lambda stream: stream.frontier or datetime.min.replace(tzinfo=UTC), default=None)
+
+
+def _heap_key(run: RunSummary, reverse: bool) -> Key:
+    if reverse:
+        return (_start(run).timestamp(), run.run_id)
+    return (-_start(run).timestamp(), _Backwards(run.run_id))
+
+
+class _Backwards:
+    """A text that sorts the other way round."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __lt__(self, other: _Backwards) -> bool:
+        return self.text > other.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Backwards) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)

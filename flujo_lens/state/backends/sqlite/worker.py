@@ -1,0 +1,55 @@
+"""One thread for one connection: a call is one hop, and a cancelled one stops its statement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Runs functions on a thread of its own, one after the other.
+
+    Args:
+        interrupt: Called (from the caller's thread) when a caller is cancelled while its function runs.
+    """
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        self._interrupt = interrupt
+        self._threads: ThreadPoolExecutor | None = None
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return ``work()``, done on the thread."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lens-sqlite")
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._interrupt()
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+            raise
+
+    async def iterate(self, items: Iterator[T], batch: int) -> AsyncIterator[T]:
+        """Yield the items of a generator whose work is done on the thread, `batch` of them a hop."""
+        while True:
+            found = await self.run(lambda: list(islice(items, batch)))
+            for item in found:
+                yield item
+            if len(found) < batch:
+                return
+
+    async def close(self, finish: Callable[[], None]) -> None:
+        """Do `finish` on the thread and end it."""
+        if self._threads is not None:
+            await self.run(finish)
+            self._threads.shutdown(wait=True)
+            self._threads = None

@@ -1,0 +1,65 @@
+"""Errors that differ only in numbers, ids, addresses and quotes are one error.
+
+`normalise_error` folds those to ``#``; `glob_matches` tries a pattern on a text as stored and as folded.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+__all__ = ["glob_matches", "normalise_error", "plain_error"]
+
+LONGEST = 200
+"""Characters of a normalised error; two errors that agree so far are one."""
+
+_WRAPPERS = ("Agent execution failed with ",)
+_FOLD = re.compile(
+    r"""
+      (?<!\w)'[^'\n]*'(?!\w) | "[^"\n]*" | `[^`\n]*` | ‘[^’\n]*’ | “[^”\n]*”   # quotes
+    | (?P<scheme>\b[a-zA-Z][\w+.-]*://)\S+                                     # addresses in the net
+    | \b0[xX][0-9a-fA-F]+\b                                                    # addresses in memory
+    | \b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b                 # UUIDs
+    | \b(?=\w*\d)(?:[A-Za-z]+_)*[0-9a-fA-F]{8,}\b                              # run_3d910948, 8f3a91c2
+    | \b(?=\w*\d)(?:req|run|msg|chatcmpl|call|bg|org|file|task)[_-][0-9A-Za-z]{6,}\b
+    | (?<![A-Za-z_])[+-]?\d+(?:[.,:/-]\d+)*(?:[eE][+-]?\d+)?                   # numbers, dates, times
+    | \d{3,}
+    """,
+    re.VERBOSE,
+)
+_QUOTES = "'\"`‘“"
+
+
+def plain_error(text: str) -> str:
+    """The first line of an error that says something, without what the library wraps round it."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    for wrapper in _WRAPPERS:
+        line = line.removeprefix(wrapper)
+    return line
+
+
+@lru_cache(maxsize=4096)
+def normalise_error(text: str) -> str:
+    """`text` in one line of at most 200 characters, with what changes from run to run folded to ``#``."""
+    folded = _FOLD.sub(_fold, plain_error(text)[: 4 * LONGEST])
+    return " ".join(folded.split())[:LONGEST] or "(no error text)"
+
+
+def _fold(match: re.Match[str]) -> str:
+    found = match.group()
+    if found[0] in _QUOTES:
+        return f"{found[0]}#{found[-1]}"
+    return f"{match.group('scheme') or ''}#"
+
+
+@lru_cache(maxsize=64)
+def _glob(pattern: str) -> re.Pattern[str]:
+    escaped = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.compile(escaped, re.IGNORECASE | re.DOTALL)
+
+
+def glob_matches(pattern: str, error: str) -> bool:
+    """Whether `error` as stored, in plain or in normalised form is matched by `pattern` (``*`` and ``?``)."""
+    glob = _glob(pattern)
+    forms = (error, plain_error(error), normalise_error(error))
+    return any(glob.fullmatch(form) is not None for form in forms)

@@ -1,0 +1,404 @@
+"""What the stored rows of one run mean: the one place for the rules that every driver shares.
+
+A driver fills a `RawRun` from whatever it has (a row of ``workflow_state``, one of ``runs``, or both) and
+asks `summarise`, `steps_of`, `pause_of`. The rules come from stores that the library's versions 0.4.32,
+0.4.35 and 0.6.11 wrote: the state is right about the status, ``runs`` about name, version and start, and
+cost, tokens, time, attempts and errors are in the step history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+import orjson
+
+from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.views import UNREADABLE, Pause, RunSummary, StepRecord
+
+__all__ = [
+    "BAD",
+    "RawRun",
+    "as_int",
+    "decode",
+    "named",
+    "pause_of",
+    "raw_from_documents",
+    "steps_of",
+    "summarise",
+    "unreadable",
+]
+
+NAMELESS = ("", "unknown", None)
+VERSIONLESS = ("", "latest", None)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class _Bad:
+    """The value of a blob that does not parse."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "<unreadable>"
+
+
+BAD = _Bad()
+
+
+def decode(blob: Any) -> Any:
+    """Decode a stored JSON blob; `BAD` if it does not parse.
+
+    A value that is no text or bytes is taken as decoded already. NaN and infinities, which JSON does not
+    have and 0.4.x wrote all the same, are understood.
+    """
+    if not isinstance(blob, str | bytes):
+        return blob
+    try:
+        return orjson.loads(blob)
+    except orjson.JSONDecodeError:
+        return _decode_leniently(blob)
+
+
+def _decode_leniently(blob: str | bytes) -> Any:
+    import json
+
+    try:
+        return json.loads(blob)
+    except (ValueError, RecursionError):
+        return BAD
+
+
+@dataclass(slots=True)
+class RawRun:
+    """The columns of both tables under one name each; blobs as stored, decoded when somebody asks."""
+
+    run_id: str
+    has_state: bool = False
+    has_run: bool = False
+    state_status: str | None = None
+    run_status: str | None = None
+    state_name: str | None = None
+    state_version: str | None = None
+    run_name: str | None = None
+    run_version: str | None = None
+    root_attributes: Any = None
+    state_created: Any = None
+    state_updated: Any = None
+    run_start: Any = None
+    run_updated: Any = None
+    run_end: Any = None
+    step_index: Any = None
+    state_total: Any = None
+    run_total: Any = None
+    state_error: str | None = None
+    run_error: str | None = None
+    state_ms: Any = None
+    run_ms: Any = None
+    is_background: Any = None
+    parent_run_id: str | None = None
+    task_id: str | None = None
+    background_error: str | None = None
+    metadata: Any = None
+    context: Any = None
+    history: Any = None
+    last_output: Any = None
+    failed_step: str | None = None
+    """Name of a failed row of ``steps``, where the step history does not tell."""
+    failed_step_error: Any = None
+    open_span: str | None = None
+    """Name of the newest span without an end."""
+    problems: list[str] = field(default_factory=list)
+    _decoded: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, name: str) -> Any:
+        """The decoded blob `name`, or None (and a problem noted, once) if it does not parse."""
+        if name not in self._decoded:
+            value = decode(getattr(self, name))
+            if value is BAD:
+                self.problems.append(f"{name} does not parse")
+                value = None
+            self._decoded[name] = value
+        return self._decoded[name]
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """The decoded blob `name` if it is an object, else an empty one."""
+        value = self.read(name)
+        return value if isinstance(value, dict) else {}
+
+    def steps(self) -> list[Mapping[str, Any]]:
+        """The entries of the step history that are objects."""
+        value = self.read("history")
+        return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def raw_from_documents(
+    run_id: str, state: Mapping[str, Any] | None, run: Mapping[str, Any] | None = None
+) -> RawRun:
+    """A `RawRun` from a saved state and run metadata as the contract's methods return them."""
+    state_, run_ = state or {}, run or {}
+    metadata = state_.get("metadata")
+    meta = metadata if isinstance(metadata, dict) else {}
+    return RawRun(
+        run_id=run_id,
+        has_state=state is not None,
+        has_run=run is not None,
+        state_status=_text(state_.get("status")),
+        run_status=_text(run_.get("status")),
+        state_name=_text(state_.get("pipeline_name")),
+        state_version=_text(state_.get("pipeline_version")),
+        run_name=_text(run_.get("pipeline_name")),
+        run_version=_text(run_.get("pipeline_version")),
+        state_created=_time_text(state_.get("created_at")),
+        state_updated=_time_text(state_.get("updated_at")),
+        run_start=_time_text(run_.get("start_time") or run_.get("created_at")),
+        run_updated=_time_text(run_.get("updated_at")),
+        run_end=_time_text(run_.get("end_time")),
+        step_index=state_.get("current_step_index"),
+        state_total=state_.get("total_steps"),
+        run_total=run_.get("total_steps"),
+        state_error=_text(state_.get("error_message")),
+        run_error=_text(run_.get("error_message")),
+        state_ms=state_.get("execution_time_ms"),
+        run_ms=run_.get("execution_time_ms"),
+        is_background=state_.get("is_background_task", meta.get("is_background_task")),
+        parent_run_id=_text(state_.get("parent_run_id") or meta.get("parent_run_id")),
+        task_id=_text(state_.get("task_id") or meta.get("task_id")),
+        background_error=_text(state_.get("background_error")),
+        metadata=metadata,
+        context=state_.get("pipeline_context"),
+        history=state_.get("step_history"),
+        last_output=state_.get("last_step_output"),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) or value is None else str(value)
+
+
+def _time_text(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def unreadable(run_id: str, problem: str, updated_at: datetime | None = None) -> RunSummary:
+    """The row of a run of which only a name is readable."""
+    return RunSummary(
+        run_id=run_id,
+        status=UNREADABLE,
+        created_at=updated_at,
+        updated_at=updated_at,
+        error_message=problem,
+        problems=(problem,),
+    )
+
+
+# --- the rules -----------------------------------------------------------------------------------------------
+
+
+def status_of(raw: RawRun) -> str:
+    """The effective status: the state's, or the run's where there is no state.
+
+    0.6.11 stores a cancelled run as failed in the state and completed in ``runs``; what tells it from a
+    failure is that no step of its history failed.
+    """
+    if raw.state_status is None:
+        return raw.run_status or UNREADABLE
+    doubtful = raw.state_status == "failed" and raw.run_status == "completed"
+    if doubtful and not _some_step_failed(raw):
+        return "cancelled"
+    return raw.state_status
+
+
+def _some_step_failed(raw: RawRun) -> bool:
+    entries = raw.steps()
+    if not entries and raw.problems:
+        return True
+    return raw.failed_step is not None or any(entry.get("success") is False for entry in entries)
+
+
+def named(raw: RawRun) -> tuple[str, str]:
+    """Name and version: of ``runs``, else of the state, else what the root span says."""
+    for name, version in ((raw.run_name, raw.run_version), (raw.state_name, raw.state_version)):
+        if name not in NAMELESS:
+            return str(name), version or "latest"
+    attributes = raw.mapping("root_attributes") if raw.root_attributes is not None else {}
+    if attributes.get("flujo.pipeline.name") not in NAMELESS:
+        return str(attributes["flujo.pipeline.name"]), str(attributes.get("flujo.pipeline.version") or "latest")
+    version = next((v for v in (raw.run_version, raw.state_version) if v not in VERSIONLESS), None)
+    return "unknown", version or "latest"
+
+
+def _failing_entry(raw: RawRun) -> Mapping[str, Any]:
+    return next((entry for entry in reversed(raw.steps()) if entry.get("success") is False), {})
+
+
+def _step_name(raw: RawRun, status: str) -> str | None:
+    """Where the run stands; a completed one stands nowhere."""
+    if status == "completed":
+        return None
+    if raw.is_background:
+        found: Any = raw.mapping("metadata").get("step_name")
+    elif status == "failed":
+        found = _failing_entry(raw).get("name") or raw.failed_step
+    elif status == "paused":
+        found = _paused_step(raw)
+    else:
+        found = None
+    return _text(found or raw.mapping("context").get("current_step") or raw.open_span)
+
+
+def _paused_step(raw: RawRun) -> Any:
+    context = raw.mapping("context")
+    hitl = context.get("hitl_data")
+    last = hitl.get("last_hitl_step") if isinstance(hitl, dict) else None
+    return last or context.get("loop_paused_step_name")
+
+
+def _error(raw: RawRun, status: str) -> str | None:
+    stored = raw.state_error or raw.run_error
+    if status != "failed":
+        return stored
+    background = raw.background_error or raw.mapping("metadata").get("background_error")
+    feedback = _failing_entry(raw).get("feedback")
+    return _text(stored or background or feedback or decode(raw.failed_step_error) or None)
+
+
+def pause_of(raw: RawRun, status: str) -> Pause | None:
+    """What a paused run waits for; None for any other."""
+    if status != "paused":
+        return None
+    context = raw.mapping("context")
+    scratchpad = context.get("scratchpad")
+    message = context.get("pause_message")
+    if message is None and isinstance(scratchpad, dict):
+        message = scratchpad.get("pause_message")
+    return Pause(step=_step_name(raw, status), message=_text(message))
+
+
+def as_int(value: Any) -> int | None:
+    """`value` as an int if it is a whole number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if value == int(value) else None
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _total(raw: RawRun, status: str) -> int | None:
+    for stored in (raw.state_total, raw.run_total):
+        count = as_int(stored)
+        if count:
+            return count
+    return len(raw.steps()) or None if status == "completed" else None
+
+
+def _duration(raw: RawRun, status: str, start: datetime | None, last_save: datetime | None) -> float | None:
+    if status in ("running", UNREADABLE):
+        return None
+    stored = _number(raw.run_ms)
+    if stored is not None:
+        return stored
+    if raw.has_run:
+        end = parse_instant(raw.run_end) or parse_instant(raw.run_updated) or last_save
+        return (end - start) / _MILLISECOND if start and end and end >= start else None
+    spent = _number(raw.state_ms)
+    return spent if spent is not None else _busy_ms(raw)
+
+
+def _busy_ms(raw: RawRun) -> float | None:
+    """The sum of the steps' own times: all that a store without ``runs`` tells."""
+    spent = [s for s in (_number(entry.get("latency_s")) for entry in raw.steps()) if s is not None]
+    return round(sum(spent) * 1000, 3) if spent else None
+
+
+def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
+    """The run as operators read it.
+
+    Args:
+        raw: What the store holds of it.
+        naive: The zone of naive times in the state (those of ``runs`` are UTC).
+    """
+    status = status_of(raw)
+    name, version = named(raw)
+    started, saved = parse_instant(raw.run_start), parse_instant(raw.state_updated, naive)
+    first_save = parse_instant(raw.state_created, naive)
+    instants = (started, saved, first_save, parse_instant(raw.run_updated), parse_instant(raw.run_end))
+    pause = pause_of(raw, status)
+    return RunSummary(
+        run_id=raw.run_id,
+        pipeline_name=name,
+        pipeline_version=version,
+        status=status,
+        created_at=started or first_save,
+        updated_at=max((when for when in instants if when), default=None),
+        duration_ms=_duration(raw, status, started, saved),
+        current_step_index=as_int(raw.step_index),
+        step_name=pause.step if pause else _step_name(raw, status),
+        total_steps=_total(raw, status),
+        error_message=_error(raw, status),
+        pause_message=pause.message if pause else None,
+        parent_run_id=raw.parent_run_id,
+        task_id=raw.task_id,
+        is_background_task=bool(raw.is_background),
+        metadata=raw.mapping("metadata"),
+        background_error=raw.background_error,
+        problems=tuple(raw.problems),
+    )
+
+
+# --- steps -----------------------------------------------------------------------------------------------------
+
+
+def steps_of(raw: RawRun, rows: Iterable[StepRecord], inputs: Mapping[str, list[Any]]) -> list[StepRecord]:
+    """The executed steps, from the step history and the rows of ``steps`` together.
+
+    An entry of the history and a row are one step if index and name agree; of rows that a rerun repeated,
+    the last counts. What only one of the two knows is kept.
+
+    Args:
+        raw: The run.
+        rows: Rows of ``steps`` in the order they were written.
+        inputs: Step inputs by step name, in order, as the spans have them.
+    """
+    by_key: dict[tuple[int | None, str], StepRecord] = {(r.step_index, r.step_name): r for r in rows}
+    merged: list[StepRecord] = []
+    for index, entry in enumerate(raw.steps()):
+        row = by_key.pop((index, str(entry.get("name"))), None)
+        merged.append(_merged_step(index, entry, row))
+    merged += by_key.values()
+    merged.sort(key=lambda step: (step.step_index is None, step.step_index or 0))
+    return [_with_input(step, inputs) for step in merged]
+
+
+def _merged_step(index: int, entry: Mapping[str, Any], row: StepRecord | None) -> StepRecord:
+    success, seconds = entry.get("success"), _number(entry.get("latency_s"))
+    failed = success is False
+    status = "failed" if failed else "completed" if success else (row.status if row else "completed")
+    tokens, cost = as_int(entry.get("token_counts")), _number(entry.get("cost_usd"))
+    return StepRecord(
+        step_index=index,
+        step_name=_text(entry.get("name")) or "unknown",
+        status=status,
+        output=entry["output"] if entry.get("output") is not None else row.output if row else None,
+        error=_text(entry.get("feedback") if failed else None) or (row.error if row else None),
+        cost_usd=cost if cost is not None else row.cost_usd if row else None,
+        token_counts=tokens if tokens is not None else row.token_counts if row else None,
+        duration_ms=round(seconds * 1000, 6) if seconds is not None else row.duration_ms if row else None,
+        attempts=as_int(entry.get("attempts")),
+        created_at=row.created_at if row else None,
+        input=row.input if row else None,
+    )
+
+
+def _with_input(step: StepRecord, inputs: Mapping[str, list[Any]]) -> StepRecord:
+    waiting = inputs.get(step.step_name)
+    if step.input is not None or not waiting:
+        return step
+    from dataclasses import replace
+
+    return replace(step, input=waiting.pop(0) if len(waiting) > 1 else waiting[0])

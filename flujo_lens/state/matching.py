@@ -1,0 +1,87 @@
+"""Whether a run is meant by a filter: the truth that every driver's query has to agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from flujo_lens.state.fingerprint import glob_matches
+from flujo_lens.state.views import RunFilter, RunSummary
+
+__all__ = ["matches", "needs_details", "sort_key"]
+
+_OLDEST = datetime.min
+_Test = Callable[[RunFilter, RunSummary], bool]
+
+
+def matches(wanted: RunFilter, run: RunSummary) -> bool:
+    """True if every field of `wanted` that is set holds for `run`."""
+    return all(test(wanted, run) for test in (_is_kind, _is_pipeline, _in_time, _has_text, _has_meta))
+
+
+def needs_details(wanted: RunFilter) -> bool:
+    """True if `wanted` asks for texts that are inside a run's blobs (error, pause message, metadata)."""
+    return bool(wanted.error is not None or wanted.search is not None or wanted.meta)
+
+
+def sort_key(run: RunSummary) -> tuple[datetime, str]:
+    """Orders runs by start; those without a readable one come first (last where the newest come first)."""
+    return (run.created_at.replace(tzinfo=None) if run.created_at else _OLDEST, run.run_id)
+
+
+def _is_kind(wanted: RunFilter, run: RunSummary) -> bool:
+    if wanted.statuses and run.status not in wanted.statuses:
+        return False
+    if wanted.top_level and run.is_background_task:
+        return False
+    if wanted.tasks_only and not run.is_background_task:
+        return False
+    return wanted.parent is None or run.parent_run_id == wanted.parent
+
+
+def _is_pipeline(wanted: RunFilter, run: RunSummary) -> bool:
+    return (wanted.pipeline is None or run.pipeline_name == wanted.pipeline) and (
+        wanted.version is None or run.pipeline_version == wanted.version
+    )
+
+
+def _between(when: datetime | None, since: datetime | None, until: datetime | None) -> bool:
+    if since is None and until is None:
+        return True
+    return when is not None and (since is None or when >= since) and (until is None or when < until)
+
+
+def _in_time(wanted: RunFilter, run: RunSummary) -> bool:
+    return _between(run.created_at, wanted.since, wanted.until) and _between(
+        run.updated_at, wanted.active_since, wanted.active_until
+    )
+
+
+def _has_text(wanted: RunFilter, run: RunSummary) -> bool:
+    if wanted.error is not None and (
+        run.error_message is None or not glob_matches(wanted.error, run.error_message)
+    ):
+        return False
+    if wanted.search is None:
+        return True
+    sought = wanted.search.casefold()
+    texts = (run.run_id, run.pipeline_name, run.error_message, run.pause_message)
+    return any(sought in text.casefold() for text in texts if text)
+
+
+def _has_meta(wanted: RunFilter, run: RunSummary) -> bool:
+    return all(_as_typed(run.metadata.get(key)) == value for key, value in wanted.meta)
+
+
+def _as_typed(value: Any) -> str | None:
+    """A metadata value as a person would type it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    import orjson
+
+    return orjson.dumps(value).decode()

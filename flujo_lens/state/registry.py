@@ -1,0 +1,145 @@
+"""From a URI to a driver: by a literal table, imported on use."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Mapping
+from datetime import tzinfo
+from typing import TYPE_CHECKING, Any, cast
+
+from flujo_lens.errors import (
+    ConfigError,
+    MissingExtraError,
+    StoreNotFoundError,
+    UnknownStoreError,
+    UsageError,
+    nearest,
+)
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.base import StateBackend
+
+__all__ = ["BUILT_IN", "driver_name", "load_driver", "open_backend", "scheme_of"]
+
+BUILT_IN = {
+    "sqlite": "flujo_lens.state.backends.sqlite:SQLiteBackend",
+    "file": "flujo_lens.state.backends.file:FileBackend",
+}
+EXTRAS = {"redis": "redis", "asyncpg": "postgres", "zstandard": "zstd", "cryptography": "crypto"}
+"""The extra of this package that brings a module."""
+
+ENTRY_POINTS = "flujo_lens.backends"
+_THREE = ("save_state", "load_state", "delete_state")
+
+
+def scheme_of(uri: str) -> str:
+    """The scheme of a store's URI; for a bare path, that of the driver for what is there.
+
+    Raises:
+        StoreNotFoundError: nothing is at the path.
+    """
+    scheme, separator, _ = uri.partition("://")
+    if separator:
+        return scheme.lower()
+    if os.path.isdir(uri):
+        return "file"
+    if os.path.lexists(uri):
+        return "sqlite"
+    raise StoreNotFoundError(
+        f"there is no store at {uri}",
+        hint="nothing was created; `lens stores` lists the known stores, `lens demo` makes one to play with",
+        path=uri,
+    )
+
+
+def driver_name(scheme: str, drivers: Mapping[str, str]) -> str:
+    """``module:Class`` of the driver for a scheme: of ``[drivers]``, built in, or an installed package's.
+
+    Raises:
+        UsageError: ``memory``: such a store cannot be reached from outside.
+        UnknownStoreError: there is no driver for the scheme; names the nearest.
+    """
+    if scheme in drivers:
+        return drivers[scheme]
+    if scheme in BUILT_IN:
+        return BUILT_IN[scheme]
+    if scheme == "memory":
+        raise UsageError(
+            "a memory:// store lives inside the application's process, and cannot be reached from another"
+        )
+    installed = _installed()
+    if scheme in installed:
+        return installed[scheme]
+    known = sorted({*BUILT_IN, *drivers, *installed})
+    near = nearest(scheme, known)
+    raise UnknownStoreError(
+        f'no driver for "{scheme}://"{f"; did you mean {near}://?" if near else ""} There are: {", ".join(known)}',
+        hint='a driver of your own: [drivers] in lens.toml, as in\n  dynamo = "acme_lens.dynamo:DynamoBackend"',
+    )
+
+
+def _installed() -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+
+
+def load_driver(name: str) -> type[StateBackend]:
+    """The class that ``module:Class`` names, with the contract's defaults for what it does not define.
+
+    Raises:
+        MissingExtraError: the module needs a package that is not installed.
+        ConfigError: there is no such module or class, or the class is no backend.
+    """
+    module_name, _, class_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        raise _missing(name, str(error.name)) from error
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"cannot load the driver {name}: {error}") from error
+    lacking = [method for method in _THREE if not callable(getattr(found, method, None))]
+    if not inspect.isclass(found) or lacking:
+        raise ConfigError(f"{name} is no state backend: it lacks {', '.join(lacking) or 'being a class'}")
+    return _with_defaults(found)
+
+
+def _missing(driver: str, module: str) -> UsageError:
+    extra = EXTRAS.get(module.partition(".")[0])
+    if extra is not None:
+        hint = f"pip install 'flujo-lens[{extra}]'"
+        return MissingExtraError(f"the driver {driver} needs the package {module}", hint=hint)
+    return ConfigError(
+        f"cannot load the driver {driver}: there is no module {module}",
+        hint="drivers are imported from installed packages, not from the current folder",
+    )
+
+
+def _with_defaults(found: type[Any]) -> type[StateBackend]:
+    """A backend written for the library's own base class has the three methods, but not our defaults."""
+    from flujo_lens.state.backends.base import StateBackend
+
+    if issubclass(found, StateBackend):
+        return found
+    made = type(found.__name__, (found, StateBackend), {"__module__": found.__module__})
+    return cast("type[StateBackend]", made)
+
+
+def open_backend(
+    uri: str, drivers: Mapping[str, str], *, timeout: float = 10.0, zone: tzinfo | None = None
+) -> StateBackend:
+    """The backend for a store. Nothing is created, and nothing is read yet.
+
+    Args:
+        uri: A URI or a path.
+        drivers: Drivers by scheme that come before the built-in ones.
+        timeout: Seconds to wait for a lock or a connection.
+        zone: How naive local times are read.
+    """
+    driver = load_driver(driver_name(scheme_of(uri), drivers))
+    make = getattr(driver, "from_uri", driver)
+    takes = inspect.signature(make).parameters
+    options = {name: value for name, value in (("timeout", timeout), ("zone", zone)) if name in takes}
+    return cast("StateBackend", make(uri, **options))

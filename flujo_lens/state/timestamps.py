@@ -1,0 +1,148 @@
+"""Instants out of the texts that real stores hold.
+
+The library's versions wrote four forms: aware UTC (``2026-11-21T00:11:08.689190+00:00``), naive UTC with a T
+(``runs`` of 0.4.x), naive UTC with a space (SQLite's own ``datetime('now')``) and the writer's naive local
+time (``workflow_state`` of 0.4.x). Which of the naive ones a column holds is known by the table, so the
+caller says how a naive text is read.
+
+Everything that comes out is an aware `datetime` in UTC, or None for a text that is no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+
+from flujo_lens.errors import TimeFormatError
+
+__all__ = ["EPOCH", "guess_zone", "local_zone", "parse_age", "parse_instant", "parse_when", "read_instant"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_QUARTER = timedelta(minutes=15)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_TIME_HINT = "times look like 90s, 10m, 2h, 30d, 4w, today, yesterday, 2026-11-20 or 2026-11-20T19:11:08-05:00"
+
+
+def parse_instant(text: object, naive: tzinfo = UTC) -> datetime | None:
+    """Read a stored time.
+
+    Args:
+        text: What the store holds; anything but a text gives None.
+        naive: The zone of a text without one.
+
+    Returns:
+        The instant in UTC, or None if the text is no ISO 8601 time or out of range.
+    """
+    if not isinstance(text, str):
+        return None
+    try:
+        when = datetime.fromisoformat(text)
+        if when.tzinfo is None:
+            if naive is UTC:
+                return when.replace(tzinfo=UTC)
+            when = when.replace(tzinfo=naive)
+        return when if when.tzinfo is UTC else when.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def read_instant(seconds: object) -> datetime | None:
+    """The instant of a number of seconds since 1970, or None if it is no such number."""
+    if not isinstance(seconds, int | float):
+        return None
+    try:
+        return EPOCH + timedelta(seconds=seconds)
+    except (ValueError, OverflowError):
+        return None
+
+
+def local_zone() -> tzinfo:
+    """This machine's zone, with its daylight saving rules where the system tells them."""
+    return _MachineZone()
+
+
+class _MachineZone(tzinfo):
+    """The machine's own rules by way of the C library (`datetime.astimezone` of a naive time)."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta | None:
+        return None if dt is None else dt.replace(tzinfo=None).astimezone().utcoffset()
+
+    def dst(self, dt: datetime | None) -> timedelta | None:
+        return None
+
+    def tzname(self, dt: datetime | None) -> str | None:
+        return None if dt is None else dt.replace(tzinfo=None).astimezone().tzname()
+
+    def fromutc(self, dt: datetime) -> datetime:
+        return dt.replace(tzinfo=UTC).astimezone().replace(tzinfo=self)
+
+
+def guess_zone(pairs: Iterable[tuple[object, object]]) -> tzinfo | None:
+    """The zone of the writer, from pairs of the same run's naive local and UTC times.
+
+    The two were taken within seconds, zones differ by quarters of an hour: the rounded difference is the
+    offset. Pairs that do not fit (a missing time, more than a minute off a quarter) are passed over.
+
+    Returns:
+        The fixed offset that the pairs agree on, that of the first (newest) pair if they give several,
+        None if no pair tells.
+    """
+    for local_text, utc_text in pairs:
+        local, utc = _naive(local_text), parse_instant(utc_text)
+        if local is None or utc is None:
+            continue
+        offset = local - utc.replace(tzinfo=None)
+        rounded = round(offset / _QUARTER) * _QUARTER
+        if abs(offset - rounded) <= timedelta(minutes=1) and abs(rounded) <= timedelta(hours=14):
+            return timezone(rounded)
+    return None
+
+
+def _naive(text: object) -> datetime | None:
+    try:
+        when = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return when if when is not None and when.tzinfo is None else None
+
+
+def parse_age(text: str) -> timedelta | None:
+    """``90s 10m 2h 30d 4w`` as a length of time; None if `text` has another form."""
+    number, unit = text[:-1], text[-1:].lower()
+    if not number.isascii() or not number.isdigit() or unit not in _UNITS:
+        return None
+    try:
+        return timedelta(seconds=int(number) * _UNITS[unit])
+    except OverflowError:
+        raise TimeFormatError(f'"{text}" is longer than time goes back', hint=_TIME_HINT) from None
+
+
+def parse_when(text: str, now: datetime, zone: tzinfo) -> datetime:
+    """Read a time that a person typed.
+
+    Args:
+        text: An age (counted back from `now`), ``today``, ``yesterday``, an ISO date or datetime.
+        now: The present, aware.
+        zone: The zone of a time without one, and the one whose midnight ``today`` means.
+
+    Raises:
+        TimeFormatError: none of these, or out of range.
+    """
+    asked = text.strip()
+    age = parse_age(asked)
+    try:
+        if age is not None:
+            return (now - age).astimezone(UTC)
+        if asked.lower() in ("now", "today", "yesterday"):
+            return _named(asked.lower(), now, zone).astimezone(UTC)
+        when = datetime.fromisoformat(asked)
+        return (when if when.tzinfo else when.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise TimeFormatError(f'"{text}" is no time', hint=_TIME_HINT) from None
+
+
+def _named(word: str, now: datetime, zone: tzinfo) -> datetime:
+    if word == "now":
+        return now
+    day = now.astimezone(zone).date() - timedelta(days=1 if word == "yesterday" else 0)
+    return datetime(day.year, day.month, day.day, tzinfo=zone)

@@ -1,0 +1,156 @@
+"""From span rows to trees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from flujo_lens.state.timestamps import read_instant
+from flujo_lens.state.views import Span
+
+__all__ = ["SpanRow", "build_trees", "flatten", "prune_depth", "span_rows", "spans_of_tree"]
+
+EPOCH_FROM = 1e9
+"""Seconds from which a span's clock is the date (2001); a monotonic clock would need 31 years to get there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRow:
+    """A stored span; times in seconds of the writer's clock, which is either the date's or a monotonic one."""
+
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    status: str
+    start: float | None
+    end: float | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
+    """Rows from the dicts that the contract's `get_spans` returns."""
+    return [
+        SpanRow(
+            span_id=str(span.get("span_id")),
+            parent_span_id=span.get("parent_span_id"),
+            name=str(span.get("name") or "unknown"),
+            status=str(span.get("status") or "running"),
+            start=_seconds(span.get("start_time")),
+            end=_seconds(span.get("end_time")),
+            attributes=span["attributes"] if isinstance(span.get("attributes"), dict) else {},
+        )
+        for span in spans
+    ]
+
+
+def spans_of_tree(tree: Mapping[str, Any], parent: str | None = None) -> list[SpanRow]:
+    """The spans of a stored trace tree (children under ``children``), parents first."""
+    rows: list[SpanRow] = []
+    waiting = [(tree, parent)]
+    while waiting:
+        node, above = waiting.pop()
+        rows += span_rows([{**node, "parent_span_id": above}])
+        children = node.get("children")
+        if isinstance(children, list):
+            waiting += [(child, rows[-1].span_id) for child in reversed(children) if isinstance(child, dict)]
+    return rows
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def build_trees(rows: Sequence[SpanRow], run_start: datetime | None) -> list[Span]:
+    """Roots with their children, in order of start.
+
+    A span whose parent is not among `rows` is a root; so is the first of a ring of spans that name each other
+    as parents. Offsets count from the root. Wall time comes from the span's own clock where that is the date,
+    else from `run_start` at the first root.
+    """
+    ordered = sorted(rows, key=lambda row: (row.start is None, row.start or 0.0))
+    ids = {row.span_id for row in ordered}
+    below: dict[str | None, list[SpanRow]] = {}
+    for row in ordered:
+        parent = row.parent_span_id if row.parent_span_id in ids and row.parent_span_id != row.span_id else None
+        below.setdefault(parent, []).append(row)
+    grower = _Grower(below, run_start, next((row.start for row in ordered if row.start is not None), None))
+    roots = [grower.grow(row) for row in below.get(None, [])]
+    roots += [grower.grow(row) for row in ordered if row.span_id not in grower.seen]
+    return roots
+
+
+class _Grower:
+    """Builds trees from the leaves up, without recursion: traces can be thousands of spans deep."""
+
+    def __init__(
+        self, below: dict[str | None, list[SpanRow]], run_start: datetime | None, clock_zero: float | None
+    ) -> None:
+        self.below, self.run_start, self.clock_zero = below, run_start, clock_zero
+        self.seen: set[str] = set()
+
+    def grow(self, root: SpanRow) -> Span:
+        order: list[tuple[SpanRow, int | None]] = []
+        waiting: list[tuple[SpanRow, int | None]] = [(root, None)]
+        while waiting:
+            row, parent_at = waiting.pop()
+            self.seen.add(row.span_id)
+            order.append((row, parent_at))
+            at = len(order) - 1
+            waiting += [(child, at) for child in reversed(self._children(row))]
+        return self._assemble(order, root.start)
+
+    def _children(self, row: SpanRow) -> list[SpanRow]:
+        return [child for child in self.below.get(row.span_id, []) if child.span_id not in self.seen]
+
+    def _assemble(self, order: list[tuple[SpanRow, int | None]], zero: float | None) -> Span:
+        children: list[list[Span]] = [[] for _ in order]
+        for at in range(len(order) - 1, -1, -1):
+            row, parent_at = order[at]
+            span = self._span(row, zero, tuple(reversed(children[at])))
+            if parent_at is None:
+                return span
+            children[parent_at].append(span)
+        raise AssertionError("a tree has a root")
+
+    def _span(self, row: SpanRow, zero: float | None, children: tuple[Span, ...]) -> Span:
+        length = None if row.start is None or row.end is None else round((row.end - row.start) * 1000, 6)
+        return Span(
+            span_id=row.span_id,
+            parent_span_id=row.parent_span_id,
+            name=row.name,
+            status=row.status,
+            start_offset_ms=None if row.start is None or zero is None else round((row.start - zero) * 1000, 6),
+            duration_ms=length,
+            started_at=self._wall_time(row.start),
+            attributes=row.attributes,
+            children=children,
+        )
+
+    def _wall_time(self, start: float | None) -> datetime | None:
+        if start is None:
+            return None
+        if start >= EPOCH_FROM:
+            return read_instant(start)
+        if self.run_start is None or self.clock_zero is None or self.clock_zero >= EPOCH_FROM:
+            return None
+        return self.run_start + timedelta(seconds=start - self.clock_zero)
+
+
+def flatten(roots: Iterable[Span]) -> list[Span]:
+    """All spans of the trees, parents before their children, without their ``children``."""
+    flat: list[Span] = []
+    waiting = list(reversed(list(roots)))
+    while waiting:
+        span = waiting.pop()
+        flat.append(replace(span, children=()))
+        waiting += reversed(span.children)
+    return flat
+
+
+def prune_depth(roots: Iterable[Span], depth: int) -> list[Span]:
+    """The trees down to `depth` levels (1: the roots alone)."""
+    if depth < 1:
+        return []
+    return [replace(span, children=tuple(prune_depth(span.children, depth - 1))) for span in roots]
