@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import timedelta, tzinfo
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -62,8 +61,7 @@ LENS_TIMEOUT = "LENS_TIMEOUT"
 USUAL_STORE = "flujo_ops.db"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One row of ``lens config``: a dotted key, its value as effective (passwords masked), and its source."""
 
     key: str
@@ -71,8 +69,7 @@ class Setting:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoreEntry:
+class StoreEntry(NamedTuple):
     """A store that a file names.
 
     Attributes:
@@ -100,8 +97,7 @@ class DefaultStore(NamedTuple):
     place: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """All settings.
 
     Attributes:
@@ -141,8 +137,7 @@ class Settings:
     default: DefaultStore | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoreChoice:
+class StoreChoice(NamedTuple):
     """The store that is meant.
 
     Attributes:
@@ -306,9 +301,7 @@ def _checked(file: SourceFile, where: tuple[str, ...], check: Callable[[Any], T]
         raise file.error(where, exc.must, exc.hint) from exc
 
 
-def _merged(
-    files: Sequence[SourceFile], table: str, make: Callable[[SourceFile, str, Any], T]
-) -> dict[str, T]:
+def _merged(files: Sequence[SourceFile], table: str, make: Callable[[SourceFile, str, Any], T]) -> dict[str, T]:
     """What `make` makes of each row of `table`, by name; all are made, the first file's is kept."""
     merged: dict[str, T] = {}
     for file in files:
@@ -333,7 +326,7 @@ def _entry(file: SourceFile, name: str, table: Mapping[str, Any], world: World) 
         Setting(f"stores.{name}.uri", mask_uri(entry.uri), entry.source),
         Setting(f"stores.{name}.readonly", readonly, said),
     )
-    return _FoundStore(replace(entry, name=name, readonly=readonly, source=file.source(*where)), rows)
+    return _FoundStore(entry._replace(name=name, readonly=readonly, source=file.source(*where)), rows)
 
 
 def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> StoreEntry:
@@ -349,9 +342,7 @@ def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> 
     return StoreEntry("", uri, False, file.source(*where), base, problem)
 
 
-def _defaults(
-    files: Sequence[SourceFile], stores: Mapping[str, StoreEntry], world: World
-) -> Iterator[DefaultStore]:
+def _defaults(files: Sequence[SourceFile], stores: Mapping[str, StoreEntry], world: World) -> Iterator[DefaultStore]:
     """The default store of each file that has one: its `default`, or the only store it names."""
     for file in files:
         own: tuple[str, ...] = tuple(file.data.get("stores", {}))
@@ -443,7 +434,7 @@ def choose_store(world: World, settings: Settings, store: str | None = None) -> 
     for variable in (LENS_STORE, FLUJO_STATE_URI):
         if world.env.get(variable):
             choice = _named(world, settings, world.env[variable], variable)
-            return replace(choice, overridden=_conflict(choice, settings.default))
+            return choice._replace(overridden=_conflict(choice, settings.default))
     if settings.default:
         return _of_entry(settings.default.entry, settings.default.source)
     usual = _usual_store(world)

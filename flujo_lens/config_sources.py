@@ -33,7 +33,7 @@ def _current_folder() -> Path:
         return Path(os.environ.get("PWD", "/"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class World:
     """What settings depend on outside the program.
 

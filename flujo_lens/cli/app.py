@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.context import App, World
-from flujo_lens.cli.options import command
+from flujo_lens.cli.options import CommonOptions, command
 from flujo_lens.errors import InternalError, LensError, UsageError, nearest
 
 __all__ = ["COMMANDS", "build", "main", "run"]
@@ -135,7 +135,7 @@ def _defaults(built: Any, ctx: typer.Context) -> dict[str, Any]:
     return {p.name: p.get_default(ctx) for p in built.params if p.name and p.expose_value}
 
 
-# --- errors ------------------------------------------------------------------------------------------------------------
+# --- errors
 
 
 def run(arguments: Sequence[str], world: World) -> int:
@@ -149,19 +149,36 @@ def run(arguments: Sequence[str], world: World) -> int:
     except BrokenPipeError:
         _silence(world)
         return exit_codes.OK
+    except SystemExit as left:
+        if not isinstance(left.__context__, BrokenPipeError):
+            raise
+        _silence(world)  # Typer leaves with 1 where the pipe is closed
+        return exit_codes.OK
     except (KeyboardInterrupt, typer.Abort):
         return exit_codes.INTERRUPTED
     except typer.TyperException as error:
         return _tell(app, UsageError(_sentence(error), hint=_usage_hint(error)), arguments)
     except LensError as error:
         return _tell(app, error, arguments)
-    except Exception as error:
-        fault = InternalError(
-            f"a fault of lens itself: {type(error).__name__}: {error}",
-            hint="nothing was changed; please report it with the output of the same command and --debug",
-        )
+    except Exception as error:  # noqa: BLE001 - the funnel: whatever comes this far is our own fault
+        fault = _fault(error, arguments)
         fault.__cause__ = error
         return _tell(app, fault, arguments)
+
+
+def _fault(error: Exception, arguments: Sequence[str]) -> LensError:
+    typed = next((argument for argument in arguments if not _is_text(argument)), None)
+    if isinstance(error, UnicodeEncodeError) and typed is not None:
+        return UsageError(f"{typed!a} is no text", hint="what is typed has to be in UTF-8")
+    return InternalError(
+        f"a fault of lens itself: {type(error).__name__}: {error}",
+        hint="nothing was changed; please report it with the output of the same command and --debug",
+    )
+
+
+def _is_text(argument: str) -> bool:
+    """False where bytes were typed that the locale's encoding does not know: they come as lone surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in argument)
 
 
 def _sentence(error: typer.TyperException) -> str:
@@ -177,6 +194,7 @@ def _usage_hint(error: typer.TyperException) -> str:
 
 def _tell(app: App, error: LensError, arguments: list[str]) -> int:
     _flush_what_came_before(app.world)
+    app = _with_colour(app, arguments)
     if "--debug" in arguments:
         import traceback
 
@@ -188,6 +206,14 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
     else:
         app.tell(_for_people(app, error))
     return exit_codes.exit_code_of(error)
+
+
+def _with_colour(app: App, arguments: list[str]) -> App:
+    """The --color of a command line that may be wrong elsewhere."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    asked = [two if one == "--color" else one.removeprefix("--color=") for one, two in pairs if "--color" in one]
+    when = asked[-1] if asked else None
+    return app.with_options(CommonOptions(color=when)) if when in ("auto", "always", "never") else app
 
 
 def _flush_what_came_before(world: World) -> None:
@@ -224,10 +250,20 @@ def _silence(world: World) -> None:
         return
 
 
+def _as_typed(argument: str) -> str:
+    """A word in UTF-8 that Python has read in a poorer locale's encoding."""
+    if _is_text(argument):
+        return argument
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeDecodeError:
+        return argument
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program ``lens``."""
     world = World()
-    code = run(sys.argv[1:] if arguments is None else arguments, world)
+    code = run([_as_typed(word) for word in sys.argv[1:]] if arguments is None else arguments, world)
     try:
         sys.stdout.flush()
     except BrokenPipeError:

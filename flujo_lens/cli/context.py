@@ -31,7 +31,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class World:
     """All that lens takes from outside; tests hand in their own.
 
@@ -88,7 +88,7 @@ class World:
         return terminal and self.env.get("TERM") != "dumb"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class App:
     """What a command works with: the world and the common options of this invocation."""
 
@@ -99,23 +99,21 @@ class App:
         """The same with the options of a command; those given before the command count where it has none."""
         mine = {
             name: value if value not in (None, False) else getattr(self.options, name)
-            for name, value in vars(options).items()
+            for name, value in options._asdict().items()
         }
         merged = CommonOptions(**mine)
         if merged.color is not None and merged.color not in _COLOURS:
             raise UnknownValueError.of("--color", merged.color, _COLOURS)
         return replace(self, options=merged)
 
-    # --- settings --------------------------------------------------------------------------------------------------
+    # --- settings
 
     @cached_property
     def _config_world(self) -> Any:
         from flujo_lens.config import World as ConfigWorld
 
         world = self.world
-        return ConfigWorld(
-            env=world.env, cwd=world.cwd, user_config_dir=world.user_config_dir, etc_dir=world.etc_dir
-        )
+        return ConfigWorld(env=world.env, cwd=world.cwd, user_config_dir=world.user_config_dir, etc_dir=world.etc_dir)
 
     @cached_property
     def settings(self) -> Settings:
@@ -141,7 +139,7 @@ class App:
 
         return self.world.zone or local_zone()
 
-    # --- the store ---------------------------------------------------------------------------------------------------
+    # --- the store
 
     def run(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         """Return what `work` makes of the opened store; the store is closed in any case."""
@@ -151,9 +149,7 @@ class App:
         from flujo_lens.state.registry import open_backend
 
         settings, store = self.settings, self.store
-        backend = open_backend(
-            store.uri, settings.drivers, timeout=settings.timeout, zone=settings.timezone
-        )
+        backend = open_backend(store.uri, settings.drivers, timeout=settings.timeout, zone=settings.timezone)
         try:
             return await work(backend)
         except Exception as error:
@@ -167,7 +163,7 @@ class App:
 
         return run_filter(options, self.world.now(), self.zone, **more)
 
-    # --- printing ----------------------------------------------------------------------------------------------------
+    # --- printing
 
     def output(self, options: OutputOptions, formats: tuple[str, ...] | None = None) -> Output:
         """Where and how results are printed."""

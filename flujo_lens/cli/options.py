@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -32,8 +31,7 @@ def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
-@dataclass(frozen=True)
-class CommonOptions:
+class CommonOptions(NamedTuple):
     """What every command takes."""
 
     store: Annotated[
@@ -45,37 +43,28 @@ class CommonOptions:
     ] = None
     timeout: Annotated[
         float | None,
-        _option(
-            _COMMON, "--timeout", help="Wait so long for a lock or a connection (10).", metavar="SECONDS", min=0
-        ),
+        _option(_COMMON, "--timeout", help="Wait so long for a lock or a connection (10).", metavar="SECONDS", min=0),
     ] = None
-    color: Annotated[
-        str | None, _option(_COMMON, "--color", help="auto, always or never.", metavar="WHEN")
-    ] = None
+    color: Annotated[str | None, _option(_COMMON, "--color", help="auto, always or never.", metavar="WHEN")] = None
     quiet: Annotated[bool, _option(_COMMON, "--quiet", "-q", help="No notes on stderr.")] = False
     debug: Annotated[bool, _option(_COMMON, "--debug", help="Show the traceback of an error.")] = False
 
 
-@dataclass(frozen=True)
-class FilterOptions:
+class FilterOptions(NamedTuple):
     """Which runs are meant: the same options, with the same meaning, wherever runs are chosen."""
 
     status: Annotated[
         list[str] | None,
         _option(_FILTER, "--status", help="Of this status; repeatable, or a,b.", metavar="STATUS"),
     ] = None
-    pipeline: Annotated[
-        str | None, _option(_FILTER, "--pipeline", help="Of this pipeline.", metavar="NAME")
-    ] = None
+    pipeline: Annotated[str | None, _option(_FILTER, "--pipeline", help="Of this pipeline.", metavar="NAME")] = None
     version: Annotated[
         str | None, _option(_FILTER, "--version", help="Of this pipeline version.", metavar="VERSION")
     ] = None
     since: Annotated[
         str | None, _option(_FILTER, "--since", help="Started at or after: 2h, 30d, today.", metavar="TIME")
     ] = None
-    until: Annotated[
-        str | None, _option(_FILTER, "--until", help="Started before this time.", metavar="TIME")
-    ] = None
+    until: Annotated[str | None, _option(_FILTER, "--until", help="Started before this time.", metavar="TIME")] = None
     active_since: Annotated[
         str | None,
         _option(_FILTER, "--active-since", help="Last updated at or after this time.", metavar="TIME"),
@@ -97,8 +86,7 @@ class FilterOptions:
     top_level: Annotated[bool, _option(_FILTER, "--top-level", help="No background tasks.")] = False
 
 
-@dataclass(frozen=True)
-class OutputOptions:
+class OutputOptions(NamedTuple):
     """How what was found is printed."""
 
     output: Annotated[
@@ -109,9 +97,7 @@ class OutputOptions:
     columns: Annotated[
         str | None, _option(_OUTPUT, "--columns", help="These fields, in this order.", metavar="A,B,C")
     ] = None
-    no_header: Annotated[
-        bool, _option(_OUTPUT, "--no-header", help="No line of names above csv and tsv.")
-    ] = False
+    no_header: Annotated[bool, _option(_OUTPUT, "--no-header", help="No line of names above csv and tsv.")] = False
     utc: Annotated[bool, _option(_OUTPUT, "--utc", help="Times in UTC rather than local.")] = False
     time: Annotated[
         str | None, _option(_OUTPUT, "--time", help="iso, relative or local, in tables.", metavar="STYLE")
@@ -142,7 +128,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         function(app, **{name: _packed(group, values) if group else values[name] for name, group in plan})
 
     # Typer reads both, and neither may lead it back to the function with the groups.
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
@@ -155,15 +141,15 @@ def _spread(parameter: inspect.Parameter, hint: Any) -> list[inspect.Parameter]:
 
 
 @functools.cache
-def _members(group: type[Any]) -> list[inspect.Parameter]:
+def _members(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     return [
         inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            name, inspect.Parameter.KEYWORD_ONLY, default=group._field_defaults[name], annotation=hints[name]
         )
-        for field in fields(group)
+        for name in group._fields
     ]
 
 
-def _packed(group: type[Any], values: dict[str, Any]) -> Any:
-    return group(**{field.name: values[field.name] for field in fields(group)})
+def _packed(group: Any, values: dict[str, Any]) -> Any:
+    return group(**{name: values[name] for name in group._fields})

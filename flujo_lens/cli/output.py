@@ -71,7 +71,7 @@ class Output:
         """The fields that are printed."""
         return choose_fields(view, self.options.columns)
 
-    # --- machine formats ---------------------------------------------------------------------------------------------
+    # --- machine formats
 
     def write(self, data: bytes) -> None:
         """Bytes on stdout."""
@@ -84,9 +84,7 @@ class Output:
 
     def writer(self, view: View) -> RowWriter:
         """Writes rows of `view` as they come."""
-        return RowWriter(
-            view, self.fields(view), self.form, self.redactor, header=not self.options.no_header
-        )
+        return RowWriter(view, self.fields(view), self.form, self.redactor, header=not self.options.no_header)
 
     def rows(self, view: View, items: Iterable[Any]) -> None:
         """Print rows in a machine format."""
@@ -101,7 +99,7 @@ class Output:
         for part in document(self.redactor.value(value)):
             self.write(part)
 
-    # --- for people --------------------------------------------------------------------------------------------------
+    # --- for people
 
     @cached_property
     def console(self) -> Console:
@@ -130,7 +128,7 @@ class Output:
 
     def show(self, view: View, items: Sequence[Any], empty: str) -> None:
         """Print rows in whatever format was asked for; `empty` is said if there are none."""
-        if not items:
+        if not items and empty:
             self.app.note(empty)
         if not self.is_table:
             self.rows(view, items)

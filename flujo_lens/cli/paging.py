@@ -39,10 +39,14 @@ def print_page(
         return Page(tuple([run async for run in backend.iter_runs(wanted, after=after, reverse=reverse)]))
 
     page = app.run(work)
-    out.show(view, page.items, "no runs match" if wanted != RunFilter() else "there are no runs in this store")
+    out.show(view, page.items, _nothing(wanted))
     note_problems(app, page.items)
     if page.next is not None:
         note_next(app, page.next, len(page.items), reverse)
+
+
+def _nothing(wanted: RunFilter) -> str:
+    return "no runs match" if wanted != RunFilter() else "there are no runs in this store"
 
 
 def note_next(app: App, position: Position, shown: int, reverse: bool) -> None:
@@ -54,28 +58,30 @@ def note_next(app: App, position: Position, shown: int, reverse: bool) -> None:
 
 def note_problems(app: App, runs: Sequence[RunSummary]) -> None:
     """Say what could not be read."""
-    from flujo_lens.rendering.text import one_line
+    from flujo_lens.rendering.text import escape_controls, one_line
 
     found = ((run.run_id, problem) for run in runs for problem in run.problems)
     for run_id, problem in islice(found, MOST_PROBLEMS):
-        app.note(f"unreadable: {one_line(run_id)}: {one_line(problem)}")
-    if more := sum(len(run.problems) for run in runs) - MOST_PROBLEMS:
-        if more > 0:
-            app.note(f"unreadable: {more} more")
+        app.note(f"unreadable: {escape_controls(run_id)}: {one_line(problem)}")
+    more = sum(len(run.problems) for run in runs) - MOST_PROBLEMS
+    if more > 0:
+        app.note(f"unreadable: {more} more")
 
 
-def stream_all(
-    app: App, out: Output, view: View, wanted: RunFilter, cursor: str | None, reverse: bool
-) -> None:
+def stream_all(app: App, out: Output, view: View, wanted: RunFilter, cursor: str | None, reverse: bool) -> None:
     """All runs in a machine format, each printed as it is read."""
     after = decode_cursor(cursor) if cursor is not None else None
     writer = out.writer(view)
 
-    async def work(backend: StateBackend) -> None:
+    async def work(backend: StateBackend) -> bool:
+        found = False
         async for run in backend.iter_runs(wanted, after=after, reverse=reverse):
+            found = True
             out.write(writer.line(run))
             note_problems(app, [run])
+        return found
 
     out.write(writer.head())
-    app.run(work)
+    if not app.run(work):
+        app.note(_nothing(wanted))
     out.write(writer.tail())

@@ -14,16 +14,10 @@ from flujo_lens.cli.paging import note_problems
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.text import one_line, unescape
+from flujo_lens.rendering.text import escape_controls, one_line, unescape
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import (
-    Evaluation,
-    RunFilter,
-    RunSummary,
-    Stats,
-    StoreStatus,
-    SystemEntry,
-)
+from flujo_lens.state.figures import Stats, StoreStatus
+from flujo_lens.state.views import Evaluation, RunFilter, RunSummary, SystemEntry
 
 __all__ = [
     "evaluation_list",
@@ -72,7 +66,7 @@ def quoted(text: str) -> str:
     """`text` as one word of a shell's command line, safe to print."""
     import shlex
 
-    return shlex.quote(one_line(text))
+    return shlex.quote(escape_controls(text))
 
 
 def failed_list(app: App, out: Output, wanted: RunFilter) -> None:
@@ -106,7 +100,7 @@ def task_list(app: App, out: Output, wanted: RunFilter, parent: str | None, limi
     async def work(backend: StateBackend) -> list[RunSummary]:
         asked = wanted
         if parent is not None:
-            asked = replace(wanted, parent=await resolve_run(backend, parent, unescape(parent)))
+            asked = wanted._replace(parent=await resolve_run(backend, parent, unescape(parent)))
         page = await backend.query_runs(asked, limit=limit)
         if page.next is not None:
             app.note(f"the newest {limit}; more: lens tasks list --limit N")
@@ -133,7 +127,13 @@ async def _entries(backend: StateBackend) -> Sequence[SystemEntry]:
 
 def system_list(app: App, out: Output) -> None:
     """The global keys."""
-    out.show(columns.SYSTEM, app.run(_entries), "there is no system state")
+    entries = [_masked(out, entry) for entry in app.run(_entries)]
+    out.show(columns.SYSTEM, entries, "there is no system state")
+
+
+def _masked(out: Output, entry: SystemEntry) -> SystemEntry:
+    """The entry with what is secret in it, or by its key, masked."""
+    return entry._replace(value=out.redactor.under(entry.key, entry.value))
 
 
 def system_value(app: App, out: Output, key: str) -> None:
@@ -152,13 +152,11 @@ def system_value(app: App, out: Output, key: str) -> None:
             f'there is no key "{key}" in the system state',
             hint=f"did you mean {near}?" if near else "lens system list shows the keys",
         )
+    entry = _masked(out, entry)
     if out.options.output is None and not out.options.json:
-        out.document(out.redactor.under(entry.key, entry.value))
+        out.document(entry.value)
     elif out.form == "json":
-        row = columns.SYSTEM.row(entry, out.fields(columns.SYSTEM))
-        if "value" in row:
-            row["value"] = out.redactor.under(entry.key, entry.value)
-        out.document(row)
+        out.document(columns.SYSTEM.row(entry, out.fields(columns.SYSTEM)))
     else:
         out.show(columns.SYSTEM, [entry], "")
 
@@ -187,14 +185,14 @@ def print_status(app: App, out: Output) -> bool:
     status = app.run(work)
     for problem in status.problems:
         app.note(problem)
-    if out.is_table:
+    if out.is_table and out.options.columns is None:
         from flujo_lens.cli.status_screen import draw_status
 
         draw_status(app, out, replace(status, store=f"{label}  ({choice.source})"))
     elif out.form == "json":
         out.document(columns.STATUS.row(status, out.fields(columns.STATUS)))
     else:
-        out.rows(columns.STATUS, [status])
+        out.show(columns.STATUS, [status], "")
     return bool(status.failing or status.silent)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ShowParts", "print_final_output", "print_run"]
 
 
-@dataclass(frozen=True, slots=True)
-class ShowParts:
+class ShowParts(NamedTuple):
     """Which long texts are shown."""
 
     inputs: bool
@@ -129,7 +127,7 @@ class _Screen:
             facts.append(f"last sign {shown.ago(run.updated_at)}")
         yield Text(", ".join([*facts, self._progress(), self._spent()]))
         if run.is_background_task:
-            yield Text(f"background task of {one_line(run.parent_run_id or 'an unknown run')}")
+            yield Text(f"background task of {escape_controls(run.parent_run_id or 'an unknown run')}")
         if run.status == "failed" and run.error_message and not any(s.error for s in self.detail.steps):
             yield Text(self._clean(run.error_message), style="red")
 
@@ -161,7 +159,7 @@ class _Screen:
         if run.status in ("paused", "running", "cancelled") and run.step_name and run.step_name != last:
             index = (steps[-1].step_index if steps else -1) or 0
             steps.append(StepRecord(index + 1 if steps else 0, run.step_name, run.status))
-        return steps if self.parts.errors or not self.parts.outputs else steps
+        return steps
 
     def _draw_texts(self) -> None:
         from rich.text import Text
@@ -196,7 +194,7 @@ class _Screen:
 
         if self.detail.children:
             self.out.print(Text(f"\n{human.plural(len(self.detail.children), 'background task')}", style="bold"))
-            self.out.table(TASK, [replace(child, parent_run_id=None) for child in self.detail.children])
+            self.out.table(TASK, [child._replace(parent_run_id=None) for child in self.detail.children])
 
     def _clean(self, text: str, *, lines: bool = False) -> str:
         cleaned = self.out.redactor.text(text)

@@ -12,8 +12,8 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens import quoted
 from flujo_lens.rendering import human
-from flujo_lens.rendering.text import one_line
-from flujo_lens.state.views import FailureGroup, StoreStatus
+from flujo_lens.rendering.text import escape_controls, one_line
+from flujo_lens.state.figures import FailureGroup, StoreStatus
 
 __all__ = ["draw_status"]
 
@@ -71,7 +71,7 @@ def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
     yield "silent", "yellow", Text(text), "lens list --status running"
     for run in status.silent[:_MOST]:
         where = f" at {one_line(run.step_name)}" if run.step_name else ""
-        yield "", "", Text(f"  {one_line(run.run_id)}{where}, {out.human.ago(run.updated_at)}"), ""
+        yield "", "", Text(f"  {escape_controls(run.run_id)}{where}, {out.human.ago(run.updated_at)}"), ""
 
 
 def _waiting(out: Output, status: StoreStatus) -> Iterator[_Line]:
@@ -93,5 +93,3 @@ def _next(status: StoreStatus) -> str:
     if status.oldest_waiting is not None:
         return f"lens show {quoted(status.oldest_waiting.run_id)} · lens waiting"
     return "lens list · lens stats"
-
-

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.filters import statuses
@@ -21,8 +20,7 @@ from flujo_lens.state.views import SPAN_STATUSES, Span
 __all__ = ["SpanChoice", "print_trace"]
 
 
-@dataclass(frozen=True, slots=True)
-class SpanChoice:
+class SpanChoice(NamedTuple):
     """Which spans, and whether as a tree."""
 
     flat: bool

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import FailureGroup, RunFilter, RunSummary
+from flujo_lens.state.figures import FailureGroup
+from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["FailureReport", "failed_runs", "failure_report", "silent_runs"]
 
@@ -28,7 +29,7 @@ class FailureReport:
 
 def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool = True) -> AsyncIterator[RunSummary]:
     """The failed runs that `wanted` admits, with their errors."""
-    return backend.iter_runs(replace(wanted, statuses=FAILED), ordered=ordered)
+    return backend.iter_runs(wanted._replace(statuses=FAILED), ordered=ordered)
 
 
 async def failure_report(
@@ -40,7 +41,7 @@ async def failure_report(
     async for run in failed_runs(backend, wanted, ordered=False):
         failures.add_run(run)
         problems += [f"{run.run_id}: {problem}" for problem in run.problems]
-    apart = replace(wanted, active_since=None, active_until=None, error=None)
+    apart = wanted._replace(active_since=None, active_until=None, error=None)
     silent = await silent_runs(backend, apart, now, silent_after)
     return FailureReport(failures.groups(), failures.count, len(silent), tuple(problems))
 
@@ -50,6 +51,6 @@ async def silent_runs(
 ) -> list[RunSummary]:
     """Runs that are said to run and have not been saved for `silent_after`, the longest silent first."""
     border = now - silent_after
-    quiet = replace(wanted, statuses=RUNNING, active_until=border)
+    quiet = wanted._replace(statuses=RUNNING, active_until=border)
     found = [run async for run in backend.iter_runs(quiet, ordered=False)]
     return sorted(found, key=lambda run: (run.updated_at or border, run.run_id))

@@ -72,7 +72,7 @@ def _ambiguous(text: str, found: list[str]) -> AmbiguousRunError:
     more = ["and more"] if len(found) > MOST_CANDIDATES else []
     return AmbiguousRunError(
         f'"{text}" is the beginning of several run ids',
-        hint="\n".join(["type more of the one you mean:", *(f"  {run_id}" for run_id in shown), *more]),
+        hint="\n".join(["type more of the one you mean:", *map(_indented, shown), *more]),
         run_id=text,
         candidates=shown,
     )
@@ -80,12 +80,17 @@ def _ambiguous(text: str, found: list[str]) -> AmbiguousRunError:
 
 def _not_found(text: str, similar: list[str]) -> RunNotFoundError:
     short = f" (a prefix has {LEAST_PREFIX} or more characters)" if len(text) < LEAST_PREFIX else ""
-    hint = "there are:\n" + "\n".join(f"  {run_id}" for run_id in similar) if similar else None
+    hint = "\n".join(["there are:", *map(_indented, similar)]) if similar else None
     return RunNotFoundError(
         f'no run "{text}" in this store{short}',
         hint=hint or "lens list --search TEXT finds runs by a part of the id, the newest: lens list",
         run_id=text,
     )
+
+
+def _indented(run_id: str) -> str:
+    """An id as one line of a hint."""
+    return "  " + run_id.replace("\n", "\\n")
 
 
 async def _similar(backend: StateBackend, text: str) -> list[str]:
@@ -105,7 +110,7 @@ async def read_run(backend: StateBackend, text: str, unescaped: str | None = Non
     return detail
 
 
-# --- pages -----------------------------------------------------------------------------------------------------------
+# --- pages
 
 
 def encode_cursor(position: Position) -> str:

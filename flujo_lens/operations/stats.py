@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import RunFilter, Stats
+from flujo_lens.state.figures import Stats
+from flujo_lens.state.views import RunFilter
 
 __all__ = ["statistics"]
 

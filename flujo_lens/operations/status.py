@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from flujo_lens.operations.failures import failed_runs, silent_runs
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import RunFilter, RunSummary, StoreStatus
+from flujo_lens.state.figures import StoreStatus
+from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["WINDOW", "store_status"]
 
@@ -54,7 +54,7 @@ async def _failing(backend: StateBackend, now: datetime, wanted: RunFilter) -> t
     """The failures of the last hour, and how many a usual hour of the day before had."""
     failing = Failures()
     before = 0
-    recent = replace(wanted, active_since=now - WINDOW * (USUAL_OVER + 1))
+    recent = wanted._replace(active_since=now - WINDOW * (USUAL_OVER + 1))
     async for run in failed_runs(backend, recent, ordered=False):
         if run.updated_at is not None and run.updated_at >= now - WINDOW:
             failing.add_run(run)
@@ -66,7 +66,7 @@ async def _failing(backend: StateBackend, now: datetime, wanted: RunFilter) -> t
 async def _waiting(backend: StateBackend, wanted: RunFilter) -> tuple[int, RunSummary | None]:
     oldest: RunSummary | None = None
     count = 0
-    paused = replace(wanted, statuses=frozenset({"paused"}))
+    paused = wanted._replace(statuses=frozenset({"paused"}))
     async for run in backend.iter_runs(paused, ordered=False):
         count += 1
         since = run.updated_at

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flujo_lens.errors import OperationFailedError, UsageError
 from flujo_lens.operations.runs import read_run
@@ -16,8 +15,7 @@ from flujo_lens.state.views import RunSummary, Span
 __all__ = ["Trace", "pick_spans", "read_trace", "read_trace_file"]
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """The span trees of a run; `run` is None where they come from a file."""
 
     roots: Sequence[Span]
@@ -32,11 +30,7 @@ async def read_trace(backend: StateBackend, text: str, unescaped: str | None = N
 
 def pick_spans(spans: Sequence[Span], statuses: frozenset[str], name: str | None) -> list[Span]:
     """The flat spans of these statuses (any, if empty) and this name."""
-    return [
-        span
-        for span in spans
-        if (not statuses or span.status in statuses) and (name is None or span.name == name)
-    ]
+    return [span for span in spans if (not statuses or span.status in statuses) and (name is None or span.name == name)]
 
 
 def read_trace_file(path: Path) -> Trace:

@@ -7,9 +7,8 @@ several fields may share a column there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from flujo_lens.errors import UnknownValueError
 from flujo_lens.rendering import human
@@ -22,16 +21,14 @@ Cell = str
 Getter = Callable[[Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One public field of a view."""
 
     name: str
     get: Getter
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """One column of a table.
 
     Attributes:
@@ -48,8 +45,7 @@ class Shown:
     style: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A kind of row: its public fields, and its table."""
 
     name: str
@@ -103,7 +99,7 @@ def human_value(value: Any, name: str, shown: Human) -> str:
     return compact(value)
 
 
-# --- runs --------------------------------------------------------------------------------------------------------
+# --- runs
 
 
 def _pipeline(run: Any, _: Human) -> str:
@@ -201,7 +197,7 @@ TASK = View(
     id="run_id",
 )
 
-# --- parts of a run ------------------------------------------------------------------------------------------------
+# --- parts of a run
 
 STEP = View(
     name="step",
@@ -259,7 +255,7 @@ def _span_error(span: Any) -> str:
     return plain_error(str(feedback)) if feedback and span.status == "failed" else ""
 
 
-# --- groups and counts ---------------------------------------------------------------------------------------------
+# --- groups and counts
 
 FAILURE = View(
     name="failure",
@@ -360,7 +356,7 @@ STATUS = View(
     id="",
 )
 
-# --- the rest ------------------------------------------------------------------------------------------------------
+# --- the rest
 
 EVALUATION = View(
     name="evaluation",

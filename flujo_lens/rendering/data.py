@@ -19,7 +19,10 @@ __all__ = ["FORMATS", "MACHINE_FORMATS", "RowWriter", "check_format", "compact",
 FORMATS = ("table", "json", "ndjson", "csv", "tsv", "id")
 MACHINE_FORMATS = FORMATS[1:]
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
-_LATE_CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+_LATE_CONTROLS = re.compile(
+    rb"\x7f|\xc2[\x80-\x9f\xad]|\xd8\x9c|\xe2\x80[\x8b\x8e\x8f\xa8-\xae]|\xe2\x81[\xa0-\xa9]|\xef\xbb\xbf"
+)
+"""What JSON allows and a terminal might obey: late control characters, and those of direction."""
 
 
 def check_format(name: str, legal: Iterable[str] = FORMATS) -> str:
@@ -47,7 +50,11 @@ def dump(value: Any) -> bytes:
         encoded = orjson.dumps(value, _plain, _OPTIONS)
     except TypeError:
         encoded = _dump_slowly(value)
-    return _LATE_CONTROLS.sub(lambda m: b"\\u00%02x" % m.group()[-1], encoded)
+    return _escaped(encoded)
+
+
+def _escaped(encoded: bytes) -> bytes:
+    return _LATE_CONTROLS.sub(lambda m: b"\\u%04x" % ord(m.group().decode()), encoded)
 
 
 def _dump_slowly(value: Any) -> bytes:
@@ -75,7 +82,8 @@ def compact(value: Any) -> str:
 def document(value: Any) -> Iterator[bytes]:
     """One JSON document, indented."""
     try:
-        yield orjson.dumps(orjson.loads(dump(value)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        pretty = orjson.dumps(orjson.loads(dump(value)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        yield _escaped(pretty)
     except orjson.JSONDecodeError:
         yield dump(value) + b"\n"
 
@@ -147,13 +155,16 @@ def _tsv_line(cells: list[str]) -> bytes:
     return "\t".join(map(escape_tsv, cells)).encode() + b"\n"
 
 
-_NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$')
-_UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_NEEDS_QUOTES = r'[",\r\n]|^\s|\s$'
+_UNSAFE = (
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 
 
 def _csv_line(cells: list[str]) -> bytes:
     """RFC 4180, lines ended by a newline; control characters other than line ends and tabs escaped."""
     escape: Callable[[re.Match[str]], str] = lambda m: escape_tsv(m.group())  # noqa: E731
-    safe = [_UNSAFE.sub(escape, cell) for cell in cells]
-    quoted = ['"' + cell.replace('"', '""') + '"' if _NEEDS_QUOTES.search(cell) else cell for cell in safe]
+    safe = [re.sub(_UNSAFE, escape, cell) for cell in cells]
+    quoted = ['"' + cell.replace('"', '""') + '"' if re.search(_NEEDS_QUOTES, cell) else cell for cell in safe]
     return ",".join(quoted).encode() + b"\n"

@@ -55,8 +55,7 @@ class Redactor:
             return self.text(value)
         if isinstance(value, Mapping):
             return {
-                key: self._masked(item) if self.is_secret(str(key)) else self.value(item)
-                for key, item in value.items()
+                key: self._masked(item) if self.is_secret(str(key)) else self.value(item) for key, item in value.items()
             }
         if isinstance(value, list | tuple):
             return [self.value(item) for item in value]

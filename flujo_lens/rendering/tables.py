@@ -13,7 +13,7 @@ from rich.text import Text
 from flujo_lens.rendering.columns import Field, Shown, View, human_value
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.redact import Redactor
-from flujo_lens.rendering.text import one_line
+from flujo_lens.rendering.text import escape_controls, one_line
 
 __all__ = ["STATUS_STYLES", "fit", "status_text", "table"]
 
@@ -31,6 +31,7 @@ _GAP = 2
 _FOLDS_TO = {"fold": 24, "id": 38, "name": 14}
 """Cells that a column of this style may shrink to; an id as long as ``run_`` and 32 digits stays whole."""
 
+_WIDENS = {"name": 1, "id": 2, "fold": 3}
 _LONGEST_CELL = 300
 _NEEDED, _STAYS = 45, 100
 
@@ -53,30 +54,32 @@ def table(
         width: Of the terminal.
         fields: Fields that ``--columns`` asked for; without, the view's own table.
     """
-    columns = tuple(_of_field(field, view) for field in fields) if fields else view.table
+    columns = tuple(_of_field(field, view, redactor) for field in fields) if fields else view.table
     cells = [[_cell(column, item, shown, redactor) for column in columns] for item in items]
     widths = [max([len(c.title), *(cell_len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
-    kept, least = fit(columns, widths, width)
+    kept = fit(columns, widths, width)
     made = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for i in kept:
-        _add_column(made, columns[i], least[i])
+        _add_column(made, columns[i], kept[i])
     for row in cells:
         made.add_row(*(_styled(columns[i], row[i]) for i in kept))
     return made
 
 
-def _of_field(field: Field, view: View) -> Shown:
+def _of_field(field: Field, view: View, redactor: Redactor) -> Shown:
     style = "status" if field.name == "status" else "id" if field.name == view.id else "fold"
-    return Shown(field.name.upper(), lambda item, h: human_value(field.get(item), field.name, h), _STAYS, style)
+    return Shown(field.name.upper(), lambda item, h: human_value(redactor.value(field.get(item)), field.name, h), _STAYS, style)
 
 
 def _cell(column: Shown, item: Any, shown: Human, redactor: Redactor) -> str:
     text = redactor.text(column.cell(item, shown))
+    if column.style == "id":
+        return escape_controls(text)
     return one_line(text, _LONGEST_CELL if column.style == "fold" else 0)
 
 
-def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> tuple[list[int], list[int]]:
-    """Which columns are shown on a terminal of `width` cells, and how narrow each may get.
+def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int, int]:
+    """Which columns are shown on a terminal of `width` cells, and how wide each is.
 
     While it is too wide, the least needed goes. When only needed ones are left, names and long ids fold; and
     if that is not enough, the next least needed go. What must stay, stays and folds.
@@ -91,21 +94,36 @@ def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> tuple[li
                 break
             kept.remove(next_to_go)
         if _total(least, kept) <= width:
-            return kept, least
-    return kept, [min(w, width) for w in folded]
+            return _widened(columns, least, widths, kept, width)
+    room = max(1, (width - _GAP * (len(kept) - 1)) // len(kept))
+    return {i: min(folded[i], room) for i in kept}
+
+
+def _widened(
+    columns: Sequence[Shown], least: Sequence[int], widths: Sequence[int], kept: Sequence[int], width: int
+) -> dict[int, int]:
+    """Share out what is left: to names and ids that become whole by it, then to texts."""
+    left = width - _total(least, kept)
+    made = {i: least[i] for i in kept}
+    for i in sorted(kept, key=lambda i: _WIDENS.get(columns[i].style, 0)):
+        lacking = widths[i] - least[i]
+        more = min(left, lacking) if columns[i].style == "fold" else lacking if lacking <= left else 0
+        made[i] += more
+        left -= more
+    return made
 
 
 def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
     return sum(widths[i] + _GAP for i in kept) - (_GAP if kept else 0)
 
 
-def _add_column(made: Table, column: Shown, least: int) -> None:
+def _add_column(made: Table, column: Shown, width: int) -> None:
     made.add_column(
         column.title,
         justify="right" if column.style == "right" else "left",
         no_wrap=column.style not in _FOLDS_TO,
         overflow="fold",
-        min_width=least,
+        width=width,
     )
 
 

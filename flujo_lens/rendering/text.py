@@ -10,12 +10,11 @@ import re
 
 __all__ = ["escape_controls", "escape_tsv", "one_line", "unescape"]
 
-_CONTROLS = re.compile(
+_CONTROLS = (
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
-_TSV_CONTROLS = re.compile(_CONTROLS.pattern.replace("[", r"[\\", 1))
-_ESCAPE = re.compile(r"\\(?:([abfnrtv\\0])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))")
-_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
+_ESCAPE = r"\\(?:([abfnrtv\\0])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))"
+_SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _LONG = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
 
 
@@ -28,12 +27,13 @@ def _shown(match: re.Match[str]) -> str:
 
 def escape_controls(text: str) -> str:
     """`text` with everything escaped that a terminal might obey; one line."""
-    return _CONTROLS.sub(_shown, text)
+    return text if text.isprintable() else re.sub(_CONTROLS, _shown, text)
 
 
 def escape_tsv(text: str) -> str:
     """`text` as one field of a line: as `escape_controls`, and a backslash is doubled."""
-    return _TSV_CONTROLS.sub(_shown, text)
+    escaped = text.replace("\\", "\\\\") if "\\" in text else text
+    return escape_controls(escaped)
 
 
 def one_line(text: str, most: int = 0) -> str:
@@ -44,7 +44,7 @@ def one_line(text: str, most: int = 0) -> str:
 
 def unescape(text: str) -> str:
     """The inverse of the escapes above; anything else stays."""
-    return _ESCAPE.sub(_meant, text)
+    return re.sub(_ESCAPE, _meant, text) if "\\" in text else text
 
 
 def _meant(match: re.Match[str]) -> str:

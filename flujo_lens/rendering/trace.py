@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -21,8 +21,7 @@ _NOTE = 40
 _EIGHTHS = "▏▎▍▌▋▊▉█"
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     span: Span
     label: str
     start: float
@@ -30,8 +29,7 @@ class _Line:
     open: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Glyphs:
+class _Glyphs(NamedTuple):
     branch: str
     last: str
     pipe: str

@@ -7,17 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 
+from flujo_lens.state.figures import Durations, FailureGroup, PipelineStats, SpanStats, Stats
 from flujo_lens.state.fingerprint import normalise_error
-from flujo_lens.state.views import (
-    Durations,
-    FailureGroup,
-    PipelineStats,
-    RunFilter,
-    RunSummary,
-    Stats,
-)
+from flujo_lens.state.views import RunFilter, RunSummary, Span
 
-__all__ = ["BUCKET_RATIO", "ENDED", "Failures", "Histogram", "aggregate"]
+__all__ = ["BUCKET_RATIO", "ENDED", "Failures", "Histogram", "aggregate", "aggregate_spans"]
 
 BUCKET_RATIO = 1.02
 """A bucket's upper bound over its lower one: percentiles are right to 2 %."""
@@ -169,6 +163,20 @@ def total_by_status(counts: Iterable[tuple[tuple[str, str], int]]) -> dict[str, 
     for (_, status), count in counts:
         total[status] += count
     return by_size(total)
+
+
+def aggregate_spans(traces: Iterable[Iterable[Span]]) -> tuple[SpanStats, ...]:
+    """Spans by name, the most frequent first."""
+    counts: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+    for span in (span for spans in traces for span in spans):
+        counts[span.name] += 1
+        failed[span.name] += span.status == "failed"
+        if span.duration_ms is not None:
+            durations[span.name].add(span.duration_ms)
+    made = [SpanStats(name, n, failed[name], durations[name].durations()) for name, n in counts.items()]
+    return tuple(sorted(made, key=lambda stats: (-stats.count, stats.name)))
 
 
 async def aggregate(runs: AsyncIterator[RunSummary], wanted: RunFilter) -> Stats:

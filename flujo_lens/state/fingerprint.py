@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 
 __all__ = ["glob_matches", "normalise_error", "plain_error"]
 
@@ -14,8 +14,7 @@ LONGEST = 200
 """Characters of a normalised error; two errors that agree so far are one."""
 
 _WRAPPERS = ("Agent execution failed with ",)
-_FOLD = re.compile(
-    r"""
+_FOLD = r"""
       (?<!\w)'[^'\n]*'(?!\w) | "[^"\n]*" | `[^`\n]*` | ‘[^’\n]*’ | “[^”\n]*”   # quotes
     | (?P<scheme>\b[a-zA-Z][\w+.-]*://)\S+                                     # addresses in the net
     | \b0[xX][0-9a-fA-F]+\b                                                    # addresses in memory
@@ -24,10 +23,14 @@ _FOLD = re.compile(
     | \b(?=\w*\d)(?:req|run|msg|chatcmpl|call|bg|org|file|task)[_-][0-9A-Za-z]{6,}\b
     | (?<![A-Za-z_])[+-]?\d+(?:[.,:/-]\d+)*(?:[eE][+-]?\d+)?                   # numbers, dates, times
     | \d{3,}
-    """,
-    re.VERBOSE,
-)
+    """
 _QUOTES = "'\"`‘“"
+
+
+@cache
+def _folding() -> re.Pattern[str]:
+    """Compiled when the first error comes: most commands show none."""
+    return re.compile(_FOLD, re.VERBOSE)
 
 
 def plain_error(text: str) -> str:
@@ -41,7 +44,7 @@ def plain_error(text: str) -> str:
 @lru_cache(maxsize=4096)
 def normalise_error(text: str) -> str:
     """`text` in one line of at most 200 characters, with what changes from run to run folded to ``#``."""
-    folded = _FOLD.sub(_fold, plain_error(text)[: 4 * LONGEST])
+    folded = _folding().sub(_fold, plain_error(text)[: 4 * LONGEST])
     return " ".join(folded.split())[:LONGEST] or "(no error text)"
 
 

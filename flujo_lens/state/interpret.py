@@ -31,6 +31,9 @@ __all__ = [
     "unreadable",
 ]
 
+_BEYOND_SENSE = 1e18
+"""No count and no time is as large; infinities and NaN, which 0.4.x stored, are not smaller."""
+
 NAMELESS = ("", "unknown", None)
 VERSIONLESS = ("", "latest", None)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -72,7 +75,7 @@ def _decode_leniently(blob: str | bytes) -> Any:
         return BAD
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class RawRun:
     """The columns of both tables under one name each; blobs as stored, decoded when somebody asks."""
 
@@ -135,9 +138,7 @@ class RawRun:
         return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def raw_from_documents(
-    run_id: str, state: Mapping[str, Any] | None, run: Mapping[str, Any] | None = None
-) -> RawRun:
+def raw_from_documents(run_id: str, state: Mapping[str, Any] | None, run: Mapping[str, Any] | None = None) -> RawRun:
     """A `RawRun` from a saved state and run metadata as the contract's methods return them."""
     state_, run_ = state or {}, run or {}
     metadata = state_.get("metadata")
@@ -176,6 +177,9 @@ def raw_from_documents(
 
 
 def _text(value: Any) -> str | None:
+    """A column as text: one of SQLite holds whatever was put into it."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     return value if isinstance(value, str) or value is None else str(value)
 
 
@@ -195,7 +199,7 @@ def unreadable(run_id: str, problem: str, updated_at: datetime | None = None) ->
     )
 
 
-# --- the rules -----------------------------------------------------------------------------------------------
+# --- the rules
 
 
 def status_of(raw: RawRun) -> str:
@@ -205,11 +209,11 @@ def status_of(raw: RawRun) -> str:
     failure is that no step of its history failed.
     """
     if raw.state_status is None:
-        return raw.run_status or UNREADABLE
+        return _text(raw.run_status) or UNREADABLE
     doubtful = raw.state_status == "failed" and raw.run_status == "completed"
     if doubtful and not _some_step_failed(raw):
         return "cancelled"
-    return raw.state_status
+    return _text(raw.state_status) or UNREADABLE
 
 
 def _some_step_failed(raw: RawRun) -> bool:
@@ -223,12 +227,12 @@ def named(raw: RawRun) -> tuple[str, str]:
     """Name and version: of ``runs``, else of the state, else what the root span says."""
     for name, version in ((raw.run_name, raw.run_version), (raw.state_name, raw.state_version)):
         if name not in NAMELESS:
-            return str(name), version or "latest"
+            return _text(name) or "unknown", _text(version) or "latest"
     attributes = raw.mapping("root_attributes") if raw.root_attributes is not None else {}
     if attributes.get("flujo.pipeline.name") not in NAMELESS:
         return str(attributes["flujo.pipeline.name"]), str(attributes.get("flujo.pipeline.version") or "latest")
     version = next((v for v in (raw.run_version, raw.state_version) if v not in VERSIONLESS), None)
-    return "unknown", version or "latest"
+    return "unknown", _text(version) or "latest"
 
 
 def _failing_entry(raw: RawRun) -> Mapping[str, Any]:
@@ -258,7 +262,7 @@ def _paused_step(raw: RawRun) -> Any:
 
 
 def _error(raw: RawRun, status: str) -> str | None:
-    stored = raw.state_error or raw.run_error
+    stored = _text(raw.state_error or raw.run_error)
     if status != "failed":
         return stored
     background = raw.background_error or raw.mapping("metadata").get("background_error")
@@ -280,13 +284,14 @@ def pause_of(raw: RawRun, status: str) -> Pause | None:
 
 def as_int(value: Any) -> int | None:
     """`value` as an int if it is a whole number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if value == int(value) else None
+    number = _number(value)
+    return int(number) if number is not None and number == int(number) else None
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < _BEYOND_SENSE else None
 
 
 def _total(raw: RawRun, status: str) -> int | None:
@@ -342,16 +347,16 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
         total_steps=_total(raw, status),
         error_message=_error(raw, status),
         pause_message=pause.message if pause else None,
-        parent_run_id=raw.parent_run_id,
-        task_id=raw.task_id,
+        parent_run_id=_text(raw.parent_run_id),
+        task_id=_text(raw.task_id),
         is_background_task=bool(raw.is_background),
         metadata=raw.mapping("metadata"),
-        background_error=raw.background_error,
+        background_error=_text(raw.background_error),
         problems=tuple(raw.problems),
     )
 
 
-# --- steps -----------------------------------------------------------------------------------------------------
+# --- steps
 
 
 def steps_of(raw: RawRun, rows: Iterable[StepRecord], inputs: Mapping[str, list[Any]]) -> list[StepRecord]:
@@ -399,6 +404,4 @@ def _with_input(step: StepRecord, inputs: Mapping[str, list[Any]]) -> StepRecord
     waiting = inputs.get(step.step_name)
     if step.input is not None or not waiting:
         return step
-    from dataclasses import replace
-
-    return replace(step, input=waiting.pop(0) if len(waiting) > 1 else waiting[0])
+    return step._replace(input=waiting.pop(0) if len(waiting) > 1 else waiting[0])

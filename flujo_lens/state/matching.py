@@ -59,9 +59,7 @@ def _in_time(wanted: RunFilter, run: RunSummary) -> bool:
 
 
 def _has_text(wanted: RunFilter, run: RunSummary) -> bool:
-    if wanted.error is not None and (
-        run.error_message is None or not glob_matches(wanted.error, run.error_message)
-    ):
+    if wanted.error is not None and (run.error_message is None or not glob_matches(wanted.error, run.error_message)):
         return False
     if wanted.search is None:
         return True

@@ -66,16 +66,14 @@ def driver_name(scheme: str, drivers: Mapping[str, str]) -> str:
     if scheme in BUILT_IN:
         return BUILT_IN[scheme]
     if scheme == "memory":
-        raise UsageError(
-            "a memory:// store lives inside the application's process, and cannot be reached from another"
-        )
+        raise UsageError("a memory:// store lives inside the application's process, and cannot be reached from another")
     installed = _installed()
     if scheme in installed:
         return installed[scheme]
     known = sorted({*BUILT_IN, *drivers, *installed})
     near = nearest(scheme, known)
     raise UnknownStoreError(
-        f'no driver for "{scheme}://"{f"; did you mean {near}://?" if near else ""} There are: {", ".join(known)}',
+        f'no driver for "{scheme}://"{f"; did you mean {near}://?" if near else "."} There are: {", ".join(known)}',
         hint='a driver of your own: [drivers] in lens.toml, as in\n  dynamo = "acme_lens.dynamo:DynamoBackend"',
     )
 
@@ -139,7 +137,7 @@ def open_backend(
         zone: How naive local times are read.
     """
     driver = load_driver(driver_name(scheme_of(uri), drivers))
-    make = getattr(driver, "from_uri", driver)
+    make: Any = getattr(driver, "from_uri", driver)
     takes = inspect.signature(make).parameters
     options = {name: value for name, value in (("timeout", timeout), ("zone", zone)) if name in takes}
     return cast("StateBackend", make(uri, **options))

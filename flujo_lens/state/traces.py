@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from flujo_lens.state.timestamps import read_instant
-from flujo_lens.state.views import Span
+from flujo_lens.state.views import EMPTY, Span
 
-__all__ = ["SpanRow", "build_trees", "flatten", "prune_depth", "span_rows", "spans_of_tree"]
+__all__ = ["SpanRow", "build_trees", "flatten", "prune_depth", "span_rows", "spans_of_tree", "tree_document"]
 
 EPOCH_FROM = 1e9
 """Seconds from which a span's clock is the date (2001); a monotonic clock would need 31 years to get there."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpanRow:
+class SpanRow(NamedTuple):
     """A stored span; times in seconds of the writer's clock, which is either the date's or a monotonic one."""
 
     span_id: str
@@ -26,7 +24,7 @@ class SpanRow:
     status: str
     start: float | None
     end: float | None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = EMPTY
 
 
 def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
@@ -144,13 +142,29 @@ def flatten(roots: Iterable[Span]) -> list[Span]:
     waiting = list(reversed(list(roots)))
     while waiting:
         span = waiting.pop()
-        flat.append(replace(span, children=()))
+        flat.append(span._replace(children=()))
         waiting += reversed(span.children)
     return flat
+
+
+def tree_document(root: Span) -> dict[str, Any]:
+    """A tree as `get_trace` returns it: dicts, with children under ``children``."""
+    made: dict[str, Any] = {}
+    waiting: list[tuple[Span, dict[str, Any]]] = [(root, made)]
+    while waiting:
+        span, document = waiting.pop()
+        children: list[dict[str, Any]] = [{} for _ in span.children]
+        document |= span._asdict() | {
+            "started_at": span.started_at.isoformat() if span.started_at else None,
+            "attributes": dict(span.attributes),
+            "children": children,
+        }
+        waiting += zip(span.children, children, strict=True)
+    return made
 
 
 def prune_depth(roots: Iterable[Span], depth: int) -> list[Span]:
     """The trees down to `depth` levels (1: the roots alone)."""
     if depth < 1:
         return []
-    return [replace(span, children=tuple(prune_depth(span.children, depth - 1))) for span in roots]
+    return [span._replace(children=tuple(prune_depth(span.children, depth - 1))) for span in roots]

@@ -1,17 +1,29 @@
-"""What operators read: frozen values, made at a driver's border and rendered without further look-ups.
+"""What operators read: immutable values, made at a driver's border and rendered without further look-ups.
 
 Units: durations in milliseconds, costs in US dollars, times as aware `datetime` in UTC. None means that the
-store does not tell. Stdlib only: nothing here may cost start-up time.
+store does not tell. Named tuples, for they are made by the thousand and a class of them costs a fifth of a
+dataclass at start. Counts over many runs are in `flujo_lens.state.figures`; their names are found here too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from flujo_lens.state.figures import (
+        Durations,
+        FailureGroup,
+        PipelineStats,
+        SpanStats,
+        Stats,
+        StoreStatus,
+    )
 
 __all__ = [
+    "EMPTY",
     "RUN_STATUSES",
     "SPAN_STATUSES",
     "UNREADABLE",
@@ -37,11 +49,21 @@ SPAN_STATUSES = ("running", "paused", "completed", "failed")
 UNREADABLE = "unreadable"
 """The status of a run of which there is something that cannot be read."""
 
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+_FIGURES = frozenset({"Durations", "FailureGroup", "PipelineStats", "SpanStats", "Stats", "StoreStatus"})
+
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class RunSummary:
+def __getattr__(name: str) -> Any:
+    if name in _FIGURES:
+        from flujo_lens.state import figures
+
+        return getattr(figures, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class RunSummary(NamedTuple):
     """One run as any table knows it.
 
     `status` is the one to act on: the state's where there is one, the run's otherwise, and ``cancelled``
@@ -65,15 +87,14 @@ class RunSummary:
     parent_run_id: str | None = None
     task_id: str | None = None
     is_background_task: bool = False
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = EMPTY
     background_error: str | None = None
-    tasks: Mapping[str, int] = field(default_factory=dict)
+    tasks: Mapping[str, int] = EMPTY
     """Background tasks of this run by status (filled where a page of runs is read, else empty)."""
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RunFilter:
+class RunFilter(NamedTuple):
     """Which runs are meant; every field that is set must hold.
 
     `statuses` are effective ones. `error` is a glob (``*``, ``?``, case-folded), tried on the stored error
@@ -96,8 +117,7 @@ class RunFilter:
     parent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
+class Page(NamedTuple, Generic[T]):
     """A page of a longer list. `next` is where the following page begins, None at the end."""
 
     items: tuple[T, ...]
@@ -105,8 +125,7 @@ class Page(Generic[T]):
     problems: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
+class StepRecord(NamedTuple):
     """One execution of a step, joined from the steps' table and the state's step history."""
 
     step_index: int | None
@@ -122,16 +141,14 @@ class StepRecord:
     input: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """What a paused run waits for."""
 
     step: str | None
     message: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class RunDetail:
+class RunDetail(NamedTuple):
     """One run with all that `show` tells. `state` is the whole saved document, None if there is none."""
 
     run: RunSummary
@@ -143,8 +160,7 @@ class RunDetail:
     has_spans: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """One span; offsets count from the start of its own root. `started_at` is wall time where known."""
 
     span_id: str
@@ -154,85 +170,11 @@ class Span:
     start_offset_ms: float | None
     duration_ms: float | None
     started_at: datetime | None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = EMPTY
     children: tuple[Span, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FailureGroup:
-    """Failed runs that have one normalised error."""
-
-    error: str
-    count: int
-    first_at: datetime | None
-    last_at: datetime | None
-    step_name: str | None
-    sample_run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """Milliseconds. Percentiles are exact to 2 % (logarithmic buckets); None without a measured run."""
-
-    avg: float | None = None
-    p50: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineStats:
-    """The runs of one pipeline, all its versions."""
-
-    pipeline_name: str
-    total: int
-    by_status: Mapping[str, int]
-    duration_ms: Durations
-
-
-@dataclass(frozen=True, slots=True)
-class SpanStats:
-    """The spans of one name."""
-
-    name: str
-    count: int
-    failed: int
-    duration_ms: Durations
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counts and durations over the runs that a filter admits."""
-
-    total: int
-    by_status: Mapping[str, int]
-    by_pipeline: tuple[PipelineStats, ...]
-    failures: tuple[FailureGroup, ...]
-    spans: tuple[SpanStats, ...]
-    since: datetime | None = None
-    until: datetime | None = None
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStatus:
-    """How a store is doing now. `usual` is the failures of a usual window of the same length."""
-
-    store: str
-    last_write_at: datetime | None
-    failing: tuple[FailureGroup, ...]
-    silent: tuple[RunSummary, ...]
-    waiting_count: int
-    oldest_waiting: RunSummary | None
-    size_bytes: int | None
-    runs: int
-    usual: float | None = None
-    silent_count: int = 0
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """A stored score of a run or of one of its steps."""
 
     run_id: str
@@ -243,8 +185,7 @@ class Evaluation:
     created_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class SystemEntry:
+class SystemEntry(NamedTuple):
     """A global key and its value."""
 
     key: str

@@ -870,7 +870,7 @@ def refuse(path: Path) -> Path:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Without looking for cycles, of which there are none: a fifth of the time."""
+    """Without looking for cycles, of which there are none."""
     gc.disable()
     try:
         yield

@@ -14,7 +14,7 @@ def evals(
     app: App,
     output: OutputOptions,
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Of this run.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="So many (50).", min=1, metavar="N")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="So many.", min=1, metavar="N")] = 50,
 ) -> None:
     """List stored evaluation scores, the newest first."""
     from flujo_lens.cli.screens import evaluation_list

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import FilterOptions, OutputOptions
+from flujo_lens.errors import UsageError
 
 
 def failed(
@@ -31,9 +31,16 @@ def failed(
     now = app.world.now()
     wanted = app.wanted(filters)
     if wanted.active_since is None and wanted.since is None:
-        wanted = replace(wanted, active_since=now - timedelta(hours=hours))
+        wanted = wanted._replace(active_since=_back(now, hours))
     out = app.output(output)
     if flat:
         failed_list(app, out, wanted)
     else:
         failed_groups(app, out, wanted, now)
+
+
+def _back(now: datetime, hours: float) -> datetime:
+    try:
+        return now - timedelta(hours=hours)
+    except (ValueError, OverflowError):
+        raise UsageError(f"--hours {hours:g} is further back than time goes") from None

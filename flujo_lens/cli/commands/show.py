@@ -19,9 +19,7 @@ def show(
     show_error: Annotated[bool, typer.Option("--show-error", help="The whole text of errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="All three.")] = False,
     state: Annotated[bool, typer.Option("--state", help="The whole saved state.")] = False,
-    final_output: Annotated[
-        bool, typer.Option("--final-output", help="Only what the run returned, as JSON.")
-    ] = False,
+    final_output: Annotated[bool, typer.Option("--final-output", help="Only what the run returned, as JSON.")] = False,
 ) -> None:
     """Show one run: where it stands and why, its steps with time, cost, tokens and tries.
 

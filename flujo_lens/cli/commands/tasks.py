@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -17,12 +16,12 @@ def list_tasks(
     filters: FilterOptions,
     output: OutputOptions,
     parent: Annotated[str | None, typer.Option("--parent", help="Tasks of this run.", metavar="RUN")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="So many tasks (50).", min=1, metavar="N")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="So many tasks.", min=1, metavar="N")] = 50,
 ) -> None:
     """List background tasks, the newest first."""
     from flujo_lens.cli.screens import task_list
 
-    task_list(app, app.output(output), replace(app.wanted(filters), tasks_only=True), parent, limit)
+    task_list(app, app.output(output), app.wanted(filters)._replace(tasks_only=True), parent, limit)
 
 
 group = make_group("Look at background tasks.", {"list": list_tasks}, default="list")

@@ -43,9 +43,7 @@ def trace(
     print_trace(app, app.output(output), run, file, SpanChoice(flat, status, name, depth))
 
 
-def spans(
-    app: App, run: RunArgument, output: OutputOptions, status: Statuses = None, name: Name = None
-) -> None:
+def spans(app: App, run: RunArgument, output: OutputOptions, status: Statuses = None, name: Name = None) -> None:
     """List the spans of a run flat: the same as trace --spans."""
     from flujo_lens.cli.trace_screen import SpanChoice, print_trace
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import FilterOptions, OutputOptions
 
@@ -12,5 +10,5 @@ def waiting(app: App, filters: FilterOptions, output: OutputOptions) -> None:
     """Show the runs that wait for a person, the longest waiting first: what they ask, how to answer."""
     from flujo_lens.cli.screens import waiting_list
 
-    wanted = replace(app.wanted(filters), statuses=frozenset({"paused"}))
+    wanted = app.wanted(filters)._replace(statuses=frozenset({"paused"}))
     waiting_list(app, app.output(output), wanted)

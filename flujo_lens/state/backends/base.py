@@ -17,20 +17,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flujo_lens.errors import NotSupportedError
-from flujo_lens.state.views import (
-    Evaluation,
-    Page,
-    RunDetail,
-    RunFilter,
-    RunSummary,
-    Span,
-    SpanStats,
-    Stats,
-    SystemEntry,
-)
+from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
+
+if TYPE_CHECKING:
+    from flujo_lens.state.figures import SpanStats, Stats
 
 __all__ = ["JSONObject", "StateBackend", "capabilities_of", "overrides"]
 
@@ -71,7 +64,7 @@ class StateBackend(ABC):
     `BusyError` means that the same call may succeed later.
     """
 
-    # --- state -------------------------------------------------------------------------------------------------
+    # --- state
 
     @abstractmethod
     async def save_state(self, run_id: str, state: JSONObject) -> None:
@@ -118,7 +111,7 @@ class StateBackend(ABC):
         """Return runs that failed within the last `hours_back` hours, with their errors."""
         raise self._lacks("get_failed_workflows")
 
-    # --- background tasks ----------------------------------------------------------------------------------------
+    # --- background tasks
 
     async def list_background_tasks(
         self,
@@ -140,7 +133,7 @@ class StateBackend(ABC):
         """Mark running background tasks without a save for `stale_hours` as failed; return how many."""
         raise self._lacks("cleanup_stale_background_tasks")
 
-    # --- traces --------------------------------------------------------------------------------------------------
+    # --- traces
 
     async def get_trace(self, run_id: str) -> Any:
         """Return the trace of a run as a tree of dicts, or None if there is none."""
@@ -154,9 +147,7 @@ class StateBackend(ABC):
         """Save spans of a run (span_id, parent_span_id, name, start_time, end_time, status, attributes)."""
         raise self._lacks("save_spans")
 
-    async def get_spans(
-        self, run_id: str, status: str | None = None, name: str | None = None
-    ) -> list[JSONObject]:
+    async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
         """Return the spans of a run in the order of their start."""
         raise self._lacks("get_spans")
 
@@ -166,7 +157,7 @@ class StateBackend(ABC):
         """Return counts and durations of spans by name; `time_range` is in seconds since 1970, of the runs."""
         raise self._lacks("get_span_statistics")
 
-    # --- evaluations, system state -------------------------------------------------------------------------------
+    # --- evaluations, system state
 
     async def persist_evaluation(
         self,
@@ -191,7 +182,7 @@ class StateBackend(ABC):
         """Return ``{"key", "value", "updated_at"}`` of a global key, or None if it is not set."""
         raise self._lacks("get_system_state")
 
-    # --- history -------------------------------------------------------------------------------------------------
+    # --- history
 
     async def save_run_start(self, run_data: JSONObject) -> None:
         """Save the metadata of a run that starts (run_id, pipeline_name, pipeline_version, status, created_at)."""
@@ -240,7 +231,7 @@ class StateBackend(ABC):
     ) -> None:
         await self.shutdown()
 
-    # --- what operators read -------------------------------------------------------------------------------------
+    # --- what operators read
 
     def iter_runs(
         self,
@@ -315,8 +306,13 @@ class StateBackend(ABC):
         return await aggregate(self.iter_runs(wanted, ordered=False), wanted)
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
-        """Return counts and durations of spans by name, over the runs that `wanted` admits."""
-        return ()
+        """Return counts and durations of spans by name, over the runs that `wanted` admits.
+
+        The default asks run by run.
+        """
+        from flujo_lens.state.backends.gathering import gather_span_stats
+
+        return await gather_span_stats(self, wanted)
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return evaluations, newest first."""

@@ -13,13 +13,23 @@ from typing import Any
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.state import interpret
+from flujo_lens.state.aggregate import aggregate_spans
 from flujo_lens.state.backends.base import JSONObject, Position, StateBackend, overrides
+from flujo_lens.state.figures import SpanStats
 from flujo_lens.state.matching import matches, sort_key
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.traces import build_trees, span_rows
+from flujo_lens.state.traces import build_trees, flatten, span_rows
 from flujo_lens.state.views import Evaluation, RunDetail, RunFilter, RunSummary, Span, StepRecord
 
-__all__ = ["evaluation_of", "gather_run", "gather_spans", "iter_gathered", "order_runs", "step_of"]
+__all__ = [
+    "evaluation_of",
+    "gather_run",
+    "gather_span_stats",
+    "gather_spans",
+    "iter_gathered",
+    "order_runs",
+    "step_of",
+]
 
 
 async def iter_gathered(
@@ -77,9 +87,19 @@ async def gather_run(backend: StateBackend, run_id: str) -> RunDetail | None:
         steps=tuple(interpret.steps_of(raw, [step_of(row) for row in rows], {})),
         state=state,
         pause=interpret.pause_of(raw, run.status),
+        children=await _children(backend, run_id),
         final_output=raw.read("last_output"),
         has_spans=overrides(type(backend), "get_spans"),
     )
+
+
+async def _children(backend: StateBackend, run_id: str) -> tuple[RunSummary, ...]:
+    """The background tasks of a run, oldest first, by way of `list_background_tasks`."""
+    if not overrides(type(backend), "list_background_tasks"):
+        return ()
+    rows = await backend.list_background_tasks(run_id)
+    found = [interpret.summarise(interpret.raw_from_documents(str(row["run_id"]), row)) for row in rows]
+    return tuple(sorted(found, key=sort_key))
 
 
 def step_of(row: JSONObject) -> StepRecord:
@@ -107,6 +127,14 @@ async def gather_spans(backend: StateBackend, run_id: str) -> Sequence[Span]:
         details: dict[str, Any] = await backend.get_run_details(run_id) or {}
         start = parse_instant(details.get("start_time") or details.get("created_at"))
     return build_trees(rows, start)
+
+
+async def gather_span_stats(backend: StateBackend, wanted: RunFilter) -> tuple[SpanStats, ...]:
+    """Spans by name, by way of `read_spans` of every run."""
+    if not overrides(type(backend), "get_spans"):
+        return ()
+    trees = [await backend.read_spans(run.run_id) async for run in backend.iter_runs(wanted)]
+    return aggregate_spans(flatten(roots) for roots in trees)
 
 
 def evaluation_of(row: JSONObject) -> Evaluation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject, Position
@@ -90,9 +89,7 @@ class InMemoryBackend(ReadingBackend):
             for row in spans_of_tree(trace)
         }
 
-    async def get_spans(
-        self, run_id: str, status: str | None = None, name: str | None = None
-    ) -> list[JSONObject]:
+    async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
         """Return spans in the order of their start."""
         spans = [
             span
@@ -100,11 +97,6 @@ class InMemoryBackend(ReadingBackend):
             if status in (None, span.get("status")) and name in (None, span.get("name"))
         ]
         return copy.deepcopy(sorted(spans, key=lambda span: span.get("start_time") or 0.0))
-
-    async def get_trace(self, run_id: str) -> Any:
-        """Return the first root of the spans as a tree of dicts, or None."""
-        roots = await self.read_spans(run_id)
-        return _tree(roots[0]) if roots else None
 
     async def persist_evaluation(
         self,
@@ -139,7 +131,7 @@ class InMemoryBackend(ReadingBackend):
         self._spans.pop(run_id, None)
         self._evaluations = [row for row in self._evaluations if row["run_id"] != run_id]
 
-    # --- what operators read -------------------------------------------------------------------------------------
+    # --- what operators read
 
     def _raw(self, run_id: str) -> interpret.RawRun:
         raw = interpret.raw_from_documents(run_id, self._states.get(run_id), self._runs.get(run_id))
@@ -177,7 +169,7 @@ class InMemoryBackend(ReadingBackend):
         raw = self._raw(run_id)
         run = interpret.summarise(raw)
         rows = [step_of(row) for row in self._steps.get(run_id, [])]
-        children = [child async for child in self.iter_runs(RunFilter(parent=run_id))]
+        children = [child async for child in self.iter_runs(RunFilter(parent=run_id), reverse=True)]
         return RunDetail(
             run=run,
             steps=tuple(interpret.steps_of(raw, rows, {})),
@@ -201,19 +193,4 @@ class InMemoryBackend(ReadingBackend):
     async def read_system_state(self) -> Sequence[SystemEntry]:
         """Return all global keys, in order."""
         rows = sorted(self._system.values(), key=lambda row: str(row["key"]))
-        return [
-            SystemEntry(row["key"], copy.deepcopy(row["value"]), parse_instant(row["updated_at"])) for row in rows
-        ]
-
-
-def _tree(span: Span) -> JSONObject:
-    return {
-        "span_id": span.span_id,
-        "parent_span_id": span.parent_span_id,
-        "name": span.name,
-        "status": span.status,
-        "start_offset_ms": span.start_offset_ms,
-        "duration_ms": span.duration_ms,
-        "attributes": dict(span.attributes),
-        "children": [_tree(child) for child in span.children],
-    }
+        return [SystemEntry(row["key"], copy.deepcopy(row["value"]), parse_instant(row["updated_at"])) for row in rows]

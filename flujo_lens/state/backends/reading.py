@@ -8,10 +8,13 @@ library's own: runs carry their effective status.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flujo_lens.state.backends.base import JSONObject, StateBackend
-from flujo_lens.state.views import RunFilter, RunSummary, SpanStats
+from flujo_lens.state.views import RunFilter, RunSummary
+
+if TYPE_CHECKING:
+    from flujo_lens.state.figures import SpanStats
 
 __all__ = ["ReadingBackend", "run_document"]
 
@@ -96,6 +99,13 @@ class ReadingBackend(StateBackend):
         detail = await self.read_run(run_id)
         return [_step_document(run_id, step) for step in detail.steps] if detail else []
 
+    async def get_trace(self, run_id: str) -> Any:
+        """Return the first root of the run's spans as a tree of dicts, or None if there are no spans."""
+        from flujo_lens.state.traces import tree_document
+
+        roots = await self.read_spans(run_id)
+        return tree_document(roots[0]) if roots else None
+
     async def list_background_tasks(
         self,
         parent_run_id: str | None = None,
@@ -118,9 +128,7 @@ class ReadingBackend(StateBackend):
 
     async def get_failed_workflows(self, hours_back: int = 24) -> list[JSONObject]:
         """Return runs whose last update is a failure within the last `hours_back` hours."""
-        return await self._documents(
-            RunFilter(statuses=_one("failed"), active_since=_ago(hours_back)), None, 0
-        )
+        return await self._documents(RunFilter(statuses=_one("failed"), active_since=_ago(hours_back)), None, 0)
 
     async def get_workflow_stats(self) -> JSONObject:
         """Return ``total_workflows``, ``status_counts`` and ``average_execution_time_ms``."""

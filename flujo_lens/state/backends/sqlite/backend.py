@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from datetime import tzinfo
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.errors import BusyError
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.reading import ReadingBackend
-from flujo_lens.state.backends.sqlite import detail, runs, stats
+from flujo_lens.state.backends.sqlite import runs
 from flujo_lens.state.backends.sqlite.opening import Reader, translate
 from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION
 from flujo_lens.state.backends.sqlite.session import Session, open_session
 from flujo_lens.state.backends.sqlite.worker import Worker
-from flujo_lens.state.backends.sqlite.writing import Writer
-from flujo_lens.state.views import (
-    Evaluation,
-    Page,
-    RunDetail,
-    RunFilter,
-    RunSummary,
-    Span,
-    SpanStats,
-    Stats,
-    SystemEntry,
-)
+from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.sqlite.writing import Writer
+    from flujo_lens.state.figures import SpanStats, Stats
 
 __all__ = ["SQLiteBackend", "path_of_uri"]
 
@@ -74,7 +69,8 @@ class SQLiteBackend(ReadingBackend):
         self._session: Session | None = None
         self._reader = Reader(self.path, timeout, self._prepare)
         self._worker = Worker(self._reader.interrupt)
-        self._writer = Writer(self.path, timeout)
+        self._timeout = timeout
+        self._readings: set[SQLiteBackend] = set()
 
     @classmethod
     def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None) -> SQLiteBackend:
@@ -91,31 +87,47 @@ class SQLiteBackend(ReadingBackend):
         assert self._session is not None
         return self._session
 
+    @cached_property
+    def _writer(self) -> Writer:
+        from flujo_lens.state.backends.sqlite.writing import Writer
+
+        return Writer(self.path, self._timeout)
+
     async def shutdown(self) -> None:
         """Close the connections and end the threads."""
+        for reading in tuple(self._readings):
+            await reading.shutdown()
         await self._worker.close(self._reader.close)
-        await self._writer.close()
+        if "_writer" in vars(self):
+            await self._writer.close()
 
-    # --- what applications read ----------------------------------------------------------------------------------
+    # --- what applications read
 
     async def load_state(self, run_id: str) -> JSONObject | None:
         """Return the saved state with its blobs decoded, or None; also if there is no file yet."""
+        from flujo_lens.state.backends.sqlite import detail
+
         if not self.path.exists():
             return None
         return await self._read(lambda session: detail.load_state(session, run_id))
 
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
         """Return all states (whose own status is `status`), the last saved first."""
+        from flujo_lens.state.backends.sqlite import detail
+
         return await self._read(lambda session: detail.states(session, status))
 
     async def get_trace(self, run_id: str) -> Any:
-        """Return the stored trace tree of a run, or None."""
-        return await self._read(lambda session: detail.trace(session, run_id))
+        """Return the stored trace tree of a run, else the first root of its spans, or None."""
+        from flujo_lens.state.backends.sqlite import detail
 
-    async def get_spans(
-        self, run_id: str, status: str | None = None, name: str | None = None
-    ) -> list[JSONObject]:
+        stored = await self._read(lambda session: detail.trace(session, run_id))
+        return stored if stored is not None else await super().get_trace(run_id)
+
+    async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
         """Return the spans of a run in the order of their start, times in seconds of the writer's clock."""
+        from flujo_lens.state.backends.sqlite import detail
+
         rows = await self._read(lambda session: detail.span_rows(session, run_id))
         return [
             {
@@ -147,6 +159,8 @@ class SQLiteBackend(ReadingBackend):
 
     async def get_system_state(self, key: str) -> JSONObject | None:
         """Return a global key with its value, or None."""
+        from flujo_lens.state.backends.sqlite import detail
+
         found = await self._read(lambda session: detail.system_entries(session, key))
         if not found:
             return None
@@ -157,7 +171,7 @@ class SQLiteBackend(ReadingBackend):
             "updated_at": updated.isoformat() if updated else None,
         }
 
-    # --- what operators read -------------------------------------------------------------------------------------
+    # --- what operators read
 
     async def iter_runs(
         self,
@@ -170,40 +184,47 @@ class SQLiteBackend(ReadingBackend):
     ) -> AsyncIterator[RunSummary]:
         """Yield the runs that `wanted` admits.
 
-        The rows come as they are read, in one read transaction. Where no lock guards the file and it changes
-        on the way, the reading goes on behind the last run; without an order it cannot, and that is an error.
+        The rows come as they are read, in one read transaction on a connection of its own: other calls may
+        come between. Where no lock guards the file and it changes on the way, the reading goes on behind the
+        last run; without an order it cannot, and that is an error.
         """
-        items = self._selected(wanted, after, reverse, ordered, details)
+        reading = SQLiteBackend(self.path, timeout=self._timeout, zone=self._zone)
+        items = reading._selected(wanted, after, reverse, ordered, details)
+        self._readings.add(reading)
         try:
-            async for run in self._worker.iterate(items, _BATCH):
+            async for run in reading._worker.iterate(items, _BATCH):
                 yield run
         finally:
-            await self._worker.run(items.close)
+            self._readings.discard(reading)
+            await reading._worker.close(items.close)
 
     def _selected(
         self, wanted: RunFilter, after: Position | None, reverse: bool, ordered: bool, details: bool
-    ) -> Iterator[RunSummary]:
-        connection = None
-        try:
-            connection = self._reader.connection()
-            connection.execute("BEGIN")
-            for run in runs.select(self._current(), wanted, after, reverse, ordered, details):
-                if not self._reader.unchanged():
-                    raise BusyError(f"{self.path} was changed while it was read", hint="try again")
-                yield run
-        except sqlite3.Error as error:
-            raise translate(error, self.path) from error
-        finally:
-            if connection is not None:
-                connection.rollback()
+    ) -> Generator[RunSummary, None, None]:
+        began, last = time.monotonic(), None
+        while True:
+            try:
+                self._reader.connection().execute("BEGIN")
+                for run in runs.select(self._current(), wanted, last or after, reverse, ordered, details):
+                    if not self._reader.unchanged():
+                        break
+                    yield run
+                    began, last = time.monotonic(), (run.created_at, run.run_id)
+                else:
+                    return
+            except sqlite3.Error as error:
+                if self._reader.is_final(error):
+                    raise translate(error, self.path) from error
+            finally:
+                self._reader.close()
+            if (last and not ordered) or time.monotonic() - began > self._timeout:
+                raise BusyError(f"{self.path} was changed while it was read", hint="try again")
 
     async def query_runs(
         self, wanted: RunFilter, *, after: Position | None = None, limit: int = 50, reverse: bool = False
     ) -> Page[RunSummary]:
         """Return one page, found by keyset: no plan of it takes longer on a larger store."""
-        found = await self._read(
-            lambda session: runs.select_page(session, wanted, after, limit + 1, reverse)
-        )
+        found = await self._read(lambda session: runs.select_page(session, wanted, after, limit + 1, reverse))
         if len(found) <= limit:
             return Page(tuple(found))
         last = found[limit - 1] if limit else None
@@ -221,26 +242,38 @@ class SQLiteBackend(ReadingBackend):
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None."""
+        from flujo_lens.state.backends.sqlite import detail
+
         return await self._read(lambda session: detail.read_run(session, run_id))
 
     async def read_spans(self, run_id: str) -> Sequence[Span]:
         """Return the spans of a run as trees."""
+        from flujo_lens.state.backends.sqlite import detail
+
         return await self._read(lambda session: detail.spans(session, run_id))
 
     async def read_stats(self, wanted: RunFilter) -> Stats:
         """Return counts, durations and failures."""
+        from flujo_lens.state.backends.sqlite import stats
+
         return await self._read(lambda session: stats.run_stats(session, wanted))
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
         """Return counts and durations of spans by name."""
+        from flujo_lens.state.backends.sqlite import stats
+
         return await self._read(lambda session: stats.span_stats(session, wanted))
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return evaluations, newest first."""
+        from flujo_lens.state.backends.sqlite import detail
+
         return await self._read(lambda session: detail.evaluations(session, run_id, limit))
 
     async def read_system_state(self) -> Sequence[SystemEntry]:
         """Return all global keys, by key."""
+        from flujo_lens.state.backends.sqlite import detail
+
         return await self._read(detail.system_entries)
 
     async def read_facts(self) -> Mapping[str, Any]:
@@ -248,6 +281,8 @@ class SQLiteBackend(ReadingBackend):
         return await self._read(self._facts)
 
     def _facts(self, session: Session) -> dict[str, Any]:
+        from flujo_lens.state.backends.sqlite import stats
+
         version = session.shape.version
         newer = f"the store's schema version {version} is newer than {KNOWN_VERSION}, the newest that is known"
         return {
@@ -256,7 +291,7 @@ class SQLiteBackend(ReadingBackend):
             "notes": (newer,) if version > KNOWN_VERSION else (),
         }
 
-    # --- writing -------------------------------------------------------------------------------------------------
+    # --- writing
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
         """Save the state in one transaction; when this returns, it survives the death of the process."""

@@ -7,13 +7,12 @@ sort all of a status 3 s for one that every tenth run has. So each index is prob
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, tzinfo
+from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.sqlite import queries
+from flujo_lens.state.backends.sqlite.order import text_order
 from flujo_lens.state.backends.sqlite.session import Session
-from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["FEW", "SMALL_STORE", "Candidates", "find_candidates"]
@@ -26,25 +25,25 @@ SMALL_STORE = 1_000
 
 MOST_PIPELINE_IDS = 200
 _WS, _RUNS = "workflow_state", "runs"
+_RUN_TIMES = ("start_time", "created_at", "updated_at", "end_time")
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(NamedTuple):
     """A query for run ids that include all runs wanted.
 
     Attributes:
         sql: Yields ids, each at least once.
         values: Its parameters.
-        count: How many, counted up to `FEW` + 1.
+        number: How many, counted up to `FEW` + 1.
     """
 
     sql: str
     values: tuple[Any, ...] = ()
-    count: int = field(default=FEW + 1)
+    number: int = FEW + 1
 
     @property
     def few(self) -> bool:
-        return self.count <= FEW
+        return self.number <= FEW
 
 
 def find_candidates(session: Session, wanted: RunFilter) -> Candidates | None:
@@ -55,7 +54,7 @@ def find_candidates(session: Session, wanted: RunFilter) -> Candidates | None:
         return Candidates(everything, (), SMALL_STORE)
     best: Candidates | None = None
     for offer in _offers(session, wanted):
-        if best is None or offer.count < best.count:
+        if best is None or offer.number < best.number:
             best = offer
     return best
 
@@ -82,7 +81,7 @@ def _offers(session: Session, wanted: RunFilter) -> Iterator[Candidates]:
     if wanted.parent is not None and session.shape.indexed(_WS, "parent_run_id"):
         yield _probed(session, f"SELECT run_id FROM {_WS} WHERE parent_run_id = ?", (wanted.parent,))
     if wanted.statuses == frozenset({"failed"}) and wanted.active_since is not None:
-        yield from _recent_failures(session, wanted)
+        yield _recent_failures(session, wanted)
     elif wanted.statuses:
         yield _of_status(session, wanted.statuses)
     if wanted.pipeline not in (None, "", "unknown"):
@@ -100,7 +99,7 @@ def _of_status(session: Session, statuses: frozenset[str]) -> Candidates:
         f"SELECT s.run_id FROM {_WS} s JOIN {_RUNS} r ON r.run_id = s.run_id "
         "WHERE s.status = 'failed' AND r.status = 'completed'"
     )
-    return Candidates(f"{offer.sql} UNION {disguised}", offer.values, max(offer.count, failed.count))
+    return Candidates(f"{offer.sql} UNION {disguised}", offer.values, max(offer.number, failed.number))
 
 
 def _of_pipeline(session: Session, name: str) -> Candidates:
@@ -131,9 +130,7 @@ def _nameless_runs(session: Session) -> str:
             "'$.\"flujo.pipeline.name\"') END FROM spans p WHERE p.run_id = r.run_id "
             "AND p.parent_span_id IS NULL LIMIT 1) = ?"
         )
-    return (
-        f"SELECT r.run_id FROM {_RUNS} r WHERE r.pipeline_name IN {queries.NO_NAME} AND ({' OR '.join(tests)})"
-    )
+    return f"SELECT r.run_id FROM {_RUNS} r WHERE r.pipeline_name IN {queries.NO_NAME} AND ({' OR '.join(tests)})"
 
 
 def _pipeline_ids(session: Session, name: str) -> list[str] | None:
@@ -154,41 +151,29 @@ def _pipeline_ids(session: Session, name: str) -> list[str] | None:
     return None if len(rows) > MOST_PIPELINE_IDS else [row[0] for row in rows if row[1] == name]
 
 
-def _recent_failures(session: Session, wanted: RunFilter) -> Iterator[Candidates]:
-    """Failed runs of the last hours or days, without reading every failed state.
+def _recent_failures(session: Session, wanted: RunFilter) -> Candidates:
+    """Failed runs of the last hours or days.
 
-    No index has the last update. But an update comes with a save, and a save gives the row a new rowid (the
-    library saves by INSERT OR REPLACE): the states of a status are in the status index in the order of their
-    last save. Where a sample of the newest says that this holds, only those behind the border are read.
+    No index has the last update, so every failed state is read for it, as far as that column: 0.4 s for a
+    hundred thousand. Only those that are recent are joined and looked into.
     """
-    whole = _of_status(session, wanted.statuses)
-    border = None if whole.few else _first_recent_rowid(session, wanted)
-    if border is None:
-        yield whole
-        return
-    recent = f"SELECT run_id FROM {_WS} WHERE status = 'failed' AND rowid >= {border}"
-    parts = [recent]
-    if session.shape.has(_RUNS):
-        parts.append(
-            f"SELECT r.run_id FROM {_RUNS} r WHERE r.status = 'failed' AND "
-            f"NOT EXISTS (SELECT 1 FROM {_WS} s WHERE s.run_id = r.run_id)"
-        )
-    yield _probed(session, " UNION ".join(parts))
+    since = wanted.active_since
+    assert since is not None
+    parts, values = [], []
+    for table, columns, naive in ((_WS, ("updated_at",), session.zone), (_RUNS, _RUN_TIMES, UTC)):
+        there = [column for column in columns if session.shape.has(table, column)]
+        tests = [_not_older(session, table, column, since, naive) for column in there]
+        if session.shape.has(table):
+            recent = " OR ".join(sql for sql, _ in tests) or "1"
+            parts.append(f"SELECT run_id FROM {table} WHERE status = 'failed' AND ({recent})")
+            values += [value for _, value in tests]
+    return Candidates(" UNION ".join(parts), tuple(values), 0)
 
 
-def _first_recent_rowid(session: Session, wanted: RunFilter) -> int | None:
-    """The rowid from which states are younger than the filter asks, by bisection; None if order is lacking."""
-    low, high = session.rows(f"SELECT min(rowid), max(rowid) FROM {_WS}").fetchone()
-    if low is None or wanted.active_since is None:
-        return None
-    since = wanted.active_since - timedelta(hours=1)
-    while low < high:
-        middle = (low + high) // 2
-        text = session.value(
-            f"SELECT updated_at FROM {_WS} WHERE rowid >= ? ORDER BY rowid LIMIT 1", (middle,)
-        )
-        saved = parse_instant(text, session.zone)
-        if saved is None:
-            return None
-        low, high = (middle + 1, high) if saved < since else (low, middle)
-    return int(low)
+def _not_older(session: Session, table: str, column: str, since: datetime, naive: tzinfo) -> tuple[str, str]:
+    """SQL for a time that may be `since` or later, as far as its text tells; the instant is tested again."""
+    sample = [
+        session.value(f"SELECT {column} FROM {table} WHERE {column} <> '' ORDER BY rowid {way} LIMIT 1")
+        for way in ("ASC", "DESC")
+    ]
+    return f"{column} >= ?", text_order(sample[0], sample[1], naive).at_least(since)

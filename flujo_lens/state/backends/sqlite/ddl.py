@@ -7,21 +7,69 @@ __all__ = ["CREATE", "WRITTEN_COLUMNS"]
 _HANGS_ON_RUN = "FOREIGN KEY (run_id) REFERENCES runs(run_id) ON DELETE CASCADE"
 
 WRITTEN_COLUMNS = {
-    "workflow_state": (
-        "run_id pipeline_id pipeline_name pipeline_version current_step_index pipeline_context last_step_output "
-        "step_history status created_at updated_at total_steps error_message execution_time_ms memory_usage_mb "
-        "metadata is_background_task parent_run_id task_id background_error"
-    ).split(),
-    "runs": (
-        "run_id pipeline_id pipeline_name pipeline_version status created_at updated_at execution_time_ms "
-        "memory_usage_mb total_steps error_message end_time total_cost final_context_blob"
-    ).split(),
-    "steps": (
-        "run_id step_name step_index status output raw_response cost_usd token_counts execution_time_ms created_at"
-    ).split(),
-    "spans": "run_id span_id parent_span_id name start_time end_time status attributes created_at".split(),
-    "evaluations": "run_id step_name score feedback metadata created_at".split(),
-    "system_state": "key value updated_at".split(),
+    "workflow_state": [
+        "run_id",
+        "pipeline_id",
+        "pipeline_name",
+        "pipeline_version",
+        "current_step_index",
+        "pipeline_context",
+        "last_step_output",
+        "step_history",
+        "status",
+        "created_at",
+        "updated_at",
+        "total_steps",
+        "error_message",
+        "execution_time_ms",
+        "memory_usage_mb",
+        "metadata",
+        "is_background_task",
+        "parent_run_id",
+        "task_id",
+        "background_error",
+    ],
+    "runs": [
+        "run_id",
+        "pipeline_id",
+        "pipeline_name",
+        "pipeline_version",
+        "status",
+        "created_at",
+        "updated_at",
+        "execution_time_ms",
+        "memory_usage_mb",
+        "total_steps",
+        "error_message",
+        "end_time",
+        "total_cost",
+        "final_context_blob",
+    ],
+    "steps": [
+        "run_id",
+        "step_name",
+        "step_index",
+        "status",
+        "output",
+        "raw_response",
+        "cost_usd",
+        "token_counts",
+        "execution_time_ms",
+        "created_at",
+    ],
+    "spans": [
+        "run_id",
+        "span_id",
+        "parent_span_id",
+        "name",
+        "start_time",
+        "end_time",
+        "status",
+        "attributes",
+        "created_at",
+    ],
+    "evaluations": ["run_id", "step_name", "score", "feedback", "metadata", "created_at"],
+    "system_state": ["key", "value", "updated_at"],
 }
 """The columns that are written, by table; a store that lacks one needs ``lens migrate``."""
 

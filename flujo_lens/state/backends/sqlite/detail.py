@@ -143,7 +143,7 @@ def _readable(blob: Any) -> Any:
     return blob if value is BAD else value
 
 
-# --- spans -------------------------------------------------------------------------------------------------------
+# --- spans
 
 
 def span_rows(session: Session, run_id: str) -> list[SpanRow]:
@@ -195,7 +195,7 @@ def spans(session: Session, run_id: str) -> list[Span]:
     return build_trees(span_rows(session, run_id), start)
 
 
-# --- the rest ----------------------------------------------------------------------------------------------------
+# --- the rest
 
 
 def evaluations(session: Session, run_id: str | None, limit: int) -> list[Evaluation]:

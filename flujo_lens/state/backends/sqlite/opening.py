@@ -10,8 +10,9 @@ depends on what lies beside the file (measured with SQLite 3.40; `Way` names the
     WAL, -wal without -shm           LEFT       unix-none and an exclusive locking mode: the index of the WAL
                                                 is built in memory; takes no lock, so re-checked
 
-The re-check is by `os.stat` alone: to open and close the file while a connection of this process is open
-would drop the locks that SQLite holds.
+The re-check is by `os.stat` alone, and the header is read through a descriptor that is kept (see `_header`):
+to close the file while a connection of this process is open drops the locks that SQLite holds, and the next
+process to close the store deletes the WAL that the connection still writes to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -44,9 +46,10 @@ T = TypeVar("T")
 Stamp = tuple[int, ...]
 _MAGIC = b"SQLite format 3\x00"
 _WRITE_VERSION = 18
-_UNFINISHED = (
-    "its last write was not finished, and only a writer can roll it back (a -journal file lies beside it)"
-)
+_MOST_KEPT = 64
+_kept: dict[tuple[int, int], int] = {}
+_keeping = threading.Lock()
+_UNFINISHED = "its last write was not finished, and only a writer can roll it back (a -journal file lies beside it)"
 
 
 class Way(Enum):
@@ -74,8 +77,7 @@ def check_is_sqlite(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise NotAStoreError(f"{path} is no regular file, so it is no SQLite store", path=str(path))
-        with open(path, "rb") as file:
-            header = file.read(100)
+        header = _header(path)
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFoundError(
             f"there is no store at {path}", hint="nothing was created; `lens stores` lists the known ones",
@@ -88,6 +90,20 @@ def check_is_sqlite(path: Path) -> bytes:
     if not header.startswith(_MAGIC):
         raise NotAStoreError(f"{path} is no SQLite database, so it is no state store", path=str(path))
     return header
+
+
+def _header(path: Path) -> bytes:
+    """The first 100 bytes of a file, without closing it: that of the 64 files looked at last is kept open."""
+    with _keeping:
+        found = os.stat(path)
+        descriptor = _kept.pop((found.st_dev, found.st_ino), None)
+        if descriptor is None:
+            descriptor = os.open(path, os.O_RDONLY)
+            found = os.fstat(descriptor)
+        _kept[found.st_dev, found.st_ino] = descriptor
+        while len(_kept) > _MOST_KEPT:
+            os.close(_kept.pop(next(iter(_kept))))
+        return os.pread(descriptor, 100, 0)
 
 
 def _way(path: Path, header: bytes) -> Way:
@@ -168,7 +184,7 @@ class Reader:
                 if self.unchanged():
                     return result
             except sqlite3.Error as error:
-                if self.unchanged() and not self._may_open_otherwise(error):
+                if self.is_final(error):
                     raise translate(error, self.path) from error
             self.close()
             if time.monotonic() > deadline:
@@ -196,9 +212,7 @@ class Reader:
         self._way = Way.LEFT if way is Way.LIVE and self._shm_is_useless else way
         self._stamp = None if self._way.locks else self._stat()
         uri = f"file:{quote(str(self.path))}?{self._way.value}"
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=self.timeout, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(uri, uri=True, timeout=self.timeout, isolation_level=None, check_same_thread=False)
         connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         try:
             if self._way is Way.LEFT:
@@ -208,6 +222,10 @@ class Reader:
             connection.close()
             raise
         return connection
+
+    def is_final(self, error: sqlite3.Error) -> bool:
+        """Whether a new connection would fail with the same error."""
+        return self.unchanged() and not self._may_open_otherwise(error)
 
     def _may_open_otherwise(self, error: sqlite3.Error) -> bool:
         """After a failure to use ``-wal`` and ``-shm``: they may be gone by now, or the ``-shm`` is useless."""

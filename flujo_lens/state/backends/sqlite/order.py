@@ -8,22 +8,21 @@ or after all of the new one's within the same day).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import NamedTuple
 
 from flujo_lens.state.timestamps import parse_instant
 
 __all__ = ["TextOrder", "text_order"]
 
-_FORM = re.compile(r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(?:\.\d+)?(Z|[+-]\d\d:?\d\d)?")
+_FORM = r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(?:\.\d+)?(Z|[+-]\d\d:?\d\d)?"
 _UTC_ZONES = ("Z", "+00:00", "+0000", "")
 _DAY = timedelta(hours=26)
 _SECOND = timedelta(seconds=1)
 _FOLD = timedelta(hours=2)
 
 
-@dataclass(frozen=True, slots=True)
-class TextOrder:
+class TextOrder(NamedTuple):
     """How the texts of one column relate to instants.
 
     Attributes:
@@ -73,5 +72,5 @@ def text_order(first: object, last: object, naive: tzinfo) -> TextOrder:
 
 
 def _form(text: object) -> tuple[str, str] | None:
-    match = _FORM.fullmatch(text) if isinstance(text, str) and parse_instant(text) else None
+    match = re.fullmatch(_FORM, text) if isinstance(text, str) and parse_instant(text) else None
     return (match.group(1), match.group(2) or "") if match else None

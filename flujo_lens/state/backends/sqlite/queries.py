@@ -50,14 +50,13 @@ def run_columns(shape: Shape, run_id: str, *, state: bool, run: bool, details: b
         run_id: SQL for the run's id.
         state: Whether ``s`` is joined; else its columns are NULL.
         run: Whether ``r`` is joined.
-        details: Whether blobs are wanted. Without, the step history is read only where the status hangs on it.
+        details: Whether blobs are wanted. Without, the step history is read only where status or duration hang on it.
     """
     s = _Side(shape, _WS, "s", state and shape.has(_WS))
     r = _Side(shape, _RUNS, "r", run and shape.has(_RUNS))
-    return ", ".join(
-        [run_id, *_plain_columns(s, r), *_rare_columns(shape, run_id, s, r)[:1], *_time_columns(s, r)]
-        + [*_number_columns(s, r), *_blob_columns(s, r, details), *_rare_columns(shape, run_id, s, r, details)[1:]]
-    )
+    root, *rare = _rare_columns(shape, run_id, s, r, details)
+    plain = [run_id, *_plain_columns(s, r), root, *_time_columns(s, r), *_number_columns(s, r)]
+    return ", ".join([*plain, *_blob_columns(s, r, details), *rare])
 
 
 class _Side:
@@ -120,18 +119,17 @@ def _blob_columns(s: _Side, r: _Side, details: bool) -> list[str]:
     """metadata, context, history, last_output."""
     doubtful = f"{s('status')} = 'failed' AND {r('status')} = 'completed'"
     if not details:
-        return ["NULL", "NULL", f"CASE WHEN {doubtful} THEN {s('step_history')} END", "NULL"]
+        alone = f"NOT ({r.exists})"
+        return ["NULL", "NULL", f"CASE WHEN {doubtful} OR {alone} THEN {s('step_history')} END", "NULL"]
     context = f"CASE WHEN {s('status')} <> 'completed' THEN {s('pipeline_context')} END"
     return [s("metadata"), context, s("step_history"), "NULL"]
 
 
-def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool = True) -> list[str]:
+def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool) -> list[str]:
     """root_attributes; then failed_step, failed_step_error, open_span: looked up only where needed."""
     nameless = f"COALESCE({r('pipeline_name')}, '') IN {NO_NAME} AND COALESCE({s('pipeline_name')}, '') IN {NO_NAME}"
     no_history = f"{s('step_history')} IS NULL AND COALESCE({s('status')}, {r('status')}) = 'failed'"
-    stands = (
-        f"{s('status')} IN ('paused', 'running') OR ({s('status')} = 'failed' AND {r('status')} = 'completed')"
-    )
+    stands = f"{s('status')} IN ('paused', 'running', 'cancelled') OR ({s('status')} = 'failed' AND {r('status')} = 'completed')"
     step = f"FROM steps WHERE run_id = {run_id} AND status = 'failed' ORDER BY step_index DESC LIMIT 1"
     has_steps = shape.has("steps", "run_id", "status", "step_name", "step_index")
     has_spans = shape.has("spans", "run_id", "parent_span_id", "name", "end_time", "attributes")
@@ -149,7 +147,7 @@ def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool =
     ]
 
 
-# --- walks -------------------------------------------------------------------------------------------------------
+# --- walks
 
 
 def runs_by_start(shape: Shape, at: int, bounds: str, extra: str, direction: str, budget: int | None) -> str:
@@ -165,11 +163,22 @@ def runs_by_start(shape: Shape, at: int, bounds: str, extra: str, direction: str
     """
     columns = start_columns(shape)
     start = f'"{columns[at]}"'
-    earlier = " AND ".join(f'COALESCE("{c}", \'\') = \'\'' for c in columns[:at])
+    earlier = " AND ".join(f"COALESCE(\"{c}\", '') = ''" for c in columns[:at])
     where = f"{bounds.format(c=start)} AND {start} GLOB '{READABLE}'{' AND ' + earlier if earlier else ''}"
-    limit = f" LIMIT {budget}" if budget is not None else ""
-    source = f"(SELECT {_run_side(shape)} FROM runs WHERE {where} ORDER BY {start} {direction}{limit}) r"
-    return f"SELECT {{columns}} FROM {source} {_join_state(shape)} WHERE {extra}"
+    inner, outer = _ordered(start, f"r.{start}", direction, budget)
+    source = f"(SELECT {_run_side(shape)} FROM runs WHERE {where}{inner}) r"
+    return f"SELECT {{columns}} FROM {source} {_join_state(shape)} WHERE {extra}{outer}"
+
+
+def _ordered(inner: str, outer: str, direction: str, budget: int | None) -> tuple[str, str]:
+    """ORDER BY for a sub-query and for the query round it.
+
+    A sub-query with a LIMIT is run as it stands, and its order goes through the joins; one without is
+    flattened, and its own ORDER BY is lost.
+    """
+    if budget is None:
+        return "", f" ORDER BY {outer} {direction}"
+    return f" ORDER BY {inner} {direction} LIMIT {budget}", ""
 
 
 def _run_side(shape: Shape) -> str:
@@ -188,13 +197,11 @@ def _join_state(shape: Shape) -> str:
 def states_by_first_save(shape: Shape, bounds: str, extra: str, direction: str, budget: int | None) -> str:
     """States that have no row in ``runs``, in the order of ``created_at``."""
     where = f"{bounds.format(c='created_at')} AND created_at GLOB '{READABLE}'"
-    limit = f" LIMIT {budget}" if budget is not None else ""
-    source = (
-        f"(SELECT rowid AS at, run_id AS id FROM workflow_state WHERE {where} "
-        f"ORDER BY created_at {direction}{limit}) b"
-    )
+    inner, outer = _ordered("created_at", "b.saved", direction, budget)
+    source = f"(SELECT rowid AS at, run_id AS id, created_at AS saved FROM workflow_state WHERE {where}{inner}) b"
     alone = "NOT EXISTS (SELECT 1 FROM runs x WHERE x.run_id = b.id)" if shape.has(_RUNS) else "1"
-    return f"SELECT {{columns}} FROM {source} CROSS JOIN workflow_state s ON s.rowid = b.at WHERE {alone} AND {extra}"
+    joined = f"{source} CROSS JOIN workflow_state s ON s.rowid = b.at"
+    return f"SELECT {{columns}} FROM {joined} WHERE {alone} AND {extra}{outer}"
 
 
 def unreadable_starts(shape: Shape) -> str:
@@ -212,7 +219,7 @@ def unreadable_starts(shape: Shape) -> str:
     return " UNION ".join(parts)
 
 
-# --- by id -------------------------------------------------------------------------------------------------------
+# --- by id
 
 
 def by_ids(shape: Shape, ids: str, *, details: bool) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.sqlite import queries
 from flujo_lens.state.backends.sqlite.candidates import Candidates, find_candidates
 from flujo_lens.state.backends.sqlite.session import Session, page_ids
-from flujo_lens.state.backends.sqlite.walk import BudgetSpent, Walk, walk
+from flujo_lens.state.backends.sqlite.walk import BudgetSpentError, Walk, walk
 from flujo_lens.state.matching import matches, needs_details, sort_key
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["count_all", "find_ids", "select", "select_page"]
+__all__ = ["count_all", "find_ids", "select", "select_page", "with_details"]
 
 WALK_BUDGET = 20_000
 """Rows a walk may look at before all candidates are read and sorted instead."""
@@ -37,7 +36,7 @@ def select_page(
         way = Walk(wanted, after, reverse, budget)
         try:
             return list(islice(_detailed(session, walk(session, way), wanted), limit))
-        except BudgetSpent:
+        except BudgetSpentError:
             assert narrow is not None
     return list(islice(_from_candidates(session, narrow, wanted, after, reverse, limit), limit))
 
@@ -73,7 +72,7 @@ def _from_candidates(
 
 def _light(session: Session, narrow: Candidates, wanted: RunFilter) -> Iterator[RunSummary]:
     """Candidates that pass what can be tested without details."""
-    without_texts = replace(wanted, error=None, search=None, meta=())
+    without_texts = wanted._replace(error=None, search=None, meta=())
     sql = queries.by_ids(session.shape, narrow.sql, details=False)
     for run in session.runs(session.rows(sql, narrow.values)):
         if matches(without_texts, run):
@@ -89,14 +88,21 @@ def _behind(runs: Iterator[RunSummary], after: Position | None, reverse: bool) -
 
 def _detailed(session: Session, runs: Iterator[RunSummary], wanted: RunFilter) -> Iterator[RunSummary]:
     """The runs with their details, a batch at a time, tested once more."""
-    without_texts = replace(wanted, error=None, search=None, meta=())
+    without_texts = wanted._replace(error=None, search=None, meta=())
     passing = (run.run_id for run in runs if matches(without_texts, run))
     while ids := list(islice(passing, BATCH)):
         found = page_ids(session, ids, details=True)
         tasks = _tasks_of(session, ids)
         for run in found:
             if matches(wanted, run):
-                yield replace(run, tasks=tasks[run.run_id]) if run.run_id in tasks else run
+                yield run._replace(tasks=tasks[run.run_id]) if run.run_id in tasks else run
+
+
+def with_details(session: Session, ids: Iterable[str]) -> Iterator[RunSummary]:
+    """The runs with these ids, with details, a batch at a time."""
+    waiting = iter(ids)
+    while batch := list(islice(waiting, BATCH)):
+        yield from page_ids(session, batch, details=True)
 
 
 def _tasks_of(session: Session, ids: list[str]) -> dict[str, dict[str, int]]:
@@ -132,5 +138,3 @@ def find_ids(session: Session, prefix: str, limit: int) -> list[str]:
     ]
     sql = f"SELECT run_id FROM ({' UNION '.join(parts)}) ORDER BY run_id LIMIT ?3"
     return [str(row[0]) for row in session.rows(sql, (prefix, prefix + "\U0010ffff", limit))]
-
-

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from flujo_lens.errors import NotAStoreError
 
@@ -21,8 +21,7 @@ KNOWN_VERSION = 1
 TABLES = ("workflow_state", "runs", "steps", "spans", "traces", "evaluations", "system_state")
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """Columns by table, and the columns that an index begins with."""
 
     columns: dict[str, frozenset[str]]
@@ -39,7 +38,7 @@ class Shape:
 
     def pick(self, table: str, alias: str, *columns: str) -> str:
         """SQL for the first of `columns` that is set in a row, out of those that the table has."""
-        there = [f'NULLIF({alias}."{c}", \'\')' for c in columns if self.has(table, c)]
+        there = [f"NULLIF({alias}.\"{c}\", '')" for c in columns if self.has(table, c)]
         if not there:
             return "NULL"
         return there[0] if len(there) == 1 else f"COALESCE({', '.join(there)})"

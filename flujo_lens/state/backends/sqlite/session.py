@@ -20,7 +20,7 @@ __all__ = ["Session", "open_session"]
 _SAMPLES = 20
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Session:
     """What one connection needs to read a store.
 
@@ -49,8 +49,7 @@ class Session:
 
     def summary(self, raw: RawRun) -> RunSummary:
         """The summary of one run, its naive times read in its own zone."""
-        if not isinstance(raw.run_id, str):
-            raw.run_id = _as_text(raw.run_id)
+        raw.run_id = _as_text(raw.run_id)
         return summarise(raw, self.zone_of(raw))
 
     def zone_of(self, raw: RawRun) -> tzinfo:
@@ -64,6 +63,7 @@ class Session:
 
 
 def _as_text(value: Any) -> str:
+    """An id as text: a column of SQLite holds whatever was put into it."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -20,10 +20,12 @@ from flujo_lens.state.aggregate import (
     pipeline_stats,
     total_by_status,
 )
-from flujo_lens.state.backends.sqlite.runs import select
+from flujo_lens.state.backends.sqlite import queries
+from flujo_lens.state.backends.sqlite.runs import select, with_details
 from flujo_lens.state.backends.sqlite.session import Session
+from flujo_lens.state.figures import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.views import RunFilter, SpanStats, Stats
+from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["last_write", "run_stats", "span_stats"]
 
@@ -38,34 +40,121 @@ def last_write(session: Session) -> datetime | None:
         found.append(parse_instant(text, session.zone))
     for column in ("updated_at", "created_at", "end_time", "start_time"):
         if session.shape.has("runs", column):
-            found.append(
-                parse_instant(session.value(f"SELECT {column} FROM runs ORDER BY rowid DESC LIMIT 1"))
-            )
+            found.append(parse_instant(session.value(f"SELECT {column} FROM runs ORDER BY rowid DESC LIMIT 1")))
     return max((when for when in found if when), default=None)
 
 
 def run_stats(session: Session, wanted: RunFilter) -> Stats:
     """Statistics over the runs that `wanted` admits."""
-    counts: Counter[tuple[str, str]] = Counter()
-    durations: defaultdict[str, Histogram] = defaultdict(Histogram)
-    failures = Failures()
-    bad = 0
-    for run in select(session, wanted, None, reverse=False, ordered=False, details=True):
-        counts[run.pipeline_name, run.status] += 1
+    tally = _Tally()
+    if wanted == RunFilter() and session.shape.has("runs") and session.shape.has("workflow_state", "status"):
+        _note_odd_states(session)
+        for row in session.rows(_plain_groups(session)):
+            tally.add_group(*row)
+        sql = queries.by_ids(session.shape, _odd_runs(), details=False)
+        for run in session.runs(session.rows(sql)):
+            tally.add(run)
+        failed = select(session, RunFilter(statuses=frozenset({"failed"})), None, False, ordered=False, details=True)
+    else:
+        ids = []
+        for run in select(session, wanted, None, False, ordered=False, details=False):
+            tally.add(run)
+            if run.status == "failed":
+                ids.append(run.run_id)
+        failed = with_details(session, ids)
+    return tally.stats(failed, wanted)
+
+
+class _Tally:
+    """Counts of runs by pipeline and status, and their durations by pipeline."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+
+    def add(self, run: RunSummary) -> None:
+        """Count one run."""
+        self.counts[run.pipeline_name, run.status] += 1
         if run.status in ENDED and run.duration_ms is not None:
-            durations[run.pipeline_name].add(run.duration_ms)
-        if run.status == "failed":
+            self.durations[run.pipeline_name].add(run.duration_ms)
+
+    def add_group(
+        self, name: str, status: str, bucket: int | None, runs: int, measured: int, total_ms: float
+    ) -> None:
+        """Count runs of one pipeline, status and bucket."""
+        self.counts[name, status] += runs
+        if measured and status in ENDED:
+            self.durations[name].add_bucket(bucket, measured, total_ms)
+
+    def stats(self, failed: Iterable[RunSummary], wanted: RunFilter) -> Stats:
+        """The statistics, with the failures among `failed` by error."""
+        failures = Failures()
+        bad = 0
+        for run in failed:
             failures.add_run(run)
-        bad += bool(run.problems)
-    return Stats(
-        total=counts.total(),
-        by_status=total_by_status(counts.items()),
-        by_pipeline=pipeline_stats(counts, durations),
-        failures=failures.groups(),
-        spans=(),
-        since=wanted.since,
-        until=wanted.until,
-        problems=(f"{bad} runs have unreadable parts",) if bad else (),
+            bad += bool(run.problems)
+        return Stats(
+            total=self.counts.total(),
+            by_status=total_by_status(self.counts.items()),
+            by_pipeline=pipeline_stats(self.counts, self.durations),
+            failures=failures.groups(),
+            spans=(),
+            since=wanted.since,
+            until=wanted.until,
+            problems=(f"{bad} failed runs have unreadable parts",) if bad else (),
+        )
+
+
+def _note_odd_states(session: Session) -> None:
+    """Fill the temporary table ``odd`` with the states that are not completed, by rowid: the index alone tells."""
+    session.rows("CREATE TEMP TABLE IF NOT EXISTS odd (id INTEGER PRIMARY KEY, status TEXT)")
+    session.rows("DELETE FROM temp.odd")
+    for comparison in ("<", ">"):
+        session.rows(
+            f"INSERT INTO temp.odd SELECT rowid, status FROM workflow_state WHERE status {comparison} 'completed'"
+        )
+
+
+_DOUBTFUL = "o.status = 'failed' AND r.status = 'completed'"
+
+
+def _plain_groups(session: Session) -> str:
+    """Runs with a name of their own and a status beyond doubt, by name, status and bucket of duration."""
+    shape = session.shape
+    start = shape.pick("runs", "r", *queries.start_columns(shape))
+    end = shape.pick("runs", "r", "end_time", "updated_at")
+    elapsed = f"({_seconds(end)} - {_seconds(start)}) * 1000.0"
+    ms = f"COALESCE({shape.col('runs', 'r', 'execution_time_ms')}, {elapsed})"
+    status = "CASE WHEN s.rowid IS NULL THEN r.status ELSE COALESCE(o.status, 'completed') END"
+    source = (
+        f"SELECT r.pipeline_name AS name, {status} AS status, {ms} AS ms FROM runs r "
+        "LEFT JOIN workflow_state s ON s.run_id = r.run_id LEFT JOIN temp.odd o ON o.id = s.rowid "
+        f"WHERE r.pipeline_name NOT IN {queries.NO_NAME} AND NOT COALESCE({_DOUBTFUL}, 0)"
+    )
+    return (
+        f"SELECT name, status, {_bucket('ms')} AS bucket, count(*), sum(ms >= 0), total(max(ms, 0.0)) "
+        f"FROM ({source}) GROUP BY name, status, bucket"
+    )
+
+
+def _seconds(text: str) -> str:
+    """SQL for a stored UTC time in seconds, with its microseconds (SQLite's own functions have milliseconds)."""
+    fraction = f"CASE WHEN substr({text}, 20, 1) = '.' THEN CAST(substr({text}, 20, 7) AS REAL) ELSE 0 END"
+    return f"(strftime('%s', {text}) + {fraction})"
+
+
+def _bucket(ms: str) -> str:
+    return f"CASE WHEN {ms} > 0 THEN CAST(floor(ln({ms}) / {LOG_RATIO!r}) AS INTEGER) END"
+
+
+def _odd_runs() -> str:
+    """Ids of the runs that `_plain_groups` leaves out."""
+    return (
+        f"SELECT run_id FROM runs WHERE pipeline_name IN {queries.NO_NAME} "
+        "UNION SELECT r.run_id FROM temp.odd o JOIN workflow_state s ON s.rowid = o.id "
+        f"JOIN runs r ON r.run_id = s.run_id WHERE {_DOUBTFUL} "
+        "UNION SELECT s.run_id FROM workflow_state s "
+        "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id)"
     )
 
 
@@ -92,7 +181,7 @@ def _span_groups(session: Session, wanted: RunFilter) -> Iterator[tuple[Any, ...
     source = "spans p JOIN temp.wanted w ON w.run_id = p.run_id" if restricted else "spans p"
     ms = "(p.end_time - p.start_time) * 1000.0"
     sql = (
-        f"SELECT p.name, CASE WHEN {ms} > 0 THEN CAST(floor(ln({ms}) / {LOG_RATIO!r}) AS INTEGER) END, count(*), "
+        f"SELECT p.name, {_bucket(ms)}, count(*), "
         f"count({ms}), total(max({ms}, 0.0)), sum(p.status = 'failed') FROM {source} GROUP BY 1, 2"
     )
     return iter(session.rows(sql))

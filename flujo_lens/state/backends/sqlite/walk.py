@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.sqlite import queries
@@ -20,18 +19,17 @@ from flujo_lens.state.backends.sqlite.session import Session
 from flujo_lens.state.matching import sort_key
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["BudgetSpent", "Walk", "walk"]
+__all__ = ["BudgetSpentError", "Walk", "walk"]
 
 _RUNS, _WS = "runs", "workflow_state"
 Key = tuple[Any, ...]
 
 
-class BudgetSpent(Exception):
+class BudgetSpentError(Exception):
     """The walk looked at as many rows as it was allowed without coming to the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(NamedTuple):
     """What is walked: where from, which way, and how far at most.
 
     `budget` is how many rows of each stream are looked at; None for all.
@@ -51,7 +49,7 @@ def walk(session: Session, way: Walk) -> Iterator[RunSummary]:
     """Yield runs in order, without details, a superset of those wanted.
 
     Raises:
-        BudgetSpent: the next run would lie beyond the budget.
+        BudgetSpentError: the next run would lie beyond the budget.
     """
     undated_first = way.reverse
     past_dated = way.after is not None and way.after[0] is None
@@ -74,16 +72,14 @@ def _undated(session: Session, way: Walk) -> Iterator[RunSummary]:
     found = sorted(session.runs(session.rows(sql)), key=sort_key, reverse=not way.reverse)
     after = way.after[1] if way.after is not None and way.after[0] is None else None
     for run in found:
-        if run.created_at is None and (after is None or (run.run_id > after) == way.reverse and run.run_id != after):
+        if run.created_at is None and (after is None or ((run.run_id > after) == way.reverse and run.run_id != after)):
             yield run
 
 
 class _Stream:
     """One ordered source, with the row that is next."""
 
-    def __init__(
-        self, rows: Iterator[RunSummary], slack: timedelta, sign: int, at_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, rows: Iterator[RunSummary], slack: timedelta, sign: int, at_end: Callable[[], None]) -> None:
         self._rows, self._slack, self._sign, self._at_end = rows, slack, sign, at_end
         self.done = False
         self.frontier: datetime | None = None
@@ -92,7 +88,7 @@ class _Stream:
         """The next row; None at the end.
 
         Raises:
-            BudgetSpent: there are more rows, and they may not be looked at.
+            BudgetSpentError: there are more rows, and they may not be looked at.
         """
         run = next(self._rows, None)
         if run is None:
@@ -125,7 +121,7 @@ def _order_of(session: Session, table: str, column: str, naive: Any) -> TextOrde
     """The order of a column, from the ends of its index; without one, SQLite has to sort it anyway."""
     ends = [
         session.value(
-            f"SELECT \"{column}\" FROM {table} WHERE \"{column}\" GLOB '{queries.READABLE}' "
+            f'SELECT "{column}" FROM {table} WHERE "{column}" GLOB \'{queries.READABLE}\' '
             f'AND "{column}" >= \'0\' AND "{column}" < \':\' ORDER BY "{column}" {way} LIMIT 1'
         )
         for way in ("ASC", "DESC")
@@ -151,8 +147,7 @@ def _state_stream(session: Session, way: Walk, after: Position | None) -> _Strea
     sql = queries.states_by_first_save(session.shape, bounds, extra, way.direction, way.budget)
     columns = queries.run_columns(session.shape, "s.run_id", state=True, run=False, details=False)
     count = (
-        "SELECT count(*) FROM (SELECT 1 FROM workflow_state "
-        f"WHERE {bounds.format(c='created_at')} LIMIT {way.budget})"
+        f"SELECT count(*) FROM (SELECT 1 FROM workflow_state WHERE {bounds.format(c='created_at')} LIMIT {way.budget})"
     )
     return _stream(session, way, sql.replace("{columns}", columns), (*values, *more), count, values, order)
 
@@ -162,7 +157,7 @@ def _stream(
 ) -> _Stream:
     def at_end() -> None:
         if way.budget is not None and session.value(count, bound) >= way.budget:
-            raise BudgetSpent
+            raise BudgetSpentError
 
     return _Stream(session.runs(session.rows(sql, values)), order.slack, 1 if way.reverse else -1, at_end)
 

@@ -17,7 +17,8 @@ class Worker:
     """Runs functions on a thread of its own, one after the other.
 
     Args:
-        interrupt: Called (from the caller's thread) when a caller is cancelled while its function runs.
+        interrupt: Called (from the caller's thread) when a caller is cancelled while its function runs; one
+            that waits for its turn is taken off.
     """
 
     def __init__(self, interrupt: Callable[[], None]) -> None:
@@ -28,11 +29,13 @@ class Worker:
         """Return ``work()``, done on the thread."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lens-sqlite")
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        job = self._threads.submit(work)
+        future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            self._interrupt()
+            if not job.cancel() and not job.done():
+                self._interrupt()
             await asyncio.wait([future])
             if not future.cancelled():
                 future.exception()
@@ -51,5 +54,6 @@ class Worker:
         """Do `finish` on the thread and end it."""
         if self._threads is not None:
             await self.run(finish)
-            self._threads.shutdown(wait=True)
-            self._threads = None
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=True)

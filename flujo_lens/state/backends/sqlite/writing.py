@@ -80,9 +80,7 @@ class Writer:
         fresh = not self.path.exists() or self.path.stat().st_size == 0
         if not fresh:
             check_is_sqlite(self.path)
-        connection = sqlite3.connect(
-            self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(connection, fresh)
         except BaseException:

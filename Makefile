@@ -1,0 +1,56 @@
+# Everything sets itself up: all that is needed is Python 3.11 or newer (PYTHON=python3.12 to choose one).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := .demo/flujo_demo.db
+
+.PHONY: help demo test lint bench soak goldens clean
+
+help:
+	@echo "make demo     install, build a sample store, look into it"
+	@echo "make test     ruff, mypy --strict, import rules, pytest"
+	@echo "make bench    the performance ratios, in a table"
+	@echo "make soak     the long rounds"
+	@echo "make goldens  write the golden screens anew, for you to read"
+	@echo "make clean    remove what make made"
+
+# The package is installed, not linked: that is what users run, and its byte code is compiled once.
+$(VENV)/.installed: pyproject.toml README.md $(shell find flujo_lens -name '*.py' -o -name '*.json' 2>/dev/null)
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@rm -rf .demo && mkdir -p .demo
+	@$(BIN)/lens demo $(DEMO)
+	@for command in "status" "list -n 8" "show @failed" "trace @failed" "failed" "waiting" "stats"; do \
+		echo; echo "\$$ lens $$command"; \
+		$(BIN)/lens $$command --store $(DEMO) -o table || exit 1; \
+	done
+	@echo; echo "Your own: $(BIN)/lens status --store path/to/flujo_ops.db"
+
+test: lint
+	@$(BIN)/python -m pytest -q -n 2
+
+lint: $(VENV)/.tested
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.tested
+	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
+
+soak: $(VENV)/.tested
+	@LENS_SOAK=1 $(BIN)/python -m pytest -q -n 2
+
+goldens: $(VENV)/.tested
+	@LENS_UPDATE_GOLDENS=1 $(BIN)/python -m pytest -q tests/cli tests/test_rendering.py || true
+	@git --no-pager diff --stat -- tests/goldens
+
+clean:
+	rm -rf $(VENV) .demo .bench dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,84 @@
+"""Counts and durations over many runs. Units as in `flujo_lens.state.views`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from flujo_lens.state.views import RunSummary
+
+__all__ = ["Durations", "FailureGroup", "PipelineStats", "SpanStats", "Stats", "StoreStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failed runs that have one normalised error."""
+
+    error: str
+    count: int
+    first_at: datetime | None
+    last_at: datetime | None
+    step_name: str | None
+    sample_run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Milliseconds. Percentiles are exact to 2 % (logarithmic buckets); None without a measured run."""
+
+    avg: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStats:
+    """The runs of one pipeline, all its versions."""
+
+    pipeline_name: str
+    total: int
+    by_status: Mapping[str, int]
+    duration_ms: Durations
+
+
+@dataclass(frozen=True, slots=True)
+class SpanStats:
+    """The spans of one name."""
+
+    name: str
+    count: int
+    failed: int
+    duration_ms: Durations
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts and durations over the runs that a filter admits."""
+
+    total: int
+    by_status: Mapping[str, int]
+    by_pipeline: tuple[PipelineStats, ...]
+    failures: tuple[FailureGroup, ...]
+    spans: tuple[SpanStats, ...]
+    since: datetime | None = None
+    until: datetime | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """How a store is doing now. `usual` is the failures of a usual window of the same length."""
+
+    store: str
+    last_write_at: datetime | None
+    failing: tuple[FailureGroup, ...]
+    silent: tuple[RunSummary, ...]
+    waiting_count: int
+    oldest_waiting: RunSummary | None
+    size_bytes: int | None
+    runs: int
+    usual: float | None = None
+    silent_count: int = 0
+    problems: tuple[str, ...] = ()

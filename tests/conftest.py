@@ -1,0 +1,40 @@
+"""Fixtures of the command line's tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import NEW, OLD, Lens
+
+
+@pytest.fixture
+def bare_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lens]:
+    """``lens`` in a folder without a store."""
+    for name in ("w", "user", "etc", "home"):
+        (tmp_path / name).mkdir()
+    lens = Lens(tmp_path, {"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    with monkeypatch.context() as patch:
+        patch.chdir(lens.cwd)
+        patch.setenv("TZ", "UTC")
+        patch.setenv("COLUMNS", "100")
+        patch.setenv("XDG_CACHE_HOME", lens.env["XDG_CACHE_HOME"])
+        time.tzset()
+        yield lens
+    time.tzset()
+
+
+@pytest.fixture
+def lens(bare_lens: Lens) -> Lens:
+    """``lens`` beside a store of the newest library, as ``flujo_ops.db``."""
+    bare_lens.store(NEW)
+    return bare_lens
+
+
+@pytest.fixture
+def old_lens(bare_lens: Lens) -> Lens:
+    """``lens`` beside a store of the older library."""
+    bare_lens.store(OLD)
+    return bare_lens
