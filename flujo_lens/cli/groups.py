@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
+from flujo_lens.cli.help import Command, Group
 from flujo_lens.cli.options import command
 from flujo_lens.errors import UsageError, nearest
 
@@ -16,7 +16,7 @@ __all__ = ["make_group"]
 _CONTEXT = {"help_option_names": ["--help", "-h"]}
 
 
-class _DefaultGroup(TyperGroup):
+class _DefaultGroup(Group):
     """A group that runs one of its commands where none is named, so that ``lens tasks --parent X`` lists."""
 
     default = ""
@@ -48,7 +48,7 @@ def make_group(help: str, commands: Mapping[str, Callable[..., None]], default: 
     cls = type("Group", (_DefaultGroup,), {"default": default})
     made = typer.Typer(cls=cls, add_completion=False, help=help, context_settings=_CONTEXT, rich_markup_mode="rich")
     for name, function in commands.items():
-        made.command(name, context_settings=_CONTEXT)(command(function))
+        made.command(name, cls=Command, context_settings=_CONTEXT)(command(function))
     if len(commands) == 1:
         made.callback()(_nothing)
     return made

@@ -126,6 +126,15 @@ class Output:
         fields = self.fields(view) if self.options.columns is not None else ()
         self.print(table(view, items, self.human, self.redactor, self.app.world.columns, fields))
 
+    def next(self, *commands: str) -> None:
+        """Say what to type next: on one line, or a line each where that is too narrow."""
+        from rich.text import Text
+
+        line = f"next: {' · '.join(commands)}"
+        if len(line) > self.app.world.columns:
+            line = "next: " + "\n      ".join(commands)
+        self.print(Text(line))
+
     def show(self, view: View, items: Sequence[Any], empty: str) -> None:
         """Print rows in whatever format was asked for; `empty` is said if there are none."""
         if not items and empty:

@@ -46,7 +46,7 @@ def print_final_output(app: App, out: Output, text: str) -> None:
 def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
     """One run: as a screen, a document, or its steps as rows."""
     detail = _read(app, text)
-    if out.form == "json":
+    if out.form == "json" and out.options.columns is None:
         out.document(_document(out, detail, parts))
     elif out.form == "id":
         out.rows(RUN, [detail.run])
@@ -99,7 +99,8 @@ class _Screen:
         if self.parts.state:
             self.out.print(Text("\nstate", style="bold"))
             self._draw_value(self.detail.state if self.detail.state is not None else "no state is stored")
-        self.out.print(Text(f"\nnext: {' · '.join(self._next())}"))
+        self.out.print(Text())
+        self.out.next(*self._next())
 
     def _title(self) -> Text:
         from rich.text import Text

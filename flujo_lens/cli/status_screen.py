@@ -31,7 +31,8 @@ def draw_status(app: App, out: Output, status: StoreStatus) -> None:
         grid.add_column(overflow="fold")
     for label, style, text, command in _lines(app, out, status):
         grid.add_row(Text(f" {label}", style=style), text, Text(command, style="dim"))
-    out.print(head, grid, Text(f"next: {_next(status)}"))
+    out.print(head, grid)
+    out.next(*_next(status))
 
 
 def _lines(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
@@ -85,11 +86,11 @@ def _waiting(out: Output, status: StoreStatus) -> Iterator[_Line]:
     yield "waiting", "cyan", Text(text), "lens waiting"
 
 
-def _next(status: StoreStatus) -> str:
+def _next(status: StoreStatus) -> tuple[str, ...]:
     if status.failing:
-        return f"lens failed --hours 1 · lens trace {quoted(status.failing[0].sample_run_id)}"
+        return "lens failed --hours 1", f"lens trace {quoted(status.failing[0].sample_run_id)}"
     if status.silent:
-        return f"lens show {quoted(status.silent[0].run_id)} · lens list --status running"
+        return f"lens show {quoted(status.silent[0].run_id)}", "lens list --status running"
     if status.oldest_waiting is not None:
-        return f"lens show {quoted(status.oldest_waiting.run_id)} · lens waiting"
-    return "lens list · lens stats"
+        return f"lens show {quoted(status.oldest_waiting.run_id)}", "lens waiting"
+    return "lens list", "lens stats"

@@ -42,15 +42,18 @@ async def failure_report(
         failures.add_run(run)
         problems += [f"{run.run_id}: {problem}" for problem in run.problems]
     apart = wanted._replace(active_since=None, active_until=None, error=None)
-    silent = await silent_runs(backend, apart, now, silent_after)
-    return FailureReport(failures.groups(), failures.count, len(silent), tuple(problems))
+    silent = await backend.count_runs(_silent(apart, now, silent_after))
+    return FailureReport(failures.groups(), failures.count, silent, tuple(problems))
 
 
 async def silent_runs(
     backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
 ) -> list[RunSummary]:
     """Runs that are said to run and have not been saved for `silent_after`, the longest silent first."""
-    border = now - silent_after
-    quiet = wanted._replace(statuses=RUNNING, active_until=border)
+    quiet = _silent(wanted, now, silent_after)
     found = [run async for run in backend.iter_runs(quiet, ordered=False)]
-    return sorted(found, key=lambda run: (run.updated_at or border, run.run_id))
+    return sorted(found, key=lambda run: (run.updated_at or now, run.run_id))
+
+
+def _silent(wanted: RunFilter, now: datetime, silent_after: timedelta) -> RunFilter:
+    return wanted._replace(statuses=RUNNING, active_until=now - silent_after)

@@ -95,10 +95,15 @@ def _indented(run_id: str) -> str:
 
 async def _similar(backend: StateBackend, text: str) -> list[str]:
     """Ids that begin as `text` does, as far as any do."""
-    for length in range(len(text) - 1, 2, -1):
-        if found := await backend.find_run_ids(text[:length], 5):
-            return found
-    return []
+    found: list[str] = []
+    low, high = LEAST_PREFIX - 2, len(text) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if some := await backend.find_run_ids(text[:middle], 5):
+            low, found = middle, some
+        else:
+            high = middle - 1
+    return found
 
 
 async def read_run(backend: StateBackend, text: str, unescaped: str | None = None) -> RunDetail:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 
-from flujo_lens.operations.failures import failed_runs, silent_runs
+from flujo_lens.operations.failures import FAILED, silent_runs
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.figures import StoreStatus
@@ -31,10 +32,15 @@ async def store_status(
         silent_after: How long a running run may be without a save.
         wanted: Only these runs.
     """
-    failing, usual = await _failing(backend, now, wanted)
-    silent = await silent_runs(backend, wanted, now, silent_after)
-    waiting, oldest = await _waiting(backend, wanted)
-    facts = await backend.read_facts()
+    counted = asyncio.ensure_future(backend.count_runs(wanted))
+    try:
+        failing, usual = await _failing(backend, now, wanted)
+        silent = await silent_runs(backend, wanted, now, silent_after)
+        waiting, oldest = await _waiting(backend, wanted)
+        facts = await backend.read_facts()
+        runs = await counted
+    finally:
+        counted.cancel()
     return StoreStatus(
         store=store,
         last_write_at=facts.get("last_write_at"),
@@ -43,7 +49,7 @@ async def store_status(
         waiting_count=waiting,
         oldest_waiting=oldest,
         size_bytes=facts.get("size_bytes"),
-        runs=await backend.count_runs(wanted),
+        runs=runs,
         usual=usual,
         silent_count=len(silent),
         problems=tuple(facts.get("notes", ())),
@@ -52,14 +58,17 @@ async def store_status(
 
 async def _failing(backend: StateBackend, now: datetime, wanted: RunFilter) -> tuple[Failures, float]:
     """The failures of the last hour, and how many a usual hour of the day before had."""
-    failing = Failures()
+    recent = wanted._replace(statuses=FAILED, active_since=now - WINDOW * (USUAL_OVER + 1))
+    lately: list[str] = []
     before = 0
-    recent = wanted._replace(active_since=now - WINDOW * (USUAL_OVER + 1))
-    async for run in failed_runs(backend, recent, ordered=False):
+    async for run in backend.iter_runs(recent, ordered=False, details=False):
         if run.updated_at is not None and run.updated_at >= now - WINDOW:
-            failing.add_run(run)
+            lately.append(run.run_id)
         else:
             before += 1
+    failing = Failures()
+    for run in await backend.read_summaries(lately):
+        failing.add_run(run)
     return failing, before / USUAL_OVER
 
 
@@ -67,9 +76,10 @@ async def _waiting(backend: StateBackend, wanted: RunFilter) -> tuple[int, RunSu
     oldest: RunSummary | None = None
     count = 0
     paused = wanted._replace(statuses=frozenset({"paused"}))
-    async for run in backend.iter_runs(paused, ordered=False):
+    async for run in backend.iter_runs(paused, ordered=False, details=False):
         count += 1
         since = run.updated_at
         if oldest is None or (since and oldest.updated_at and since < oldest.updated_at):
             oldest = run
-    return count, oldest
+    found = await backend.read_summaries([oldest.run_id] if oldest else [])
+    return count, found[0] if found else oldest

@@ -61,7 +61,9 @@ def _dump_slowly(value: Any) -> bytes:
     """What orjson refuses: integers over 64 bits, lone surrogates, deep nesting."""
     import json
 
-    return json.dumps(value, default=_plain, separators=(",", ":"), skipkeys=True).encode()
+    written = json.dumps(value, default=_plain, skipkeys=True)
+    finite = json.loads(written, parse_constant=lambda _: None)  # JSON has no NaN
+    return json.dumps(finite, separators=(",", ":")).encode()
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 __all__ = ["BUILT_IN_KEYS", "MASK", "Redactor"]
 
 MASK = "***"
+TOO_DEEP = "<nested too deep>"
+_DEEPEST = 200
 BUILT_IN_KEYS = (
     "*password*",
     "*passwd*",
@@ -49,25 +51,35 @@ class Redactor:
             return text
         return _CREDENTIALS.sub(rf"\1:{MASK}@", text)
 
-    def value(self, value: Any) -> Any:
-        """A copy of `value` (any JSON-ready data) with its secrets masked. Numbers are never secrets."""
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """A copy of `value` (any JSON-ready data) with its secrets masked. Numbers are never secrets.
+
+        What is nested deeper than any format can print is left out.
+        """
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
-            return {
-                key: self._masked(item) if self.is_secret(str(key)) else self.value(item) for key, item in value.items()
-            }
+            return (
+                TOO_DEEP
+                if depth > _DEEPEST
+                else {
+                    key: self._masked(item, depth + 1) if self.is_secret(str(key)) else self.value(item, depth + 1)
+                    for key, item in value.items()
+                }
+            )
         if isinstance(value, list | tuple):
-            return [self.value(item) for item in value]
+            return TOO_DEEP if depth > _DEEPEST else [self.value(item, depth + 1) for item in value]
         return value
 
     def under(self, key: str, value: Any) -> Any:
         """`value` as it is printed under `key`."""
         return self._masked(value) if self.is_secret(key) else self.value(value)
 
-    def _masked(self, value: Any) -> Any:
+    def _masked(self, value: Any, depth: int = 0) -> Any:
+        if isinstance(value, Mapping | list | tuple) and depth > _DEEPEST:
+            return TOO_DEEP
         if isinstance(value, Mapping):
-            return {key: self._masked(item) for key, item in value.items()}
+            return {key: self._masked(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self._masked(item) for item in value]
+            return [self._masked(item, depth + 1) for item in value]
         return MASK if isinstance(value, str | bytes) and value else value

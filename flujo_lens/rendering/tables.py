@@ -68,7 +68,8 @@ def table(
 
 def _of_field(field: Field, view: View, redactor: Redactor) -> Shown:
     style = "status" if field.name == "status" else "id" if field.name == view.id else "fold"
-    return Shown(field.name.upper(), lambda item, h: human_value(redactor.value(field.get(item)), field.name, h), _STAYS, style)
+    cell = lambda item, shown: human_value(redactor.value(field.get(item)), field.name, shown)  # noqa: E731
+    return Shown(field.name.upper(), cell, _STAYS, style)
 
 
 def _cell(column: Shown, item: Any, shown: Human, redactor: Redactor) -> str:

@@ -36,6 +36,7 @@ _BEYOND_SENSE = 1e18
 
 NAMELESS = ("", "unknown", None)
 VERSIONLESS = ("", "latest", None)
+_TIMES = ("the start", "the last save", "the state's start", "the last update", "the end")
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -321,6 +322,14 @@ def _busy_ms(raw: RawRun) -> float | None:
     return round(sum(spent) * 1000, 3) if spent else None
 
 
+def _note_unreadable(raw: RawRun, instants: tuple[datetime | None, ...]) -> None:
+    """Note the times that are there and cannot be read."""
+    texts = (raw.run_start, raw.state_updated, raw.state_created, raw.run_updated, raw.run_end)
+    for name, text, when in zip(_TIMES, texts, instants, strict=True):
+        if text and when is None:
+            raw.problems.append(f"{name} is no time")
+
+
 def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
     """The run as operators read it.
 
@@ -333,13 +342,15 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
     started, saved = parse_instant(raw.run_start), parse_instant(raw.state_updated, naive)
     first_save = parse_instant(raw.state_created, naive)
     instants = (started, saved, first_save, parse_instant(raw.run_updated), parse_instant(raw.run_end))
+    if None in instants:
+        _note_unreadable(raw, instants)
     pause = pause_of(raw, status)
     return RunSummary(
         run_id=raw.run_id,
         pipeline_name=name,
         pipeline_version=version,
         status=status,
-        created_at=started or first_save,
+        created_at=started if raw.run_start else first_save,
         updated_at=max((when for when in instants if when), default=None),
         duration_ms=_duration(raw, status, started, saved),
         current_step_index=as_int(raw.step_index),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -12,12 +11,17 @@ from flujo_lens.state.views import RunFilter, RunSummary
 __all__ = ["matches", "needs_details", "sort_key"]
 
 _OLDEST = datetime.min
-_Test = Callable[[RunFilter, RunSummary], bool]
 
 
 def matches(wanted: RunFilter, run: RunSummary) -> bool:
     """True if every field of `wanted` that is set holds for `run`."""
-    return all(test(wanted, run) for test in (_is_kind, _is_pipeline, _in_time, _has_text, _has_meta))
+    return (
+        _is_kind(wanted, run)
+        and _is_pipeline(wanted, run)
+        and _in_time(wanted, run)
+        and _has_text(wanted, run)
+        and _has_meta(wanted, run)
+    )
 
 
 def needs_details(wanted: RunFilter) -> bool:
@@ -82,4 +86,7 @@ def _as_typed(value: Any) -> str | None:
         return str(value)
     import orjson
 
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # nested too deep, or a number of more than 64 bits: nobody types it
+        return None

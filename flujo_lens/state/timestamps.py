@@ -31,9 +31,10 @@ def parse_instant(text: object, naive: tzinfo = UTC) -> datetime | None:
         naive: The zone of a text without one.
 
     Returns:
-        The instant in UTC, or None if the text is no ISO 8601 time or out of range.
+        The instant in UTC, or None if the text is no ISO 8601 time (in the form that begins with a date as
+        2026-11-21, whose texts sort by time) or out of range.
     """
-    if not isinstance(text, str):
+    if not isinstance(text, str) or text[4:8:3] != "--":
         return None
     try:
         when = datetime.fromisoformat(text)

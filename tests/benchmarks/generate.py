@@ -152,8 +152,7 @@ INSERTS = {
     "runs": "INSERT INTO runs (run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at,"
     " updated_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
     "workflow_state": f"INSERT INTO workflow_state VALUES ({', '.join('?' * len(STATE_COLUMNS))})",
-    "steps": "INSERT INTO steps (run_id, step_name, step_index, status, output, created_at)"
-    " VALUES (?, ?, ?, ?, ?, ?)",
+    "steps": "INSERT INTO steps (run_id, step_name, step_index, status, output, created_at) VALUES (?, ?, ?, ?, ?, ?)",
     "spans": "INSERT INTO spans (run_id, span_id, parent_span_id, name, start_time, end_time, status,"
     " attributes, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
 }
@@ -898,9 +897,7 @@ def make_sqlite(path: Path, runs: int, *, days: int = 30, seed: int = 1, now: da
 
 
 @no_collection()
-def make_files(
-    folder: Path, runs: int, *, days: int = 30, seed: int = 1, now: datetime | None = None
-) -> None:
+def make_files(folder: Path, runs: int, *, days: int = 30, seed: int = 1, now: datetime | None = None) -> None:
     """Make a folder of JSON files, one for each run and background task, oldest save first."""
     part = refuse(folder)
     part.mkdir()

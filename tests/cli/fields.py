@@ -1,20 +1,45 @@
 """The public field names, written out: they are an API that only a major version may change."""
 
-RUN = (
-    "run_id pipeline_name pipeline_version status created_at updated_at duration_ms current_step_index step_name "
-    "total_steps error_message pause_message parent_run_id task_id is_background_task metadata"
-).split()
-FAILURE = "error count first_at last_at step_name sample_run_id".split()
-STEP = "step_index step_name status output error cost_usd token_counts duration_ms attempts created_at".split()
-SPAN = "span_id parent_span_id name status start_offset_ms duration_ms started_at attributes".split()
-PIPELINE = "pipeline_name total by_status duration_ms".split()
-DURATIONS = "avg p50 p95 p99".split()
-SPAN_NAME = "name count failed duration_ms".split()
-STATS = "total by_status by_pipeline failures spans window".split()
-STATUS = "store last_write_at failing silent waiting size_bytes runs".split()
+RUN = [
+    "run_id",
+    "pipeline_name",
+    "pipeline_version",
+    "status",
+    "created_at",
+    "updated_at",
+    "duration_ms",
+    "current_step_index",
+    "step_name",
+    "total_steps",
+    "error_message",
+    "pause_message",
+    "parent_run_id",
+    "task_id",
+    "is_background_task",
+    "metadata",
+]
+FAILURE = ["error", "count", "first_at", "last_at", "step_name", "sample_run_id"]
+STEP = [
+    "step_index",
+    "step_name",
+    "status",
+    "output",
+    "error",
+    "cost_usd",
+    "token_counts",
+    "duration_ms",
+    "attempts",
+    "created_at",
+]
+SPAN = ["span_id", "parent_span_id", "name", "status", "start_offset_ms", "duration_ms", "started_at", "attributes"]
+PIPELINE = ["pipeline_name", "total", "by_status", "duration_ms"]
+DURATIONS = ["avg", "p50", "p95", "p99"]
+SPAN_NAME = ["name", "count", "failed", "duration_ms"]
+STATS = ["total", "by_status", "by_pipeline", "failures", "spans", "window"]
+STATUS = ["store", "last_write_at", "failing", "silent", "waiting", "size_bytes", "runs"]
 TASK = [*RUN, "background_error"]
-EVALUATION = "run_id step_name score feedback metadata created_at".split()
-SYSTEM = "key value updated_at".split()
-CONFIG = "key value source".split()
-STORE = "name uri driver capabilities default".split()
+EVALUATION = ["run_id", "step_name", "score", "feedback", "metadata", "created_at"]
+SYSTEM = ["key", "value", "updated_at"]
+CONFIG = ["key", "value", "source"]
+STORE = ["name", "uri", "driver", "capabilities", "default"]
 STATUSES = {"running", "paused", "completed", "failed", "cancelled"}

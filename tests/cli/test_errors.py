@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import Lens, Result, tree
 
-READING = "list status failed waiting stats evals".split()
+READING = ["list", "status", "failed", "waiting", "stats", "evals"]
 
 
 def _told(result: Result, code: int, *words: str) -> None:
@@ -25,7 +25,7 @@ def _told(result: Result, code: int, *words: str) -> None:
         assert word in result.err
 
 
-# --- which store -----------------------------------------------------------------------------------------------
+# --- which store
 
 
 def test_no_store_at_all(bare_lens: Lens) -> None:
@@ -34,7 +34,9 @@ def test_no_store_at_all(bare_lens: Lens) -> None:
     assert tree(bare_lens.cwd) == {}
 
 
-@pytest.mark.parametrize("uri", ["nowhere.db", "sqlite:///nowhere.db", "sqlite:////no/where.db", "./no/folder", "file:///no/where"])
+@pytest.mark.parametrize(
+    "uri", ["nowhere.db", "sqlite:///nowhere.db", "sqlite:////no/where.db", "./no/folder", "file:///no/where"]
+)
 def test_a_path_that_does_not_exist(bare_lens: Lens, uri: str) -> None:
     for command in READING:
         _told(bare_lens(f"{command} -s {uri}"), 5, "where" if "where" in uri else "folder")
@@ -126,7 +128,7 @@ def test_two_that_name_different_stores(lens: Lens) -> None:
     assert "lens.toml" in result.err
 
 
-# --- versions ----------------------------------------------------------------------------------------------------
+# --- versions
 
 
 def test_a_future_schema_reads(lens: Lens) -> None:
@@ -157,7 +159,27 @@ def test_a_bad_row_never_breaks_a_list(lens: Lens) -> None:
             assert result.code == 0, (line, result.err)
 
 
-# --- locks -------------------------------------------------------------------------------------------------------
+def test_values_that_no_format_holds(lens: Lens) -> None:
+    """Nested deeper than the stack, infinite, not a number, larger than 64 bits."""
+    entry = '{"name": "x", "attempts": Infinity, "latency_s": NaN, "cost_usd": -Infinity, "token_counts": 1e400}'
+    lens.edit(
+        ("UPDATE workflow_state SET pipeline_context = ? WHERE run_id = 'meta-001'", ("[" * 3000 + "]" * 3000,)),
+        ("UPDATE workflow_state SET metadata = ? WHERE run_id = 'meta-001'", ('{"a":' * 900 + "1" + "}" * 900,)),
+        ("UPDATE steps SET output = ? WHERE run_id = 'deep-001'", ("[" * 900 + "]" * 900,)),
+        ("UPDATE spans SET attributes = ? WHERE run_id = 'deep-001'", ('{"a":' * 900 + "1" + "}" * 900,)),
+        ("UPDATE workflow_state SET step_history = ? WHERE run_id = 'cost-001'", (f"[{entry}]",)),
+    )
+    lines = ["list --all", "list --columns run_id,metadata", "list --meta a=1", "stats", "show meta-001 --state"]
+    lines += ["show deep-001 -v", "show deep-001 --final-output", "show cost-001 -v"]
+    lines += ["trace deep-001", "spans deep-001"]
+    for line in lines:
+        for options in ("", " -o json", " -o table"):
+            result = lens(line + options)
+            assert result.code == 0, (line, result.err)
+    assert lens("show cost-001 -o json").json["steps"][0]["cost_usd"] in (None, 0.0123)
+
+
+# --- locks
 
 HOLDER = """
 import sqlite3, sys
@@ -205,7 +227,7 @@ def test_a_writer_of_a_wal_store_disturbs_nobody(lens: Lens) -> None:
         assert lens("list --pipeline held -o id").lines == []
 
 
-# --- words -------------------------------------------------------------------------------------------------------
+# --- words
 
 
 @pytest.mark.parametrize(
@@ -244,7 +266,7 @@ def test_common_options_before_or_behind_the_command(lens: Lens) -> None:
     assert lens("-q list -n 1 -s other.db").err == ""
 
 
-# --- how errors are told -----------------------------------------------------------------------------------------
+# --- how errors are told
 
 
 @pytest.mark.parametrize(

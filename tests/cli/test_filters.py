@@ -13,7 +13,9 @@ from support import NOW, Lens
 Row = dict[str, Any]
 Oracle = Callable[[Row], bool]
 
-META = """'{"customer": "4711", "tries": 3, "vip": true, "note": null, "rate": 0.5, "tags": ["a"], "name": "Ana López"}'"""
+META = (
+    """'{"customer": "4711", "tries": 3, "vip": true, "note": null, "rate": 0.5, "tags": ["a"], "name": "Ana López"}'"""
+)
 
 
 def _has(row: Row, text: str) -> bool:
@@ -101,8 +103,9 @@ COMMANDS: list[tuple[str, Oracle]] = [
 def stored(request: pytest.FixtureRequest) -> Lens:
     """``lens`` beside a store of each version, with some metadata in it."""
     lens: Lens = request.getfixturevalue(request.param)
-    lens.edit(f"UPDATE workflow_state SET metadata = {META} WHERE run_id LIKE 'orders-%' OR run_id = 'fail-001'") \
-        if request.param == "lens" else None
+    lens.edit(
+        f"UPDATE workflow_state SET metadata = {META} WHERE run_id LIKE 'orders-%' OR run_id = 'fail-001'"
+    ) if request.param == "lens" else None
     return lens
 
 

@@ -69,13 +69,11 @@ def _same(rows: list[dict[str, str]], documents: list[dict[str, Any]]) -> None:
     assert read == documents
 
 
-# --- rows ----------------------------------------------------------------------------------------------------
+# --- rows
 
 
 @pytest.mark.parametrize(("line", "names", "key"), LISTS)
-def test_rows_have_the_public_fields_in_every_format(
-    named: Lens, line: str, names: list[str], key: str
-) -> None:
+def test_rows_have_the_public_fields_in_every_format(named: Lens, line: str, names: list[str], key: str) -> None:
     documents = named(f"{line} -o json").json
     assert documents
     assert [list(document) for document in documents] == [names] * len(documents)
@@ -122,7 +120,7 @@ def test_the_terminal_alone_chooses_the_format(lens: Lens) -> None:
     assert forced.out == lens("list").out
 
 
-# --- documents -----------------------------------------------------------------------------------------------
+# --- documents
 
 
 @pytest.mark.parametrize("run", ["fail-001", "paused-001", "bgparent-001", "crashed-001", BACKGROUND_TASK])
@@ -239,7 +237,7 @@ def test_final_output_is_json(lens: Lens) -> None:
     assert lens("show crashed-001 --final-output").code == 0
 
 
-# --- times ---------------------------------------------------------------------------------------------------
+# --- times
 
 
 def _times(value: Any) -> Iterator[Any]:
@@ -273,7 +271,7 @@ def test_both_versions_of_the_library_tell_the_same_times(bare_lens: Lens) -> No
     assert all(run["created_at"] <= run["updated_at"] for run in runs)
 
 
-# --- columns and formats that are asked for --------------------------------------------------------------------
+# --- columns and formats that are asked for
 
 
 @pytest.mark.parametrize("form", ["json", "ndjson", "csv", "tsv"])
@@ -330,14 +328,14 @@ def test_a_format_that_does_not_exist_names_the_nearest(lens: Lens) -> None:
     assert "Did you mean ndjson?" in lens("list -o ndjsn").err
 
 
-# --- ids lead back -------------------------------------------------------------------------------------------
+# --- ids lead back
 
 IDS = [
     "two words",
     "  edges  ",
     "a/b/../c",
     "per%cent%20sign",
-    "it's \"quoted\"",
+    'it\'s "quoted"',
     "line\nbreak",
     "tab\tstop",
     "carriage\rreturn",

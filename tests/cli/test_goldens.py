@@ -22,6 +22,7 @@ class Case:
     """One golden: a command line, and the ways in which it is run.
 
     Attributes:
+        store: A folder of `DATA`, ``demo``, ``files`` (the JSON files of one), or none.
         modes: ``80`` is a terminal of that width, ``80c`` a coloured one, ``pipe`` is none, and anything
             else a format in a pipe.
     """
@@ -182,7 +183,50 @@ IN_USE = [
     Case("wal-status", "status", "100", store=WAL),
 ]
 
-COMMANDS = "status list show trace spans stats failed waiting tasks evals system stores config demo".split()
+DEMO = [
+    Case(f"demo-{name}", line, modes, store="demo")
+    for name, line, modes in (
+        ("status", "status", "80 100c"),
+        ("failed", "failed", "80 160 json"),
+        ("failed-one-group", "failed --error 'RateLimitError:*' --flat", "100 id"),
+        ("waiting", "waiting", "80"),
+        ("list", "list", "80 160"),
+        ("show-failed", "show payments-7731 -v", "80"),
+        ("show-paused", "show approve-4711", "80"),
+        ("trace-failed", "trace @failed", "80 160"),
+        ("trace-loop", "trace research-0022", "80 160"),
+        ("stats", "stats", "80 160"),
+    )
+]
+FILES = [
+    Case(f"files-{name}", f"{line} -s states", modes, store="files")
+    for name, line, modes in (
+        ("list", "list", "80 pipe"),
+        ("show-paused", "show paused-001", "80 json"),
+        ("status", "status", "80"),
+        ("failed", "failed", "80"),
+        ("trace", "trace fail-001", "80 json"),
+        ("tasks", "tasks list", "100"),
+        ("stats", "stats", "80"),
+    )
+]
+
+COMMANDS = [
+    "status",
+    "list",
+    "show",
+    "trace",
+    "spans",
+    "stats",
+    "failed",
+    "waiting",
+    "tasks",
+    "evals",
+    "system",
+    "stores",
+    "config",
+    "demo",
+]
 GROUPED = ("tasks list", "system list", "system get")
 HELPS = [
     Case("help", "--help", "100"),
@@ -215,13 +259,17 @@ ERRORS.append(Case("error-no-store", "list", "100 pipe json", store=""))
 ERRORS.append(Case("error-store-name", "list -s bilning", "100 pipe json", files=SETTINGS))
 ERRORS.append(Case("error-colour", "list --status cancled", "100c"))
 
-CASES = [*LISTS, *SHOWS, *TRACES, *OLDER, *IN_USE, *HELPS, *ERRORS]
+CASES = [*LISTS, *SHOWS, *TRACES, *OLDER, *IN_USE, *DEMO, *FILES, *HELPS, *ERRORS]
 
 
 @pytest.mark.skipif(not HERE.is_dir(), reason="the folder's name would be another in every run")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_golden(case: Case, bare_lens: Lens) -> None:
-    if case.store:
+    if case.store == "demo":
+        assert bare_lens("demo flujo_ops.db").code == 0
+    elif case.store == "files":
+        bare_lens.files()
+    elif case.store:
         bare_lens.store(case.store)
     for name, text in case.files:
         bare_lens.write(name, text)

@@ -97,12 +97,11 @@ def test_the_note_in_a_table(lens: Lens) -> None:
 
 
 def test_fifty_are_shown_unless_asked(lens: Lens) -> None:
-    insert = "INSERT INTO workflow_state SELECT 'copy-' || n, {rest} FROM workflow_state, numbers WHERE run_id = 'single-001'"
-    lens.edit("CREATE TABLE numbers AS WITH RECURSIVE c(n) AS (VALUES(1) UNION SELECT n + 1 FROM c LIMIT 60) SELECT n FROM c")
-    columns = "pipeline_id, pipeline_name, pipeline_version, current_step_index, pipeline_context, last_step_output, " \
-        "step_history, status, created_at, updated_at, total_steps, error_message, execution_time_ms, " \
-        "memory_usage_mb, metadata, is_background_task, parent_run_id, task_id, background_error"
-    lens.edit(insert.format(rest=columns))
+    lens.edit(
+        "WITH RECURSIVE numbers(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM numbers LIMIT 60) "
+        "INSERT INTO runs (run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at, updated_at) "
+        "SELECT 'more-' || n, 'p', 'p', '1', 'completed', '2026-11-20T00:00:00Z', '2026-11-20T00:00:00Z' FROM numbers"
+    )
     assert len(lens("list -o id").lines) == 50
     assert len(lens("list -o id --all").lines) == 90
 
@@ -118,7 +117,9 @@ def test_all_contradicts_a_limit(lens: Lens) -> None:
     assert lens("list -n 0").code == 2
 
 
-@pytest.mark.parametrize("cursor", ["xyz", "''", "e30", "eyJ0IjoxLCJpZCI6MX0", "bnVsbA", "W10", "ü", "//8=", "eyJ0IjoieCIsImlkIjoiYSJ9"])
+@pytest.mark.parametrize(
+    "cursor", ["xyz", "''", "e30", "eyJ0IjoxLCJpZCI6MX0", "bnVsbA", "W10", "ü", "//8=", "eyJ0IjoieCIsImlkIjoiYSJ9"]
+)
 def test_a_cursor_that_is_none(lens: Lens, cursor: str) -> None:
     for options in ("", " --all", " -o json"):
         result = lens(f"list --cursor {cursor}{options}")
@@ -130,7 +131,5 @@ def test_a_cursor_of_a_run_that_has_gone(lens: Lens) -> None:
     whole = lens("list --all -o id").lines
     first = lens("list -n 5 -o id")
     gone = first.lines[-1]
-    lens.edit(
-        ("DELETE FROM runs WHERE run_id = ?", (gone,)), ("DELETE FROM workflow_state WHERE run_id = ?", (gone,))
-    )
+    lens.edit(("DELETE FROM runs WHERE run_id = ?", (gone,)), ("DELETE FROM workflow_state WHERE run_id = ?", (gone,)))
     assert lens(f"list --all -o id --cursor {_cursor(first)}").lines == whole[5:]

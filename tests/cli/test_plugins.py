@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support import Lens
 
-TUTORIAL = '''
+TUTORIAL = """
 import orjson
 import redis.asyncio as redis
 from flujo_lens.state.backends.base import StateBackend
@@ -42,7 +42,7 @@ class RedisBackend(StateBackend):
     async def delete_state(self, run_id: str) -> None:
         r = await self._conn()
         await r.delete(run_id)
-'''
+"""
 
 THREE = '''
 import json, pathlib, urllib.parse
@@ -187,7 +187,7 @@ def test_one_more_method_opens_more_commands(three: Lens) -> None:
     sys.modules.pop("acme_lists", None)
 
 
-BROKEN = '''
+BROKEN = """
 class Backend:
     def __init__(self, uri):
         self.uri = uri
@@ -203,14 +203,12 @@ class Lacks:
     async def load_state(self, run_id): ...
 
 def function(uri): ...
-'''
+"""
 
 
 def test_whatever_a_driver_raises_is_trouble_with_the_store(three: Lens) -> None:
     _install(three, "acme_broken", BROKEN)
-    three.write(
-        "lens.toml", '[drivers]\nacme = "acme_broken:Backend"\n[stores.a]\nuri = "acme://ana:hunter2@host/x"\n'
-    )
+    three.write("lens.toml", '[drivers]\nacme = "acme_broken:Backend"\n[stores.a]\nuri = "acme://ana:hunter2@host/x"\n')
     result = three("show fail-001")
     assert (result.code, result.out) == (5, "")
     assert "ConnectionError" in result.err
@@ -259,7 +257,7 @@ def test_a_driver_may_take_over_a_scheme(three: Lens) -> None:
     assert found.lines == ["fail-001"]
 
 
-# --- the tutorial's Redis ------------------------------------------------------------------------------------------
+# --- the tutorial's Redis
 
 
 @pytest.fixture

@@ -41,7 +41,10 @@ def leaky(lens: Lens) -> Lens:
             "last_step_output = ? WHERE run_id IN ('fail-001', 'paused-001')",
             (text, context, history, MESSAGE, text),
         ),
-        ("UPDATE workflow_state SET metadata = ?, background_error = ? WHERE run_id LIKE 'bgparent-001_bg%'", (text, MESSAGE)),
+        (
+            "UPDATE workflow_state SET metadata = ?, background_error = ? WHERE run_id LIKE 'bgparent-001_bg%'",
+            (text, MESSAGE),
+        ),
         ("UPDATE spans SET attributes = ? WHERE run_id = 'fail-001'", (json.dumps({**NESTED, "feedback": MESSAGE}),)),
         ("UPDATE steps SET output = ? WHERE run_id = 'fail-001'", (text,)),
         ("UPDATE evaluations SET metadata = ?, feedback = ?", (text, MESSAGE)),

@@ -293,6 +293,11 @@ class StateBackend(ABC):
 
         return await gather_run(self, run_id)
 
+    async def read_summaries(self, run_ids: Sequence[str]) -> Sequence[RunSummary]:
+        """Return the runs with these ids, with details, in their order; ids that no table knows are left out."""
+        found = [await self.read_run(run_id) for run_id in run_ids]
+        return [detail.run for detail in found if detail is not None]
+
     async def read_spans(self, run_id: str) -> Sequence[Span]:
         """Return the spans of a run as roots with children; an empty sequence if there are none."""
         from flujo_lens.state.backends.gathering import gather_spans

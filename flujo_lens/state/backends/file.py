@@ -187,7 +187,7 @@ class FileBackend(ReadingBackend):
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`, in order."""
         snapshot = await self._run(self._snapshot)
-        return nsmallest(limit, (run_id for run_id in snapshot.names if run_id.startswith(prefix)))
+        return nsmallest(limit, (run_id for run_id in snapshot.row_of if run_id.startswith(prefix)))
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None. Its background tasks can be in any file."""

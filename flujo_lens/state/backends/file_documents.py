@@ -6,9 +6,10 @@ The functions take a descriptor of the folder and a name in it, never a path: no
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
     "load_object",
     "names_of",
     "plain_name",
+    "printable",
     "problem_of",
     "read_document",
     "remove_document",
@@ -75,9 +77,13 @@ def is_blob(name: str) -> bool:
 
 
 def stem_of(name: str) -> str:
-    """The run id that a file's name stands for; bytes that are no UTF-8 as ``\\xNN``."""
-    stem = name.removesuffix(ENDING)
-    return stem if stem.isascii() else os.fsencode(stem).decode("utf-8", "backslashreplace")
+    """The run id that a file's name stands for."""
+    return printable(name.removesuffix(ENDING))
+
+
+def printable(name: str) -> str:
+    """A file's name with bytes that are no UTF-8 as ``\\xNN``."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def plain_name(run_id: str) -> str | None:
@@ -91,13 +97,16 @@ def plain_name(run_id: str) -> str | None:
     return run_id + ENDING if length + len(ENDING) <= _LONGEST else None
 
 
-def names_of(run_id: str) -> tuple[str, ...]:
+def names_of(run_id: str) -> Iterator[str]:
     """The names that a run's file can have, the first one first: plain, or readable in part with a hash.
 
     The others are for a name that is taken by another run.
     """
     plain = plain_name(run_id)
-    return ((plain,) if plain else ()) + tuple(_encoded_name(run_id, attempt) for attempt in range(3))
+    if plain is not None:
+        yield plain
+    for attempt in range(3):
+        yield _encoded_name(run_id, attempt)
 
 
 def _encoded_name(run_id: str, attempt: int) -> str:
@@ -129,12 +138,14 @@ def run_id_of(state: dict[str, Any], name: str) -> str:
     inside = state.get("run_id")
     if isinstance(inside, int) and not isinstance(inside, bool):
         return str(inside)
-    return inside if isinstance(inside, str) and inside else stem_of(name)
+    if isinstance(inside, str) and (inside or name in names_of("")):
+        return inside
+    return stem_of(name)
 
 
 def problem_of(name: str, reason: object = None) -> str:
     """The words for a file that cannot be read."""
-    words = f"{stem_of(name)}{ENDING}: does not parse"
+    words = f"{printable(name)}: does not parse"
     return words if reason is None else f"{words}: {reason}"
 
 
@@ -249,17 +260,19 @@ def encode_state(run_id: str, state: dict[str, Any]) -> bytes:
     Raises:
         TypeError: it holds a value that JSON has no form for.
     """
+    import json
+
     whole = {**state, "run_id": run_id}
-    try:
+    # What orjson refuses of JSON-ready data (lone surrogates, integers of more than 64 bits) json writes.
+    with suppress(orjson.JSONEncodeError):
         whole = orjson.loads(orjson.dumps(whole, option=orjson.OPT_NON_STR_KEYS))
-    except orjson.JSONEncodeError:
-        # Lone surrogates and integers of more than 64 bits: the library writes them, and so does json.
-        return json.dumps(whole, sort_keys=True).encode("ascii")
     return json.dumps(whole, sort_keys=True).encode("ascii")
 
 
 def write_document(folder: int, name: str, data: bytes) -> None:
-    """Put `data` in place of the file `name`, whole or not at all; it survives the death of the machine.
+    """Put `data` in place of the file `name`, whole or not at all, with the permissions of the one before.
+
+    When it returns, the file survives the death of the machine.
 
     Raises:
         OSError: it cannot be written; nothing has changed.
@@ -268,14 +281,25 @@ def write_document(folder: int, name: str, data: bytes) -> None:
     file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
     try:
         with os.fdopen(file, "wb") as writing:
+            with suppress(OSError):  # nothing to go by, or a file system without permissions
+                os.fchmod(file, stat.S_IMODE(os.stat(name, dir_fd=folder).st_mode))
             writing.write(data)
             writing.flush()
-            os.fsync(writing.fileno())
+            os.fsync(file)
         os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
-        os.unlink(part, dir_fd=folder)
+        with suppress(OSError):
+            os.unlink(part, dir_fd=folder)
         raise
-    os.fsync(folder)
+    _settle(folder)
+
+
+def _settle(folder: int) -> None:
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+            raise
 
 
 def remove_document(folder: int, name: str) -> None:
@@ -284,8 +308,6 @@ def remove_document(folder: int, name: str) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        return
-    os.fsync(folder)
+        _settle(folder)

@@ -25,8 +25,9 @@ from flujo_lens.state import interpret
 from flujo_lens.state.backends import file_documents as documents
 from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.file_documents import Document
-from flujo_lens.state.backends.file_index import RUN_ID, SIZE, Catalogue, Scan
+from flujo_lens.state.backends.file_index import Catalogue
 from flujo_lens.state.backends.file_runs import Pick, Snapshot, in_order, instant, summary_of
+from flujo_lens.state.backends.file_table import Scan
 from flujo_lens.state.views import Page, RunDetail, RunFilter, RunSummary
 
 __all__ = ["Folder"]
@@ -79,7 +80,7 @@ class Folder:
         """
         found = self._catalogue.refresh(folder, stop)
         snapshot = Snapshot(found, self.zone)
-        if snapshot.strange and not snapshot.names:
+        if snapshot.strange and not snapshot.row_of:
             raise NotAStoreError(f"{self.path} holds no workflow states", path=str(self.path), files=snapshot.strange)
         self._last = snapshot
         return found, snapshot
@@ -128,8 +129,8 @@ class Folder:
         never = datetime.min.replace(tzinfo=UTC)
         with self.opened() as folder:
             snapshot = self.snapshot(folder, stop)
-            for run_id, name in snapshot.names.items():
-                document = documents.read_document(folder, name)
+            for run_id, at in snapshot.row_of.items():
+                document = documents.read_document(folder, snapshot.table.name[at])
                 if document is None or document.state is None or document.run_id != run_id:
                     continue
                 if status is None or document.state.get("status") == status:
@@ -179,7 +180,8 @@ class Folder:
         with self.opened() as folder:
             found, snapshot = self.scan(folder, stop)
             beside = (documents.size_of(folder, name) for name in (*found.leftovers, *found.blobs))
-            size = sum(entry[SIZE] for entry in found.entries.values() if entry[RUN_ID:]) + sum(beside)
+            sizes = zip(found.table.size, found.table.run_id, strict=True)
+            size = sum(size for size, run_id in sizes if run_id is not None) + sum(beside)
         return {"size_bytes": size, "last_write_at": snapshot.last_save(), "notes": _notes(found, snapshot)}
 
     # --- writing
@@ -264,7 +266,7 @@ def _detail(document: Document, run: RunSummary, children: tuple[RunSummary, ...
 
 def _notes(found: Scan, snapshot: Snapshot) -> tuple[str, ...]:
     counted = (
-        (len(snapshot.unreadable()), "files do not parse"),
+        (snapshot.unreadable(), "files do not parse"),
         (len(found.leftovers), f"leftovers of interrupted saves (*{documents.LEFTOVER})"),
         (len(snapshot.rivals), "runs are in several files each"),
         (snapshot.strange, "files are no workflow states"),

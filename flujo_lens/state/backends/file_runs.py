@@ -1,28 +1,27 @@
-"""Selecting runs of a folder of JSON files: by the entries of all, then by the files of those left."""
+"""Selecting runs of a folder of JSON files: by what is known of all, then by the files of those left."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from heapq import nlargest, nsmallest
-from typing import Any
+from typing import Any, cast
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends import file_documents as documents
-from flujo_lens.state.backends import file_index as index
 from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.file_documents import Document
-from flujo_lens.state.backends.file_index import MICROSECOND, Entry, Moment, Scan, Stopped
+from flujo_lens.state.backends.file_table import MICROSECOND, Moment, Scan, Stopped
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import EPOCH, parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["OLDEST", "Pick", "Snapshot", "in_order", "instant", "summary_of"]
 
-Pick = tuple[int, str, str]
-"""Start in microseconds since 1970 (`OLDEST` without a readable one), run id, file name; sorted like this."""
+Pick = tuple[int, str, int]
+"""Start in microseconds since 1970 (`OLDEST` without a readable one), run id, row; sorted like this."""
 
 
 def _micros(when: datetime) -> int:
@@ -35,7 +34,7 @@ def instant(micros: int | None) -> datetime | None:
 
 
 OLDEST = _micros(datetime.min.replace(tzinfo=UTC))
-_Test = Callable[[Entry], bool]
+_Test = Callable[[int], bool]
 
 
 def summary_of(document: Document, zone: tzinfo) -> RunSummary:
@@ -50,8 +49,8 @@ class Snapshot:
 
     Of several files with one run id the one that was saved last counts, but a readable one before any other.
 
-    `names` are their files by run id, `rivals` all files of the runs that several files hold, `strange` is
-    how many files are no runs.
+    `row_of` has their rows in `table` by run id, `rivals` the rows of the runs that several files hold,
+    `strange` is how many files are no runs.
 
     Args:
         found: What the folder holds.
@@ -59,28 +58,29 @@ class Snapshot:
     """
 
     def __init__(self, found: Scan, zone: tzinfo) -> None:
-        self.entries, self.zone = found.entries, zone
-        self.names: dict[str, str] = {}
-        self.rivals: dict[str, list[str]] = {}
-        self.strange = found.foreign
-        self._tasks: list[str] = []
-        for name, entry in self.entries.items():
-            if len(entry) <= index.RUN_ID:
-                self.strange += 1
-                continue
-            first = self.names.setdefault(entry[index.RUN_ID], name)
-            if first is not name:
-                self.rivals.setdefault(entry[index.RUN_ID], [first]).append(name)
-            if entry[index.PARENT] is not None:
-                self._tasks.append(name)
-        for run_id, names in self.rivals.items():
-            names.sort(key=self._last_saved, reverse=True)
-            self.names[run_id] = names[0]
+        self.table, self.zone = found.table, zone
+        ids = self.table.run_id
+        row_of = dict(zip(ids, range(len(ids)), strict=True))
+        row_of.pop(None, None)
+        self.row_of = cast("dict[str, int]", row_of)
+        none = ids.count(None)
+        self.strange = found.foreign + none
+        self.rivals: dict[str, list[int]] = self._rivals() if len(row_of) + none < len(ids) else {}
+        for run_id, rows in self.rivals.items():
+            self.row_of[run_id] = rows[0]
 
-    def _last_saved(self, name: str) -> tuple[bool, int, int, str]:
-        entry = self.entries[name]
-        updated = self._updated(entry)
-        return entry[index.READABLE], OLDEST if updated is None else updated, entry[index.MTIME], name
+    def _rivals(self) -> dict[str, list[int]]:
+        """The rows of the runs that several files hold, the one that counts first."""
+        rows: dict[str, list[int]] = {}
+        for at, run_id in enumerate(self.table.run_id):
+            if run_id is not None and self.row_of[run_id] != at:
+                rows.setdefault(run_id, [self.row_of[run_id]]).append(at)
+        return {run_id: sorted(found, key=self._last_saved, reverse=True) for run_id, found in rows.items()}
+
+    def _last_saved(self, at: int) -> tuple[bool, int, int, str]:
+        updated, table = self._updated(at), self.table
+        saved = OLDEST if updated is None else updated
+        return bool(table.readable[at]), saved, table.modified[at], table.name[at]
 
     def _read(self, moment: Moment) -> int | None:
         if isinstance(moment, str):
@@ -88,40 +88,42 @@ class Snapshot:
             return None if when is None else _micros(when)
         return moment
 
+    def _created(self, at: int) -> int | None:
+        return self._read(self.table.created[at])
+
+    def _updated(self, at: int) -> int | None:
+        times = (self._read(self.table.created[at]), self._read(self.table.updated[at]))
+        return max((when for when in times if when is not None), default=None)
+
+    # --- by the table
+
+    def select(self, wanted: RunFilter, after: Position | None, reverse: bool) -> list[Pick]:
+        """The runs behind `after` that `wanted` admits, texts and metadata apart; in no order."""
+        tests, created = self._tests(wanted), self.table.created
+        rows: Iterable[tuple[str, int]] = self.row_of.items()
+        if tests:
+            rows = [pair for pair in rows if all(test(pair[1]) for test in tests)]
+        picks = [
+            (start if type(start := created[at]) is int else self._start(start), run_id, at) for run_id, at in rows
+        ]
+        return _behind(picks, after, reverse)
+
     def _start(self, moment: Moment) -> int:
         start = self._read(moment)
         return OLDEST if start is None else start
 
-    def _created(self, entry: Entry) -> int | None:
-        return self._read(entry[index.CREATED])
-
-    def _updated(self, entry: Entry) -> int | None:
-        times = (self._read(entry[index.CREATED]), self._read(entry[index.UPDATED]))
-        return max((when for when in times if when is not None), default=None)
-
-    # --- by the entries
-
-    def select(self, wanted: RunFilter, after: Position | None, reverse: bool) -> list[Pick]:
-        """The runs behind `after` that `wanted` admits, texts and metadata apart; in no order."""
-        entries, tests = self.entries, self._tests(wanted)
-        names: Iterable[tuple[str, str]] = self.names.items()
-        if tests:
-            names = [pair for pair in names if all(test(entries[pair[1]]) for test in tests)]
-        picks = [
-            (start if type(start := entries[name][index.CREATED]) is int else self._start(start), run_id, name)
-            for run_id, name in names
-        ]
-        return _behind(picks, after, reverse)
-
     def _tests(self, wanted: RunFilter) -> list[_Test]:
-        equal = {index.PIPELINE: wanted.pipeline, index.VERSION: wanted.version, index.PARENT: wanted.parent}
-        tests = [_equals(at, value) for at, value in equal.items() if value is not None]
-        if wanted.statuses:
-            tests.append(lambda entry: entry[index.STATUS] in wanted.statuses)
-        if wanted.top_level:
-            tests.append(_equals(index.BACKGROUND, False))
-        if wanted.tasks_only:
-            tests.append(_equals(index.BACKGROUND, True))
+        table, statuses = self.table, wanted.statuses
+        equal = (
+            (table.pipeline, wanted.pipeline),
+            (table.version, wanted.version),
+            (table.parent, wanted.parent),
+            (table.background, False if wanted.top_level else None),
+            (table.background, True if wanted.tasks_only else None),
+        )
+        tests = [_equals(column, value) for column, value in equal if value is not None]
+        if statuses:
+            tests.append(lambda at: table.status[at] in statuses)
         if wanted.since or wanted.until:
             tests.append(_within(self._created, wanted.since, wanted.until))
         if wanted.active_since or wanted.active_until:
@@ -130,20 +132,21 @@ class Snapshot:
 
     def light(self, picks: Iterable[Pick]) -> Iterator[RunSummary]:
         """The runs without what only their files tell."""
-        for _, run_id, name in picks:
-            entry = self.entries[name]
-            if not entry[index.READABLE]:
-                yield interpret.unreadable(run_id, documents.problem_of(name), instant(self._created(entry)))
+        table = self.table
+        for _, run_id, at in picks:
+            if not table.readable[at]:
+                problem = documents.problem_of(table.name[at])
+                yield interpret.unreadable(run_id, problem, instant(self._created(at)))
                 continue
             yield RunSummary(
                 run_id=run_id,
-                pipeline_name=entry[index.PIPELINE],
-                pipeline_version=entry[index.VERSION],
-                status=entry[index.STATUS],
-                created_at=instant(self._created(entry)),
-                updated_at=instant(self._updated(entry)),
-                parent_run_id=entry[index.PARENT],
-                is_background_task=entry[index.BACKGROUND],
+                pipeline_name=table.pipeline[at] or "",
+                pipeline_version=table.version[at] or "",
+                status=table.status[at] or "",
+                created_at=instant(self._created(at)),
+                updated_at=instant(self._updated(at)),
+                parent_run_id=table.parent[at],
+                is_background_task=bool(table.background[at]),
             )
 
     # --- by the files
@@ -158,7 +161,7 @@ class Snapshot:
         for pick in picks:
             if stop.is_set():
                 raise Stopped
-            document = documents.read_document(folder, pick[2])
+            document = documents.read_document(folder, self.table.name[pick[2]])
             if document is None or document.run_id != pick[1]:
                 continue
             run = self.completed(summary_of(document, self.zone))
@@ -170,7 +173,7 @@ class Snapshot:
         if run.run_id in self.tasks:
             run = run._replace(tasks=self.tasks[run.run_id])
         if run.run_id in self.rivals:
-            names = ", ".join(documents.stem_of(name) + documents.ENDING for name in self.rivals[run.run_id])
+            names = ", ".join(map(documents.printable, self.files_of(run.run_id)))
             problem = f"several files hold this run, the one saved last first: {names}"
             run = run._replace(problems=(*run.problems, problem))
         return run
@@ -179,28 +182,29 @@ class Snapshot:
     def tasks(self) -> dict[str, dict[str, int]]:
         """Background tasks by status, by parent."""
         counts: dict[str, dict[str, int]] = {}
-        for name in self._tasks:
-            entry = self.entries[name]
-            if self.names[entry[index.RUN_ID]] == name:
-                by_status = counts.setdefault(entry[index.PARENT], {})
-                by_status[entry[index.STATUS]] = by_status.get(entry[index.STATUS], 0) + 1
+        table = self.table
+        for at, parent in enumerate(table.parent):
+            if parent is not None and self.row_of[table.run_id[at] or ""] == at:
+                by_status = counts.setdefault(parent, {})
+                status = table.status[at] or ""
+                by_status[status] = by_status.get(status, 0) + 1
         return counts
 
     # --- about the whole
 
     def files_of(self, run_id: str) -> list[str]:
-        """The names of the files that hold a run."""
-        return self.rivals.get(run_id) or [name for name in (self.names.get(run_id),) if name is not None]
+        """The names of the files that hold a run, the one that counts first."""
+        rows = self.rivals.get(run_id) or [self.row_of[run_id]] if run_id in self.row_of else []
+        return [self.table.name[at] for at in rows]
 
     def last_save(self) -> datetime | None:
         """The newest update of all readable runs."""
-        runs = (self.entries[name] for name in self.names.values())
-        times = (self._updated(entry) for entry in runs if entry[index.READABLE])
+        times = (self._updated(at) for at in self.row_of.values() if self.table.readable[at])
         return instant(max((when for when in times if when is not None), default=None))
 
-    def unreadable(self) -> list[str]:
-        """The names of the files that do not parse."""
-        return sorted(name for name, entry in self.entries.items() if entry[index.RUN_ID :] and not entry[-1])
+    def unreadable(self) -> int:
+        """How many files do not parse."""
+        return self.table.readable.count(False)
 
 
 def in_order(picks: list[Pick], reverse: bool, first: int) -> Iterator[Pick]:
@@ -218,16 +222,16 @@ def _behind(picks: list[Pick], after: Position | None, reverse: bool) -> list[Pi
     return [pick for pick in picks if (pick[:2] > border if reverse else pick[:2] < border)]
 
 
-def _equals(at: int, value: Any) -> _Test:
-    return lambda entry: bool(entry[at] == value)
+def _equals(column: Sequence[Any], value: Any) -> _Test:
+    return lambda at: bool(column[at] == value)
 
 
-def _within(time_of: Callable[[Entry], int | None], since: datetime | None, until: datetime | None) -> _Test:
+def _within(time_of: Callable[[int], int | None], since: datetime | None, until: datetime | None) -> _Test:
     low = None if since is None else _micros(since)
     high = None if until is None else _micros(until)
 
-    def test(entry: Entry) -> bool:
-        when = time_of(entry)
+    def test(at: int) -> bool:
+        when = time_of(at)
         return when is not None and (low is None or when >= low) and (high is None or when < high)
 
     return test

@@ -231,10 +231,11 @@ class SQLiteBackend(ReadingBackend):
         return Page(tuple(found[:limit]), (last.created_at, last.run_id) if last else after)
 
     async def count_runs(self, wanted: RunFilter) -> int:
-        """Return how many runs `wanted` admits."""
-        if wanted == RunFilter():
-            return await self._read(runs.count_all)
-        return await super().count_runs(wanted)
+        """Return how many runs `wanted` admits; on a connection of its own, so that others need not wait."""
+        if wanted != RunFilter():
+            return await super().count_runs(wanted)
+        async with SQLiteBackend(self.path, timeout=self._timeout, zone=self._zone) as counting:
+            return await counting._read(runs.count_all)
 
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`."""
@@ -245,6 +246,10 @@ class SQLiteBackend(ReadingBackend):
         from flujo_lens.state.backends.sqlite import detail
 
         return await self._read(lambda session: detail.read_run(session, run_id))
+
+    async def read_summaries(self, run_ids: Sequence[str]) -> Sequence[RunSummary]:
+        """Return the runs with these ids, with details, in their order."""
+        return await self._read(lambda session: list(runs.with_details(session, run_ids)))
 
     async def read_spans(self, run_id: str) -> Sequence[Span]:
         """Return the spans of a run as trees."""

@@ -50,13 +50,20 @@ def find_candidates(session: Session, wanted: RunFilter) -> Candidates | None:
     """The narrowest index for `wanted`, or None if it asks for nothing that has one."""
     everything = _everything(session)
     probe = _limited(everything, SMALL_STORE + 1)
-    if session.value(f"SELECT count(*) FROM ({probe})") <= SMALL_STORE:
+    if session.value(f"SELECT count(*) FROM ({probe})") <= SMALL_STORE or _starts_elsewhere(session):
         return Candidates(everything, (), SMALL_STORE)
     best: Candidates | None = None
     for offer in _offers(session, wanted):
         if best is None or offer.number < best.number:
             best = offer
     return best
+
+
+def _starts_elsewhere(session: Session) -> bool:
+    """Whether the start of some run is that of its state although it is in ``runs``: no index has their order."""
+    if not (session.shape.has(_RUNS) and session.shape.has(_WS, "created_at")):
+        return False
+    return session.value(queries.run_without_start(session.shape)) is not None
 
 
 def _everything(session: Session) -> str:
@@ -92,11 +99,11 @@ def _of_status(session: Session, statuses: frozenset[str]) -> Candidates:
     stored = sorted(statuses)
     parts = [f"SELECT run_id FROM {t} WHERE status IN {queries.marks(stored)}" for t in _tables(session)]
     offer = _probed(session, " UNION ".join(parts), tuple(stored) * len(parts))
-    if "cancelled" not in statuses or len(parts) < 2 or not offer.few:
+    if "cancelled" not in statuses or len(parts) < 2:
         return offer
-    failed = _probed(session, f"SELECT run_id FROM {_WS} WHERE status = 'failed'")
+    failed = _probed(session, f"SELECT run_id FROM {_WS} WHERE status = 'failed'") if offer.few else offer
     disguised = (
-        f"SELECT s.run_id FROM {_WS} s JOIN {_RUNS} r ON r.run_id = s.run_id "
+        f"SELECT s.run_id FROM {_WS} s CROSS JOIN {_RUNS} r ON r.run_id = s.run_id "
         "WHERE s.status = 'failed' AND r.status = 'completed'"
     )
     return Candidates(f"{offer.sql} UNION {disguised}", offer.values, max(offer.number, failed.number))
@@ -172,8 +179,5 @@ def _recent_failures(session: Session, wanted: RunFilter) -> Candidates:
 
 def _not_older(session: Session, table: str, column: str, since: datetime, naive: tzinfo) -> tuple[str, str]:
     """SQL for a time that may be `since` or later, as far as its text tells; the instant is tested again."""
-    sample = [
-        session.value(f"SELECT {column} FROM {table} WHERE {column} <> '' ORDER BY rowid {way} LIMIT 1")
-        for way in ("ASC", "DESC")
-    ]
+    sample = [session.value(f"SELECT {column} FROM {table} ORDER BY rowid {way} LIMIT 1") for way in ("ASC", "DESC")]
     return f"{column} >= ?", text_order(sample[0], sample[1], naive).at_least(since)

@@ -47,6 +47,9 @@ Stamp = tuple[int, ...]
 _MAGIC = b"SQLite format 3\x00"
 _WRITE_VERSION = 18
 _MOST_KEPT = 64
+_LOCK_WAIT = 0.1
+"""Seconds that SQLite waits for a lock at a time: while it does, it cannot be interrupted."""
+
 _kept: dict[tuple[int, int], int] = {}
 _keeping = threading.Lock()
 _UNFINISHED = "its last write was not finished, and only a writer can roll it back (a -journal file lies beside it)"
@@ -115,11 +118,16 @@ def _way(path: Path, header: bytes) -> Way:
     return Way.LIVE if shm else Way.LEFT
 
 
+def _is_busy(error: sqlite3.Error) -> bool:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def translate(error: sqlite3.Error, path: Path) -> LensError:
     """The error of this package for one of SQLite's; the caller raises it ``from`` the original."""
     name = getattr(error, "sqlite_errorname", "") or ""
     where = str(path)
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if _is_busy(error):
         return BusyError(
             f"{path} is locked by another process",
             hint="try later, or wait longer: --timeout SECONDS",
@@ -167,6 +175,7 @@ class Reader:
         self._way = Way.ROLLBACK
         self._stamp: Stamp | None = None
         self._shm_is_useless = False
+        self._stopped = False
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return ``work(connection)``, all of whose reads see the store at one moment.
@@ -178,13 +187,15 @@ class Reader:
             StoreError: the file is missing, damaged or no store.
         """
         deadline = time.monotonic() + self.timeout
+        self._stopped = False
         while True:
             try:
                 result = self._in_snapshot(work)
                 if self.unchanged():
                     return result
             except sqlite3.Error as error:
-                if self.is_final(error):
+                waits = _is_busy(error) and not self._stopped and time.monotonic() < deadline
+                if not waits and self.is_final(error):
                     raise translate(error, self.path) from error
             self.close()
             if time.monotonic() > deadline:
@@ -212,7 +223,8 @@ class Reader:
         self._way = Way.LEFT if way is Way.LIVE and self._shm_is_useless else way
         self._stamp = None if self._way.locks else self._stat()
         uri = f"file:{quote(str(self.path))}?{self._way.value}"
-        connection = sqlite3.connect(uri, uri=True, timeout=self.timeout, isolation_level=None, check_same_thread=False)
+        wait = min(self.timeout, _LOCK_WAIT)
+        connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
         connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         try:
             if self._way is Way.LEFT:
@@ -248,7 +260,8 @@ class Reader:
         return _stamp_of(self.path) + (_stamp_of(f"{self.path}-wal") if self._way is Way.LEFT else ())
 
     def interrupt(self) -> None:
-        """Stop the statement that runs, from any thread."""
+        """Stop the statement that runs, or the waiting for a lock, from any thread."""
+        self._stopped = True
         if self._connection is not None:
             self._connection.interrupt()
 

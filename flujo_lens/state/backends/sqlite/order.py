@@ -17,7 +17,7 @@ __all__ = ["TextOrder", "text_order"]
 
 _FORM = r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(?:\.\d+)?(Z|[+-]\d\d:?\d\d)?"
 _UTC_ZONES = ("Z", "+00:00", "+0000", "")
-_DAY = timedelta(hours=26)
+_DAY = timedelta(hours=24 + 14 + 1)
 _SECOND = timedelta(seconds=1)
 _FOLD = timedelta(hours=2)
 
@@ -46,9 +46,9 @@ class TextOrder(NamedTuple):
     def _text(self, when: datetime, margin: timedelta, whole: timedelta) -> str:
         try:
             moved = (when + margin).astimezone(self.zone)
-            return moved.strftime("%Y-%m-%dT%H:%M:%S") if self.exact else (moved + whole).strftime("%Y-%m-%d")
+            return moved.isoformat()[:19] if self.exact else (moved + whole).isoformat()[:10]
         except (OverflowError, ValueError):
-            return "9999" if margin > timedelta(0) else "0000"
+            return ":" if margin > timedelta(0) else "0"
 
 
 def text_order(first: object, last: object, naive: tzinfo) -> TextOrder:

@@ -14,10 +14,13 @@ __all__ = [
     "NO_NAME",
     "by_ids",
     "children_by_status",
+    "failed",
     "marks",
     "run_columns",
+    "run_without_start",
     "runs_by_start",
     "start_columns",
+    "starts_by_ids",
     "states_by_first_save",
     "unreadable_starts",
 ]
@@ -121,7 +124,9 @@ def _blob_columns(s: _Side, r: _Side, details: bool) -> list[str]:
     if not details:
         alone = f"NOT ({r.exists})"
         return ["NULL", "NULL", f"CASE WHEN {doubtful} OR {alone} THEN {s('step_history')} END", "NULL"]
-    context = f"CASE WHEN {s('status')} <> 'completed' THEN {s('pipeline_context')} END"
+    told = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({doubtful}, 0)"
+    unneeded = f"{s('status')} = 'completed' OR ({told})"
+    context = f"CASE WHEN NOT COALESCE({unneeded}, 0) THEN {s('pipeline_context')} END"
     return [s("metadata"), context, s("step_history"), "NULL"]
 
 
@@ -129,7 +134,10 @@ def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool) 
     """root_attributes; then failed_step, failed_step_error, open_span: looked up only where needed."""
     nameless = f"COALESCE({r('pipeline_name')}, '') IN {NO_NAME} AND COALESCE({s('pipeline_name')}, '') IN {NO_NAME}"
     no_history = f"{s('step_history')} IS NULL AND COALESCE({s('status')}, {r('status')}) = 'failed'"
-    stands = f"{s('status')} IN ('paused', 'running', 'cancelled') OR ({s('status')} = 'failed' AND {r('status')} = 'completed')"
+    stands = (
+        f"{s('status')} IN ('paused', 'running', 'cancelled') OR "
+        f"({s('status')} = 'failed' AND {r('status')} = 'completed')"
+    )
     step = f"FROM steps WHERE run_id = {run_id} AND status = 'failed' ORDER BY step_index DESC LIMIT 1"
     has_steps = shape.has("steps", "run_id", "status", "step_name", "step_index")
     has_spans = shape.has("spans", "run_id", "parent_span_id", "name", "end_time", "attributes")
@@ -204,19 +212,44 @@ def states_by_first_save(shape: Shape, bounds: str, extra: str, direction: str, 
     return f"SELECT {{columns}} FROM {joined} WHERE {alone} AND {extra}{outer}"
 
 
+def run_without_start(shape: Shape) -> str:
+    """Runs that have a state, and a row in ``runs`` that does not tell their start."""
+    first, *others = start_columns(shape) or ["run_id"]
+    empty = " AND ".join(["1", *(f"COALESCE(r.\"{c}\", '') = ''" for c in others)])
+    joined = "SELECT 1 FROM runs r JOIN workflow_state s ON s.run_id = r.run_id"
+    tests = (f'r."{first}" IS NULL', f"r.\"{first}\" = ''") if start_columns(shape) else ("1",)
+    return " UNION ALL ".join(f"SELECT * FROM ({joined} WHERE {test} AND {empty} LIMIT 1)" for test in tests)
+
+
 def unreadable_starts(shape: Shape) -> str:
-    """Ids of runs whose start does not begin with a date."""
+    """Ids of runs whose start is no time."""
     parts = []
     if shape.has(_RUNS):
-        start = shape.pick(_RUNS, "r", *start_columns(shape))
-        parts.append(f"SELECT r.run_id FROM runs r WHERE COALESCE({start}, '') NOT GLOB '{READABLE}'")
-    if shape.has(_WS):
-        created = shape.pick(_WS, "s", "created_at")
-        alone = "AND NOT EXISTS (SELECT 1 FROM runs x WHERE x.run_id = s.run_id)" if shape.has(_RUNS) else ""
+        starts = start_columns(shape)
+        none = f"NOT lens_is_time(COALESCE({shape.pick(_RUNS, 'r', *starts)}, ''))"
         parts.append(
-            f"SELECT s.run_id FROM workflow_state s WHERE COALESCE({created}, '') NOT GLOB '{READABLE}' {alone}"
+            f"SELECT r.run_id FROM {_no_times(_RUNS, starts[:1])} CROSS JOIN runs r ON r.rowid = b.at WHERE {none}"
+        )
+    if shape.has(_WS):
+        saves = ["created_at"] if shape.has(_WS, "created_at") else []
+        alone = "WHERE NOT EXISTS (SELECT 1 FROM runs x WHERE x.run_id = s.run_id)" if shape.has(_RUNS) else ""
+        parts.append(
+            f"SELECT s.run_id FROM {_no_times(_WS, saves)} CROSS JOIN workflow_state s ON s.rowid = b.at {alone}"
         )
     return " UNION ".join(parts)
+
+
+def _no_times(table: str, columns: list[str]) -> str:
+    """The rowids of which the column (if there is one) holds no time: off its index, if it has one.
+
+    ``lens_is_time`` is ours, and slow; SQLite's own `julianday` takes some texts that it does not.
+    """
+    text = f"COALESCE(\"{columns[0]}\", '')" if columns else "''"
+    usual = (
+        f"{text} GLOB '{READABLE}' AND {text} > '0001' AND substr({text}, 9, 2) < '29' "
+        f"AND substr({text}, 12, 2) < '24' AND instr({text}, ' ') = 0 AND julianday({text}) IS NOT NULL"
+    )
+    return f"(SELECT rowid AS at FROM {table} WHERE NOT ({usual}) AND NOT lens_is_time({text})) b"
 
 
 # --- by id
@@ -228,6 +261,32 @@ def by_ids(shape: Shape, ids: str, *, details: bool) -> str:
     states = "LEFT JOIN workflow_state s ON s.run_id = j.id" if shape.has(_WS) else ""
     runs = "LEFT JOIN runs r ON r.run_id = j.id" if shape.has(_RUNS) else ""
     return f"WITH j(id) AS ({ids}) SELECT {columns} FROM j {states} {runs} WHERE j.id IS NOT NULL"
+
+
+def starts_by_ids(shape: Shape, ids: str) -> str:
+    """Id, start of the run and first save of the state, for the ids that the query `ids` yields."""
+    has_runs = shape.has(_RUNS) and bool(start_columns(shape))
+    start = shape.pick(_RUNS, "r", *start_columns(shape)) if has_runs else "NULL"
+    runs = "LEFT JOIN runs r ON r.run_id = j.id" if has_runs else ""
+    saved = (
+        "(SELECT created_at FROM workflow_state s WHERE s.run_id = j.id)" if shape.has(_WS, "created_at") else "NULL"
+    )
+    first_save = f"CASE WHEN {start} IS NULL THEN {saved} END"
+    return f"WITH j(id) AS ({ids}) SELECT j.id, {start}, {first_save} FROM j {runs} WHERE j.id IS NOT NULL"
+
+
+def failed(shape: Shape) -> str:
+    """Every run whose state says failed, and failed ones without a state, with details, in the order of the table.
+
+    Read straight through, for there may be many. Cancelled runs are among them (see `interpret.status_of`).
+    """
+    with_state = run_columns(shape, "s.run_id", state=True, run=True, details=True)
+    without = run_columns(shape, "r.run_id", state=False, run=True, details=True)
+    return (
+        f"SELECT {with_state} FROM workflow_state s LEFT JOIN runs r ON r.run_id = s.run_id WHERE s.status = 'failed' "
+        f"UNION ALL SELECT {without} FROM runs r WHERE r.status = 'failed' "
+        "AND NOT EXISTS (SELECT 1 FROM workflow_state x WHERE x.run_id = r.run_id)"
+    )
 
 
 def children_by_status(count: int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from itertools import islice
+from typing import Any
 
 from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.sqlite import queries
@@ -12,11 +13,12 @@ from flujo_lens.state.backends.sqlite.candidates import Candidates, find_candida
 from flujo_lens.state.backends.sqlite.session import Session, page_ids
 from flujo_lens.state.backends.sqlite.walk import BudgetSpentError, Walk, walk
 from flujo_lens.state.matching import matches, needs_details, sort_key
+from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["count_all", "find_ids", "select", "select_page", "with_details"]
 
-WALK_BUDGET = 20_000
+WALK_BUDGET = 30_000
 """Rows a walk may look at before all candidates are read and sorted instead."""
 
 BATCH = 200
@@ -33,12 +35,13 @@ def select_page(
     narrow = find_candidates(session, wanted)
     if narrow is None or not narrow.few:
         budget = WALK_BUDGET if narrow is not None else None
-        way = Walk(wanted, after, reverse, budget)
         try:
-            return list(islice(_detailed(session, walk(session, way), wanted), limit))
+            found = _walked(session, Walk(wanted, after, reverse, budget, details=_selects_most(wanted)), limit)
+            return list(islice(found, limit))
         except BudgetSpentError:
             assert narrow is not None
-    return list(islice(_from_candidates(session, narrow, wanted, after, reverse, limit), limit))
+    ids = _ordered_ids(session, narrow, after, reverse)
+    return list(islice(_checked(session, ids, wanted, min(limit, BATCH)), limit))
 
 
 def select(
@@ -46,37 +49,45 @@ def select(
 ) -> Iterator[RunSummary]:
     """All runs behind `after`; in order if `ordered`."""
     narrow = find_candidates(session, wanted)
-    if narrow is not None and (narrow.few or not ordered):
-        found = _light(session, narrow, wanted)
-        if ordered:
-            found = iter(sorted(_behind(found, after, reverse), key=sort_key, reverse=not reverse))
-    else:
-        found = walk(session, Walk(wanted, after, reverse))
-    if details or needs_details(wanted):
-        yield from _detailed(session, found, wanted)
-    else:
+    details = details or needs_details(wanted)
+    if narrow is None or not (narrow.few or not ordered):
+        way = Walk(wanted, after, reverse, details=details and _selects_most(wanted))
+        found = _walked(session, way, BATCH) if details else walk(session, way)
         yield from (run for run in found if matches(wanted, run))
-
-
-def _from_candidates(
-    session: Session, narrow: Candidates, wanted: RunFilter, after: Position | None, reverse: bool, limit: int
-) -> Iterator[RunSummary]:
-    found = _behind(_light(session, narrow, wanted), after, reverse)
-    if needs_details(wanted):
-        ordered = sorted(found, key=sort_key, reverse=not reverse)
+    elif ordered:
+        yield from _checked(session, _ordered_ids(session, narrow, after, reverse), wanted, BATCH, details=details)
     else:
-        pick = heapq.nsmallest if reverse else heapq.nlargest
-        ordered = pick(limit, found, key=sort_key)
-    return _detailed(session, iter(ordered), wanted)
+        sql = queries.by_ids(session.shape, narrow.sql, details=details)
+        every = _behind(session.runs(session.rows(sql, narrow.values)), after, reverse)
+        yield from (run for run in every if matches(wanted, run))
 
 
-def _light(session: Session, narrow: Candidates, wanted: RunFilter) -> Iterator[RunSummary]:
-    """Candidates that pass what can be tested without details."""
-    without_texts = wanted._replace(error=None, search=None, meta=())
-    sql = queries.by_ids(session.shape, narrow.sql, details=False)
-    for run in session.runs(session.rows(sql, narrow.values)):
-        if matches(without_texts, run):
-            yield run
+def _selects_most(wanted: RunFilter) -> bool:
+    """Whether a walk lets nearly all runs pass, so that they may as well be read with details at once."""
+    return wanted._replace(since=None, until=None, top_level=False) == RunFilter()
+
+
+def _walked(session: Session, way: Walk, batch: int) -> Iterator[RunSummary]:
+    """The runs of a walk that are wanted, with details."""
+    found = walk(session, way)
+    if not way.details:
+        without_texts = way.wanted._replace(error=None, search=None, meta=())
+        passing = (run.run_id for run in found if matches(without_texts, run))
+        return _checked(session, passing, way.wanted, batch)
+    return _with_tasks(session, (run for run in found if matches(way.wanted, run)), batch)
+
+
+def _ordered_ids(session: Session, narrow: Candidates, after: Position | None, reverse: bool) -> Iterator[str]:
+    """Ids of candidates in order of their start, which is all that is read of them."""
+    sql = queries.starts_by_ids(session.shape, narrow.sql)
+    rows = session.rows(sql, narrow.values)
+    found = (RunSummary(str(run_id), created_at=_start(session, start, naive)) for run_id, start, naive in rows)
+    ordered = sorted(_behind(found, after, reverse), key=sort_key, reverse=not reverse)
+    return (run.run_id for run in ordered)
+
+
+def _start(session: Session, run_start: Any, first_save: Any) -> datetime | None:
+    return parse_instant(run_start) or parse_instant(first_save, session.zone)
 
 
 def _behind(runs: Iterator[RunSummary], after: Position | None, reverse: bool) -> Iterator[RunSummary]:
@@ -86,16 +97,20 @@ def _behind(runs: Iterator[RunSummary], after: Position | None, reverse: bool) -
     return (run for run in runs if (sort_key(run) > border if reverse else sort_key(run) < border))
 
 
-def _detailed(session: Session, runs: Iterator[RunSummary], wanted: RunFilter) -> Iterator[RunSummary]:
-    """The runs with their details, a batch at a time, tested once more."""
-    without_texts = wanted._replace(error=None, search=None, meta=())
-    passing = (run.run_id for run in runs if matches(without_texts, run))
-    while ids := list(islice(passing, BATCH)):
-        found = page_ids(session, ids, details=True)
-        tasks = _tasks_of(session, ids)
-        for run in found:
-            if matches(wanted, run):
-                yield run._replace(tasks=tasks[run.run_id]) if run.run_id in tasks else run
+def _checked(
+    session: Session, ids: Iterator[str], wanted: RunFilter, batch: int, *, details: bool = True
+) -> Iterator[RunSummary]:
+    """Those of the runs with these ids that are wanted, in their order, a batch at a time."""
+    while some := list(islice(ids, batch)):
+        found = (run for run in page_ids(session, some, details=details) if matches(wanted, run))
+        yield from _with_tasks(session, found, batch) if details else found
+
+
+def _with_tasks(session: Session, runs: Iterator[RunSummary], batch: int) -> Iterator[RunSummary]:
+    """The runs with their background tasks counted."""
+    while some := list(islice(runs, batch)):
+        tasks = _tasks_of(session, [run.run_id for run in some])
+        yield from (run._replace(tasks=tasks[run.run_id]) if run.run_id in tasks else run for run in some)
 
 
 def with_details(session: Session, ids: Iterable[str]) -> Iterator[RunSummary]:

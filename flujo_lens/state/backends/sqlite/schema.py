@@ -22,10 +22,10 @@ TABLES = ("workflow_state", "runs", "steps", "spans", "traces", "evaluations", "
 
 
 class Shape(NamedTuple):
-    """Columns by table, and the columns that an index begins with."""
+    """Columns by table, and the indexes by the column that they begin with."""
 
     columns: dict[str, frozenset[str]]
-    leading: dict[str, frozenset[str]]
+    leading: dict[str, dict[str, str]]
     version: int
 
     def has(self, table: str, *columns: str) -> bool:
@@ -34,7 +34,11 @@ class Shape(NamedTuple):
 
     def indexed(self, table: str, column: str) -> bool:
         """Whether an index begins with this column."""
-        return column in self.leading.get(table, frozenset())
+        return column in self.leading.get(table, {})
+
+    def index_on(self, table: str, column: str) -> str | None:
+        """The name of an index that begins with this column, quoted; None if there is none."""
+        return self.leading.get(table, {}).get(column)
 
     def pick(self, table: str, alias: str, *columns: str) -> str:
         """SQL for the first of `columns` that is set in a row, out of those that the table has."""
@@ -58,7 +62,7 @@ def read_shape(connection: sqlite3.Connection, path: Path) -> Shape:
     columns = {table: names for table, names in columns.items() if names}
     shape = Shape(
         columns=columns,
-        leading={table: frozenset(_leading(connection, table)) for table in columns},
+        leading={table: dict(_leading(connection, table)) for table in columns},
         version=int(connection.execute("PRAGMA user_version").fetchone()[0]),
     )
     if not (shape.has("workflow_state", "run_id", "status") or shape.has("runs", "run_id", "status")):
@@ -73,9 +77,10 @@ def _names(connection: sqlite3.Connection, pragma: str, at: int) -> list[str]:
     return [row[at] for row in connection.execute(pragma) if row[at] is not None]
 
 
-def _leading(connection: sqlite3.Connection, table: str) -> Iterable[str]:
+def _leading(connection: sqlite3.Connection, table: str) -> Iterable[tuple[str, str]]:
     for row in connection.execute(f"PRAGMA index_list({table})").fetchall():
         name, partial_index = row[1], row[4]
         if not partial_index:
             quoted = str(name).replace('"', '""')
-            yield from _names(connection, f'PRAGMA index_info("{quoted}")', 2)[:1]
+            for column in _names(connection, f'PRAGMA index_info("{quoted}")', 2)[:1]:
+                yield column, f'"{quoted}"'

@@ -15,7 +15,7 @@ from flujo_lens.state.interpret import RawRun, summarise
 from flujo_lens.state.timestamps import guess_zone, local_zone, parse_instant
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["Session", "open_session"]
+__all__ = ["Session", "as_text", "open_session"]
 
 _SAMPLES = 20
 
@@ -49,7 +49,7 @@ class Session:
 
     def summary(self, raw: RawRun) -> RunSummary:
         """The summary of one run, its naive times read in its own zone."""
-        raw.run_id = _as_text(raw.run_id)
+        raw.run_id = as_text(raw.run_id)
         return summarise(raw, self.zone_of(raw))
 
     def zone_of(self, raw: RawRun) -> tzinfo:
@@ -62,8 +62,8 @@ class Session:
         return guess_zone([(raw.state_updated, raw.run_end)]) or self.zone
 
 
-def _as_text(value: Any) -> str:
-    """An id as text: a column of SQLite holds whatever was put into it."""
+def as_text(value: Any) -> str:
+    """An id or a name as text: a column of SQLite holds whatever was put into it."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
@@ -79,6 +79,7 @@ def open_session(connection: sqlite3.Connection, path: Path, zone: tzinfo | None
         NotAStoreError: the database is no state store.
     """
     shape = read_shape(connection, path)
+    connection.create_function("lens_is_time", 1, lambda text: parse_instant(text) is not None)
     session = Session(connection, shape, zone or UTC, zone is not None)
     if zone is None and _has_naive_states(session):
         session.zone = guess_zone(_both_times(session)) or local_zone()

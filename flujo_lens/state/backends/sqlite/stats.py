@@ -7,6 +7,7 @@ the store's most common status are noted by rowid first, and the join then needs
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -22,7 +23,7 @@ from flujo_lens.state.aggregate import (
 )
 from flujo_lens.state.backends.sqlite import queries
 from flujo_lens.state.backends.sqlite.runs import select, with_details
-from flujo_lens.state.backends.sqlite.session import Session
+from flujo_lens.state.backends.sqlite.session import Session, as_text
 from flujo_lens.state.figures import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
@@ -50,11 +51,11 @@ def run_stats(session: Session, wanted: RunFilter) -> Stats:
     if wanted == RunFilter() and session.shape.has("runs") and session.shape.has("workflow_state", "status"):
         _note_odd_states(session)
         for row in session.rows(_plain_groups(session)):
-            tally.add_group(*row)
+            tally.add_group(as_text(row[0]), as_text(row[1]), *row[2:])
         sql = queries.by_ids(session.shape, _odd_runs(), details=False)
         for run in session.runs(session.rows(sql)):
             tally.add(run)
-        failed = select(session, RunFilter(statuses=frozenset({"failed"})), None, False, ordered=False, details=True)
+        failed: Iterator[RunSummary] = (run for run in session.runs(session.rows(queries.failed(session.shape))) if run.status == "failed")
     else:
         ids = []
         for run in select(session, wanted, None, False, ordered=False, details=False):
@@ -78,9 +79,7 @@ class _Tally:
         if run.status in ENDED and run.duration_ms is not None:
             self.durations[run.pipeline_name].add(run.duration_ms)
 
-    def add_group(
-        self, name: str, status: str, bucket: int | None, runs: int, measured: int, total_ms: float
-    ) -> None:
+    def add_group(self, name: str, status: str, bucket: int | None, runs: int, measured: int, total_ms: float) -> None:
         """Count runs of one pipeline, status and bucket."""
         self.counts[name, status] += runs
         if measured and status in ENDED:
@@ -119,7 +118,10 @@ _DOUBTFUL = "o.status = 'failed' AND r.status = 'completed'"
 
 
 def _plain_groups(session: Session) -> str:
-    """Runs with a name of their own and a status beyond doubt, by name, status and bucket of duration."""
+    """Runs with a name of their own and a status beyond doubt, by name, status and bucket of duration.
+
+    The LIMIT keeps SQLite from merging the two queries, which would work out a duration six times.
+    """
     shape = session.shape
     start = shape.pick("runs", "r", *queries.start_columns(shape))
     end = shape.pick("runs", "r", "end_time", "updated_at")
@@ -129,7 +131,7 @@ def _plain_groups(session: Session) -> str:
     source = (
         f"SELECT r.pipeline_name AS name, {status} AS status, {ms} AS ms FROM runs r "
         "LEFT JOIN workflow_state s ON s.run_id = r.run_id LEFT JOIN temp.odd o ON o.id = s.rowid "
-        f"WHERE r.pipeline_name NOT IN {queries.NO_NAME} AND NOT COALESCE({_DOUBTFUL}, 0)"
+        f"WHERE r.pipeline_name NOT IN {queries.NO_NAME} AND NOT COALESCE({_DOUBTFUL}, 0) LIMIT -1"
     )
     return (
         f"SELECT name, status, {_bucket('ms')} AS bucket, count(*), sum(ms >= 0), total(max(ms, 0.0)) "
@@ -140,7 +142,8 @@ def _plain_groups(session: Session) -> str:
 def _seconds(text: str) -> str:
     """SQL for a stored UTC time in seconds, with its microseconds (SQLite's own functions have milliseconds)."""
     fraction = f"CASE WHEN substr({text}, 20, 1) = '.' THEN CAST(substr({text}, 20, 7) AS REAL) ELSE 0 END"
-    return f"(strftime('%s', {text}) + {fraction})"
+    whole = f"unixepoch({text})" if sqlite3.sqlite_version_info >= (3, 38) else f"strftime('%s', {text})"
+    return f"({whole} + {fraction})"
 
 
 def _bucket(ms: str) -> str:
@@ -151,8 +154,8 @@ def _odd_runs() -> str:
     """Ids of the runs that `_plain_groups` leaves out."""
     return (
         f"SELECT run_id FROM runs WHERE pipeline_name IN {queries.NO_NAME} "
-        "UNION SELECT r.run_id FROM temp.odd o JOIN workflow_state s ON s.rowid = o.id "
-        f"JOIN runs r ON r.run_id = s.run_id WHERE {_DOUBTFUL} "
+        "UNION SELECT r.run_id FROM temp.odd o CROSS JOIN workflow_state s ON s.rowid = o.id "
+        f"CROSS JOIN runs r ON r.run_id = s.run_id WHERE {_DOUBTFUL} "
         "UNION SELECT s.run_id FROM workflow_state s "
         "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id)"
     )
@@ -166,6 +169,7 @@ def span_stats(session: Session, wanted: RunFilter) -> tuple[SpanStats, ...]:
     counts: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     for name, bucket, count, measured, total, failures in _span_groups(session, wanted):
+        name = as_text(name)
         counts[name] += count
         failed[name] += failures
         if measured:

@@ -32,13 +32,14 @@ class BudgetSpentError(Exception):
 class Walk(NamedTuple):
     """What is walked: where from, which way, and how far at most.
 
-    `budget` is how many rows of each stream are looked at; None for all.
+    `budget` is how many rows of each stream are looked at; None for all. `details` says whether blobs are read.
     """
 
     wanted: RunFilter
     after: Position | None = None
     reverse: bool = False
     budget: int | None = None
+    details: bool = False
 
     @property
     def direction(self) -> str:
@@ -46,7 +47,7 @@ class Walk(NamedTuple):
 
 
 def walk(session: Session, way: Walk) -> Iterator[RunSummary]:
-    """Yield runs in order, without details, a superset of those wanted.
+    """Yield runs in order, a superset of those wanted.
 
     Raises:
         BudgetSpentError: the next run would lie beyond the budget.
@@ -68,7 +69,7 @@ def _undated(session: Session, way: Walk) -> Iterator[RunSummary]:
         return
     if way.after is not None and way.after[0] is not None and way.reverse:
         return
-    sql = queries.by_ids(session.shape, queries.unreadable_starts(session.shape), details=False)
+    sql = queries.by_ids(session.shape, queries.unreadable_starts(session.shape), details=way.details)
     found = sorted(session.runs(session.rows(sql)), key=sort_key, reverse=not way.reverse)
     after = way.after[1] if way.after is not None and way.after[0] is None else None
     for run in found:
@@ -133,9 +134,9 @@ def _run_stream(session: Session, way: Walk, after: Position | None, at: int) ->
     column = queries.start_columns(session.shape)[at]
     order = _order_of(session, _RUNS, column, UTC)
     bounds, values = _bounds(order, way, after)
-    extra, more = _status_condition(session, way.wanted, state=True, run=True)
+    extra, more = _condition(session, way.wanted, run=True)
     sql = queries.runs_by_start(session.shape, at, bounds, extra, way.direction, way.budget)
-    columns = queries.run_columns(session.shape, "r.run_id", state=True, run=True, details=False)
+    columns = queries.run_columns(session.shape, "r.run_id", state=True, run=True, details=way.details)
     count = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {bounds.format(c=column)} LIMIT {way.budget})"
     return _stream(session, way, sql.replace("{columns}", columns), (*values, *more), count, values, order)
 
@@ -143,9 +144,9 @@ def _run_stream(session: Session, way: Walk, after: Position | None, at: int) ->
 def _state_stream(session: Session, way: Walk, after: Position | None) -> _Stream:
     order = _order_of(session, _WS, "created_at", session.zone)
     bounds, values = _bounds(order, way, after)
-    extra, more = _status_condition(session, way.wanted, state=True, run=False)
+    extra, more = _condition(session, way.wanted, run=False)
     sql = queries.states_by_first_save(session.shape, bounds, extra, way.direction, way.budget)
-    columns = queries.run_columns(session.shape, "s.run_id", state=True, run=False, details=False)
+    columns = queries.run_columns(session.shape, "s.run_id", state=True, run=False, details=way.details)
     count = (
         f"SELECT count(*) FROM (SELECT 1 FROM workflow_state WHERE {bounds.format(c='created_at')} LIMIT {way.budget})"
     )
@@ -174,21 +175,50 @@ def _bounds(order: TextOrder, way: Walk, after: Position | None) -> tuple[str, l
     return "{c} >= ? AND {c} < ?", values
 
 
-def _status_condition(session: Session, wanted: RunFilter, *, state: bool, run: bool) -> tuple[str, list[Any]]:
+def _condition(session: Session, wanted: RunFilter, *, run: bool) -> tuple[str, list[Any]]:
     """SQL that leaves out most of the rows that are not wanted. What it lets pass is tested again."""
     conditions, values = ["1"], []
-    sides = [(state and session.shape.has(_WS), _WS, "s"), (run and session.shape.has(_RUNS), _RUNS, "r")]
-    there = [(table, alias) for used, table, alias in sides if used]
+    state = session.shape.has(_WS, "status")
     if wanted.statuses:
-        statuses = sorted(wanted.statuses | ({"failed"} if "cancelled" in wanted.statuses else set()))
-        picks = ", ".join(session.shape.pick(table, alias, "status") for table, alias in there)
-        conditions.append(f"COALESCE({picks}, 'unreadable') IN {queries.marks(statuses)}")
-        values += statuses
+        found, more = _status_condition(session, wanted.statuses, state=state, run=run)
+        conditions.append(found)
+        values += more
     if wanted.pipeline is not None:
-        names = [f"COALESCE({session.shape.col(table, alias, 'pipeline_name')}, '')" for table, alias in there]
-        conditions.append("(" + " OR ".join(f"{name} IN (?, 'unknown', '')" for name in names) + ")")
-        values += [wanted.pipeline] * len(names)
+        table, alias = (_RUNS, "r") if run else (_WS, "s")
+        name = session.shape.col(table, alias, "pipeline_name")
+        conditions.append(f"COALESCE({name}, '') IN (?, 'unknown', '')")
+        values.append(wanted.pipeline)
     return " AND ".join(conditions), values
+
+
+def _status_condition(session: Session, statuses: frozenset[str], *, state: bool, run: bool) -> tuple[str, list[str]]:
+    """The status by the state's where there is one; a cancelled run may be stored as failed and completed."""
+    asked = sorted(statuses | {""})
+    test, values = _state_has(session, asked)
+    if not run:
+        return test, values
+    marks = queries.marks(asked)
+    if not state:
+        return f"r.status IN {marks}", asked
+    if "cancelled" in statuses:
+        disguised, more = _state_has(session, ["failed"])
+        test, values = f"({test} OR (r.status = 'completed' AND {disguised}))", values + more
+    return f"CASE WHEN s.rowid IS NULL THEN r.status IN {marks} ELSE {test} END", [*asked, *values]
+
+
+def _state_has(session: Session, statuses: list[str]) -> tuple[str, list[str]]:
+    """Whether the state has one of these statuses, by the index alone where there is one.
+
+    In the row itself the status lies behind the blobs, and to get there takes several pages.
+    """
+    index = session.shape.index_on(_WS, "status")
+    if index is None:
+        return f"s.status IN {queries.marks(statuses)}", statuses
+    marks = queries.marks(statuses)
+    return (
+        f"EXISTS (SELECT 1 FROM {_WS} f INDEXED BY {index} WHERE f.status IN {marks} AND f.rowid = s.rowid)",
+        statuses,
+    )
 
 
 def _merged(streams: list[_Stream], way: Walk, after: Position | None) -> Iterator[RunSummary]:

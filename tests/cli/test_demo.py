@@ -1,0 +1,58 @@
+"""The sample store: every command has something to show on it, and making it destroys nothing."""
+
+from __future__ import annotations
+
+import fields
+import pytest
+from support import Lens, tree
+
+
+@pytest.fixture
+def demo(bare_lens: Lens) -> Lens:
+    """``lens`` beside the sample store, as the usual one."""
+    assert bare_lens("demo flujo_ops.db").out == "flujo_ops.db\n"
+    return bare_lens
+
+
+def test_there_is_every_status(demo: Lens) -> None:
+    assert {run["status"] for run in demo("list --all -o json").json} == fields.STATUSES
+
+
+@pytest.mark.parametrize("tty", [True, False])
+def test_every_command_shows_something(demo: Lens, tty: bool) -> None:
+    words = ["list", "failed", "waiting", "tasks", "evals", "system list", "stats", "status", "spans @failed"]
+    for line in [*words, "show @failed", "show @paused", "trace @failed", "trace @latest"]:
+        shown = demo(line, tty=tty)
+        assert shown.code == 0
+        assert len(shown.lines) > 1 or line == "trace @latest", line
+    assert demo("status --exit-status").code == 1
+
+
+def test_every_run_can_be_shown(demo: Lens) -> None:
+    for run in demo("list --all -o id").lines:
+        assert demo("show", run, "-v", tty=True).code == 0
+        assert demo("trace", run, tty=True).code == 0
+
+
+def test_it_is_made_where_it_is_wanted(bare_lens: Lens) -> None:
+    made = bare_lens("demo", tty=True)
+    assert (made.code, made.out.split()[:2]) == (0, ["made", "flujo_demo.db"])
+    assert list(tree(bare_lens.cwd)) == ["flujo_demo.db"]
+    assert "lens status --store flujo_demo.db" in made.err
+    assert bare_lens("status -s flujo_demo.db").code == 0
+
+
+def test_it_overwrites_nothing(lens: Lens) -> None:
+    before = tree(lens.cwd)
+    for path in ("flujo_ops.db", ".", "no/such/folder.db", "/proc/x.db"):
+        refused = lens("demo", path)
+        assert refused.code in (1, 5)
+        assert refused.out == ""
+        assert "Traceback" not in refused.err
+    assert tree(lens.cwd) == before
+
+
+def test_its_ids_lead_back(bare_lens: Lens) -> None:
+    made = bare_lens("demo 'two words.db'")
+    proposed = made.err.splitlines()[0].partition("lens ")[2]
+    assert bare_lens(proposed).code == 0

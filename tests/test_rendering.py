@@ -1,0 +1,311 @@
+"""The renderers by themselves: text, numbers, machine formats, masks, tables and time bars."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from flujo_lens.errors import UnknownValueError
+from flujo_lens.rendering import columns, human
+from flujo_lens.rendering.columns import Field, View, choose_fields
+from flujo_lens.rendering.data import RowWriter, compact, document
+from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.redact import Redactor
+from flujo_lens.rendering.tables import fit, make_console, table
+from flujo_lens.rendering.text import escape_controls, escape_tsv, one_line, unescape
+from flujo_lens.rendering.trace import tree_lines
+from flujo_lens.state.views import RunSummary, Span
+
+NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)
+LIMA = timezone(timedelta(hours=-5))
+OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+PAIR = View("pair", (Field("a", lambda row: row["a"]), Field("b", lambda row: row["b"])), (), "a")
+
+# --- text
+
+
+@given(TEXT)
+def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
+    for shown in (escape_controls(text), escape_tsv(text), one_line(text)):
+        assert OBEYED.search(shown) is None
+
+
+@given(TEXT)
+def test_tsv_is_read_back(text: str) -> None:
+    assert unescape(escape_tsv(text)) == text
+
+
+@given(st.text(st.characters(exclude_characters="\\"), max_size=40))
+def test_a_screen_is_read_back_where_there_is_no_backslash(text: str) -> None:
+    assert unescape(escape_controls(text)) == text
+
+
+def test_plain_text_stays_as_it_is() -> None:
+    for text in ("run_1", "weird id/with slash", "per%cent", "üñí 漢字 🦊", "[/x] [bold]", ""):
+        assert escape_controls(text) == text
+        assert unescape(text) == text
+
+
+def test_one_line_is_cut_with_an_ellipsis() -> None:
+    assert one_line("a\n  b\tc") == "a b c"
+    assert one_line("x" * 10, 5) == "xxxx…"
+    assert one_line("x" * 5, 5) == "xxxxx"
+
+
+# --- numbers and times
+
+
+@pytest.mark.parametrize(
+    ("ms", "shown"),
+    [
+        (None, "-"),
+        (0, "0 ms"),
+        (0.0426, "0.043 ms"),
+        (6.84, "6.8 ms"),
+        (99.94, "99.9 ms"),
+        (119.6, "0.12 s"),
+        (9_994, "9.99 s"),
+        (59_940, "59.9 s"),
+        (60_000, "1m"),
+        (200_000, "3m 20s"),
+        (7_500_000, "2h 5m"),
+        (86_400_000 * 6 + 7_200_000, "6d 2h"),
+        (86_400_000 * 400, "400d"),
+    ],
+)
+def test_durations(ms: float | None, shown: str) -> None:
+    assert human.duration(ms) == shown
+
+
+@given(st.floats(min_value=0, max_value=1e15))
+def test_every_duration_is_short_and_never_an_error(ms: float) -> None:
+    assert 1 < len(human.duration(ms)) <= 20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86400 * 2, "2d")]
+)
+def test_ages(seconds: int, shown: str) -> None:
+    assert human.age(timedelta(seconds=seconds)) == shown
+    assert Human(NOW, LIMA).ago(NOW - timedelta(seconds=seconds)) == f"{shown} ago"
+
+
+def test_times() -> None:
+    when = datetime(2026, 11, 21, 0, 11, 8, 689190, tzinfo=UTC)
+    assert Human(NOW, LIMA).time(when) == "2h ago"
+    assert Human(NOW, LIMA, "local").time(when) == "2026-11-20 19:11:08 -05:00"
+    assert Human(NOW, UTC, "local").time(when) == "2026-11-21 00:11:08Z"
+    assert Human(NOW, LIMA, "iso").time(when) == "2026-11-21T00:11:08.689190Z"
+    assert Human(NOW, LIMA).time(None) == "-"
+    assert Human(NOW, LIMA).ago(NOW + timedelta(hours=2)) == "in 2h"
+
+
+def test_counts_money_sizes() -> None:
+    assert (human.plural(1, "run"), human.plural(2310, "run")) == ("1 run", "2,310 runs")
+    assert [human.money(usd) for usd in (None, 0.0123, 1.5, 1234.5)] == ["-", "$0.0123", "$1.50", "$1234.50"]
+    assert [human.size(n) for n in (None, 0, 1023, 2048, 360_448, 9.1 * 2**30)] == [
+        "-", "0 B", "1023 B", "2.0 KiB", "352 KiB", "9.1 GiB",
+    ]  # fmt: skip
+
+
+# --- machine formats
+
+
+def _written(form: str, rows: list[dict[str, Any]]) -> bytes:
+    writer = RowWriter(PAIR, PAIR.fields, form, Redactor(show=True))
+    return writer.head() + b"".join(writer.line(row) for row in rows) + writer.tail()
+
+
+@given(st.lists(st.fixed_dictionaries({"a": TEXT, "b": JSON}), max_size=4))
+def test_json_and_ndjson_hold_any_value(rows: list[dict[str, Any]]) -> None:
+    expected = [json.loads(json.dumps(row)) for row in rows]
+    whole = _written("json", rows)
+    assert re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", whole) is None
+    assert json.loads(whole) == expected
+    assert [json.loads(line) for line in _written("ndjson", rows).splitlines()] == expected
+
+
+@given(st.lists(st.fixed_dictionaries({"a": TEXT, "b": TEXT}), max_size=4))
+def test_tsv_holds_any_text(rows: list[dict[str, Any]]) -> None:
+    lines = _written("tsv", rows).decode().split("\n")
+    assert lines[0] == "a\tb"
+    assert lines[-1] == ""
+    assert [tuple(map(unescape, line.split("\t"))) for line in lines[1:-1]] == [(r["a"], r["b"]) for r in rows]
+
+
+PRINTABLE = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp")) | st.sampled_from("\n\t,\"'"))
+
+
+@given(st.lists(st.fixed_dictionaries({"a": PRINTABLE, "b": PRINTABLE}), max_size=4))
+def test_csv_holds_any_printable_text(rows: list[dict[str, Any]]) -> None:
+    read = list(csv.DictReader(io.StringIO(_written("csv", rows).decode(), newline="")))
+    assert read == rows
+
+
+def test_values_that_json_does_not_have() -> None:
+    values = {"nan": float("nan"), "big": 2**80, "bytes": b"\xff", "tuple": (1,), "set": {1}, 5: "key", "at": NOW}
+    read = json.loads(compact(values))
+    assert (read["nan"], read["big"], read["tuple"], read["set"], read["5"]) == (None, 2**80, [1], [1], "key")
+    assert read["at"] == "2026-11-21T03:11:08Z"
+    assert isinstance(read["bytes"], str)
+
+
+def test_a_document_that_is_deeper_than_the_stack() -> None:
+    deep: Any = []
+    for _ in range(200):
+        deep = [deep]
+    assert json.loads(b"".join(document(deep))) == deep
+
+
+def test_columns_are_chosen_in_order() -> None:
+    assert [field.name for field in choose_fields(PAIR, " b , a")] == ["b", "a"]
+    assert choose_fields(PAIR, None) == PAIR.fields
+    for asked in ("c", "", ",", "a,,c"):
+        with pytest.raises(UnknownValueError, match="There are: a, b"):
+            choose_fields(PAIR, asked)
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["password", "DB_PASSWORD", "passwd", "client_secret", "api_key", "api-key", "APIKEY", "access_token", "token",
+     "Authorization", "cookie", "sentry_dsn"],
+)  # fmt: skip
+def test_secret_keys(key: str) -> None:
+    assert Redactor().value({key: "x"}) == {key: "***"}
+    assert Redactor(show=True).value({key: "x"}) == {key: "x"}
+
+
+@pytest.mark.parametrize("key", ["token_counts", "tokens", "tokenizer", "key", "author", "cookies_eaten", "passenger"])
+def test_keys_that_only_look_like_it(key: str) -> None:
+    assert Redactor().value({key: "x"}) == {key: "x"}
+
+
+def test_numbers_under_secret_keys_stay() -> None:
+    assert Redactor().value({"token": 5, "secret": 1.5, "password": True, "api_key": None}) == {
+        "token": 5,
+        "secret": 1.5,
+        "password": True,
+        "api_key": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://lens:pw@db/ops", "postgresql://lens:***@db/ops"),
+        ("x redis://:pw@h:1/0, https://a:b@c y", "x redis://:***@h:1/0, https://a:***@c y"),
+        ("https://host/a:b", "https://host/a:b"),
+        ("ana@example.com", "ana@example.com"),
+        ("//user@host", "//user@host"),
+    ],
+)
+def test_passwords_in_addresses(text: str, masked: str) -> None:
+    assert Redactor().text(text) == masked
+    assert Redactor().value({"nested": [{"deep": text}]}) == {"nested": [{"deep": masked}]}
+
+
+# --- tables
+
+RUN_ID = "run_3d910948d833493585c530b50f639448"
+
+
+def _runs(*ids: str) -> list[RunSummary]:
+    return [
+        RunSummary(run_id, "a pipeline with a long name", "1.0.0", "failed", NOW, NOW, error_message="no " * 60)
+        for run_id in ids
+    ]
+
+
+def _drawn(runs: list[RunSummary], width: int) -> list[str]:
+    out = io.StringIO()
+    console = make_console(out, width=width, colour=False, unicode=True)
+    console.print(table(columns.RUN, runs, Human(NOW, UTC), Redactor(), width))
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 250])
+def test_a_table_fits_and_never_cuts_an_id(width: int) -> None:
+    lines = _drawn(_runs(RUN_ID, "x" * 90, "漢" * 30), width)
+    assert max(map(cell_len, lines)) <= width
+    first = len(lines[0]) - len(lines[0].removeprefix("RUN").lstrip())
+    ids = "".join(_first_cells(line, first).strip() for line in lines[1:])
+    for run_id in (RUN_ID, "x" * 90, "漢" * 30):
+        assert run_id in ids
+
+
+def _first_cells(line: str, width: int) -> str:
+    return next(line[:end] for end in range(len(line), -1, -1) if cell_len(line[:end]) <= width)
+
+
+def test_a_usual_id_stays_on_one_line() -> None:
+    assert any(RUN_ID in line for line in _drawn(_runs(RUN_ID), 80))
+
+
+@given(st.integers(1, 300), st.lists(st.integers(0, 120), min_size=7, max_size=7))
+def test_columns_that_are_kept_fit(width: int, widths: list[int]) -> None:
+    shown = columns.RUN.table
+    kept = fit(shown, [max(len(c.title), w) for c, w in zip(shown, widths, strict=True)], width)
+    assert 0 in kept
+    assert all(w > 0 for w in kept.values())
+    assert sum(kept.values()) + 2 * (len(kept) - 1) <= max(width, 3 * len(kept))
+
+
+# --- time bars
+
+SPANS = st.recursive(
+    st.builds(
+        Span,
+        span_id=st.just("s"),
+        parent_span_id=st.none(),
+        name=st.text(min_size=1, max_size=30),
+        status=st.sampled_from(["completed", "failed", "running", "paused"]),
+        start_offset_ms=st.none() | st.floats(-10, 1e6),
+        duration_ms=st.none() | st.floats(-1, 1e6),
+        started_at=st.none(),
+        attributes=st.just({"feedback": "ValueError: [bold]\x1b[31m no"}),
+        children=st.just(()),
+    ),
+    lambda inner: st.builds(
+        lambda parent, children: parent._replace(children=tuple(children)), inner, st.lists(inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(SPANS, st.integers(60, 200), st.booleans())
+def test_the_tree_fits_the_terminal(root: Span, width: int, unicode: bool) -> None:
+    lines = tree_lines([root], width, unicode=unicode)
+    for line in lines:
+        assert cell_len(line.plain) <= width
+        assert OBEYED.search(line.plain) is None
+
+
+def test_bars_lie_where_the_time_was_spent() -> None:
+    def span(name: str, start: float, length: float, *children: Span) -> Span:
+        return Span(name, None, name, "completed", start, length, None, {}, children)
+
+    root = span("root", 0, 100, span("early", 0, 50), span("late", 50, 50))
+    bars = [line.plain[line.plain.index("s  ") + 3 :] for line in tree_lines([root], 80)]
+    full = len(bars[0])
+    assert bars[0] == "█" * full
+    assert bars[1].rstrip() == "█" * (full // 2) or bars[1].rstrip()[:-1] == "█" * (full // 2)
+    assert bars[2].startswith(" " * (full // 2))
+    assert len(bars[2].rstrip()) <= full
