@@ -120,7 +120,12 @@ def test_list(stored: Lens) -> None:
         found = stored(f"list --all -o id {line}")
         assert found.code == 0, (line, found.err)
         assert found.lines == expected, line
-        assert stored(f"list --count {line}").out == f"{len(expected)}\n", line
+
+
+def test_count(stored: Lens) -> None:
+    rows = _whole(stored)
+    for line, oracle in CASES[::4]:
+        assert stored(f"list --count {line}").out == f"{sum(map(oracle, rows))}\n", line
 
 
 def test_every_case_separates(lens: Lens) -> None:
@@ -133,7 +138,7 @@ def test_every_case_separates(lens: Lens) -> None:
 @pytest.mark.parametrize(("command", "kind"), COMMANDS)
 def test_the_same_filters_mean_the_same_runs(stored: Lens, command: str, kind: Oracle) -> None:
     rows = [row for row in _whole(stored) if kind(row)]
-    for line, oracle in CASES:
+    for line, oracle in CASES[COMMANDS.index((command, kind)) :: 3]:
         if "--status" in line and command != "tasks list":
             continue
         expected = {row["run_id"] for row in rows if oracle(row)}

@@ -88,12 +88,10 @@ def _leaks(text: str) -> list[str]:
 
 @pytest.mark.parametrize("line", LINES)
 def test_nothing_secret_is_printed(leaky: Lens, line: str) -> None:
-    for form in ("json", "ndjson", "csv", "tsv", "table"):
-        result = leaky(f"{line} -o {form}", width=200)
+    for form in ("json", "csv", "tsv", "table"):
+        result = leaky(f"{line} -o {form}", tty=form == "table", width=200)
         assert result.code == 0
         assert _leaks(result.out + result.err) == [], form
-    for width in (80, 200):
-        assert _leaks(leaky(line, tty=True, width=width).out) == []
 
 
 @pytest.mark.parametrize(

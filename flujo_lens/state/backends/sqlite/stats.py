@@ -55,7 +55,9 @@ def run_stats(session: Session, wanted: RunFilter) -> Stats:
         sql = queries.by_ids(session.shape, _odd_runs(), details=False)
         for run in session.runs(session.rows(sql)):
             tally.add(run)
-        failed: Iterator[RunSummary] = (run for run in session.runs(session.rows(queries.failed(session.shape))) if run.status == "failed")
+        failed: Iterator[RunSummary] = (
+            run for run in session.runs(session.rows(queries.failed(session.shape))) if run.status == "failed"
+        )
     else:
         ids = []
         for run in select(session, wanted, None, False, ordered=False, details=False):

@@ -1,6 +1,7 @@
 """Runs in the order of their start, read off the indexes that the library makes: no sorting, no OFFSET.
 
-Two or three ordered streams (``runs`` by start, states without a run by their save) are merged. Where an
+Ordered streams are merged: ``runs`` by start lead, states without a run (by their save) are read up to where
+those are. Where an
 index's order is not quite that of the instants, `TextOrder.slack` says by how much a row may be late, and a
 row waits until no earlier one can come.
 """
@@ -8,8 +9,10 @@ row waits until no earlier one can come.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.base import Position
@@ -20,6 +23,9 @@ from flujo_lens.state.matching import sort_key
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["BudgetSpentError", "Walk", "walk"]
+
+LOOK_AHEAD = 64
+"""Rows of the leading streams for which the states that go between them are read at once."""
 
 _RUNS, _WS = "runs", "workflow_state"
 Key = tuple[Any, ...]
@@ -78,26 +84,34 @@ def _undated(session: Session, way: Walk) -> Iterator[RunSummary]:
 
 
 class _Stream:
-    """One ordered source, with the row that is next."""
+    """One ordered source, with the rows that are next."""
 
     def __init__(self, rows: Iterator[RunSummary], slack: timedelta, sign: int, at_end: Callable[[], None]) -> None:
         self._rows, self._slack, self._sign, self._at_end = rows, slack, sign, at_end
+        self._ahead: deque[RunSummary] = deque()
         self.done = False
         self.frontier: datetime | None = None
 
-    def pull(self) -> RunSummary | None:
-        """The next row; None at the end.
+    def pull(self) -> list[RunSummary]:
+        """The next row; none at the end.
 
         Raises:
             BudgetSpentError: there are more rows, and they may not be looked at.
         """
-        run = next(self._rows, None)
+        run = self._ahead.popleft() if self._ahead else next(self._rows, None)
         if run is None:
             self.done = True
             self._at_end()
-        elif run.created_at is not None:
+            return []
+        if run.created_at is not None:
             self.frontier = run.created_at
-        return run
+        return [run]
+
+    def look_ahead(self) -> datetime | None:
+        """How far the next rows reach; None if there are none."""
+        self._ahead += islice(self._rows, LOOK_AHEAD - len(self._ahead))
+        starts = (run.created_at for run in reversed(self._ahead) if run.created_at is not None)
+        return next(starts, self.frontier)
 
     def may_come_before(self, when: datetime) -> bool:
         """Whether a row that is still to come can have to go before (or beside) one of `when`."""
@@ -105,17 +119,59 @@ class _Stream:
             return False
         if self.frontier is None:
             return True
-        late = self.frontier - self._sign * self._slack
+        try:
+            late = self.frontier - self._sign * self._slack
+        except OverflowError:
+            return True
         return late <= when if self._sign > 0 else late >= when
 
 
-def _streams(session: Session, way: Walk, after: Position | None) -> list[_Stream]:
-    made = []
+class _Trailing:
+    """States without a run: read up to where the leading streams are, for there are few of them or none.
+
+    To walk them for themselves would mean to look at every state for one that has no run.
+    """
+
+    def __init__(self, session: Session, way: Walk, after: Position | None, leaders: list[_Stream]) -> None:
+        self._source = _States(session, way, after)
+        self._leaders, self._reverse = leaders, way.reverse
+        self._rest: _Stream | None = None
+        self.frontier: datetime | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether there are no more rows."""
+        return self._rest is not None and self._rest.done
+
+    def pull(self) -> list[RunSummary]:
+        """The rows up to where the leaders will soon be; when these are done, one after the other."""
+        reached = [leader.look_ahead() for leader in self._leaders if not leader.done]
+        targets = [when for when in reached if when is not None]
+        if self._rest is None and targets:
+            self.frontier = min(targets) if self._reverse else max(targets)
+            return self._source.up_to(self.frontier)
+        if self._rest is None:
+            self._rest = self._source.rest()
+        found = self._rest.pull()
+        self.frontier = self._rest.frontier
+        return found
+
+    def may_come_before(self, when: datetime) -> bool:
+        """Whether a row that is still to come can have to go before (or beside) one of `when`."""
+        if self._rest is not None:
+            return self._rest.may_come_before(when)
+        if self.frontier is None:
+            return True
+        return self.frontier <= when if self._reverse else self.frontier >= when
+
+
+def _streams(session: Session, way: Walk, after: Position | None) -> list[_Stream | _Trailing]:
+    leaders: list[_Stream] = []
     if session.shape.has(_RUNS):
-        made += [_run_stream(session, way, after, at) for at in range(len(queries.start_columns(session.shape)))]
-    if session.shape.has(_WS, "created_at"):
-        made.append(_state_stream(session, way, after))
-    return made
+        leaders = [_run_stream(session, way, after, at) for at in range(len(queries.start_columns(session.shape)))]
+    if not session.shape.has(_WS, "created_at"):
+        return [*leaders]
+    return [*leaders, _Trailing(session, way, after, leaders)]
 
 
 def _order_of(session: Session, table: str, column: str, naive: Any) -> TextOrder:
@@ -141,16 +197,38 @@ def _run_stream(session: Session, way: Walk, after: Position | None, at: int) ->
     return _stream(session, way, sql.replace("{columns}", columns), (*values, *more), count, values, order)
 
 
-def _state_stream(session: Session, way: Walk, after: Position | None) -> _Stream:
-    order = _order_of(session, _WS, "created_at", session.zone)
-    bounds, values = _bounds(order, way, after)
-    extra, more = _condition(session, way.wanted, run=False)
-    sql = queries.states_by_first_save(session.shape, bounds, extra, way.direction, way.budget)
-    columns = queries.run_columns(session.shape, "s.run_id", state=True, run=False, details=way.details)
-    count = (
-        f"SELECT count(*) FROM (SELECT 1 FROM workflow_state WHERE {bounds.format(c='created_at')} LIMIT {way.budget})"
-    )
-    return _stream(session, way, sql.replace("{columns}", columns), (*values, *more), count, values, order)
+class _States:
+    """States without a run, from one border to the next."""
+
+    def __init__(self, session: Session, way: Walk, after: Position | None) -> None:
+        self._session, self._way = session, way
+        self._order = _order_of(session, _WS, "created_at", session.zone)
+        self._bounds, (self._least, self._most) = _bounds(self._order, way, after)
+
+    def up_to(self, border: datetime) -> list[RunSummary]:
+        """The rows from where the last call ended up to `border`."""
+        least, most = self._least, self._most
+        if self._way.reverse:
+            self._least = most = max(least, min(most, self._order.at_most(border)))
+        else:
+            self._most = least = min(most, max(least, self._order.at_least(border)))
+        sql, more = self._query(None)
+        return list(self._session.runs(self._session.rows(sql, (least, most, *more))))
+
+    def rest(self) -> _Stream:
+        """All rows from where the last call ended."""
+        sql, more = self._query(self._way.budget)
+        bound = [self._least, self._most]
+        where = self._bounds.format(c="created_at")
+        count = f"SELECT count(*) FROM (SELECT 1 FROM workflow_state WHERE {where} LIMIT {self._way.budget})"
+        return _stream(self._session, self._way, sql, (*bound, *more), count, bound, self._order)
+
+    def _query(self, budget: int | None) -> tuple[str, list[Any]]:
+        way, shape = self._way, self._session.shape
+        extra, more = _condition(self._session, way.wanted, run=False)
+        sql = queries.states_by_first_save(shape, self._bounds, extra, way.direction, budget)
+        columns = queries.run_columns(shape, "s.run_id", state=True, run=False, details=way.details)
+        return sql.replace("{columns}", columns), more
 
 
 def _stream(
@@ -221,7 +299,7 @@ def _state_has(session: Session, statuses: list[str]) -> tuple[str, list[str]]:
     )
 
 
-def _merged(streams: list[_Stream], way: Walk, after: Position | None) -> Iterator[RunSummary]:
+def _merged(streams: list[_Stream | _Trailing], way: Walk, after: Position | None) -> Iterator[RunSummary]:
     """The streams in one order, from behind `after` on."""
     border = sort_key(RunSummary(run_id=after[1], created_at=after[0])) if after is not None else None
     waiting: list[tuple[Key, int, RunSummary]] = []
@@ -234,10 +312,10 @@ def _merged(streams: list[_Stream], way: Walk, after: Position | None) -> Iterat
         stream = _furthest_behind(streams, way.reverse)
         if stream is None:
             return
-        found = stream.pull()
-        if found is not None and found.created_at is not None:
-            pulled += 1
-            heapq.heappush(waiting, (_heap_key(found, way.reverse), pulled, found))
+        for found in stream.pull():
+            if found.created_at is not None:
+                pulled += 1
+                heapq.heappush(waiting, (_heap_key(found, way.reverse), pulled, found))
 
 
 def _start(run: RunSummary) -> datetime:
@@ -245,7 +323,7 @@ def _start(run: RunSummary) -> datetime:
     return run.created_at
 
 
-def _furthest_behind(streams: list[_Stream], reverse: bool) -> _Stream | None:
+def _furthest_behind(streams: list[_Stream | _Trailing], reverse: bool) -> _Stream | _Trailing | None:
     """The stream that holds up the others: one that has not begun, else the one with the earliest frontier."""
     live = [stream for stream in streams if not stream.done]
     for stream in live:
