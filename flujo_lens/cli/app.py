@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -14,7 +15,7 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.context import App, World
 from flujo_lens.cli.help import Command, Group
 from flujo_lens.cli.options import CommonOptions, command
-from flujo_lens.errors import InternalError, LensError, UsageError, nearest
+from flujo_lens.errors import InternalError, LensError, OperationFailedError, UsageError, nearest
 
 __all__ = ["COMMANDS", "build", "main", "run"]
 
@@ -171,6 +172,8 @@ def _fault(error: Exception, arguments: Sequence[str]) -> LensError:
     typed = next((argument for argument in arguments if not _is_text(argument)), None)
     if isinstance(error, UnicodeEncodeError) and typed is not None:
         return UsageError(f"{typed!a} is no text", hint="what is typed has to be in UTF-8")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return OperationFailedError(f"cannot write the output: {error.strerror}")
     return InternalError(
         f"a fault of lens itself: {type(error).__name__}: {error}",
         hint="nothing was changed; please report it with the output of the same command and --debug",
@@ -220,7 +223,7 @@ def _with_colour(app: App, arguments: list[str]) -> App:
 def _flush_what_came_before(world: World) -> None:
     try:
         world.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         _silence(world)
 
 
@@ -265,8 +268,5 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program ``lens``."""
     world = World()
     code = run([_as_typed(word) for word in sys.argv[1:]] if arguments is None else arguments, world)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence(world)
+    _flush_what_came_before(world)
     sys.exit(code)

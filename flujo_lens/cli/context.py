@@ -6,11 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
 from flujo_lens.errors import LensError, UnknownValueError, UnreachableStoreError, UsageError
@@ -31,6 +32,11 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _nowhere(mode: str) -> TextIO:
+    """In place of a stream that was closed before the start."""
+    return cast("TextIO", open(os.devnull, mode, encoding="utf-8"))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class World:
     """All that lens takes from outside; tests hand in their own.
@@ -41,9 +47,9 @@ class World:
         stdout_tty: Whether stdout is a terminal; None to ask it.
     """
 
-    stdin: TextIO = field(default_factory=lambda: sys.stdin)
-    stdout: TextIO = field(default_factory=lambda: sys.stdout)
-    stderr: TextIO = field(default_factory=lambda: sys.stderr)
+    stdin: TextIO = field(default_factory=lambda: sys.stdin or _nowhere("r"))
+    stdout: TextIO = field(default_factory=lambda: sys.stdout or _nowhere("w"))
+    stderr: TextIO = field(default_factory=lambda: sys.stderr or _nowhere("w"))
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     cwd: Path = field(default_factory=Path.cwd)
     now: Callable[[], datetime] = _now
@@ -180,8 +186,9 @@ class App:
         """Print a line on stderr; characters that it cannot take are escaped."""
         stream = self.world.stderr
         encoding = stream.encoding or "utf-8"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        stream.flush()
+        with suppress(OSError):
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            stream.flush()
 
     @property
     def stderr_colour(self) -> bool:

@@ -59,7 +59,7 @@ def _group(out: Output, group: FailureGroup) -> Text:
     where = f" at {one_line(group.step_name)}" if group.step_name else ""
     first = group.first_at.astimezone(UTC if out.options.utc else out.human.zone) if group.first_at else None
     since = f", first {first:%H:%M}" if first else ""
-    return Text(f"{group.count:>5,}  {one_line(out.redactor.text(group.error), 120)}{where}{since}", style="red")
+    return Text(f"{group.count:,}  {one_line(out.redactor.text(group.error), 120)}{where}{since}", style="red")
 
 
 def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:

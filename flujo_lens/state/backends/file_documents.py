@@ -76,14 +76,14 @@ def is_blob(name: str) -> bool:
     return name.startswith(_BLOB)
 
 
-def stem_of(name: str) -> str:
-    """The run id that a file's name stands for."""
-    return printable(name.removesuffix(ENDING))
-
-
 def printable(name: str) -> str:
     """A file's name with bytes that are no UTF-8 as ``\\xNN``."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def stem_of(name: str) -> str:
+    """The run id that a file's name stands for."""
+    return printable(name.removesuffix(ENDING))
 
 
 def plain_name(run_id: str) -> str | None:
@@ -133,14 +133,11 @@ def is_state(found: dict[str, Any]) -> bool:
     return "status" in found and ("pipeline_context" in found or "current_step_index" in found)
 
 
-def run_id_of(state: dict[str, Any], name: str) -> str:
-    """The run id inside a state, else the one that the file's name stands for."""
-    inside = state.get("run_id")
-    if isinstance(inside, int) and not isinstance(inside, bool):
-        return str(inside)
+def run_id_of(inside: Any, name: str) -> str:
+    """The run id that counts: that inside the state, else the one that the file's name stands for."""
     if isinstance(inside, str) and (inside or name in names_of("")):
         return inside
-    return stem_of(name)
+    return str(inside) if isinstance(inside, int) and not isinstance(inside, bool) else stem_of(name)
 
 
 def problem_of(name: str, reason: object = None) -> str:
@@ -231,7 +228,7 @@ def read_document(folder: int, name: str) -> Document | None:
         return None
     except UnreadableFile as error:
         return Document(stem_of(name), None, problem_of(name, error), changed_at)
-    return Document(run_id_of(state, name), state) if is_state(state) else None
+    return Document(run_id_of(state.get("run_id"), name), state) if is_state(state) else None
 
 
 def size_of(folder: int, name: str) -> int:

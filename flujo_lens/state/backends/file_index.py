@@ -16,10 +16,11 @@ import os
 import threading
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from flujo_lens.state.backends.file_table import Row, Scan, Table, scan
+from flujo_lens.state.backends.file_table import Scan, Table, scan
 
 __all__ = ["Catalogue", "IndexFile"]
 
@@ -105,7 +106,7 @@ def _dump(table: Table) -> bytes:
         return orjson.dumps(list(table.take(clean)))
 
 
-def _dumps(row: Row) -> bool:
+def _dumps(row: tuple[Any, ...]) -> bool:
     """False for texts with lone surrogates: names that are no UTF-8, and escapes in a file."""
     try:
         orjson.dumps(row)

@@ -10,11 +10,12 @@ seconds is read each time.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -22,9 +23,8 @@ from flujo_lens.state import interpret
 from flujo_lens.state.backends import file_documents as documents
 from flujo_lens.state.backends.file_documents import UnreadableFile
 from flujo_lens.state.timestamps import EPOCH, parse_instant
-from flujo_lens.state.views import UNREADABLE
 
-__all__ = ["MICROSECOND", "Moment", "Row", "Scan", "Stopped", "Table", "scan"]
+__all__ = ["MICROSECOND", "Moment", "Scan", "Stopped", "Table", "scan"]
 
 REST_NS = 2_000_000_000
 """How long a file must have been at rest before its row is kept; no file system's clock is coarser."""
@@ -34,8 +34,16 @@ MICROSECOND = timedelta(microseconds=1)
 Moment = int | str | None
 """Microseconds since 1970; the text of a time without a zone; None for what is no time."""
 
-Row = tuple[Any, ...]
 Stamp = tuple[int, int, int, int]
+"""A file's modification time, change time, size and inode."""
+
+Told = tuple[Any, ...]
+"""What a file tells for the columns from `Table.run_id` on, as it stands there."""
+
+_Columns = tuple[list[Any], ...]
+_NO_STAMP: Stamp = (0, 0, 0, 0)
+_NO_RUN: Told = (None,) * 9
+_NOTHING: dict[str, Any] = {}
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -45,7 +53,7 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 class Table(NamedTuple):
     """Files, one a row. Columns, because so many small objects would cost more than all that is done with them.
 
-    A file that is no run has None from `run_id` on. `modified` and `changed` are in nanoseconds.
+    A file that is no run has None as `run_id` and as `readable`. `modified` and `changed` are in nanoseconds.
     """
 
     name: list[str]
@@ -68,19 +76,15 @@ class Table(NamedTuple):
         """A table without rows."""
         return cls._make([] for _ in cls._fields)
 
-    def add(self, row: Row) -> None:
-        """Add one row."""
-        for column, value in zip(cast("tuple[list[Any], ...]", self), row, strict=True):
-            column.append(value)
+    def extend(self, other: Table) -> None:
+        """Add the rows of another table."""
+        for column, more in zip(cast("_Columns", self), cast("_Columns", other), strict=True):
+            column += more
 
     def take(self, rows: Iterable[int]) -> Table:
         """A new table of some rows."""
         chosen = list(rows)
         return Table._make([column[at] for at in chosen] for column in self)
-
-
-_CHANGED = Table._fields.index("changed")
-_NO_RUN = (None,) * (len(Table._fields) - Table._fields.index("run_id"))
 
 
 @dataclass(slots=True)
@@ -117,16 +121,14 @@ def scan(folder: int, known: Table, stop: threading.Event) -> Scan:
     found = Scan()
     at_rest = time.time_ns() - REST_NS
     holding, others = _unchanged(folder, _names(folder, found), known, stop)
-    found.table = known if not others and len(holding) == len(known.name) else known.take(holding)
-    for name in others:
-        if stop.is_set():
-            raise Stopped
-        row = _row(folder, name, found)
-        if row is not None:
-            found.table.add(row)
-            if row[_CHANGED] > at_rest:
-                found.moving.add(name)
-            found.reread += name not in found.moving
+    if not others and len(holding) == len(known.name):
+        found.table = known
+        return found
+    read = _table_of(_read(folder, others, found, stop))
+    found.moving.update(name for name, changed in zip(read.name, read.changed, strict=True) if changed > at_rest)
+    found.reread = sum(name not in found.moving for name in read.name)
+    found.table = known.take(holding)
+    found.table.extend(read)
     return found
 
 
@@ -146,80 +148,128 @@ def _names(folder: int, found: Scan) -> list[str]:
     return [name for name in names if not documents.is_blob(name)] if found.blobs else names
 
 
-def _unchanged(folder: int, names: list[str], known: Table, stop: threading.Event) -> tuple[list[int], list[str]]:
-    """The rows of `known` that hold, and the other names. A second look at a big folder spends its time here."""
+def _unchanged(
+    folder: int, names: list[str], known: Table, stop: threading.Event
+) -> tuple[list[int], list[tuple[str, Stamp | None]]]:
+    """The rows of `known` that hold, and the other files. A second look at a big folder spends its time here."""
     row_of = dict(zip(known.name, range(len(known.name)), strict=True)).get
     holding: list[int] = []
-    others: list[str] = []
+    others: list[tuple[str, Stamp | None]] = []
     for name in names:
-        at = row_of(name)
-        if at is None or stop.is_set():
-            others.append(name)
-            continue
+        if stop.is_set():
+            raise Stopped
         try:
             now = os.stat(name, dir_fd=folder)
         except OSError:
-            others.append(name)
+            others.append((name, None))
             continue
-        if (
-            known.modified[at] == now.st_mtime_ns
-            and known.changed[at] == now.st_ctime_ns
-            and known.size[at] == now.st_size
-            and known.inode[at] == now.st_ino
-        ):
+        stamp = now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino
+        at = row_of(name)
+        if at is not None and stamp == (known.modified[at], known.changed[at], known.size[at], known.inode[at]):
             holding.append(at)
         else:
-            others.append(name)
+            others.append((name, stamp if stat.S_ISREG(now.st_mode) else None))
     return holding, others
 
 
-def _row(folder: int, name: str, found: Scan) -> Row | None:
-    """What is read of a file; None if the file is gone or no file."""
-    stamp: Stamp = (0, 0, 0, 0)
-    try:
-        now = documents.stat_document(folder, name)
-        if now is None:
-            return None
-        stamp = now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino
-        state = documents.load_object(folder, name, now.st_size)
-    except FileNotFoundError:
+def _read(
+    folder: int, files: list[tuple[str, Stamp | None]], found: Scan, stop: threading.Event
+) -> list[tuple[str, Stamp, Told | None]]:
+    """What the files tell; those that are gone, or no files, are left out.
+
+    No more is done here with each than must be: what runs between two parses runs on cold caches.
+    """
+    rows: list[tuple[str, Stamp, Told | None]] = []
+    for name, stamp in files:
+        if stop.is_set():
+            raise Stopped
+        try:
+            if stamp is None:
+                stamp = _second_look(folder, name)
+            rows.append((name, stamp, _told(documents.load_object(folder, name, stamp[2]))))
+        except FileNotFoundError:
+            continue
+        except UnreadableFile as error:
+            if isinstance(error.__cause__, OSError):
+                # Whether this user may read the file can change without a change of the file.
+                found.moving.add(name)
+            rows.append((name, stamp or _NO_STAMP, _unreadable(stamp or _NO_STAMP)))
+    return rows
+
+
+def _second_look(folder: int, name: str) -> Stamp:
+    """Why a file could not be looked at, or is none."""
+    now = documents.stat_document(folder, name)
+    if now is None:
+        raise FileNotFoundError
+    return now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino
+
+
+def _told(state: dict[str, Any]) -> Told | None:
+    """What a list needs of a state, as it stands there; None for an object that is no state."""
+    if not documents.is_state(state):
         return None
-    except UnreadableFile as error:
-        if isinstance(error.__cause__, OSError):
-            # Whether this user may read the file can change without a change of the file.
-            found.moving.add(name)
-        return _unreadable(name, stamp)
-    return (name, *stamp, *(_run(name, state) if documents.is_state(state) else _NO_RUN))
-
-
-def _unreadable(name: str, stamp: Stamp) -> Row:
-    when = stamp[0] // 1000 if stamp[0] else None
-    run_id = documents.stem_of(name)
-    return (name, *stamp, run_id, when, when, UNREADABLE, "unknown", "latest", None, False, False)
-
-
-def _run(name: str, state: dict[str, Any]) -> Row:
-    metadata = state.get("metadata")
-    meta = metadata if isinstance(metadata, dict) else {}
-    created, updated = state.get("created_at"), state.get("updated_at")
-    moment = _moment(created)
-    parent = state.get("parent_run_id") or meta.get("parent_run_id")
+    get = state.get
+    metadata = get("metadata")
+    meta = metadata.get if isinstance(metadata, dict) else _NOTHING.get
     return (
-        documents.run_id_of(state, name),
-        moment,
-        moment if updated == created else _moment(updated),
-        *_kind(_text(state.get("status")), _text(state.get("pipeline_name")), _text(state.get("pipeline_version"))),
-        _text(parent),
-        bool(state.get("is_background_task", meta.get("is_background_task"))),
+        get("run_id"),
+        get("created_at"),
+        get("updated_at"),
+        get("status"),
+        get("pipeline_name"),
+        get("pipeline_version"),
+        get("parent_run_id") or meta("parent_run_id"),
+        get("is_background_task", meta("is_background_task")),
         True,
     )
 
 
+def _unreadable(stamp: Stamp) -> Told:
+    when = documents.instant_of(stamp[0]).isoformat() if stamp[0] else None
+    return (None, when, when, None, None, None, None, False, False)
+
+
+def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
+    """The rows with what they tell by the rules of everything that is shown."""
+    if not rows:
+        return Table.empty()
+    names, stamps, told = zip(*rows, strict=True)
+    modified, changed, size, inode = map(list, zip(*stamps, strict=True))
+    ids, created, updated, statuses, pipelines, versions, parents, background, readable = zip(
+        *(one or _NO_RUN for one in told), strict=True
+    )
+    moments = [_moment(text) for text in created]
+    kinds = [_kind(*kind) for kind in zip(_texts(statuses), _texts(pipelines), _texts(versions), strict=True)]
+    return Table(
+        name=list(names),
+        modified=modified,
+        changed=changed,
+        size=size,
+        inode=inode,
+        run_id=[one and documents.run_id_of(run_id, name) for one, run_id, name in zip(told, ids, names, strict=True)],
+        created=moments,
+        updated=[m if u == c else _moment(u) for m, c, u in zip(moments, created, updated, strict=True)],
+        status=[kind[0] for kind in kinds],
+        pipeline=[kind[1] for kind in kinds],
+        version=[kind[2] for kind in kinds],
+        parent=_texts(parents),
+        background=[bool(one) for one in background],
+        readable=list(readable),
+    )
+
+
 def _moment(text: Any) -> Moment:
-    when = parse_instant(text)
-    if when is None:
+    try:
+        when = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
         return None
-    return text if datetime.fromisoformat(text).tzinfo is None else (when - EPOCH) // MICROSECOND
+    if when.tzinfo is UTC:
+        return (when - EPOCH) // MICROSECOND
+    if when.tzinfo is None:
+        return str(text)
+    aware = parse_instant(text)
+    return None if aware is None else (aware - EPOCH) // MICROSECOND
 
 
 @lru_cache(maxsize=4096)
@@ -229,5 +279,5 @@ def _kind(status: str | None, pipeline: str | None, version: str | None) -> tupl
     return interpret.status_of(raw), *interpret.named(raw)
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) or value is None else str(value)
+def _texts(values: Iterable[Any]) -> list[str | None]:
+    return [value if isinstance(value, str) or value is None else str(value) for value in values]
