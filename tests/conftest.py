@@ -42,3 +42,11 @@ def old_lens(bare_lens: Lens) -> Lens:
     """``lens`` beside a store of the older library."""
     bare_lens.store(OLD)
     return bare_lens
+
+
+@pytest.fixture
+def file_lens(bare_lens: Lens) -> Lens:
+    """``lens`` beside a store of JSON files, which a variable names."""
+    bare_lens.files(NEW, to="states")
+    bare_lens.env["LENS_STORE"] = "states/"
+    return bare_lens

@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
     from flujo_lens.state.views import RunFilter
 
-__all__ = ["App", "World"]
+__all__ = ["App", "World", "silence"]
 
 T = TypeVar("T")
 _COLOURS = ("auto", "always", "never")
@@ -35,6 +34,14 @@ def _now() -> datetime:
 def _nowhere(mode: str) -> TextIO:
     """In place of a stream that was closed before the start."""
     return cast("TextIO", open(os.devnull, mode, encoding="utf-8"))
+
+
+def silence(stream: TextIO) -> None:
+    """The reader of a stream is gone: nothing more can be said there, and Python must not complain at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError):
+        return
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -186,9 +193,11 @@ class App:
         """Print a line on stderr; characters that it cannot take are escaped."""
         stream = self.world.stderr
         encoding = stream.encoding or "utf-8"
-        with suppress(OSError):
+        try:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             stream.flush()
+        except OSError:
+            silence(stream)
 
     @property
     def stderr_colour(self) -> bool:

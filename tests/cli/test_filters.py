@@ -13,9 +13,7 @@ from support import NOW, Lens
 Row = dict[str, Any]
 Oracle = Callable[[Row], bool]
 
-META = (
-    """'{"customer": "4711", "tries": 3, "vip": true, "note": null, "rate": 0.5, "tags": ["a"], "name": "Ana López"}'"""
-)
+META = '{"customer": "4711", "tries": 3, "vip": true, "note": null, "rate": 0.5, "tags": ["a"], "name": "Ana López"}'
 
 
 def _has(row: Row, text: str) -> bool:
@@ -52,7 +50,10 @@ CASES: list[tuple[str, Oracle]] = [
     ("--pipeline unknown", lambda r: r["pipeline_name"] == "unknown"),
     ("--version 1.0.0", lambda r: r["pipeline_version"] == "1.0.0"),
     ("--version latest", lambda r: r["pipeline_version"] == "latest"),
-    ("--pipeline orders --version 2.0.0 --status completed", lambda r: r["run_id"].startswith("orders-v2")),
+    (
+        "--pipeline orders --version 2.0.0 --status completed",
+        lambda r: (r["pipeline_name"], r["pipeline_version"], r["status"]) == ("orders", "2.0.0", "completed"),
+    ),
     ("--search orders", lambda r: _has(r, "orders")),
     ("--search ORDERS-V1", lambda r: _has(r, "orders-v1")),
     ("--search 4711", lambda r: _has(r, "4711")),
@@ -99,13 +100,12 @@ COMMANDS: list[tuple[str, Oracle]] = [
 ]
 
 
-@pytest.fixture(params=["lens", "old_lens"])
+@pytest.fixture(params=["lens", "old_lens", "file_lens"])
 def stored(request: pytest.FixtureRequest) -> Lens:
-    """``lens`` beside a store of each version, with some metadata in it."""
+    """``lens`` beside a store of each kind; one has some metadata in it."""
     lens: Lens = request.getfixturevalue(request.param)
-    lens.edit(
-        f"UPDATE workflow_state SET metadata = {META} WHERE run_id LIKE 'orders-%' OR run_id = 'fail-001'"
-    ) if request.param == "lens" else None
+    if request.param == "lens":
+        lens.edit(f"UPDATE workflow_state SET metadata = '{META}' WHERE run_id LIKE 'orders-%' OR run_id = 'fail-001'")
     return lens
 
 

@@ -49,6 +49,11 @@ def test_pages_make_the_whole(lens: Lens, wanted: str, size: int, reverse: str) 
     _check(lens, f"list {wanted}{reverse}", size)
 
 
+@pytest.mark.parametrize("wanted", ["", "--status completed", "--search orders", "--reverse"])
+def test_pages_of_files(file_lens: Lens, wanted: str) -> None:
+    _check(file_lens, f"list {wanted}", 4)
+
+
 @pytest.mark.parametrize("reverse", ["", " --reverse"])
 def test_pages_of_one(old_lens: Lens, reverse: str) -> None:
     _check(old_lens, f"list{reverse}", 1)

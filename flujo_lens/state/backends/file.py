@@ -203,10 +203,12 @@ class FileBackend(ReadingBackend):
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return no evaluations: files hold none."""
+        await self._run(self._folder.check)
         return ()
 
     async def read_system_state(self) -> Sequence[SystemEntry]:
         """Return no keys: files hold none."""
+        await self._run(self._folder.check)
         return ()
 
     async def read_facts(self) -> Mapping[str, Any]:

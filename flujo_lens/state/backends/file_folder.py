@@ -184,6 +184,11 @@ class Folder:
             size = sum(size for size, run_id in sizes if run_id is not None) + sum(beside)
         return {"size_bytes": size, "last_write_at": snapshot.last_save(), "notes": _notes(found, snapshot)}
 
+    def check(self, stop: threading.Event) -> None:
+        """Raise what is wrong with the folder, if anything is."""
+        with self.opened():
+            return
+
     # --- writing
 
     @contextmanager

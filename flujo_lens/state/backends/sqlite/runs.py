@@ -87,7 +87,7 @@ def _ordered_ids(session: Session, narrow: Candidates, after: Position | None, r
 
 
 def _start(session: Session, run_start: Any, first_save: Any) -> datetime | None:
-    return parse_instant(run_start) or parse_instant(first_save, session.zone)
+    return parse_instant(run_start) if run_start else parse_instant(first_save, session.zone)
 
 
 def _behind(runs: Iterator[RunSummary], after: Position | None, reverse: bool) -> Iterator[RunSummary]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple
@@ -148,8 +148,12 @@ class _Trailing:
         reached = [leader.look_ahead() for leader in self._leaders if not leader.done]
         targets = [when for when in reached if when is not None]
         if self._rest is None and targets:
-            self.frontier = min(targets) if self._reverse else max(targets)
-            return self._source.up_to(self.frontier)
+            border = min(targets) if self._reverse else max(targets)
+            if self._has_reached(border):
+                leader = _furthest_behind(self._leaders, self._reverse)
+                return leader.pull() if leader is not None else []
+            self.frontier = border
+            return self._source.up_to(border)
         if self._rest is None:
             self._rest = self._source.rest()
         found = self._rest.pull()
@@ -163,6 +167,12 @@ class _Trailing:
         if self.frontier is None:
             return True
         return self.frontier <= when if self._reverse else self.frontier >= when
+
+    def _has_reached(self, border: datetime) -> bool:
+        """Whether the leaders have to go on first: where their order is loose, they may seem to go back."""
+        if self.frontier is None:
+            return False
+        return border <= self.frontier if self._reverse else border >= self.frontier
 
 
 def _streams(session: Session, way: Walk, after: Position | None) -> list[_Stream | _Trailing]:
@@ -323,7 +333,7 @@ def _start(run: RunSummary) -> datetime:
     return run.created_at
 
 
-def _furthest_behind(streams: list[_Stream | _Trailing], reverse: bool) -> _Stream | _Trailing | None:
+def _furthest_behind(streams: Sequence[_Stream | _Trailing], reverse: bool) -> _Stream | _Trailing | None:
     """The stream that holds up the others: one that has not begun, else the one with the earliest frontier."""
     live = [stream for stream in streams if not stream.done]
     for stream in live:
