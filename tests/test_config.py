@@ -133,12 +133,8 @@ def test_a_pyproject_without_our_table_is_passed_over(world: World, write: Write
     assert chosen(world).uri == "redis://top/0"
 
 
-def test_a_flujo_toml_may_hold_the_uri_under_settings_and_belongs_to_its_library(
-    world: World, write: Write
-) -> None:
-    path = write(
-        "work/flujo.toml", 'other = 1\n[settings]\nstate_uri = "sqlite:///a$$b.db"\n[aros]\nx = true'
-    )
+def test_a_flujo_toml_may_hold_the_uri_under_settings_and_belongs_to_its_library(world: World, write: Write) -> None:
+    path = write("work/flujo.toml", 'other = 1\n[settings]\nstate_uri = "sqlite:///a$$b.db"\n[aros]\nx = true')
     choice = chosen(world)
     assert choice.uri == f"sqlite:///{path.parent}/a$$b.db"
     assert choice.source == f"{path}:3"
@@ -278,9 +274,7 @@ def test_paths_in_a_file_are_relative_to_that_file(world: World, write: Write) -
 
 def test_an_unknown_name_tells_the_nearest(world: World, write: Write) -> None:
     write("work/project/lens.toml", '[stores.prod]\nuri = "redis://p/0"\n[stores.local]\nuri = "l.db"')
-    with pytest.raises(
-        UnknownStoreError, match=r"--store names .prd.*Did you mean prod\? There are: prod, local"
-    ):
+    with pytest.raises(UnknownStoreError, match=r"--store names .prd.*Did you mean prod\? There are: prod, local"):
         chosen(world, "prd")
     with pytest.raises(UnknownStoreError, match="LENS_STORE names"):
         chosen(with_env(world, LENS_STORE="staging"))
@@ -303,14 +297,11 @@ def test_a_variable_against_a_file_is_told(world: World, write: Write, variable:
     assert choice.overridden == expected
 
 
-def test_a_conflict_names_a_file_elsewhere_by_its_path_and_masks_passwords(
-    world: World, write: Write
-) -> None:
+def test_a_conflict_names_a_file_elsewhere_by_its_path_and_masks_passwords(world: World, write: Write) -> None:
     path = write("work/flujo.toml", '\nstate_uri = "postgresql://u:hidden@h/a"')
     choice = chosen(with_env(world, LENS_STORE="postgresql://u:hidden@h/b"))
     expected = (
-        "LENS_STORE names postgresql://u:***@h/b; "
-        f"{path} (line 2) names postgresql://u:***@h/a: taking LENS_STORE"
+        f"LENS_STORE names postgresql://u:***@h/b; {path} (line 2) names postgresql://u:***@h/a: taking LENS_STORE"
     )
     assert choice.overridden == expected
 
@@ -578,9 +569,7 @@ def test_a_missing_or_empty_variable_in_the_default(world: World, write: Write) 
 
 def test_a_missing_variable_elsewhere(world: World, write: Write) -> None:
     write("work/project/lens.toml", '[resume]\n\napp = "${APP}:registry"')
-    with pytest.raises(
-        ConfigError, match=r"lens.toml \(line 3\): resume.app needs the variable APP"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"lens.toml \(line 3\): resume.app needs the variable APP") as caught:
         load_settings(world)
     assert "export APP=" in (caught.value.hint or "")
 

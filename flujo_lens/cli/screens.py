@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
@@ -18,6 +18,9 @@ from flujo_lens.rendering.text import escape_controls, one_line, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.figures import Stats, StoreStatus
 from flujo_lens.state.views import Evaluation, RunFilter, RunSummary, SystemEntry
+
+if TYPE_CHECKING:
+    from flujo_lens.config import StoreChoice
 
 __all__ = [
     "evaluation_list",
@@ -177,7 +180,7 @@ def print_status(app: App, out: Output) -> bool:
     from flujo_lens.operations.status import store_status
 
     choice = app.store
-    label = f"{choice.name}  {mask_uri(choice.uri)}" if choice.name else mask_uri(choice.uri)
+    label = choice.name or mask_uri(choice.uri)
 
     async def work(backend: StateBackend) -> StoreStatus:
         return await store_status(backend, label, app.world.now(), app.silent_after, RunFilter())
@@ -188,12 +191,19 @@ def print_status(app: App, out: Output) -> bool:
     if out.is_table and out.options.columns is None:
         from flujo_lens.cli.status_screen import draw_status
 
-        draw_status(app, out, replace(status, store=f"{label}  ({choice.source})"))
+        draw_status(app, out, replace(status, store=f"{_named(choice)}({choice.source})"))
     elif out.form == "json":
         out.document(columns.STATUS.row(status, out.fields(columns.STATUS)))
     else:
         out.show(columns.STATUS, [status], "")
     return bool(status.failing or status.silent)
+
+
+def _named(choice: StoreChoice) -> str:
+    from flujo_lens.config import mask_uri
+
+    uri = mask_uri(choice.uri)
+    return f"{choice.name}  {uri}  " if choice.name else f"{uri}  "
 
 
 def print_stats(app: App, out: Output, wanted: RunFilter) -> None:

@@ -24,20 +24,19 @@ _Line = tuple[str, str, Text, str]
 def draw_status(app: App, out: Output, status: StoreStatus) -> None:
     """The screen: a line a finding, with the command that leads on."""
     written = out.human.ago(status.last_write_at) if status.last_write_at else "never"
-    head = Text(one_line(status.store), style="bold")
-    head.append(f"   last write {written}", style="dim")
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(3):
         grid.add_column(overflow="fold")
     for label, style, text, command in _lines(app, out, status):
         grid.add_row(Text(f" {label}", style=style), text, Text(command, style="dim"))
-    out.print(head, grid)
+    grid.add_row(Text(" written"), Text(written), Text())
+    out.print(Text(one_line(status.store), style="bold"), grid)
     out.next(*_next(status))
 
 
 def _lines(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
     count = sum(group.count for group in status.failing)
-    usual = f", usually {status.usual:.2g}" if status.usual is not None else ""
+    usual = f", usually {_about(status.usual)}" if status.usual is not None else ""
     yield (
         "failing",
         "red" if count else "green",
@@ -53,6 +52,13 @@ def _lines(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
     runs = human.plural(status.runs, "run")
     size = human.size(status.size_bytes) if status.size_bytes is not None else ""
     yield "store", "", Text(", ".join(part for part in (size, runs) if part)), "lens stats"
+
+
+def _about(usual: float) -> str:
+    """An average of counts, as a person would say it."""
+    if usual == 0:
+        return "none"
+    return "less than 1" if usual < 1 else f"{usual:,.0f}"
 
 
 def _group(out: Output, group: FailureGroup) -> Text:

@@ -130,7 +130,7 @@ def run_note(run: Any) -> str:
         return "; ".join(run.problems)
     if run.is_background_task and run.parent_run_id:
         return f"task of {run.parent_run_id}"
-    return f"at {run.step_name}" if run.step_name and run.status == "running" else ""
+    return f"last seen at {run.step_name}" if run.step_name and run.status == "running" else ""
 
 
 def _tasks(tasks: Mapping[str, int]) -> str:

@@ -28,7 +28,7 @@ STATUS_STYLES = {
 """Colour tells the status and nothing else, and the word is always there."""
 
 _GAP = 2
-_FOLDS_TO = {"fold": 24, "id": 38, "name": 14}
+_FOLDS_TO = {"fold": 20, "id": 38, "name": 14}
 """Cells that a column of this style may shrink to; an id as long as ``run_`` and 32 digits stays whole."""
 
 _WIDENS = {"name": 1, "id": 2, "fold": 3}

@@ -88,7 +88,7 @@ def _drawn(lines: Sequence[_Line], width: int, glyphs: _Glyphs) -> Iterable[Text
     labels = max(cell_len(line.label) for line in lines)
     statuses = max(len(_status(line.span)) for line in lines)
     times = max(len(_time(line)) for line in lines)
-    notes = min(_NOTE, max(cell_len(_note(line.span)) for line in lines))
+    notes = min(max(_NOTE, width // 3), max(cell_len(_note(line.span)) for line in lines))
     labels = min(labels, max(20, width - statuses - times - _LEAST_BAR - 6))
     fixed = labels + 2 + (statuses + 2 if statuses else 0) + times + 2
     room = width - fixed - (notes + 2 if notes else 0)

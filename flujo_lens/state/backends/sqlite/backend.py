@@ -204,7 +204,7 @@ class SQLiteBackend(ReadingBackend):
         began, last = time.monotonic(), None
         while True:
             try:
-                self._reader.connection().execute("BEGIN")
+                self._reader.begin()
                 for run in runs.select(self._current(), wanted, last or after, reverse, ordered, details):
                     if not self._reader.unchanged():
                         break

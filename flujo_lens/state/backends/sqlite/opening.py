@@ -201,6 +201,29 @@ class Reader:
             if time.monotonic() > deadline:
                 raise BusyError(f"{self.path} keeps changing while it is read", hint="try again")
 
+    def begin(self) -> None:
+        """Open a connection and begin to read; what is read until `close` is the store at one moment.
+
+        Raises:
+            BusyError: locked for longer than the timeout.
+            StoreError: the file is missing, damaged or no store.
+        """
+        deadline = time.monotonic() + self.timeout
+        self._stopped = False
+        while True:
+            try:
+                connection = self.connection()
+                connection.execute("BEGIN")
+                connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+            except sqlite3.Error as error:
+                waits = _is_busy(error) and not self._stopped and time.monotonic() < deadline
+                final = not waits and self.is_final(error)
+                self.close()
+                if final:
+                    raise translate(error, self.path) from error
+            else:
+                return
+
     def _in_snapshot(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self.connection()
         connection.execute("BEGIN")
