@@ -103,10 +103,10 @@ def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int
 def _widened(
     columns: Sequence[Shown], least: Sequence[int], widths: Sequence[int], kept: Sequence[int], width: int
 ) -> dict[int, int]:
-    """Share out what is left: to names and ids that become whole by it, then to texts."""
+    """Share out what is left: to names and ids that become whole by it, then to texts, short ones first."""
     left = width - _total(least, kept)
     made = {i: least[i] for i in kept}
-    for i in sorted(kept, key=lambda i: _WIDENS.get(columns[i].style, 0)):
+    for i in sorted(kept, key=lambda i: (_WIDENS.get(columns[i].style, 0), widths[i] - least[i])):
         lacking = widths[i] - least[i]
         more = min(left, lacking) if columns[i].style == "fold" else lacking if lacking <= left else 0
         made[i] += more

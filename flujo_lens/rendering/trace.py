@@ -18,6 +18,7 @@ __all__ = ["tree_lines"]
 
 _LEAST_BAR = 10
 _NOTE = 40
+_LEAST_NOTE = 4
 _EIGHTHS = "▏▎▍▌▋▊▉█"
 
 
@@ -107,10 +108,10 @@ def _one(line: _Line, sizes: tuple[int, int, int, int, int], total: float, glyph
     text.append(_time(line).rjust(times) + "  ")
     if bar:
         text.append(_bar(line, bar, total, glyphs), style or "green")
-    note = _note(line.span)
-    if note:
+    note, left = _note(line.span), width - text.cell_len - 2
+    if note and left >= _LEAST_NOTE:
         text.append("  ")
-        text.append(_cut(note, max(0, width - text.cell_len)).rstrip(), style)
+        text.append(_cut(note, left).rstrip(), style)
     text.rstrip()
     return text
 

@@ -146,11 +146,14 @@ def run(run_id: Any, **more: Any) -> dict[str, Any]:
 
 
 def traces_of(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """Every file below `folder`, and itself: kind, size, time of change and of its entry, and its bytes' hash."""
+    """Every file below `folder`, and itself: kind, size, time of its last change, inode, and its bytes' hash.
+
+    Not ctime: SQLite, when root runs it, sets the owner of a -wal to that of the store, which it is already.
+    """
     found = {}
     for path in (folder, *sorted(folder.rglob("*"))):
         facts = path.lstat()
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         name = str(path.relative_to(folder))
-        found[name] = (facts.st_mode, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, digest)
+        found[name] = (facts.st_mode, facts.st_size, facts.st_mtime_ns, facts.st_ino, digest)
     return found

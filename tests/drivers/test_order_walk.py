@@ -147,12 +147,14 @@ class Maker:
         self.schema, self.forms, self.garbage = schema, forms, garbage
         self.run_forms = self.random.sample(RUN_FORMS, 2)
         self.state_forms = self.random.sample(STATE_FORMS, 2)
+        self.saved: dict[str, datetime] = {}
 
     def make(self, path: Path, count: int) -> Book:
         states: dict[str, dict[str, Any]] = {}
         runs: dict[str, dict[str, Any]] = {}
         for number in range(count):
             self._add(number, count, states, runs)
+        states = dict(sorted(states.items(), key=lambda item: str(self.saved[item[0]])))
         tables = {"runs": runs.values(), "workflow_state": states.values()}
         make(path, {name: rows for name, rows in tables.items() if rows}, SCHEMAS[self.schema])
         return Book(path, states, runs)
@@ -169,6 +171,7 @@ class Maker:
             runs[run_id] = self._run(run_id, name, self._time(when, RUN_FORMS, self.run_forms, late))
         if kind != "run":
             saved = when + timedelta(seconds=self.random.choice((0, 1, 90)))
+            self.saved[run_id] = saved
             states[run_id] = self._state(run_id, saved, late)
 
     def _time(self, when: datetime, all_forms: tuple[Form, ...], two: list[Form], late: bool) -> str | None:

@@ -5,7 +5,7 @@ leaves them, it fails in a folder that is not writable, and it touches a ``-shm`
 depends on what lies beside the file (measured with SQLite 3.40; `Way` names the cases)::
 
     rollback journal                 ROLLBACK   mode=ro: takes a shared lock, waits for a writer
-    WAL, no -wal beside it           CLEAN      immutable=1: takes no lock, so re-checked after the read
+    WAL, no -wal or an empty one     CLEAN      immutable=1: takes no lock, so re-checked after the read
     WAL, -wal and -shm beside it     LIVE       mode=ro, readonly_shm=1: sees the WAL, writes no byte
     WAL, -wal without -shm           LEFT       unix-none and an exclusive locking mode: the index of the WAL
                                                 is built in memory; takes no lock, so re-checked
@@ -113,9 +113,14 @@ def _way(path: Path, header: bytes) -> Way:
     if len(header) > _WRITE_VERSION and header[_WRITE_VERSION] == 1:
         return Way.ROLLBACK
     wal, shm = (os.path.exists(f"{path}-{end}") for end in ("wal", "shm"))
-    if not wal:
-        return Way.CLEAN
-    return Way.LIVE if shm else Way.LEFT
+    if wal and shm:
+        return Way.LIVE
+    return Way.LEFT if _has_wal(path) else Way.CLEAN
+
+
+def _has_wal(path: Path) -> bool:
+    """Whether a ``-wal`` lies beside the file that has anything in it. (SQLite would delete an empty one.)"""
+    return _stamp_of(f"{path}-wal")[0] > 0
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -277,7 +282,7 @@ class Reader:
 
     def _current(self) -> bool:
         """Whether a new read by the open connection would see the newest that was written."""
-        return self.unchanged() and not (self._way is Way.CLEAN and os.path.exists(f"{self.path}-wal"))
+        return self.unchanged() and not (self._way is Way.CLEAN and _has_wal(self.path))
 
     def _stat(self) -> Stamp:
         return _stamp_of(self.path) + (_stamp_of(f"{self.path}-wal") if self._way is Way.LEFT else ())
