@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta, tzinfo
+from os.path import isfile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -466,7 +467,7 @@ def _of_entry(entry: StoreEntry, source: str) -> StoreChoice:
 
 def _usual_store(world: World) -> StoreChoice | None:
     path = world.cwd / USUAL_STORE
-    if not path.is_file():
+    if not isfile(path):
         return None
     return StoreChoice(f"sqlite:///{path}", None, f"{USUAL_STORE} in this folder", readonly=False)
 

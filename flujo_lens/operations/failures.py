@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,14 +37,21 @@ async def failure_report(
     backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
 ) -> FailureReport:
     """The failed runs that `wanted` admits by error; silent ones are counted apart."""
+    apart = wanted._replace(active_since=None, active_until=None, error=None)
+    failures, silent = await asyncio.gather(
+        _grouped(backend, wanted), backend.count_runs(_silent(apart, now, silent_after))
+    )
+    return FailureReport(failures[0].groups(), failures[0].count, silent, tuple(failures[1]))
+
+
+async def _grouped(backend: StateBackend, wanted: RunFilter) -> tuple[Failures, list[str]]:
+    """The failed runs by error, and what could not be read of them."""
     failures = Failures()
     problems: list[str] = []
     async for run in failed_runs(backend, wanted, ordered=False):
         failures.add_run(run)
         problems += [f"{run.run_id}: {problem}" for problem in run.problems]
-    apart = wanted._replace(active_since=None, active_until=None, error=None)
-    silent = await backend.count_runs(_silent(apart, now, silent_after))
-    return FailureReport(failures.groups(), failures.count, silent, tuple(problems))
+    return failures, problems
 
 
 async def silent_runs(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -135,8 +135,11 @@ class RawRun:
 
     def steps(self) -> list[Mapping[str, Any]]:
         """The entries of the step history that are objects."""
-        value = self.read("history")
-        return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+        if "steps" not in self._decoded:
+            value = self.read("history")
+            entries = value if isinstance(value, list) else []
+            self._decoded["steps"] = [entry for entry in entries if isinstance(entry, dict)]
+        return cast("list[Mapping[str, Any]]", self._decoded["steps"])
 
 
 def raw_from_documents(run_id: str, state: Mapping[str, Any] | None, run: Mapping[str, Any] | None = None) -> RawRun:

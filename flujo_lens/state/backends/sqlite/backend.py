@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flujo_lens.errors import BusyError
+from flujo_lens.errors import BusyError, StoreNotFoundError
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.reading import ReadingBackend
 from flujo_lens.state.backends.sqlite import runs
@@ -107,9 +107,10 @@ class SQLiteBackend(ReadingBackend):
         """Return the saved state with its blobs decoded, or None; also if there is no file yet."""
         from flujo_lens.state.backends.sqlite import detail
 
-        if not self.path.exists():
+        try:
+            return await self._read(lambda session: detail.load_state(session, run_id))
+        except StoreNotFoundError:
             return None
-        return await self._read(lambda session: detail.load_state(session, run_id))
 
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
         """Return all states (whose own status is `status`), the last saved first."""

@@ -302,11 +302,12 @@ def _state_has(session: Session, statuses: list[str]) -> tuple[str, list[str]]:
     index = session.shape.index_on(_WS, "status")
     if index is None:
         return f"s.status IN {queries.marks(statuses)}", statuses
-    marks = queries.marks(statuses)
-    return (
-        f"EXISTS (SELECT 1 FROM {_WS} f INDEXED BY {index} WHERE f.status IN {marks} AND f.rowid = s.rowid)",
-        statuses,
-    )
+    sought = f"SELECT 1 FROM {_WS} INDEXED BY {index} WHERE status = ? LIMIT 1"
+    present = [status for status in statuses if session.value(sought, (status,))]
+    if not present:
+        return "0", []
+    test = f"SELECT 1 FROM {_WS} f INDEXED BY {index} WHERE f.status IN {queries.marks(present)} AND f.rowid = s.rowid"
+    return f"EXISTS ({test})", present
 
 
 def _merged(streams: list[_Stream | _Trailing], way: Walk, after: Position | None) -> Iterator[RunSummary]:

@@ -8,6 +8,7 @@ When the process dies in the middle of a call, SQLite rolls the transaction back
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -77,7 +78,7 @@ class Writer:
             raise translate(error, self.path) from error
 
     def _open(self) -> sqlite3.Connection:
-        fresh = not self.path.exists() or self.path.stat().st_size == 0
+        fresh = not os.path.exists(self.path) or os.path.getsize(self.path) == 0
         if not fresh:
             check_is_sqlite(self.path)
         connection = sqlite3.connect(self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
@@ -120,7 +121,7 @@ class Writer:
 
     async def delete_state(self, run_id: str) -> None:
         """Delete a state, if there is one. A missing file is left missing."""
-        if self.path.exists():
+        if os.path.exists(self.path):
             await self._write(lambda db: db.execute("DELETE FROM workflow_state WHERE run_id = ?", (run_id,)))
 
     async def save_run(self, run: Document) -> None:
