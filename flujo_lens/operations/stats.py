@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from flujo_lens.state.backends.base import StateBackend
@@ -13,5 +14,5 @@ __all__ = ["statistics"]
 
 async def statistics(backend: StateBackend, wanted: RunFilter) -> Stats:
     """Counts, durations and failures of the runs that `wanted` admits, and their spans by name."""
-    stats = await backend.read_stats(wanted)
-    return replace(stats, spans=await backend.read_span_stats(wanted))
+    stats, spans = await asyncio.gather(backend.read_stats(wanted), backend.read_span_stats(wanted))
+    return replace(stats, spans=spans)

@@ -22,6 +22,7 @@ __all__ = [
     "BAD",
     "RawRun",
     "as_int",
+    "as_number",
     "decode",
     "named",
     "pause_of",
@@ -53,25 +54,30 @@ class _Bad:
 BAD = _Bad()
 
 
-def decode(blob: Any) -> Any:
+def decode(blob: Any, *, printable: bool = True) -> Any:
     """Decode a stored JSON blob; `BAD` if it does not parse.
 
     A value that is no text or bytes is taken as decoded already. NaN and infinities, which JSON does not
-    have and 0.4.x wrote all the same, are understood.
+    have and 0.4.x wrote all the same, are understood. Half of a surrogate pair is no text that anything could
+    print: it becomes U+FFFD if `printable`, else it is kept.
     """
     if not isinstance(blob, str | bytes):
         return blob
     try:
         return orjson.loads(blob)
     except orjson.JSONDecodeError:
-        return _decode_leniently(blob)
+        return _decode_leniently(blob, printable)
 
 
-def _decode_leniently(blob: str | bytes) -> Any:
+def _decode_leniently(blob: str | bytes, printable: bool) -> Any:
     import json
 
     try:
-        return json.loads(blob)
+        value = json.loads(blob)
+        if not printable:
+            return value
+        plain = json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass").decode(errors="replace")
+        return json.loads(plain)
     except (ValueError, RecursionError):
         return BAD
 
@@ -288,11 +294,12 @@ def pause_of(raw: RawRun, status: str) -> Pause | None:
 
 def as_int(value: Any) -> int | None:
     """`value` as an int if it is a whole number, else None."""
-    number = _number(value)
+    number = as_number(value)
     return int(number) if number is not None and number == int(number) else None
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
+    """`value` if it is a number with a meaning (no infinity), else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) < _BEYOND_SENSE else None
@@ -309,19 +316,19 @@ def _total(raw: RawRun, status: str) -> int | None:
 def _duration(raw: RawRun, status: str, start: datetime | None, last_save: datetime | None) -> float | None:
     if status in ("running", UNREADABLE):
         return None
-    stored = _number(raw.run_ms)
+    stored = as_number(raw.run_ms)
     if stored is not None:
         return stored
     if raw.has_run:
         end = parse_instant(raw.run_end) or parse_instant(raw.run_updated) or last_save
         return (end - start) / _MILLISECOND if start and end and end >= start else None
-    spent = _number(raw.state_ms)
+    spent = as_number(raw.state_ms)
     return spent if spent is not None else _busy_ms(raw)
 
 
 def _busy_ms(raw: RawRun) -> float | None:
     """The sum of the steps' own times: all that a store without ``runs`` tells."""
-    spent = [s for s in (_number(entry.get("latency_s")) for entry in raw.steps()) if s is not None]
+    spent = [s for s in (as_number(entry.get("latency_s")) for entry in raw.steps()) if s is not None]
     return round(sum(spent) * 1000, 3) if spent else None
 
 
@@ -395,10 +402,10 @@ def steps_of(raw: RawRun, rows: Iterable[StepRecord], inputs: Mapping[str, list[
 
 
 def _merged_step(index: int, entry: Mapping[str, Any], row: StepRecord | None) -> StepRecord:
-    success, seconds = entry.get("success"), _number(entry.get("latency_s"))
+    success, seconds = entry.get("success"), as_number(entry.get("latency_s"))
     failed = success is False
     status = "failed" if failed else "completed" if success else (row.status if row else "completed")
-    tokens, cost = as_int(entry.get("token_counts")), _number(entry.get("cost_usd"))
+    tokens, cost = as_int(entry.get("token_counts")), as_number(entry.get("cost_usd"))
     return StepRecord(
         step_index=index,
         step_name=_text(entry.get("name")) or "unknown",

@@ -61,6 +61,11 @@ def old(tmp_path: Path) -> Path:
     return copy(OLD, tmp_path / "old")
 
 
+def test_the_copy_of_a_store_in_use_is_still_one() -> None:
+    """Whoever opens it in the ordinary way checkpoints it: then nothing would be tested any more."""
+    assert {path.name for path in (DATA / WAL).iterdir()} == {f"flujo_ops.db{end}" for end in ("", "-wal", "-shm")}
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_every_run_once_with_its_name_status_times_and_steps(name: str, tmp_path: Path) -> None:
     path = copy(name, tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from stores import (
     ALL,
+    DATA,
     MIXTURE,
     NEW,
     OLD,
@@ -52,7 +53,7 @@ FILTERS = (
 
 def tables_of(path: Path) -> dict[str, list[str]]:
     """The columns of a store by table."""
-    with closing(sqlite3.connect(path)) as db:
+    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as db:
         found = {table: [row[1] for row in db.execute(f"PRAGMA table_info({table})")] for table in TABLES}
     return {table: columns for table, columns in found.items() if columns}
 
@@ -78,7 +79,7 @@ async def every_read(backend: SQLiteBackend) -> list[RunSummary]:
     for wanted in FILTERS:
         await backend.query_runs(wanted, limit=5, reverse=True)
         assert await backend.count_runs(wanted) == len(await listed(backend, wanted)), wanted
-    for summary in found:
+    for summary in [*found[:5], *found[-3:]]:
         one = await backend.read_run(summary.run_id)
         assert one is not None
         assert one.run.status == summary.status
@@ -113,28 +114,13 @@ def read_all(path: Path, *, walk: bool = False) -> list[RunSummary]:
 # --- missing tables, columns and indexes
 
 
-def _single_columns() -> Iterator[tuple[str, str, str]]:
-    for name in (NEW, OLD, MIXTURE):
-        with closing(sqlite3.connect(f"file:{Path(copy_of(name))}?immutable=1", uri=True)) as db:
-            for table in TABLES:
-                for row in db.execute(f"PRAGMA table_info({table})"):
-                    yield name, table, row[1]
+SHAPES = {name: tables_of(DATA / name / "flujo_ops.db") for name in ALL}
+TOTALS = {NEW: 30, OLD: 24, MIXTURE: 28}
 
 
-def copy_of(name: str) -> Path:
-    """The store itself, for reading its schema only."""
-    from stores import DATA
-
-    return DATA / name / "flujo_ops.db"
-
-
-COLUMNS = sorted({(name, table) for name, table, _ in _single_columns()})
-
-
-@pytest.mark.parametrize(("name", "table"), COLUMNS)
+@pytest.mark.parametrize(("name", "table"), [(name, table) for name in TOTALS for table in SHAPES[name]])
 def test_any_single_column_may_be_missing(name: str, table: str, tmp_path: Path) -> None:
-    total = 24 if name == OLD else 28 if name == MIXTURE else 30
-    for column in tables_of(copy_of(name)) and [c for n, t, c in _single_columns() if (n, t) == (name, table)]:
+    for column in SHAPES[name][table]:
         path = drop(copy(name, tmp_path / column), (table, column))
         what = f"{table} without {column}"
         essential = column == "run_id" or (column == "status" and table in ("workflow_state", "runs"))
@@ -143,13 +129,13 @@ def test_any_single_column_may_be_missing(name: str, table: str, tmp_path: Path)
         except LensError as error:
             raise AssertionError(f"{what}: {error!r}") from error
         if not essential:
-            assert len(found) == total, what
+            assert len(found) == TOTALS[name], what
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_any_tables_may_be_missing(name: str, tmp_path: Path) -> None:
     whole = {run.run_id: run for run in runs(copy(name, tmp_path / "whole"))}
-    there = tables_of(copy_of(name))
+    there = SHAPES[name]
     for gone in (
         ["runs"],
         ["workflow_state"],
@@ -188,9 +174,8 @@ def test_all_indexes_may_be_missing(name: str, tmp_path: Path) -> None:
         db.commit()
     for walk in (False, True):
         found = read_all(path, walk=walk)
-        assert [(f.run_id, f.status, f.created_at) for f in found] == [
-            (w.run_id, w.status, w.created_at) for w in whole
-        ]
+        assert [(f.run_id, f.status) for f in found] == [(w.run_id, w.status) for w in whole]
+        assert [f.created_at for f in found] == [w.created_at for w in whole]
 
 
 def test_partial_indexes_and_indexes_on_expressions_are_of_no_use(tmp_path: Path) -> None:
@@ -391,9 +376,8 @@ def test_times_of_a_run(text: str | None, when: datetime | None, tmp_path: Path)
         found = {f.run_id: f for f in read_all(path, walk=walk)}
         assert found["x"].created_at == when
         assert found["x"].problems == (("the start is no time",) if text and when is None else ())
-        assert found["x"].updated_at == max(
-            datetime(2026, 3, 1, 10, 0, 10, tzinfo=UTC), when or datetime.min.replace(tzinfo=UTC)
-        )
+        saved = datetime(2026, 3, 1, 10, 0, 10, tzinfo=UTC)
+        assert found["x"].updated_at == max(saved, when or saved)
     if when is None:
         assert [f.run_id for f in runs(path)] == ["y", "x"]
 
@@ -423,43 +407,47 @@ BAD_BLOBS: Mapping[str, Any] = {
     "empty": "",
     "blank": "   ",
     "a number too long": "9" * 10_000,
-    "a lone surrogate": '"\\ud800"',
 }
 ODD_BLOBS: Mapping[str, Any] = {
     "NaN": '{"a": NaN, "b": [Infinity, -Infinity]}',
     "huge": '{"n": 123456789012345678901234567890, "e": 1e999}',
     "null": "null",
     "a text": '"just a text"',
-    "a list of anything": '[1, null, "a", [], {"name": null, "success": "maybe", "attempts": NaN, "latency_s": Infinity}]',
+    "a list of anything": '[1, null, "a", [], {"name": null, "success": "?", "attempts": NaN, "latency_s": Infinity}]',
+    "a lone surrogate": '["\\ud800", "\\ud83d\\ude00"]',
     "an object": '{"0": {"name": 1}}',
     "a number": 7,
     "bytes of JSON": b'{"a": 1}',
 }
-BLOBS = ("pipeline_context", "step_history", "metadata", "last_step_output")
+BLOBS = {
+    "pipeline_context": "context",
+    "step_history": "history",
+    "metadata": "metadata",
+    "last_step_output": "output",
+}
+
+
+STATUSES = ("completed", "failed", "paused", "running", "cancelled")
 
 
 @pytest.mark.parametrize("blob", [*BAD_BLOBS, *ODD_BLOBS])
 def test_a_blob_of_a_state_that_is_not_what_it_should_be(blob: str, tmp_path: Path) -> None:
     value = {**BAD_BLOBS, **ODD_BLOBS}[blob]
+    kinds = [(column, status) for column in BLOBS for status in STATUSES]
+    bad = [state(f"{column} {status}", status=status, **{column: value}) for column, status in kinds]
+    path = make(tmp_path / "s.db", {"workflow_state": [*bad, state("good")], "runs": [run(s["run_id"]) for s in bad]})
+    found = {f.run_id: f for f in read_all(path)}
+    assert set(found) == {*(s["run_id"] for s in bad), "good"}
+    assert found["good"].problems == ()
+    for column, status in kinds:
+        if blob in BAD_BLOBS and value and column in ("metadata", "step_history"):
+            assert detail(path, f"{column} {status}").run.problems == (f"{BLOBS[column]} does not parse",)
     for column in BLOBS:
-        for status in ("completed", "failed", "paused", "running", "cancelled"):
-            (tmp_path / column / status).mkdir(parents=True)
-            rows = {
-                "workflow_state": [state("bad", status=status, **{column: value}), state("good")],
-                "runs": [run("bad"), run("good")],
-            }
-            path = make(tmp_path / column / status / "s.db", rows)
-            found = {f.run_id: f for f in read_all(path)}
-            assert set(found) == {"bad", "good"}
-            assert found["good"].problems == ()
-            looked_into = column in ("metadata", "step_history") or (
-                column == "pipeline_context" and status != "completed"
-            )
-            if blob in BAD_BLOBS and value and looked_into:
-                assert found["bad"].problems, (column, status)
-            loaded = read(path, lambda b: b.load_state("bad"))
-            assert loaded is not None
-            assert column in loaded
+        loaded = read(path, lambda b, run_id=f"{column} failed": b.load_state(run_id))
+        assert loaded is not None
+        assert column in loaded
+        if blob in ODD_BLOBS:
+            json.dumps(loaded, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("blob", [*BAD_BLOBS, *ODD_BLOBS])
@@ -502,7 +490,7 @@ def test_values_of_the_wrong_type(tmp_path: Path) -> None:
         "task_id": 7, "is_background_task": "yes", "background_error": b"e", "created_at": b"2026", "updated_at": 5,
     }  # fmt: skip
     odd_run = {"pipeline_name": b"n", "status": b"s", "created_at": 2026, "updated_at": b"\xff", "end_time": 1.5,
-               "execution_time_ms": "long", "total_steps": -9e999, "error_message": 1, "total_cost": "much"}  # fmt: skip
+               "execution_time_ms": "long", "total_steps": -9e9, "error_message": 1, "total_cost": "much"}  # fmt: skip
     odd_step = {"step_name": b"\xff", "step_index": "x", "status": b"ok", "output": 5, "cost_usd": "much",
                 "token_counts": 9e999, "execution_time_ms": -9e999, "created_at": b""}  # fmt: skip
     odd_span = {"span_id": b"\xff", "parent_span_id": 5, "name": b"n", "start_time": "now", "end_time": 9e999,
@@ -552,7 +540,7 @@ def test_ids_of_every_kind(tmp_path: Path) -> None:
         assert read(path, lambda b, i=run_id: b.find_run_ids(i))[0] == run_id
 
 
-def test_a_row_without_an_id_is_told_of_and_breaks_nothing(tmp_path: Path) -> None:
+def test_rows_without_an_id_are_passed_over(tmp_path: Path) -> None:
     rows = {"workflow_state": [state(None), state(None), state("a")], "runs": [run(None), run("a"), run("b")]}
     path = make(tmp_path / "s.db", rows)
     for walk in (False, True):
@@ -564,6 +552,7 @@ def test_an_id_that_is_no_utf8(tmp_path: Path) -> None:
     edit(path, "UPDATE runs SET run_id = CAST(x'61ff62' AS TEXT)", "UPDATE workflow_state SET run_id = x'62fe'")
     found = read(path, listed)
     assert sorted(f.run_id for f in found) == ["a\ufffdb", "b\ufffd"]
+    assert {f.status for f in found} == {UNREADABLE}
 
 
 def test_deep_spans_and_rings(tmp_path: Path) -> None:

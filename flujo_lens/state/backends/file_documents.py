@@ -203,7 +203,7 @@ def _read(folder: int, name: str, size: int) -> bytes:
 
 def _parse_leniently(data: bytes, error: orjson.JSONDecodeError) -> Any:
     try:
-        found = decode(data.decode("utf-8"))
+        found = decode(data.decode("utf-8"), printable=False)
     except UnicodeDecodeError:
         raise UnreadableFile("it is no UTF-8 text") from error
     if found is BAD:

@@ -77,6 +77,10 @@ class SQLiteBackend(ReadingBackend):
         """The backend for a ``sqlite:`` URI or a path."""
         return cls(path_of_uri(uri), timeout=timeout, zone=zone)
 
+    def _beside(self) -> SQLiteBackend:
+        """Another connection to the same store, with a thread of its own."""
+        return SQLiteBackend(self.path, timeout=self._timeout, zone=self._zone)
+
     def _prepare(self, connection: sqlite3.Connection) -> None:
         self._session = open_session(connection, self.path, self._zone)
 
@@ -189,7 +193,7 @@ class SQLiteBackend(ReadingBackend):
         come between. Where no lock guards the file and it changes on the way, the reading goes on behind the
         last run; without an order it cannot, and that is an error.
         """
-        reading = SQLiteBackend(self.path, timeout=self._timeout, zone=self._zone)
+        reading = self._beside()
         items = reading._selected(wanted, after, reverse, ordered, details)
         self._readings.add(reading)
         try:
@@ -235,7 +239,7 @@ class SQLiteBackend(ReadingBackend):
         """Return how many runs `wanted` admits; on a connection of its own, so that others need not wait."""
         if wanted != RunFilter():
             return await super().count_runs(wanted)
-        async with SQLiteBackend(self.path, timeout=self._timeout, zone=self._zone) as counting:
+        async with self._beside() as counting:
             return await counting._read(runs.count_all)
 
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
@@ -265,10 +269,11 @@ class SQLiteBackend(ReadingBackend):
         return await self._read(lambda session: stats.run_stats(session, wanted))
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
-        """Return counts and durations of spans by name."""
+        """Return counts and durations of spans by name; on a connection of its own, beside `read_stats`."""
         from flujo_lens.state.backends.sqlite import stats
 
-        return await self._read(lambda session: stats.span_stats(session, wanted))
+        async with self._beside() as reading:
+            return await reading._read(lambda session: stats.span_stats(session, wanted))
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return evaluations, newest first."""

@@ -97,7 +97,8 @@ def _offers(session: Session, wanted: RunFilter) -> Iterator[Candidates]:
 
 def _of_status(session: Session, statuses: frozenset[str]) -> Candidates:
     stored = sorted(statuses)
-    parts = [f"SELECT run_id FROM {t} WHERE status IN {queries.marks(stored)}" for t in _tables(session)]
+    tables = [table for table in _tables(session) if session.shape.has(table, "status")]
+    parts = [f"SELECT run_id FROM {t} WHERE status IN {queries.marks(stored)}" for t in tables]
     offer = _probed(session, " UNION ".join(parts), tuple(stored) * len(parts))
     if "cancelled" not in statuses or len(parts) < 2:
         return offer
@@ -116,7 +117,10 @@ def _of_pipeline(session: Session, name: str) -> Candidates:
         parts.append(f"SELECT run_id FROM {_RUNS} WHERE pipeline_name = ?")
         parts.append(_nameless_runs(session))
         values += [name] + [name] * parts[-1].count("?")
-    if session.shape.has(_WS, "pipeline_name", "pipeline_id"):
+    if session.shape.has(_WS, "pipeline_name") and not session.shape.has(_RUNS):
+        parts.append(_nameless_states(session))
+        values += [name] * parts[-1].count("?")
+    if session.shape.has(_WS, "pipeline_name"):
         ids = _pipeline_ids(session, name)
         if ids is None:
             parts.append(f"SELECT run_id FROM {_WS} WHERE pipeline_name = ?")
@@ -128,34 +132,50 @@ def _of_pipeline(session: Session, name: str) -> Candidates:
 
 def _nameless_runs(session: Session) -> str:
     """Runs without a name of their own whose state or root span has this one."""
-    tests = ["0"]
+    tests = [_root_span_says(session, "r.run_id")]
     if session.shape.has(_WS, "pipeline_name"):
         tests.append("(SELECT s.pipeline_name FROM workflow_state s WHERE s.run_id = r.run_id) = ?")
-    if session.shape.has("spans", "attributes", "parent_span_id"):
-        tests.append(
-            "(SELECT CASE WHEN json_valid(p.attributes) THEN json_extract(p.attributes, "
-            "'$.\"flujo.pipeline.name\"') END FROM spans p WHERE p.run_id = r.run_id "
-            "AND p.parent_span_id IS NULL LIMIT 1) = ?"
-        )
     return f"SELECT r.run_id FROM {_RUNS} r WHERE r.pipeline_name IN {queries.NO_NAME} AND ({' OR '.join(tests)})"
 
 
-def _pipeline_ids(session: Session, name: str) -> list[str] | None:
-    """The ``pipeline_id`` values whose states have this name; None if there are too many to ask one by one.
+def _nameless_states(session: Session) -> str:
+    """States without a name whose root span has this one."""
+    test = _root_span_says(session, "s.run_id")
+    return f"SELECT s.run_id FROM {_WS} s WHERE s.pipeline_name IN {queries.NO_NAME} AND {test}"
 
-    A pipeline's id and name go together: one state of each id is asked. ``workflow_state`` has no index on
-    the name.
+
+def _root_span_says(session: Session, run_id: str) -> str:
+    if not session.shape.has("spans", "attributes", "parent_span_id"):
+        return "0"
+    return (
+        "(SELECT CASE WHEN json_valid(p.attributes) THEN json_extract(p.attributes, "
+        f"'$.\"flujo.pipeline.name\"') END FROM spans p WHERE p.run_id = {run_id} "
+        "AND p.parent_span_id IS NULL LIMIT 1) = ?"
+    )
+
+
+def _pipeline_ids(session: Session, name: str) -> list[str] | None:
+    """The ``pipeline_id`` values whose states have this name; None if the ids do not tell.
+
+    A pipeline's id and name go together: the first and the last state of each id are asked (if they disagree,
+    or if there are too many ids, the ids do not tell). ``workflow_state`` has no index on the name.
     """
     distinct = (
         f"WITH RECURSIVE d(id) AS (SELECT min(pipeline_id) FROM {_WS} UNION ALL "
         f"SELECT (SELECT min(pipeline_id) FROM {_WS} WHERE pipeline_id > d.id) FROM d WHERE d.id IS NOT NULL) "
-        f"SELECT id, (SELECT pipeline_name FROM {_WS} WHERE pipeline_id = d.id LIMIT 1) "
+        f"SELECT id, {_name_of_id('ASC')}, {_name_of_id('DESC')} "
         f"FROM d WHERE d.id IS NOT NULL LIMIT {MOST_PIPELINE_IDS + 1}"
     )
     if not session.shape.indexed(_WS, "pipeline_id"):
         return None
     rows = session.rows(distinct).fetchall()
-    return None if len(rows) > MOST_PIPELINE_IDS else [row[0] for row in rows if row[1] == name]
+    if len(rows) > MOST_PIPELINE_IDS or any(first != last for _, first, last in rows):
+        return None
+    return [row[0] for row in rows if row[1] == name]
+
+
+def _name_of_id(direction: str) -> str:
+    return f"(SELECT pipeline_name FROM {_WS} WHERE pipeline_id = d.id ORDER BY rowid {direction} LIMIT 1)"
 
 
 def _recent_failures(session: Session, wanted: RunFilter) -> Candidates:

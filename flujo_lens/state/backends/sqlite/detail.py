@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from flujo_lens.state.backends.sqlite import queries
-from flujo_lens.state.backends.sqlite.session import Session, page_ids
-from flujo_lens.state.interpret import BAD, RawRun, as_int, decode, pause_of, steps_of
+from flujo_lens.state.backends.sqlite.session import Session, as_text, page_ids
+from flujo_lens.state.interpret import BAD, RawRun, as_int, as_number, decode, pause_of, steps_of
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import SpanRow, build_trees, spans_of_tree
 from flujo_lens.state.views import Evaluation, RunDetail, Span, StepRecord, SystemEntry
@@ -58,11 +58,12 @@ def read_run(session: Session, run_id: str) -> RunDetail | None:
     if state is not None:
         raw.context = state.get("pipeline_context")
         raw.last_output = state.get("last_step_output")
-    run = session.summary(raw)
     rows = span_rows(session, run_id)
+    steps = steps_of(raw, _steps(session, run_id), _inputs(rows))
+    run = session.summary(raw)
     return RunDetail(
         run=run,
-        steps=tuple(steps_of(raw, _steps(session, run_id), _inputs(rows))),
+        steps=tuple(steps),
         state=state,
         pause=pause_of(raw, run.status),
         children=tuple(page_ids(session, _children(session, run_id), details=True)),
@@ -74,8 +75,9 @@ def read_run(session: Session, run_id: str) -> RunDetail | None:
 def _children(session: Session, run_id: str) -> list[str]:
     if not session.shape.has("workflow_state", "parent_run_id"):
         return []
-    sql = "SELECT run_id FROM workflow_state WHERE parent_run_id = ? ORDER BY created_at, run_id"
-    return [row[0] for row in session.rows(sql, (run_id,))]
+    created = session.shape.col("workflow_state", "s", "created_at")
+    sql = f"SELECT run_id FROM workflow_state s WHERE parent_run_id = ? ORDER BY {created}, run_id"
+    return [as_text(row[0]) for row in session.rows(sql, (run_id,)) if row[0] is not None]
 
 
 def _final_output(session: Session, run_id: str, state: dict[str, Any] | None) -> Any:
@@ -125,16 +127,20 @@ def _step(row: tuple[Any, ...]) -> StepRecord:
     message = _readable(error)
     return StepRecord(
         step_index=as_int(index),
-        step_name=str(name),
-        status=str(status),
+        step_name=as_text(name),
+        status=as_text(status),
         output=_readable(output),
         error=message if isinstance(message, str) or message is None else str(message),
-        cost_usd=cost if isinstance(cost, int | float) else None,
+        cost_usd=as_number(cost),
         token_counts=as_int(tokens),
-        duration_ms=spent if isinstance(spent, int | float) else None,
+        duration_ms=as_number(spent),
         created_at=parse_instant(created),
         input=_readable(given),
     )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else as_text(value)
 
 
 def _readable(blob: Any) -> Any:
@@ -175,12 +181,12 @@ def _span(row: tuple[Any, ...]) -> SpanRow:
     span_id, parent, name, status, start, end, blob = row
     attributes = decode(blob)
     return SpanRow(
-        span_id=str(span_id),
-        parent_span_id=parent,
-        name=str(name),
-        status=str(status or "running"),
-        start=start if isinstance(start, int | float) else None,
-        end=end if isinstance(end, int | float) else None,
+        span_id=as_text(span_id),
+        parent_span_id=None if parent is None else as_text(parent),
+        name=as_text(name),
+        status=as_text(status or "running"),
+        start=as_number(start),
+        end=as_number(end),
         attributes=attributes if isinstance(attributes, dict) else {"unreadable": blob} if blob else {},
     )
 
@@ -203,12 +209,12 @@ def evaluations(session: Session, run_id: str | None, limit: int) -> list[Evalua
     if not session.shape.has("evaluations", "run_id", "score"):
         return []
     where, values = ("WHERE run_id = ?", [run_id]) if run_id is not None else ("", [])
-    sql = (
-        "SELECT run_id, step_name, score, feedback, metadata, created_at FROM evaluations "
-        f"{where} ORDER BY created_at DESC, rowid DESC LIMIT ?"
-    )
+    names = ("step_name", "score", "feedback", "metadata", "created_at")
+    columns = ", ".join(session.shape.col("evaluations", "evaluations", name) for name in names)
+    newest = "created_at DESC, " if session.shape.has("evaluations", "created_at") else ""
+    sql = f"SELECT run_id, {columns} FROM evaluations {where} ORDER BY {newest}rowid DESC LIMIT ?"
     return [
-        Evaluation(str(r[0]), r[1], r[2], r[3], _readable(r[4]), parse_instant(r[5]))
+        Evaluation(as_text(r[0]), _text(r[1]), as_number(r[2]), _text(r[3]), _readable(r[4]), parse_instant(r[5]))
         for r in session.rows(sql, (*values, limit))
     ]
 
@@ -218,5 +224,6 @@ def system_entries(session: Session, key: str | None = None) -> list[SystemEntry
     if not session.shape.has("system_state", "key", "value"):
         return []
     where, values = ("WHERE key = ?", (key,)) if key is not None else ("", ())
-    sql = f"SELECT key, value, updated_at FROM system_state {where} ORDER BY key"
-    return [SystemEntry(str(r[0]), _readable(r[1]), parse_instant(r[2])) for r in session.rows(sql, values)]
+    updated = session.shape.col("system_state", "system_state", "updated_at")
+    sql = f"SELECT key, value, {updated} FROM system_state {where} ORDER BY key"
+    return [SystemEntry(as_text(r[0]), _readable(r[1]), parse_instant(r[2])) for r in session.rows(sql, values)]

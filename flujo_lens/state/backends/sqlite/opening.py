@@ -35,6 +35,7 @@ from flujo_lens.errors import (
     InternalError,
     LensError,
     NotAStoreError,
+    OperationFailedError,
     ReadOnlyStoreError,
     StoreNotFoundError,
     UnreachableStoreError,
@@ -148,6 +149,8 @@ def translate(error: sqlite3.Error, path: Path) -> LensError:
         )
     if name.startswith("SQLITE_READONLY"):
         return ReadOnlyStoreError(f"{path} is read-only: {error}", path=where)
+    if name.startswith("SQLITE_CONSTRAINT"):
+        return OperationFailedError(f"{path} does not take it: {error}", path=where)
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR", "SQLITE_AUTH", "SQLITE_FULL")):
         return UnreachableStoreError(f"cannot read {path}: {error}", path=where)
     return InternalError(f"SQLite says of {path}: {error}", path=where)

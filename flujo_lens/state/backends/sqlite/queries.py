@@ -140,7 +140,7 @@ def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool) 
     )
     step = f"FROM steps WHERE run_id = {run_id} AND status = 'failed' ORDER BY step_index DESC LIMIT 1"
     has_steps = shape.has("steps", "run_id", "status", "step_name", "step_index")
-    has_spans = shape.has("spans", "run_id", "parent_span_id", "name", "end_time", "attributes")
+    has_spans = shape.has("spans", "parent_span_id", "name", "start_time", "end_time", "attributes")
     root = f"(SELECT attributes FROM spans WHERE run_id = {run_id} AND parent_span_id IS NULL LIMIT 1)"
     still_open = (
         f"(SELECT name FROM spans WHERE run_id = {run_id} AND end_time IS NULL AND parent_span_id IS NOT NULL "
@@ -172,7 +172,8 @@ def runs_by_start(shape: Shape, at: int, bounds: str, extra: str, direction: str
     columns = start_columns(shape)
     start = f'"{columns[at]}"'
     earlier = " AND ".join(f"COALESCE(\"{c}\", '') = ''" for c in columns[:at])
-    where = f"{bounds.format(c=start)} AND {start} GLOB '{READABLE}'{' AND ' + earlier if earlier else ''}"
+    where = f"{bounds.format(c=start)} AND {start} GLOB '{READABLE}' AND run_id IS NOT NULL"
+    where += f" AND {earlier}" if earlier else ""
     inner, outer = _ordered(start, f"r.{start}", direction, budget)
     source = f"(SELECT {_run_side(shape)} FROM runs WHERE {where}{inner}) r"
     return f"SELECT {{columns}} FROM {source} {_join_state(shape)} WHERE {extra}{outer}"
@@ -204,7 +205,7 @@ def _join_state(shape: Shape) -> str:
 
 def states_by_first_save(shape: Shape, bounds: str, extra: str, direction: str, budget: int | None) -> str:
     """States that have no row in ``runs``, in the order of ``created_at``."""
-    where = f"{bounds.format(c='created_at')} AND created_at GLOB '{READABLE}'"
+    where = f"{bounds.format(c='created_at')} AND created_at GLOB '{READABLE}' AND run_id IS NOT NULL"
     inner, outer = _ordered("created_at", "b.saved", direction, budget)
     source = f"(SELECT rowid AS at, run_id AS id, created_at AS saved FROM workflow_state WHERE {where}{inner}) b"
     alone = "NOT EXISTS (SELECT 1 FROM runs x WHERE x.run_id = b.id)" if shape.has(_RUNS) else "1"

@@ -10,7 +10,7 @@ from typing import Any
 from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.sqlite import queries
 from flujo_lens.state.backends.sqlite.candidates import Candidates, find_candidates
-from flujo_lens.state.backends.sqlite.session import Session, page_ids
+from flujo_lens.state.backends.sqlite.session import Session, as_text, page_ids
 from flujo_lens.state.backends.sqlite.walk import BudgetSpentError, Walk, walk
 from flujo_lens.state.matching import matches, needs_details, sort_key
 from flujo_lens.state.timestamps import parse_instant
@@ -81,7 +81,7 @@ def _ordered_ids(session: Session, narrow: Candidates, after: Position | None, r
     """Ids of candidates in order of their start, which is all that is read of them."""
     sql = queries.starts_by_ids(session.shape, narrow.sql)
     rows = session.rows(sql, narrow.values)
-    found = (RunSummary(str(run_id), created_at=_start(session, start, naive)) for run_id, start, naive in rows)
+    found = (RunSummary(as_text(run_id), created_at=_start(session, start, naive)) for run_id, start, naive in rows)
     ordered = sorted(_behind(found, after, reverse), key=sort_key, reverse=not reverse)
     return (run.run_id for run in ordered)
 
@@ -122,7 +122,7 @@ def with_details(session: Session, ids: Iterable[str]) -> Iterator[RunSummary]:
 
 def _tasks_of(session: Session, ids: list[str]) -> dict[str, dict[str, int]]:
     """Background tasks by status, by parent."""
-    if not session.shape.indexed("workflow_state", "parent_run_id"):
+    if not (session.shape.indexed("workflow_state", "parent_run_id") and session.shape.has("workflow_state", "status")):
         return {}
     counts: dict[str, dict[str, int]] = {}
     for parent, status, count in session.rows(queries.children_by_status(len(ids)), ids):
@@ -135,10 +135,10 @@ def count_all(session: Session) -> int:
     shape = session.shape
     if not (shape.has("runs") and shape.has("workflow_state")):
         table = "runs" if shape.has("runs") else "workflow_state"
-        return int(session.value(f"SELECT count(*) FROM {table}"))
+        return int(session.value(f"SELECT count(run_id) FROM {table}"))
     return int(
         session.value(
-            "SELECT (SELECT count(*) FROM runs) + (SELECT count(*) FROM workflow_state s "
+            "SELECT (SELECT count(run_id) FROM runs) + (SELECT count(run_id) FROM workflow_state s "
             "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id))"
         )
     )

@@ -59,7 +59,7 @@ def read_shape(connection: sqlite3.Connection, path: Path) -> Shape:
         NotAStoreError: it has neither a ``workflow_state`` nor a ``runs`` table.
     """
     columns = {table: frozenset(_names(connection, f"PRAGMA table_info({table})", 1)) for table in TABLES}
-    columns = {table: names for table, names in columns.items() if names}
+    columns = {table: names for table, names in columns.items() if "run_id" in names or table == "system_state"}
     shape = Shape(
         columns=columns,
         leading={table: dict(_leading(connection, table)) for table in columns},

@@ -23,10 +23,11 @@ from flujo_lens.state.aggregate import (
 )
 from flujo_lens.state.backends.sqlite import queries
 from flujo_lens.state.backends.sqlite.runs import select, with_details
+from flujo_lens.state.backends.sqlite.schema import Shape
 from flujo_lens.state.backends.sqlite.session import Session, as_text
 from flujo_lens.state.figures import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.views import RunFilter, RunSummary
+from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
 __all__ = ["last_write", "run_stats", "span_stats"]
 
@@ -48,7 +49,7 @@ def last_write(session: Session) -> datetime | None:
 def run_stats(session: Session, wanted: RunFilter) -> Stats:
     """Statistics over the runs that `wanted` admits."""
     tally = _Tally()
-    if wanted == RunFilter() and session.shape.has("runs") and session.shape.has("workflow_state", "status"):
+    if wanted == RunFilter() and _is_plain(session.shape):
         _note_odd_states(session)
         for row in session.rows(_plain_groups(session)):
             tally.add_group(as_text(row[0]), as_text(row[1]), *row[2:])
@@ -116,6 +117,10 @@ def _note_odd_states(session: Session) -> None:
         )
 
 
+def _is_plain(shape: Shape) -> bool:
+    return shape.has("runs", "status", "pipeline_name") and shape.has("workflow_state", "status")
+
+
 _DOUBTFUL = "o.status = 'failed' AND r.status = 'completed'"
 
 
@@ -129,11 +134,15 @@ def _plain_groups(session: Session) -> str:
     end = shape.pick("runs", "r", "end_time", "updated_at")
     elapsed = f"({_seconds(end)} - {_seconds(start)}) * 1000.0"
     ms = f"COALESCE({shape.col('runs', 'r', 'execution_time_ms')}, {elapsed})"
-    status = "CASE WHEN s.rowid IS NULL THEN r.status ELSE COALESCE(o.status, 'completed') END"
+    status = (
+        "COALESCE(CASE WHEN s.rowid IS NOT NULL THEN NULLIF(COALESCE(o.status, 'completed'), '') END, "
+        f"NULLIF(r.status, ''), '{UNREADABLE}')"
+    )
     source = (
-        f"SELECT r.pipeline_name AS name, {status} AS status, {ms} AS ms FROM runs r "
+        f"SELECT r.pipeline_name AS name, {status} AS status, {_sensible(ms)} AS ms FROM runs r "
         "LEFT JOIN workflow_state s ON s.run_id = r.run_id LEFT JOIN temp.odd o ON o.id = s.rowid "
-        f"WHERE r.pipeline_name NOT IN {queries.NO_NAME} AND NOT COALESCE({_DOUBTFUL}, 0) LIMIT -1"
+        f"WHERE r.run_id IS NOT NULL AND r.pipeline_name NOT IN {queries.NO_NAME} "
+        f"AND NOT COALESCE({_DOUBTFUL}, 0) LIMIT -1"
     )
     return (
         f"SELECT name, status, {_bucket('ms')} AS bucket, count(*), sum(ms >= 0), total(max(ms, 0.0)) "
@@ -146,6 +155,11 @@ def _seconds(text: str) -> str:
     fraction = f"CASE WHEN substr({text}, 20, 1) = '.' THEN CAST(substr({text}, 20, 7) AS REAL) ELSE 0 END"
     whole = f"unixepoch({text})" if sqlite3.sqlite_version_info >= (3, 38) else f"strftime('%s', {text})"
     return f"({whole} + {fraction})"
+
+
+def _sensible(ms: str) -> str:
+    """SQL for a length in milliseconds; NULL for an infinity, and for a text (which is greater than any number)."""
+    return f"CASE WHEN {ms} < 1e15 THEN {ms} END"
 
 
 def _bucket(ms: str) -> str:
@@ -165,7 +179,7 @@ def _odd_runs() -> str:
 
 def span_stats(session: Session, wanted: RunFilter) -> tuple[SpanStats, ...]:
     """Spans by name, the most frequent first; of all runs, or of those that `wanted` admits."""
-    if not session.shape.has("spans", "name", "start_time", "end_time", "status"):
+    if not session.shape.has("spans", "run_id", "name", "start_time", "end_time", "status"):
         return ()
     groups: defaultdict[str, Histogram] = defaultdict(Histogram)
     counts: Counter[str] = Counter()
@@ -185,10 +199,10 @@ def _span_groups(session: Session, wanted: RunFilter) -> Iterator[tuple[Any, ...
     if restricted:
         _note_wanted(session, wanted)
     source = "spans p JOIN temp.wanted w ON w.run_id = p.run_id" if restricted else "spans p"
-    ms = "(p.end_time - p.start_time) * 1000.0"
+    ms = _sensible("((p.end_time - p.start_time) * 1000.0)")
     sql = (
         f"SELECT p.name, {_bucket(ms)}, count(*), "
-        f"count({ms}), total(max({ms}, 0.0)), sum(p.status = 'failed') FROM {source} GROUP BY 1, 2"
+        f"count({ms}), total(max({ms}, 0.0)), count(NULLIF(p.status = 'failed', 0)) FROM {source} GROUP BY 1, 2"
     )
     return iter(session.rows(sql))
 

@@ -92,6 +92,8 @@ class Writer:
     def _prepare(self, connection: sqlite3.Connection, fresh: bool) -> None:
         if fresh:
             connection.execute("PRAGMA journal_mode = wal")
+        # Another process may have made the file and not yet its tables: whoever comes first makes them.
+        if fresh or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {CREATE} COMMIT;")
         connection.execute("PRAGMA synchronous = normal")
         connection.execute("PRAGMA foreign_keys = on")
@@ -102,11 +104,20 @@ class Writer:
                 hint="update flujo-lens, or write with the application that made the store",
             )
         for table, wanted in WRITTEN_COLUMNS.items():
-            there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-            if missing := [column for column in wanted if column not in there]:
+            self._check_columns(table, wanted, connection.execute(f"PRAGMA table_info({table})").fetchall())
+
+    def _check_columns(self, table: str, wanted: list[str], there: list[tuple[Any, ...]]) -> None:
+        names = {row[1] for row in there}
+        if missing := [column for column in wanted if column not in names]:
+            raise SchemaError(
+                f"{self.path} is of an older schema: {table} lacks {', '.join(missing)}",
+                hint="nothing was changed; `lens migrate` brings the schema up to date",
+            )
+        for _, name, _, not_null, default, key in there:
+            if name not in wanted and not_null and default is None and not key:
                 raise SchemaError(
-                    f"{self.path} is of an older schema: {table} lacks {', '.join(missing)}",
-                    hint="nothing was changed; `lens migrate` brings the schema up to date",
+                    f"{self.path} is of a schema that is not known: {table}.{name} must be given, and has no default",
+                    hint="nothing was changed; write with the application that made the store",
                 )
 
     def _insert(self, connection: sqlite3.Connection, verb: str, table: str, rows: Iterable[Document]) -> None:
@@ -176,7 +187,7 @@ class Writer:
 def _state_row(run_id: str, state: Document) -> dict[str, Any]:
     now = _now()
     row: dict[str, Any] = {
-        "pipeline_id": "unknown",
+        "pipeline_id": state.get("pipeline_name") or "unknown",
         "pipeline_name": "unknown",
         "pipeline_version": "latest",
         "current_step_index": 0,
