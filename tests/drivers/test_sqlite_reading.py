@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -35,9 +36,11 @@ from stores import (
 from stores import spans as spans_of
 
 from flujo_lens.errors import LensError, NotAStoreError, SchemaError
+from flujo_lens.state.aggregate import aggregate, aggregate_spans
 from flujo_lens.state.backends.sqlite import SQLiteBackend, candidates
 from flujo_lens.state.backends.sqlite import runs as plans
 from flujo_lens.state.backends.sqlite.ddl import CREATE
+from flujo_lens.state.figures import Durations, SpanStats, Stats
 from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
 TABLES = ("workflow_state", "runs", "steps", "spans", "traces", "evaluations", "system_state")
@@ -583,6 +586,77 @@ def test_open_spans_and_statuses_that_are_missing(tmp_path: Path) -> None:
     assert [s.status for s in spans_of(path, "x")] == ["running", "running"]
     (stats,) = read(path, lambda b: b.read_span_stats(RunFilter()))
     assert (stats.count, stats.failed, stats.duration_ms.avg) == (2, 0, None)
+
+
+# --- figures
+
+
+def _random_rows(dice: random.Random) -> dict[str, list[dict[str, Any]]]:
+    """Runs as uneven as real ones: cancelled ones in disguise, names in the state alone, ends before starts."""
+    rows: dict[str, list[dict[str, Any]]] = {"workflow_state": [], "runs": [], "spans": []}
+    start = datetime(2026, 3, 1, 10, tzinfo=UTC)
+    for at in range(300):
+        run_id, begun = f"r{at}", start + timedelta(seconds=at)
+        ended = begun + timedelta(milliseconds=dice.choice((-5, 0, 1, 20.5, 1000, 60_000 * dice.random())))
+        form = dice.choice((datetime.isoformat, lambda when: when.replace(tzinfo=None).isoformat()))
+        name = dice.choice(("p", "q", "q", "unknown", ""))
+        more = {"execution_time_ms": dice.choice((None, None, None, 7)), "updated_at": form(ended)}
+        history = dice.choice((ONE_FAILED, NONE_FAILED, "[]", None, "{not json"))
+        kind = dice.choice(("both", "both", "both", "run", "state"))
+        if kind != "state":
+            status = dice.choice(("completed", "completed", "failed", "running", ""))
+            rows["runs"].append(run(run_id, pipeline_name=name, status=status, created_at=begun.isoformat(), **more))
+        if kind != "run":
+            status = dice.choice(("completed", "completed", "failed", "paused", "running", "cancelled", "odd", ""))
+            saved = {"created_at": begun.isoformat(), "updated_at": (begun + timedelta(seconds=1)).isoformat()}
+            rows["workflow_state"].append(
+                state(run_id, pipeline_name=name, status=status, step_history=history, **saved)
+            )
+        span = {"run_id": run_id, "name": dice.choice("xyz"), "status": dice.choice(("failed", "completed"))}
+        times = {"start_time": at * 1.0, "end_time": dice.choice((None, at - 1.0, at + dice.random()))}
+        rows["spans"].append({**span, **times, "span_id": str(at), "created_at": "2026-03-01 10:00:00"})
+    return rows
+
+
+def _figures(name: str, lengths: Durations) -> tuple[Any, ...]:
+    digits = (lengths.avg, lengths.p50, lengths.p95, lengths.p99)
+    return (name, *(None if found is None else pytest.approx(found, rel=1e-4) for found in digits))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_statistics_made_in_sql_are_those_of_the_list(seed: int, tmp_path: Path) -> None:
+    path = make(tmp_path / "s.db", _random_rows(random.Random(seed)))
+
+    async def by_list(backend: SQLiteBackend) -> Stats:
+        return await aggregate(backend.iter_runs(RunFilter()), RunFilter())
+
+    plain, quick = read(path, by_list), read(path, lambda b: b.read_stats(RunFilter()))
+    assert (quick.total, quick.by_status) == (plain.total, plain.by_status)
+    assert quick.failures == plain.failures
+    assert [(p.pipeline_name, p.total, p.by_status) for p in quick.by_pipeline] == [
+        (p.pipeline_name, p.total, p.by_status) for p in plain.by_pipeline
+    ]
+    for found, wanted in zip(quick.by_pipeline, plain.by_pipeline, strict=True):
+        lengths = found.duration_ms
+        told = (found.pipeline_name, lengths.avg, lengths.p50, lengths.p95, lengths.p99)
+        assert told == _figures(wanted.pipeline_name, wanted.duration_ms)
+
+
+@pytest.mark.parametrize("wanted", [RunFilter(), RunFilter(pipeline="q"), RunFilter(statuses=frozenset({"failed"}))])
+def test_span_statistics_made_in_sql_are_those_of_the_trees(wanted: RunFilter, tmp_path: Path) -> None:
+    path = make(tmp_path / "s.db", _random_rows(random.Random(9)))
+
+    async def by_tree(backend: SQLiteBackend) -> tuple[SpanStats, ...]:
+        trees = [await backend.read_spans(found.run_id) for found in await listed(backend, wanted)]
+        return aggregate_spans(trees)
+
+    plain, quick = read(path, by_tree), read(path, lambda b: b.read_span_stats(wanted))
+    assert [(s.name, s.count, s.failed) for s in quick] == [(s.name, s.count, s.failed) for s in plain]
+    for found, expected in zip(quick, plain, strict=True):
+        lengths = found.duration_ms
+        assert (found.name, lengths.avg, lengths.p50, lengths.p95, lengths.p99) == _figures(
+            expected.name, expected.duration_ms
+        )
 
 
 # --- writing

@@ -41,7 +41,7 @@ from flujo_lens.errors import (
     UnreachableStoreError,
 )
 
-__all__ = ["Reader", "Way", "check_is_sqlite", "translate"]
+__all__ = ["Reader", "Way", "check_is_sqlite", "is_busy", "translate"]
 
 T = TypeVar("T")
 Stamp = tuple[int, ...]
@@ -124,7 +124,8 @@ def _has_wal(path: Path) -> bool:
     return _stamp_of(f"{path}-wal")[0] > 0
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether somebody else holds a lock."""
     name = getattr(error, "sqlite_errorname", "") or ""
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
@@ -133,7 +134,7 @@ def translate(error: sqlite3.Error, path: Path) -> LensError:
     """The error of this package for one of SQLite's; the caller raises it ``from`` the original."""
     name = getattr(error, "sqlite_errorname", "") or ""
     where = str(path)
-    if _is_busy(error):
+    if is_busy(error):
         return BusyError(
             f"{path} is locked by another process",
             hint="try later, or wait longer: --timeout SECONDS",
@@ -202,7 +203,7 @@ class Reader:
                 if self.unchanged():
                     return result
             except sqlite3.Error as error:
-                waits = _is_busy(error) and not self._stopped and time.monotonic() < deadline
+                waits = is_busy(error) and not self._stopped and time.monotonic() < deadline
                 if not waits and self.is_final(error):
                     raise translate(error, self.path) from error
             self.close()
@@ -224,7 +225,7 @@ class Reader:
                 connection.execute("BEGIN")
                 connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
             except sqlite3.Error as error:
-                waits = _is_busy(error) and not self._stopped and time.monotonic() < deadline
+                waits = is_busy(error) and not self._stopped and time.monotonic() < deadline
                 final = not waits and self.is_final(error)
                 self.close()
                 if final:

@@ -284,7 +284,8 @@ def failed(shape: Shape) -> str:
     with_state = run_columns(shape, "s.run_id", state=True, run=True, details=True)
     without = run_columns(shape, "r.run_id", state=False, run=True, details=True)
     return (
-        f"SELECT {with_state} FROM workflow_state s LEFT JOIN runs r ON r.run_id = s.run_id WHERE s.status = 'failed' "
+        f"SELECT {with_state} FROM workflow_state s LEFT JOIN runs r ON r.run_id = s.run_id "
+        "WHERE s.status IN ('failed', '') "
         f"UNION ALL SELECT {without} FROM runs r WHERE r.status = 'failed' "
         "AND NOT EXISTS (SELECT 1 FROM workflow_state x WHERE x.run_id = r.run_id)"
     )

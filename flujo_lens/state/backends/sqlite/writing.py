@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import orjson
 
 from flujo_lens.errors import SchemaError
 from flujo_lens.state.backends.sqlite.ddl import CREATE, WRITTEN_COLUMNS
-from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, translate
+from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy, translate
 from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION
 from flujo_lens.state.backends.sqlite.worker import Worker
 
@@ -90,11 +91,9 @@ class Writer:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection, fresh: bool) -> None:
-        if fresh:
-            connection.execute("PRAGMA journal_mode = wal")
         # Another process may have made the file and not yet its tables: whoever comes first makes them.
         if fresh or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {CREATE} COMMIT;")
+            self._create(connection)
         connection.execute("PRAGMA synchronous = normal")
         connection.execute("PRAGMA foreign_keys = on")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -105,6 +104,20 @@ class Writer:
             )
         for table, wanted in WRITTEN_COLUMNS.items():
             self._check_columns(table, wanted, connection.execute(f"PRAGMA table_info({table})").fetchall())
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        """Make the tables. To change the journal mode is refused at once while another process makes them."""
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = wal")
+                connection.executescript(f"BEGIN IMMEDIATE; {CREATE} COMMIT;")
+                return
+            except sqlite3.OperationalError as error:
+                connection.rollback()
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def _check_columns(self, table: str, wanted: list[str], there: list[tuple[Any, ...]]) -> None:
         names = {row[1] for row in there}
