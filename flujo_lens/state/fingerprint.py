@@ -17,11 +17,12 @@ _WRAPPERS = ("Agent execution failed with ",)
 _FOLD = r"""
       (?<!\w)'[^'\n]*'(?!\w) | "[^"\n]*" | `[^`\n]*` | ‘[^’\n]*’ | “[^”\n]*”   # quotes
     | (?P<scheme>\b[a-zA-Z][\w+.-]*://)\S+                                     # addresses in the net
+    | \b\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.,]*(?:Z\b|[+-]\d\d:?\d\d)?          # ISO times
     | \b0[xX][0-9a-fA-F]+\b                                                    # addresses in memory
     | \b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b                 # UUIDs
     | \b(?=\w*\d)(?:[A-Za-z]+_)*[0-9a-fA-F]{8,}\b                              # run_3d910948, 8f3a91c2
     | \b(?=\w*\d)(?:req|run|msg|chatcmpl|call|bg|org|file|task)[_-][0-9A-Za-z]{6,}\b
-    | (?<![A-Za-z_])[+-]?\d+(?:[.,:/-]\d+)*(?:[eE][+-]?\d+)?                   # numbers, dates, times
+    | (?<![A-Za-z_\d])[+-]?\d+(?:[.,:/-]\d+)*(?:[eE][+-]?\d+)?                   # numbers, dates, times
     | \d{3,}
     """
 _QUOTES = "'\"`‘“"
@@ -36,16 +37,28 @@ def _folding() -> re.Pattern[str]:
 def plain_error(text: str) -> str:
     """The first line of an error that says something, without what the library wraps round it."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    for wrapper in _WRAPPERS:
+    while wrapper := next((text for text in _WRAPPERS if line.startswith(text)), None):
         line = line.removeprefix(wrapper)
     return line
 
 
 @lru_cache(maxsize=4096)
 def normalise_error(text: str) -> str:
-    """`text` in one line of at most 200 characters, with what changes from run to run folded to ``#``."""
-    folded = _folding().sub(_fold, plain_error(text)[: 4 * LONGEST])
-    return " ".join(folded.split())[:LONGEST] or "(no error text)"
+    """`text` in one line of at most 200 characters, with what changes from run to run folded to ``#``.
+
+    A normal form is its own: what looks like a number or a quote only when another is folded is folded too.
+    """
+    folded = _folded(text)
+    for _ in range(LONGEST):
+        if (again := _folded(folded)) == folded:
+            break
+        folded = again
+    return folded or "(no error text)"
+
+
+def _folded(text: str) -> str:
+    found = _folding().sub(_fold, plain_error(text)[: 4 * LONGEST])
+    return " ".join(found.split())[:LONGEST].rstrip()
 
 
 def _fold(match: re.Match[str]) -> str:

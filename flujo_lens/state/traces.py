@@ -69,38 +69,35 @@ def build_trees(rows: Sequence[SpanRow], run_start: datetime | None) -> list[Spa
     """
     ordered = sorted(rows, key=lambda row: (row.start is None, row.start or 0.0))
     ids = {row.span_id for row in ordered}
-    below: dict[str | None, list[SpanRow]] = {}
-    for row in ordered:
+    below: dict[str | None, list[int]] = {}
+    for at, row in enumerate(ordered):
         parent = row.parent_span_id if row.parent_span_id in ids and row.parent_span_id != row.span_id else None
-        below.setdefault(parent, []).append(row)
-    grower = _Grower(below, run_start, next((row.start for row in ordered if row.start is not None), None))
-    roots = [grower.grow(row) for row in below.get(None, [])]
-    roots += [grower.grow(row) for row in ordered if row.span_id not in grower.seen]
-    return roots
+        below.setdefault(parent, []).append(at)
+    grower = _Grower(ordered, below, run_start)
+    return [grower.grow(at) for at in (*below.get(None, []), *range(len(ordered))) if at not in grower.seen]
 
 
 class _Grower:
     """Builds trees from the leaves up, without recursion: traces can be thousands of spans deep."""
 
     def __init__(
-        self, below: dict[str | None, list[SpanRow]], run_start: datetime | None, clock_zero: float | None
+        self, rows: Sequence[SpanRow], below: dict[str | None, list[int]], run_start: datetime | None
     ) -> None:
-        self.below, self.run_start, self.clock_zero = below, run_start, clock_zero
-        self.seen: set[str] = set()
+        self.rows, self.below, self.run_start = rows, below, run_start
+        self.clock_zero = next((row.start for row in rows if row.start is not None), None)
+        self.seen: set[int] = set()
 
-    def grow(self, root: SpanRow) -> Span:
+    def grow(self, root: int) -> Span:
         order: list[tuple[SpanRow, int | None]] = []
-        waiting: list[tuple[SpanRow, int | None]] = [(root, None)]
+        waiting: list[tuple[int, int | None]] = [(root, None)]
+        self.seen.add(root)
         while waiting:
-            row, parent_at = waiting.pop()
-            self.seen.add(row.span_id)
-            order.append((row, parent_at))
-            at = len(order) - 1
-            waiting += [(child, at) for child in reversed(self._children(row))]
-        return self._assemble(order, root.start)
-
-    def _children(self, row: SpanRow) -> list[SpanRow]:
-        return [child for child in self.below.get(row.span_id, []) if child.span_id not in self.seen]
+            at, parent_at = waiting.pop()
+            order.append((self.rows[at], parent_at))
+            children = [child for child in self.below.get(self.rows[at].span_id, []) if child not in self.seen]
+            self.seen.update(children)
+            waiting += [(child, len(order) - 1) for child in reversed(children)]
+        return self._assemble(order, self.rows[root].start)
 
     def _assemble(self, order: list[tuple[SpanRow, int | None]], zero: float | None) -> Span:
         children: list[list[Span]] = [[] for _ in order]

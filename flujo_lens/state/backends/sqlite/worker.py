@@ -31,14 +31,14 @@ class Worker:
             self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lens-sqlite")
         job = self._threads.submit(work)
         future = asyncio.wrap_future(job)
+        # A caller that is cancelled twice asks for the outcome no more: that is no reason to complain about it.
+        future.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             if not job.cancel() and not job.done():
                 self._interrupt()
             await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()
             raise
 
     async def iterate(self, items: Iterator[T], batch: int) -> AsyncIterator[T]:
