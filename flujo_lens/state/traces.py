@@ -80,9 +80,7 @@ def build_trees(rows: Sequence[SpanRow], run_start: datetime | None) -> list[Spa
 class _Grower:
     """Builds trees from the leaves up, without recursion: traces can be thousands of spans deep."""
 
-    def __init__(
-        self, rows: Sequence[SpanRow], below: dict[str | None, list[int]], run_start: datetime | None
-    ) -> None:
+    def __init__(self, rows: Sequence[SpanRow], below: dict[str | None, list[int]], run_start: datetime | None) -> None:
         self.rows, self.below, self.run_start = rows, below, run_start
         self.clock_zero = next((row.start for row in rows if row.start is not None), None)
         self.seen: set[int] = set()
@@ -162,6 +160,17 @@ def tree_document(root: Span) -> dict[str, Any]:
 
 def prune_depth(roots: Iterable[Span], depth: int) -> list[Span]:
     """The trees down to `depth` levels (1: the roots alone)."""
-    if depth < 1:
-        return []
-    return [span._replace(children=tuple(prune_depth(span.children, depth - 1))) for span in roots]
+    order: list[tuple[Span, int | None]] = []
+    waiting: list[tuple[Span, int | None, int]] = [(root, None, 1) for root in reversed(list(roots))]
+    while waiting:
+        span, parent_at, level = waiting.pop()
+        if level <= depth:
+            order.append((span, parent_at))
+            waiting += [(child, len(order) - 1, level + 1) for child in reversed(span.children)]
+    kept: list[Span] = []
+    below: list[list[Span]] = [[] for _ in order]
+    for at in range(len(order) - 1, -1, -1):
+        span, parent_at = order[at]
+        siblings = kept if parent_at is None else below[parent_at]
+        siblings.append(span._replace(children=tuple(reversed(below[at]))))
+    return kept[::-1]

@@ -86,6 +86,7 @@ def test_ten_thousand_levels() -> None:
     roots = build_trees(rows, None)
     assert [span.span_id for span in flatten(roots)] == [str(at) for at in range(10_000)]
     assert len(flatten(prune_depth(roots, 50))) == 50
+    assert len(flatten(prune_depth(roots, 9_000))) == 9_000
     document = tree_document(roots[0])
     assert [found.span_id for found in spans_of_tree(document)] == [str(at) for at in range(10_000)]
 
