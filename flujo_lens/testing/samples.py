@@ -6,12 +6,53 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-__all__ = ["BASE", "EVALUATIONS", "SYSTEM", "Sample", "samples"]
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["BASE", "EVALUATIONS", "FILTERS", "MINUTE", "SYSTEM", "JSONObject", "Sample", "samples"]
 
 JSONObject = dict[str, Any]
 
 BASE = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
 """The start of the oldest sample."""
+
+MINUTE = timedelta(minutes=1)
+
+FILTERS: tuple[RunFilter, ...] = (
+    RunFilter(),
+    *(RunFilter(statuses=frozenset({s})) for s in ("running", "paused", "completed", "failed", "cancelled")),
+    RunFilter(statuses=frozenset({"failed", "cancelled", "nobody has this"})),
+    RunFilter(pipeline="orders"),
+    RunFilter(pipeline="orders", version="2.0"),
+    RunFilter(pipeline="Order"),
+    RunFilter(version="1.0"),
+    RunFilter(since=BASE + 10 * MINUTE),
+    RunFilter(until=BASE + 10 * MINUTE),
+    RunFilter(since=BASE + 10 * MINUTE, until=BASE + 30 * MINUTE),
+    RunFilter(since=BASE + 30 * MINUTE, until=BASE + 30 * MINUTE + timedelta(microseconds=1)),
+    RunFilter(active_since=BASE + 20 * MINUTE),
+    RunFilter(active_until=BASE + 20 * MINUTE),
+    RunFilter(active_since=BASE, active_until=BASE + 11 * MINUTE, statuses=frozenset({"completed"})),
+    RunFilter(meta=(("customer", "4711"),)),
+    RunFilter(meta=(("customer", "4711"), ("vip", "false"))),
+    RunFilter(meta=(("n", "3"),)),
+    RunFilter(meta=(("tags", '["a","b"]'),)),
+    RunFilter(meta=(("customer", "no one"),)),
+    RunFilter(search="SAME-A"),
+    RunFilter(search="INVOICE 4711"),
+    RunFilter(search="declined"),
+    RunFilter(search="approvals"),
+    RunFilter(search="漢字"),
+    RunFilter(search="%"),
+    RunFilter(error="valueerror: card 4711 *"),
+    RunFilter(error="ValueError: card # declined"),
+    RunFilter(error="*refused", tasks_only=True),
+    RunFilter(top_level=True),
+    RunFilter(tasks_only=True),
+    RunFilter(parent="order-1"),
+    RunFilter(parent="order-1", statuses=frozenset({"failed"})),
+    RunFilter(parent="nobody"),
+)
+"""One of every kind, and some together."""
 
 SYSTEM: tuple[tuple[str, JSONObject], ...] = (
     ("watermark:crm", {"cursor": "2026-07-01T00:00:00Z", "n": 3}),

@@ -1,0 +1,112 @@
+"""Counts and durations; what applications list."""
+
+from __future__ import annotations
+
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunFilter
+from flujo_lens.testing.harness import Harness, by_pipeline, counted, document_ids, equal, near, on_samples
+from flujo_lens.testing.samples import FILTERS
+
+__all__ = ["FigureChecks"]
+
+
+class FigureChecks(Harness):
+    """What `read_stats` gives, and the listing methods that return dicts."""
+
+    # --- figures
+
+    @on_samples
+    async def test_stats_count_what_the_list_shows(self, backend: StateBackend) -> None:
+        for wanted in FILTERS:
+            runs = [run async for run in backend.iter_runs(wanted)]
+            stats = await backend.read_stats(wanted)
+            equal(stats.total, len(runs), f"read_stats({wanted}).total")
+            equal(dict(stats.by_status), counted(run.status for run in runs), f"by_status of {wanted}")
+            by_name = {p.pipeline_name: (p.total, dict(p.by_status)) for p in stats.by_pipeline}
+            equal(by_name, by_pipeline(runs), f"by_pipeline of {wanted}")
+            failed = [run for run in runs if run.status == "failed"]
+            equal(sum(group.count for group in stats.failures), len(failed), f"failures of {wanted}")
+
+    @on_samples
+    async def test_failures_are_grouped_by_their_normalised_error(self, backend: StateBackend) -> None:
+        stats = await backend.read_stats(RunFilter(statuses=frozenset({"failed"}), pipeline="payments"))
+        (group,) = stats.failures
+        told = (group.error, group.count, group.step_name, group.sample_run_id)
+        equal(told, ("ValueError: card # declined", 1, "charge", "pay-1"), "the group")
+        updated = next(s.expected["updated_at"] for s in self.samples if s.run_id == "pay-1")
+        equal((group.first_at, group.last_at), (updated, updated), "its times")
+
+    @on_samples
+    async def test_durations_are_right_to_two_percent(self, backend: StateBackend) -> None:
+        self._needs_history()
+        stats = await backend.read_stats(RunFilter(pipeline="orders", statuses=frozenset({"completed"})))
+        lengths = stats.by_pipeline[0].duration_ms
+        near(lengths.avg, (2500.0 + 3000.0 + 4000.0) / 3, "the average")
+        near(lengths.p50, 3000.0, "the median")
+        near(lengths.p99, 4000.0, "the 99th percentile")
+
+    @on_samples
+    async def test_workflow_stats(self, backend: StateBackend) -> None:
+        found = await backend.get_workflow_stats()
+        runs = [run async for run in backend.iter_runs(RunFilter())]
+        equal(found["total_workflows"], len(runs), "total_workflows")
+        equal(found["status_counts"], counted(run.status for run in runs), "status_counts")
+
+    # --- what applications list
+
+    @on_samples
+    async def test_runs_are_listed_as_dicts(self, backend: StateBackend) -> None:
+        order = self._order()
+        equal(document_ids(await backend.list_runs()), order, "list_runs()")
+        equal(document_ids(await backend.list_runs(limit=3)), order[:3], "list_runs(limit=3)")
+        equal(document_ids(await backend.list_runs(limit=3, offset=2)), order[2:5], "limit and offset")
+        equal(document_ids(await backend.list_runs(offset=len(order))), [], "an offset past the end")
+        paused = self._order(RunFilter(statuses=frozenset({"paused"})))
+        equal(document_ids(await backend.list_runs(status="paused")), paused, 'list_runs(status="paused")')
+        odd = self._order(RunFilter(pipeline="odd"))
+        equal(document_ids(await backend.list_runs(pipeline_name="odd")), odd, 'list_runs(pipeline_name="odd")')
+        one = await backend.list_runs(metadata_filter={"customer": "4711", "vip": True})
+        equal(document_ids(one), ["order-1"], "list_runs(metadata_filter=...)")
+
+    @on_samples
+    async def test_workflows_are_listed_as_dicts(self, backend: StateBackend) -> None:
+        order = self._order()
+        found = await backend.list_workflows()
+        equal(document_ids(found), order, "list_workflows()")
+        equal(document_ids(await backend.list_workflows(limit=2, offset=1)), order[1:3], "limit and offset")
+        failed = self._order(RunFilter(statuses=frozenset({"failed"})))
+        equal(document_ids(await backend.list_workflows(status="failed")), failed, 'status="failed"')
+
+    @on_samples
+    async def test_the_details_of_a_run(self, backend: StateBackend) -> None:
+        for sample in self.samples:
+            found = await backend.get_run_details(sample.run_id) or {}
+            names = ("run_id", "pipeline_name", "pipeline_version", "status")
+            told = {name: found.get(name) for name in names}
+            equal(told, {name: sample.expected[name] for name in names}, f"get_run_details({sample.run_id!r})")
+
+    @on_samples
+    async def test_the_steps_of_a_run_are_listed_by_index(self, backend: StateBackend) -> None:
+        found = await backend.list_run_steps("order-1")
+        told = [(row["step_index"], row["step_name"], row["status"]) for row in found]
+        equal(told, [(0, "load", "completed"), (1, "pack", "completed"), (2, "price", "completed")], "the steps")
+
+    @on_samples
+    async def test_failed_workflows(self, backend: StateBackend) -> None:
+        lately = await backend.get_failed_workflows(hours_back=24)
+        equal(document_ids(lately), ["order-1_bg_2", "pay-1"], "get_failed_workflows(24)")
+        equal([row["error_message"] for row in lately][1], "ValueError: card 4711 declined", "the error")
+        equal(document_ids(await backend.get_failed_workflows(hours_back=0)), [], "get_failed_workflows(0)")
+
+    @on_samples
+    async def test_background_tasks(self, backend: StateBackend) -> None:
+        both = ["order-1_bg_2", "order-1_bg_1"]
+        equal(document_ids(await backend.list_background_tasks()), both, "list_background_tasks()")
+        equal(document_ids(await backend.list_background_tasks("order-1")), both, "of their parent")
+        equal(document_ids(await backend.list_background_tasks("order-2")), [], "of another")
+        equal(document_ids(await backend.list_background_tasks(status="completed")), both[1:], "by status")
+        equal(document_ids(await backend.list_background_tasks(limit=1, offset=1)), both[1:], "limit and offset")
+        failed = await backend.get_failed_background_tasks(hours_back=1)
+        equal(document_ids(failed), both[:1], "get_failed_background_tasks()")
+        equal(failed[0]["background_error"], "smtp: connection refused", "its error")
+        equal(await backend.get_failed_background_tasks("order-2"), [], "get_failed_background_tasks(parent)")
