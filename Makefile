@@ -44,6 +44,9 @@ lint: $(VENV)/.tested
 
 bench: $(VENV)/.tested
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
+	@for part in serialization sqlite_state file_state; do \
+		echo; $(BIN)/python tests/benchmarks/bench_$$part.py || exit 1; \
+	done
 
 soak: $(VENV)/.tested
 	@LENS_SOAK=1 $(BIN)/python -m pytest -q -n 2

@@ -21,7 +21,9 @@ code (`flujo_lens.cli.exit_codes`; no exit codes here). The words live with the 
     │   ├── NotAStoreError        LENS-S3   something is there, and it is no state store
     │   ├── CorruptStoreError     LENS-S4   it is damaged
     │   ├── ReadOnlyStoreError    LENS-S5   a write was asked of a store that must not be written
-    │   └── SchemaError           LENS-S6   written by a version that is too old or too new to write to
+    │   ├── SchemaError           LENS-S6   written by a version that is too old or too new to write to
+    │   ├── SealedStateError      LENS-S7   encrypted, and its key is missing or another
+    │   └── InvalidStateError     LENS-S8   it does not fit the model that it is checked against
     ├── BusyError                 LENS-B1   locked; try later
     ├── OperationFailedError      LENS-F1   the operation failed
     └── InternalError             LENS-X1   a fault of lens itself
@@ -39,6 +41,7 @@ __all__ = [
     "ConfigError",
     "CorruptStoreError",
     "InternalError",
+    "InvalidStateError",
     "LensError",
     "MissingExtraError",
     "NoStoreError",
@@ -48,6 +51,7 @@ __all__ = [
     "ReadOnlyStoreError",
     "RunNotFoundError",
     "SchemaError",
+    "SealedStateError",
     "StoreError",
     "StoreNotFoundError",
     "TimeFormatError",
@@ -118,7 +122,7 @@ class UnknownStoreError(UsageError):
     code = "LENS-U5"
 
 
-class NotSupportedError(UsageError):
+class NotSupportedError(UsageError, NotImplementedError):
     """The store's driver does not have a method that the command needs."""
 
     code = "LENS-U6"
@@ -139,6 +143,11 @@ class MissingExtraError(UsageError):
     """An optional package is not installed."""
 
     code = "LENS-U7"
+
+    @classmethod
+    def of(cls, package: str, extra: str) -> MissingExtraError:
+        """Build the error for a `package` that the `extra` of this distribution brings."""
+        return cls(f"the package {package} is not installed", hint=f"pip install 'flujo-lens[{extra}]'")
 
 
 class NoStoreError(UsageError):
@@ -199,6 +208,18 @@ class SchemaError(StoreError):
     """The store's schema is one that this version does not write to."""
 
     code = "LENS-S6"
+
+
+class SealedStateError(StoreError):
+    """A state is encrypted, and its key is missing, another one, or the state is not as it was written."""
+
+    code = "LENS-S7"
+
+
+class InvalidStateError(StoreError):
+    """A state does not fit the model that it is checked against; nothing was saved."""
+
+    code = "LENS-S8"
 
 
 class BusyError(LensError):

@@ -11,7 +11,7 @@ from flujo_lens.state.figures import Durations, FailureGroup, PipelineStats, Spa
 from flujo_lens.state.fingerprint import normalise_error
 from flujo_lens.state.views import RunFilter, RunSummary, Span
 
-__all__ = ["BUCKET_RATIO", "ENDED", "Failures", "Histogram", "aggregate", "aggregate_spans"]
+__all__ = ["BUCKET_RATIO", "ENDED", "Failures", "Histogram", "RunTally", "SpanTally", "aggregate", "aggregate_spans"]
 
 BUCKET_RATIO = 1.02
 """A bucket's upper bound over its lower one: percentiles are right to 2 %."""
@@ -145,11 +145,12 @@ def pipeline_stats(
     by_name: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for (name, status), count in counts.items():
         by_name[name][status] = count
-    made = [
-        PipelineStats(name, sum(by.values()), by_size(by), durations.get(name, Histogram()).durations())
-        for name, by in by_name.items()
-    ]
+    made = [_pipeline(name, by, durations.get(name, Histogram())) for name, by in by_name.items()]
     return tuple(sorted(made, key=lambda stats: (-stats.total, stats.pipeline_name)))
+
+
+def _pipeline(name: str, by: Mapping[str, int], lengths: Histogram) -> PipelineStats:
+    return PipelineStats(name, sum(by.values()), by_size(by), lengths.durations(), lengths.count, lengths.total)
 
 
 def by_size(counts: Mapping[str, int]) -> dict[str, int]:
@@ -165,40 +166,93 @@ def total_by_status(counts: Iterable[tuple[tuple[str, str], int]]) -> dict[str, 
     return by_size(total)
 
 
+class SpanTally:
+    """Counts of spans by name, of those that ended by status too, and their durations by name."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        self._ended: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+
+    def add(self, name: str, status: str, duration_ms: float | None) -> None:
+        """Count one span; one without an end has no duration."""
+        self._count(name, status, 1, int(duration_ms is not None))
+        if duration_ms is not None:
+            self._durations[name].add(duration_ms)
+
+    def add_group(self, name: str, status: str, spans: int, bucket: int | None, measured: int, total_ms: float) -> None:
+        """Count spans of one name, status and bucket, of which `measured` have a duration."""
+        self._count(name, status, spans, measured)
+        if measured:
+            self._durations[name].add_bucket(bucket, measured, total_ms)
+
+    def _count(self, name: str, status: str, spans: int, measured: int) -> None:
+        self._counts[name] += spans
+        self._failed[name] += spans * (status == "failed")
+        if measured:
+            self._ended[name][status] += measured
+
+    def stats(self) -> tuple[SpanStats, ...]:
+        """The spans by name, the most frequent first."""
+        made = [self._of(name, count, self._durations[name]) for name, count in self._counts.items()]
+        return tuple(sorted(made, key=lambda stats: (-stats.count, stats.name)))
+
+    def _of(self, name: str, count: int, lengths: Histogram) -> SpanStats:
+        return SpanStats(
+            name=name,
+            count=count,
+            failed=self._failed[name],
+            duration_ms=lengths.durations(),
+            by_status=by_size(self._ended[name]),
+            measured=lengths.count,
+            total_ms=lengths.total,
+        )
+
+
 def aggregate_spans(traces: Iterable[Iterable[Span]]) -> tuple[SpanStats, ...]:
     """Spans by name, the most frequent first."""
-    counts: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+    tally = SpanTally()
     for span in (span for spans in traces for span in spans):
-        counts[span.name] += 1
-        failed[span.name] += span.status == "failed"
-        if span.duration_ms is not None:
-            durations[span.name].add(span.duration_ms)
-    made = [SpanStats(name, n, failed[name], durations[name].durations()) for name, n in counts.items()]
-    return tuple(sorted(made, key=lambda stats: (-stats.count, stats.name)))
+        tally.add(span.name, span.status, span.duration_ms)
+    return tally.stats()
+
+
+class RunTally:
+    """Counts of runs by pipeline and status, their durations by pipeline, failures by error."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self._failures = Failures()
+        self._bad = 0
+
+    def add(self, run: RunSummary) -> None:
+        """Count one run."""
+        self._counts[run.pipeline_name, run.status] += 1
+        if run.status in ENDED and run.duration_ms is not None:
+            self._durations[run.pipeline_name].add(run.duration_ms)
+        if run.status == "failed":
+            self._failures.add_run(run)
+        self._bad += bool(run.problems)
+
+    def stats(self, wanted: RunFilter) -> Stats:
+        """The statistics over what was counted, which is what `wanted` admits."""
+        return Stats(
+            total=self._counts.total(),
+            by_status=total_by_status(self._counts.items()),
+            by_pipeline=pipeline_stats(self._counts, self._durations),
+            failures=self._failures.groups(),
+            spans=(),
+            since=wanted.since,
+            until=wanted.until,
+            problems=(f"{self._bad} runs have unreadable parts",) if self._bad else (),
+        )
 
 
 async def aggregate(runs: AsyncIterator[RunSummary], wanted: RunFilter) -> Stats:
     """Statistics over `runs`, one at a time."""
-    counts: Counter[tuple[str, str]] = Counter()
-    durations: defaultdict[str, Histogram] = defaultdict(Histogram)
-    failures = Failures()
-    bad = 0
+    tally = RunTally()
     async for run in runs:
-        counts[run.pipeline_name, run.status] += 1
-        if run.status in ENDED and run.duration_ms is not None:
-            durations[run.pipeline_name].add(run.duration_ms)
-        if run.status == "failed":
-            failures.add_run(run)
-        bad += bool(run.problems)
-    return Stats(
-        total=counts.total(),
-        by_status=total_by_status(counts.items()),
-        by_pipeline=pipeline_stats(counts, durations),
-        failures=failures.groups(),
-        spans=(),
-        since=wanted.since,
-        until=wanted.until,
-        problems=(f"{bad} runs have unreadable parts",) if bad else (),
-    )
+        tally.add(run)
+    return tally.stats(wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from flujo_lens.state.views import RunSummary
@@ -35,22 +35,27 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStats:
-    """The runs of one pipeline, all its versions."""
+    """The runs of one pipeline, all its versions. `measured` of them have an end; they took `total_ms` together."""
 
     pipeline_name: str
     total: int
     by_status: Mapping[str, int]
     duration_ms: Durations
+    measured: int = 0
+    total_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class SpanStats:
-    """The spans of one name."""
+    """The spans of one name. `measured` of them have ended, `by_status`; they took `total_ms` together."""
 
     name: str
     count: int
     failed: int
     duration_ms: Durations
+    by_status: Mapping[str, int] = field(default_factory=dict)
+    measured: int = 0
+    total_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

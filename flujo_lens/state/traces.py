@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from flujo_lens.state.timestamps import read_instant
 from flujo_lens.state.views import EMPTY, Span
 
-__all__ = ["SpanRow", "build_trees", "flatten", "prune_depth", "span_rows", "spans_of_tree", "tree_document"]
+__all__ = ["SpanRow", "build_trees", "flatten", "prune_depth", "span_rows", "spans_of_tree", "trace_document"]
 
 EPOCH_FROM = 1e9
 """Seconds from which a span's clock is the date (2001); a monotonic clock would need 31 years to get there."""
@@ -67,68 +67,116 @@ def build_trees(rows: Sequence[SpanRow], run_start: datetime | None) -> list[Spa
     as parents. Offsets count from the root. Wall time comes from the span's own clock where that is the date,
     else from `run_start` at the first root.
     """
-    ordered = sorted(rows, key=lambda row: (row.start is None, row.start or 0.0))
+    ordered = _in_order(rows)
+    clock_zero = next((row.start for row in ordered if row.start is not None), None)
+    return [_assembled(tree, _Clock(tree[0][0].start, clock_zero, run_start)) for tree in _forest(ordered)]
+
+
+def trace_document(rows: Sequence[SpanRow]) -> dict[str, Any] | None:
+    """The first root as `get_trace` returns it: dicts with children under ``children``; None if there are no rows.
+
+    The root of a run is one, as a rule; what belongs to further roots is in `build_trees` alone.
+    """
+    tree = next(_forest(_in_order(rows)), [])
+    documents = [_document(row) for row, _ in tree]
+    for document, (_, parent_at) in zip(documents, tree, strict=True):
+        if parent_at is not None:
+            documents[parent_at]["children"].append(document)
+    return documents[0] if documents else None
+
+
+def _document(row: SpanRow) -> dict[str, Any]:
+    return {
+        "span_id": row.span_id,
+        "parent_span_id": row.parent_span_id,
+        "name": row.name,
+        "start_time": row.start,
+        "end_time": row.end,
+        "status": row.status,
+        "attributes": dict(row.attributes),
+        "children": [],
+    }
+
+
+def _in_order(rows: Sequence[SpanRow]) -> list[SpanRow]:
+    return sorted(rows, key=lambda row: (row.start is None, row.start or 0.0))
+
+
+_Tree = list[tuple[SpanRow, int | None]]
+"""The rows of one tree, parents before their children, each with the place of its parent in the list."""
+
+
+def _forest(ordered: Sequence[SpanRow]) -> Iterator[_Tree]:
+    """The trees of rows, without recursion: traces can be thousands of spans deep."""
     ids = {row.span_id for row in ordered}
     below: dict[str | None, list[int]] = {}
     for at, row in enumerate(ordered):
         parent = row.parent_span_id if row.parent_span_id in ids and row.parent_span_id != row.span_id else None
         below.setdefault(parent, []).append(at)
-    grower = _Grower(ordered, below, run_start)
-    return [grower.grow(at) for at in (*below.get(None, []), *range(len(ordered))) if at not in grower.seen]
+    seen: set[int] = set()
+    for root in (*below.get(None, []), *range(len(ordered))):
+        if root not in seen:
+            yield _tree(ordered, below, root, seen)
 
 
-class _Grower:
-    """Builds trees from the leaves up, without recursion: traces can be thousands of spans deep."""
+def _tree(ordered: Sequence[SpanRow], below: Mapping[str | None, list[int]], root: int, seen: set[int]) -> _Tree:
+    """The rows that hang on `root` and have not been seen yet."""
+    tree: _Tree = []
+    waiting: list[tuple[int, int | None]] = [(root, None)]
+    seen.add(root)
+    while waiting:
+        at, parent_at = waiting.pop()
+        tree.append((ordered[at], parent_at))
+        children = [child for child in below.get(ordered[at].span_id, []) if child not in seen]
+        seen.update(children)
+        waiting += [(child, len(tree) - 1) for child in reversed(children)]
+    return tree
 
-    def __init__(self, rows: Sequence[SpanRow], below: dict[str | None, list[int]], run_start: datetime | None) -> None:
-        self.rows, self.below, self.run_start = rows, below, run_start
-        self.clock_zero = next((row.start for row in rows if row.start is not None), None)
-        self.seen: set[int] = set()
 
-    def grow(self, root: int) -> Span:
-        order: list[tuple[SpanRow, int | None]] = []
-        waiting: list[tuple[int, int | None]] = [(root, None)]
-        self.seen.add(root)
-        while waiting:
-            at, parent_at = waiting.pop()
-            order.append((self.rows[at], parent_at))
-            children = [child for child in self.below.get(self.rows[at].span_id, []) if child not in self.seen]
-            self.seen.update(children)
-            waiting += [(child, len(order) - 1) for child in reversed(children)]
-        return self._assemble(order, self.rows[root].start)
+class _Clock(NamedTuple):
+    """What the times of a tree's rows mean: `zero` is its root's, `first` the earliest of the run's."""
 
-    def _assemble(self, order: list[tuple[SpanRow, int | None]], zero: float | None) -> Span:
-        children: list[list[Span]] = [[] for _ in order]
-        for at in range(len(order) - 1, -1, -1):
-            row, parent_at = order[at]
-            span = self._span(row, zero, tuple(reversed(children[at])))
-            if parent_at is None:
-                return span
-            children[parent_at].append(span)
-        raise AssertionError("a tree has a root")
+    zero: float | None
+    first: float | None
+    run_start: datetime | None
 
-    def _span(self, row: SpanRow, zero: float | None, children: tuple[Span, ...]) -> Span:
-        length = None if row.start is None or row.end is None else round((row.end - row.start) * 1000, 6)
-        return Span(
-            span_id=row.span_id,
-            parent_span_id=row.parent_span_id,
-            name=row.name,
-            status=row.status,
-            start_offset_ms=None if row.start is None or zero is None else round((row.start - zero) * 1000, 6),
-            duration_ms=length,
-            started_at=self._wall_time(row.start),
-            attributes=row.attributes,
-            children=children,
-        )
+    def offset_ms(self, start: float | None) -> float | None:
+        return None if start is None or self.zero is None else round((start - self.zero) * 1000, 6)
 
-    def _wall_time(self, start: float | None) -> datetime | None:
+    def wall_time(self, start: float | None) -> datetime | None:
         if start is None:
             return None
         if start >= EPOCH_FROM:
             return read_instant(start)
-        if self.run_start is None or self.clock_zero is None or self.clock_zero >= EPOCH_FROM:
+        if self.run_start is None or self.first is None or self.first >= EPOCH_FROM:
             return None
-        return self.run_start + timedelta(seconds=start - self.clock_zero)
+        return self.run_start + timedelta(seconds=start - self.first)
+
+
+def _assembled(tree: _Tree, clock: _Clock) -> Span:
+    """The tree as spans, from the leaves up."""
+    children: list[list[Span]] = [[] for _ in tree]
+    for at in range(len(tree) - 1, -1, -1):
+        row, parent_at = tree[at]
+        span = _span(row, clock, tuple(reversed(children[at])))
+        if parent_at is None:
+            return span
+        children[parent_at].append(span)
+    raise AssertionError("a tree has a root")
+
+
+def _span(row: SpanRow, clock: _Clock, children: tuple[Span, ...]) -> Span:
+    return Span(
+        span_id=row.span_id,
+        parent_span_id=row.parent_span_id,
+        name=row.name,
+        status=row.status,
+        start_offset_ms=clock.offset_ms(row.start),
+        duration_ms=None if row.start is None or row.end is None else round((row.end - row.start) * 1000, 6),
+        started_at=clock.wall_time(row.start),
+        attributes=row.attributes,
+        children=children,
+    )
 
 
 def flatten(roots: Iterable[Span]) -> list[Span]:
@@ -140,22 +188,6 @@ def flatten(roots: Iterable[Span]) -> list[Span]:
         flat.append(span._replace(children=()))
         waiting += reversed(span.children)
     return flat
-
-
-def tree_document(root: Span) -> dict[str, Any]:
-    """A tree as `get_trace` returns it: dicts, with children under ``children``."""
-    made: dict[str, Any] = {}
-    waiting: list[tuple[Span, dict[str, Any]]] = [(root, made)]
-    while waiting:
-        span, document = waiting.pop()
-        children: list[dict[str, Any]] = [{} for _ in span.children]
-        document |= span._asdict() | {
-            "started_at": span.started_at.isoformat() if span.started_at else None,
-            "attributes": dict(span.attributes),
-            "children": children,
-        }
-        waiting += zip(span.children, children, strict=True)
-    return made
 
 
 def prune_depth(roots: Iterable[Span], depth: int) -> list[Span]:

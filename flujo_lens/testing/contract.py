@@ -1,13 +1,13 @@
-"""The conformance suite for state backends, reading half: does a driver read as the contract says?
+"""The conformance suite for state backends: does a driver keep what the contract says, and read it so?
 
-For the author of a driver. Subclass `ReadingContract` in a test file and say how a backend is made; every
+For the author of a driver. Subclass `BackendContract` in a test file and say how a backend is made; every
 ``test_`` method is then collected by pytest (nothing here needs pytest: a plain loop can call them too)::
 
     import pytest
-    from flujo_lens.testing.contract import ReadingContract
+    from flujo_lens.testing.contract import BackendContract
     from acme.lens import AcmeBackend
 
-    class TestAcme(ReadingContract):
+    class TestAcme(BackendContract):
         @pytest.fixture(autouse=True)
         def _place(self, tmp_path):
             self.folder = tmp_path
@@ -15,23 +15,43 @@ For the author of a driver. Subclass `ReadingContract` in a test file and say ho
         async def new_backend(self):
             return AcmeBackend(self.folder / "store")
 
-A test fills the backend through the contract's own writing methods (`save_state`, and `save_run_start`,
-`save_run_end`, `save_step_result`, `save_spans`, `persist_evaluation`, `set_system_state` where the driver
-keeps history) with the runs of `flujo_lens.testing.samples`, then compares what the reading methods give.
-What filters mean is decided by `flujo_lens.state.matching.matches`, as everywhere.
+        async def reopen(self):
+            return AcmeBackend(self.folder / "store")
 
-A driver that keeps states and nothing else sets ``states_only = True``. One of which some methods are
-missing sets ``complete = False``: a test that meets a `NotSupportedError` is then skipped.
+        async def new_backend_with(self, serializer_default):
+            return AcmeBackend(self.folder / "store", serializer_default=serializer_default)
+
+Of the hooks `new_backend` alone is needed; without `reopen` and `new_backend_with` the tests that ask for them
+are skipped. Every test has a store of its own, runs in an event loop of its own and shuts its backend down.
+
+There are two halves, which can be taken alone. `WritingContract` saves, deletes and cleans up, by several at
+once too, and looks at what comes back. `ReadingContract` fills the backend through the contract's own writing
+methods (`save_state`, and `save_run_start`, `save_run_end`, `save_step_result`, `save_spans`,
+`persist_evaluation`, `set_system_state` where the driver keeps history) with the runs of
+`flujo_lens.testing.samples`, then compares what the reading methods give. What filters mean is decided by
+`flujo_lens.state.matching.matches`, as everywhere.
+
+Not every driver does all. One that keeps states and nothing else sets ``states_only = True``; one of which some
+methods are missing sets ``complete = False``, and a test that meets a `NotSupportedError` is skipped; the three
+methods of the simplest driver pass with ``complete = False`` alone. ``rich_values = False`` is for one that
+takes JSON-ready states only, ``many_loops = False`` for one whose client belongs to one event loop.
+
+What dies with a process cannot be tested from within it: that a save which was acknowledged survives, and one
+which was not leaves the state before, is for the driver's own tests.
 """
 
 from __future__ import annotations
 
+from flujo_lens.testing.cleanup_checks import CleanupChecks
 from flujo_lens.testing.detail_checks import DetailChecks
 from flujo_lens.testing.figure_checks import FigureChecks
+from flujo_lens.testing.history_checks import HistoryChecks
 from flujo_lens.testing.list_checks import ListChecks
+from flujo_lens.testing.saving_checks import SavingChecks
+from flujo_lens.testing.sharing_checks import SharingChecks
 from flujo_lens.testing.state_checks import StateChecks
 
-__all__ = ["ReadingContract"]
+__all__ = ["BackendContract", "ReadingContract", "WritingContract"]
 
 
 class ReadingContract(StateChecks, ListChecks, DetailChecks, FigureChecks):
@@ -41,3 +61,18 @@ class ReadingContract(StateChecks, ListChecks, DetailChecks, FigureChecks):
         states_only: The driver keeps no runs, steps, spans, evaluations or system state.
         complete: Every method of the contract is there; else tests that miss one are skipped.
     """
+
+
+class WritingContract(SavingChecks, HistoryChecks, CleanupChecks, SharingChecks):
+    """The tests of the writing half. Override `new_backend`, and the other hooks and flags where there is cause.
+
+    Attributes:
+        states_only: The driver keeps no runs, steps, spans, evaluations or system state.
+        complete: Every method of the contract is there; else tests that miss one are skipped.
+        rich_values: States may hold what JSON does not have (times, sets, models); else they are JSON-ready.
+        many_loops: One backend may be used from several threads, each with an event loop of its own.
+    """
+
+
+class BackendContract(WritingContract, ReadingContract):
+    """Both halves: what a driver has to pass to be one of those that ``lens`` works with in full."""

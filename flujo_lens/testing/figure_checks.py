@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
-from flujo_lens.testing.harness import Harness, by_pipeline, counted, document_ids, equal, near, on_samples
-from flujo_lens.testing.samples import FILTERS
+from flujo_lens.testing.harness import (
+    Harness,
+    by_pipeline,
+    counted,
+    document_ids,
+    equal,
+    near,
+    on_nothing,
+    on_samples,
+    refuses,
+)
+from flujo_lens.testing.samples import FILTERS, plain_state
 
 __all__ = ["FigureChecks"]
 
@@ -51,6 +63,24 @@ class FigureChecks(Harness):
         runs = [run async for run in backend.iter_runs(RunFilter())]
         equal(found["total_workflows"], len(runs), "total_workflows")
         equal(found["status_counts"], counted(run.status for run in runs), "status_counts")
+        equal(found["background_status_counts"], {"completed": 1, "failed": 1}, "background_status_counts")
+        equal(found["recent_workflows_24h"], 2, "recent_workflows_24h")
+        if not self.states_only:
+            spent = 2500.0 + 3000.0 + 1000.0 + 4000.0 + 3000.0
+            near(found["average_execution_time_ms"], spent / 5, "average_execution_time_ms, of the runs that ended")
+
+    @on_nothing
+    async def test_workflow_stats_of_nothing(self, backend: StateBackend) -> None:
+        await backend.save_state("r", plain_state("r"))
+        found = await backend.get_workflow_stats()
+        equal((found["total_workflows"], found["status_counts"]), (1, {"running": 1}), "counts of one that runs")
+        equal((found["average_execution_time_ms"], found["recent_workflows_24h"]), (0, 0), "its other figures")
+
+    @on_samples
+    async def test_workflow_stats_without_an_event_loop(self, backend: StateBackend) -> None:
+        wanted = await backend.get_workflow_stats()
+        equal(backend.get_workflow_stats_sync(), wanted, "get_workflow_stats_sync() inside a running loop")
+        equal(await asyncio.to_thread(backend.get_workflow_stats_sync), wanted, "in a thread without one")
 
     # --- what applications list
 
@@ -65,6 +95,11 @@ class FigureChecks(Harness):
         equal(document_ids(await backend.list_runs(status="paused")), paused, 'list_runs(status="paused")')
         odd = self._order(RunFilter(pipeline="odd"))
         equal(document_ids(await backend.list_runs(pipeline_name="odd")), odd, 'list_runs(pipeline_name="odd")')
+        for name in ("list_runs", "list_workflows", "list_background_tasks"):
+            listing = getattr(backend, name)
+            equal(await listing(limit=0), [], f"{name}(limit=0)")
+            await refuses(listing(limit=-1), ValueError, f"{name}(limit=-1)")
+            await refuses(listing(limit=1, offset=-1), ValueError, f"{name}(offset=-1)")
         one = await backend.list_runs(metadata_filter={"customer": "4711", "vip": True})
         equal(document_ids(one), ["order-1"], "list_runs(metadata_filter=...)")
 
@@ -89,6 +124,7 @@ class FigureChecks(Harness):
     async def test_the_steps_of_a_run_are_listed_by_index(self, backend: StateBackend) -> None:
         found = await backend.list_run_steps("order-1")
         told = [(row["step_index"], row["step_name"], row["status"]) for row in found]
+        equal({row["run_id"] for row in found}, {"order-1"}, "the run of the steps")
         equal(told, [(0, "load", "completed"), (1, "pack", "completed"), (2, "price", "completed")], "the steps")
 
     @on_samples

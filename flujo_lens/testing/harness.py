@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from unittest import SkipTest
@@ -21,10 +21,13 @@ __all__ = [
     "document_ids",
     "equal",
     "ids_of",
+    "instant",
     "names_of",
     "near",
     "on_nothing",
     "on_samples",
+    "refuses",
+    "with_texts",
 ]
 
 Check = Callable[[Any, StateBackend], Coroutine[Any, Any, None]]
@@ -78,14 +81,29 @@ class Harness:
     Attributes:
         states_only: The driver keeps no runs, steps, spans, evaluations or system state.
         complete: Every method of the contract is there; else tests that miss one are skipped.
+        rich_values: States may hold what JSON does not have (times, sets, models); else they are JSON-ready.
+        many_loops: One backend may be used from several threads, each with an event loop of its own.
     """
 
     states_only = False
     complete = True
+    rich_values = True
+    many_loops = True
 
     async def new_backend(self) -> StateBackend:
-        """Return a backend on a new, empty store."""
+        """Return a backend on a new, empty store; one that reads naive times of states by a zone: by UTC."""
         raise NotImplementedError
+
+    async def reopen(self) -> StateBackend:
+        """Return another backend on the store of the last `new_backend`, as another process would open it.
+
+        Where there is none (a store that ends with its backend), the tests that need it are skipped.
+        """
+        raise SkipTest("the store cannot be opened a second time")
+
+    async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
+        """`new_backend`, with this argument, where the constructor takes it; else the tests are skipped."""
+        raise SkipTest("the driver has no serializer_default")
 
     # --- filling
 
@@ -128,11 +146,37 @@ class Harness:
         if self.states_only:
             raise SkipTest("the driver keeps states alone")
 
+    def _needs_rich_values(self) -> None:
+        if not self.rich_values:
+            raise SkipTest("the driver takes JSON-ready states")
+
     def _order(self, wanted: RunFilter | None = None) -> list[str]:
         """The ids of the samples that `wanted` admits, the newest start first."""
         runs = [RunSummary(**s.expected) for s in self.samples]
         admitted = [run for run in runs if wanted is None or matches(wanted, run)]
         return [run.run_id for run in sorted(admitted, key=sort_key, reverse=True)]
+
+
+def instant(value: Any) -> datetime | None:
+    """A time as a driver may return it (ISO 8601 text or `datetime`, naive ones in UTC), to be compared."""
+    when = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return when.replace(tzinfo=UTC) if when is not None and when.tzinfo is None else when
+
+
+def with_texts(state: Mapping[str, Any] | None) -> JSONObject:
+    """A loaded state with its times as texts: a driver may return `created_at` and `updated_at` as `datetime`."""
+    return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in (state or {}).items()}
+
+
+async def refuses(work: Awaitable[Any], kind: type[Exception], what: str) -> None:
+    """Fail unless `work` raises an error of this kind."""
+    try:
+        found = await work
+    except kind as error:
+        if not str(error):
+            raise AssertionError(f"{what}: the {kind.__name__} says nothing") from error
+        return
+    raise AssertionError(f"{what} gives {found!r}, should raise {kind.__name__}")
 
 
 def near(found: float | None, wanted: float, what: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from unittest import SkipTest
 
-from flujo_lens.state.backends.base import Position, StateBackend
+from flujo_lens.state.backends.base import Position, StateBackend, overrides
 from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, equal, ids_of, on_samples
 from flujo_lens.testing.samples import BASE, FILTERS, MINUTE
@@ -115,6 +116,8 @@ class ListChecks(Harness):
 
     @on_samples
     async def test_ids_are_found_by_their_beginning(self, backend: StateBackend) -> None:
+        if not self.complete and not overrides(type(backend), "find_run_ids"):
+            raise SkipTest("the driver knows whole ids only")
         ids = sorted(self._order())
         for prefix in ("order-", "order-1", "same-", "weird id/with %", "we%", "nobody", "ORDER-", ids[0]):
             wanted = [run_id for run_id in ids if run_id.startswith(prefix)]

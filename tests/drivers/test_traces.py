@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +16,7 @@ from flujo_lens.state.traces import (
     prune_depth,
     span_rows,
     spans_of_tree,
-    tree_document,
+    trace_document,
 )
 from flujo_lens.state.views import Span
 
@@ -87,7 +86,8 @@ def test_ten_thousand_levels() -> None:
     assert [span.span_id for span in flatten(roots)] == [str(at) for at in range(10_000)]
     assert len(flatten(prune_depth(roots, 50))) == 50
     assert len(flatten(prune_depth(roots, 9_000))) == 9_000
-    document = tree_document(roots[0])
+    document = trace_document(rows)
+    assert document is not None
     assert [found.span_id for found in spans_of_tree(document)] == [str(at) for at in range(10_000)]
 
 
@@ -114,7 +114,19 @@ def test_every_span_is_there_once_whatever_the_pointers_say(rows: list[SpanRow])
     assert all(span.children == () for span in flat)
     for root in roots:
         assert root.start_offset_ms in (0.0, None)
-        json.dumps(tree_document(root))
+
+
+@steady
+@given(arbitrary)
+def test_a_trace_is_the_first_of_the_trees(rows: list[SpanRow]) -> None:
+    def told(document: dict[str, Any]) -> Any:
+        return document["span_id"], [told(child) for child in document["children"]]
+
+    def of(span: Span) -> Any:
+        return span.span_id, [of(child) for child in span.children]
+
+    roots, document = build_trees(rows, START), trace_document(rows)
+    assert (told(document) if document else None) == (of(roots[0]) if roots else None)
 
 
 @steady

@@ -61,7 +61,16 @@ class StateBackend(ABC):
     milliseconds, costs US dollars.
 
     Errors: a driver raises subclasses of `flujo_lens.errors.LensError` and lets none of its engine's own out;
-    `BusyError` means that the same call may succeed later.
+    `BusyError` means that the same call may succeed later. A run id that is missing is a ValueError, one that is
+    no text a TypeError; any text is a run id. Of a page, a `limit` of None is no limit, one of 0 gives nothing,
+    and a negative limit or offset is a ValueError.
+
+    Every writing method is atomic: when the process dies on any line of it, either all of it was done or nothing,
+    and what was done before is whole. What goes in is copied before the first await.
+
+    The writing methods of history take the names of all the library's versions (see
+    `flujo_lens.state.backends.vocabulary`). A step, span or trace of a run that never was announced by
+    `save_run_start` is kept all the same.
     """
 
     # --- state
@@ -70,7 +79,9 @@ class StateBackend(ABC):
     async def save_state(self, run_id: str, state: JSONObject) -> None:
         """Save the state of a run, in place of the one before; whole or not at all.
 
-        When it returns, another process that calls `load_state` gets the new state.
+        When it returns, another process that calls `load_state` gets the new state. Values that JSON does not
+        have come back in the form that `flujo_lens.serialization.safe_serialize` gives them. The fields of
+        `WorkflowState` are kept; a driver may drop others.
         """
 
     @abstractmethod
@@ -92,22 +103,35 @@ class StateBackend(ABC):
         limit: int | None = None,
         offset: int = 0,
     ) -> list[JSONObject]:
-        """Return runs that have a state, newest first, as dicts without their context."""
+        """Return runs, newest first, as dicts without their context. An empty text is no filter."""
         raise self._lacks("list_workflows")
 
     async def get_workflow_stats(self) -> JSONObject:
-        """Return counts by status and average durations over all runs."""
+        """Return figures over all runs.
+
+        Those are ``total_workflows``, ``status_counts`` and ``background_status_counts`` (by status),
+        ``recent_workflows_24h`` (their last update is so young) and ``average_execution_time_ms`` (0 if none is
+        known).
+        """
         raise self._lacks("get_workflow_stats")
 
     def get_workflow_stats_sync(self) -> JSONObject:
-        """`get_workflow_stats` for callers without an event loop, or inside a running one."""
+        """`get_workflow_stats` for callers without an event loop, or inside a running one; works in their thread."""
         raise self._lacks("get_workflow_stats_sync")
 
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
-        """Delete runs last updated more than `days_old` days ago; return how many."""
+        """Delete runs last updated more than `days_old` days ago, with all that hangs on them; return how many.
+
+        The last update is the newest of the state's and the run's own times, as an instant. A run of which one of
+        them cannot be read, or lies in the future, or that has none, is never old. The status does not matter.
+        When the process dies on the way, some of the runs are gone, each of them whole.
+
+        Raises:
+            ValueError: `days_old` is negative or NaN.
+        """
         raise self._lacks("cleanup_old_workflows")
 
-    async def get_failed_workflows(self, hours_back: int = 24) -> list[JSONObject]:
+    async def get_failed_workflows(self, hours_back: float = 24) -> list[JSONObject]:
         """Return runs that failed within the last `hours_back` hours, with their errors."""
         raise self._lacks("get_failed_workflows")
 
@@ -124,27 +148,44 @@ class StateBackend(ABC):
         raise self._lacks("list_background_tasks")
 
     async def get_failed_background_tasks(
-        self, parent_run_id: str | None = None, hours_back: int = 24
+        self, parent_run_id: str | None = None, hours_back: float = 24
     ) -> list[JSONObject]:
         """Return background tasks that failed within the last `hours_back` hours."""
         raise self._lacks("get_failed_background_tasks")
 
-    async def cleanup_stale_background_tasks(self, stale_hours: int = 24) -> int:
-        """Mark running background tasks without a save for `stale_hours` as failed; return how many."""
+    async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
+        """Mark running background tasks without a save for `stale_hours` as failed; return how many.
+
+        Their states get a new ``status``, ``error_message``, ``background_error`` and ``updated_at``.
+
+        Raises:
+            ValueError: `stale_hours` is negative or NaN.
+        """
         raise self._lacks("cleanup_stale_background_tasks")
 
     # --- traces
 
     async def get_trace(self, run_id: str) -> Any:
-        """Return the trace of a run as a tree of dicts, or None if there is none."""
+        """Return the trace of a run as a tree of dicts, or None if there is none.
+
+        The root has ``span_id``, ``parent_span_id``, ``name``, ``start_time``, ``end_time``, ``status``,
+        ``attributes`` and ``children``, which have the same. Of several roots it is the first.
+        """
         raise self._lacks("get_trace")
 
     async def save_trace(self, run_id: str, trace: JSONObject) -> None:
-        """Save the trace tree of a run, in place of the one before."""
+        """Save the trace tree of a run, in place of all its spans; an empty one leaves none.
+
+        Nodes are as `get_trace` returns them; the tree alone says who is whose parent.
+        """
         raise self._lacks("save_trace")
 
     async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
-        """Save spans of a run (span_id, parent_span_id, name, start_time, end_time, status, attributes)."""
+        """Save spans of a run (span_id, parent_span_id, name, start_time, end_time, status, attributes).
+
+        One whose id the run has already takes the place of the span before; one without an id is left out.
+        Times are numbers, in seconds of any clock.
+        """
         raise self._lacks("save_spans")
 
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
@@ -154,7 +195,13 @@ class StateBackend(ABC):
     async def get_span_statistics(
         self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
     ) -> JSONObject:
-        """Return counts and durations of spans by name; `time_range` is in seconds since 1970, of the runs."""
+        """Return figures over the spans that have ended.
+
+        Those are ``total_spans``, ``by_name`` and ``by_status`` (counts), ``avg_duration_by_name`` (``total`` and
+        ``average`` in seconds, ``count``), and ours: ``duration_ms_by_name`` (``avg``, ``p50``, ``p95``, ``p99``),
+        ``failed_by_name`` and ``open_spans`` (how many have no end). `time_range` bounds the start of their runs,
+        in seconds since 1970.
+        """
         raise self._lacks("get_span_statistics")
 
     # --- evaluations, system state
@@ -175,7 +222,7 @@ class StateBackend(ABC):
         raise self._lacks("list_evaluations")
 
     async def set_system_state(self, key: str, value: JSONObject) -> None:
-        """Set a global key."""
+        """Set a global key, in place of the value before."""
         raise self._lacks("set_system_state")
 
     async def get_system_state(self, key: str) -> JSONObject | None:
@@ -185,19 +232,26 @@ class StateBackend(ABC):
     # --- history
 
     async def save_run_start(self, run_data: JSONObject) -> None:
-        """Save the metadata of a run that starts (run_id, pipeline_name, pipeline_version, status, created_at)."""
+        """Save the metadata of a run that starts (run_id, pipeline_name, pipeline_version, status, created_at).
+
+        They take the place of those before; steps and spans stay.
+        """
         raise self._lacks("save_run_start")
 
     async def save_step_result(self, step_data: JSONObject) -> None:
-        """Save one execution of a step (run_id, step_name, step_index, status, output, ...)."""
+        """Save one execution of a step (run_id, step_name, step_index, status, output, ...); earlier ones stay."""
         raise self._lacks("save_step_result")
 
     async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
-        """Update the metadata of a run that ended (status, end_time, total_cost, ...)."""
+        """Update the metadata of a run that ended (status, end_time, total_cost, final_context, ...).
+
+        What is not given stays, but for the status: that is ``completed`` then. A run that was never started is
+        no error; a driver may make it or not.
+        """
         raise self._lacks("save_run_end")
 
     async def get_run_details(self, run_id: str) -> JSONObject | None:
-        """Return the metadata of a run, or None if there is none."""
+        """Return the metadata of a run as `list_runs` does, with its ``final_context``, or None if there is none."""
         raise self._lacks("get_run_details")
 
     async def list_runs(
@@ -208,20 +262,24 @@ class StateBackend(ABC):
         offset: int = 0,
         metadata_filter: JSONObject | None = None,
     ) -> list[JSONObject]:
-        """Return the metadata of runs, newest first."""
+        """Return the metadata of runs, newest first; a run's metadata must hold all of `metadata_filter`."""
         raise self._lacks("list_runs")
 
     async def list_run_steps(self, run_id: str) -> list[JSONObject]:
-        """Return the steps of a run by index."""
+        """Return the steps of a run by index; of an index and name that were saved twice, the last."""
         raise self._lacks("list_run_steps")
 
     async def delete_run(self, run_id: str) -> None:
-        """Delete a run with all that hangs on it: state, steps, spans, traces, evaluations."""
+        """Delete a run with all that hangs on it: state, steps, spans, traces, evaluations. No run is no error."""
         raise self._lacks("delete_run")
 
     async def shutdown(self) -> None:
         """Release connections, threads and handles; may be called twice."""
         return
+
+    async def close(self) -> None:
+        """`shutdown`, under the name that older applications call."""
+        await self.shutdown()
 
     async def __aenter__(self) -> Self:
         return self

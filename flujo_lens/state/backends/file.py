@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import tzinfo
-from functools import partial
-from heapq import nsmallest
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, tzinfo
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flujo_lens.state.backends.base import JSONObject, Position
+from flujo_lens.errors import InternalError
+from flujo_lens.state.backends.base import JSONObject
+from flujo_lens.state.backends.file_codec import Codec
+from flujo_lens.state.backends.file_documents import encode_state
 from flujo_lens.state.backends.file_folder import Folder
-from flujo_lens.state.backends.file_runs import Pick, Snapshot
-from flujo_lens.state.backends.reading import ReadingBackend
-from flujo_lens.state.matching import needs_details
+from flujo_lens.state.backends.file_reads import FileReads
+from flujo_lens.state.backends.file_workers import Workers
+from flujo_lens.state.backends.vocabulary import (
+    check_days,
+    check_hours,
+    check_run_id,
+    end_row,
+    moment_before,
+    run_row,
+    span_rows,
+    step_row,
+    trace_rows,
+)
 from flujo_lens.state.timestamps import local_zone
-from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
 
 if TYPE_CHECKING:
-    from flujo_lens.state.figures import SpanStats
+    from flujo_lens.state.backends.file_changes import Changes
 
 __all__ = ["FileBackend", "folder_of_uri"]
 
 T = TypeVar("T")
-_BATCH = 200
 
 
 def folder_of_uri(uri: str) -> Path:
@@ -38,27 +47,37 @@ def folder_of_uri(uri: str) -> Path:
     return Path(unquote(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest))
 
 
-class FileBackend(ReadingBackend):
+class FileBackend(FileReads):
     """Keeps states in a folder, one JSON file a run, as the library's own backend of this name does.
 
     A file is a run if it is named ``*.json`` and holds a JSON object that is a state; the run id inside
     counts, else the file's name. A file that does not parse is a run of the status ``unreadable``. What else
-    lies in the folder is passed over. Such a store has no history apart from the states: no spans,
-    evaluations or system state.
+    lies in the folder is passed over. The history of runs (their start and end, steps, spans, evaluations) and
+    the system state are in a sub-folder ``.lens-history``, which is made by the first write of history: a folder
+    into which only states are saved stays as the library made it. Spans, evaluations and the system state need a
+    history; a run that has left history alone is a run all the same.
 
     Reading never writes into the folder. What a list needs of every file is kept in an index in the user's
     cache directory (see `flujo_lens.state.backends.file_index`), which may be deleted at any time.
 
+    Writing is safe from several tasks, threads and processes at once (see
+    `flujo_lens.state.backends.file_changes` and `flujo_lens.state.backends.file_lock`). A call that is cancelled
+    while it waits for the lock changes nothing; one that is past that is done to its end.
+
     Args:
-        path: The folder; made by the first save if it is missing.
+        path: The folder; made by the first write if it is missing.
         zone: How naive local times of old files are read; None for this machine's zone.
-        timeout: Seconds to wait for a lock; nothing here takes one.
+        timeout: Seconds to wait for the folder's lock.
         cache_dir: Where the index is kept; None for the user's cache directory.
+        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
 
     Raises (from any method):
         StoreNotFoundError: there is no such folder (when listing).
         NotAStoreError: it is no folder, or holds files of which not one is a run.
         UnreachableStoreError: it may not be read.
+        BusyError: another process held the lock for `timeout` seconds; nothing was changed (when writing).
+        ReadOnlyStoreError: the folder may not be written.
+        OperationFailedError: it cannot be written (no space); the message says whether anything was changed.
     """
 
     def __init__(
@@ -68,9 +87,15 @@ class FileBackend(ReadingBackend):
         zone: tzinfo | None = None,
         timeout: float = 10.0,
         cache_dir: Path | None = None,
+        serializer_default: Callable[[Any], Any] | None = None,
+        envelope: Any = None,
+        validate: Any = None,
     ) -> None:
         self.path = Path(path)
-        self._folder = Folder(self.path, zone or local_zone(), cache_dir)
+        self._codec = Codec(serializer_default, envelope, validate)
+        self._folder = Folder(self.path, zone or local_zone(), cache_dir, self._codec)
+        self._timeout = timeout
+        self._readers, self._writers = Workers(), Workers()
 
     @classmethod
     def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None) -> FileBackend:
@@ -79,138 +104,129 @@ class FileBackend(ReadingBackend):
 
     async def _run(self, work: Callable[[threading.Event], T]) -> T:
         """Return ``work(stop)``, done on a thread; `stop` is set when the caller is cancelled."""
-        stop = threading.Event()
-        task = asyncio.ensure_future(asyncio.to_thread(work, stop))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            stop.set()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()
-            raise
+        return await self._readers.run(work)
+
+    async def _write(self, work: Callable[[threading.Event], T]) -> T:
+        """As `_run`, on threads of their own: who waits for the lock does not keep others from reading."""
+        return await self._writers.run(work)
+
+    @cached_property
+    def _changes(self) -> Changes:
+        from flujo_lens.state.backends.file_changes import Changes
+
+        return Changes(self._folder, self._timeout)
 
     async def shutdown(self) -> None:
-        """Let go of what is kept in memory."""
+        """Let go of what is kept in memory. Threads end by themselves when they have had no work for a while."""
         self._folder.close()
 
-    # --- what applications call
+    # --- states
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
         """Save the state in place of the one before; when this returns, it survives the death of the machine.
 
-        Raises:
-            ReadOnlyStoreError: the folder may not be written.
-            OperationFailedError: it cannot be written; the state before is intact.
-            TypeError: the state holds what JSON has no form for.
-        """
-        await self._run(lambda _: self._folder.save(run_id, state))
-
-    async def load_state(self, run_id: str) -> JSONObject | None:
-        """Return the saved state, or None; also if there is no folder yet.
+        The state is copied before the first await. A process that dies on the way leaves the state before or
+        the new one.
 
         Raises:
-            CorruptStoreError: the run's file does not parse.
+            InvalidStateError: it does not fit the model that states are checked against.
         """
-        return await self._run(lambda stop: self._folder.load(run_id, stop))
+        self._codec.check(state)
+        data = encode_state(self._codec.real, check_run_id(run_id), state)
+        await self._write(lambda stop: self._changes.save(run_id, data, stop))
 
     async def delete_state(self, run_id: str) -> None:
-        """Delete the files of a run, which are all there is of it.
+        """Delete the files of a run's state; its history stays. One without a state is no error."""
+        await self._write(lambda stop: self._changes.delete_state(run_id, stop))
 
-        Raises:
-            ReadOnlyStoreError: a file may not be removed.
-        """
-        await self._run(lambda stop: self._folder.delete(run_id, stop))
+    # --- history
 
-    async def list_states(self, status: str | None = None) -> list[JSONObject]:
-        """Return all states (whose own status is `status`), the last saved first."""
-        return await self._run(lambda stop: self._folder.states(status, stop))
+    async def _append(self, run_id: str, kind: str, row: Mapping[str, Any]) -> None:
+        """Add a line to the history of a run; when this returns, it survives the death of the machine."""
+        from flujo_lens.state.backends.file_history import line_of
 
-    async def get_trace(self, run_id: str) -> Any:
-        """Return None: files hold no traces."""
-        return None
+        line = line_of(self._codec.real, run_id, kind, row)
+        await self._write(lambda stop: self._changes.append(run_id, line, stop))
 
-    async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
-        """Return no spans: files hold none."""
-        return []
+    async def save_run_start(self, run_data: JSONObject) -> None:
+        """Save the metadata of a run that starts, in place of those before; its steps and spans stay."""
+        row = run_row(run_data)
+        await self._append(row["run_id"], "run_start", row)
 
-    async def list_evaluations(self, limit: int = 20, run_id: str | None = None) -> list[JSONObject]:
-        """Return no evaluations: files hold none."""
-        return []
+    async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
+        """Update the metadata of a run; one that was never started is made."""
+        await self._append(check_run_id(run_id), "run_end", end_row(end_data))
 
-    # --- what operators read
+    async def save_step_result(self, step_data: JSONObject) -> None:
+        """Add one execution of a step."""
+        row = step_row(step_data)
+        await self._append(row["run_id"], "step", row)
 
-    async def iter_runs(
+    async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
+        """Add spans, all or none; one with the id of an earlier one takes its place."""
+        await self._append(check_run_id(run_id), "spans", {"spans": span_rows(spans)})
+
+    async def save_trace(self, run_id: str, trace: JSONObject) -> None:
+        """Save a trace tree as spans, in place of those before."""
+        await self._append(check_run_id(run_id), "trace", {"spans": trace_rows(trace)})
+
+    async def persist_evaluation(
         self,
-        wanted: RunFilter,
-        *,
-        after: Position | None = None,
-        reverse: bool = False,
-        ordered: bool = True,
-        details: bool = True,
-    ) -> AsyncIterator[RunSummary]:
-        """Yield the runs that `wanted` admits, of those that were there at the first step."""
-        snapshot, picks = await self._run(lambda stop: self._select(stop, wanted, after, reverse, ordered))
-        if not (details or needs_details(wanted)):
-            for run in snapshot.light(picks):
-                yield run
-            return
-        for at in range(0, len(picks), _BATCH):
-            read = partial(self._folder.batch, snapshot, picks[at : at + _BATCH], wanted)
-            for run in await self._run(read):
-                yield run
+        run_id: str,
+        score: float,
+        feedback: str | None = None,
+        step_name: str | None = None,
+        metadata: JSONObject | None = None,
+    ) -> None:
+        """Add an evaluation; the run need not be known, and does not become so."""
+        row = {"score": score, "feedback": feedback, "step_name": step_name, "metadata": metadata}
+        await self._append(check_run_id(run_id), "evaluation", row)
 
-    def _select(
-        self, stop: threading.Event, wanted: RunFilter, after: Position | None, reverse: bool, ordered: bool
-    ) -> tuple[Snapshot, list[Pick]]:
-        snapshot = self._snapshot(stop)
-        picks = snapshot.select(wanted, after, reverse)
-        return snapshot, sorted(picks, reverse=not reverse) if ordered else picks
+    async def set_system_state(self, key: str, value: JSONObject) -> None:
+        """Set a global key. A process that dies on the way leaves the old value or the new one."""
+        from flujo_lens.state.backends import file_histories
 
-    def _snapshot(self, stop: threading.Event) -> Snapshot:
-        with self._folder.opened() as folder:
-            return self._folder.snapshot(folder, stop)
+        row = file_histories.system_row(self._codec.real, key, value)
+        await self._write(lambda stop: self._changes.set_system(key, row, stop))
 
-    async def query_runs(
-        self, wanted: RunFilter, *, after: Position | None = None, limit: int = 50, reverse: bool = False
-    ) -> Page[RunSummary]:
-        """Return one page; of the runs on it alone the files are read in full."""
-        return await self._run(lambda stop: self._folder.page(wanted, after, limit, reverse, stop))
+    # --- cleaning up, figures
 
-    async def count_runs(self, wanted: RunFilter) -> int:
-        """Return how many runs `wanted` admits."""
-        if needs_details(wanted):
-            return await super().count_runs(wanted)
-        _, picks = await self._run(lambda stop: self._select(stop, wanted, None, False, False))
-        return len(picks)
+    async def delete_run(self, run_id: str) -> None:
+        """Delete a run with all that hangs on it: its history, then its state.
 
-    async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
-        """Return run ids that begin with `prefix`, in order."""
-        snapshot = await self._run(self._snapshot)
-        return nsmallest(limit, (run_id for run_id in snapshot.row_of if run_id.startswith(prefix)))
+        Those are two files: a process that dies between the two leaves the state. The same call again removes it.
+        """
+        await self._write(lambda stop: self._changes.delete_run(run_id, stop))
 
-    async def read_run(self, run_id: str) -> RunDetail | None:
-        """Return all about one run, or None. Its background tasks can be in any file."""
-        return await self._run(lambda stop: self._folder.detail(run_id, stop))
+    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
+        """Delete runs that were last updated more than `days_old` days ago, whatever their status."""
+        from flujo_lens.state.backends import file_cleanup
 
-    async def read_spans(self, run_id: str) -> Sequence[Span]:
-        """Return no spans: files hold none."""
-        return ()
+        cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
+        return await self._write(lambda stop: file_cleanup.delete_old(self._changes, cutoff, stop))
 
-    async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
-        """Return nothing: files hold no spans."""
-        return ()
+    async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
+        """Mark running background tasks without a save for `stale_hours` as failed, one after the other."""
+        from flujo_lens.state.backends import file_cleanup
 
-    async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
-        """Return no evaluations: files hold none."""
-        await self._run(self._folder.check)
-        return ()
+        cutoff = moment_before(datetime.now(UTC), hours=check_hours(stale_hours))
+        return await self._write(lambda stop: file_cleanup.give_up(self._changes, cutoff, stale_hours, stop))
 
-    async def read_system_state(self) -> Sequence[SystemEntry]:
-        """Return no keys: files hold none."""
-        await self._run(self._folder.check)
-        return ()
+    def get_workflow_stats_sync(self) -> JSONObject:
+        """`get_workflow_stats` without an event loop, in the thread that calls."""
+        reading = _InThisThread(self)
+        try:
+            reading.get_workflow_stats().send(None)
+        except StopIteration as done:
+            return dict(done.value)
+        raise InternalError("reading in this thread has waited for another")
 
-    async def read_facts(self) -> Mapping[str, Any]:
-        """Return ``size_bytes``, ``last_write_at`` (the newest update of a run) and ``notes``."""
-        return await self._run(self._folder.facts)
+
+class _InThisThread(FileBackend):
+    """A backend whose coroutines never wait: one step of each is all of it."""
+
+    def __init__(self, other: FileBackend) -> None:
+        self._folder = other._folder
+
+    async def _run(self, work: Callable[[threading.Event], T]) -> T:
+        return work(threading.Event())

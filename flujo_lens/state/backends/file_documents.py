@@ -6,45 +6,52 @@ The functions take a descriptor of the folder and a name in it, never a path: no
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from flujo_lens.state.interpret import BAD, decode
 from flujo_lens.state.timestamps import EPOCH
 
+if TYPE_CHECKING:
+    from flujo_lens.serialization.codec import StateCodec
+
 __all__ = [
+    "ENDING",
+    "HISTORY",
     "LEFTOVER",
     "Document",
     "UnreadableFile",
     "encode_state",
+    "history_folder",
     "instant_of",
     "is_blob",
-    "is_free",
     "is_state",
     "load_object",
+    "lstat",
     "names_of",
     "plain_name",
     "printable",
     "problem_of",
     "read_document",
-    "remove_document",
     "run_id_of",
     "size_of",
     "stat_document",
     "stem_of",
-    "write_document",
 ]
 
 ENDING = ".json"
 LEFTOVER = ".json.tmp"
 """What a save that was interrupted leaves behind."""
+
+HISTORY = ".lens-history"
+"""The sub-folder of histories."""
 
 _BLOB = "_granular_blobs:"
 _LONGEST = 255
@@ -58,9 +65,8 @@ class UnreadableFile(ValueError):  # noqa: N818 - it never leaves this driver
     """A file that is there and holds no JSON object that can be read; says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A file that is a run. `state` is None if it does not parse, and `problem` says why."""
+class Document(NamedTuple):
+    """A file that is a run. `state` is None if it does not parse; `problem` says what cannot be read."""
 
     run_id: str
     state: dict[str, Any] | None
@@ -86,27 +92,25 @@ def stem_of(name: str) -> str:
     return printable(name.removesuffix(ENDING))
 
 
-def plain_name(run_id: str) -> str | None:
+def plain_name(run_id: str, ending: str = ENDING) -> str | None:
     """``<run_id>.json``, or None if that is not the name of a file or not that of a run."""
     if run_id in ("", ".", "..") or "/" in run_id or "\0" in run_id or is_blob(run_id):
         return None
-    try:
-        length = len(run_id.encode())
-    except UnicodeEncodeError:
+    if not _is_text(run_id):
         return None
-    return run_id + ENDING if length + len(ENDING) <= _LONGEST else None
+    return run_id + ending if len(run_id.encode()) + len(ending) <= _LONGEST else None
 
 
-def names_of(run_id: str) -> Iterator[str]:
+def names_of(run_id: str, ending: str = ENDING) -> Iterator[str]:
     """The names that a run's file can have, the first one first: plain, or readable in part with a hash.
 
     The others are for a name that is taken by another run.
     """
-    plain = plain_name(run_id)
+    plain = plain_name(run_id, ending)
     if plain is not None:
         yield plain
     for attempt in range(3):
-        yield _encoded_name(run_id, attempt)
+        yield _encoded_name(run_id, attempt) + ending
 
 
 def _encoded_name(run_id: str, attempt: int) -> str:
@@ -115,7 +119,31 @@ def _encoded_name(run_id: str, attempt: int) -> str:
 
     raw = run_id.encode("utf-8", "surrogatepass")
     digest = blake2b(raw + bytes(attempt), digest_size=8).hexdigest()
-    return f"{quote(raw, safe=' ')[:200]}~{digest}{ENDING}"
+    return f"{quote(raw, safe=' ')[:200]}~{digest}"
+
+
+# --- what is in a file
+
+
+def encode_state(codec: StateCodec, run_id: str, state: dict[str, Any]) -> bytes:
+    """A state as a file holds it: one object with its keys sorted, in ASCII, with the run's id as it is.
+
+    Raises:
+        LensError: a layer cannot be applied.
+    """
+    data = codec.document(run_id, {**state, "run_id": run_id})
+    if run_id.isascii() or _is_text(run_id):
+        return data
+    # Half a surrogate pair is no text, but an id can have one: JSON has an escape for it.
+    return json.dumps(orjson.loads(data) | {"run_id": run_id}, sort_keys=True).encode("ascii")
+
+
+def _is_text(run_id: str) -> bool:
+    try:
+        run_id.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # --- reading
@@ -233,78 +261,35 @@ def read_document(folder: int, name: str) -> Document | None:
 
 def size_of(folder: int, name: str) -> int:
     """The bytes of a file, 0 if it is gone."""
+    found = lstat(folder, name)
+    return found.st_size if found else 0
+
+
+@contextmanager
+def history_folder(folder: int) -> Iterator[int | None]:
+    """A descriptor of the sub-folder of histories; None if there is none. A link is not followed.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    found = _open_history(folder)
     try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+        yield found
+    finally:
+        if found is not None:
+            os.close(found)
+
+
+def _open_history(folder: int) -> int | None:
+    try:
+        return os.open(HISTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def lstat(folder: int, name: str) -> os.stat_result | None:
+    """What has this name, without following it; None if it is free."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
-        return 0
-
-
-def is_free(folder: int, name: str) -> bool:
-    """Whether nothing has this name."""
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return True
-    return False
-
-
-# --- writing
-
-
-def encode_state(run_id: str, state: dict[str, Any]) -> bytes:
-    """A state as the library writes it: keys sorted, ASCII.
-
-    Raises:
-        TypeError: it holds a value that JSON has no form for.
-    """
-    import json
-
-    whole = {**state, "run_id": run_id}
-    # What orjson refuses of JSON-ready data (lone surrogates, integers of more than 64 bits) json writes.
-    with suppress(orjson.JSONEncodeError):
-        whole = orjson.loads(orjson.dumps(whole, option=orjson.OPT_NON_STR_KEYS))
-    return json.dumps(whole, sort_keys=True).encode("ascii")
-
-
-def write_document(folder: int, name: str, data: bytes) -> None:
-    """Put `data` in place of the file `name`, whole or not at all, with the permissions of the one before.
-
-    When it returns, the file survives the death of the machine.
-
-    Raises:
-        OSError: it cannot be written; nothing has changed.
-    """
-    part = f".lens-{os.urandom(8).hex()}{LEFTOVER}"
-    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
-    try:
-        with os.fdopen(file, "wb") as writing:
-            with suppress(OSError):  # nothing to go by, or a file system without permissions
-                os.fchmod(file, stat.S_IMODE(os.stat(name, dir_fd=folder).st_mode))
-            writing.write(data)
-            writing.flush()
-            os.fsync(file)
-        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(part, dir_fd=folder)
-        raise
-    _settle(folder)
-
-
-def _settle(folder: int) -> None:
-    try:
-        os.fsync(folder)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
-            raise
-
-
-def remove_document(folder: int, name: str) -> None:
-    """Remove a file; one that is gone already is no error.
-
-    Raises:
-        OSError: it cannot be removed.
-    """
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
-        _settle(folder)
+        return None

@@ -16,47 +16,57 @@ import os
 import threading
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import orjson
 
-from flujo_lens.state.backends.file_table import Scan, Table, scan
+from flujo_lens.state.backends.file_documents import history_folder
+from flujo_lens.state.backends.file_table import Rows, Scan, Table, scan
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.file_codec import Codec
+    from flujo_lens.state.backends.file_history_table import HistoryTable
 
 __all__ = ["Catalogue", "IndexFile"]
+
+R = TypeVar("R", bound=Rows)
 
 WORTH_WRITING = 64
 """The cache is written when more than one row in so many has changed: reading a few files is cheaper."""
 
-_FORMAT = b"flujo-lens files 1"
+_FORMAT = b"flujo-lens files 2"
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 
 
-class IndexFile:
+class IndexFile(Generic[R]):
     """The cache of one folder's table.
 
     Args:
         cache_dir: The directory for caches; made if it is missing. None for the user's own.
         folder: The folder of the store. A cache inside it is none: reading never writes there.
+        kind: The table's class.
+        stem: What the file's name begins with.
     """
 
-    def __init__(self, cache_dir: Path | None, folder: Path) -> None:
+    def __init__(self, cache_dir: Path | None, folder: Path, kind: type[R], stem: str) -> None:
+        self._kind = kind
         chosen = _user_cache() if cache_dir is None else cache_dir
         real, cache = os.path.realpath(folder), os.path.realpath(chosen)
         inside = cache == real or cache.startswith(os.path.join(real, ""))
         # Without a home the user's cache directory begins with a bare "~".
         nowhere = cache_dir is None and not chosen.is_absolute()
-        name = f"files-{blake2b(os.fsencode(real), digest_size=16).hexdigest()}.index"
+        name = f"{stem}-{blake2b(os.fsencode(real), digest_size=16).hexdigest()}.index"
         self.path = None if inside or nowhere else os.path.join(cache, name)
 
-    def load(self) -> Table:
+    def load(self) -> R:
         """The table, empty if the cache is missing or in any way wrong."""
         try:
             data = self._read()
         except OSError:
-            return Table.empty()
+            return self._kind.empty()
         end = data.find(b"\n") + 1
         body = memoryview(data)[end:]
-        return _parse(body) if end and data[: end - 1] == _head(body) else Table.empty()
+        return _parse(body, self._kind) if end and data[: end - 1] == _head(body) else self._kind.empty()
 
     def _read(self) -> bytes:
         if self.path is None:
@@ -65,7 +75,7 @@ class IndexFile:
             own = os.fstat(file.fileno()).st_uid == os.geteuid()
             return file.read() if own else b""
 
-    def save(self, table: Table) -> None:
+    def save(self, table: R) -> None:
         """Put `table` in place of what was there; nothing happens where that is not possible."""
         if self.path is None:
             return
@@ -90,20 +100,20 @@ def _head(body: bytes | memoryview) -> bytes:
     return _FORMAT + b" " + blake2b(body, digest_size=16).hexdigest().encode()
 
 
-def _parse(body: memoryview) -> Table:
+def _parse(body: memoryview, kind: type[R]) -> R:
     try:
         columns = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return Table.empty()
-    return Table(*columns) if len(columns) == len(Table._fields) else Table.empty()
+        return kind.empty()
+    return kind.of(columns) if len(columns) == kind.width() else kind.empty()
 
 
-def _dump(table: Table) -> bytes:
+def _dump(table: Rows) -> bytes:
     try:
-        return orjson.dumps(list(table))
+        return orjson.dumps(list(table.columns))
     except orjson.JSONEncodeError:
-        clean = (at for at, row in enumerate(zip(*table, strict=True)) if _dumps(row))
-        return orjson.dumps(list(table.take(clean)))
+        clean = (at for at, row in enumerate(zip(*table.columns, strict=True)) if _dumps(row))
+        return orjson.dumps(list(table.take(clean).columns))
 
 
 def _dumps(row: tuple[Any, ...]) -> bool:
@@ -122,37 +132,61 @@ def _forget(part: str) -> None:
         return
 
 
+class _Kept(Generic[R]):
+    """A table, kept from call to call and from process to process."""
+
+    def __init__(self, index: IndexFile[R]) -> None:
+        self._index = index
+        self.table = index.load()
+        self._stale = 0
+
+    def keep(self, settled: R, reread: int) -> None:
+        """Keep these rows, of which so many are new; written if enough has changed since they were."""
+        count, before = len(settled.columns[0]), len(self.table.columns[0])
+        self._stale += max(reread, before - (count - reread))
+        if self._stale * WORTH_WRITING > count:
+            self._index.save(settled)
+            self._stale = 0
+        self.table = settled
+
+
 class Catalogue:
-    """The table of a folder, kept from call to call and from process to process.
+    """The tables of a folder's states and histories, kept from call to call and from process to process.
 
     Args:
         folder: The folder of the store.
         cache_dir: See `IndexFile`.
+        codec: Reads histories.
     """
 
-    def __init__(self, folder: Path, cache_dir: Path | None) -> None:
-        self._folder, self._cache_dir = folder, cache_dir
-        self._index: IndexFile | None = None
-        self._kept = Table.empty()
-        self._stale = 0
+    def __init__(self, folder: Path, cache_dir: Path | None, codec: Codec) -> None:
+        self._folder, self._cache_dir, self._codec = folder, cache_dir, codec
+        self._states: _Kept[Table] | None = None
+        self._histories: _Kept[HistoryTable] | None = None
         self._lock = threading.Lock()
 
     def refresh(self, folder: int, stop: threading.Event) -> Scan:
-        """The folder as it is now; see `scan`."""
+        """The folder as it is now; see `scan`. A folder without histories costs nothing for them."""
         with self._lock:
-            if self._index is None:
-                self._index = IndexFile(self._cache_dir, self._folder)
-                self._kept = self._index.load()
-            found = scan(folder, self._kept, stop)
-            settled = found.settled()
-            self._stale += max(found.reread, len(self._kept.name) - (len(settled.name) - found.reread))
-            if self._stale * WORTH_WRITING > len(settled.name):
-                self._index.save(settled)
-                self._stale = 0
-            self._kept = settled
+            if self._states is None:
+                self._states = _Kept(IndexFile(self._cache_dir, self._folder, Table, "files"))
+            found = scan(folder, self._states.table, stop)
+            self._states.keep(found.settled(), found.reread)
+            if found.has_history:
+                self._add_histories(folder, found, stop)
             return found
+
+    def _add_histories(self, folder: int, found: Scan, stop: threading.Event) -> None:
+        from flujo_lens.state.backends.file_history_table import HistoryTable, scan_histories
+
+        if self._histories is None:
+            self._histories = _Kept(IndexFile(self._cache_dir, self._folder, HistoryTable, "histories"))
+        with history_folder(folder) as histories:
+            if histories is not None:
+                found.histories = scan_histories(histories, self._histories.table, self._codec.real, stop)
+                self._histories.keep(found.histories.kept, found.histories.reread)
 
     def forget(self) -> None:
         """Let go of what is kept in memory."""
         with self._lock:
-            self._index, self._kept = None, Table.empty()
+            self._states = self._histories = None

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from heapq import nlargest, nsmallest
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from flujo_lens.errors import LensError
 from flujo_lens.state import interpret
 from flujo_lens.state.backends import file_documents as documents
 from flujo_lens.state.backends.base import Position
+from flujo_lens.state.backends.file_codec import Codec, is_sealed
 from flujo_lens.state.backends.file_documents import Document
 from flujo_lens.state.backends.file_table import MICROSECOND, Moment, Scan, Stopped
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import EPOCH, parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["OLDEST", "Pick", "Snapshot", "in_order", "instant", "summary_of"]
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.file_history import History
+
+__all__ = ["OLDEST", "Pick", "Reader", "Snapshot", "Source", "in_order", "instant"]
 
 Pick = tuple[int, str, int]
 """Start in microseconds since 1970 (`OLDEST` without a readable one), run id, row; sorted like this."""
@@ -37,11 +43,76 @@ OLDEST = _micros(datetime.min.replace(tzinfo=UTC))
 _Test = Callable[[int], bool]
 
 
-def summary_of(document: Document, zone: tzinfo) -> RunSummary:
-    """The run in a file as operators read it."""
-    if document.state is None:
-        return interpret.unreadable(document.run_id, document.problem or "", document.changed_at)
-    return interpret.summarise(interpret.raw_from_documents(document.run_id, document.state), zone)
+class Source(NamedTuple):
+    """What the files of a run hold. One of the two is there."""
+
+    run_id: str
+    document: Document | None
+    history: History | None
+
+    def raw(self) -> interpret.RawRun:
+        """The run for the rules that all drivers share."""
+        state = self.document.state if self.document else None
+        if self.history is None:
+            return interpret.raw_from_documents(self.run_id, state)
+        from flujo_lens.state.backends.file_history import raw_of
+
+        return raw_of(self.run_id, state, self.history)
+
+    def summary(self, zone: tzinfo) -> RunSummary:
+        """The run as operators read it; unreadable if its state does not parse."""
+        document = self.document
+        if document is not None and document.state is None:
+            return interpret.unreadable(self.run_id, document.problem or "", document.changed_at)
+        run = interpret.summarise(self.raw(), zone)
+        if document is None or document.problem is None:
+            return run
+        return run._replace(problems=(*run.problems, document.problem))
+
+
+class Reader:
+    """Reads the files of runs in an open folder.
+
+    Args:
+        folder: A descriptor of the folder.
+        histories: One of its sub-folder of histories; None if there is none.
+        codec: Unseals what is in them.
+    """
+
+    def __init__(self, folder: int, histories: int | None, codec: Codec) -> None:
+        self.folder, self.histories, self._codec = folder, histories, codec
+
+    def document(self, name: str) -> Document | None:
+        """The state in a file, unsealed; with a problem and without its large fields if there is no key for them."""
+        found = documents.read_document(self.folder, name)
+        if found is None or found.state is None:
+            return found
+        try:
+            state = self._codec.opened(found.run_id, found.state)
+        except LensError as error:
+            state = {key: value for key, value in found.state.items() if not is_sealed(value)}
+            return found._replace(state=state, problem=str(error))
+        return found._replace(state=state)
+
+    def history(self, run_id: str) -> History | None:
+        """The history of a run; None if it has none, or it may not be read."""
+        if self.histories is None:
+            return None
+        from flujo_lens.state.backends import file_history
+
+        with suppress(OSError):
+            for name in file_history.names_found(self.histories, run_id):
+                return file_history.read(self.histories, name, self._codec.real)
+        return None
+
+    def source(self, run_id: str, name: str) -> Source | None:
+        """What there is of a run now, its state in the file `name` ("" for none); None if it is gone."""
+        document = self.document(name) if name else None
+        if document is not None and document.run_id != run_id:
+            document = None
+        history = self.history(run_id)
+        is_run = document is not None or (history is not None and history.run is not None)
+        return Source(run_id, document, history) if is_run else None
 
 
 class Snapshot:
@@ -50,7 +121,7 @@ class Snapshot:
     Of several files with one run id the one that was saved last counts, but a readable one before any other.
 
     `row_of` has their rows in `table` by run id, `rivals` the rows of the runs that several files hold,
-    `strange` is how many files are no runs.
+    `strange` is how many files are no runs. A run that has left history alone has a row without a file's name.
 
     Args:
         found: What the folder holds.
@@ -68,6 +139,11 @@ class Snapshot:
         self.rivals: dict[str, list[int]] = self._rivals() if len(row_of) + none < len(ids) else {}
         for run_id, rows in self.rivals.items():
             self.row_of[run_id] = rows[0]
+        self.histories = found.histories.table if found.histories else None
+        if self.histories is not None:
+            from flujo_lens.state.backends.file_joining import joined
+
+            self.table = joined(self.table, self.row_of, self.histories, self._micros_of)
 
     def _rivals(self) -> dict[str, list[int]]:
         """The rows of the runs that several files hold, the one that counts first."""
@@ -82,17 +158,17 @@ class Snapshot:
         saved = OLDEST if updated is None else updated
         return bool(table.readable[at]), saved, table.modified[at], table.name[at]
 
-    def _read(self, moment: Moment) -> int | None:
+    def _micros_of(self, moment: Moment) -> int | None:
         if isinstance(moment, str):
             when = parse_instant(moment, self.zone)
             return None if when is None else _micros(when)
         return moment
 
     def _created(self, at: int) -> int | None:
-        return self._read(self.table.created[at])
+        return self._micros_of(self.table.created[at])
 
     def _updated(self, at: int) -> int | None:
-        times = (self._read(self.table.created[at]), self._read(self.table.updated[at]))
+        times = (self._micros_of(self.table.created[at]), self._micros_of(self.table.updated[at]))
         return max((when for when in times if when is not None), default=None)
 
     # --- by the table
@@ -109,7 +185,7 @@ class Snapshot:
         return _behind(picks, after, reverse)
 
     def _start(self, moment: Moment) -> int:
-        start = self._read(moment)
+        start = self._micros_of(moment)
         return OLDEST if start is None else start
 
     def _tests(self, wanted: RunFilter) -> list[_Test]:
@@ -152,19 +228,19 @@ class Snapshot:
     # --- by the files
 
     def detailed(
-        self, folder: int, picks: Iterable[Pick], wanted: RunFilter, stop: threading.Event
+        self, reader: Reader, picks: Iterable[Pick], wanted: RunFilter, stop: threading.Event
     ) -> Iterator[tuple[Pick, RunSummary]]:
         """The runs with all that their files tell now, those that `wanted` admits.
 
-        One whose file is gone meanwhile, or has become another run's, is left out.
+        One whose files are gone meanwhile, or have become another run's, is left out.
         """
         for pick in picks:
             if stop.is_set():
                 raise Stopped
-            document = documents.read_document(folder, self.table.name[pick[2]])
-            if document is None or document.run_id != pick[1]:
+            source = reader.source(pick[1], self.table.name[pick[2]])
+            if source is None:
                 continue
-            run = self.completed(summary_of(document, self.zone))
+            run = self.completed(source.summary(self.zone))
             if matches(wanted, run):
                 yield pick, run
 
@@ -192,10 +268,16 @@ class Snapshot:
 
     # --- about the whole
 
+    def histories_with(self, what: str) -> list[str]:
+        """The ids of what has such a history: ``spans`` or ``evaluations``."""
+        table = self.histories
+        columns = zip(table.run_id, getattr(table, what), strict=True) if table else ()
+        return [run_id for run_id, has in columns if run_id is not None and has]
+
     def files_of(self, run_id: str) -> list[str]:
         """The names of the files that hold a run, the one that counts first."""
         rows = self.rivals.get(run_id) or [self.row_of[run_id]] if run_id in self.row_of else []
-        return [self.table.name[at] for at in rows]
+        return [self.table.name[at] for at in rows if self.table.name[at]]
 
     def last_save(self) -> datetime | None:
         """The newest update of all readable runs."""

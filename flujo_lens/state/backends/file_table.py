@@ -17,14 +17,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends import file_documents as documents
-from flujo_lens.state.backends.file_documents import UnreadableFile
+from flujo_lens.state.backends.file_documents import HISTORY, UnreadableFile
 from flujo_lens.state.timestamps import EPOCH, parse_instant
 
-__all__ = ["MICROSECOND", "Moment", "Scan", "Stopped", "Table", "scan"]
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.file_history_table import HistoryScan
+
+__all__ = [
+    "MICROSECOND",
+    "Moment",
+    "Rows",
+    "Scan",
+    "Stamp",
+    "Stopped",
+    "Table",
+    "at_rest",
+    "moment_of",
+    "scan",
+    "unchanged",
+]
 
 REST_NS = 2_000_000_000
 """How long a file must have been at rest before its row is kept; no file system's clock is coarser."""
@@ -40,9 +55,8 @@ Stamp = tuple[int, int, int, int]
 Told = tuple[Any, ...]
 """What a file tells for the columns from `Table.run_id` on, as it stands there."""
 
-_Columns = tuple[list[Any], ...]
 _NO_STAMP: Stamp = (0, 0, 0, 0)
-_NO_RUN: Told = (None,) * 9
+_NO_RUN: Told = (None,) * 10
 _NOTHING: dict[str, Any] = {}
 
 
@@ -50,12 +64,46 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     """The caller does not want the result any more."""
 
 
-class Table(NamedTuple):
-    """Files, one a row. Columns, because so many small objects would cost more than all that is done with them.
+class Rows:
+    """What tables have in common: named tuples of columns that begin with `name` and the four parts of a `Stamp`.
 
-    A file that is no run has None as `run_id` and as `readable`. `modified` and `changed` are in nanoseconds.
+    Columns, because so many small objects would cost more than all that is done with them.
     """
 
+    __slots__ = ()
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A table without rows."""
+        return cls.of([] for _ in range(cls.width()))
+
+    @classmethod
+    def width(cls) -> int:
+        """How many columns there are."""
+        return len(cast("Any", cls)._fields)
+
+    @classmethod
+    def of(cls, columns: Iterable[list[Any]]) -> Self:
+        """A table of these columns."""
+        return cast("Self", cast("Any", cls)._make(columns))
+
+    @property
+    def columns(self) -> tuple[list[Any], ...]:
+        """All columns."""
+        return cast("tuple[list[Any], ...]", self)
+
+    def extend(self, other: Self) -> None:
+        """Add the rows of another table."""
+        for column, more in zip(self.columns, other.columns, strict=True):
+            column += more
+
+    def take(self, rows: Iterable[int]) -> Self:
+        """A new table of some rows."""
+        chosen = list(rows)
+        return self.of([column[at] for at in chosen] for column in self.columns)
+
+
+class _TableColumns(NamedTuple):
     name: list[str]
     modified: list[int]
     changed: list[int]
@@ -70,21 +118,17 @@ class Table(NamedTuple):
     parent: list[str | None]
     background: list[bool | None]
     readable: list[bool | None]
+    failed_unseen: list[bool | None]
 
-    @classmethod
-    def empty(cls) -> Table:
-        """A table without rows."""
-        return cls._make([] for _ in cls._fields)
 
-    def extend(self, other: Table) -> None:
-        """Add the rows of another table."""
-        for column, more in zip(cast("_Columns", self), cast("_Columns", other), strict=True):
-            column += more
+class Table(Rows, _TableColumns):
+    """Files of states, one a row. One that is no run has None as `run_id` and as `readable`.
 
-    def take(self, rows: Iterable[int]) -> Table:
-        """A new table of some rows."""
-        chosen = list(rows)
-        return Table._make([column[at] for at in chosen] for column in self)
+    `modified` and `changed` are in nanoseconds. `failed_unseen` is true for a state that failed with no failed step
+    in it: the run was cancelled if its history says that it completed.
+    """
+
+    __slots__ = ()
 
 
 @dataclass(slots=True)
@@ -100,6 +144,9 @@ class Scan:
     """Files of other names than a store's."""
     leftovers: list[str] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
+    has_history: bool = False
+    """Whether there is a sub-folder of histories."""
+    histories: HistoryScan | None = None
 
     def settled(self) -> Table:
         """The rows that may be kept."""
@@ -111,6 +158,11 @@ class Scan:
 # --- scanning
 
 
+def at_rest() -> int:
+    """Nanoseconds since 1970: what changed last before this may be kept."""
+    return time.time_ns() - REST_NS
+
+
 def scan(folder: int, known: Table, stop: threading.Event) -> Scan:
     """Look at every file of a folder; read those of which `known` has no row that holds.
 
@@ -119,13 +171,13 @@ def scan(folder: int, known: Table, stop: threading.Event) -> Scan:
         OSError: the folder cannot be read.
     """
     found = Scan()
-    at_rest = time.time_ns() - REST_NS
-    holding, others = _unchanged(folder, _names(folder, found), known, stop)
+    rested = at_rest()
+    holding, others = unchanged(folder, _names(folder, found), known, stop)
     if not others and len(holding) == len(known.name):
         found.table = known
         return found
     read = _table_of(_read(folder, others, found, stop))
-    found.moving.update(name for name, changed in zip(read.name, read.changed, strict=True) if changed > at_rest)
+    found.moving.update(name for name, changed in zip(read.name, read.changed, strict=True) if changed > rested)
     found.reread = sum(name not in found.moving for name in read.name)
     found.table = known.take(holding)
     found.table.extend(read)
@@ -142,17 +194,20 @@ def _names(folder: int, found: Scan) -> list[str]:
                 names.append(name)
             elif name.endswith(documents.LEFTOVER):
                 found.leftovers.append(name)
+            elif name == HISTORY and file.is_dir(follow_symlinks=False):
+                found.has_history = True
             elif file.is_file():
                 found.foreign += 1
     found.blobs = [name for name in names if documents.is_blob(name)]
     return [name for name in names if not documents.is_blob(name)] if found.blobs else names
 
 
-def _unchanged(
-    folder: int, names: list[str], known: Table, stop: threading.Event
+def unchanged(
+    folder: int, names: list[str], known: Rows, stop: threading.Event
 ) -> tuple[list[int], list[tuple[str, Stamp | None]]]:
     """The rows of `known` that hold, and the other files. A second look at a big folder spends its time here."""
-    row_of = dict(zip(known.name, range(len(known.name)), strict=True)).get
+    known_names, modified, changed, size, inode = known.columns[:5]
+    row_of = dict(zip(known_names, range(len(known_names)), strict=True)).get
     holding: list[int] = []
     others: list[tuple[str, Stamp | None]] = []
     for name in names:
@@ -165,7 +220,7 @@ def _unchanged(
             continue
         stamp = now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino
         at = row_of(name)
-        if at is not None and stamp == (known.modified[at], known.changed[at], known.size[at], known.inode[at]):
+        if at is not None and stamp == (modified[at], changed[at], size[at], inode[at]):
             holding.append(at)
         else:
             others.append((name, stamp if stat.S_ISREG(now.st_mode) else None))
@@ -222,12 +277,19 @@ def _told(state: dict[str, Any]) -> Told | None:
         get("parent_run_id") or meta("parent_run_id"),
         get("is_background_task", meta("is_background_task")),
         True,
+        get("status") == "failed" and _failed_unseen(get("step_history")),
     )
+
+
+def _failed_unseen(history: Any) -> bool:
+    raw = interpret.RawRun("", has_state=True, has_run=True, state_status="failed", history=history)
+    raw.run_status = "completed"
+    return interpret.status_of(raw) != "failed"
 
 
 def _unreadable(stamp: Stamp) -> Told:
     when = documents.instant_of(stamp[0]).isoformat() if stamp[0] else None
-    return (None, when, when, None, None, None, None, False, False)
+    return (None, when, when, None, None, None, None, False, False, False)
 
 
 def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
@@ -236,10 +298,10 @@ def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
         return Table.empty()
     names, stamps, told = zip(*rows, strict=True)
     modified, changed, size, inode = map(list, zip(*stamps, strict=True))
-    ids, created, updated, statuses, pipelines, versions, parents, background, readable = zip(
+    ids, created, updated, statuses, pipelines, versions, parents, background, readable, unseen = zip(
         *(one or _NO_RUN for one in told), strict=True
     )
-    moments = [_moment(text) for text in created]
+    moments = [moment_of(text) for text in created]
     kinds = [_kind(*kind) for kind in zip(_texts(statuses), _texts(pipelines), _texts(versions), strict=True)]
     return Table(
         name=list(names),
@@ -249,17 +311,19 @@ def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
         inode=inode,
         run_id=[one and documents.run_id_of(run_id, name) for one, run_id, name in zip(told, ids, names, strict=True)],
         created=moments,
-        updated=[m if u == c else _moment(u) for m, c, u in zip(moments, created, updated, strict=True)],
+        updated=[m if u == c else moment_of(u) for m, c, u in zip(moments, created, updated, strict=True)],
         status=[kind[0] for kind in kinds],
         pipeline=[kind[1] for kind in kinds],
         version=[kind[2] for kind in kinds],
         parent=_texts(parents),
         background=[bool(one) for one in background],
         readable=list(readable),
+        failed_unseen=list(unseen),
     )
 
 
-def _moment(text: Any) -> Moment:
+def moment_of(text: Any) -> Moment:
+    """A stored time as a table keeps it."""
     try:
         when = datetime.fromisoformat(text)
     except (TypeError, ValueError):

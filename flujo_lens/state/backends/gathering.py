@@ -88,7 +88,7 @@ async def gather_run(backend: StateBackend, run_id: str) -> RunDetail | None:
         state=state,
         pause=interpret.pause_of(raw, run.status),
         children=await _children(backend, run_id),
-        final_output=raw.read("last_output"),
+        final_output=None if state is None else state.get("last_step_output"),
         has_spans=overrides(type(backend), "get_spans"),
     )
 

@@ -2,101 +2,184 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
+from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.serialization.codec import StateCodec
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.gathering import evaluation_of, order_runs, step_of
 from flujo_lens.state.backends.reading import ReadingBackend
+from flujo_lens.state.backends.shapes import WorkflowTally
+from flujo_lens.state.backends.vocabulary import (
+    check_days,
+    check_hours,
+    check_run_id,
+    end_row,
+    extras_of,
+    is_stale,
+    last_update,
+    moment_before,
+    now_text,
+    run_row,
+    span_rows,
+    step_row,
+    timed_out,
+    trace_rows,
+)
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.traces import build_trees, span_rows, spans_of_tree
+from flujo_lens.state.traces import build_trees
+from flujo_lens.state.traces import span_rows as read_span_rows
 from flujo_lens.state.views import Evaluation, RunDetail, RunFilter, RunSummary, Span, SystemEntry
 
 __all__ = ["InMemoryBackend"]
 
+_STATE_TIMES = ("created_at", "updated_at")
+_RUN_TIMES = ("created_at", "updated_at", "end_time")
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
+
+@dataclass(slots=True)
+class _Run:
+    """What is kept of one run, serialized."""
+
+    state: bytes | None = None
+    row: bytes | None = None
+    steps: list[bytes] = field(default_factory=list)
+    spans: dict[str, bytes] = field(default_factory=dict)
 
 
 class InMemoryBackend(ReadingBackend):
-    """Keeps everything in dicts of one process.
+    """Keeps everything in the memory of one process, serialized as a store would keep it.
 
-    What goes in is copied, so that a caller who changes a state after saving it changes nothing here; what
-    comes out is a copy too. Every call is atomic: none of them awaits anything.
+    So what comes out is what a persistent backend gives: copies, in their JSON form (times as texts), and nothing
+    that a caller changes after saving changes anything here. Fields of a state that are not known are kept. Every
+    call is atomic and waits for nothing but a lock that is held for the time of it: a backend may be shared by
+    threads with event loops of their own. Naive times are read as UTC.
+
+    Args:
+        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
     """
 
-    def __init__(self) -> None:
-        self._states: dict[str, JSONObject] = {}
-        self._runs: dict[str, JSONObject] = {}
-        self._steps: dict[str, list[JSONObject]] = {}
-        self._spans: dict[str, dict[str, JSONObject]] = {}
-        self._evaluations: list[JSONObject] = []
-        self._system: dict[str, JSONObject] = {}
+    def __init__(
+        self,
+        *,
+        serializer_default: Callable[[Any], Any] | None = None,
+        envelope: Any = None,
+        validate: Any = None,
+    ) -> None:
+        self._codec = StateCodec(serializer_default, envelope=envelope, validate=validate)
+        self._default = serializer_default
+        self._lock = threading.RLock()
+        self._runs: dict[str, _Run] = {}
+        self._evaluations: list[tuple[str, bytes]] = []
+        self._system: dict[str, bytes] = {}
+
+    # --- states
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
-        """Save a copy of the state in place of the one before."""
-        self._states[run_id] = {**copy.deepcopy(state), "run_id": run_id}
+        """Save the state in place of the one before."""
+        self._put_state(check_run_id(run_id), state)
+
+    def _put_state(self, run_id: str, state: JSONObject) -> None:
+        named = {**state, "run_id": run_id}
+        self._codec.check(named)
+        document = self._codec.document(run_id, named)
+        with self._lock:
+            self._runs.setdefault(run_id, _Run()).state = document
 
     async def load_state(self, run_id: str) -> JSONObject | None:
-        """Return a copy of the saved state, or None."""
-        return copy.deepcopy(self._states.get(run_id))
+        """Return the saved state, times as texts, or None."""
+        with self._lock:
+            found = self._state(run_id)
+        if found is not None:
+            self._codec.check(found)
+        return found
+
+    def _state(self, run_id: str) -> JSONObject | None:
+        kept = self._runs.get(run_id)
+        if kept is None or kept.state is None:
+            return None
+        return self._codec.opened(run_id, safe_loads(kept.state))
 
     async def delete_state(self, run_id: str) -> None:
         """Delete the state; history stays."""
-        self._states.pop(run_id, None)
+        with self._lock:
+            kept = self._runs.get(run_id)
+            if kept is not None and kept.row is None:
+                del self._runs[run_id]
+            elif kept is not None:
+                kept.state = None
 
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
-        """Return copies of all states (of one status), the last saved first."""
-        wanted = [s for s in self._states.values() if status is None or s.get("status") == status]
-        return copy.deepcopy(sorted(wanted, key=lambda s: str(s.get("updated_at") or ""), reverse=True))
+        """Return all states (of one status), the last saved first."""
+        with self._lock:
+            states = [state for run_id in self._runs if (state := self._state(run_id)) is not None]
+        wanted = [state for state in states if status is None or state.get("status") == status]
+        return sorted(wanted, key=lambda state: str(state.get("updated_at") or ""), reverse=True)
+
+    # --- history
+
+    def _bytes(self, value: Any) -> bytes:
+        return safe_dumps(value, self._default)
+
+    def _history(self, run_id: str, **started: Any) -> _Run:
+        """What is kept of the run; one that nobody announced is announced herewith."""
+        kept = self._runs.setdefault(run_id, _Run())
+        if kept.row is None:
+            kept.row = self._bytes(run_row({"run_id": run_id, **started}))
+        return kept
 
     async def save_run_start(self, run_data: JSONObject) -> None:
-        """Save the metadata of a run that starts."""
-        run = {"status": "running", "created_at": _now(), **copy.deepcopy(run_data)}
-        self._runs[str(run["run_id"])] = {"updated_at": run["created_at"], **run}
+        """Save the metadata of a run that starts, in place of those before."""
+        row = run_row(run_data)
+        data = self._bytes(row)
+        with self._lock:
+            self._runs.setdefault(row["run_id"], _Run()).row = data
 
     async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
-        """Update the metadata of a run; a run that was never started is made."""
-        run = self._runs.setdefault(run_id, {"run_id": run_id, "created_at": _now()})
-        run.update({"updated_at": _now(), **copy.deepcopy(end_data)})
+        """Update the metadata of a run; one that was never started is made."""
+        changes = safe_loads(self._bytes(end_row(end_data)))
+        with self._lock:
+            kept = self._history(check_run_id(run_id))
+            kept.row = self._bytes({**safe_loads(kept.row or b"{}"), **changes})
 
     async def save_step_result(self, step_data: JSONObject) -> None:
         """Add one execution of a step."""
-        step = {"status": "completed", "created_at": _now(), **copy.deepcopy(step_data)}
-        self._steps.setdefault(str(step["run_id"]), []).append(step)
+        row = step_row(step_data)
+        data = self._bytes(row)
+        with self._lock:
+            self._history(row["run_id"], created_at=row.get("start_time") or row["created_at"]).steps.append(data)
 
     async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
         """Add spans; one with the id of an earlier one takes its place."""
-        kept = self._spans.setdefault(run_id, {})
-        kept.update({str(span["span_id"]): copy.deepcopy(span) for span in spans})
+        self._put_spans(run_id, span_rows(spans), keep=True)
 
     async def save_trace(self, run_id: str, trace: JSONObject) -> None:
         """Save a trace tree as spans, in place of those before."""
-        self._spans[run_id] = {
-            row.span_id: {
-                "span_id": row.span_id,
-                "parent_span_id": row.parent_span_id,
-                "name": row.name,
-                "status": row.status,
-                "start_time": row.start,
-                "end_time": row.end,
-                "attributes": dict(row.attributes),
-            }
-            for row in spans_of_tree(trace)
-        }
+        self._put_spans(run_id, trace_rows(trace), keep=False)
+
+    def _put_spans(self, run_id: str, rows: Iterable[JSONObject], *, keep: bool) -> None:
+        check_run_id(run_id)
+        new = {row["span_id"]: self._bytes(row) for row in rows}
+        with self._lock:
+            if new or run_id in self._runs:
+                kept = self._history(run_id)
+                kept.spans = {**kept.spans, **new} if keep else new
 
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
         """Return spans in the order of their start."""
-        spans = [
-            span
-            for span in self._spans.get(run_id, {}).values()
-            if status in (None, span.get("status")) and name in (None, span.get("name"))
-        ]
-        return copy.deepcopy(sorted(spans, key=lambda span: span.get("start_time") or 0.0))
+        with self._lock:
+            spans = self._spans(run_id)
+        admitted = [span for span in spans if status in (None, span["status"]) and name in (None, span["name"])]
+        return sorted(admitted, key=lambda span: (span["start_time"] is None, span["start_time"] or 0.0))
+
+    def _spans(self, run_id: str) -> list[JSONObject]:
+        return [safe_loads(span) for span in self._runs.get(run_id, _Run()).spans.values()]
 
     async def persist_evaluation(
         self,
@@ -106,42 +189,83 @@ class InMemoryBackend(ReadingBackend):
         step_name: str | None = None,
         metadata: JSONObject | None = None,
     ) -> None:
-        """Add an evaluation."""
-        row = {"run_id": run_id, "score": score, "feedback": feedback, "step_name": step_name}
-        self._evaluations.append({**row, "metadata": copy.deepcopy(metadata), "created_at": _now()})
-
-    async def list_evaluations(self, limit: int = 20, run_id: str | None = None) -> list[JSONObject]:
-        """Return evaluations, newest first."""
-        rows = [row for row in reversed(self._evaluations) if run_id in (None, row["run_id"])]
-        return copy.deepcopy(rows[:limit])
+        """Add an evaluation; the run need not be known."""
+        row = {"run_id": check_run_id(run_id), "score": score, "feedback": feedback, "step_name": step_name}
+        data = self._bytes({**row, "metadata": metadata, "created_at": now_text()})
+        with self._lock:
+            self._evaluations.append((run_id, data))
 
     async def set_system_state(self, key: str, value: JSONObject) -> None:
         """Set a global key."""
-        self._system[key] = {"key": key, "value": copy.deepcopy(value), "updated_at": _now()}
+        data = self._bytes({"key": key, "value": value, "updated_at": now_text()})
+        with self._lock:
+            self._system[key] = data
 
     async def get_system_state(self, key: str) -> JSONObject | None:
         """Return a global key with its value, or None."""
-        return copy.deepcopy(self._system.get(key))
+        with self._lock:
+            data = self._system.get(key)
+        return None if data is None else safe_loads(data)
+
+    # --- cleaning up
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run with all that hangs on it."""
-        self._states.pop(run_id, None)
-        self._runs.pop(run_id, None)
-        self._steps.pop(run_id, None)
-        self._spans.pop(run_id, None)
-        self._evaluations = [row for row in self._evaluations if row["run_id"] != run_id]
+        with self._lock:
+            self._remove({run_id})
+
+    def _remove(self, run_ids: set[str]) -> None:
+        for run_id in run_ids:
+            self._runs.pop(run_id, None)
+        self._evaluations = [(run_id, row) for run_id, row in self._evaluations if run_id not in run_ids]
+
+    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
+        """Delete runs that were last updated more than `days_old` days ago, whatever their status; all or none."""
+        cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
+        with self._lock:
+            known = {run_id: self._last_update(run_id) for run_id in self._runs}
+            old = {run_id for run_id, last in known.items() if last is not None and last < cutoff}
+            self._remove(old)
+        return len(old)
+
+    def _last_update(self, run_id: str) -> datetime | None:
+        state, row = self._state(run_id) or {}, self._row(run_id) or {}
+        return last_update([state.get(name) for name in _STATE_TIMES], [row.get(name) for name in _RUN_TIMES])
+
+    async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
+        """Mark running background tasks without a save for `stale_hours` as failed; all or none."""
+        cutoff = moment_before(datetime.now(UTC), hours=check_hours(stale_hours))
+        with self._lock:
+            known = {run_id: self._state(run_id) or {} for run_id in self._runs}
+            stale = {run_id: state for run_id, state in known.items() if is_stale(state, cutoff)}
+            for run_id, state in stale.items():
+                self._put_state(run_id, state | timed_out(stale_hours, now_text()))
+        return len(stale)
 
     # --- what operators read
 
+    def _row(self, run_id: str) -> JSONObject | None:
+        kept = self._runs.get(run_id)
+        return None if kept is None or kept.row is None else safe_loads(kept.row)
+
+    def _steps(self, run_id: str) -> list[JSONObject]:
+        return [safe_loads(step) for step in self._runs.get(run_id, _Run()).steps]
+
     def _raw(self, run_id: str) -> interpret.RawRun:
-        raw = interpret.raw_from_documents(run_id, self._states.get(run_id), self._runs.get(run_id))
-        roots = [s for s in self._spans.get(run_id, {}).values() if s.get("parent_span_id") is None]
-        raw.root_attributes = roots[0].get("attributes") if roots else None
-        failed = [step for step in self._steps.get(run_id, []) if step.get("status") == "failed"]
+        raw = interpret.raw_from_documents(run_id, self._state(run_id), self._row(run_id))
+        spans = self._spans(run_id)
+        raw.root_attributes = next((s["attributes"] for s in spans if s["parent_span_id"] is None), None)
+        unended = [s for s in spans if s["end_time"] is None and s["parent_span_id"] is not None]
+        raw.open_span = max(unended, key=lambda s: s["start_time"] or 0.0)["name"] if unended else None
+        failed = [step for step in self._steps(run_id) if step["status"] == "failed"]
         if failed:
-            raw.failed_step = failed[-1].get("step_name")
-            raw.failed_step_error = failed[-1].get("error")
+            raw.failed_step, raw.failed_step_error = failed[-1]["step_name"], self._bytes(failed[-1].get("error"))
         return raw
+
+    def _selected(self, wanted: RunFilter) -> list[RunSummary]:
+        with self._lock:
+            found = [interpret.summarise(self._raw(run_id)) for run_id in self._runs]
+        return [run for run in found if matches(wanted, run)]
 
     async def iter_runs(
         self,
@@ -152,45 +276,64 @@ class InMemoryBackend(ReadingBackend):
         ordered: bool = True,
         details: bool = True,
     ) -> AsyncIterator[RunSummary]:
-        """Yield the runs that `wanted` admits, sorted by start."""
-        ids = dict.fromkeys([*self._runs, *self._states])
-        found = [interpret.summarise(self._raw(run_id)) for run_id in ids]
-        for run in order_runs([run for run in found if matches(wanted, run)], after, reverse):
+        """Yield the runs that `wanted` admits, as they were when the first was asked for."""
+        for run in order_runs(self._selected(wanted), after, reverse):
             yield run
 
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`, in order."""
-        return sorted(i for i in {*self._runs, *self._states} if i.startswith(prefix))[:limit]
+        with self._lock:
+            return sorted(run_id for run_id in self._runs if run_id.startswith(prefix))[:limit]
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None."""
-        if run_id not in self._states and run_id not in self._runs:
-            return None
-        raw = self._raw(run_id)
-        run = interpret.summarise(raw)
-        rows = [step_of(row) for row in self._steps.get(run_id, [])]
-        children = [child async for child in self.iter_runs(RunFilter(parent=run_id), reverse=True)]
-        return RunDetail(
-            run=run,
-            steps=tuple(interpret.steps_of(raw, rows, {})),
-            state=await self.load_state(run_id),
-            pause=interpret.pause_of(raw, run.status),
-            children=tuple(children),
-            final_output=raw.read("last_output"),
-            has_spans=run_id in self._spans,
-        )
+        with self._lock:
+            if run_id not in self._runs:
+                return None
+            raw = self._raw(run_id)
+            run, state = interpret.summarise(raw), self._state(run_id)
+            return RunDetail(
+                run=run,
+                steps=tuple(interpret.steps_of(raw, map(step_of, self._steps(run_id)), {})),
+                state=state,
+                pause=interpret.pause_of(raw, run.status),
+                children=tuple(order_runs(self._selected(RunFilter(parent=run_id)), None, True)),
+                final_output=None if state is None else state.get("last_step_output"),
+                has_spans=bool(self._runs[run_id].spans),
+            )
+
+    async def read_extras(self, run_ids: Sequence[str], *, contexts: bool = False) -> Mapping[str, JSONObject]:
+        """Return what the rows of these runs hold beyond a summary."""
+        with self._lock:
+            found = {run_id: extras_of(self._state(run_id), self._row(run_id)) for run_id in run_ids}
+        left_out = () if contexts else ("final_context",)
+        return {run_id: {k: v for k, v in row.items() if k not in left_out} for run_id, row in found.items()}
+
+    async def read_step_extras(self, run_id: str) -> Mapping[tuple[int | None, str], JSONObject]:
+        """Return the rows of the steps of a run."""
+        with self._lock:
+            return {(step["step_index"], step["step_name"]): step for step in self._steps(run_id)}
 
     async def read_spans(self, run_id: str) -> Sequence[Span]:
         """Return the spans of a run as trees."""
-        run = self._runs.get(run_id, {})
-        start = parse_instant(run.get("start_time") or run.get("created_at"))
-        return build_trees(span_rows(await self.get_spans(run_id)), start)
+        start = (self._row(run_id) or {}).get("created_at")
+        return build_trees(read_span_rows(await self.get_spans(run_id)), parse_instant(start))
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return evaluations, newest first."""
-        return [evaluation_of(row) for row in await self.list_evaluations(limit, run_id)]
+        with self._lock:
+            rows = [row for of, row in reversed(self._evaluations) if run_id in (None, of)]
+        return [evaluation_of(safe_loads(row)) for row in rows[:limit]]
 
     async def read_system_state(self) -> Sequence[SystemEntry]:
         """Return all global keys, in order."""
-        rows = sorted(self._system.values(), key=lambda row: str(row["key"]))
-        return [SystemEntry(row["key"], copy.deepcopy(row["value"]), parse_instant(row["updated_at"])) for row in rows]
+        with self._lock:
+            rows = [safe_loads(self._system[key]) for key in sorted(self._system)]
+        return [SystemEntry(row["key"], row["value"], parse_instant(row["updated_at"])) for row in rows]
+
+    def get_workflow_stats_sync(self) -> JSONObject:
+        """`get_workflow_stats` without an event loop."""
+        tally = WorkflowTally()
+        for run in self._selected(RunFilter()):
+            tally.add(run)
+        return tally.document()

@@ -1,63 +1,78 @@
 """The application's reading methods, made from what operators read.
 
-A driver that defines `iter_runs`, `read_run` and their like gets `list_runs`, `list_workflows`,
-`get_failed_workflows` and the rest from here, all with the same rules and the same field names as the
-library's own: runs carry their effective status.
+A driver that defines `iter_runs`, `read_run`, `get_spans` and their like gets `list_runs`, `list_workflows`,
+`get_failed_workflows` and the rest from here, all with the same rules: runs carry their effective status, and
+documents have the names of all the library's versions (``start_time`` beside ``created_at``, ``duration_ms``
+beside ``execution_time_ms``), so that an application of either finds what it looks for.
+
+What a summary does not hold (a run's cost, a step's raw response) a driver adds by `read_extras` and
+`read_step_extras`.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, TypeVar, cast
 
+from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.state.backends.base import JSONObject, StateBackend
-from flujo_lens.state.views import RunFilter, RunSummary
+from flujo_lens.state.backends.shapes import WorkflowTally, run_document, span_statistics, step_document
+from flujo_lens.state.backends.vocabulary import check_hours, check_page, moment_before
+from flujo_lens.state.views import Evaluation, RunFilter
 
-if TYPE_CHECKING:
-    from flujo_lens.state.figures import SpanStats
+__all__ = ["ReadingBackend", "empty_if_missing"]
 
-__all__ = ["ReadingBackend", "run_document"]
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
-def run_document(run: RunSummary) -> JSONObject:
-    """A run as the contract's listing methods return it."""
-    created = run.created_at.isoformat() if run.created_at else None
-    ended = run.updated_at.isoformat() if run.updated_at and run.status not in ("running", "paused") else None
-    return {
-        "run_id": run.run_id,
-        "pipeline_name": run.pipeline_name,
-        "pipeline_version": run.pipeline_version,
-        "status": run.status,
-        "created_at": created,
-        "updated_at": run.updated_at.isoformat() if run.updated_at else None,
-        "start_time": created,
-        "end_time": ended,
-        "current_step_index": run.current_step_index,
-        "total_steps": run.total_steps,
-        "error_message": run.error_message,
-        "execution_time_ms": run.duration_ms,
-        "metadata": dict(run.metadata),
-        "is_background_task": run.is_background_task,
-        "parent_run_id": run.parent_run_id,
-        "task_id": run.task_id,
-        "background_error": run.background_error,
-    }
+def empty_if_missing(empty: Callable[[], Any]) -> Callable[[F], F]:
+    """For a method of the application's half: before the first save there is no store, and nothing in it."""
+
+    def decorate(method: F) -> F:
+        @wraps(method)
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await method(*args, **kwargs)
+            except StoreNotFoundError:
+                return empty()
+
+        return cast("F", wrapped)
+
+    return decorate
 
 
 class ReadingBackend(StateBackend):
     """A backend whose operators' half is its own, and whose listing methods follow from it."""
 
-    async def _documents(self, wanted: RunFilter, limit: int | None, offset: int) -> list[JSONObject]:
-        found: list[JSONObject] = []
-        skipped = 0
-        async for run in self.iter_runs(wanted):
-            if skipped < offset:
-                skipped += 1
-                continue
-            if limit is not None and len(found) >= limit:
-                break
-            found.append(run_document(run))
-        return found
+    async def read_extras(self, run_ids: Sequence[str], *, contexts: bool = False) -> Mapping[str, JSONObject]:
+        """Return what the store keeps of these runs beyond a summary, by run id.
+
+        That is ``pipeline_id``, ``memory_usage_mb``, ``total_cost``, ``end_time``; with `contexts`
+        ``final_context``. A run may be left out, and so may a name. The default knows nothing.
+        """
+        return {}
+
+    async def read_step_extras(self, run_id: str) -> Mapping[tuple[int | None, str], JSONObject]:
+        """Return what the store keeps of a run's steps beyond a `StepRecord`, by index and name.
+
+        That is ``raw_response``, ``start_time``, ``end_time``; of repeated steps the last. The default knows
+        nothing.
+        """
+        return {}
+
+    @empty_if_missing(list[JSONObject])
+    async def _documents(self, wanted: RunFilter, limit: int | None = None, offset: int = 0) -> list[JSONObject]:
+        check_page(limit, offset)
+        if limit == 0:
+            return []
+        if limit is None:
+            runs = [run async for run in self.iter_runs(wanted)]
+        else:
+            runs = list((await self.query_runs(wanted, limit=offset + limit)).items)
+        extras = await self.read_extras([run.run_id for run in runs[offset:]])
+        return [run_document(run, extras.get(run.run_id)) for run in runs[offset:]]
 
     async def list_runs(
         self,
@@ -67,16 +82,13 @@ class ReadingBackend(StateBackend):
         offset: int = 0,
         metadata_filter: JSONObject | None = None,
     ) -> list[JSONObject]:
-        """Return runs, newest first; `metadata_filter` keys must have equal values in a run's metadata."""
-        wanted = RunFilter(statuses=_one(status), pipeline=pipeline_name)
+        """Return runs, newest first; a run's metadata must hold all of `metadata_filter` (objects: recursively)."""
+        wanted = RunFilter(statuses=_one(status), pipeline=pipeline_name or None)
         if not metadata_filter:
             return await self._documents(wanted, limit, offset)
-        found = [
-            run
-            for run in await self._documents(wanted, None, 0)
-            if all(run["metadata"].get(key) == value for key, value in metadata_filter.items())
-        ]
-        return found[offset:] if limit is None else found[offset : offset + limit]
+        check_page(limit, offset)
+        found = [row for row in await self._documents(wanted) if _holds(row["metadata"], metadata_filter)]
+        return _page(found, limit, offset)
 
     async def list_workflows(
         self,
@@ -86,25 +98,38 @@ class ReadingBackend(StateBackend):
         offset: int = 0,
     ) -> list[JSONObject]:
         """Return runs, newest first. `pipeline_id` is compared with the pipeline's name as well."""
-        wanted = RunFilter(statuses=_one(status), pipeline=pipeline_id)
-        return await self._documents(wanted, limit, offset)
+        wanted = RunFilter(statuses=_one(status))
+        if not pipeline_id:
+            return await self._documents(wanted, limit, offset)
+        check_page(limit, offset)
+        found = await self._documents(wanted)
+        named = [row for row in found if pipeline_id in (row["pipeline_id"], row["pipeline_name"])]
+        return _page(named, limit, offset)
 
+    @empty_if_missing(lambda: None)
     async def get_run_details(self, run_id: str) -> JSONObject | None:
-        """Return the metadata of a run, or None if no table knows the id."""
-        detail = await self.read_run(run_id)
-        return run_document(detail.run) if detail else None
+        """Return the metadata of a run with its ``final_context``, or None if no table knows the id."""
+        found = await self.read_summaries([run_id])
+        if not found:
+            return None
+        extras = await self.read_extras([run_id], contexts=True)
+        return {"final_context": None} | run_document(found[0], extras.get(run_id))
 
+    @empty_if_missing(list[JSONObject])
     async def list_run_steps(self, run_id: str) -> list[JSONObject]:
         """Return the executed steps of a run by index."""
         detail = await self.read_run(run_id)
-        return [_step_document(run_id, step) for step in detail.steps] if detail else []
+        if detail is None or not detail.steps:
+            return []
+        extras = await self.read_step_extras(run_id)
+        return [step_document(run_id, step, extras.get((step.step_index, step.step_name))) for step in detail.steps]
 
+    @empty_if_missing(lambda: None)
     async def get_trace(self, run_id: str) -> Any:
         """Return the first root of the run's spans as a tree of dicts, or None if there are no spans."""
-        from flujo_lens.state.traces import tree_document
+        from flujo_lens.state.traces import span_rows, trace_document
 
-        roots = await self.read_spans(run_id)
-        return tree_document(roots[0]) if roots else None
+        return trace_document(span_rows(await self.get_spans(run_id)))
 
     async def list_background_tasks(
         self,
@@ -118,40 +143,48 @@ class ReadingBackend(StateBackend):
         return await self._documents(wanted, limit, offset)
 
     async def get_failed_background_tasks(
-        self, parent_run_id: str | None = None, hours_back: int = 24
+        self, parent_run_id: str | None = None, hours_back: float = 24
     ) -> list[JSONObject]:
         """Return background tasks that failed within the last `hours_back` hours."""
-        wanted = RunFilter(
-            statuses=_one("failed"), tasks_only=True, parent=parent_run_id, active_since=_ago(hours_back)
-        )
-        return await self._documents(wanted, None, 0)
+        since = _ago(hours_back)
+        wanted = RunFilter(statuses=_one("failed"), tasks_only=True, parent=parent_run_id, active_since=since)
+        return await self._documents(wanted)
 
-    async def get_failed_workflows(self, hours_back: int = 24) -> list[JSONObject]:
+    async def get_failed_workflows(self, hours_back: float = 24) -> list[JSONObject]:
         """Return runs whose last update is a failure within the last `hours_back` hours."""
-        return await self._documents(RunFilter(statuses=_one("failed"), active_since=_ago(hours_back)), None, 0)
+        return await self._documents(RunFilter(statuses=_one("failed"), active_since=_ago(hours_back)))
 
+    @empty_if_missing(lambda: WorkflowTally().document())
     async def get_workflow_stats(self) -> JSONObject:
-        """Return ``total_workflows``, ``status_counts`` and ``average_execution_time_ms``."""
-        stats = await self.read_stats(RunFilter())
-        measured = [p for p in stats.by_pipeline if p.duration_ms.avg is not None]
-        weight = sum(p.total for p in measured)
-        average = sum((p.duration_ms.avg or 0.0) * p.total for p in measured) / weight if weight else None
-        return {
-            "total_workflows": stats.total,
-            "status_counts": dict(stats.by_status),
-            "average_execution_time_ms": average,
-        }
+        """Return counts of all runs, and their average duration in milliseconds (0 if none is known)."""
+        tally = WorkflowTally()
+        async for run in self.iter_runs(RunFilter(), ordered=False):
+            tally.add(run)
+        return tally.document()
 
+    @empty_if_missing(lambda: span_statistics(()))
     async def get_span_statistics(
         self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
     ) -> JSONObject:
-        """Return ``total_spans`` and ``by_name``: count, failed, average and percentiles in milliseconds."""
-        since, until = (datetime.fromtimestamp(t, UTC) for t in time_range) if time_range else (None, None)
-        spans = await self.read_span_stats(RunFilter(pipeline=pipeline_name, since=since, until=until))
-        return {
-            "total_spans": sum(span.count for span in spans),
-            "by_name": {span.name: _span_document(span) for span in spans},
-        }
+        """Return counts and durations of the spans that have ended, by name."""
+        since, until = (moment_of(t) for t in time_range) if time_range else (None, None)
+        wanted = RunFilter(pipeline=pipeline_name or None, since=since, until=until)
+        return span_statistics(await self.read_span_stats(wanted))
+
+    @empty_if_missing(list[JSONObject])
+    async def list_evaluations(self, limit: int = 20, run_id: str | None = None) -> list[JSONObject]:
+        """Return evaluation scores, newest first."""
+        check_page(limit)
+        return [_evaluation_document(row) for row in await self.read_evaluations(run_id, limit)]
+
+
+def moment_of(seconds: float) -> datetime:
+    """The instant of seconds since 1970; the ends of time where the calendar does not go so far."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        end = datetime.max if seconds > 0 else datetime.min
+        return end.replace(tzinfo=UTC)
 
 
 def _one(status: str | None) -> frozenset[str]:
@@ -159,31 +192,20 @@ def _one(status: str | None) -> frozenset[str]:
 
 
 def _ago(hours: float) -> datetime:
-    return datetime.now(UTC) - timedelta(hours=hours)
+    return moment_before(datetime.now(UTC), hours=check_hours(hours, "hours_back"))
 
 
-def _span_document(span: SpanStats) -> JSONObject:
-    lengths = span.duration_ms
-    return {
-        "count": span.count,
-        "failed": span.failed,
-        "avg_ms": lengths.avg,
-        "p50_ms": lengths.p50,
-        "p95_ms": lengths.p95,
-        "p99_ms": lengths.p99,
-    }
+def _page(rows: list[JSONObject], limit: int | None, offset: int) -> list[JSONObject]:
+    return rows[offset:] if limit is None else rows[offset : offset + limit]
 
 
-def _step_document(run_id: str, step: Any) -> JSONObject:
-    return {
-        "run_id": run_id,
-        "step_index": step.step_index,
-        "step_name": step.step_name,
-        "status": step.status,
-        "output": step.output,
-        "error": step.error,
-        "cost_usd": step.cost_usd,
-        "token_counts": step.token_counts,
-        "execution_time_ms": step.duration_ms,
-        "created_at": step.created_at.isoformat() if step.created_at else None,
-    }
+def _holds(value: Any, wanted: Any) -> bool:
+    """Whether `value` is `wanted`, or an object with all that `wanted` has."""
+    if isinstance(wanted, Mapping):
+        inside = isinstance(value, Mapping)
+        return inside and all(key in value and _holds(value[key], part) for key, part in wanted.items())
+    return bool(value == wanted)
+
+
+def _evaluation_document(found: Evaluation) -> JSONObject:
+    return found._asdict() | {"created_at": found.created_at.isoformat() if found.created_at else None}

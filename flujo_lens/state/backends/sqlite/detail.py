@@ -5,61 +5,75 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flujo_lens.errors import SealedStateError
 from flujo_lens.state.backends.sqlite import queries
+from flujo_lens.state.backends.sqlite.loading import Opener
 from flujo_lens.state.backends.sqlite.session import Session, as_text, page_ids
 from flujo_lens.state.interpret import BAD, RawRun, as_int, as_number, decode, pause_of, steps_of
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import SpanRow, build_trees, spans_of_tree
 from flujo_lens.state.views import Evaluation, RunDetail, Span, StepRecord, SystemEntry
 
-__all__ = ["evaluations", "load_state", "read_run", "span_rows", "spans", "states", "system_entries", "trace"]
+__all__ = ["evaluations", "read_run", "span_rows", "spans", "states", "system_entries", "trace"]
 
 _STATE_BLOBS = ("pipeline_context", "last_step_output", "step_history", "metadata")
+_SEALED = "<sealed>"
+"""Stands for what only another key opens."""
 
 
-def load_state(session: Session, run_id: str) -> dict[str, Any] | None:
-    """The saved document of a run, blobs decoded; one that does not parse is kept as its text."""
-    found = _state_rows(session, "WHERE run_id = ?", (run_id,))
-    return found[0] if found else None
-
-
-def states(session: Session, status: str | None) -> list[dict[str, Any]]:
-    """All saved documents (of one status), the last saved first."""
+def states(session: Session, status: str | None, value: Opener) -> list[dict[str, Any]]:
+    """All saved documents (of one status), the last saved first; times stay texts."""
     where = "WHERE status = ? ORDER BY rowid DESC" if status is not None else "ORDER BY rowid DESC"
-    return _state_rows(session, where, (status,) if status is not None else ())
+    return _state_rows(session, where, (status,) if status is not None else (), value)
 
 
-def _state_rows(session: Session, where: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
+def _state_rows(session: Session, where: str, values: tuple[Any, ...], value: Opener) -> list[dict[str, Any]]:
     if not session.shape.has("workflow_state"):
         return []
     cursor = session.rows(f"SELECT * FROM workflow_state {where}", values)
     names = [column[0] for column in cursor.description]
-    return [_decoded(dict(zip(names, row, strict=True))) for row in cursor]
+    return [_decoded(dict(zip(names, row, strict=True)), value) for row in cursor]
 
 
-def _decoded(state: dict[str, Any]) -> dict[str, Any]:
+def _lenient(value: Opener) -> Opener:
+    """An operator sees what there is to see, also without the key."""
+
+    def opened(run_id: str, field: str, blob: Any) -> Any:
+        try:
+            return value(run_id, field, blob)
+        except SealedStateError:
+            return _SEALED
+
+    return opened
+
+
+def _decoded(state: dict[str, Any], value: Opener) -> dict[str, Any]:
+    run_id = as_text(state.get("run_id"))
     for name in _STATE_BLOBS:
         if name in state:
-            value = decode(state[name])
-            state[name] = state[name] if value is BAD else value
+            state[name] = value(run_id, name, state[name])
     if "is_background_task" in state:
         state["is_background_task"] = bool(state["is_background_task"])
     return state
 
 
-def read_run(session: Session, run_id: str) -> RunDetail | None:
+def read_run(session: Session, run_id: str, value: Opener) -> RunDetail | None:
     """All about one run; None if no table knows it."""
+    value = _lenient(value)
     sql = queries.by_ids(session.shape, "SELECT ?", details=True)
     row = session.rows(sql, (run_id,)).fetchone()
     raw = RawRun(*row) if row else None
     if raw is None or not (raw.has_state or raw.has_run):
         return None
-    state = load_state(session, run_id)
+    found = _state_rows(session, "WHERE run_id = ?", (run_id,), value)
+    state = found[0] if found else None
     if state is not None:
         raw.context = state.get("pipeline_context")
         raw.last_output = state.get("last_step_output")
-    rows = span_rows(session, run_id)
-    steps = steps_of(raw, _steps(session, run_id), _inputs(rows))
+        if isinstance(raw.history, bytes):
+            raw.history = state.get("step_history")
+    rows = span_rows(session, run_id, value)
+    steps = steps_of(raw, _steps(session, run_id, value), _inputs(rows))
     run = session.summary(raw)
     return RunDetail(
         run=run,
@@ -67,7 +81,7 @@ def read_run(session: Session, run_id: str) -> RunDetail | None:
         state=state,
         pause=pause_of(raw, run.status),
         children=tuple(page_ids(session, _children(session, run_id), details=True)),
-        final_output=_final_output(session, run_id, state),
+        final_output=_final_output(session, run_id, state, value),
         has_spans=bool(rows),
     )
 
@@ -80,13 +94,14 @@ def _children(session: Session, run_id: str) -> list[str]:
     return [as_text(row[0]) for row in session.rows(sql, (run_id,)) if row[0] is not None]
 
 
-def _final_output(session: Session, run_id: str, state: dict[str, Any] | None) -> Any:
+def _final_output(session: Session, run_id: str, state: dict[str, Any] | None, value: Opener) -> Any:
     if state is not None and state.get("last_step_output") is not None:
         return state["last_step_output"]
     if not session.shape.has("runs", "final_context_blob"):
         return None
-    value = decode(session.value("SELECT final_context_blob FROM runs WHERE run_id = ?", (run_id,)))
-    return None if value is BAD else value
+    blob = session.value("SELECT final_context_blob FROM runs WHERE run_id = ?", (run_id,))
+    found = value(run_id, "final_context", blob)
+    return None if found is blob else found
 
 
 def _inputs(rows: Sequence[SpanRow]) -> dict[str, list[Any]]:
@@ -98,7 +113,7 @@ def _inputs(rows: Sequence[SpanRow]) -> dict[str, list[Any]]:
     return found
 
 
-def _steps(session: Session, run_id: str) -> list[StepRecord]:
+def _steps(session: Session, run_id: str, value: Opener) -> list[StepRecord]:
     """The rows of ``steps``, in the order of index and writing."""
     shape = session.shape
     if not shape.has("steps", "run_id", "step_name", "step_index", "status"):
@@ -111,7 +126,7 @@ def _steps(session: Session, run_id: str) -> list[StepRecord]:
             ("cost_usd", "cost"),
             ("token_counts", "tokens"),
             ("execution_time_ms", "duration_ms"),
-            ("created_at", "end_time"),
+            ("created_at", "end_time", "start_time"),
             ("input_blob",),
         )
     ]
@@ -119,23 +134,23 @@ def _steps(session: Session, run_id: str) -> list[StepRecord]:
         f"SELECT t.step_index, t.step_name, t.status, {', '.join(picked)} "
         f"FROM steps t WHERE t.run_id = ? ORDER BY t.step_index, t.rowid"
     )
-    return [_step(row) for row in session.rows(sql, (run_id,))]
+    return [_step(run_id, row, value) for row in session.rows(sql, (run_id,))]
 
 
-def _step(row: tuple[Any, ...]) -> StepRecord:
+def _step(run_id: str, row: tuple[Any, ...], value: Opener) -> StepRecord:
     index, name, status, output, error, cost, tokens, spent, created, given = row
-    message = _readable(error)
+    message = value(run_id, "error", error)
     return StepRecord(
         step_index=as_int(index),
         step_name=as_text(name),
         status=as_text(status),
-        output=_readable(output),
+        output=value(run_id, "output", output),
         error=message if isinstance(message, str) or message is None else str(message),
         cost_usd=as_number(cost),
         token_counts=as_int(tokens),
         duration_ms=as_number(spent),
         created_at=parse_instant(created),
-        input=_readable(given),
+        input=value(run_id, "input", given),
     )
 
 
@@ -152,7 +167,7 @@ def _readable(blob: Any) -> Any:
 # --- spans
 
 
-def span_rows(session: Session, run_id: str) -> list[SpanRow]:
+def span_rows(session: Session, run_id: str, value: Opener) -> list[SpanRow]:
     """The spans of a run; those of a stored trace tree if the run has no span rows."""
     shape = session.shape
     if not shape.has("spans", "run_id", "span_id", "parent_span_id", "name", "start_time", "end_time", "status"):
@@ -161,7 +176,7 @@ def span_rows(session: Session, run_id: str) -> list[SpanRow]:
         "SELECT span_id, parent_span_id, name, status, start_time, end_time, "
         f"{shape.col('spans', 'spans', 'attributes')} FROM spans WHERE run_id = ? ORDER BY start_time, rowid"
     )
-    return [_span(row) for row in session.rows(sql, (run_id,))] or _trace_rows(session, run_id)
+    return [_span(run_id, row, value) for row in session.rows(sql, (run_id,))] or _trace_rows(session, run_id)
 
 
 def _trace_rows(session: Session, run_id: str) -> list[SpanRow]:
@@ -177,9 +192,9 @@ def trace(session: Session, run_id: str) -> Any:
     return None if value is BAD else value
 
 
-def _span(row: tuple[Any, ...]) -> SpanRow:
+def _span(run_id: str, row: tuple[Any, ...], value: Opener) -> SpanRow:
     span_id, parent, name, status, start, end, blob = row
-    attributes = decode(blob)
+    attributes = value(run_id, "attributes", blob)
     return SpanRow(
         span_id=as_text(span_id),
         parent_span_id=None if parent is None else as_text(parent),
@@ -191,20 +206,20 @@ def _span(row: tuple[Any, ...]) -> SpanRow:
     )
 
 
-def spans(session: Session, run_id: str) -> list[Span]:
+def spans(session: Session, run_id: str, value: Opener) -> list[Span]:
     """The spans of a run as trees."""
     columns = queries.start_columns(session.shape)
     start = None
     if columns:
         picked = session.shape.pick("runs", "r", *columns)
         start = parse_instant(session.value(f"SELECT {picked} FROM runs r WHERE r.run_id = ?", (run_id,)))
-    return build_trees(span_rows(session, run_id), start)
+    return build_trees(span_rows(session, run_id, _lenient(value)), start)
 
 
 # --- the rest
 
 
-def evaluations(session: Session, run_id: str | None, limit: int) -> list[Evaluation]:
+def evaluations(session: Session, run_id: str | None, limit: int, value: Opener) -> list[Evaluation]:
     """Evaluations, newest first."""
     if not session.shape.has("evaluations", "run_id", "score"):
         return []
@@ -214,7 +229,14 @@ def evaluations(session: Session, run_id: str | None, limit: int) -> list[Evalua
     newest = "created_at DESC, " if session.shape.has("evaluations", "created_at") else ""
     sql = f"SELECT run_id, {columns} FROM evaluations {where} ORDER BY {newest}rowid DESC LIMIT ?"
     return [
-        Evaluation(as_text(r[0]), _text(r[1]), as_number(r[2]), _text(r[3]), _readable(r[4]), parse_instant(r[5]))
+        Evaluation(
+            run_id=as_text(r[0]),
+            step_name=_text(r[1]),
+            score=as_number(r[2]),
+            feedback=_text(r[3]),
+            metadata=value(as_text(r[0]), "metadata", r[4]),
+            created_at=parse_instant(r[5]),
+        )
         for r in session.rows(sql, (*values, limit))
     ]
 

@@ -297,6 +297,15 @@ class Reader:
         if self._connection is not None:
             self._connection.interrupt()
 
+    def give_way(self) -> None:
+        """Close a connection that maps the ``-shm``: SQLite lends its read-only mapping to a writer of this process.
+
+        To whoever is reading it is as if the file had changed.
+        """
+        if self._connection is not None and self._way is Way.LIVE:
+            self.close()
+            self._stamp = (-1,)
+
     def close(self) -> None:
         """Close the connection; the next use opens another."""
         if self._connection is not None:

@@ -18,6 +18,7 @@ from flujo_lens.state.aggregate import (
     ENDED,
     Failures,
     Histogram,
+    SpanTally,
     pipeline_stats,
     total_by_status,
 )
@@ -181,17 +182,10 @@ def span_stats(session: Session, wanted: RunFilter) -> tuple[SpanStats, ...]:
     """Spans by name, the most frequent first; of all runs, or of those that `wanted` admits."""
     if not session.shape.has("spans", "run_id", "name", "start_time", "end_time", "status"):
         return ()
-    groups: defaultdict[str, Histogram] = defaultdict(Histogram)
-    counts: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    for name, bucket, count, measured, total, failures in _span_groups(session, wanted):
-        name = as_text(name)
-        counts[name] += count
-        failed[name] += failures
-        if measured:
-            groups[name].add_bucket(bucket, measured, total)
-    made = [SpanStats(name, n, failed[name], groups[name].durations()) for name, n in counts.items()]
-    return tuple(sorted(made, key=lambda span: (-span.count, span.name)))
+    tally = SpanTally()
+    for name, status, *figures in _span_groups(session, wanted):
+        tally.add_group(as_text(name), as_text(status), *figures)
+    return tally.stats()
 
 
 def _span_groups(session: Session, wanted: RunFilter) -> Iterator[tuple[Any, ...]]:
@@ -201,8 +195,8 @@ def _span_groups(session: Session, wanted: RunFilter) -> Iterator[tuple[Any, ...
     source = "spans p JOIN temp.wanted w ON w.run_id = p.run_id" if restricted else "spans p"
     ms = _sensible("((p.end_time - p.start_time) * 1000.0)")
     sql = (
-        f"SELECT p.name, {_bucket(ms)}, count(*), "
-        f"count({ms}), total(max({ms}, 0.0)), count(NULLIF(p.status = 'failed', 0)) FROM {source} GROUP BY 1, 2"
+        f"SELECT p.name, COALESCE(NULLIF(p.status, ''), 'running') AS state, count(*), {_bucket(ms)} AS bucket, "
+        f"count({ms}), total(max({ms}, 0.0)) FROM {source} GROUP BY p.name, state, bucket"
     )
     return iter(session.rows(sql))
 

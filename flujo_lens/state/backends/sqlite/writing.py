@@ -1,232 +1,220 @@
-"""Writing states and history into a SQLite store.
+"""The connection that writes: one, on a thread of its own; a call is one transaction and one hop.
 
-One connection on one thread of its own; every call is one transaction and one hop. WAL mode with
-``synchronous=NORMAL``: what was acknowledged survives the death of the process (not that of the machine).
+With ``synchronous=NORMAL`` in WAL mode what was acknowledged survives the death of the process at any line; with
+``FULL`` that of the machine. A process that dies in the middle of a call has changed nothing: SQLite rolls back.
 
-When the process dies in the middle of a call, SQLite rolls the transaction back: the state before is intact.
+Foreign keys are not enforced, as the library does not enforce them for what it saves: a step or a span may come
+before its run. What hangs on a run is deleted with it by name.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-import orjson
-
-from flujo_lens.errors import SchemaError
-from flujo_lens.state.backends.sqlite.ddl import CREATE, WRITTEN_COLUMNS
-from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy, translate
-from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION
+from flujo_lens.errors import OperationFailedError, ReadOnlyStoreError
+from flujo_lens.state.backends.sqlite import migrations
+from flujo_lens.state.backends.sqlite.ddl import CREATE
+from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy
+from flujo_lens.state.backends.sqlite.patience import SLICE, patiently, translate_write
+from flujo_lens.state.backends.sqlite.saving import save_state
 from flujo_lens.state.backends.sqlite.worker import Worker
 
 __all__ = ["Writer"]
 
 T = TypeVar("T")
-Document = Mapping[str, Any]
+Work = Callable[[sqlite3.Connection], T]
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
+class _OlderSchemaError(Exception):
+    """The store has to be migrated before this can be written."""
 
 
-def _json(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+def _is_empty(path: Path) -> bool:
+    try:
+        return os.stat(path).st_size == 0
+    except OSError:
+        return True
 
 
 class Writer:
-    """The writing half of `SQLiteBackend`.
+    """Does transactions on one file, made at the first that creates it.
 
     Args:
-        path: The database file; made, with its tables, at the first write if there is none.
+        path: The database file, absolute.
         timeout: Seconds to wait for a lock.
+        synchronous: ``NORMAL`` or ``FULL``.
+        migrates: Whether a store of an older schema is migrated when something is written that needs the new one.
+        alone: Does a function, which is handed what is set when it is to stop, while this backend reads nothing.
+        make_way: Has what reads the file in this process let go of it.
     """
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        self.path, self.timeout = path, timeout
+    def __init__(
+        self,
+        path: Path,
+        timeout: float,
+        synchronous: str,
+        migrates: bool,
+        alone: Callable[[Callable[[threading.Event], None]], Awaitable[None]],
+        make_way: Callable[[Path], None],
+    ) -> None:
+        self.path, self.timeout, self.synchronous, self.migrates = path, timeout, synchronous, migrates
+        self._alone, self._make_way = alone, make_way
         self._connection: sqlite3.Connection | None = None
-        self._worker = Worker(lambda: None)
+        self._layout = migrations.Layout()
+        self._saved_last: str | None = None
+        self._using = threading.Lock()
+        self._worker = Worker(self._interrupt)
+
+    def _interrupt(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            with suppress(sqlite3.ProgrammingError):
+                connection.interrupt()
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
         await self._worker.close(self._close)
 
     def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._worker.run(lambda: self._in_transaction(work))
+    async def save_state(self, values: tuple[Any, ...]) -> None:
+        """Save a row of ``workflow_state`` in place of the one before."""
+        if not await self._worker.run(lambda: self._quickly(values)):
+            await self.write(lambda db: save_state(db, values, is_newest=False), "workflow_state")
+        self._saved_last = values[0]
 
-    def _in_transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            if self._connection is None:
-                self._connection = self._open()
-            self._connection.execute("BEGIN IMMEDIATE")
+    def _quickly(self, values: tuple[Any, ...]) -> bool:
+        """Whether the row was saved without a wait. What stands in the way is found out by doing it again."""
+        with self._using:
+            if self._connection is None or self._layout.is_older:
+                return False
             try:
-                result = work(self._connection)
-            except BaseException:
-                self._connection.rollback()
-                raise
-            self._connection.commit()
-            return result
-        except sqlite3.Error as error:
-            raise translate(error, self.path) from error
+                save_state(self._connection, values, values[0] == self._saved_last)
+            except (sqlite3.Error, ValueError, OverflowError):
+                return False
+            return True
 
-    def _open(self) -> sqlite3.Connection:
-        fresh = not os.path.exists(self.path) or os.path.getsize(self.path) == 0
-        if not fresh:
-            check_is_sqlite(self.path)
-        connection = sqlite3.connect(self.path, timeout=self.timeout, isolation_level=None, check_same_thread=False)
+    async def write(self, work: Work[T], *needs: str, creates: bool = True) -> T | None:
+        """Return ``work(connection)``, done in one transaction.
+
+        Args:
+            work: What to do; done again from its start when a migration had to come first.
+            needs: The tables that must be of the newest schema.
+            creates: Whether a file that is not there is made; else the answer is None.
+        """
+        if not creates and not os.path.exists(self.path):
+            return None
+
+        def attempt() -> T:
+            with self._using:
+                return self._in_transaction(work, needs, creates)
+
         try:
-            self._prepare(connection, fresh)
+            return await self._worker.run(attempt)
+        except _OlderSchemaError:
+            await self._alone(self._migrate)
+            return await self._worker.run(attempt)
+
+    def _migrate(self, stopped: threading.Event) -> None:
+        with self._using:
+            self._close()
+            migrations.migrate(self.path, self.timeout, stopped)
+
+    def _in_transaction(self, work: Work[T], needs: tuple[str, ...], creates: bool) -> T:
+        deadline = time.monotonic() + self.timeout
+        try:
+            db = self._patiently(lambda: self._begun(needs, creates), deadline)
+            try:
+                result = work(db)
+                self._patiently(db.commit, deadline)
+            except BaseException:
+                self._roll_back(db)
+                raise
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                self._close()
+            raise translate_write(error, self.path) from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise OperationFailedError(f"{self.path} does not take it: {error}; nothing was changed") from error
+        return result
+
+    def _patiently(self, step: Callable[[], T], deadline: float) -> T:
+        return patiently(step, deadline, self._worker.stopped, self._passes)
+
+    def _passes(self, error: sqlite3.Error) -> bool:
+        """Whether what is in the way may go: a lock, or readers of this process, who are asked to."""
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_READONLY") and os.access(self.path, os.W_OK):
+            self._close()
+            self._make_way(self.path)
+            return True
+        return is_busy(error)
+
+    def _begun(self, needs: tuple[str, ...], creates: bool) -> sqlite3.Connection:
+        db = self._opened(creates)
+        self._check(needs)
+        db.execute("BEGIN IMMEDIATE")
+        return db
+
+    def _roll_back(self, db: sqlite3.Connection) -> None:
+        try:
+            db.rollback()
+        except sqlite3.Error:
+            self._close()
+
+    def _opened(self, creates: bool) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._open(creates)
+        return self._connection
+
+    def _open(self, creates: bool) -> sqlite3.Connection:
+        fresh = creates and _is_empty(self.path)
+        if fresh:
+            self._make_folder()
+        else:
+            check_is_sqlite(self.path)
+        uri = f"file:{quote(str(self.path))}?mode={'rwc' if fresh else 'rw'}"
+        wait = min(self.timeout, SLICE)
+        connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(connection, creates)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection, fresh: bool) -> None:
+    def _make_folder(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ReadOnlyStoreError(
+                f"cannot make {self.path.parent}: {error.strerror}", path=str(self.path)
+            ) from error
+
+    def _prepare(self, connection: sqlite3.Connection, creates: bool) -> None:
+        connection.execute(f"PRAGMA synchronous = {self.synchronous}")
+        connection.execute("PRAGMA foreign_keys = off")
         # Another process may have made the file and not yet its tables: whoever comes first makes them.
-        if fresh or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            self._create(connection)
-        connection.execute("PRAGMA synchronous = normal")
-        connection.execute("PRAGMA foreign_keys = on")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > KNOWN_VERSION:
-            raise SchemaError(
-                f"{self.path} has schema version {version}; the newest that is known is {KNOWN_VERSION}",
-                hint="update flujo-lens, or write with the application that made the store",
-            )
-        for table, wanted in WRITTEN_COLUMNS.items():
-            self._check_columns(table, wanted, connection.execute(f"PRAGMA table_info({table})").fetchall())
+        if creates and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            connection.execute("PRAGMA journal_mode = wal")
+            connection.executescript(f"BEGIN IMMEDIATE; {CREATE} COMMIT;")
+        self._layout = migrations.read_layout(connection, self.path)
 
-    def _create(self, connection: sqlite3.Connection) -> None:
-        """Make the tables. To change the journal mode is refused at once while another process makes them."""
-        deadline = time.monotonic() + self.timeout
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = wal")
-                connection.executescript(f"BEGIN IMMEDIATE; {CREATE} COMMIT;")
-                return
-            except sqlite3.OperationalError as error:
-                connection.rollback()
-                if not is_busy(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-
-    def _check_columns(self, table: str, wanted: list[str], there: list[tuple[Any, ...]]) -> None:
-        names = {row[1] for row in there}
-        if missing := [column for column in wanted if column not in names]:
-            raise SchemaError(
-                f"{self.path} is of an older schema: {table} lacks {', '.join(missing)}",
-                hint="nothing was changed; `lens migrate` brings the schema up to date",
-            )
-        for _, name, _, not_null, default, key in there:
-            if name not in wanted and not_null and default is None and not key:
-                raise SchemaError(
-                    f"{self.path} is of a schema that is not known: {table}.{name} must be given, and has no default",
-                    hint="nothing was changed; write with the application that made the store",
-                )
-
-    def _insert(self, connection: sqlite3.Connection, verb: str, table: str, rows: Iterable[Document]) -> None:
-        columns = WRITTEN_COLUMNS[table]
-        sql = f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join(':' + c for c in columns)})"
-        connection.executemany(sql, [dict.fromkeys(columns) | dict(row) for row in rows])
-
-    async def save_state(self, run_id: str, state: Document) -> None:
-        """Save a state in place of the one before."""
-        row = _state_row(run_id, state)
-        await self._write(lambda db: self._insert(db, "INSERT OR REPLACE", "workflow_state", [row]))
-
-    async def delete_state(self, run_id: str) -> None:
-        """Delete a state, if there is one. A missing file is left missing."""
-        if os.path.exists(self.path):
-            await self._write(lambda db: db.execute("DELETE FROM workflow_state WHERE run_id = ?", (run_id,)))
-
-    async def save_run(self, run: Document) -> None:
-        """Save the metadata of a run in place of what was there (its steps and spans stay)."""
-        row = _run_row(run)
-        updates = ", ".join(f"{c} = excluded.{c}" for c in WRITTEN_COLUMNS["runs"] if c != "run_id")
-
-        def upsert(db: sqlite3.Connection) -> None:
-            columns = WRITTEN_COLUMNS["runs"]
-            values = ", ".join(":" + c for c in columns)
-            sql = f"INSERT INTO runs ({', '.join(columns)}) VALUES ({values}) ON CONFLICT(run_id) DO UPDATE SET "
-            db.execute(sql + updates, dict.fromkeys(columns) | row)
-
-        await self._write(upsert)
-
-    async def end_run(self, run_id: str, end: Document) -> None:
-        """Change the given columns of a run."""
-        changes = {c: end[c] for c in WRITTEN_COLUMNS["runs"] if c in end and c not in ("run_id", "created_at")}
-        changes["updated_at"] = end.get("updated_at") or end.get("end_time") or _now()
-        sets = ", ".join(f"{c} = :{c}" for c in changes)
-        await self._write(
-            lambda db: db.execute(f"UPDATE runs SET {sets} WHERE run_id = :id", {**changes, "id": run_id})
-        )
-
-    async def add_step(self, step: Document) -> None:
-        """Add a row of ``steps``."""
-        blobs = {name: _json(step.get(name)) for name in ("output", "raw_response")}
-        row = {"status": "completed", "created_at": _now(), **step, **blobs}
-        await self._write(lambda db: self._insert(db, "INSERT", "steps", [row]))
-
-    async def add_spans(self, run_id: str, spans: Iterable[Document]) -> None:
-        """Add rows of ``spans``, in one transaction."""
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        rows = [
-            {"created_at": now, "status": "running", **s, "run_id": run_id, "attributes": _json(s.get("attributes"))}
-            for s in spans
-        ]
-        await self._write(lambda db: self._insert(db, "INSERT", "spans", rows))
-
-    async def add_evaluation(self, row: Document) -> None:
-        """Add a row of ``evaluations``."""
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        full = {"created_at": now, **row, "metadata": _json(row.get("metadata"))}
-        await self._write(lambda db: self._insert(db, "INSERT", "evaluations", [full]))
-
-    async def set_system_state(self, key: str, value: Any) -> None:
-        """Set a global key."""
-        row = {"key": key, "value": _json(value) or "null", "updated_at": _now()}
-        await self._write(lambda db: self._insert(db, "INSERT OR REPLACE", "system_state", [row]))
-
-
-def _state_row(run_id: str, state: Document) -> dict[str, Any]:
-    now = _now()
-    row: dict[str, Any] = {
-        "pipeline_id": state.get("pipeline_name") or "unknown",
-        "pipeline_name": "unknown",
-        "pipeline_version": "latest",
-        "current_step_index": 0,
-        "status": "running",
-        "created_at": now,
-        "updated_at": now,
-        "total_steps": 0,
-    }
-    row |= {key: value for key, value in state.items() if value is not None}
-    for name in ("pipeline_context", "last_step_output", "step_history", "metadata"):
-        row[name] = _json(state.get(name))
-    for name in ("created_at", "updated_at"):
-        row[name] = row[name].isoformat() if isinstance(row[name], datetime) else row[name]
-    row["is_background_task"] = int(bool(state.get("is_background_task")))
-    return {**{c: row.get(c) for c in WRITTEN_COLUMNS["workflow_state"]}, "run_id": run_id}
-
-
-def _run_row(run: Document) -> dict[str, Any]:
-    created = run.get("created_at") or run.get("start_time") or _now()
-    defaults: dict[str, Any] = {
-        "pipeline_id": "unknown",
-        "pipeline_name": "unknown",
-        "pipeline_version": "latest",
-        "status": "running",
-        "updated_at": created,
-        "total_steps": 0,
-    }
-    given = {c: run[c] for c in WRITTEN_COLUMNS["runs"] if run.get(c) is not None}
-    return {**defaults, **given, "created_at": created}
+    def _check(self, needs: tuple[str, ...]) -> None:
+        if not (needs and self._layout.is_older):
+            return
+        if self.migrates:
+            self._close()
+            raise _OlderSchemaError
+        self._layout.check(needs, self.path)

@@ -1,0 +1,35 @@
+"""Turning whatever people put into a context into JSON, and back.
+
+`safe_dumps` and `safe_serialize` never fail for a value: what cannot be kept is replaced by a mark and
+reported. `register_custom_serializer` and `register_custom_deserializer` teach them an application's own types.
+`flujo_lens.serialization.envelope` wraps compression and encryption round the bytes.
+"""
+
+from __future__ import annotations
+
+from flujo_lens.serialization.loading import safe_deserialize, safe_loads
+from flujo_lens.serialization.lossy import LossyValue
+from flujo_lens.serialization.registry import (
+    lookup_custom_deserializer,
+    lookup_custom_serializer,
+    register_custom_deserializer,
+    register_custom_serializer,
+    reset_custom_serializer_registry,
+    scoped_registry,
+)
+from flujo_lens.serialization.safe import safe_dumps, safe_serialize, serializer_default
+
+__all__ = [
+    "LossyValue",
+    "lookup_custom_deserializer",
+    "lookup_custom_serializer",
+    "register_custom_deserializer",
+    "register_custom_serializer",
+    "reset_custom_serializer_registry",
+    "safe_deserialize",
+    "safe_dumps",
+    "safe_loads",
+    "safe_serialize",
+    "scoped_registry",
+    "serializer_default",
+]

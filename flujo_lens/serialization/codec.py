@@ -1,0 +1,147 @@
+"""What a backend does to a state on its way into a store and back: serialization, layers, validation."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from typing import Any, Literal
+
+import orjson
+
+from flujo_lens.errors import InvalidStateError
+from flujo_lens.serialization.envelope import TAG, Envelope, armour, is_sealed, open_sealed
+from flujo_lens.serialization.loading import safe_loads
+from flujo_lens.serialization.safe import safe_dumps, safe_serialize
+
+__all__ = ["SEALED_FIELDS", "StateCodec"]
+
+SEALED_FIELDS = ("pipeline_context", "last_step_output", "step_history")
+"""The fields of a state that layers apply to; the others are what runs are found by."""
+
+_CLEAR = "metadata"
+_ESCAPE = "flujo_lens.json_escape"
+
+
+class StateCodec:
+    """Turns the fields of one run into what a store keeps, and back. Without layers that is plain JSON.
+
+    Args:
+        serializer_default: Asked for values of types that are neither registered nor built in (see
+            `flujo_lens.serialization.safe_dumps`).
+        envelope: Compression and encryption; None for none.
+        validate: True to check states against `flujo_lens.state.models.WorkflowState` when they are saved and
+            loaded, or a pydantic model of one's own; None or False for no check.
+    """
+
+    def __init__(
+        self,
+        serializer_default: Callable[[Any], Any] | None = None,
+        *,
+        envelope: Envelope | None = None,
+        validate: type[Any] | Literal[True] | None = None,
+    ) -> None:
+        self._default, self._envelope = serializer_default, envelope
+        self._model = validate or None
+
+    def column(self, run_id: str, field: str, value: Any) -> str | bytes | None:
+        """What one column holds: JSON text, sealed bytes where a layer applies, None for None."""
+        if value is None:
+            return None
+        data = safe_dumps(value, self._default)
+        if self._envelope is not None and field != _CLEAR:
+            data = self._envelope.seal(data, run_id, field)
+            if data.startswith(TAG):
+                return data
+        return data.decode()
+
+    def value(self, run_id: str, field: str, stored: Any) -> Any:
+        """The value of a column; text that is no JSON comes back as it is.
+
+        Raises:
+            SealedStateError: it is encrypted, and the key is missing or another.
+            CorruptStoreError: it is sealed and damaged.
+        """
+        if stored.__class__ is bytes and stored.startswith(TAG):
+            return safe_loads(open_sealed(stored, run_id, field, self._keys))
+        if not isinstance(stored, str | bytes):
+            return stored
+        try:
+            return orjson.loads(stored)
+        except orjson.JSONDecodeError:
+            return _lenient(stored)
+
+    @property
+    def _keys(self) -> Any:
+        return self._envelope.keys if self._envelope is not None else None
+
+    def document(self, run_id: str, state: dict[str, Any]) -> bytes:
+        """A whole state as a JSON file holds it: keys sorted, ASCII, large fields sealed where a layer applies."""
+        if self._envelope is not None:
+            state = {**state, **self._sealed(run_id, state)}
+        data = safe_dumps(state, self._default, sort_keys=True)
+        return data if data.isascii() else data.decode().encode("ascii", _ESCAPE)
+
+    def _sealed(self, run_id: str, state: dict[str, Any]) -> dict[str, Any]:
+        found = ((name, self.column(run_id, name, state.get(name))) for name in SEALED_FIELDS)
+        return {name: armour(column) for name, column in found if isinstance(column, bytes)}
+
+    def opened(self, run_id: str, document: dict[str, Any]) -> dict[str, Any]:
+        """A state with the fields unsealed that `document` sealed; one without any is returned as it is.
+
+        Raises:
+            SealedStateError: it is encrypted, and the key is missing or another.
+            CorruptStoreError: it is sealed and damaged.
+        """
+        sealed = [name for name in SEALED_FIELDS if is_sealed(document.get(name))]
+        if not sealed:
+            return document
+        plain = {name: safe_loads(open_sealed(document[name], run_id, name, self._keys)) for name in sealed}
+        return {**document, **plain}
+
+    def check(self, state: dict[str, Any]) -> None:
+        """See that a state fits the model, if there is one to check against.
+
+        Raises:
+            InvalidStateError: it does not; names the first field and what is wrong with it.
+        """
+        if self._model is None:
+            return
+        from pydantic import ValidationError
+
+        try:
+            self._resolved().model_validate(safe_serialize(state, self._default))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the state"
+            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+            run_id = state.get("run_id")
+            raise InvalidStateError(
+                f"the state of run {run_id} does not fit {self._resolved().__name__}: {where}: {first['msg']}{more}",
+                hint="nothing was changed",
+                run_id=run_id,
+                field=where,
+            ) from error
+
+    def _resolved(self) -> Any:
+        if self._model is True:
+            from flujo_lens.state.models import WorkflowState
+
+            return WorkflowState
+        return self._model
+
+
+def _lenient(stored: str | bytes) -> Any:
+    try:
+        return safe_loads(stored)
+    except ValueError:
+        return stored
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """JSON's escapes for what is not ASCII: in JSON that is found inside texts alone."""
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
+
+
+codecs.register_error(_ESCAPE, _escape)

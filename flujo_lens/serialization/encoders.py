@@ -1,0 +1,271 @@
+"""How each type is written: found out once a type, then remembered.
+
+The shapes are those of the library (see `docs/guides/serialization.md`): sets, tuples and named tuples are
+lists, bytes are UTF-8 text, complex numbers ``{"real", "imag"}``, enums their value, models and dataclasses
+objects by field name. No type is written into the data.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MappingProxyType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    SimpleNamespace,
+    WrapperDescriptorType,
+)
+from typing import Any
+from uuid import UUID
+
+from flujo_lens.serialization.lossy import unserializable
+from flujo_lens.serialization.registry import Registry
+
+__all__ = ["PLAIN_MODEL", "Encoder", "LossError", "Lost", "encoder_for", "is_custom", "is_unknown"]
+
+Encoder = Callable[[Any], Any]
+
+
+class LossError(Exception):
+    """A value cannot be kept; carries the mark that stands for it, and why. It never leaves this package."""
+
+    def __init__(self, mark: Any, reason: str) -> None:
+        super().__init__(reason)
+        self.mark, self.reason = mark, reason
+
+
+class Lost:
+    """Stands in an object for a part of it that could not be had."""
+
+    __slots__ = ("mark", "reason")
+
+    def __init__(self, mark: Any, reason: str) -> None:
+        self.mark, self.reason = mark, reason
+
+
+def PLAIN_MODEL(value: Any) -> Any:  # noqa: N802 - a constant that can be called
+    """The encoder of a pydantic model whose fields are all there is to it: its ``__dict__``."""
+    return value.__dict__
+
+
+def encoder_for(registry: Registry, kind: type) -> Encoder:
+    """How values of a type are written; remembered with the registry."""
+    table = registry.encoders
+    found: Encoder | None = table.get(kind)
+    if found is None:
+        found = _find(registry, kind)
+        table[kind] = found
+    return found
+
+
+def _find(registry: Registry, kind: type) -> Encoder:
+    custom = registry.serializer_of(kind)
+    if custom is not None:
+        return _Custom(custom)
+    for base in kind.__mro__:
+        if base in _BY_TYPE:
+            return _BY_TYPE[base]
+        named = _BY_NAME.get(f"{base.__module__}.{base.__qualname__}")
+        if named is not None:
+            return named
+    return _by_shape(kind) or _unknown
+
+
+class _Custom:
+    """A registered serializer: it may return anything, so that nothing is taken for granted of it."""
+
+    __slots__ = ("_serializer",)
+
+    def __init__(self, serializer: Encoder) -> None:
+        self._serializer = serializer
+
+    def __call__(self, value: Any) -> Any:
+        return self._serializer(value)
+
+
+def is_custom(encoder: Encoder) -> bool:
+    """Whether an encoder is an application's own."""
+    return isinstance(encoder, _Custom)
+
+
+def is_unknown(encoder: Encoder) -> bool:
+    """Whether nobody knows how to write the type."""
+    return encoder is _unknown
+
+
+def _unknown(value: Any) -> Any:
+    raise LossError(
+        unserializable(type(value)),
+        "no serializer is registered for it (register_custom_serializer, serializer_default)",
+    )
+
+
+def _by_shape(kind: type) -> Encoder | None:
+    """The encoder of a type that is known by what it has, not by what it derives from."""
+    if hasattr(kind, "__pydantic_core_schema__") and hasattr(kind, "model_fields"):
+        from flujo_lens.serialization.pydantic_models import model_encoder
+
+        return model_encoder(kind)
+    if hasattr(kind, "__dataclass_fields__"):
+        return _attributes([name for name, field in kind.__dataclass_fields__.items() if _is_field(field)])
+    if hasattr(kind, "__attrs_attrs__"):
+        return _attributes([attribute.name for attribute in kind.__attrs_attrs__])
+    if issubclass(kind, abc.Mapping):
+        return _mapping
+    if issubclass(kind, abc.Set):
+        return _set
+    if issubclass(kind, abc.Sequence):
+        return list
+    return None
+
+
+def _is_field(field: Any) -> bool:
+    return str(getattr(field, "_field_type", "")) == "_FIELD"
+
+
+def _attributes(names: Iterable[str]) -> Encoder:
+    wanted = tuple(names)
+
+    def encode(value: Any) -> dict[str, Any]:
+        return {name: getattr(value, name) for name in wanted if hasattr(value, name)}
+
+    return encode
+
+
+# --- built-in types
+
+
+def _iso(value: date | time) -> str:
+    return value.isoformat()
+
+
+def _duration(value: timedelta) -> str:
+    """ISO 8601, to the microsecond: ``P1DT2.5S``, ``-PT0.5S``."""
+    sign = "-" if value.days < 0 else ""
+    size = abs(value)
+    seconds = f"{size.seconds}.{size.microseconds:06d}".rstrip("0").rstrip(".")
+    days = f"{size.days}D" if size.days else ""
+    return f"{sign}P{days}T{seconds}S" if seconds != "0" or not days else f"{sign}P{days}"
+
+
+def _complex(value: complex) -> dict[str, float]:
+    return {"real": value.real, "imag": value.imag}
+
+
+def _bytes(value: bytes | bytearray | memoryview) -> str:
+    data = bytes(value)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise LossError(data.decode(errors="replace"), "bytes that are no UTF-8 text became U+FFFD") from None
+
+
+def _set(value: Iterable[Any]) -> list[Any]:
+    """In order where there is one: the same set makes the same bytes."""
+    try:
+        return sorted(value)
+    except Exception:  # noqa: BLE001 - whatever a comparison of somebody's objects raises
+        return list(value)
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return {key: value[key] for key in value}
+
+
+def _namespace(value: Any) -> dict[str, Any]:
+    return dict(vars(value))
+
+
+def _value(member: Enum) -> Any:
+    return member.value
+
+
+def _exception(error: BaseException) -> Any:
+    mark = {"type": type(error).__qualname__, "message": _message(error)}
+    raise LossError(mark, "of an exception the class's name and the message are kept")
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its own __str__ fails
+        return unserializable(type(error))
+
+
+def _callable(value: Any) -> Any:
+    name = getattr(value, "__name__", None)
+    mark = name if isinstance(name, str) else unserializable(type(value))
+    raise LossError(mark, "of a function or a class the name is kept")
+
+
+def _secret(value: Any) -> Any:
+    raise LossError("**********", "a secret is not written; register a serializer for it to keep it")
+
+
+def _lost(value: Lost) -> Any:
+    raise LossError(value.mark, value.reason)
+
+
+def _numpy(value: Any) -> Any:
+    """Plain numbers and lists; times, whose unit a number would lose, as ISO texts."""
+    return value.astype(str).tolist() if value.dtype.kind in "Mm" else value.tolist()
+
+
+_BY_TYPE: dict[type, Encoder] = {
+    Enum: _value,
+    bool: bool,
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    type(None): lambda value: None,
+    datetime: _iso,
+    date: _iso,
+    time: _iso,
+    timedelta: _duration,
+    Decimal: str,
+    UUID: str,
+    PurePath: str,
+    complex: _complex,
+    bytes: _bytes,
+    bytearray: _bytes,
+    memoryview: _bytes,
+    dict: _mapping,
+    list: list,
+    tuple: list,
+    set: _set,
+    frozenset: _set,
+    BaseException: _exception,
+    type: _callable,
+    FunctionType: _callable,
+    BuiltinFunctionType: _callable,
+    MethodWrapperType: _callable,
+    MethodType: _callable,
+    MethodDescriptorType: _callable,
+    WrapperDescriptorType: _callable,
+    SimpleNamespace: _namespace,
+    MappingProxyType: _mapping,
+    Lost: _lost,
+}
+_BY_NAME: dict[str, Encoder] = {
+    "collections.deque": list,
+    "functools.partial": _callable,
+    "fractions.Fraction": str,
+    "ipaddress._IPAddressBase": str,
+    "re.Pattern": lambda value: value.pattern,
+    "zoneinfo.ZoneInfo": str,
+    "numpy.ndarray": _numpy,
+    "numpy.generic": _numpy,
+    "pydantic.types._SecretBase": _secret,
+    "pydantic_core._pydantic_core.Url": str,
+    "pydantic.networks._BaseUrl": str,
+    "pydantic.networks._BaseMultiHostUrl": str,
+}
+"""Types of modules that need not be imported."""

@@ -1,0 +1,162 @@
+"""Named keys for AES-256-GCM: where they come from, and how they are changed.
+
+A ring is written as one key a line, or with commas between: 32 bytes in Base64 or in hexadecimal digits,
+with a name and a colon before it if it is to have one. The first key is the one that writes::
+
+    2026-11:Zm9v...=
+    2025-02:YmFy...=
+
+To change keys, put the new one first and keep the old ones as long as states are there that they wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from flujo_lens.errors import ConfigError, MissingExtraError
+
+__all__ = ["KeyRing", "find_cipher", "new_key"]
+
+_SIZE = 32
+_LONGEST_NAME = 100
+
+
+def new_key() -> str:
+    """A new random key as text, for `LENS_KEY` or a line of a key file."""
+    return b64encode(os.urandom(_SIZE)).decode("ascii")
+
+
+class KeyRing:
+    """Keys by name; the first one writes, any of them reads.
+
+    Args:
+        keys: 32 bytes by name (ASCII, up to 100 characters).
+
+    Raises:
+        ConfigError: there is none, or one is of another length or has no proper name.
+    """
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        if not keys:
+            raise ConfigError("a ring of keys needs at least one key")
+        for name, key in keys.items():
+            if not (0 < len(name) <= _LONGEST_NAME and name.isascii() and name.isprintable()):
+                raise ConfigError(f"{name!r} is no name for a key: 1 to {_LONGEST_NAME} printable ASCII characters")
+            if len(key) != _SIZE:
+                raise ConfigError(f"the key {name} has {len(key)} bytes; AES-256 needs {_SIZE}")
+        self._keys = dict(keys)
+        self._ciphers: dict[str, Any] = {}
+
+    @classmethod
+    def parse(cls, text: str, source: str = "the ring") -> KeyRing:
+        """The ring in a text; `source` is named in errors (the text never is).
+
+        Raises:
+            ConfigError: something in it is no key.
+        """
+        entries = [e.strip() for line in text.splitlines() for e in line.split(",")]
+        entries = [entry for entry in entries if entry and not entry.startswith("#")]
+        if not entries:
+            raise ConfigError(f"{source} holds no key", hint=_HINT)
+        keys: dict[str, bytes] = {}
+        for at, entry in enumerate(entries, 1):
+            name, colon, coded = entry.rpartition(":")
+            key = _decoded(coded.strip())
+            if key is None:
+                raise ConfigError(f"key {at} of {source} is no 32 bytes in Base64 or hexadecimal digits", hint=_HINT)
+            keys.setdefault(name.strip() if colon else sha256(key).hexdigest()[:8], key)
+        return cls(keys)
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> KeyRing:
+        """The ring in a file.
+
+        Raises:
+            ConfigError: it cannot be read, others than its owner may read it, or it holds no keys.
+        """
+        try:
+            if os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                hint = f"chmod 600 {path}"
+                raise ConfigError(f"{path} holds keys, and others than its owner may read it", hint=hint)
+            text = Path(path).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"cannot read the keys in {path}: {reason}") from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> KeyRing | None:
+        """The ring of ``LENS_KEY``, else of the file that ``LENS_KEY_FILE`` names; None if neither is set.
+
+        Raises:
+            ConfigError: what is set is no ring.
+        """
+        found = os.environ if environment is None else environment
+        if found.get("LENS_KEY"):
+            return cls.parse(found["LENS_KEY"], "LENS_KEY")
+        return cls.from_file(found["LENS_KEY_FILE"]) if found.get("LENS_KEY_FILE") else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the keys, the writing one first."""
+        return tuple(self._keys)
+
+    def check(self) -> None:
+        """See that keys can be used at all.
+
+        Raises:
+            MissingExtraError: the extra ``crypto`` is not installed.
+        """
+        self.writing()
+
+    def writing(self) -> tuple[str, Any]:
+        """Name and cipher of the key that writes."""
+        name = next(iter(self._keys))
+        return name, self._cipher(name)
+
+    def reading(self, name: str) -> Any:
+        """The cipher of a key, None if the ring has none of that name."""
+        return self._cipher(name) if name in self._keys else None
+
+    def _cipher(self, name: str) -> Any:
+        if name not in self._ciphers:
+            try:
+                from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+            except ImportError as error:
+                raise MissingExtraError.of("cryptography", "crypto") from error
+            self._ciphers[name] = AESGCM(self._keys[name])
+        return self._ciphers[name]
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(self._keys)})"
+
+
+_HINT = "make one: python -c 'from flujo_lens.serialization.keys import new_key; print(new_key())'"
+_remembered: dict[tuple[str | None, str | None], KeyRing | None] = {}
+
+
+def find_cipher(name: str, keys: KeyRing | None) -> Any:
+    """The cipher of a key: of the given ring, else of the environment's; None if neither has it."""
+    found = keys.reading(name) if keys is not None else None
+    if found is not None:
+        return found
+    source = (os.environ.get("LENS_KEY"), os.environ.get("LENS_KEY_FILE"))
+    if source not in _remembered:
+        _remembered.clear()
+        _remembered[source] = KeyRing.from_environment()
+    ring = _remembered[source]
+    return ring.reading(name) if ring is not None else None
+
+
+def _decoded(text: str) -> bytes | None:
+    try:
+        key = bytes.fromhex(text) if len(text) == 2 * _SIZE else b64decode(text.encode("ascii"), validate=True)
+    except ValueError:
+        return None
+    return key if len(key) == _SIZE else None

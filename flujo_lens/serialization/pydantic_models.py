@@ -1,0 +1,114 @@
+"""How pydantic's models are written: what `model_dump` says of a model, without its copying what lies below.
+
+Fields go by their name (by alias if the model's config says ``serialize_by_alias``), with extra fields and
+computed fields; excluded fields and private attributes are left out. What a field holds is left to
+the encoder of its own type, unless the model has a serializer of its own for the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flujo_lens.serialization.lossy import unserializable
+
+__all__ = ["model_encoder"]
+
+_MODELS = ("model", "dataclass", "definitions", "definition-ref")
+
+
+def model_encoder(kind: type) -> Callable[[Any], Any]:
+    """The encoder for a class of models."""
+    from flujo_lens.serialization.encoders import PLAIN_MODEL
+
+    if getattr(kind, "__pydantic_root_model__", False):
+        return lambda value: value.root
+    plan = _Plan(kind)
+    return PLAIN_MODEL if plan.is_plain else plan
+
+
+class _Plan:
+    """What has to be done for a model that is more than its ``__dict__``."""
+
+    def __init__(self, kind: Any) -> None:
+        fields, decorators = kind.model_fields, kind.__pydantic_decorators__
+        self.whole = bool(decorators.model_serializers)
+        self.computed = tuple(kind.model_computed_fields)
+        own = _fields_with_serializers(kind) | _computed_with_serializers(kind)
+        self.own = own & (set(fields) | set(self.computed))
+        self.excluded = frozenset(name for name, field in fields.items() if field.exclude)
+        self.names = dict[str, str]()
+        if kind.model_config.get("serialize_by_alias"):
+            aliased = {**fields, **kind.model_computed_fields}
+            self.names = {n: f.serialization_alias or f.alias or n for n, f in aliased.items()}
+        extra = kind.model_config.get("extra") == "allow"
+        self.is_plain = not (self.whole or self.computed or self.own or self.excluded or self.names or extra)
+
+    def __call__(self, value: Any) -> Any:
+        if self.whole:
+            return value.model_dump(warnings=False)
+        data = {name: item for name, item in value.__dict__.items() if name not in self.excluded}
+        data.update(value.__pydantic_extra__ or {})
+        for name in self.computed:
+            data[name] = _computed(value, name)
+        for name in self.own - self.excluded:
+            data[name] = value.model_dump(include={name}, by_alias=False, warnings=False).get(name, data.get(name))
+        return {self.names.get(name, name): item for name, item in data.items()} if self.names else data
+
+
+def _computed(value: Any, name: str) -> Any:
+    """A computed field; one that fails costs itself alone."""
+    try:
+        return getattr(value, name)
+    except Exception as error:  # noqa: BLE001 - code of the application
+        from flujo_lens.serialization.encoders import Lost
+
+        return Lost(unserializable(type(error)), f"the computed field failed: {type(error).__name__}: {error}")
+
+
+def _fields_with_serializers(kind: Any) -> set[str]:
+    """Names of the fields that are written by a serializer of the model's own, at any depth of their type."""
+    found = set[str]()
+    for decorator in kind.__pydantic_decorators__.field_serializers.values():
+        names = decorator.info.fields
+        found |= set(kind.model_fields) if "*" in names else set(names)
+    for name, field in _schema_fields(kind.__pydantic_core_schema__).items():
+        if _has_serializer(field):
+            found.add(name)
+    return found
+
+
+def _computed_with_serializers(kind: Any) -> set[str]:
+    schema = _model_fields_schema(kind.__pydantic_core_schema__) or {}
+    return {
+        field["property_name"] for field in schema.get("computed_fields", ()) if _has_serializer(field["return_schema"])
+    }
+
+
+def _schema_fields(schema: Any) -> dict[str, Any]:
+    found = _model_fields_schema(schema)
+    return dict(found["fields"]) if found else {}
+
+
+def _model_fields_schema(schema: Any) -> dict[str, Any] | None:
+    """The part of a core schema that has the fields: below validators, definitions and the model itself."""
+    definitions = dict[str, Any]()
+    while isinstance(schema, dict) and schema.get("type") != "model-fields":
+        if schema.get("type") == "definition-ref":
+            schema = definitions.pop(schema["schema_ref"], None)
+            continue
+        definitions |= {found["ref"]: found for found in schema.get("definitions", ()) if "ref" in found}
+        schema = schema.get("schema")
+    return schema if isinstance(schema, dict) else None
+
+
+def _has_serializer(schema: Any) -> bool:
+    """Whether a core schema has a serializer of the application's, not looking into models (they have a plan each)."""
+    if isinstance(schema, list | tuple):
+        return any(_has_serializer(part) for part in schema)
+    if not isinstance(schema, dict) or schema.get("type") in _MODELS:
+        return False
+    function = (schema.get("serialization") or {}).get("function")
+    if function is not None and not str(getattr(function, "__module__", "")).startswith("pydantic."):
+        return True
+    return any(_has_serializer(part) for name, part in schema.items() if name not in ("metadata", "serialization"))

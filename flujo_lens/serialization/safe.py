@@ -1,0 +1,181 @@
+"""`safe_dumps`, `safe_serialize`: JSON of anything, without losing the rest for one bad value.
+
+There are two ways, and both give the same data. The quick one hands the value to orjson, with a hook for the
+types that orjson does not know. Where it meets what JSON has no form for (NaN, half a surrogate pair, an
+integer of more than 64 bits, a key that is no text, a cycle, great depth, an unknown type), the careful one
+takes over from the start (`flujo_lens.serialization.walker`): it knows the path of every value.
+
+orjson writes NaN and infinities as ``null`` and says nothing. So whoever finds a ``null`` in what was
+written looks whether a None accounts for it (`_nulls_are_none`).
+"""
+
+from __future__ import annotations
+
+import logging
+import marshal
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from flujo_lens.serialization.encoders import PLAIN_MODEL, encoder_for, is_custom, is_unknown
+from flujo_lens.serialization.lossy import LossyValue
+from flujo_lens.serialization.registry import Registry, current_registry
+from flujo_lens.serialization.walker import walk
+
+__all__ = ["safe_dumps", "safe_serialize", "serializer_default"]
+
+Default = Callable[[Any], Any]
+Report = Callable[[LossyValue], None]
+
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS
+_MANY = 20
+_SUSPICIOUS = re.compile(rb"g[\s\S]{6}[\xf0-\xff][\x7f\xff]").search
+"""Finds a float of the `marshal` format whose exponent is all ones: NaN or an infinity (or bytes that look so)."""
+
+_log = logging.getLogger("flujo_lens.serialization")
+
+
+def safe_dumps(
+    obj: Any,
+    default_serializer: Default | None = None,
+    *,
+    strict: bool = False,
+    on_lossy: Report | None = None,
+    sort_keys: bool = False,
+) -> bytes:
+    """Write a value as JSON.
+
+    Args:
+        obj: Anything.
+        default_serializer: Asked for values of types that are neither registered nor built in; it returns data,
+            or raises TypeError for what it does not know.
+        strict: Fail rather than lose anything.
+        on_lossy: Called with each value that cannot be kept; by default they are logged, as warnings of the
+            logger ``flujo_lens.serialization``.
+        sort_keys: Order the keys of objects.
+
+    Returns:
+        UTF-8 JSON without NaN, infinities or lone surrogates: what every reader takes.
+
+    Raises:
+        TypeError: `strict`, and a value cannot be kept; names its path and type.
+    """
+    registry = current_registry()
+    data = None if registry.overrides_natives else _quick(obj, registry, default_serializer, sort_keys)
+    return data if data is not None else _dump(_careful(obj, registry, default_serializer, strict, on_lossy), sort_keys)
+
+
+def safe_serialize(
+    obj: Any, default_serializer: Default | None = None, *, strict: bool = False, on_lossy: Report | None = None
+) -> Any:
+    """Make JSON-ready Python data of a value: dicts with text keys, lists, texts, numbers, booleans, None.
+
+    It shares nothing with `obj`. The arguments are those of `safe_dumps`.
+
+    Raises:
+        TypeError: `strict`, and a value cannot be kept; names its path and type.
+    """
+    registry = current_registry()
+    data = None if registry.overrides_natives else _quick(obj, registry, default_serializer, False)
+    if data is not None:
+        return orjson.loads(data)
+    return _careful(obj, registry, default_serializer, strict, on_lossy)
+
+
+def serializer_default(obj: Any) -> Any:
+    """The ``default`` function for ``json.dumps`` and ``orjson.dumps``, with all that is registered and built in.
+
+    Returns:
+        Plain data for one value that JSON has no form for.
+
+    Raises:
+        TypeError: nobody knows how to write it.
+    """
+    return _careful(obj, current_registry(), None, True, None)
+
+
+# --- the quick way
+
+
+def _quick(obj: Any, registry: Registry, default: Default | None, sort_keys: bool) -> bytes | None:
+    """JSON of a value, None if it has anything in it that only the careful way can write."""
+    table = registry.encoders
+    models: list[dict[str, Any]] = []
+    others: list[Any] = []
+
+    def hook(value: Any) -> Any:
+        kind = value.__class__
+        encoder = table.get(kind) or encoder_for(registry, kind)
+        if encoder is PLAIN_MODEL:
+            fields = value.__dict__
+            models.append(fields)
+            return fields
+        others.append(encoder)
+        if default is not None and is_unknown(encoder):
+            return default(value)
+        return encoder(value)
+
+    try:
+        data = orjson.dumps(obj, hook, _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS)
+    except (TypeError, ValueError, RecursionError):  # orjson's own error is a TypeError
+        return None
+    if b"null" not in data or _nulls_are_none(obj, data, models, others):
+        return data
+    return None
+
+
+def _nulls_are_none(obj: Any, data: bytes, models: list[dict[str, Any]], others: list[Any]) -> bool:
+    """Whether no NaN and no infinity became a ``null``; False also where it cannot be told quickly."""
+    if not models and not others:
+        return _is_finite(obj)
+    if data.count(b"null") == len([item for fields in models for item in fields.values() if item is None]):
+        return True
+    core = sys.modules.get("pydantic_core")
+    if core is None or any(is_custom(encoder) or is_unknown(encoder) for encoder in others):
+        return False
+    try:
+        told: bytes = core.to_json(obj, inf_nan_mode="constants", by_alias=False, fallback=serializer_default)
+    except Exception:  # noqa: BLE001 - whatever code of the application raises
+        return False
+    return b"NaN" not in told and b"Infinity" not in told
+
+
+def _is_finite(obj: Any) -> bool:
+    """Whether plain data has no NaN and no infinity; False also where it cannot be told quickly."""
+    try:
+        data = marshal.dumps(obj, 2)
+    except ValueError:
+        return False
+    return not ((b"\x7f" in data or b"\xff" in data) and _SUSPICIOUS(data))
+
+
+def _careful(
+    obj: Any, registry: Registry, default: Default | None, strict: bool, on_lossy: Report | None
+) -> Any:  # fmt: skip
+    found: list[LossyValue] = []
+    plain = walk(obj, registry, default, found.append)
+    if found and strict:
+        raise TypeError(_refusal(found))
+    for lost in found:
+        if on_lossy is not None:
+            on_lossy(lost)
+    if found and on_lossy is None:
+        _log.warning("%d value(s) could not be kept: %s", len(found), "; ".join(map(str, found[:_MANY])))
+    return plain
+
+
+def _refusal(found: list[LossyValue]) -> str:
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"cannot be serialized without loss: {found[0]}{more}"
+
+
+def _dump(plain: Any, sort_keys: bool) -> bytes:
+    try:
+        return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS if sort_keys else 0)
+    except TypeError:  # deeper than orjson goes
+        from flujo_lens.serialization.deep import dump_deep
+
+        return dump_deep(plain, sort_keys)

@@ -1,0 +1,206 @@
+"""The careful way to make plain data of anything: one value at a time, with its path.
+
+`flujo_lens.serialization.safe` takes it where the quick way meets something that JSON has no form for. It
+uses no recursion, so that depth is no limit, and it never fails: what cannot be kept is replaced by a mark
+and reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import isfinite
+from typing import Any, NamedTuple
+
+from flujo_lens.serialization.encoders import Encoder, LossError, encoder_for, is_unknown
+from flujo_lens.serialization.lossy import CIRCULAR, TOO_DEEP, LossyValue, path_text, unserializable
+from flujo_lens.serialization.registry import Registry
+
+__all__ = ["walk"]
+
+_MAX_DEPTH = 100_000
+_MAX_CONVERSIONS = 200
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+"""The integers that every JSON reader of the stores keeps exactly."""
+
+_SMALL = 2**63
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_CONTAINERS = frozenset({dict, list, tuple})
+Report = Callable[[LossyValue], None]
+
+
+class _Frame(NamedTuple):
+    """A container that is being copied: what is left of it, the copy, and the objects that it was made from."""
+
+    items: Iterator[tuple[Any, Any]]
+    copy: Any
+    origins: list[Any]
+    is_object: bool
+
+
+class _Walk:
+    def __init__(self, registry: Registry, default: Encoder | None, report: Report) -> None:
+        self._registry, self._default, self._report = registry, default, report
+        self._custom = registry.overrides_natives
+        self._frames: list[_Frame] = []
+        self._at: list[Any] = []
+        self._active = set[int]()
+
+    def run(self, root: Any) -> Any:
+        copy, frame = self._begin(root)
+        while frame is not None or self._frames:
+            if frame is not None:
+                self._enter(frame)
+            frame = self._advance(self._frames[-1])
+        return copy
+
+    def _enter(self, frame: _Frame) -> None:
+        self._frames.append(frame)
+        self._at.append(None)
+        self._active.update(map(id, frame.origins))
+
+    def _advance(self, frame: _Frame) -> _Frame | None:
+        """Copy what is left of a container, up to the first container in it, which is returned."""
+        copy, path, custom = frame.copy, self._at, self._custom
+        for key, item in frame.items:
+            path[-1] = key
+            below = None
+            if custom or not _is_easy(item):
+                item, below = self._begin(item)
+            if frame.is_object:
+                self._put(copy, key, item)
+            else:
+                copy.append(item)
+            if below is not None:
+                return below
+        self._frames.pop()
+        path.pop()
+        self._active.difference_update(map(id, frame.origins))
+        return None
+
+    def _put(self, copy: dict[str, Any], key: Any, plain: Any) -> None:
+        if key.__class__ is not str or not key.isascii():
+            key = self._key(key)
+        if key in copy:
+            self._lose(key, f"two keys are written as {key!r}; the earlier value is lost")
+        copy[key] = plain
+
+    def _key(self, key: Any) -> str:
+        """A key as text: that of a JSON name for a text, else its value's."""
+        if isinstance(key, str):
+            return self._text(str.__str__(key))
+        try:
+            plain = walk(key, self._registry, self._default, self._report_key)
+        except RecursionError:
+            plain = unserializable(type(key))
+        return plain if isinstance(plain, str) else self._text(str(plain))
+
+    def _report_key(self, lost: LossyValue) -> None:
+        self._report(LossyValue(path_text(self._at), lost.type_name, f"a key: {lost.reason}"))
+
+    def _begin(self, value: Any) -> tuple[Any, _Frame | None]:
+        """The plain form of a value; for a container an empty copy, and the frame that will fill it.
+
+        What a serializer returned is data: a text, a number, a list or a dict among it is not asked for again.
+        """
+        origins: list[Any] = []
+        while len(origins) < _MAX_CONVERSIONS:
+            kind = value.__class__
+            if origins or not self._custom or self._registry.serializer_of(kind) is None:
+                if kind in _SCALARS:
+                    return self._scalar(kind, value), None
+                if kind in _CONTAINERS:
+                    return self._open(kind, value, origins)
+            if id(value) in self._active or any(value is origin for origin in origins):
+                return self._lose(value, "it contains itself", CIRCULAR), None
+            origins.append(value)
+            try:
+                value = self._convert(kind, value)
+            except LossError as lost:
+                mark = self._plain_mark(lost.mark) if isinstance(lost.mark, dict) else lost.mark
+                return self._lose(value, lost.reason, mark), None
+            except Exception as error:  # noqa: BLE001 - code of the application
+                reason = f"its serializer failed: {type(error).__name__}: {_words(error)}"
+                return self._lose(value, reason, unserializable(kind)), None
+        return self._lose(origins[0], "its serializer does not come to an end", unserializable(type(origins[0]))), None
+
+    def _plain_mark(self, mark: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._text(text) for name, text in mark.items()}
+
+    def _convert(self, kind: type, value: Any) -> Any:
+        encoder = encoder_for(self._registry, kind)
+        if self._default is None or not is_unknown(encoder):
+            return encoder(value)
+        try:
+            return self._default(value)
+        except TypeError:
+            raise LossError(unserializable(kind), "serializer_default does not take it, and nobody else") from None
+
+    def _open(self, kind: type, value: Any, origins: list[Any]) -> tuple[Any, _Frame | None]:
+        origins.append(value)
+        if id(value) in self._active:
+            return self._lose(value, "it contains itself", CIRCULAR), None
+        if len(self._frames) >= _MAX_DEPTH:
+            return self._lose(value, f"it lies more than {_MAX_DEPTH} levels deep", TOO_DEEP), None
+        if kind is dict:
+            made: dict[str, Any] = {}
+            return made, _Frame(iter(list(value.items())), made, origins, True)
+        copy: list[Any] = []
+        return copy, _Frame(iter(enumerate(list(value))), copy, origins, False)
+
+    def _scalar(self, kind: type, value: Any) -> Any:
+        if kind is str:
+            return value if value.isascii() else self._text(value)
+        if kind is float:
+            return value if isfinite(value) else str(value)
+        if kind is int:
+            return value if _SMALLEST <= value <= _LARGEST else _digits(value)
+        return value
+
+    def _text(self, value: str) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self._lose(value, "half of a surrogate pair became U+FFFD")
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return value
+
+    def _lose(self, value: Any, reason: str, mark: Any = None) -> Any:
+        self._report(LossyValue(path_text(self._at), type(value).__qualname__, reason))
+        return mark
+
+
+def _is_easy(item: Any) -> bool:
+    """Whether a value is what it is in JSON."""
+    kind = item.__class__
+    if kind is str:
+        return bool(item.isascii())
+    if kind is float:
+        return isfinite(item)
+    return item is None or kind is bool or (kind is int and -_SMALL < item < _SMALL)
+
+
+def _digits(value: int) -> str:
+    """All digits, of which `str` refuses more than some thousands."""
+    try:
+        return str(value)
+    except ValueError:
+        return hex(value)
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its own __str__ fails
+        return ""
+
+
+def walk(value: Any, registry: Registry, default: Encoder | None, report: Report) -> Any:
+    """Return `value` as dicts, lists, texts, integers, finite floats, booleans and None.
+
+    Args:
+        value: Anything.
+        registry: What is registered.
+        default: Asked for types that nobody else knows.
+        report: Called with each value that is lost.
+    """
+    return _Walk(registry, default, report).run(value)

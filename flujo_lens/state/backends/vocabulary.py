@@ -1,0 +1,295 @@
+"""The words of history, one set for all drivers: what applications write, under one name each.
+
+The library's versions call the same thing differently (``duration_ms`` in 0.4.x, ``execution_time_ms`` in
+0.6.x). What the writing methods of the contract are given goes through here, and a driver keeps rows of one
+vocabulary, the newer. The functions are pure: nothing that is passed in is changed, values (outputs, contexts,
+attributes) are passed on as they are, and serializing them is the driver's part. Keys that are not known stay
+in the row, for a driver that can keep them.
+
+Times that are `datetime` become ISO 8601 texts in UTC (naive ones are read as UTC, as the library means them);
+texts stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+from flujo_lens.state.backends.base import JSONObject
+from flujo_lens.state.timestamps import parse_instant
+
+__all__ = [
+    "check_age",
+    "check_days",
+    "check_hours",
+    "check_page",
+    "check_run_id",
+    "end_row",
+    "extras_of",
+    "is_stale",
+    "last_update",
+    "moment_before",
+    "now_text",
+    "run_row",
+    "span_row",
+    "span_rows",
+    "step_row",
+    "time_text",
+    "timed_out",
+    "trace_rows",
+]
+
+_RUN_NAMES = {"start_time": "created_at", "final_context_blob": "final_context"}
+_STEP_NAMES = {
+    "duration_ms": "execution_time_ms",
+    "cost": "cost_usd",
+    "tokens": "token_counts",
+    "input_blob": "input",
+    "output_blob": "output",
+    "error_blob": "error",
+    "error_message": "error",
+}
+_NAMELESS = (None, "", "unknown")
+_TIMES = ("created_at", "updated_at", "start_time", "end_time")
+_RUN_DEFAULTS: JSONObject = {
+    "pipeline_id": "unknown",
+    "pipeline_name": "unknown",
+    "pipeline_version": "latest",
+    "status": "running",
+    "total_steps": 0,
+}
+
+
+# --- what is asked for
+
+
+def check_run_id(run_id: object) -> str:
+    """`run_id` if it is a text (any text, also an empty one).
+
+    Raises:
+        ValueError: there is none.
+        TypeError: it is of another type.
+    """
+    if run_id is None:
+        raise ValueError("run_id is missing: every run, step and span belongs to a run")
+    if not isinstance(run_id, str):
+        raise TypeError(f"run_id must be a text, not {type(run_id).__name__}: {run_id!r}")
+    return run_id
+
+
+def check_page(limit: int | None, offset: int = 0) -> None:
+    """See that a page can be: no `limit` is None, one of 0 gives nothing.
+
+    Raises:
+        ValueError: one of them is negative.
+    """
+    for name, value in (("limit", limit), ("offset", offset)):
+        if value is not None and value < 0:
+            raise ValueError(f"{name} must not be negative: {value}")
+
+
+def check_age(value: float, name: str) -> float:
+    """`value` if an age can be of so many units; infinity can.
+
+    Raises:
+        ValueError: it is negative or no number (NaN).
+        TypeError: it is of another type.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}: {value!r}")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name} must be 0 or more: {value}")
+    return value
+
+
+def check_days(days_old: float) -> float:
+    """`check_age` of the argument of `cleanup_old_workflows`."""
+    return check_age(days_old, "days_old")
+
+
+def check_hours(hours: float, name: str = "stale_hours") -> float:
+    """`check_age` of a number of hours."""
+    return check_age(hours, name)
+
+
+def moment_before(now: datetime, *, days: float = 0, hours: float = 0) -> datetime:
+    """The instant so long before `now`; the beginning of time where the calendar does not go back so far."""
+    try:
+        return now - timedelta(days=days, hours=hours)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+# --- times
+
+
+def now_text() -> str:
+    """The present, as it is stored."""
+    return datetime.now(UTC).isoformat()
+
+
+def time_text(value: Any) -> Any:
+    """A time as it is stored: ISO 8601 in UTC for a `datetime`; anything else as it is."""
+    if not isinstance(value, datetime):
+        return value
+    return (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)).isoformat()
+
+
+def last_update(state: Iterable[object], run: Iterable[object] = (), naive: tzinfo = UTC) -> datetime | None:
+    """The newest of a run's stored times; None, which is never old, if there is none or one cannot be read.
+
+    Args:
+        state: The times of its state (texts, `datetime`, or None where there is no time).
+        run: Those of its row of ``runs``, where naive ones are UTC.
+        naive: The zone of naive times in the state.
+    """
+    read = [parse_instant(_aware_text(value), naive) for value in state if value not in (None, "")]
+    read += [parse_instant(_aware_text(value)) for value in run if value not in (None, "")]
+    known = [when for when in read if when is not None]
+    return max(known) if known and len(known) == len(read) else None
+
+
+def _aware_text(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def is_stale(state: Mapping[str, Any], cutoff: datetime, naive: tzinfo = UTC) -> bool:
+    """Whether a saved state is that of a background task that runs and gave no sign since `cutoff`.
+
+    Its last save is its last sign. A time that is missing or cannot be read is never too old.
+    """
+    metadata = state.get("metadata")
+    inside = metadata.get("is_background_task") if isinstance(metadata, dict) else None
+    if state.get("status") != "running" or not (state.get("is_background_task") or inside):
+        return False
+    saved = last_update((state.get("updated_at"),), naive=naive)
+    return saved is not None and saved < cutoff
+
+
+def timed_out(stale_hours: float, now: str) -> JSONObject:
+    """The fields of the state of a background task that is given up at `now`."""
+    why = f"timed out: no sign for {stale_hours:g} hours"
+    return {"status": "failed", "error_message": why, "background_error": why, "updated_at": now}
+
+
+# --- rows
+
+
+def run_row(data: Mapping[str, Any]) -> JSONObject:
+    """The row of a run that starts, from what `save_run_start` is given.
+
+    Returns:
+        ``run_id``, ``pipeline_id``, ``pipeline_name``, ``pipeline_version``, ``status`` (``running``),
+        ``created_at`` (also given as ``start_time``; now), ``updated_at`` (the start), ``total_steps``, and what
+        else is given: ``end_time``, ``execution_time_ms``, ``memory_usage_mb``, ``error_message``,
+        ``total_cost``, ``final_context``.
+
+    Raises:
+        ValueError, TypeError: as `check_run_id`.
+    """
+    check_run_id(data.get("run_id"))
+    row = {**_RUN_DEFAULTS, **_renamed(data, _RUN_NAMES)}
+    created = row.get("created_at") or now_text()
+    return {**row, "created_at": created, "updated_at": row.get("updated_at") or created}
+
+
+def end_row(data: Mapping[str, Any]) -> JSONObject:
+    """The fields of a run that change when it ends, from what `save_run_end` is given.
+
+    The status is ``completed`` unless another is given, ``end_time`` and ``updated_at`` are each other's or now.
+    The names are those of `run_row`; the run's id, start, and what is None are no changes.
+    """
+    given = _renamed(data, _RUN_NAMES)
+    row = {key: value for key, value in given.items() if key not in ("run_id", "created_at")}
+    ended = row.get("end_time") or row.get("updated_at") or now_text()
+    return {"status": "completed", "end_time": ended, "updated_at": ended, **row}
+
+
+def step_row(data: Mapping[str, Any]) -> JSONObject:
+    """The row of one execution of a step, from what `save_step_result` is given.
+
+    Returns:
+        ``run_id``, ``step_name``, ``step_index``, ``status`` (``completed``), ``created_at`` (else the end or
+        the start that is given, else now), and what else is given: ``input``, ``output``, ``raw_response``,
+        ``error``, ``cost_usd`` (or ``cost``), ``token_counts`` (or ``tokens``), ``execution_time_ms`` (or
+        ``duration_ms``), ``start_time``, ``end_time``.
+
+    Raises:
+        ValueError, TypeError: as `check_run_id`.
+    """
+    check_run_id(data.get("run_id"))
+    row = {"step_name": "unknown", "step_index": None, "status": "completed", **_renamed(data, _STEP_NAMES)}
+    created = row.get("created_at") or row.get("end_time") or row.get("start_time") or now_text()
+    return {**row, "created_at": created}
+
+
+def extras_of(state: Mapping[str, Any] | None, run: Mapping[str, Any] | None) -> JSONObject:
+    """What `ReadingBackend.read_extras` tells of a run, out of its state and its row of `run_row` and `end_row`."""
+    state, run = state or {}, run or {}
+    ids = (state.get("pipeline_id"), run.get("pipeline_id"))
+    memory = state.get("memory_usage_mb")
+    return {
+        "pipeline_id": next((name for name in ids if name not in _NAMELESS), None),
+        "memory_usage_mb": run.get("memory_usage_mb") if memory is None else memory,
+        **{name: run.get(name) for name in ("total_cost", "end_time", "final_context")},
+    }
+
+
+def _renamed(data: Mapping[str, Any], names: Mapping[str, str]) -> JSONObject:
+    """`data` in the newer names and with times as texts, without what is None; given twice, the newer name counts."""
+    given = {key: value for key, value in data.items() if value is not None}
+    old = {names[key]: value for key, value in given.items() if key in names}
+    row = old | {key: value for key, value in given.items() if key not in names}
+    return row | {key: time_text(row[key]) for key in _TIMES if key in row}
+
+
+def span_row(data: Mapping[str, Any]) -> JSONObject | None:
+    """A span with all its keys (see `StateBackend.save_spans`), or None if it has no id to be known by.
+
+    The status is ``running`` unless one is given. Times that are no numbers and attributes that are no object
+    are left out; so is what is not known.
+    """
+    if data.get("span_id") is None:
+        return None
+    parent, attributes = data.get("parent_span_id"), data.get("attributes")
+    return {
+        "span_id": str(data["span_id"]),
+        "parent_span_id": None if parent is None else str(parent),
+        "name": str(data.get("name") or "unknown"),
+        "start_time": _seconds(data.get("start_time")),
+        "end_time": _seconds(data.get("end_time")),
+        "status": str(data.get("status") or "running"),
+        "attributes": attributes if isinstance(attributes, dict) else {},
+    }
+
+
+def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[JSONObject]:
+    """The spans that have an id, each id once: of two, the later counts and takes the place of the earlier."""
+    rows = (span_row(span) for span in spans)
+    return list({row["span_id"]: row for row in rows if row is not None}.values())
+
+
+def trace_rows(tree: Mapping[str, Any] | None) -> list[JSONObject]:
+    """The spans of a trace tree (children under ``children``), parents first; nothing for an empty tree.
+
+    Parents come from the tree alone. A node without an id is left out, and its children take its place.
+    """
+    rows: list[JSONObject] = []
+    waiting: list[tuple[Any, str | None]] = [(tree, None)]
+    while waiting:
+        node, above = waiting.pop()
+        if not isinstance(node, Mapping):
+            continue
+        row = span_row({**node, "parent_span_id": above})
+        if row is not None:
+            rows.append(row)
+            above = row["span_id"]
+        children = node.get("children")
+        waiting += [(child, above) for child in reversed(children)] if isinstance(children, list | tuple) else []
+    return span_rows(rows)
+
+
+def _seconds(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
