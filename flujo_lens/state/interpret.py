@@ -35,6 +35,15 @@ __all__ = [
 _BEYOND_SENSE = 1e18
 """No count and no time is as large; infinities and NaN, which 0.4.x stored, are not smaller."""
 
+_SEAL = b"\x93lens"
+"""What sealed bytes begin with (`flujo_lens.serialization.envelope.TAG`)."""
+
+_SEALED_AS = {
+    "context": "pipeline_context",
+    "history": "step_history",
+    "last_output": "last_step_output",
+    "root_attributes": "attributes",
+}
 NAMELESS = ("", "unknown", None)
 VERSIONLESS = ("", "latest", None)
 _TIMES = ("the start", "the last save", "the state's start", "the last update", "the end")
@@ -127,12 +136,29 @@ class RawRun:
     def read(self, name: str) -> Any:
         """The decoded blob `name`, or None (and a problem noted, once) if it does not parse."""
         if name not in self._decoded:
-            value = decode(getattr(self, name))
+            blob = getattr(self, name)
+            is_sealed = isinstance(blob, bytes) and blob.startswith(_SEAL)
+            value = self._unsealed(name, blob) if is_sealed else decode(blob)
             if value is BAD:
                 self.problems.append(f"{name} does not parse")
                 value = None
             self._decoded[name] = value
         return self._decoded[name]
+
+    def put(self, name: str, value: Any) -> None:
+        """Say what the blob `name` is, decoded: a text in it is a text, not JSON."""
+        self._decoded[name] = value
+
+    def _unsealed(self, name: str, blob: bytes) -> Any:
+        """What is in a sealed blob; None (and a problem noted) without its key."""
+        from flujo_lens.errors import LensError
+        from flujo_lens.serialization.envelope import open_sealed
+
+        try:
+            return decode(open_sealed(blob, self.run_id, _SEALED_AS.get(name, name)))
+        except LensError as error:
+            self.problems.append(error.message)
+            return None
 
     def mapping(self, name: str) -> Mapping[str, Any]:
         """The decoded blob `name` if it is an object, else an empty one."""

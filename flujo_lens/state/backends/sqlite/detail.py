@@ -68,10 +68,11 @@ def read_run(session: Session, run_id: str, value: Opener) -> RunDetail | None:
     found = _state_rows(session, "WHERE run_id = ?", (run_id,), value)
     state = found[0] if found else None
     if state is not None:
-        raw.context = state.get("pipeline_context")
-        raw.last_output = state.get("last_step_output")
-        if isinstance(raw.history, bytes):
-            raw.history = state.get("step_history")
+        context = state.get("pipeline_context")
+        raw.put("context", context)
+        if isinstance(context, str):
+            raw.problems.append("context is sealed" if context == _SEALED else "context does not parse")
+        raw.put("last_output", state.get("last_step_output"))
     rows = span_rows(session, run_id, value)
     steps = steps_of(raw, _steps(session, run_id, value), _inputs(rows))
     run = session.summary(raw)
@@ -195,6 +196,7 @@ def trace(session: Session, run_id: str) -> Any:
 def _span(run_id: str, row: tuple[Any, ...], value: Opener) -> SpanRow:
     span_id, parent, name, status, start, end, blob = row
     attributes = value(run_id, "attributes", blob)
+    strange = attributes if isinstance(attributes, str) else blob
     return SpanRow(
         span_id=as_text(span_id),
         parent_span_id=None if parent is None else as_text(parent),
@@ -202,7 +204,7 @@ def _span(run_id: str, row: tuple[Any, ...], value: Opener) -> SpanRow:
         status=as_text(status or "running"),
         start=as_number(start),
         end=as_number(end),
-        attributes=attributes if isinstance(attributes, dict) else {"unreadable": blob} if blob else {},
+        attributes=attributes if isinstance(attributes, dict) else {"unreadable": strange} if blob else {},
     )
 
 
