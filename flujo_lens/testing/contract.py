@@ -32,9 +32,9 @@ methods (`save_state`, and `save_run_start`, `save_run_end`, `save_step_result`,
 `flujo_lens.state.matching.matches`, as everywhere.
 
 Not every driver does all. One that keeps states and nothing else sets ``states_only = True``; one of which some
-methods are missing sets ``complete = False``, and a test that meets a `NotSupportedError` is skipped; the three
-methods of the simplest driver pass with ``complete = False`` alone. ``rich_values = False`` is for one that
-takes JSON-ready states only, ``many_loops = False`` for one whose client belongs to one event loop.
+methods are missing sets ``complete = False``, and a test that meets a `NotSupportedError` is skipped.
+``rich_values = False`` is for one that takes JSON-ready states only, ``many_loops = False`` for one whose client
+belongs to one event loop (most network clients: without the flag such a driver may wait for ever).
 
 What dies with a process cannot be tested from within it: that a save which was acknowledged survives, and one
 which was not leaves the state before, is for the driver's own tests.

@@ -577,3 +577,19 @@ def test_a_backend_that_has_only_read_has_no_writer(
         assert "_writer" not in vars(backend)
 
     read(copy(NEW, tmp_path), work)
+
+
+def test_a_state_of_many_megabytes_is_saved_over_one_that_is_there(tmp_path: Path) -> None:
+    path, large = tmp_path / "s.db", {"text": "漢" * 3_000_000, "more": "y" * 9_000_000}
+
+    async def work(backend: SQLiteBackend) -> None:
+        await backend.save_state("r", {"status": "running", "pipeline_context": {"n": 1}})
+        state = {"status": "paused", "pipeline_context": large, "last_step_output": large["more"], "metadata": {"k": 1}}
+        await backend.save_state("r", state)
+        found = await backend.load_state("r") or {}
+        assert {name: found[name] for name in state} == state
+        await backend.save_state("r", {"status": "completed"})
+        assert (await backend.load_state("r") or {})["pipeline_context"] == {}
+
+    read(path, work)
+    assert rows(path, "SELECT run_id, status FROM workflow_state") == [("r", "completed")]

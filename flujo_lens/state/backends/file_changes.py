@@ -262,4 +262,5 @@ def _write_error(path: Path, error: OSError) -> LensError:
         return ReadOnlyStoreError(f"{path} may not be written: {reason}", hint=hint, path=where)
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return NotAStoreError(f"{path} is no folder, so it is no store of JSON files", path=where)
-    return OperationFailedError(f"cannot write to {path}: {reason}; nothing was changed", path=where)
+    hint = "is the disk full, the file as large as it may get, or the device failing? then try again"
+    return OperationFailedError(f"cannot write to {path}: {reason}; nothing was changed", hint=hint, path=where)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime, tzinfo
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,13 @@ from flujo_lens.state.backends.vocabulary import (
     now_text,
     trace_rows,
 )
+from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
     from flujo_lens.state.backends.sqlite.maintenance import Old
     from flujo_lens.state.backends.sqlite.writing import Writer
+    from flujo_lens.state.upkeep import Finding, Migration, MigrationPlan
 
 __all__ = ["SQLiteBackend", "path_of_uri"]
 
@@ -260,3 +262,36 @@ class SQLiteBackend(SQLiteReads):
             lambda db: fail_stale(db, self.path, cutoff, stale_hours, now.isoformat(), self._zone), creates=False
         )
         return found or 0
+
+    async def plan_migration(self, now: datetime) -> MigrationPlan:
+        """Return what `migrate` would do at `now`; its backup goes beside the file."""
+        from flujo_lens.state.backends.sqlite.backup import plan_migration
+
+        return await self._read(lambda session: plan_migration(session.connection, self._reader.path, now))
+
+    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+        """Bring the file to the newest schema, in one transaction, after a copy of it.
+
+        It takes the file for itself. What this process has open is closed; that of another is a BusyError.
+        """
+        from flujo_lens.state.backends.sqlite.backup import migrate_safely
+
+        path, timeout, done = self._reader.path, self._timeout, list[Migration]()
+
+        def work(stopped: threading.Event) -> None:
+            done.append(migrate_safely(path, timeout, now, backup=backup, stopped=stopped))
+
+        if "_writer" in vars(self):
+            await self._writer.close()
+        make_way(path)
+        await self._without_reading(work)
+        return done[0]
+
+    async def check_up(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
+        """Look for what is wrong; unless `full`, the pages of a large file for a few seconds, and values by samples."""
+        from flujo_lens.state.backends.sqlite.checkup import check_up
+        from flujo_lens.state.upkeep import silent_finding
+
+        silent = await self.count_runs(RunFilter(statuses=frozenset({"running"}), active_until=now - silent_after))
+        found = await self._read(lambda session: check_up(session, self._reader.path, full=full))
+        return (*found, silent_finding(silent, silent_after))

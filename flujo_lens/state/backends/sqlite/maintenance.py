@@ -21,7 +21,7 @@ from flujo_lens.state.interpret import RawRun, decode
 __all__ = ["Old", "delete_old", "delete_run", "delete_state", "fail_stale", "old_runs"]
 
 _CHILDREN_FIRST = tuple(table for table in (*TABLES[2:], *TABLES[:2]) if table != "system_state")
-_THIS_RUN = "run_id IN (?1, CAST(?1 AS BLOB))"
+_THIS_RUN = "run_id IN (:run, CAST(:run AS BLOB))"
 """An id is a text; odd stores hold its bytes."""
 
 
@@ -74,13 +74,13 @@ def _tables(shape: Shape) -> list[str]:
 def delete_run(db: sqlite3.Connection, path: Path, run_id: str) -> None:
     """Delete a run from every table."""
     for table in _tables(read_shape(db, path)):
-        db.execute(f"DELETE FROM {table} WHERE {_THIS_RUN}", (run_id,))
+        db.execute(f"DELETE FROM {table} WHERE {_THIS_RUN}", {"run": run_id})
 
 
 def delete_state(db: sqlite3.Connection, path: Path, run_id: str) -> None:
     """Delete the state of a run."""
     if read_shape(db, path).has("workflow_state"):
-        db.execute(f"DELETE FROM workflow_state WHERE {_THIS_RUN}", (run_id,))
+        db.execute(f"DELETE FROM workflow_state WHERE {_THIS_RUN}", {"run": run_id})
 
 
 def fail_stale(

@@ -147,9 +147,10 @@ def count_all(session: Session) -> int:
 def find_ids(session: Session, prefix: str, limit: int) -> list[str]:
     """Run ids that begin with `prefix`, by the primary keys, in order."""
     parts = [
-        f"SELECT * FROM (SELECT run_id FROM {table} WHERE run_id >= ?1 AND run_id < ?2 ORDER BY run_id LIMIT ?3)"
+        f"SELECT * FROM (SELECT run_id FROM {table} WHERE run_id >= :from AND run_id < :to ORDER BY run_id LIMIT :limit)"
         for table in ("runs", "workflow_state")
         if session.shape.has(table)
     ]
-    sql = f"SELECT run_id FROM ({' UNION '.join(parts)}) ORDER BY run_id LIMIT ?3"
-    return [str(row[0]) for row in session.rows(sql, (prefix, prefix + "\U0010ffff", limit))]
+    sql = f"SELECT run_id FROM ({' UNION '.join(parts)}) ORDER BY run_id LIMIT :limit"
+    values = {"from": prefix, "to": prefix + "\U0010ffff", "limit": limit}
+    return [str(row[0]) for row in session.rows(sql, values)]

