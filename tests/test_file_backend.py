@@ -127,9 +127,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = file_documents.load_object
 
-    def load(folder: int, name: str, size: int) -> dict[str, Any]:
+    def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
         names.append(name)
-        return real(folder, name, size)
+        return real(folder, name, size, **more)
 
     monkeypatch.setattr(file_documents, "load_object", load)
     return names
@@ -265,9 +265,9 @@ def test_a_file_that_vanishes_is_left_out(place: Place, monkeypatch: pytest.Monk
     goes = place.put("goes.json", state("goes"))
     real = file_documents.load_object
 
-    def load(folder: int, name: str, size: int) -> dict[str, Any]:
+    def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
         goes.unlink(missing_ok=True)
-        return real(folder, name, size)
+        return real(folder, name, size, **more)
 
     monkeypatch.setattr(file_documents, "load_object", load)
     assert place.ids() == ["stays"]
@@ -910,10 +910,10 @@ def test_a_cancelled_list_stops(place: Place, monkeypatch: pytest.MonkeyPatch, r
     started, go_on = threading.Event(), threading.Event()
     real = file_documents.load_object
 
-    def load(folder: int, name: str, size: int) -> dict[str, Any]:
+    def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
         started.set()
         go_on.wait(10)
-        return real(folder, name, size)
+        return real(folder, name, size, **more)
 
     monkeypatch.setattr(file_documents, "load_object", load)
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import orjson
 
-from flujo_lens.errors import InvalidStateError
-from flujo_lens.serialization.envelope import TAG, Envelope, armour, is_sealed, open_sealed
-from flujo_lens.serialization.loading import safe_loads
+from flujo_lens.errors import CorruptStoreError, InvalidStateError
+from flujo_lens.serialization.envelope import TAG, Envelope, armour, is_sealed, open_sealed, wrap
+from flujo_lens.serialization.loading import may_have_long_numbers, safe_loads
+from flujo_lens.serialization.lossy import words_of
 from flujo_lens.serialization.safe import safe_dumps, safe_serialize
 
 __all__ = ["SEALED_FIELDS", "StateCodec"]
@@ -62,13 +63,22 @@ class StateCodec:
             CorruptStoreError: it is sealed and damaged.
         """
         if stored.__class__ is bytes and stored.startswith(TAG):
-            return safe_loads(open_sealed(stored, run_id, field, self._keys))
+            return self._open(stored, run_id, field)
         if not isinstance(stored, str | bytes):
             return stored
         try:
-            return orjson.loads(stored)
+            found = orjson.loads(stored)
         except orjson.JSONDecodeError:
             return _lenient(stored)
+        return _lenient(stored) if may_have_long_numbers(stored) else found
+
+    def _open(self, stored: bytes | str, run_id: str, field: str) -> Any:
+        data = open_sealed(stored, run_id, field, self._keys)
+        try:
+            return safe_loads(data)
+        except ValueError as error:
+            message = f"{field} of run {run_id} cannot be unpacked: there is no JSON in it"
+            raise CorruptStoreError(message, run_id=run_id) from error
 
     @property
     def _keys(self) -> Any:
@@ -76,14 +86,23 @@ class StateCodec:
 
     def document(self, run_id: str, state: dict[str, Any]) -> bytes:
         """A whole state as a JSON file holds it: keys sorted, ASCII, large fields sealed where a layer applies."""
-        if self._envelope is not None:
-            state = {**state, **self._sealed(run_id, state)}
+        sealed = self._sealed(run_id, state)
+        if sealed:
+            state = {**state, **sealed}
         data = safe_dumps(state, self._default, sort_keys=True)
         return data if data.isascii() else data.decode().encode("ascii", _ESCAPE)
 
     def _sealed(self, run_id: str, state: dict[str, Any]) -> dict[str, Any]:
-        found = ((name, self.column(run_id, name, state.get(name))) for name in SEALED_FIELDS)
-        return {name: armour(column) for name, column in found if isinstance(column, bytes)}
+        """The fields that are written sealed: where a layer applies, and texts that look as if they were sealed."""
+        found = {}
+        for name in SEALED_FIELDS:
+            value = state.get(name)
+            column = self.column(run_id, name, value) if self._envelope is not None else None
+            if isinstance(column, bytes):
+                found[name] = armour(column)
+            elif isinstance(value, str) and is_sealed(value):
+                found[name] = armour(wrap(safe_dumps(value)))
+        return found
 
     def opened(self, run_id: str, document: dict[str, Any]) -> dict[str, Any]:
         """A state with the fields unsealed that `document` sealed; one without any is returned as it is.
@@ -95,7 +114,7 @@ class StateCodec:
         sealed = [name for name in SEALED_FIELDS if is_sealed(document.get(name))]
         if not sealed:
             return document
-        plain = {name: safe_loads(open_sealed(document[name], run_id, name, self._keys)) for name in sealed}
+        plain = {name: self._open(document[name], run_id, name) for name in sealed}
         return {**document, **plain}
 
     def check(self, state: dict[str, Any]) -> None:
@@ -106,17 +125,13 @@ class StateCodec:
         """
         if self._model is None:
             return
-        from pydantic import ValidationError
-
         try:
             self._resolved().model_validate(safe_serialize(state, self._default))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the state"
-            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        except Exception as error:  # a ValidationError, or what the model's own code raises
+            where, words = _first_misfit(error)
             run_id = state.get("run_id")
             raise InvalidStateError(
-                f"the state of run {run_id} does not fit {self._resolved().__name__}: {where}: {first['msg']}{more}",
+                f"the state of run {run_id} does not fit {self._resolved().__name__}: {where}: {words}",
                 hint="nothing was changed",
                 run_id=run_id,
                 field=where,
@@ -128,6 +143,16 @@ class StateCodec:
 
             return WorkflowState
         return self._model
+
+
+def _first_misfit(error: Exception) -> tuple[str, str]:
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return "the state", f"{type(error).__name__}: {words_of(error)}"
+    first = error.errors(include_url=False)[0]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return ".".join(map(str, first["loc"])) or "the state", f"{first['msg']}{more}"
 
 
 def _lenient(stored: str | bytes) -> Any:

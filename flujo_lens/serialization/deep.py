@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-__all__ = ["dump_deep", "load_deep"]
+__all__ = ["dump_deep", "integer", "load_deep"]
 
 _SCALAR = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null|NaN|-?Infinity")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -150,10 +150,13 @@ class _Reader:
         return JSONDecodeError(what, self.text, min(self.at, len(self.text)))
 
 
-def _number(word: str) -> int | float:
-    if any(mark in word for mark in ".eE"):
-        return float(word)
+def _number(word: str) -> int | float | str:
+    return float(word) if any(mark in word for mark in ".eE") else integer(word)
+
+
+def integer(word: str) -> int | str:
+    """The integer of JSON's digits; the digits themselves where they are more than Python turns into one."""
     try:
         return int(word)
-    except ValueError:  # more digits than Python turns into an integer
-        return float(word)
+    except ValueError:
+        return word

@@ -13,6 +13,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
+from re import compile as compile_pattern
 from types import (
     BuiltinFunctionType,
     FunctionType,
@@ -26,12 +27,14 @@ from types import (
 from typing import Any
 from uuid import UUID
 
-from flujo_lens.serialization.lossy import unserializable
+from flujo_lens.serialization.lossy import class_name, unserializable, words_of
 from flujo_lens.serialization.registry import Registry
 
-__all__ = ["PLAIN_MODEL", "Encoder", "LossError", "Lost", "encoder_for", "is_custom", "is_unknown"]
+__all__ = ["PLAIN_MODEL", "Encoder", "LossError", "Lost", "encoder_for", "is_unknown", "quick_encoder_for"]
 
 Encoder = Callable[[Any], Any]
+_MOST_TYPES = 4096
+"""More are not remembered at a time: an application may make classes as it goes."""
 
 
 class LossError(Exception):
@@ -43,12 +46,18 @@ class LossError(Exception):
 
 
 class Lost:
-    """Stands in an object for a part of it that could not be had."""
+    """What an encoder returns, or puts into an object, for a value that could not be had as it should be.
 
-    __slots__ = ("mark", "reason")
+    Attributes:
+        mark: Any data, written in the value's place.
+        reason: What is reported.
+        kind: The class that is reported.
+    """
 
-    def __init__(self, mark: Any, reason: str) -> None:
-        self.mark, self.reason = mark, reason
+    __slots__ = ("kind", "mark", "reason")
+
+    def __init__(self, mark: Any, reason: str, kind: type) -> None:
+        self.mark, self.reason, self.kind = mark, reason, kind
 
 
 def PLAIN_MODEL(value: Any) -> Any:  # noqa: N802 - a constant that can be called
@@ -62,8 +71,30 @@ def encoder_for(registry: Registry, kind: type) -> Encoder:
     found: Encoder | None = table.get(kind)
     if found is None:
         found = _find(registry, kind)
+        if len(table) >= _MOST_TYPES:
+            table.clear()
         table[kind] = found
     return found
+
+
+def quick_encoder_for(registry: Registry, kind: type) -> Encoder:
+    """How values of a type are written while orjson is at work; remembered with the registry.
+
+    No code of the application may run then: if it changed a list that orjson is in, the process would crash.
+    So for what only such code can write, the encoder raises `LossError`.
+    """
+    table = registry.quick_encoders
+    encoder = encoder_for(registry, kind)
+    if isinstance(encoder, _Custom) or is_unknown(encoder) or getattr(encoder, "runs_code", False):
+        encoder = _not_quickly
+    if len(table) >= _MOST_TYPES:
+        table.clear()
+    table[kind] = encoder
+    return encoder
+
+
+def _not_quickly(value: Any) -> Any:
+    raise LossError(None, "it takes code of the application")
 
 
 def _find(registry: Registry, kind: type) -> Encoder:
@@ -91,11 +122,6 @@ class _Custom:
         return self._serializer(value)
 
 
-def is_custom(encoder: Encoder) -> bool:
-    """Whether an encoder is an application's own."""
-    return isinstance(encoder, _Custom)
-
-
 def is_unknown(encoder: Encoder) -> bool:
     """Whether nobody knows how to write the type."""
     return encoder is _unknown
@@ -115,6 +141,12 @@ def _by_shape(kind: type) -> Encoder | None:
 
         return model_encoder(kind)
     if hasattr(kind, "__dataclass_fields__"):
+        if "__pydantic_decorators__" in kind.__dict__:
+            from flujo_lens.serialization.pydantic_models import dataclass_encoder
+
+            found = dataclass_encoder(kind)
+            if found is not None:
+                return found
         return _attributes([name for name, field in kind.__dataclass_fields__.items() if _is_field(field)])
     if hasattr(kind, "__attrs_attrs__"):
         return _attributes([attribute.name for attribute in kind.__attrs_attrs__])
@@ -141,10 +173,6 @@ def _attributes(names: Iterable[str]) -> Encoder:
 
 
 # --- built-in types
-
-
-def _iso(value: date | time) -> str:
-    return value.isoformat()
 
 
 def _duration(value: timedelta) -> str:
@@ -189,15 +217,8 @@ def _value(member: Enum) -> Any:
 
 
 def _exception(error: BaseException) -> Any:
-    mark = {"type": type(error).__qualname__, "message": _message(error)}
+    mark = {"type": class_name(type(error)), "message": words_of(error)}
     raise LossError(mark, "of an exception the class's name and the message are kept")
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - its own __str__ fails
-        return unserializable(type(error))
 
 
 def _callable(value: Any) -> Any:
@@ -215,8 +236,18 @@ def _lost(value: Lost) -> Any:
 
 
 def _numpy(value: Any) -> Any:
-    """Plain numbers and lists; times, whose unit a number would lose, as ISO texts."""
-    return value.astype(str).tolist() if value.dtype.kind in "Mm" else value.tolist()
+    """Plain numbers and lists; as texts what Python's numbers have no room for: times, and the longest floats."""
+    return value.astype(str).tolist() if value.dtype.char in "MmgG" else value.tolist()
+
+
+def _pattern(value: Any) -> Any:
+    if isinstance(value.pattern, str) and value.flags == compile_pattern("").flags:
+        return value.pattern
+    raise LossError(_as_text(value.pattern), "of a regular expression its text is kept, not its flags")
+
+
+def _as_text(data: str | bytes) -> str:
+    return data if isinstance(data, str) else data.decode(errors="replace")
 
 
 _BY_TYPE: dict[type, Encoder] = {
@@ -226,9 +257,9 @@ _BY_TYPE: dict[type, Encoder] = {
     float: float.__float__,
     str: str.__str__,
     type(None): lambda value: None,
-    datetime: _iso,
-    date: _iso,
-    time: _iso,
+    datetime: datetime.isoformat,
+    date: date.isoformat,
+    time: time.isoformat,
     timedelta: _duration,
     Decimal: str,
     UUID: str,
@@ -237,8 +268,8 @@ _BY_TYPE: dict[type, Encoder] = {
     bytes: _bytes,
     bytearray: _bytes,
     memoryview: _bytes,
-    dict: _mapping,
-    list: list,
+    dict: dict.copy,
+    list: list.copy,
     tuple: list,
     set: _set,
     frozenset: _set,
@@ -259,7 +290,8 @@ _BY_NAME: dict[str, Encoder] = {
     "functools.partial": _callable,
     "fractions.Fraction": str,
     "ipaddress._IPAddressBase": str,
-    "re.Pattern": lambda value: value.pattern,
+    "collections.UserString": str,
+    "re.Pattern": _pattern,
     "zoneinfo.ZoneInfo": str,
     "numpy.ndarray": _numpy,
     "numpy.generic": _numpy,

@@ -29,10 +29,13 @@ from flujo_lens.errors import ConfigError, CorruptStoreError, MissingExtraError,
 if TYPE_CHECKING:
     from flujo_lens.serialization.keys import KeyRing
 
-__all__ = ["ARMOUR", "TAG", "Envelope", "armour", "is_sealed", "open_sealed"]
+__all__ = ["ARMOUR", "TAG", "Envelope", "armour", "is_sealed", "open_sealed", "wrap"]
 
 TAG = b"\x93lens\x01"
 ARMOUR = "lens1:"
+_ARMOURED = ARMOUR + b64encode(TAG).decode("ascii")
+"""What every text begins with that `armour` made (the tag's length is a multiple of three)."""
+
 _PLAIN, _ZLIB, _ZSTD, _AES = b"\x00", b"z", b"s", b"a"
 _NONCE = 12
 _LARGEST = 2**31
@@ -92,7 +95,12 @@ def is_sealed(stored: object) -> bool:
     """Whether a stored value is sealed bytes or their text."""
     if isinstance(stored, bytes):
         return stored.startswith(TAG)
-    return isinstance(stored, str) and stored.startswith(ARMOUR)
+    return isinstance(stored, str) and stored.startswith(_ARMOURED)
+
+
+def wrap(data: bytes) -> bytes:
+    """Sealed bytes of plain ones, with no layer at all: for data that looks as if it were sealed."""
+    return TAG + _PLAIN + _PLAIN + data
 
 
 def armour(sealed: bytes) -> str:
@@ -115,7 +123,7 @@ def open_sealed(stored: bytes | str, run_id: str, field: str, keys: KeyRing | No
         MissingExtraError: a package that is needed is not installed.
     """
     if isinstance(stored, str):
-        if not stored.startswith(ARMOUR):
+        if not is_sealed(stored):
             return stored.encode()
         stored = _unarmoured(stored, run_id, field)
     if not stored.startswith(TAG):
@@ -179,18 +187,24 @@ def _decompress(how: bytes, data: bytes, run_id: str, field: str) -> bytes:
         if how == _ZLIB:
             inflater = zlib.decompressobj()
             plain = inflater.decompress(data, _LARGEST)
-            if not inflater.eof:
-                raise _damaged(run_id, field, "it is cut off, or too large")
+            if not inflater.eof or inflater.unused_data:
+                raise _damaged(run_id, field, "it is cut off, too long or too large")
             return plain
         if how == _ZSTD:
-            library = _zstandard()
-            try:
-                return bytes(library.ZstdDecompressor().decompress(data, max_output_size=_LARGEST))
-            except library.ZstdError as error:
-                raise _damaged(run_id, field, str(error)) from error
+            return _unpack_zstd(_zstandard(), data, run_id, field)
     except zlib.error as error:
         raise _damaged(run_id, field, str(error)) from error
     raise _damaged(run_id, field, "it is compressed in a way that is not known here")
+
+
+def _unpack_zstd(library: Any, data: bytes, run_id: str, field: str) -> bytes:
+    """What the frame says of its size is believed only within limits: that much memory is taken at once."""
+    try:
+        if not 0 <= library.frame_content_size(data) <= _LARGEST:
+            raise _damaged(run_id, field, "it is cut off or too large")
+        return bytes(library.ZstdDecompressor().decompress(data, allow_extra_data=False))
+    except (library.ZstdError, MemoryError) as error:
+        raise _damaged(run_id, field, str(error)) from error
 
 
 def _damaged(run_id: str, field: str, reason: str) -> CorruptStoreError:

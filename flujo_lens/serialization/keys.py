@@ -147,10 +147,10 @@ def find_cipher(name: str, keys: KeyRing | None) -> Any:
     if found is not None:
         return found
     source = (os.environ.get("LENS_KEY"), os.environ.get("LENS_KEY_FILE"))
-    if source not in _remembered:
-        _remembered.clear()
-        _remembered[source] = KeyRing.from_environment()
-    ring = _remembered[source]
+    if source in _remembered:
+        ring = _remembered[source]
+    else:
+        ring = _remembered[source] = KeyRing.from_environment()
     return ring.reading(name) if ring is not None else None
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["CIRCULAR", "TOO_DEEP", "LossyValue", "path_text", "unserializable"]
+__all__ = ["CIRCULAR", "TOO_DEEP", "LossyValue", "class_name", "path_text", "printable", "unserializable", "words_of"]
 
 CIRCULAR = "<circular-ref>"
 """Stands for a value that contains itself (as in the library's own stores)."""
 
 TOO_DEEP = "<too-deep>"
 """Stands for what lies deeper than any document that ends."""
+
+_name_of: Any = type.__dict__["__name__"].__get__
+_qualified_name_of: Any = type.__dict__["__qualname__"].__get__
+"""A metaclass may have put something else in their place."""
 
 
 class LossyValue(NamedTuple):
@@ -33,7 +37,25 @@ class LossyValue(NamedTuple):
 
 def unserializable(kind: type) -> str:
     """The mark for a value of a class that nobody knows how to write."""
-    return f"<unserializable: {kind.__name__}>"
+    return f"<unserializable: {printable(_name_of(kind))}>"
+
+
+def class_name(kind: type) -> str:
+    """The name of a class, as its ``class`` statement gave it."""
+    return printable(_qualified_name_of(kind))
+
+
+def printable(text: str) -> str:
+    """A text that any UTF-8 stream takes: halves of surrogate pairs are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says of itself, nothing if it cannot even do that."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its own __str__ fails
+        return ""
 
 
 def path_text(parts: Iterable[object]) -> str:
@@ -42,8 +64,10 @@ def path_text(parts: Iterable[object]) -> str:
 
 
 def _part(part: object) -> str:
-    if isinstance(part, int) and not isinstance(part, bool):
+    kind = type(part)
+    if kind is int and -(2**63) <= part < 2**64:  # type: ignore[operator]
         return f"[{part}]"
-    if isinstance(part, str):
-        return f".{part}" if part.isidentifier() else f"[{part!r}]"
-    return f"[{type(part).__name__}]"
+    if issubclass(kind, str):
+        name = str.__str__(part)
+        return f".{name}" if name.isidentifier() else f"[{name!r}]"
+    return f"[{class_name(kind)}]"

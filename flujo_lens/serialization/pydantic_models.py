@@ -8,23 +8,48 @@ the encoder of its own type, unless the model has a serializer of its own for th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
-from flujo_lens.serialization.lossy import unserializable
+from flujo_lens.serialization.encoders import PLAIN_MODEL, Lost
+from flujo_lens.serialization.lossy import class_name, unserializable, words_of
 
-__all__ = ["model_encoder"]
+__all__ = ["dataclass_encoder", "model_encoder"]
 
 _MODELS = ("model", "dataclass", "definitions", "definition-ref")
 
 
 def model_encoder(kind: type) -> Callable[[Any], Any]:
     """The encoder for a class of models."""
-    from flujo_lens.serialization.encoders import PLAIN_MODEL
-
     if getattr(kind, "__pydantic_root_model__", False):
         return lambda value: value.root
     plan = _Plan(kind)
     return PLAIN_MODEL if plan.is_plain else plan
+
+
+def dataclass_encoder(kind: Any) -> Callable[[Any], Any] | None:
+    """The encoder for pydantic's dataclasses that say themselves how they are written, None for the others."""
+    decorators = kind.__pydantic_decorators__
+    if not (decorators.field_serializers or decorators.model_serializers or decorators.computed_fields):
+        return None
+
+    return _DataclassPlan(kind)
+
+
+class _DataclassPlan:
+    """Writes a dataclass as pydantic does."""
+
+    runs_code = True
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def __call__(self, value: Any) -> Any:
+        try:
+            return self._kind.__pydantic_serializer__.to_python(value, warnings=False)
+        except Exception as error:  # noqa: BLE001 - code of the application
+            raw = {name: getattr(value, name) for name in self._kind.__dataclass_fields__ if hasattr(value, name)}
+            return _raw(raw, error, self._kind)
 
 
 class _Plan:
@@ -32,28 +57,56 @@ class _Plan:
 
     def __init__(self, kind: Any) -> None:
         fields, decorators = kind.model_fields, kind.__pydantic_decorators__
+        self.fields = frozenset(fields)
         self.whole = bool(decorators.model_serializers)
         self.computed = tuple(kind.model_computed_fields)
         own = _fields_with_serializers(kind) | _computed_with_serializers(kind)
-        self.own = own & (set(fields) | set(self.computed))
+        own |= {name for name, field in fields.items() if getattr(field, "exclude_if", None) is not None}
         self.excluded = frozenset(name for name, field in fields.items() if field.exclude)
+        self.own = (own & {*fields, *self.computed}) - self.excluded
+        self.runs_code = bool(self.whole or self.computed or self.own)
         self.names = dict[str, str]()
         if kind.model_config.get("serialize_by_alias"):
             aliased = {**fields, **kind.model_computed_fields}
-            self.names = {n: f.serialization_alias or f.alias or n for n, f in aliased.items()}
-        extra = kind.model_config.get("extra") == "allow"
-        self.is_plain = not (self.whole or self.computed or self.own or self.excluded or self.names or extra)
+            self.names = {n: getattr(f, "serialization_alias", None) or f.alias or n for n, f in aliased.items()}
+        more = kind.model_config.get("extra") == "allow" or _has_cached_properties(kind)
+        self.is_plain = not (self.whole or self.computed or self.own or self.excluded or self.names or more)
 
     def __call__(self, value: Any) -> Any:
-        if self.whole:
+        if not self.whole:
+            return self._by_field(value)
+        try:
             return value.model_dump(warnings=False)
-        data = {name: item for name, item in value.__dict__.items() if name not in self.excluded}
-        data.update(value.__pydantic_extra__ or {})
+        except Exception as error:  # noqa: BLE001 - code of the application
+            return _raw(self._by_field(value), error, type(value))
+
+    def _by_field(self, value: Any) -> dict[str, Any]:
+        wanted = self.fields - self.excluded
+        data = {name: item for name, item in value.__dict__.items() if name in wanted}
+        data.update(getattr(value, "__pydantic_extra__", None) or {})
         for name in self.computed:
             data[name] = _computed(value, name)
-        for name in self.own - self.excluded:
-            data[name] = value.model_dump(include={name}, by_alias=False, warnings=False).get(name, data.get(name))
+        for name in self.own:
+            _write(value, name, data)
         return {self.names.get(name, name): item for name, item in data.items()} if self.names else data
+
+
+def _write(value: Any, name: str, data: dict[str, Any]) -> None:
+    """Let the model's own serializer write one field; if that fails, the field is left as it is."""
+    try:
+        dumped = value.model_dump(include={name}, by_alias=False, warnings=False)
+    except Exception as error:  # noqa: BLE001 - code of the application
+        if name in data and not isinstance(data[name], Lost):
+            data[name] = _raw(data[name], error, type(data[name]))
+        return
+    if name in dumped:
+        data[name] = dumped[name]
+    else:
+        data.pop(name, None)
+
+
+def _raw(data: Any, error: Exception, kind: type) -> Lost:
+    return Lost(data, f"written as it is, for its serializer failed: {_cause(error)}", kind)
 
 
 def _computed(value: Any, name: str) -> Any:
@@ -61,9 +114,16 @@ def _computed(value: Any, name: str) -> Any:
     try:
         return getattr(value, name)
     except Exception as error:  # noqa: BLE001 - code of the application
-        from flujo_lens.serialization.encoders import Lost
+        return Lost(unserializable(type(error)), f"the computed field failed: {_cause(error)}", type(value))
 
-        return Lost(unserializable(type(error)), f"the computed field failed: {type(error).__name__}: {error}")
+
+def _cause(error: Exception) -> str:
+    return f"{class_name(type(error))}: {words_of(error)}"
+
+
+def _has_cached_properties(kind: type) -> bool:
+    """Whether values that are no fields may come to lie among the fields."""
+    return any(isinstance(item, cached_property) for base in kind.__mro__ for item in vars(base).values())
 
 
 def _fields_with_serializers(kind: Any) -> set[str]:
@@ -109,6 +169,13 @@ def _has_serializer(schema: Any) -> bool:
     if not isinstance(schema, dict) or schema.get("type") in _MODELS:
         return False
     function = (schema.get("serialization") or {}).get("function")
-    if function is not None and not str(getattr(function, "__module__", "")).startswith("pydantic."):
+    if function is not None and _is_own(function):
         return True
     return any(_has_serializer(part) for name, part in schema.items() if name not in ("metadata", "serialization"))
+
+
+def _is_own(function: Any) -> bool:
+    """Whether a serializer is the application's, or one of pydantic's that the type's validator undoes (Base64)."""
+    if not str(getattr(function, "__module__", "")).startswith("pydantic."):
+        return True
+    return getattr(function, "__name__", "") in ("encode", "encode_str")

@@ -43,6 +43,7 @@ class Registry:
 
     Attributes:
         encoders: What is known of how to write each type that was met; kept by `flujo_lens.serialization.encoders`.
+        quick_encoders: The same for use while orjson is at work.
         overrides_natives: Whether a serializer stands for a type that the JSON engine would write without asking.
     """
 
@@ -58,6 +59,7 @@ class Registry:
 
     def _forget(self) -> None:
         self.encoders: dict[type, Any] = {}
+        self.quick_encoders: dict[type, Any] = {}
         self.overrides_natives = any(_is_native(kind) for kind in self._serializers)
 
     def copy(self) -> Registry:

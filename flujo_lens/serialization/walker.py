@@ -11,8 +11,17 @@ from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any, NamedTuple
 
-from flujo_lens.serialization.encoders import Encoder, LossError, encoder_for, is_unknown
-from flujo_lens.serialization.lossy import CIRCULAR, TOO_DEEP, LossyValue, path_text, unserializable
+from flujo_lens.serialization.encoders import Encoder, LossError, Lost, encoder_for, is_unknown
+from flujo_lens.serialization.lossy import (
+    CIRCULAR,
+    TOO_DEEP,
+    LossyValue,
+    class_name,
+    path_text,
+    printable,
+    unserializable,
+    words_of,
+)
 from flujo_lens.serialization.registry import Registry
 
 __all__ = ["walk"]
@@ -78,7 +87,7 @@ class _Walk:
         return None
 
     def _put(self, copy: dict[str, Any], key: Any, plain: Any) -> None:
-        if key.__class__ is not str or not key.isascii():
+        if type(key) is not str or not key.isascii():
             key = self._key(key)
         if key in copy:
             self._lose(key, f"two keys are written as {key!r}; the earlier value is lost")
@@ -86,13 +95,12 @@ class _Walk:
 
     def _key(self, key: Any) -> str:
         """A key as text: that of a JSON name for a text, else its value's."""
-        if isinstance(key, str):
+        if issubclass(type(key), str):
             return self._text(str.__str__(key))
         try:
-            plain = walk(key, self._registry, self._default, self._report_key)
+            return str(walk(key, self._registry, self._default, self._report_key))
         except RecursionError:
-            plain = unserializable(type(key))
-        return plain if isinstance(plain, str) else self._text(str(plain))
+            return str(self._lose(key, "a key is too deep", unserializable(type(key))))
 
     def _report_key(self, lost: LossyValue) -> None:
         self._report(LossyValue(path_text(self._at), lost.type_name, f"a key: {lost.reason}"))
@@ -103,30 +111,35 @@ class _Walk:
         What a serializer returned is data: a text, a number, a list or a dict among it is not asked for again.
         """
         origins: list[Any] = []
-        while len(origins) < _MAX_CONVERSIONS:
-            kind = value.__class__
-            if origins or not self._custom or self._registry.serializer_of(kind) is None:
-                if kind in _SCALARS:
-                    return self._scalar(kind, value), None
-                if kind in _CONTAINERS:
-                    return self._open(kind, value, origins)
-            if id(value) in self._active or any(value is origin for origin in origins):
-                return self._lose(value, "it contains itself", CIRCULAR), None
-            origins.append(value)
-            try:
-                value = self._convert(kind, value)
-            except LossError as lost:
-                mark = self._plain_mark(lost.mark) if isinstance(lost.mark, dict) else lost.mark
-                return self._lose(value, lost.reason, mark), None
-            except Exception as error:  # noqa: BLE001 - code of the application
-                reason = f"its serializer failed: {type(error).__name__}: {_words(error)}"
-                return self._lose(value, reason, unserializable(kind)), None
-        return self._lose(origins[0], "its serializer does not come to an end", unserializable(type(origins[0]))), None
+        try:
+            return self._reduce(value, origins)
+        except LossError as lost:
+            return self._lose(origins[-1], lost.reason, lost.mark), None
+        except Exception as error:  # noqa: BLE001 - code of the application
+            at_fault = origins[-1] if origins else value
+            reason = f"its serializer failed: {class_name(type(error))}: {words_of(error)}"
+            return self._lose(at_fault, reason, unserializable(type(at_fault))), None
 
-    def _plain_mark(self, mark: dict[str, Any]) -> dict[str, Any]:
-        return {name: self._text(text) for name, text in mark.items()}
+    def _reduce(self, value: Any, origins: list[Any]) -> tuple[Any, _Frame | None]:
+        """Convert a value until it is plain; `origins` takes what it was on the way."""
+        while len(origins) < _MAX_CONVERSIONS:
+            kind = type(value)
+            as_it_is = bool(origins) or not self._custom or self._registry.serializer_of(kind) is None
+            if as_it_is and kind in _SCALARS:
+                return self._scalar(kind, value), None
+            circular = id(value) in self._active or any(value is origin for origin in origins)
+            origins.append(value)
+            if circular:
+                raise LossError(CIRCULAR, "it contains itself")
+            if as_it_is and kind in _CONTAINERS:
+                return self._open(kind, value, origins)
+            value = self._convert(kind, value)
+        raise LossError(unserializable(type(origins[0])), "its serializer does not come to an end")
 
     def _convert(self, kind: type, value: Any) -> Any:
+        if kind is Lost:
+            self._report(LossyValue(path_text(self._at), class_name(value.kind), printable(value.reason)))
+            return value.mark
         encoder = encoder_for(self._registry, kind)
         if self._default is None or not is_unknown(encoder):
             return encoder(value)
@@ -136,11 +149,8 @@ class _Walk:
             raise LossError(unserializable(kind), "serializer_default does not take it, and nobody else") from None
 
     def _open(self, kind: type, value: Any, origins: list[Any]) -> tuple[Any, _Frame | None]:
-        origins.append(value)
-        if id(value) in self._active:
-            return self._lose(value, "it contains itself", CIRCULAR), None
         if len(self._frames) >= _MAX_DEPTH:
-            return self._lose(value, f"it lies more than {_MAX_DEPTH} levels deep", TOO_DEEP), None
+            raise LossError(TOO_DEEP, f"it lies more than {_MAX_DEPTH} levels deep")
         if kind is dict:
             made: dict[str, Any] = {}
             return made, _Frame(iter(list(value.items())), made, origins, True)
@@ -165,13 +175,16 @@ class _Walk:
         return value
 
     def _lose(self, value: Any, reason: str, mark: Any = None) -> Any:
-        self._report(LossyValue(path_text(self._at), type(value).__qualname__, reason))
-        return mark
+        """Report a value, and return what stands for it: a text, or a dict of texts."""
+        self._report(LossyValue(path_text(self._at), class_name(type(value)), printable(reason)))
+        if isinstance(mark, dict):
+            return {name: printable(text) for name, text in mark.items()}
+        return printable(mark) if isinstance(mark, str) else mark
 
 
 def _is_easy(item: Any) -> bool:
     """Whether a value is what it is in JSON."""
-    kind = item.__class__
+    kind = type(item)
     if kind is str:
         return bool(item.isascii())
     if kind is float:
@@ -185,13 +198,6 @@ def _digits(value: int) -> str:
         return str(value)
     except ValueError:
         return hex(value)
-
-
-def _words(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - its own __str__ fails
-        return ""
 
 
 def walk(value: Any, registry: Registry, default: Encoder | None, report: Report) -> Any:

@@ -90,7 +90,7 @@ def give_up(changes: Changes, cutoff: datetime, stale_hours: float, stop: Stop) 
 
 
 def _give_up_one(changes: Changes, folder: int, run_id: str, name: str, cutoff: datetime, stale_hours: float) -> bool:
-    found = documents.read_document(folder, name)
+    found = documents.read_document(folder, name, exact=True)
     if found is None or found.state is None or found.run_id != run_id:
         return False
     if not is_stale(found.state, cutoff, changes.folder.zone):

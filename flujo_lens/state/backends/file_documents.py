@@ -193,8 +193,14 @@ def stat_document(folder: int, name: str) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) else None
 
 
-def load_object(folder: int, name: str, size: int) -> dict[str, Any]:
+def load_object(folder: int, name: str, size: int, *, exact: bool = False) -> dict[str, Any]:
     """The JSON object in a file of about `size` bytes.
+
+    Args:
+        folder: The folder.
+        name: The file.
+        size: About how large it is.
+        exact: Whether integers of more than 64 bits keep all their digits: for what may be written back.
 
     Raises:
         FileNotFoundError: it is gone.
@@ -210,9 +216,17 @@ def load_object(folder: int, name: str, size: int) -> dict[str, Any]:
         found = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         found = _parse_leniently(data, error)
+    if exact:
+        found = _with_all_digits(data, found)
     if not isinstance(found, dict):
         raise UnreadableFile("it holds no object")
     return found
+
+
+def _with_all_digits(data: bytes, found: Any) -> Any:
+    from flujo_lens.serialization.loading import may_have_long_numbers, safe_loads
+
+    return safe_loads(data) if may_have_long_numbers(data) else found
 
 
 def _read(folder: int, name: str, size: int) -> bytes:
@@ -239,8 +253,8 @@ def _parse_leniently(data: bytes, error: orjson.JSONDecodeError) -> Any:
     return found
 
 
-def read_document(folder: int, name: str) -> Document | None:
-    """The run in a file; None if the file is gone or no run.
+def read_document(folder: int, name: str, *, exact: bool = False) -> Document | None:
+    """The run in a file; None if the file is gone or no run. `exact` is as of `load_object`.
 
     Raises:
         OSError: the folder itself may not be looked into.
@@ -251,7 +265,7 @@ def read_document(folder: int, name: str) -> Document | None:
         if found is None:
             return None
         changed_at = instant_of(found.st_mtime_ns)
-        state = load_object(folder, name, found.st_size)
+        state = load_object(folder, name, found.st_size, exact=exact)
     except FileNotFoundError:
         return None
     except UnreadableFile as error:

@@ -126,7 +126,7 @@ class Folder:
             names = self.snapshot(folder, stop).files_of(run_id)
         except NotAStoreError:
             return None
-        found = documents.read_document(folder, names[0]) if names else None
+        found = documents.read_document(folder, names[0], exact=True) if names else None
         return found if found is not None and found.run_id == run_id else None
 
     def states(self, status: str | None, stop: threading.Event) -> list[dict[str, Any]]:
@@ -226,7 +226,7 @@ def opened(path: Path) -> Iterator[int]:
 def find_by_name(folder: int, run_id: str) -> Document | None:
     """The state of a run in one of the files that its id stands for; None if none of them holds it."""
     for name in documents.names_of(run_id):
-        found = documents.read_document(folder, name)
+        found = documents.read_document(folder, name, exact=True)
         if found is not None and found.state is not None and found.run_id == run_id:
             return found
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSu
 
 if TYPE_CHECKING:
     from flujo_lens.state.figures import SpanStats
+    from flujo_lens.state.upkeep import Finding
 
 __all__ = ["FileReads"]
 
@@ -175,3 +177,12 @@ class FileReads(ReadingBackend):
     async def read_facts(self) -> Mapping[str, Any]:
         """Return ``size_bytes``, ``last_write_at`` (the newest update of a run) and ``notes``."""
         return await self._run(self._folder.facts)
+
+    async def check_up(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
+        """Look for what is wrong with the folder; unless `full`, histories by their ends."""
+        from flujo_lens.state.backends.file_checkup import check_up
+        from flujo_lens.state.upkeep import silent_finding
+
+        silent = await self.count_runs(RunFilter(statuses=frozenset({"running"}), active_until=now - silent_after))
+        found = await self._run(lambda stop: check_up(self._folder, stop, full=full))
+        return (*found, silent_finding(silent, silent_after))

@@ -110,7 +110,7 @@ class SQLiteReads(ReadingBackend):
             InvalidStateError: it does not fit the model that states are checked against.
         """
         try:
-            found = await self._worker.run(lambda: load(self._reader, self._current, self._value, run_id))
+            found = await self._worker.run(lambda: load(self._reader, self._current, self._codec.value, run_id))
         except StoreNotFoundError:
             return None
         if found is not None and self._validates:

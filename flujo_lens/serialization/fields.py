@@ -1,0 +1,98 @@
+"""The fields of a class that is built from an object, and how one is made of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints, is_typeddict
+
+__all__ = ["construct", "fields_of", "is_read_as_written", "model_keys", "substituted", "validate_model"]
+
+
+def construct(target: Any, values: dict[str, Any]) -> Any:
+    """An object by its constructor; what that does not take is set afterwards."""
+    taken = {f.name: f.init for f in getattr(target, "__dataclass_fields__", {}).values()}
+    aliases = {a.name: a.alias for a in getattr(target, "__attrs_attrs__", ()) if a.init}
+    init = {aliases.get(n, n): v for n, v in values.items() if taken.get(n, not aliases or n in aliases)}
+    made = target(**init)
+    for name, value in values.items():
+        if name in taken and not taken[name]:
+            object.__setattr__(made, name, value)
+    return made
+
+
+def fields_of(target: Any, arguments: tuple[Any, ...] = ()) -> list[tuple[str, Any]] | None:
+    """Names and types of the fields of a dataclass, an attrs-like class, a named tuple or a typed dict.
+
+    Args:
+        target: The class.
+        arguments: What its type parameters stand for.
+
+    Returns:
+        None for another class.
+    """
+    if hasattr(target, "__dataclass_fields__"):
+        names = list(target.__dataclass_fields__)
+    elif hasattr(target, "__attrs_attrs__"):
+        names = [attribute.name for attribute in target.__attrs_attrs__]
+    elif issubclass(target, tuple) and hasattr(target, "_fields"):
+        names = list(target._fields)
+    elif is_typeddict(target):
+        names = list(target.__annotations__)
+    else:
+        return None
+    try:
+        hints = get_type_hints(target)
+    except Exception:  # noqa: BLE001 - names that only the application's type checker can resolve
+        hints = {}
+    bound = dict(zip(getattr(target, "__parameters__", ()), arguments, strict=False))
+    return [(name, substituted(hints.get(name, Any), bound)) for name in names]
+
+
+def substituted(hint: Any, bound: dict[Any, Any]) -> Any:
+    """An annotation with type parameters replaced by what they stand for."""
+    if not bound:
+        return hint
+    if isinstance(hint, TypeVar):
+        return bound.get(hint, hint)
+    parameters = getattr(hint, "__parameters__", ())
+    if not parameters or not get_args(hint):
+        return hint
+    return hint[tuple(bound.get(parameter, Any) for parameter in parameters)]
+
+
+def model_keys(target: Any) -> dict[str, tuple[str, Any]]:
+    """Of a pydantic model each key that may stand in data, the name that validation takes for it, and its type."""
+    found: dict[str, tuple[str, Any]] = {}
+    for name, field in target.model_fields.items():
+        alias = field.validation_alias or field.alias
+        wanted = alias if isinstance(alias, str) and not _takes_names() else name
+        for key in (name, field.serialization_alias, field.alias, alias):
+            if isinstance(key, str):
+                found.setdefault(key, (wanted, field.annotation))
+    return found
+
+
+def validate_model(target: Any, data: Any) -> Any:
+    """`model_validate`, for data that has its fields by name or by alias."""
+    if _takes_names():
+        return target.model_validate(data, by_alias=True, by_name=True)
+    return target.model_validate(data)
+
+
+@cache
+def _takes_names() -> bool:
+    """Whether this pydantic (2.11 and later) can be told to take fields by name whatever a model's config says."""
+    import inspect
+
+    from pydantic import BaseModel
+
+    return "by_name" in inspect.signature(BaseModel.model_validate).parameters
+
+
+def is_read_as_written(target: Any) -> bool:
+    """Whether validation finds all that was written of a model: it does not know aliases for writing alone."""
+    if not _takes_names():
+        return False
+    if not target.model_config.get("serialize_by_alias"):
+        return True
+    return all(f.serialization_alias in (None, f.alias, f.validation_alias) for f in target.model_fields.values())
