@@ -15,7 +15,7 @@ help:
 	@echo "make clean    remove what make made"
 
 # The package is installed, not linked: that is what users run, and its byte code is compiled once.
-$(VENV)/.installed: pyproject.toml README.md $(shell find flujo_lens -name '*.py' -o -name '*.json' 2>/dev/null)
+$(VENV)/.installed: pyproject.toml README.md $(shell find flujo_lens -name '*.py' -o -name '*.json' -o -name '*.md' 2>/dev/null)
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .

@@ -34,8 +34,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tasks": ("tasks", CARE),
     "evals": ("evals:evals", CARE),
     "system": ("system", CARE),
+    "audit": ("audit", CARE),
+    "doctor": ("doctor:doctor", CARE),
+    "migrate": ("migrate:migrate", CARE),
     "stores": ("stores:stores", SET_UP),
     "config": ("config:config", SET_UP),
+    "explain": ("explain:explain", SET_UP),
     "demo": ("demo:demo", SET_UP),
 }
 """Command -> (module below `flujo_lens.cli.commands`, with the function or, for a group, none; help panel)."""

@@ -382,6 +382,29 @@ SYSTEM = View(
     id="key",
 )
 
+
+def _typed(entry: Any, _: Human) -> str:
+    import shlex
+
+    return shlex.join(entry.command)
+
+
+AUDIT = View(
+    name="audit",
+    fields=_plain("audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids"),
+    table=(
+        Shown("AUDIT ID", lambda entry, _: entry.audit_id, 100, "id"),
+        Shown("WHEN", lambda entry, shown: shown.time(entry.at), 95),
+        Shown("WHO", lambda entry, _: entry.actor, 80),
+        Shown("HOST", lambda entry, _: entry.host, 40),
+        Shown("DID", _typed, 90, "fold"),
+        Shown("COUNTS", lambda entry, _: ", ".join(f"{n:,} {what}" for what, n in entry.counts.items()), 70),
+        Shown("RUNS", lambda entry, _: human.count(entry.run_count), 50, "right"),
+        Shown("REASON", lambda entry, _: entry.reason or "", 60, "fold"),
+    ),
+    id="audit_id",
+)
+
 CONFIG = View(
     name="setting",
     fields=_plain("key", "value", "source"),
@@ -406,9 +429,38 @@ STORE = View(
     id="name",
 )
 
+EXPLANATION = View(
+    name="explanation",
+    fields=_plain("code", "title", "exit_code"),
+    table=(
+        Shown("CODE", lambda page, _: page.code, 100, "id"),
+        Shown("EXIT", lambda page, _: str(page.exit_code), 60, "right"),
+        Shown("MEANS", lambda page, _: page.title, 90, "fold"),
+    ),
+    id="code",
+)
+
+PAGE = EXPLANATION._replace(name="page", fields=(*EXPLANATION.fields, *_plain("text")))
+
+FINDING = View(
+    name="finding",
+    fields=_plain("check", "ok", "count", "detail", "fix"),
+    table=(
+        Shown("CHECK", lambda row, _: row.check, 100, "name"),
+        Shown("", lambda row, _: "ok" if row.ok else "WRONG", 100),
+        Shown("COUNT", lambda row, _: human.count(row.count), 95, "right"),
+        Shown("WHAT IT MEANS", lambda row, _: row.detail, 95, "fold"),
+        Shown("WHAT MENDS IT", lambda row, _: row.fix or "", 90, "fold"),
+    ),
+    id="check",
+)
+
 VIEWS = {
     view.name: view
     for view in (
-        RUN, WAITING, TASK, STEP, SPAN, FAILURE, PIPELINE, SPAN_NAME, STATS, STATUS, EVALUATION, SYSTEM, CONFIG, STORE
+        RUN, WAITING, TASK, STEP, SPAN, FAILURE, PIPELINE, SPAN_NAME, STATS, STATUS, EVALUATION, SYSTEM, CONFIG, STORE,
+        AUDIT,
+        FINDING,
+        EXPLANATION, PAGE,
     )
 }  # fmt: skip

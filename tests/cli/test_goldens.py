@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from support import HERE, NEW, OLD, WAL, Lens, Result
+
+from flujo_lens.operations.audit_lines import FIRST, sealed
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens"
 UPDATE = os.environ.get("LENS_UPDATE_GOLDENS") == "1"
@@ -52,6 +56,26 @@ keys = ["*ssn*"]
 SETTINGS = (("lens.toml", TOML),)
 EVERY = "json ndjson csv tsv id"
 
+
+def _audit_log() -> str:
+    """Three changes, chained."""
+    text, previous = "", FIRST
+    for minute, words, reason, counts, run_ids in (
+        (11, "lens migrate --yes", None, {"steps": 4}, []),
+        (12, "lens prune --older-than 30d --yes", "the disk is full", {"deleted": 2, "kept": 1}, ["old-1", "old-2"]),
+        (58, "lens delete 'weird id/with slash'", None, {"deleted": 1}, ["weird id/with slash"]),
+    ):
+        told = {"audit_id": f"20261121T02{minute}00000000-0000000{len(run_ids)}", "at": f"2026-11-21T02:{minute}:00Z"}
+        told |= {"actor": "ana", "host": "ops1"}
+        more = {"command": shlex.split(words), "reason": reason, "counts": counts, "run_ids": run_ids}
+        line = sealed({**told, **more, "previous": previous})
+        previous = sha256(line[:-1]).hexdigest()
+        text += line.decode()
+    return text
+
+
+AUDIT = (("flujo_ops.db.lens-audit.ndjson", _audit_log()),)
+
 LISTS = [
     Case("status", "status", "80 160 pipe json"),
     Case("status-colour", "status", "100c"),
@@ -86,9 +110,16 @@ LISTS = [
     Case("stats-nothing", "stats --pipeline nothing", "100 pipe json"),
     Case("config", "config", "80 160 pipe json", files=SETTINGS),
     Case("config-empty", "config", "100 pipe"),
+    Case("audit", "audit", "80 160 pipe " + EVERY, files=AUDIT),
+    Case("audit-run", "audit --run old-1", "100", files=AUDIT),
+    Case("audit-nothing", "audit", "100 pipe json"),
+    Case("audit-verify", "audit verify", "100 pipe json", files=AUDIT),
     Case("stores", "stores", "80 160 pipe json", files=SETTINGS),
     Case("stores-empty", "stores", "100 pipe"),
     Case("status-named-store", "status", "100 json", files=SETTINGS),
+    Case("explain", "explain", "80 pipe json"),
+    Case("explain-code", "explain B1", "60 100 pipe json"),
+    Case("explain-code-colour", "explain s6", "100c"),
     Case("demo", "demo", "100"),
     Case("demo-pipe", "demo sample.db", "pipe"),
 ]
@@ -223,11 +254,13 @@ COMMANDS = [
     "tasks",
     "evals",
     "system",
+    "audit",
     "stores",
     "config",
+    "explain",
     "demo",
 ]
-GROUPED = ("tasks list", "system list", "system get")
+GROUPED = ("tasks list", "system list", "system get", "audit list", "audit verify")
 HELPS = [
     Case("help", "--help", "100"),
     *(Case(f"help-{name.replace(' ', '-')}", f"{name} -h", "100") for name in (*COMMANDS, *GROUPED)),
@@ -253,6 +286,7 @@ ERRORS = [
         ("cursor", "list --cursor xyz"),
         ("trace-file", "trace --file nowhere.json"),
         ("system-key", "system get nothing"),
+        ("code", "explain LENS-B9"),
     )
 ]
 ERRORS.append(Case("error-no-store", "list", "100 pipe json", store=""))

@@ -450,7 +450,7 @@ def test_a_blob_of_a_state_that_is_not_what_it_should_be(blob: str, tmp_path: Pa
         assert loaded is not None
         assert column in loaded
         if blob in ODD_BLOBS:
-            json.dumps(loaded[column], ensure_ascii=False).encode()
+            json.dumps(loaded[column], ensure_ascii=False).encode(errors="surrogatepass")
 
 
 @pytest.mark.parametrize("blob", [*BAD_BLOBS, *ODD_BLOBS])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +24,7 @@ from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSu
 
 if TYPE_CHECKING:
     from flujo_lens.state.figures import SpanStats, Stats
+    from flujo_lens.state.upkeep import Finding, Migration, MigrationPlan
 
 __all__ = ["JSONObject", "StateBackend", "capabilities_of", "overrides"]
 
@@ -390,6 +391,40 @@ class StateBackend(ABC):
     async def read_facts(self) -> Mapping[str, Any]:
         """Return what the store knows of itself: ``size_bytes``, ``last_write_at``, ``notes`` (texts)."""
         return {}
+
+    # --- upkeep
+
+    async def plan_migration(self, now: datetime) -> MigrationPlan:
+        """Return what `migrate` would do at `now`. Nothing is written, nor left beside the store.
+
+        Raises:
+            SchemaError: the store is of a newer schema, or one that nobody knows.
+        """
+        raise self._lacks("plan_migration")
+
+    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+        """Bring the store to the newest schema, all of it or nothing; up to date already, do nothing.
+
+        Args:
+            now: The present, in UTC; a backup is named by it.
+            backup: Whether to make a copy first, which is whole and on the disk before anything is changed.
+
+        Raises:
+            BusyError: another process has the store open.
+            OperationFailedError: there is no room for it, or a write failed.
+            StoreError: as `plan_migration`, or the store cannot be written.
+        """
+        raise self._lacks("migrate")
+
+    async def check_up(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
+        """Look for what is wrong with the store, and return one finding a check. Nothing is written.
+
+        Args:
+            now: The present.
+            silent_after: How long a run that is said to run may be without a save.
+            full: Look at everything, however long that takes, where else a part has to do.
+        """
+        raise self._lacks("check_up")
 
     def _lacks(self, method: str) -> NotSupportedError:
         return NotSupportedError.of(type(self), method)

@@ -14,13 +14,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.backends.shapes import WorkflowTally, run_document, span_statistics, step_document
 from flujo_lens.state.backends.vocabulary import check_hours, check_page, moment_before
 from flujo_lens.state.views import Evaluation, RunFilter
+
+if TYPE_CHECKING:
+    from flujo_lens.state.upkeep import Migration, MigrationPlan
 
 __all__ = ["ReadingBackend", "empty_if_missing"]
 
@@ -45,6 +48,24 @@ def empty_if_missing(empty: Callable[[], Any]) -> Callable[[F], F]:
 
 class ReadingBackend(StateBackend):
     """A backend whose operators' half is its own, and whose listing methods follow from it."""
+
+    async def plan_migration(self, now: datetime) -> MigrationPlan:
+        """Return that there is nothing to do: unless a driver says so, its format has one version.
+
+        Raises:
+            StoreError: there is no store, or it cannot be read.
+        """
+        from flujo_lens.state.upkeep import MigrationPlan
+
+        await self.read_facts()
+        return MigrationPlan()
+
+    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+        """Do nothing: see `plan_migration`."""
+        from flujo_lens.state.upkeep import Migration
+
+        await self.read_facts()
+        return Migration()
 
     async def read_extras(self, run_ids: Sequence[str], *, contexts: bool = False) -> Mapping[str, JSONObject]:
         """Return what the store keeps of these runs beyond a summary, by run id.

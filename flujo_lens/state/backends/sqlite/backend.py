@@ -276,7 +276,8 @@ class SQLiteBackend(SQLiteReads):
         """
         from flujo_lens.state.backends.sqlite.backup import migrate_safely
 
-        path, timeout, done = self._reader.path, self._timeout, list[Migration]()
+        path, timeout = self._reader.path, self._timeout
+        done: list[Migration] = []
 
         def work(stopped: threading.Event) -> None:
             done.append(migrate_safely(path, timeout, now, backup=backup, stopped=stopped))

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, SchemaError
 from flujo_lens.state.backends.sqlite.migrations import migrate, read_layout
-from flujo_lens.state.backends.sqlite.opening import is_busy
+from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy
 from flujo_lens.state.backends.sqlite.patience import SLICE, patiently, translate_write
 from flujo_lens.state.upkeep import Migration, MigrationPlan
 
@@ -29,9 +29,6 @@ __all__ = ["back_up", "backup_path", "check_room", "migrate_safely", "plan_migra
 
 _PAGES_AT_ONCE = 2_000
 """Between two such parts a backup that nobody wants any more ends."""
-
-_COPIES = 2
-"""A migration writes every table anew, first to the WAL or beside the old one, then into the file."""
 
 
 class _Stopped(Exception):  # noqa: N818 - it is no error
@@ -45,7 +42,8 @@ def plan_migration(connection: sqlite3.Connection, path: Path, now: datetime) ->
         NotAStoreError, SchemaError: as `migrations.read_layout`.
     """
     steps = read_layout(connection, path).words
-    return MigrationPlan(path, steps, _size(path), backup_path(path, now) if steps else None)
+    backup = backup_path(path, now) if steps else None
+    return MigrationPlan(path, steps, _size(path), backup, shutil.disk_usage(path.parent).free)
 
 
 def backup_path(path: Path, now: datetime) -> Path:
@@ -55,17 +53,19 @@ def backup_path(path: Path, now: datetime) -> Path:
     return next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """See that there is room for `needed` bytes in a folder.
+def check_room(plan: MigrationPlan, folder: Path, backup: bool) -> None:
+    """See that there is room in a folder for what a plan can take.
 
     Raises:
         OperationFailedError: there is less.
     """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    needed = plan.room_needed(backup)
+    if plan.free_bytes < needed:
+        less = "; --no-backup needs a third less" if backup else ""
         raise OperationFailedError(
-            f"not enough room in {folder}: this can take {needed:,} bytes, and {free:,} are free; nothing was changed",
-            hint="make room there; --no-backup needs a third less",
+            f"not enough room in {folder}: this can take {needed:,} bytes, and {plan.free_bytes:,} are free; "
+            "nothing was changed",
+            hint=f"make room there{less}",
             path=str(folder),
         )
 
@@ -89,13 +89,15 @@ def migrate_safely(
     """
     deadline, stopped = time.monotonic() + timeout, stopped or threading.Event()
     made: Path | None = None
+    check_is_sqlite(path)
     try:
         with _alone(path, deadline, stopped) as db:
-            if not read_layout(db, path).is_older:
+            plan = plan_migration(db, path, now)
+            if plan.backup is None:
                 return Migration()
-            check_room(path.parent, _size(path) * (_COPIES + backup))
+            check_room(plan, path.parent, backup)
             if backup:
-                made = back_up(db, path, backup_path(path, now), stopped)
+                made = back_up(db, path, plan.backup, stopped)
         return Migration(tuple(migrate(path, max(0.0, deadline - time.monotonic()), stopped)), made)
     except SchemaError as error:
         raise (_busy(path) if _is_about_locks(error) else error) from error.__cause__

@@ -146,8 +146,9 @@ def count_all(session: Session) -> int:
 
 def find_ids(session: Session, prefix: str, limit: int) -> list[str]:
     """Run ids that begin with `prefix`, by the primary keys, in order."""
+    first = "WHERE run_id >= :from AND run_id < :to ORDER BY run_id LIMIT :limit"
     parts = [
-        f"SELECT * FROM (SELECT run_id FROM {table} WHERE run_id >= :from AND run_id < :to ORDER BY run_id LIMIT :limit)"
+        f"SELECT * FROM (SELECT run_id FROM {table} {first})"
         for table in ("runs", "workflow_state")
         if session.shape.has(table)
     ]

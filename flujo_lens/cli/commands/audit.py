@@ -1,0 +1,48 @@
+"""``lens audit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.groups import make_group
+from flujo_lens.cli.options import OutputOptions
+
+AuditFile = Annotated[Path | None, typer.Option("--audit-file", help="Where the audit log is.", metavar="FILE")]
+
+
+def list_entries(
+    app: App,
+    output: OutputOptions,
+    run: Annotated[str | None, typer.Option("--run", help="Changes of this run: its whole id.", metavar="RUN")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Made at or after: 2h, 30d, today.", metavar="TIME")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="So many.", min=1, metavar="N")] = 50,
+    audit_file: AuditFile = None,
+) -> None:
+    """List who changed what in the store, the newest first."""
+    from flujo_lens.cli.audit_screen import Wanted, audit_list
+
+    audit_list(app, app.output(output), audit_file, Wanted(run, since, limit))
+
+
+def verify_log(
+    app: App,
+    audit_file: AuditFile = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="table or json.", metavar="FORMAT")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
+) -> None:
+    """Follow the chain of hashes through the audit log. Exit 1 at the first line that does not fit."""
+    from flujo_lens.cli.audit_screen import print_verdict
+
+    if not print_verdict(
+        app, app.output(OutputOptions(output=output, json=json), ("table", "tsv", "json")), audit_file
+    ):
+        raise typer.Exit(1)
+
+
+group = make_group("Look at who changed what in the store.", {"list": list_entries, "verify": verify_log}, "list")

@@ -1,0 +1,27 @@
+"""``lens explain``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import OutputOptions
+
+
+def explain(
+    app: App,
+    output: OutputOptions,
+    code: Annotated[
+        str | None, typer.Argument(metavar="[CODE]", help="As an error shows it: LENS-B1, or B1.", show_default=False)
+    ] = None,
+) -> None:
+    """Explain an error code: what it means, why it happens, what to do. Without a code: list them all."""
+    from flujo_lens.cli.explain_screen import print_codes, print_page
+
+    out = app.output(output)
+    if code is None:
+        print_codes(out)
+    else:
+        print_page(out, code)

@@ -1,0 +1,93 @@
+"""Asking before something is changed, what may be changed at all, and where it is written down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flujo_lens.cli.context import App
+from flujo_lens.errors import ReadOnlyStoreError, UsageError
+
+if TYPE_CHECKING:
+    from flujo_lens.operations.audit import AuditLog
+
+__all__ = ["audit_log", "check_can_ask", "check_writable", "confirm"]
+
+
+def check_writable(app: App) -> None:
+    """See that the store that is meant may be changed, and that there is no doubt which one that is.
+
+    Raises:
+        UsageError: a variable and a file name different stores.
+        ReadOnlyStoreError: the settings say so.
+    """
+    from flujo_lens.config import mask_uri
+
+    choice = app.store
+    if choice.overridden:
+        raise UsageError(
+            "a variable and a file name different stores; nothing was changed",
+            hint="say which one is meant: --store NAME_OR_URI",
+        )
+    if choice.readonly:
+        raise ReadOnlyStoreError(
+            f"the store {choice.name or mask_uri(choice.uri)} is read-only by the settings ({choice.source})",
+            hint="nothing was changed; readonly = true under [stores.NAME] in lens.toml says so",
+        )
+
+
+def check_can_ask(app: App, yes: bool) -> None:
+    """See that there is a terminal to ask on, unless the answer was given.
+
+    Raises:
+        UsageError: there is none. Nothing was read from stdin.
+    """
+    if yes or (app.world.stdin.isatty() and _stderr_is_terminal(app)):
+        return
+    raise UsageError(
+        "there is no terminal to ask on; nothing was changed",
+        hint="--yes does it without asking, --dry-run shows what it would do",
+    )
+
+
+def _stderr_is_terminal(app: App) -> bool:
+    known = app.world.stderr_tty
+    return app.world.stderr.isatty() if known is None else known
+
+
+def confirm(app: App, question: str, yes: bool) -> bool:
+    """Whether a person says y or yes to `question`; anything else, Enter too, is a no.
+
+    The question is on stderr, the answer comes from the terminal; see `check_can_ask`.
+    """
+    check_can_ask(app, yes)
+    if yes:
+        return True
+    app.world.stderr.write(f"{question} [y/N] ")
+    app.world.stderr.flush()
+    agreed = app.world.stdin.readline().strip().lower() in ("y", "yes")
+    if not agreed:
+        app.tell("nothing was changed")
+    return agreed
+
+
+def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
+    """The audit log of a store: where --audit-file or the settings say, else beside it."""
+    import platform
+
+    from flujo_lens.operations.audit import AuditLog
+
+    chosen = app.world.cwd / file if file else app.settings.audit_path
+    path = chosen or AuditLog.path_beside(store)
+    return AuditLog(path, actor=_actor(app), host=platform.node(), now=app.world.now, timeout=app.settings.timeout)
+
+
+def _actor(app: App) -> str:
+    import pwd
+
+    given = app.world.env.get("LENS_ACTOR")
+    try:
+        return given or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,60 @@
+"""What the error codes mean: a page each, in Markdown, in the package."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import NamedTuple
+
+from flujo_lens.errors import UnknownValueError
+
+__all__ = ["Explanation", "explain", "explanations"]
+
+_PAGES = files("flujo_lens").joinpath("data", "explanations")
+_CODE = re.compile("(?:LENS-)?([A-Z][0-9]+)", re.IGNORECASE)
+_HEAD = re.compile(r"# (?P<code>\S+): (?P<title>.+)\n\nExit code (?P<exit_code>[0-9]+)")
+
+
+class Explanation(NamedTuple):
+    """The page of one error code.
+
+    Attributes:
+        title: What it means, in a few words.
+        exit_code: Of `lens`, where the error ends a command.
+        text: The whole page in Markdown; ASCII, so that every terminal can show it.
+    """
+
+    code: str
+    title: str
+    exit_code: int
+    text: str
+
+
+def explanations() -> list[Explanation]:
+    """Every page, in the order of the codes."""
+    return [_page(code) for code in _codes()]
+
+
+def explain(code: str) -> Explanation:
+    """The page of `code`: ``LENS-B1``, ``lens-b1`` or ``b1``.
+
+    Raises:
+        UnknownValueError: there is no such code; names the nearest, and all.
+    """
+    found = _CODE.fullmatch(code.strip())
+    whole = f"LENS-{found[1].upper()}" if found else code
+    codes = _codes()
+    if whole not in codes:
+        raise UnknownValueError.of("error code", whole, codes)
+    return _page(whole)
+
+
+def _codes() -> list[str]:
+    return sorted(page.name.removesuffix(".md") for page in _PAGES.iterdir() if page.name.endswith(".md"))
+
+
+def _page(code: str) -> Explanation:
+    text = _PAGES.joinpath(f"{code}.md").read_text(encoding="ascii")
+    head = _HEAD.match(text)
+    assert head is not None, f"{code}.md has another head than the other pages"
+    return Explanation(head["code"], head["title"], int(head["exit_code"]), text)

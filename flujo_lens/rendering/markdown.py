@@ -1,0 +1,65 @@
+"""Markdown on a terminal, as quiet as the other screens: no boxes, no colours, no links."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.constrain import Constrain
+from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
+from rich.padding import Padding
+from rich.text import Text
+from rich.theme import Theme
+
+__all__ = ["MarkdownPage"]
+
+_WIDEST = 80
+"""Cells of a line: longer ones are hard to read."""
+
+_QUIET = Theme(
+    {
+        "markdown.h1": "bold",
+        "markdown.h2": "bold",
+        "markdown.h3": "bold",
+        "markdown.code": "bold",
+        "markdown.code_block": "none",
+        "markdown.list": "none",
+        "markdown.item.bullet": "none",
+        "markdown.item.number": "none",
+    }
+)
+
+
+class MarkdownPage:
+    """A page of Markdown; prints itself on a console of Rich."""
+
+    def __init__(self, text: str) -> None:
+        self._markdown = _Markdown(text, hyperlinks=False)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        with console.use_theme(_QUIET):
+            yield from console.render(Constrain(self._markdown, _WIDEST), options)
+
+
+class _Heading(Heading):
+    """A heading at the left."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.text.justify = "left"
+        yield self.text
+
+
+class _Code(CodeBlock):
+    """Commands and files, set in."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Padding(Text(str(self.text).rstrip()), (0, 0, 0, 4))
+
+
+class _Markdown(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "heading_open": _Heading,
+        "fence": _Code,
+        "code_block": _Code,
+    }

@@ -1,0 +1,308 @@
+"""What is wrong with a database file: its checks, in the order in which they are told. Nothing is written.
+
+SQLite counts, so that memory does not grow with the store. What would take minutes on a large file (every page, every
+blob) is bounded unless all of it is asked for: the page check by time, values by a sample of the newest rows.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from flujo_lens.state.backends.sqlite.ddl import INDEXES, create_index
+from flujo_lens.state.backends.sqlite.migrations import read_layout
+from flujo_lens.state.backends.sqlite.opening import is_busy
+from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION, Shape
+from flujo_lens.state.backends.sqlite.session import Session
+from flujo_lens.state.interpret import BAD, decode
+from flujo_lens.state.upkeep import Finding
+
+__all__ = ["check_up"]
+
+PAGE_SECONDS = 5.0
+"""How long the pages of a file are looked at, unless `full`."""
+
+SAMPLE = 2_000
+"""Rows of each table whose values are looked at, the newest first, unless `full`."""
+
+LARGE_WAL = 64 << 20
+"""Bytes of a WAL that says that nobody can fold it into the file."""
+
+_MOST_MESSAGES = 20
+_AGAIN = 0.05
+_BLOBS = {
+    "workflow_state": ("pipeline_context", "step_history", "metadata"),
+    "runs": ("final_context_blob",),
+    "spans": ("attributes",),
+    "evaluations": ("metadata",),
+    "system_state": ("value",),
+}
+_TIMES = {
+    "workflow_state": ("created_at", "updated_at"),
+    "runs": ("created_at", "start_time", "updated_at", "end_time"),
+}
+_SMALL_FIRST = ("system_state", "evaluations", "traces", "runs", "steps", "spans", "workflow_state")
+_LOOKS_LIKE_A_TIME = "GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'"
+_SAVE_WHAT_CAN_BE = "copy the file first; `sqlite3 FILE .recover` then saves what can be read"
+
+
+def check_up(session: Session, path: Path, *, full: bool = False) -> list[Finding]:
+    """Look for what is wrong with a store.
+
+    Args:
+        session: An open session; its connection is interrupted when the time for the pages is over.
+        path: The file.
+        full: Look at everything, however long it takes.
+    """
+    checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
+        ("integrity", lambda: _integrity(session, full)),
+        ("schema", lambda: _schema(session, path)),
+        *((f"orphans in {table}", partial(_orphans, session, table)) for table in _children(session.shape)),
+        ("statuses that disagree", lambda: _disagreements(session)),
+        ("unreadable values", lambda: _unreadable(session, full)),
+        ("unreadable times", lambda: _bad_times(session, full)),
+        ("free pages", lambda: _free_pages(session)),
+        ("WAL", lambda: _wal(path)),
+        ("indexes", lambda: _indexes(session, path)),
+        ("locks", lambda: _locks(path)),
+    )
+    return [_tried(name, check) for name, check in checks]
+
+
+def _tried(name: str, check: Callable[[], Finding]) -> Finding:
+    """What a check finds; where the damage keeps it from looking, that."""
+    try:
+        return check()
+    except sqlite3.DatabaseError as error:
+        # Of the two that pass by themselves, the reader tries the one again, and the other is the caller's wish.
+        if is_busy(error) or getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+            raise
+        return Finding(name, False, None, f"could not be checked: {error}", _SAVE_WHAT_CAN_BE)
+
+
+# --- the file
+
+
+def _integrity(session: Session, full: bool) -> Finding:
+    if full:
+        found, seen = _messages(session, f"PRAGMA integrity_check({_MOST_MESSAGES})"), "every page, row and index"
+    else:
+        found, seen = _look_for_a_while(session)
+    if not found:
+        return Finding("integrity", True, 0, f"no damage in {seen}")
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    return Finding("integrity", False, len(found), f"the file is damaged: {found[0]}{more}", _SAVE_WHAT_CAN_BE)
+
+
+def _look_for_a_while(session: Session) -> tuple[list[str], str]:
+    """Messages about the tables, looked at one by one until the time is over; and what was looked at."""
+    end, seen = time.monotonic() + PAGE_SECONDS, list[str]()
+    found: list[str] = []
+    for table in (table for table in _SMALL_FIRST if session.shape.columns.get(table)):
+        messages = _within(session, f"PRAGMA quick_check({table})", end - time.monotonic())
+        if messages is None:
+            part = ", ".join(seen) or "a part of the file"
+            return found, f"{part}, after {PAGE_SECONDS:g} seconds; --full looks at everything"
+        found += messages
+        seen.append(table)
+    return found, "the pages of its tables; --full compares the indexes, too"
+
+
+def _within(session: Session, pragma: str, seconds: float) -> list[str] | None:
+    """What a check says; None if it takes longer than so many seconds."""
+    over, done = threading.Event(), threading.Event()
+
+    def interrupt() -> None:
+        # Again and again: an interrupt that comes before the statement has begun is none.
+        while not done.wait(_AGAIN if over.is_set() else max(0.0, seconds)):
+            over.set()
+            session.connection.interrupt()
+
+    watch = threading.Thread(target=interrupt, daemon=True)
+    watch.start()
+    try:
+        return _messages(session, pragma)
+    except sqlite3.OperationalError as error:
+        if over.is_set() and getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+            return None
+        raise
+    finally:
+        done.set()
+        watch.join()
+
+
+def _messages(session: Session, pragma: str) -> list[str]:
+    return [str(row[0]) for row in session.rows(pragma) if row[0] != "ok"]
+
+
+def _schema(session: Session, path: Path) -> Finding:
+    version = session.shape.version
+    if version > KNOWN_VERSION:
+        detail = f"version {version} is newer than {KNOWN_VERSION}, the newest that is known: it can be read as it is"
+        return Finding("schema", False, 1, detail, "update flujo-lens before anything is changed")
+    older = read_layout(session.connection, path).older
+    if not older:
+        return Finding("schema", True, 0, "up to date")
+    detail = f"older, which is harmless; a migration would change {', '.join(older)} (lens migrate --dry-run)"
+    return Finding("schema", True, len(older), detail, "lens migrate, once the application is of 0.6 or newer")
+
+
+def _free_pages(session: Session) -> Finding:
+    free, pages, size = (int(session.value(f"PRAGMA {name}")) for name in ("freelist_count", "page_count", "page_size"))
+    if not free:
+        return Finding("free pages", True, 0, "none")
+    share = 100 * free / pages
+    detail = f"{share:.0f} % of the file ({free * size:,} bytes) are free: the next runs use them, the disk does not"
+    fix = "`sqlite3 FILE VACUUM` gives them back, while nothing else uses the file" if share >= 25 else None
+    return Finding("free pages", True, free, detail, fix)
+
+
+def _wal(path: Path) -> Finding:
+    try:
+        size = os.stat(f"{path}-wal").st_size
+    except OSError:
+        return Finding("WAL", True, 0, "there is none")
+    if size < LARGE_WAL:
+        return Finding("WAL", True, size, f"{size:,} bytes are not in the file yet, which is harmless")
+    detail = f"{size:,} bytes: a reader that never ends, or a dead writer, keeps them from going into the file"
+    return Finding("WAL", False, size, detail, "close what has the store open; the last to close folds it in")
+
+
+def _indexes(session: Session, path: Path) -> Finding:
+    older = session.shape.version > KNOWN_VERSION or read_layout(session.connection, path).is_older
+    there = [name for name, where in INDEXES.items() if session.shape.has(*where)]
+    missing = [name for name in there if not session.shape.indexed(*INDEXES[name])]
+    if not missing:
+        return Finding("indexes", True, 0, "all are there")
+    detail = f"{', '.join(missing)} missing: lists and clean-ups take longer"
+    fix = "lens migrate makes them" if older else f"with sqlite3: {'; '.join(map(create_index, missing))}"
+    return Finding("indexes", older, len(missing), detail, fix)
+
+
+def _locks(path: Path) -> Finding:
+    holders = _holders(path)
+    if holders is None:
+        return Finding("locks", True, None, "this system does not tell who holds them")
+    if not holders:
+        return Finding("locks", True, 0, "no other process holds one")
+    names = ", ".join(f"{pid} ({_command(pid)})" for pid in sorted(holders))
+    return Finding("locks", True, len(holders), f"held by the processes {names}: they have the store open")
+
+
+def _holders(path: Path) -> set[int] | None:
+    """The processes that hold a POSIX lock on the file or its ``-shm``; None where the system does not say."""
+    try:
+        with open("/proc/locks", encoding="ascii") as file:
+            lines = [line.replace("-> ", "").split() for line in file]
+    except OSError:
+        return None
+    # By inode alone: a layered file system tells of another device than the locks do.
+    inodes = {os.stat(name).st_ino for name in (path, f"{path}-shm") if os.path.exists(name)}
+    found = {int(line[4]) for line in lines if line[1] == "POSIX" and int(line[5].rpartition(":")[2]) in inodes}
+    return found - {os.getpid()}
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "unknown"
+
+
+# --- what is in it
+
+
+def _children(shape: Shape) -> list[str]:
+    tables = ("steps", "spans", "traces", "evaluations")
+    return [table for table in tables if shape.has(table, "run_id")]
+
+
+def _orphans(session: Session, table: str) -> Finding:
+    known = [name for name in ("runs", "workflow_state") if session.shape.has(name, "run_id")]
+    nowhere = " AND ".join(f"NOT EXISTS (SELECT 1 FROM {name} k WHERE k.run_id = c.run_id)" for name in known)
+    rows = int(session.value(f"SELECT count(*) FROM {table} c WHERE {nowhere}"))
+    name = f"orphans in {table}"
+    if not rows:
+        return Finding(name, True, 0, "every row has its run")
+    some = session.value(f"SELECT run_id FROM {table} c WHERE {nowhere} LIMIT 1")
+    detail = f"rows of runs that neither runs nor workflow_state know, such as {some!s}: left by a deletion in part"
+    return Finding(name, False, rows, detail, "harmless but for their room; `lens show RUN` shows what there is of one")
+
+
+def _disagreements(session: Session) -> Finding:
+    """The statuses that are not completed are few, and found by an index: only their runs are compared."""
+    name, shape = "statuses that disagree", session.shape
+    if not (shape.has("runs", "status") and shape.has("workflow_state", "status")):
+        return Finding(name, True, 0, "a run's status is in one table alone")
+    odd_states = "(s.status < 'completed' OR s.status > 'completed') AND r.status <> s.status"
+    odd_runs = "(r.status < 'completed' OR r.status > 'completed') AND s.status = 'completed'"
+    count = int(
+        session.value(
+            "SELECT (SELECT count(*) FROM workflow_state s CROSS JOIN runs r ON r.run_id = s.run_id "
+            f"WHERE {odd_states}) + (SELECT count(*) FROM runs r CROSS JOIN workflow_state s ON s.run_id = r.run_id "
+            f"WHERE {odd_runs})"
+        )
+    )
+    if not count:
+        return Finding(name, True, 0, "runs and workflow_state say the same")
+    detail = (
+        "runs and workflow_state differ, as the library leaves them (paused, cancelled): harmless, the state counts"
+    )
+    return Finding(name, True, count, detail)
+
+
+def _unreadable(session: Session, full: bool) -> Finding:
+    counts = {
+        f"{table}.{column}": count
+        for table, columns in _BLOBS.items()
+        for column in columns
+        if session.shape.has(table, column) and (count := _bad_values(session, table, column, full))
+    }
+    seen = "all" if full else f"the newest {SAMPLE:,} rows of each table"
+    if not counts:
+        return Finding("unreadable values", True, 0, f"every value parses in {seen}")
+    told = ", ".join(f"{count} in {where}" for where, count in counts.items())
+    detail = f"{told} are no JSON, in {seen}: such a run cannot go on"
+    fix = "`lens list --status unreadable` and `lens show RUN` tell the runs; restore them from a backup"
+    return Finding("unreadable values", False, sum(counts.values()), detail, fix)
+
+
+def _bad_values(session: Session, table: str, column: str, full: bool) -> int:
+    """How many texts do not parse; SQLite leaves those over that it takes for no JSON (NaN is none to it)."""
+    sample = "" if full else f"ORDER BY rowid DESC LIMIT {SAMPLE}"
+    rows = session.rows(
+        f"SELECT value FROM (SELECT {column} AS value FROM {table} {sample}) "
+        "WHERE typeof(value) = 'text' AND NOT json_valid(value)"
+    )
+    return sum(decode(value) is BAD for (value,) in rows)
+
+
+def _bad_times(session: Session, full: bool) -> Finding:
+    counts = {
+        f"{table}.{column}": count
+        for table, columns in _TIMES.items()
+        for column in columns
+        if session.shape.has(table, column) and (count := _bad_times_in(session, table, column, full))
+    }
+    if not counts:
+        return Finding("unreadable times", True, 0, "every time that was looked at can be read")
+    told = ", ".join(f"{count} in {where}" for where, count in counts.items())
+    detail = f"{told} are no times: such a run is of unknown age, and no clean-up takes it"
+    fix = "harmless else; runs without a readable start come first in `lens list --reverse`"
+    return Finding("unreadable times", False, sum(counts.values()), detail, fix)
+
+
+def _bad_times_in(session: Session, table: str, column: str, full: bool) -> int:
+    """What SQLite cannot read either is asked about in Python: it reads fewer forms."""
+    sample = "" if full or session.shape.indexed(table, column) else f"ORDER BY rowid DESC LIMIT {SAMPLE}"
+    return int(
+        session.value(
+            f"SELECT count(*) FROM (SELECT {column} AS at FROM {table} {sample}) "
+            f"WHERE at <> '' AND (at NOT {_LOOKS_LIKE_A_TIME} OR julianday(at) IS NULL) AND NOT lens_is_time(at)"
+        )
+    )

@@ -1,0 +1,230 @@
+"""``lens audit``: what it prints, which log it reads, and what is never written down."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support import NOW, PACKAGE, Lens, tree
+
+from flujo_lens.cli.recorded import recorded
+from flujo_lens.operations.audit import AuditLog
+
+FIELDS = ["audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids"]
+
+
+def write(path: Path, *run_ids: str, hours: int = 0, reason: str | None = "disk full") -> str:
+    log = AuditLog(path, actor="ana", host="ops1", now=lambda: NOW - timedelta(hours=hours))
+    words = ["lens", "delete", *run_ids]
+    return log.append(command=words, reason=reason, counts={"deleted": len(run_ids)}, run_ids=run_ids)
+
+
+@pytest.fixture
+def path(lens: Lens) -> Path:
+    """The log beside the store, with three entries: 48, 24 and 2 hours old."""
+    path = lens.cwd / "flujo_ops.db.lens-audit.ndjson"
+    for hours, run_ids in ((48, ["a 1"]), (24, ["b"]), (2, ["a 1", "c"])):
+        write(path, *run_ids, hours=hours)
+    return path
+
+
+def test_a_table_newest_first(lens: Lens, path: Path) -> None:
+    shown = lens("audit", tty=True, width=160)
+    head, *rows = shown.lines
+    assert head.split() == ["AUDIT", "ID", "WHEN", "WHO", "HOST", "DID", "COUNTS", "RUNS", "REASON"]
+    assert [row.split()[1] for row in rows] == ["2h", "1d", "2d"]
+    assert "lens delete 'a 1' c" in rows[0]
+    assert "2 deleted" in rows[0]
+
+
+def test_the_fields(lens: Lens, path: Path) -> None:
+    newest = lens("audit list -o json").json[0]
+    assert list(newest) == FIELDS
+    assert newest["at"] == "2026-11-21T01:11:08Z"
+    assert newest["command"] == ["lens", "delete", "a 1", "c"]
+    assert (newest["counts"], newest["run_ids"], newest["reason"]) == ({"deleted": 2}, ["a 1", "c"], "disk full")
+    assert list(lens("audit").tsv[0]) == FIELDS
+    assert [row["audit_id"] for row in lens("audit -o csv").csv] == lens("audit -o id").lines
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--run 'a 1'", [2, 48]),
+        ("--run b", [24]),
+        ("--run nothing", []),
+        ("--since 25h", [2, 24]),
+        ("--since 2026-11-20T22:00", []),
+        ("--run 'a 1' --since 1d", [2]),
+        ("-n 1", [2]),
+    ],
+)
+def test_which(lens: Lens, path: Path, options: str, expected: list[int]) -> None:
+    shown = lens(f"audit {options} --columns at -o tsv --no-header")
+    times = [(NOW - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ") for hours in expected]
+    assert (shown.code, shown.lines) == (0, times)
+
+
+def test_an_id_as_it_is_printed(lens: Lens) -> None:
+    write(lens.cwd / "flujo_ops.db.lens-audit.ndjson", "a\nb")
+    assert len(lens("audit", "--run", r"a\nb", "-o", "json").json) == 1
+    assert len(lens("audit", "--run", "a\nb", "-o", "json").json) == 1
+
+
+def test_what_was_cut_off_is_said(lens: Lens, path: Path) -> None:
+    assert lens("audit -n 2").err == "the newest 2 of 3; more: lens audit list -n N\n"
+    assert lens("audit -n 3").err == ""
+
+
+def test_entries_without_ids_are_said(lens: Lens, path: Path) -> None:
+    write(path, *(str(number) for number in range(10_001)))
+    shown = lens("audit --run b -o id")
+    assert len(shown.lines) == 1
+    assert "1 entry about too many runs" in shown.err
+
+
+@pytest.mark.parametrize("line", ["audit", "audit verify", "audit --run a", "audit verify -o json"])
+@pytest.mark.parametrize("store", ["flujo_ops.db", "sqlite:///flujo_ops.db", "states"])
+def test_a_store_without_a_log(lens: Lens, line: str, store: str) -> None:
+    lens.files(to="states")
+    before = tree(lens.folder)
+    assert lens(f"{line} -s {store}").code == 0
+    assert tree(lens.folder) == before
+
+
+def test_reading_changes_nothing(lens: Lens, path: Path) -> None:
+    before = tree(lens.folder)
+    assert (lens("audit").code, lens("audit verify").code) == (0, 0)
+    assert tree(lens.folder) == before
+
+
+def test_of_a_folder_of_files(lens: Lens) -> None:
+    lens.files(to="states")
+    given = write(lens.cwd / "states.lens-audit.ndjson", "a")
+    assert lens("audit -s states/ -o id").lines == [given]
+
+
+@pytest.mark.parametrize("store", ["nowhere.db", "sqlite:///nowhere.db", "file:///nowhere", "text.db"])
+@pytest.mark.parametrize("line", ["audit", "audit verify"])
+def test_no_store(lens: Lens, line: str, store: str) -> None:
+    lens.write("text.db", "no store")
+    assert lens(f"{line} -s {store}").code == 5
+
+
+def test_the_log_is_where_it_is_said_to_be(lens: Lens, path: Path) -> None:
+    other = write(lens.cwd / "other.ndjson", "z")
+    assert lens("audit --audit-file other.ndjson -o id").lines == [other]
+    assert lens("audit verify --audit-file other.ndjson").out == "1 entry, chain whole\n"
+    third = write(lens.cwd / "third.ndjson", "z")
+    lens.write("lens.toml", 'default = "flujo_ops.db"\n[audit]\npath = "third.ndjson"\n')
+    assert lens("audit -o id").lines == [third]
+    missing = lens("audit --audit-file nowhere.ndjson -o json")
+    assert (missing.code, missing.error["code"]) == (5, "LENS-S1")
+
+
+def test_a_log_needs_no_store_if_it_is_named(bare_lens: Lens) -> None:
+    given = write(bare_lens.cwd / "old.ndjson", "a")
+    assert bare_lens("audit --audit-file old.ndjson -o id").lines == [given]
+
+
+DRIVER = """
+class Backend:
+    def __init__(self, uri):
+        pass
+
+    async def save_state(self, run_id, state):
+        raise AssertionError("a reading command saves")
+
+    load_state = delete_state = save_state
+"""
+
+
+def test_a_driver_without_a_path(lens: Lens) -> None:
+    lens.write("home/elsewhere.py", DRIVER)
+    lens.write("lens.toml", '[drivers]\nserver = "elsewhere:Backend"\n')
+    paths = f"{PACKAGE.parent}:{lens.cwd / 'home'}"
+    shown = lens.process("audit -s server://x -o json", env={"PYTHONPATH": paths})
+    assert (shown.code, shown.error["code"]) == (2, "LENS-U6")
+    given = write(lens.cwd / "elsewhere.ndjson", "a")
+    shown = lens.process("audit -s server://x --audit-file elsewhere.ndjson -o id", env={"PYTHONPATH": paths})
+    assert shown.lines == [given]
+
+
+# --- verify
+
+
+def test_a_whole_chain(lens: Lens, path: Path) -> None:
+    shown = lens("audit verify")
+    assert (shown.code, shown.out, shown.err) == (0, "3 entries, chain whole\n", "")
+    report = lens("audit verify -o json").json
+    assert {name: report[name] for name in ("ok", "entries", "line", "why", "torn")} == {
+        "ok": True,
+        "entries": 3,
+        "line": None,
+        "why": None,
+        "torn": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "why"),
+    [
+        (lambda lines: [lines[0], lines[1].replace(b"disk", b"dusk"), lines[2]], 2, "changed"),
+        (lambda lines: [lines[0], lines[2]], 2, "removed"),
+        (lambda lines: [*lines[:2], b"hello\n", lines[2]], 3, "no JSON"),
+        (lambda lines: [*lines[:2], lines[2][:100]], 3, "torn"),
+    ],
+)
+def test_a_broken_chain(lens: Lens, path: Path, change, line: int, why: str) -> None:  # type: ignore[no-untyped-def]
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+    shown = lens("audit verify", tty=True)
+    assert shown.code == 1
+    assert shown.out.startswith(f"line {line} of ")
+    shown = lens("audit verify -o json")
+    assert (shown.code, shown.json["line"], shown.json["why"], shown.json["ok"]) == (1, line, why, False)
+
+
+def test_a_torn_line_that_was_chained_over_is_said(lens: Lens, path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+    write(path, "d")
+    shown = lens("audit verify")
+    assert (shown.code, shown.out) == (0, "3 entries, chain whole\n")
+    assert "line 3" in shown.err
+    assert "1 of the lines" in lens("audit").err
+
+
+# --- what others wrote into it
+
+
+def test_text_is_data(lens: Lens) -> None:
+    path = lens.cwd / "flujo_ops.db.lens-audit.ndjson"
+    write(path, "\x1b[2Jid", reason="[red]x[/red] \x1b]0;title\x07 postgres://u:hunter2@db/x")
+    for form in ("", " -o csv", " -o tsv", " -o json"):
+        for tty in (True, False):
+            shown = lens(f"audit{form}", tty=tty, width=200)
+            assert "\x1b" not in shown.out
+            assert "hunter2" not in shown.out
+    assert "[red]x[/red]" in lens("audit", tty=True, width=200).out
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("lens prune --older-than 30d", "lens prune --older-than 30d"),
+        ("lens delete r -s postgres://u:pw@h/db", "lens delete r -s postgres://u:***@h/db"),
+        ("lens delete r --store=postgres://h/db?password=pw", "lens delete r --store=postgres://h/db?password=***"),
+        ("lens resume r --input pw --yes", "lens resume r --input *** --yes"),
+        ("lens resume r --input=pw", "lens resume r --input=***"),
+        ("lens resume r --input-json pw=1", "lens resume r --input-json ***"),
+        ("lens resume r --input-file=pw", "lens resume r --input-file=***"),
+        ("lens resume r --input=a=pw x", "lens resume r --input=*** x"),
+        ("lens prune --meta api_key=pw --meta a=b", "lens prune --meta api_key=*** --meta a=b"),
+        ("lens prune --meta=card=pw", "lens prune --meta=card=***"),
+        ("lens system set KEY pw", "lens system set KEY ***"),
+        ("lens system set -s prod KEY pw --reason=r", "lens system set -s prod *** *** --reason=r"),
+        ("lens delete system set", "lens delete system set"),
+    ],
+)
+def test_what_is_kept_of_a_command_line(typed: str, kept: str) -> None:
+    assert recorded(typed.split(), ["card"]) == kept.split()
