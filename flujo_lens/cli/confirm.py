@@ -76,11 +76,18 @@ def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
     """The audit log of a store: where --audit-file or the settings say, else beside it."""
     import platform
 
+    from flujo_lens.config import mask_uri
     from flujo_lens.operations.audit import AuditLog
 
     chosen = app.world.cwd / file if file else app.settings.audit_path
-    path = chosen or AuditLog.path_beside(store)
-    return AuditLog(path, actor=_actor(app), host=platform.node(), now=app.world.now, timeout=app.settings.timeout)
+    return AuditLog(
+        chosen or AuditLog.path_beside(store),
+        actor=_actor(app),
+        host=platform.node(),
+        now=app.world.now,
+        timeout=app.settings.timeout,
+        store=mask_uri(app.store.uri) if chosen else None,
+    )
 
 
 def _actor(app: App) -> str:

@@ -58,9 +58,16 @@ class Finding:
     fix: str | None = None
 
 
+def _words(span: timedelta) -> str:
+    """A length of time in its largest whole unit, as settings write it: ``1h``, ``90m``."""
+    seconds = int(span.total_seconds())
+    units = (("d", 86400), ("h", 3600), ("m", 60))
+    return next((f"{seconds // size}{unit}" for unit, size in units if seconds and not seconds % size), f"{seconds}s")
+
+
 def silent_finding(count: int, silent_after: timedelta) -> Finding:
     """What it means that so many runs that are said to run were not saved for `silent_after`."""
     if not count:
         return Finding("silent runs", True, 0, "every running run gave a sign lately")
-    detail = f"runs that are said to run gave no sign for {silent_after}: their processes died, or hang"
+    detail = f"runs that are said to run gave no sign for {_words(silent_after)}: their processes died, or hang"
     return Finding("silent runs", False, count, detail, "lens status shows them; start their application again")

@@ -89,7 +89,7 @@ class _Table:
             return ["is not there"]
         strict = [column for column in self.columns if self._is_too_strict(column)]
         words = [f"lacks {', '.join(self.missing)}"] if self.missing else []
-        words += [f"is strict about {', '.join(strict)}"] if strict else []
+        words += [f"requires {', '.join(strict)}"] if strict else []
         words += ["takes only some statuses"] if _STATUS_CHECK.search(self.sql) else []
         return words
 
