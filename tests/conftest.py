@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from support import NEW, OLD, Lens
 
 settings.register_profile("suite", deadline=None, database=None)
 settings.load_profile("suite")
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and so would all be that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from support import Lens
@@ -98,21 +100,21 @@ def test_a_full_disk(lens: Lens, line: str) -> None:
 def test_ctrl_c(lens: Lens, line: str) -> None:
     """In a long read: the pipe is full (or another holds the store) when the signal comes."""
     _fill(lens, 5000)
-    holder = _hold(lens) if line == "stats" else None
-    process = lens.start(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    if holder is None:
-        assert process.stdout.readline()
-    else:
-        _wait_until_opened(process.pid, "flujo_ops.db")
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    is_held = line == "stats"
+    with _hold(lens) if is_held else nullcontext():
+        process = lens.start(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        if is_held:
+            _wait_until_opened(process.pid, "flujo_ops.db")
+        else:
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
     assert (process.returncode, told) == (130, b"")
-    if holder is not None:
-        holder.communicate()
 
 
-def _hold(lens: Lens) -> subprocess.Popen[bytes]:
+@contextmanager
+def _hold(lens: Lens) -> Iterator[None]:
     code = (
         "import sqlite3, sys\n"
         "c = sqlite3.connect('flujo_ops.db', isolation_level=None)\n"
@@ -121,10 +123,14 @@ def _hold(lens: Lens) -> subprocess.Popen[bytes]:
         "print(flush=True)\n"
         "sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], cwd=lens.cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    return holder
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=lens.cwd, **pipes) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        try:
+            yield
+        finally:
+            holder.communicate()
 
 
 def _wait_until_opened(pid: int, name: str) -> None:
