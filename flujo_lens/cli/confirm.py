@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flujo_lens.cli.context import App
-from flujo_lens.errors import ReadOnlyStoreError, UsageError
+from flujo_lens.errors import NoStoreError, ReadOnlyStoreError, UsageError
 
 if TYPE_CHECKING:
     from flujo_lens.operations.audit import AuditLog
@@ -76,7 +76,6 @@ def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
     """The audit log of a store: where --audit-file or the settings say, else beside it."""
     import platform
 
-    from flujo_lens.config import mask_uri
     from flujo_lens.operations.audit import AuditLog
 
     chosen = app.world.cwd / file if file else app.settings.audit_path
@@ -86,8 +85,18 @@ def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
         host=platform.node(),
         now=app.world.now,
         timeout=app.settings.timeout,
-        store=mask_uri(app.store.uri) if chosen else None,
+        store=_name_of_store(app) if chosen else None,
     )
+
+
+def _name_of_store(app: App) -> str | None:
+    """The store that is meant, for a log that may be that of several; None if it is only read, and none is named."""
+    from flujo_lens.config import mask_uri
+
+    try:
+        return mask_uri(app.store.uri)
+    except NoStoreError:
+        return None
 
 
 def _actor(app: App) -> str:
