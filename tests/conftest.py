@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import settings
 from support import NEW, OLD, Lens
 
-settings.register_profile("suite", deadline=None, database=None)
+# The same examples in every run: a red run is red for what was changed. The long rounds look for new ones.
+settings.register_profile("suite", deadline=None, database=None, derandomize="LENS_SOAK" not in os.environ)
 settings.load_profile("suite")
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would all be that the tests start.
