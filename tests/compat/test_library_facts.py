@@ -323,3 +323,13 @@ class TestTrouble:
         await sqlite.close()
         await sqlite.close()
         assert (await sqlite.load_state("r") or {})["run_id"] == "r"
+
+
+@pytest.mark.parametrize("state", ["text", None, ["x"]])
+def test_a_state_that_is_no_dict_is_refused(backend: StateBackend, state: Any) -> None:
+    async def work() -> None:
+        with pytest.raises(TypeError, match="a state must be a dict"):
+            await backend.save_state("r", state)
+        assert await backend.load_state("r") is None
+
+    asyncio.run(work())

@@ -20,6 +20,7 @@ from flujo_lens.state.backends.vocabulary import (
     check_days,
     check_hours,
     check_run_id,
+    check_state,
     end_row,
     moment_before,
     run_row,
@@ -131,6 +132,7 @@ class FileBackend(FileReads):
         Raises:
             InvalidStateError: it does not fit the model that states are checked against.
         """
+        check_state(state)
         self._codec.check(state)
         data = encode_state(self._codec.real, check_run_id(run_id), state)
         await self._write(lambda stop: self._changes.save(run_id, data, stop))

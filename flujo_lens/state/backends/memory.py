@@ -19,6 +19,7 @@ from flujo_lens.state.backends.vocabulary import (
     check_days,
     check_hours,
     check_run_id,
+    check_state,
     end_row,
     extras_of,
     is_stale,
@@ -86,6 +87,7 @@ class InMemoryBackend(ReadingBackend):
         self._put_state(check_run_id(run_id), state)
 
     def _put_state(self, run_id: str, state: JSONObject) -> None:
+        check_state(state)
         named = {**state, "run_id": run_id}
         self._codec.check(named)
         document = self._codec.document(run_id, named)

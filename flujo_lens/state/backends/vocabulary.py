@@ -26,6 +26,7 @@ __all__ = [
     "check_hours",
     "check_page",
     "check_run_id",
+    "check_state",
     "end_row",
     "extras_of",
     "is_stale",
@@ -77,6 +78,17 @@ def check_run_id(run_id: object) -> str:
     if not isinstance(run_id, str):
         raise TypeError(f"run_id must be a text, not {type(run_id).__name__}: {run_id!r}")
     return run_id
+
+
+def check_state(state: object) -> None:
+    """See that a state is one to be saved: an object by field name.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(state, Mapping):
+        hint = "; pass its model_dump()" if hasattr(state, "model_dump") else ""
+        raise TypeError(f"a state must be a dict, not {type(state).__name__}{hint}")
 
 
 def check_page(limit: int | None, offset: int = 0) -> None:

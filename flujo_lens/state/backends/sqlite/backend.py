@@ -17,6 +17,7 @@ from flujo_lens.state.backends.vocabulary import (
     check_days,
     check_hours,
     check_run_id,
+    check_state,
     moment_before,
     now_text,
     trace_rows,
@@ -147,6 +148,7 @@ class SQLiteBackend(SQLiteReads):
         """
         from flujo_lens.state.backends.sqlite.records import state_values
 
+        check_state(state)
         self._codec.check(state)
         await self._writer.save_state(state_values(self._codec, run_id, state))
 
