@@ -84,9 +84,12 @@ class StateCodec:
     def _keys(self) -> Any:
         return self._envelope.keys if self._envelope is not None else None
 
-    def document(self, run_id: str, state: dict[str, Any]) -> bytes:
-        """A whole state as a JSON file holds it: keys sorted, ASCII, large fields sealed where a layer applies."""
-        sealed = self._sealed(run_id, state)
+    def document(self, run_id: str, state: dict[str, Any], *, is_stored: bool = False) -> bytes:
+        """A whole state as a JSON file holds it: keys sorted, ASCII, large fields sealed where a layer applies.
+
+        A state that `is_stored` comes from such a file unopened: what is sealed in it stays as it is.
+        """
+        sealed = {} if is_stored else self._sealed(run_id, state)
         if sealed:
             state = {**state, **sealed}
         data = safe_dumps(state, self._default, sort_keys=True)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from flujo_lens.serialization.envelope import Envelope
 from flujo_lens.state.backends import file_cleanup
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.views import RunFilter
@@ -241,3 +242,15 @@ def test_figures_inside_a_running_loop(folder: Path) -> None:
     use(folder, work)
     backend = FileBackend(folder, cache_dir=folder.parent / "cache")
     assert backend.get_workflow_stats_sync()["total_workflows"] == 3
+
+
+def test_what_is_sealed_in_a_stale_task_stays_as_it_is(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with FileBackend(tmp_path / "s", envelope=Envelope("zlib", min_bytes=1)) as backend:
+            old = {"status": "running", "is_background_task": True, "updated_at": "2020-01-01T00:00:00+00:00"}
+            await backend.save_state("bg", {**old, "pipeline_context": {"v": "x" * 500}})
+            assert await backend.cleanup_stale_background_tasks(1) == 1
+            found = await backend.load_state("bg") or {}
+            assert (found["status"], found["pipeline_context"]) == ("failed", {"v": "x" * 500})
+
+    asyncio.run(work())

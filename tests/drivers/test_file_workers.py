@@ -19,19 +19,20 @@ from flujo_lens.state.backends.file_workers import Workers
 ROOT = Path(flujo_lens.__file__).resolve().parent.parent
 
 
-def serving() -> int:
-    return sum(thread.name == "flujo-lens-files" for thread in threading.enumerate())
+def serving() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "flujo-lens-files"}
 
 
 def test_work_is_done_by_a_few_threads() -> None:
     async def main() -> None:
-        workers, before, most = Workers(), serving(), []
+        # Threads of tests before this one may end meanwhile: only those that are new count.
+        workers, others, most = Workers(), serving(), []
         gate = threading.Barrier(file_workers._MOST, timeout=10)
 
-        def work(_: threading.Event) -> int:
+        def work(_: threading.Event) -> threading.Thread:
             gate.wait()
-            most.append(serving() - before)
-            return threading.get_ident()
+            most.append(len(serving() - others))
+            return threading.current_thread()
 
         found = await asyncio.gather(*(workers.run(work) for _ in range(4 * file_workers._MOST)))
         assert len(set(found)) == file_workers._MOST

@@ -96,7 +96,8 @@ def _give_up_one(changes: Changes, folder: int, run_id: str, name: str, cutoff: 
     if not is_stale(found.state, cutoff, changes.folder.zone):
         return False
     # What is sealed stays as it is: there may be no key for it here.
-    data = documents.encode_state(StateCodec(), run_id, found.state | timed_out(stale_hours, now_text()))
+    state = found.state | timed_out(stale_hours, now_text())
+    data = documents.encode_state(StateCodec(), run_id, state, is_stored=True)
     with drafted(folder, data, name) as draft:
         draft.place(name)
     changes.settle(folder)

@@ -125,13 +125,15 @@ def _encoded_name(run_id: str, attempt: int) -> str:
 # --- what is in a file
 
 
-def encode_state(codec: StateCodec, run_id: str, state: dict[str, Any]) -> bytes:
+def encode_state(codec: StateCodec, run_id: str, state: dict[str, Any], *, is_stored: bool = False) -> bytes:
     """A state as a file holds it: one object with its keys sorted, in ASCII, with the run's id as it is.
+
+    `is_stored` is as of `StateCodec.document`.
 
     Raises:
         LensError: a layer cannot be applied.
     """
-    data = codec.document(run_id, {**state, "run_id": run_id})
+    data = codec.document(run_id, {**state, "run_id": run_id}, is_stored=is_stored)
     if run_id.isascii() or _is_text(run_id):
         return data
     # Half a surrogate pair is no text, but an id can have one: JSON has an escape for it.
