@@ -44,7 +44,7 @@ lint: $(VENV)/.tested
 
 bench: $(VENV)/.tested
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
-	@for part in serialization sqlite_state file_state; do \
+	@for part in serialization sqlite_state file_state progress runner check prune; do \
 		echo; $(BIN)/python tests/benchmarks/bench_$$part.py || exit 1; \
 	done
 

@@ -12,6 +12,12 @@ from flujo_lens._version import __version__
 
 if TYPE_CHECKING:
     from flujo_lens.errors import LensError
+    from flujo_lens.runner.context import PipelineContext
+    from flujo_lens.runner.dsl import Pipeline, Step, step
+    from flujo_lens.runner.engine import Flujo
+    from flujo_lens.runner.incompatibility import StateIncompatibilityError
+    from flujo_lens.runner.registry import PipelineRegistry
+    from flujo_lens.runner.results import PipelineResult, StepResult
     from flujo_lens.state.backends.base import StateBackend
     from flujo_lens.state.backends.file import FileBackend
     from flujo_lens.state.backends.memory import InMemoryBackend
@@ -22,27 +28,45 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileBackend",
+    "Flujo",
     "InMemoryBackend",
     "LensError",
+    "Pipeline",
+    "PipelineContext",
+    "PipelineRegistry",
+    "PipelineResult",
     "RunFilter",
     "RunSummary",
     "SQLiteBackend",
     "StateBackend",
+    "StateIncompatibilityError",
+    "Step",
+    "StepResult",
     "WorkflowState",
     "__version__",
     "open_backend",
+    "step",
 ]
 
 _MODULES = {
     "FileBackend": "flujo_lens.state.backends.file",
+    "Flujo": "flujo_lens.runner.engine",
     "InMemoryBackend": "flujo_lens.state.backends.memory",
     "LensError": "flujo_lens.errors",
+    "Pipeline": "flujo_lens.runner.dsl",
+    "PipelineContext": "flujo_lens.runner.context",
+    "PipelineRegistry": "flujo_lens.runner.registry",
+    "PipelineResult": "flujo_lens.runner.results",
     "RunFilter": "flujo_lens.state.views",
     "RunSummary": "flujo_lens.state.views",
     "SQLiteBackend": "flujo_lens.state.backends.sqlite",
     "StateBackend": "flujo_lens.state.backends.base",
+    "StateIncompatibilityError": "flujo_lens.runner.incompatibility",
+    "Step": "flujo_lens.runner.dsl",
+    "StepResult": "flujo_lens.runner.results",
     "WorkflowState": "flujo_lens.state.models",
     "open_backend": "flujo_lens.state.registry",
+    "step": "flujo_lens.runner.dsl",
 }
 
 

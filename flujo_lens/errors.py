@@ -12,9 +12,12 @@ code (`flujo_lens.cli.exit_codes`; no exit codes here). The words live with the 
     │   ├── UnknownStoreError     LENS-U5   no store of that name, no driver for that scheme
     │   ├── NotSupportedError     LENS-U6   this driver does not have the method that is needed
     │   ├── MissingExtraError     LENS-U7   an optional package is not installed
-    │   └── NoStoreError          LENS-U8   nothing says which store is meant
+    │   ├── NoStoreError          LENS-U8   nothing says which store is meant
+    │   ├── AppNotFoundError      LENS-U9   the application of ``module:attribute`` cannot be imported
+    │   └── InvalidAnswerError    LENS-A1   an answer does not fit what the human step asks for
     ├── RunNotFoundError          LENS-R1   no run has this id
     │   └── AmbiguousRunError     LENS-R2   several runs begin with it
+    ├── IncompatibleError         LENS-C0   a saved state does not fit the code; LENS-C1 to LENS-C9 say how
     ├── StoreError                LENS-S0
     │   ├── StoreNotFoundError    LENS-S1   nothing is there
     │   ├── UnreachableStoreError LENS-S2   it cannot be opened or reached
@@ -25,7 +28,13 @@ code (`flujo_lens.cli.exit_codes`; no exit codes here). The words live with the 
     │   ├── SealedStateError      LENS-S7   encrypted, and its key is missing or another
     │   └── InvalidStateError     LENS-S8   it does not fit the model that it is checked against
     ├── BusyError                 LENS-B1   locked; try later
+    │   ├── RunHeldError          LENS-B2   another process works on the run
+    │   └── LostClaimError        LENS-B3   another process has taken the run over
     ├── OperationFailedError      LENS-F1   the operation failed
+    │   └── NotWaitingError       LENS-F2   an answer to a run that does not wait for this one
+    ├── ArchiveError              LENS-T1   a file is no archive of runs that can be read here
+    │   └── CorruptArchiveError   LENS-T2   an archive was changed after it was written
+    ├── InflightError             LENS-T3   a file is none of ``lens check --save``, or not as it was written
     └── InternalError             LENS-X1   a fault of lens itself
 """
 
@@ -33,22 +42,31 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 __all__ = [
     "AmbiguousRunError",
+    "AppNotFoundError",
+    "ArchiveError",
     "BusyError",
     "ConfigError",
+    "CorruptArchiveError",
     "CorruptStoreError",
+    "IncompatibleError",
+    "InflightError",
     "InternalError",
+    "InvalidAnswerError",
     "InvalidStateError",
     "LensError",
+    "LostClaimError",
     "MissingExtraError",
     "NoStoreError",
     "NotAStoreError",
     "NotSupportedError",
+    "NotWaitingError",
     "OperationFailedError",
     "ReadOnlyStoreError",
+    "RunHeldError",
     "RunNotFoundError",
     "SchemaError",
     "SealedStateError",
@@ -63,6 +81,13 @@ __all__ = [
 ]
 
 
+NAME_ANOTHER = "`lens stores` lists the known stores, `lens config` says who named this one; --store names another"
+"""The hint where what was named is no store."""
+
+RESTORE = "`lens show RUN` shows what there is of it; restore it from a backup, or `lens delete RUN`"
+"""The hint where a state is damaged."""
+
+
 class LensError(Exception):
     """Base of all errors of this package.
 
@@ -72,7 +97,7 @@ class LensError(Exception):
         **details: Further machine-readable facts (shown by ``-o json`` beside code, message and hint).
     """
 
-    code: ClassVar[str] = "LENS-E0"
+    code: str = "LENS-E0"
 
     def __init__(self, message: str, *, hint: str | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -156,6 +181,51 @@ class NoStoreError(UsageError):
     code = "LENS-U8"
 
 
+class AppNotFoundError(UsageError):
+    """The application that ``module:attribute`` names cannot be imported, or has no such attribute."""
+
+    code = "LENS-U9"
+
+    @classmethod
+    def without_module(cls, wanted: str, missing: str, folder: str) -> AppNotFoundError:
+        """Build the error for the module `wanted`: itself or one that it imports is `missing`."""
+        via = "" if missing == wanted else f", which {wanted} imports"
+        return cls(
+            f"there is no module {missing}{via}",
+            hint=f"it was looked for among the installed packages and in {folder} (another: --app-dir DIR); "
+            "in the application's own environment: /path/to/venv/bin/python -m flujo_lens ...",
+            module=missing,
+        )
+
+    @classmethod
+    def without_attribute(cls, spec: str, attribute: str, there: Sequence[str]) -> AppNotFoundError:
+        """Build the error for ``module:attribute`` whose module has others, but not this `attribute`."""
+        near = nearest(attribute, there)
+        return cls(f'{spec}: there is no "{attribute}"', hint=f"did you mean {near}?" if near else None)
+
+    @classmethod
+    def failing(cls, module: str, error: BaseException) -> AppNotFoundError:
+        """Build the error for a `module` that raised `error` when it was imported, or a function when it was called."""
+        import traceback
+
+        stack = traceback.extract_tb(error.__traceback__)
+        place = stack[-1].filename, stack[-1].lineno
+        if isinstance(error, SyntaxError):
+            place = error.filename or "", error.lineno
+        words = f": {error.msg}" if isinstance(error, SyntaxError) else f": {error}" if str(error) else ""
+        return cls(
+            f"importing {module} failed: {type(error).__name__}{words}",
+            hint=f"in {place[0]}, line {place[1]}; --debug shows the whole traceback",
+            module=module,
+        )
+
+
+class InvalidAnswerError(UsageError):
+    """A person's answer does not fit the input schema of the step that asked; nothing was changed."""
+
+    code = "LENS-A1"
+
+
 class RunNotFoundError(LensError):
     """No run has this id."""
 
@@ -166,6 +236,16 @@ class AmbiguousRunError(RunNotFoundError):
     """More than one run id begins with what was given."""
 
     code = "LENS-R2"
+
+
+class IncompatibleError(LensError):
+    """A saved state does not fit the code that should go on with it. Nothing was changed.
+
+    What is raised is `flujo_lens.runner.incompatibility.StateIncompatibilityError`, with a code of its own for each
+    way in which it does not fit.
+    """
+
+    code = "LENS-C0"
 
 
 class StoreError(LensError):
@@ -228,10 +308,106 @@ class BusyError(LensError):
     code = "LENS-B1"
 
 
+class RunHeldError(BusyError):
+    """Another process works on the run."""
+
+    code = "LENS-B2"
+
+    @classmethod
+    def of(cls, run_id: str, holder: str, beat_at: str, ends_at: str) -> RunHeldError:
+        """Build the error for a run that `holder` has; both times are ISO 8601 texts."""
+        return cls(
+            f"{run_id} is held by {holder}, which gave its last sign at {beat_at}",
+            hint=f"wait until it is done; if that process is dead, the run is free after {ends_at}",
+            run_id=run_id,
+            holder=holder,
+            beat_at=beat_at,
+            ends_at=ends_at,
+        )
+
+
+class LostClaimError(BusyError):
+    """The process that worked on the run has lost it to another; what it would have saved was not saved."""
+
+    code = "LENS-B3"
+
+    @classmethod
+    def of(cls, run_id: str, holder: str | None) -> LostClaimError:
+        """Build the error for a run that `holder` has now; None if nobody has."""
+        whose = f"{holder} has taken it over" if holder else "it was released or deleted"
+        return cls(
+            f"{run_id} is not held by this process any more: {whose}; nothing was saved",
+            hint="a lease that is longer than any pause of the process keeps the run: LENS_LEASE=5m",
+            run_id=run_id,
+            holder=holder,
+        )
+
+
 class OperationFailedError(LensError):
     """The operation was understood and did not succeed."""
 
     code = "LENS-F1"
+
+
+class NotWaitingError(OperationFailedError):
+    """An answer was given to a run that does not wait for one, or waits for another; nothing was changed."""
+
+    code = "LENS-F2"
+
+    @classmethod
+    def of(cls, run_id: str, found: str) -> NotWaitingError:
+        """Build the error for a run that stands as `found` says."""
+        return cls(
+            f"{run_id} does not wait for this answer: {found}",
+            hint=f"lens show {run_id}",
+            run_id=run_id,
+        )
+
+
+class ArchiveError(LensError):
+    """A file is no archive of runs, or one that this version, or this store, cannot take."""
+
+    code = "LENS-T1"
+
+    @classmethod
+    def unreadable(cls, path: object, why: str) -> ArchiveError:
+        """Build the error for a file that cannot be read, and `why`."""
+        return cls(f"cannot read the archive {path}: {why}", hint="nothing was changed", path=str(path))
+
+
+class CorruptArchiveError(ArchiveError):
+    """An archive is not as it was written."""
+
+    code = "LENS-T2"
+
+    @classmethod
+    def at(cls, path: object, line: int, why: str, whole: int) -> CorruptArchiveError:
+        """Build the error for the `line` that does not fit; the lines up to `whole` do."""
+        rescue = f"the lines up to {whole} are whole, and can be imported: head -n {whole} (of a compressed file: "
+        return cls(
+            f"line {line} of the archive {path} {why}",
+            hint=f"{rescue}zcat or zstdcat, then head) into another .ndjson file, then lens import that",
+            path=str(path),
+            line=line,
+            whole=whole,
+        )
+
+
+class InflightError(LensError):
+    """A file is none of ``lens check --save``, or not as it was written."""
+
+    code = "LENS-T3"
+
+    @classmethod
+    def unreadable(cls, path: object, why: str, hint: str | None = None) -> InflightError:
+        """Build the error for the file at `path`, and `why` nothing can be told from it."""
+        again = "save it anew where the store is: lens check --save inflight.json"
+        return cls(f"cannot check what {path} holds: {why}", hint=hint or again, path=str(path))
+
+    @classmethod
+    def in_the_way(cls, path: object) -> InflightError:
+        """Build the error for a `path` at which there is something else."""
+        return cls(f"{path} is something else, and was not replaced", hint="another name, or --force", path=str(path))
 
 
 class InternalError(LensError):

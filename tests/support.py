@@ -204,7 +204,7 @@ class Lens:
     def process(self, *arguments: str, env: Mapping[str, str] | None = None, **more: Any) -> Result:
         """Run ``lens`` as a real process to its end, in a pipe."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with self.start(*arguments, env=env, **pipes, **more) as process:
+        with self.start(*arguments, env=env, **(pipes | more)) as process:
             stdout, stderr = process.communicate(timeout=60)
         return Result(process.returncode, stdout, stderr)
 

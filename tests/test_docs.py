@@ -5,7 +5,8 @@ The blocks of a page run in their order, in one namespace and one folder of its 
 - ``python``: is executed; where a line ends with ``# -> value``, its value has to be that. A block behind
   ``<!-- file: name -->`` is saved under that name as well; one named as a test is saved only.
 - ``console``: lines that begin with ``$ lens`` are run, by a process in a pipe; what it prints has to be what
-  stands below, where ``...`` is any text.
+  stands below, where ``...`` is any text. The exit code has to be 0, if no error is shown and no ``# exit N`` stands
+  behind the command.
 - ``toml``: has to parse, and is saved if it has a name.
 """
 
@@ -30,6 +31,8 @@ import pytest
 from support import DATA, OLD
 
 import flujo_lens.errors
+from flujo_lens.operations.explain import explain
+from flujo_lens.runner.incompatibility import STATE_CODES
 from flujo_lens.serialization import safe_deserialize, safe_serialize, scoped_registry
 from flujo_lens.state.registry import ENTRY_POINTS
 
@@ -43,6 +46,7 @@ REDIS_URL = "redis://localhost:6379/0"
 WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "reference")
 EVERY = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
 BLOCK = re.compile(r"(?:^<!-- file: (\S+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+EXIT = re.compile(r"  # exit (\d+)$")
 TOLD = re.compile(r"^(?P<indent> *)(?P<code>\S.*?)  # -> (?P<value>.+)$")
 
 
@@ -111,7 +115,8 @@ class Page:
             found, code = _shell(command)
             where = f"{self._path.name}:{block.line}: {command}\n{found}"
             assert _fits(found, wanted), where
-            assert (code == 0) == ("error LENS-" not in wanted), where
+            told = EXIT.search(command)
+            assert code == int(told[1]) if told else (code == 0) == ("error LENS-" not in wanted), where
 
 
 def _with_check(line: str) -> str:
@@ -125,7 +130,7 @@ def _told(value: Any, wanted: str) -> None:
 
 def _shell(command: str) -> tuple[str, int]:
     """What ``lens ...`` prints on both streams, and its exit code."""
-    program, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(command, comments=True)
     assert program == "lens"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}", "XDG_CACHE_HOME": str(Path("cache"))}
     done = subprocess.run(
@@ -142,9 +147,10 @@ def _shell(command: str) -> tuple[str, int]:
 
 
 def _fits(found: str, wanted: str) -> bool:
-    """Whether the text is what is wanted, in which ``...`` is any text."""
+    """Whether the text is what is wanted, in which ``...`` is any text; spaces at the end of a line do not count."""
     pattern = ".*".join(map(re.escape, wanted.strip("\n").split("...")))
-    return re.fullmatch(pattern, found.strip("\n"), re.DOTALL) is not None
+    plain = "\n".join(line.rstrip(" ") for line in found.strip("\n").split("\n"))
+    return re.fullmatch(pattern, plain, re.DOTALL) is not None
 
 
 @pytest.fixture
@@ -152,14 +158,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to run a page in, without any setting of the person who runs the tests."""
     for name in [name for name in os.environ if name.startswith(("LENS_", "FLUJO_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("COLUMNS", raising=False)  # pages tell what a pipe gets
     monkeypatch.setenv("LENS_KEY", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     (tmp_path / "w").mkdir()
     monkeypatch.chdir(tmp_path / "w")
+    monkeypatch.syspath_prepend(tmp_path / "w")
     shutil.copyfile(DATA / OLD / "flujo_ops.db", "old.db")
     with scoped_registry(empty=True):
         yield tmp_path / "w"
+    for name, module in list(sys.modules.items()):  # a page's files are another page's no more
+        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -271,7 +282,7 @@ def test_every_page_can_be_found_from_the_first() -> None:
 @pytest.mark.parametrize("path", EVERY, ids=name_of)
 def test_error_codes_exist(path: Path) -> None:
     errors = [vars(flujo_lens.errors)[name] for name in flujo_lens.errors.__all__]
-    known = {error.code for error in errors if inspect.isclass(error)}
+    known = {error.code for error in errors if inspect.isclass(error)} | set(STATE_CODES)
     assert set(re.findall(r"LENS-[A-Z]\d+", path.read_text(encoding="utf-8"))) <= known
 
 
@@ -286,3 +297,11 @@ def test_the_entry_point_is_of_the_group_that_is_looked_up() -> None:
     found = [tomllib.loads(b.text) for b in blocks_of(DOCS / REDIS_PAGE) if b.language == "toml"]
     groups = [group for document in found for group in document.get("project", {}).get("entry-points", {})]
     assert groups == [ENTRY_POINTS]
+
+
+def test_the_guide_to_what_does_not_resume_has_a_section_a_code() -> None:
+    """Under the title that ``lens explain`` shows, with an example."""
+    text = (DOCS / "guides" / "when-it-does-not-resume.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (LENS-.+?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    assert list(sections) == [f"{page.code}: {page.title}" for page in map(explain, STATE_CODES)]
+    assert all("```python" in section for section in sections.values())

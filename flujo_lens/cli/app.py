@@ -16,11 +16,11 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.context import App, World, silence
 from flujo_lens.cli.help import Command, Group
 from flujo_lens.cli.options import CommonOptions, command
-from flujo_lens.errors import InternalError, LensError, OperationFailedError, UsageError, nearest
+from flujo_lens.errors import IncompatibleError, InternalError, LensError, OperationFailedError, UsageError, nearest
 
 __all__ = ["COMMANDS", "build", "main", "run"]
 
-LOOK, CARE, SET_UP = "Look", "Background tasks and the rest", "Set up"
+LOOK, RUN, CLEAN, CARE, SET_UP = "Look", "Run", "Clean up", "Background tasks and the rest", "Set up"
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status:status", LOOK),
@@ -31,12 +31,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stats": ("stats:stats", LOOK),
     "failed": ("failed:failed", LOOK),
     "waiting": ("waiting:waiting", LOOK),
+    "check": ("check:check", RUN),
+    "resume": ("resume:resume", RUN),
+    "retry": ("retry:retry", RUN),
+    "fork": ("fork:fork", RUN),
+    "cancel": ("cancel:cancel", RUN),
     "tasks": ("tasks", CARE),
     "evals": ("evals:evals", CARE),
     "system": ("system", CARE),
+    "delete": ("delete:delete", CLEAN),
+    "prune": ("prune:prune", CLEAN),
+    "undo": ("undo:undo", CLEAN),
+    "import": ("import_:import_archive", CLEAN),
     "audit": ("audit", CARE),
     "doctor": ("doctor:doctor", CARE),
     "migrate": ("migrate:migrate", CARE),
+    "optimize": ("optimize:optimize", CARE),
     "stores": ("stores:stores", SET_UP),
     "config": ("config:config", SET_UP),
     "explain": ("explain:explain", SET_UP),
@@ -236,6 +246,10 @@ def _for_people(app: App, error: LensError) -> str:
     from flujo_lens.config import mask_uri
     from flujo_lens.rendering.text import escape_controls
 
+    if isinstance(error, IncompatibleError) and "remediations" in error.to_dict():
+        from flujo_lens.cli.incompatible_screen import told
+
+        return mask_uri(told(app, error))
     word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
     lines = [f"{word} {error.code}: {escape_controls(mask_uri(error.message))}"]
     lines += [f"  {escape_controls(mask_uri(line))}" for line in (error.hint or "").splitlines()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
 from flujo_lens.errors import NotSupportedError, StoreNotFoundError
 from flujo_lens.operations.audit import AuditEntry, AuditLog, AuditReport
+from flujo_lens.operations.runs import LEAST_PREFIX, ambiguous
 from flujo_lens.rendering import columns
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
@@ -42,11 +44,32 @@ def audit_list(app: App, out: Output, file: Path | None, wanted: Wanted) -> None
     since = None if wanted.since is None else parse_when(wanted.since, app.world.now(), app.zone)
     log = _log(app, file)
     found = _newest(log, wanted, since)
-    if not found.entries and wanted.run is not None and (raw := unescape(wanted.run)) != wanted.run:
-        found = _newest(log, wanted._replace(run=raw), since)
+    for other in _meant(app, log, wanted.run) if not found.entries and wanted.run is not None else ():
+        found = _newest(log, wanted._replace(run=other), since)
+        if found.entries:
+            break
     narrowed = wanted.run is not None or since is not None
     out.show(columns.AUDIT, found.entries, "no entry matches" if narrowed else "nothing was changed by lens yet")
     _note(app, log, found, wanted)
+
+
+def _meant(app: App, log: AuditLog, run: str) -> Iterator[str]:
+    """What else the id of a run can mean: the same with the escapes of tables read back; the beginning of one.
+
+    The log is asked, and not the store: the run may be deleted. A script must type the whole id, for one that is in
+    no entry would else mean another that begins so.
+
+    Raises:
+        AmbiguousRunError: several runs in the log begin so.
+    """
+    if unescape(run) != run:
+        yield unescape(run)
+    if app.world.is_terminal and len(run) >= LEAST_PREFIX:
+        starts = (run, f"run_{run}")
+        ids = {one for entry in log.entries() for one in entry.run_ids if one.startswith(starts)}
+        if run not in ids and len(ids) > 1:
+            raise ambiguous(run, sorted(ids))
+        yield from () if run in ids else ids
 
 
 class _Found(NamedTuple):

@@ -12,7 +12,7 @@ from flujo_lens.errors import NoStoreError, ReadOnlyStoreError, UsageError
 if TYPE_CHECKING:
     from flujo_lens.operations.audit import AuditLog
 
-__all__ = ["audit_log", "check_can_ask", "check_writable", "confirm"]
+__all__ = ["actor_of", "audit_log", "can_ask", "check_can_ask", "check_writable", "confirm"]
 
 
 def check_writable(app: App) -> None:
@@ -43,7 +43,7 @@ def check_can_ask(app: App, yes: bool) -> None:
     Raises:
         UsageError: there is none. Nothing was read from stdin.
     """
-    if yes or (app.world.stdin.isatty() and _stderr_is_terminal(app)):
+    if yes or can_ask(app):
         return
     raise UsageError(
         "there is no terminal to ask on; nothing was changed",
@@ -51,9 +51,10 @@ def check_can_ask(app: App, yes: bool) -> None:
     )
 
 
-def _stderr_is_terminal(app: App) -> bool:
+def can_ask(app: App) -> bool:
+    """Whether there is a person who can be asked: a terminal to ask on, and one to answer on."""
     known = app.world.stderr_tty
-    return app.world.stderr.isatty() if known is None else known
+    return app.world.stdin.isatty() and (app.world.stderr.isatty() if known is None else known)
 
 
 def confirm(app: App, question: str, yes: bool) -> bool:
@@ -81,7 +82,7 @@ def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
     chosen = app.world.cwd / file if file else app.settings.audit_path
     return AuditLog(
         chosen or AuditLog.path_beside(store),
-        actor=_actor(app),
+        actor=actor_of(app),
         host=platform.node(),
         now=app.world.now,
         timeout=app.settings.timeout,
@@ -99,7 +100,8 @@ def _name_of_store(app: App) -> str | None:
         return None
 
 
-def _actor(app: App) -> str:
+def actor_of(app: App) -> str:
+    """Who acts: the login's name, or what LENS_ACTOR says."""
     import pwd
 
     given = app.world.env.get("LENS_ACTOR")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
-from flujo_lens.errors import LensError, UnknownValueError, UnreachableStoreError, UsageError
+from flujo_lens.errors import LensError, OperationFailedError, UnknownValueError, UnreachableStoreError, UsageError
 
 if TYPE_CHECKING:
     from flujo_lens.cli.output import Output
@@ -212,14 +212,29 @@ class App:
 
 
 def _told(error: Exception, backend: StateBackend, uri: str) -> Exception:
-    """The error as it is: but whatever a foreign driver lets out is trouble with its store."""
+    """The error as it is: but of what a foreign driver lets out, trouble with its store is told from its faults."""
     if isinstance(error, LensError) or type(backend).__module__.startswith("flujo_lens."):
         return error
     from flujo_lens.config import mask_uri
 
     if isinstance(error, TypeError | NotImplementedError):
         return UsageError(f"the driver of {mask_uri(uri)} cannot do this: {error}")
-    return UnreachableStoreError(
-        mask_uri(f"the driver of {uri} failed: {type(error).__name__}: {error}"),
-        hint="--debug shows where",
+    words = mask_uri(f"{type(error).__name__}: {error}")
+    # A client's own kind of error tells of its server; a KeyError and its like tell of the code.
+    if isinstance(error, OSError) or type(error).__module__ != "builtins":
+        return UnreachableStoreError(mask_uri(f"the driver of {uri} failed: {words}"), hint="--debug shows where")
+    cls = type(backend)
+    return OperationFailedError(
+        f"the driver {cls.__module__}:{cls.__qualname__} failed in {_method_of(error, cls)}: {words}",
+        hint="a fault of the driver, or of what its store holds: --debug shows where; tell its author",
     )
+
+
+def _method_of(error: Exception, driver: type) -> str:
+    """The method of the driver in which an error arose: the first of its module that was called."""
+    found = error.__traceback__
+    while found is not None:
+        if found.tb_frame.f_globals.get("__name__") == driver.__module__:
+            return found.tb_frame.f_code.co_name
+        found = found.tb_next
+    return "a method that does not tell"

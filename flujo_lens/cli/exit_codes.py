@@ -19,7 +19,10 @@ TERMINATED = 143
 _BY_CLASS: dict[type[errors.LensError], int] = {
     errors.UsageError: USAGE,
     errors.RunNotFoundError: NO_SUCH_RUN,
+    errors.IncompatibleError: INCOMPATIBLE,
     errors.StoreError: STORE,
+    errors.ArchiveError: STORE,
+    errors.InflightError: STORE,
     errors.BusyError: BUSY,
     errors.OperationFailedError: FAILED,
     errors.InternalError: INTERNAL,

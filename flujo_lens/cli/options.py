@@ -9,11 +9,22 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-__all__ = ["CommonOptions", "FilterOptions", "OutputOptions", "RunArgument", "command"]
+__all__ = [
+    "AppOptions",
+    "ChangeOptions",
+    "CommonOptions",
+    "FilterOptions",
+    "OutputOptions",
+    "PruneOptions",
+    "RunArgument",
+    "YesOption",
+    "command",
+]
 
 RunArgument = Annotated[
     str,
@@ -24,7 +35,9 @@ RunArgument = Annotated[
     ),
 ]
 
-_COMMON, _FILTER, _OUTPUT = "Common options", "Which runs", "Output"
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+_APP, _COMMON, _FILTER, _OUTPUT = "The application", "Common options", "Which runs", "Output"
 
 
 def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
@@ -85,6 +98,15 @@ class FilterOptions(NamedTuple):
     ] = None
     top_level: Annotated[bool, _option(_FILTER, "--top-level", help="No background tasks.")] = False
 
+    def words(self) -> list[str]:
+        """The options that were given, as the audit log keeps them."""
+        given = ((f"--{name.replace('_', '-')}", value) for name, value in self._asdict().items() if value)
+        return [
+            option if value is True else f"{option}={one}"
+            for option, value in given
+            for one in (value if isinstance(value, list) else [value])
+        ]
+
 
 class OutputOptions(NamedTuple):
     """How what was found is printed."""
@@ -105,7 +127,119 @@ class OutputOptions(NamedTuple):
     show_secrets: Annotated[bool, _option(_OUTPUT, "--show-secrets", help="Do not mask secrets.")] = False
 
 
-_GROUPS = (CommonOptions, FilterOptions, OutputOptions)
+class ChangeOptions(NamedTuple):
+    """How a change is made, written down and reported."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.", show_default=False)
+    ] = False
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Why; for the audit log.", metavar="TEXT", show_default=False)
+    ] = None
+    audit_file: Annotated[
+        Path | None,
+        typer.Option("--audit-file", help="Where the audit log is.", metavar="FILE", show_default=False),
+    ] = None
+    output: Annotated[
+        str | None,
+        _option(_OUTPUT, "--output", "-o", help="table, json or, for the ids alone, id.", metavar="FORMAT"),
+    ] = None
+    json: Annotated[bool, _option(_OUTPUT, "--json", help="The same as -o json.")] = False
+
+    def words(self, store: str | None) -> list[str]:
+        """The options as the audit log keeps them, in their long form."""
+        values = (("--store", store), ("--reason", self.reason))
+        return [f"{option}={value}" for option, value in values if value is not None]
+
+
+class PruneOptions(NamedTuple):
+    """What ``lens prune`` takes besides: what is old, what is kept of it, and when it is too much."""
+
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than", help="Last updated longer ago than this: 12h, 30d, 4w.", metavar="AGE", show_default=False
+        ),
+    ] = None
+    days_old: Annotated[
+        float | None, typer.Option("--days-old", help="The same in days.", metavar="N", show_default=False)
+    ] = None
+    keep_last: Annotated[
+        int | None,
+        typer.Option("--keep-last", help="Keep the last N of each pipeline.", metavar="N", min=0, show_default=False),
+    ] = None
+    include_paused: Annotated[
+        bool, typer.Option("--include-paused", help="With --yes paused runs stay; this takes them too.")
+    ] = False
+    orphans: Annotated[bool, typer.Option("--orphans", help="Rows that hang on no run, too.")] = False
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive",
+            help="Keep a copy: .ndjson, .ndjson.gz or .zst; DIR/ names it.",
+            metavar="FILE|DIR/",
+            show_default=False,
+        ),
+    ] = None
+    no_bin: Annotated[bool, typer.Option("--no-bin", help="Keep no copy for lens undo.")] = False
+    max_share: Annotated[
+        str | None,
+        typer.Option(
+            "--max-share", help="Refuse to delete a larger part of all runs: 50%.", metavar="P%", show_default=False
+        ),
+    ] = None
+    max_delete: Annotated[
+        int | None,
+        typer.Option(
+            "--max-delete", help="Refuse to delete more runs than this.", metavar="N", min=0, show_default=False
+        ),
+    ] = None
+    max_duration: Annotated[
+        str | None,
+        typer.Option(
+            "--max-duration", help="Stop after a batch when it takes this long: 10m.", metavar="T", show_default=False
+        ),
+    ] = None
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Runs a transaction, at most.", metavar="N", min=1, max=1000)
+    ] = 100
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="Then give free room back to the disk.")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Also runs that a living process holds; vacuum beside others.")
+    ] = False
+
+    def words(self) -> list[str]:
+        """The options that were given, as the audit log keeps them."""
+        before = type(self)()._asdict()
+        given = {name: value for name, value in self._asdict().items() if value != before[name]}
+        return [
+            f"--{name.replace('_', '-')}{'' if value is True else f'={value:g}' if name == 'days_old' else f'={value}'}"
+            for name, value in given.items()
+        ]
+
+
+class AppOptions(NamedTuple):
+    """Where the code of an application comes from, which goes on with stored runs."""
+
+    target: Annotated[
+        str | None,
+        _option(_APP, "--app", help="Where the pipelines are (the setting resume.app).", metavar="MODULE:ATTRIBUTE"),
+    ] = None
+    app_dir: Annotated[
+        Path | None, _option(_APP, "--app-dir", help="Import from this folder (the current one).", metavar="DIR")
+    ] = None
+    pipeline_version: Annotated[
+        str | None,
+        _option(_APP, "--pipeline-version", help="Go on with this version of the pipeline.", metavar="VERSION"),
+    ] = None
+
+    def words(self) -> list[str]:
+        """The options as the audit log keeps them."""
+        values = (("--app", self.target), ("--app-dir", self.app_dir), ("--pipeline-version", self.pipeline_version))
+        return [f"{option}={value}" for option, value in values if value is not None]
+
+
+_GROUPS = (AppOptions, CommonOptions, FilterOptions, OutputOptions, ChangeOptions, PruneOptions)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -94,7 +94,7 @@ def waiting_list(app: App, out: Output, wanted: RunFilter) -> None:
     out.show(columns.WAITING, runs, "nobody is waited for")
     note_problems(app, runs)
     if runs and out.is_table:
-        app.note(f"look closer: lens show {quoted(runs[0].run_id)}")
+        app.note(f"answer: lens resume {quoted(runs[0].run_id)} --input ANSWER")
 
 
 def task_list(app: App, out: Output, wanted: RunFilter, parent: str | None, limit: int) -> None:

@@ -201,8 +201,14 @@ class _Screen:
         cleaned = self.out.redactor.text(text)
         return "\n".join(map(escape_controls, cleaned.splitlines())) if lines else one_line(cleaned)
 
+    def _can_resume(self) -> bool:
+        run = self.run
+        return run.status in ("paused", "failed") and not run.is_background_task and self.detail.state is not None
+
     def _next(self) -> Iterator[str]:
         name = quoted(self.run.run_id)
+        if self._can_resume():
+            yield f"lens resume {name}{' --input ANSWER' if self.run.status == 'paused' else ''}"
         if self.detail.has_spans:
             yield f"lens trace {name}"
         if not (self.parts.inputs and self.parts.outputs and self.parts.errors):

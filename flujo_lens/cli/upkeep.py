@@ -1,4 +1,4 @@
-"""What ``lens migrate`` and ``lens doctor`` print, and what they ask."""
+"""What ``lens migrate`` prints, and what it asks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from flujo_lens.cli.confirm import audit_log, check_can_ask, check_writable, con
 from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.recorded import recorded
-from flujo_lens.operations.doctor import check_up
 from flujo_lens.operations.migrate import Migrated, migrate
-from flujo_lens.rendering import columns, human
+from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 
 if TYPE_CHECKING:
-    from flujo_lens.state.upkeep import Finding, MigrationPlan
+    from flujo_lens.state.upkeep import MigrationPlan
 
-__all__ = ["Asked", "print_checkup", "run_migration"]
+__all__ = ["Asked", "run_migration"]
 
 
 class Asked(NamedTuple):
@@ -116,16 +115,3 @@ def _document(plan: MigrationPlan, asked: Asked, done: Migrated | None) -> dict[
         "steps": list(steps),
         "backup": str(backup) if backup else None,
     }
-
-
-def print_checkup(app: App, out: Output, full: bool) -> bool:
-    """Print what the checks of the store found; return whether all is well."""
-
-    async def work(backend: StateBackend) -> list[Finding]:
-        return list(await check_up(backend, app.world.now(), app.silent_after, full=full))
-
-    found = app.run(work)
-    out.show(columns.FINDING, found, "")
-    wrong = sum(not finding.ok for finding in found)
-    app.note(f"{human.plural(wrong, 'check')} found something wrong" if wrong else "nothing is wrong")
-    return not wrong

@@ -222,7 +222,7 @@ class AuditLog:
 
     def _not_written(self, error: OSError) -> LensError:
         kind = ReadOnlyStoreError if error.errno in _READ_ONLY else OperationFailedError
-        message = f"cannot write the audit log {self.path}: {error.strerror or error}"
+        message = f"cannot write the audit log {self.path}: {error.strerror or error}; nothing was changed"
         return kind(message, hint=_ELSEWHERE, path=str(self.path))
 
     # --- reading

@@ -1,14 +1,23 @@
-"""Looking for what is wrong with a store."""
+"""Looking for what is wrong with a store, and mending what can be mended without losing anything."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
+from flujo_lens.operations.changes import Recorder
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.upkeep import Finding
+from flujo_lens.state.upkeep import Finding, Mended
 
-__all__ = ["check_up"]
+__all__ = ["Treated", "check_up", "mend"]
+
+
+class Treated(NamedTuple):
+    """What was done about the findings, and its entry in the audit log."""
+
+    mended: Sequence[Mended]
+    audit_id: str
 
 
 async def check_up(
@@ -17,3 +26,14 @@ async def check_up(
     """What a store's checks found (see `StateBackend.check_up`): what is wrong first, else in their order."""
     found = await backend.check_up(now, silent_after, full=full)
     return sorted(found, key=lambda finding: finding.ok)
+
+
+async def mend(backend: StateBackend, found: Sequence[Finding], record: Recorder) -> Treated:
+    """Do what the findings name as their `mend`, each by itself; the entry in the audit log comes first.
+
+    Raises:
+        LensError: the log cannot be written, and nothing was changed.
+    """
+    checks = [finding.check for finding in found if finding.mend]
+    audit_id, mended = await record.recorded({"fixes": len(checks)}, (), lambda: backend.mend(checks))
+    return Treated(mended, audit_id)

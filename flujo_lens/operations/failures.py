@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.figures import FailureGroup
+from flujo_lens.state.silence import silent_ids
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["FailureReport", "failed_runs", "failure_report", "silent_runs"]
 
 FAILED = frozenset({"failed"})
-RUNNING = frozenset({"running"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ async def failure_report(
     """The failed runs that `wanted` admits by error; silent ones are counted apart."""
     apart = wanted._replace(active_since=None, active_until=None, error=None)
     failures, silent = await asyncio.gather(
-        _grouped(backend, wanted), backend.count_runs(_silent(apart, now, silent_after))
+        _grouped(backend, wanted), silent_ids(backend, apart, now - silent_after, now)
     )
-    return FailureReport(failures[0].groups(), failures[0].count, silent, tuple(failures[1]))
+    return FailureReport(failures[0].groups(), failures[0].count, len(silent), tuple(failures[1]))
 
 
 async def _grouped(backend: StateBackend, wanted: RunFilter) -> tuple[Failures, list[str]]:
@@ -57,11 +57,6 @@ async def _grouped(backend: StateBackend, wanted: RunFilter) -> tuple[Failures, 
 async def silent_runs(
     backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
 ) -> list[RunSummary]:
-    """Runs that are said to run and have not been saved for `silent_after`, the longest silent first."""
-    quiet = _silent(wanted, now, silent_after)
-    found = [run async for run in backend.iter_runs(quiet, ordered=False)]
+    """Runs that are said to run and gave no sign for `silent_after`, the longest silent first."""
+    found = await backend.read_summaries(await silent_ids(backend, wanted, now - silent_after, now))
     return sorted(found, key=lambda run: (run.updated_at or now, run.run_id))
-
-
-def _silent(wanted: RunFilter, now: datetime, silent_after: timedelta) -> RunFilter:
-    return wanted._replace(statuses=RUNNING, active_until=now - silent_after)

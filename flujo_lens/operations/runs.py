@@ -10,7 +10,7 @@ from flujo_lens.state.backends.base import Position, StateBackend, overrides
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunDetail, RunFilter
 
-__all__ = ["decode_cursor", "encode_cursor", "read_run", "resolve_run", "run_exists"]
+__all__ = ["LEAST_PREFIX", "ambiguous", "decode_cursor", "encode_cursor", "read_run", "resolve_run", "run_exists"]
 
 LEAST_PREFIX = 4
 MOST_CANDIDATES = 10
@@ -46,7 +46,7 @@ async def resolve_run(backend: StateBackend, text: str, unescaped: str | None = 
     if len(found) == 1:
         return found[0]
     if found:
-        raise _ambiguous(text, sorted(set(found)))
+        raise ambiguous(text, sorted(set(found)))
     raise _not_found(text, await _similar(backend, text))
 
 
@@ -67,7 +67,8 @@ async def _newest(backend: StateBackend, word: str) -> str:
     return page.items[0].run_id
 
 
-def _ambiguous(text: str, found: list[str]) -> AmbiguousRunError:
+def ambiguous(text: str, found: list[str]) -> AmbiguousRunError:
+    """The error for a beginning that several run ids have."""
     shown = found[:MOST_CANDIDATES]
     more = ["and more"] if len(found) > MOST_CANDIDATES else []
     return AmbiguousRunError(

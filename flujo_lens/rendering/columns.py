@@ -405,6 +405,20 @@ AUDIT = View(
     id="audit_id",
 )
 
+BIN = View(
+    name="bin",
+    fields=_plain("audit_id", "made_at", "command", "runs", "until", "size_bytes"),
+    table=(
+        Shown("AUDIT ID", lambda item, _: item.audit_id, 100, "id"),
+        Shown("WHEN", lambda item, shown: shown.time(item.made_at), 95),
+        Shown("DID", _typed, 90, "fold"),
+        Shown("RUNS", lambda item, _: human.count(item.runs), 95, "right"),
+        Shown("UNTIL", lambda item, shown: shown.time(item.until), 80),
+        Shown("SIZE", lambda item, _: human.size(item.size_bytes), 40, "right"),
+    ),
+    id="audit_id",
+)
+
 CONFIG = View(
     name="setting",
     fields=_plain("key", "value", "source"),
@@ -455,12 +469,41 @@ FINDING = View(
     id="check",
 )
 
+
+def _differing(group: Any, _: Human) -> str:
+    """What differs, what matters most first: where it hinders that alone, else the first note."""
+    told = [each.sentence for each in group.differences if group.code is None or each.code is not None]
+    told = told or [each.sentence for each in group.differences]
+    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+    return f"{group.code}: {told[0]}{more}" if group.code and told else f"{told[0]}{more}" if told else ""
+
+
+CHECK = View(
+    name="check",
+    fields=(
+        *_plain("pipeline_name", "pipeline_version", "step_name", "status", "verdict", "code", "runs", "sample_run_id"),
+        Field("differences", lambda group: [each.to_dict() for each in group.differences]),
+    ),
+    table=(
+        Shown("VERDICT", lambda group, _: group.verdict, 100),
+        Shown("RUNS", lambda group, _: human.count(group.runs), 100, "right"),
+        Shown("PIPELINE", _pipeline, 80, "name"),
+        Shown("STATUS", lambda group, _: group.status, 60, "status"),
+        Shown("STEP", lambda group, _: group.step_name or "-", 85, "name"),
+        Shown("WHAT DIFFERS", _differing, 90, "fold"),
+        Shown("EXAMPLE", lambda group, _: group.sample_run_id, 70, "id"),
+    ),
+    id="sample_run_id",
+)
+
 VIEWS = {
     view.name: view
     for view in (
         RUN, WAITING, TASK, STEP, SPAN, FAILURE, PIPELINE, SPAN_NAME, STATS, STATUS, EVALUATION, SYSTEM, CONFIG, STORE,
         AUDIT,
+        BIN,
         FINDING,
+        CHECK,
         EXPLANATION, PAGE,
     )
 }  # fmt: skip

@@ -32,11 +32,11 @@ def check_format(name: str, legal: Iterable[str] = FORMATS) -> str:
         UnknownValueError: no command has it.
         UsageError: others have it, this one does not.
     """
+    if name in tuple(legal):
+        return name
     if name not in FORMATS:
         raise UnknownValueError.of("output format", name, list(legal))
-    if name not in tuple(legal):
-        raise UsageError(f"-o {name} makes no sense here", hint=f"there are: {', '.join(legal)}")
-    return name
+    raise UsageError(f"-o {name} makes no sense here", hint=f"there are: {', '.join(legal)}")
 
 
 def utc(when: datetime) -> str:

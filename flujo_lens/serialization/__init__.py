@@ -17,10 +17,11 @@ from flujo_lens.serialization.registry import (
     reset_custom_serializer_registry,
     scoped_registry,
 )
-from flujo_lens.serialization.safe import safe_dumps, safe_serialize, serializer_default
+from flujo_lens.serialization.safe import PlainList, safe_dumps, safe_serialize, serializer_default
 
 __all__ = [
     "LossyValue",
+    "PlainList",
     "lookup_custom_deserializer",
     "lookup_custom_serializer",
     "register_custom_deserializer",

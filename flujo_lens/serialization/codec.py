@@ -8,13 +8,16 @@ from typing import Any, Literal
 
 import orjson
 
-from flujo_lens.errors import CorruptStoreError, InvalidStateError
+from flujo_lens.errors import RESTORE, CorruptStoreError, InvalidStateError, LensError
 from flujo_lens.serialization.envelope import TAG, Envelope, armour, is_sealed, open_sealed, wrap
 from flujo_lens.serialization.loading import may_have_long_numbers, safe_loads
 from flujo_lens.serialization.lossy import words_of
 from flujo_lens.serialization.safe import safe_dumps, safe_serialize
 
-__all__ = ["SEALED_FIELDS", "StateCodec"]
+__all__ = ["SEALED", "SEALED_FIELDS", "StateCodec"]
+
+SEALED = "<sealed>"
+"""What is shown in place of a value that cannot be opened."""
 
 SEALED_FIELDS = ("pipeline_context", "last_step_output", "step_history")
 """The fields of a state that layers apply to; the others are what runs are found by."""
@@ -55,6 +58,29 @@ class StateCodec:
                 return data
         return data.decode()
 
+    def dumps(self, value: Any) -> bytes:
+        """JSON without any layer."""
+        return safe_dumps(value, self._default)
+
+    def leaf(self, run_id: str, field: str, value: Any) -> Any:
+        """What a JSON file holds of one field: the value itself, or the text of its sealed bytes.
+
+        Sealed are values where a layer applies, and texts that look as if they were: `opened_leaf` is the reverse.
+        """
+        column = self.column(run_id, field, value) if self._envelope is not None else None
+        if isinstance(column, bytes):
+            return armour(column)
+        return armour(wrap(self.dumps(value))) if isinstance(value, str) and is_sealed(value) else value
+
+    def opened_leaf(self, run_id: str, field: str, leaf: Any) -> Any:
+        """The reverse of `leaf`, of what was parsed.
+
+        Raises:
+            SealedStateError: it is encrypted, and the key is missing or another.
+            CorruptStoreError: it is sealed and damaged.
+        """
+        return self._open(leaf, run_id, field) if isinstance(leaf, str) and is_sealed(leaf) else leaf
+
     def value(self, run_id: str, field: str, stored: Any) -> Any:
         """The value of a column; text that is no JSON comes back as it is.
 
@@ -62,7 +88,7 @@ class StateCodec:
             SealedStateError: it is encrypted, and the key is missing or another.
             CorruptStoreError: it is sealed and damaged.
         """
-        if stored.__class__ is bytes and stored.startswith(TAG):
+        if stored.__class__ is bytes and is_sealed(stored):
             return self._open(stored, run_id, field)
         if not isinstance(stored, str | bytes):
             return stored
@@ -78,7 +104,7 @@ class StateCodec:
             return safe_loads(data)
         except ValueError as error:
             message = f"{field} of run {run_id} cannot be unpacked: there is no JSON in it"
-            raise CorruptStoreError(message, run_id=run_id) from error
+            raise CorruptStoreError(message, hint=RESTORE, run_id=run_id) from error
 
     @property
     def _keys(self) -> Any:
@@ -97,15 +123,8 @@ class StateCodec:
 
     def _sealed(self, run_id: str, state: dict[str, Any]) -> dict[str, Any]:
         """The fields that are written sealed: where a layer applies, and texts that look as if they were sealed."""
-        found = {}
-        for name in SEALED_FIELDS:
-            value = state.get(name)
-            column = self.column(run_id, name, value) if self._envelope is not None else None
-            if isinstance(column, bytes):
-                found[name] = armour(column)
-            elif isinstance(value, str) and is_sealed(value):
-                found[name] = armour(wrap(safe_dumps(value)))
-        return found
+        leaves = {name: self.leaf(run_id, name, state.get(name)) for name in SEALED_FIELDS}
+        return {name: leaf for name, leaf in leaves.items() if leaf is not state.get(name)}
 
     def opened(self, run_id: str, document: dict[str, Any]) -> dict[str, Any]:
         """A state with the fields unsealed that `document` sealed; one without any is returned as it is.
@@ -119,6 +138,17 @@ class StateCodec:
             return document
         plain = {name: self._open(document[name], run_id, name) for name in sealed}
         return {**document, **plain}
+
+    def shown(self, run_id: str, document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, LensError]]:
+        """As `opened`, for one who looks: fields that cannot be opened are `SEALED`, and why, by their names."""
+        plain, errors = dict(document), dict[str, LensError]()
+        for name in SEALED_FIELDS:
+            try:
+                if name in document:
+                    plain[name] = self.opened_leaf(run_id, name, document[name])
+            except LensError as error:
+                plain[name], errors[name] = SEALED, error
+        return plain, errors
 
     def check(self, state: dict[str, Any]) -> None:
         """See that a state fits the model, if there is one to check against.

@@ -24,7 +24,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from flujo_lens.errors import ConfigError, CorruptStoreError, MissingExtraError, SealedStateError
+from flujo_lens.errors import RESTORE, ConfigError, CorruptStoreError, MissingExtraError, SealedStateError
 
 if TYPE_CHECKING:
     from flujo_lens.serialization.keys import KeyRing
@@ -33,8 +33,11 @@ __all__ = ["ARMOUR", "TAG", "Envelope", "armour", "is_sealed", "open_sealed", "w
 
 TAG = b"\x93lens\x01"
 ARMOUR = "lens1:"
-_ARMOURED = ARMOUR + b64encode(TAG).decode("ascii")
-"""What every text begins with that `armour` made (the tag's length is a multiple of three)."""
+_MARK = TAG[:-1]
+"""What sealed bytes of any format version begin with."""
+
+_ARMOURED = ARMOUR + b64encode(TAG).decode("ascii")[:-1]
+"""What every text begins with that `armour` made of bytes of the format versions below 64."""
 
 _PLAIN, _ZLIB, _ZSTD, _AES = b"\x00", b"z", b"s", b"a"
 _NONCE = 12
@@ -94,7 +97,7 @@ class Envelope:
 def is_sealed(stored: object) -> bool:
     """Whether a stored value is sealed bytes or their text."""
     if isinstance(stored, bytes):
-        return stored.startswith(TAG)
+        return stored.startswith(_MARK)
     return isinstance(stored, str) and stored.startswith(_ARMOURED)
 
 
@@ -126,14 +129,16 @@ def open_sealed(stored: bytes | str, run_id: str, field: str, keys: KeyRing | No
         if not is_sealed(stored):
             return stored.encode()
         stored = _unarmoured(stored, run_id, field)
-    if not stored.startswith(TAG):
+    if not stored.startswith(_MARK):
         return stored
+    if not stored.startswith(TAG):
+        raise _newer(run_id, field, f"it is sealed in the format version {_version(stored)}; known here is {TAG[-1]}")
     at = len(TAG)
     how, locked, rest = stored[at : at + 1], stored[at + 1 : at + 2], stored[at + 2 :]
     if locked == _AES:
         rest = _decrypt(stored, at + 2, run_id, field, keys)
     elif locked != _PLAIN:
-        raise _damaged(run_id, field, "it is locked in a way that is not known here")
+        raise _newer(run_id, field, "it is locked in a way that is not known here")
     return _decompress(how, rest, run_id, field)
 
 
@@ -145,7 +150,7 @@ def _unarmoured(text: str, run_id: str, field: str) -> bytes:
 
 
 def _decrypt(stored: bytes, at: int, run_id: str, field: str, keys: KeyRing | None) -> bytes:
-    from flujo_lens.serialization.keys import find_cipher
+    from flujo_lens.serialization.keys import FINGERPRINTS, find_cipher
 
     end = at + 1 + (stored[at] if len(stored) > at else 0)
     header, nonce, locked = stored[:end], stored[end : end + _NONCE], stored[end + _NONCE :]
@@ -156,7 +161,7 @@ def _decrypt(stored: bytes, at: int, run_id: str, field: str, keys: KeyRing | No
     if cipher is None:
         raise SealedStateError(
             f"{field} of run {run_id} is encrypted with the key {name}, which is not here",
-            hint="set LENS_KEY or LENS_KEY_FILE to a ring that has it; nothing was changed",
+            hint=f"set LENS_KEY or LENS_KEY_FILE to a ring that has {name}, and try again; nothing was changed",
             run_id=run_id,
             key=name,
         )
@@ -168,7 +173,8 @@ def _decrypt(stored: bytes, at: int, run_id: str, field: str, keys: KeyRing | No
         raise SealedStateError(
             f"{field} of run {run_id} cannot be opened with the key {name}: either the key is another of that "
             "name, or the data was changed or moved here from another run",
-            hint="nothing was changed; compare the key's fingerprint with that of the writer",
+            hint=f"nothing was changed; is it the writer's key? compare its fingerprint there and here: {FINGERPRINTS}"
+            "; if it is the same, the data was changed: restore it from a backup",
             run_id=run_id,
             key=name,
         ) from error
@@ -194,7 +200,7 @@ def _decompress(how: bytes, data: bytes, run_id: str, field: str) -> bytes:
             return _unpack_zstd(_zstandard(), data, run_id, field)
     except zlib.error as error:
         raise _damaged(run_id, field, str(error)) from error
-    raise _damaged(run_id, field, "it is compressed in a way that is not known here")
+    raise _newer(run_id, field, "it is compressed in a way that is not known here")
 
 
 def _unpack_zstd(library: Any, data: bytes, run_id: str, field: str) -> bytes:
@@ -208,7 +214,16 @@ def _unpack_zstd(library: Any, data: bytes, run_id: str, field: str) -> bytes:
 
 
 def _damaged(run_id: str, field: str, reason: str) -> CorruptStoreError:
-    return CorruptStoreError(f"{field} of run {run_id} cannot be unpacked: {reason}", run_id=run_id)
+    return CorruptStoreError(f"{field} of run {run_id} cannot be unpacked: {reason}", hint=RESTORE, run_id=run_id)
+
+
+def _newer(run_id: str, field: str, reason: str) -> CorruptStoreError:
+    hint = "was it written by a newer version? `pip install -U flujo-lens`; else the data was changed: restore it"
+    return CorruptStoreError(f"{field} of run {run_id} cannot be unpacked: {reason}", hint=hint, run_id=run_id)
+
+
+def _version(stored: bytes) -> str:
+    return str(stored[len(_MARK)]) if len(stored) > len(_MARK) else "that was cut off"
 
 
 def _zstandard() -> Any:

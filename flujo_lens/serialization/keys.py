@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from hashlib import sha256
@@ -21,7 +22,10 @@ from typing import Any
 
 from flujo_lens.errors import ConfigError, MissingExtraError
 
-__all__ = ["KeyRing", "find_cipher", "new_key"]
+__all__ = ["FINGERPRINTS", "KeyRing", "find_cipher", "new_key"]
+
+FINGERPRINTS = "python -m flujo_lens.serialization.keys"
+"""What to type to see the fingerprints of the environment's keys."""
 
 _SIZE = 32
 _LONGEST_NAME = 100
@@ -58,7 +62,7 @@ class KeyRing:
         """The ring in a text; `source` is named in errors (the text never is).
 
         Raises:
-            ConfigError: something in it is no key.
+            ConfigError: something in it is no key, or two have one name.
         """
         entries = [e.strip() for line in text.splitlines() for e in line.split(",")]
         entries = [entry for entry in entries if entry and not entry.startswith("#")]
@@ -70,7 +74,11 @@ class KeyRing:
             key = _decoded(coded.strip())
             if key is None:
                 raise ConfigError(f"key {at} of {source} is no 32 bytes in Base64 or hexadecimal digits", hint=_HINT)
-            keys.setdefault(name.strip() if colon else sha256(key).hexdigest()[:8], key)
+            name = name.strip() if colon else sha256(key).hexdigest()[:8]
+            if name in keys:
+                hint = "give each a name of its own: what it wrote says which one reads it"
+                raise ConfigError(f"two keys of {source} have the name {name}", hint=hint)
+            keys[name] = key
         return cls(keys)
 
     @classmethod
@@ -106,6 +114,11 @@ class KeyRing:
     def names(self) -> tuple[str, ...]:
         """The names of the keys, the writing one first."""
         return tuple(self._keys)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """By name, the first 16 hexadecimal digits of each key's SHA-256, which tell no key."""
+        return {name: sha256(key).hexdigest()[:16] for name, key in self._keys.items()}
 
     def check(self) -> None:
         """See that keys can be used at all.
@@ -160,3 +173,20 @@ def _decoded(text: str) -> bytes | None:
     except ValueError:
         return None
     return key if len(key) == _SIZE else None
+
+
+def _tell() -> None:
+    """The fingerprints of the environment's keys, a line each: the name, then the fingerprint."""
+    try:
+        ring = KeyRing.from_environment()
+    except ConfigError as error:
+        sys.stderr.write(f"{error.message}\n")
+        raise SystemExit(2) from error
+    if ring is None:
+        sys.stderr.write("neither LENS_KEY nor LENS_KEY_FILE is set\n")
+    told = ring.fingerprints if ring is not None else {}
+    sys.stdout.write("".join(f"{name}  {print_}\n" for name, print_ in told.items()))
+
+
+if __name__ == "__main__":
+    _tell()

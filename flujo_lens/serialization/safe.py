@@ -7,7 +7,7 @@ takes over from the start (`flujo_lens.serialization.walker`): it knows the path
 where a serializer of the application is needed: orjson crashes if a list changes that it is in.
 
 orjson writes NaN and infinities as ``null`` and says nothing. So whoever finds a ``null`` in what was
-written looks whether a None accounts for it (`_nulls_are_none`).
+written looks whether a None accounts for it (`_nulls_are_none`); not so of a `PlainList`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flujo_lens.serialization.lossy import LossyValue
 from flujo_lens.serialization.registry import Registry, current_registry
 from flujo_lens.serialization.walker import walk
 
-__all__ = ["safe_dumps", "safe_serialize", "serializer_default"]
+__all__ = ["PlainList", "safe_dumps", "safe_serialize", "serializer_default"]
 
 Default = Callable[[Any], Any]
 Report = Callable[[LossyValue], None]
@@ -41,6 +41,13 @@ _SUSPICIOUS = re.compile(rb"g[\s\S]{6}[\xf0-\xff][\x7f\xff]").search
 """Finds a float of the `marshal` format whose exponent is all ones: NaN or an infinity (or bytes that look so)."""
 
 _log = logging.getLogger("flujo_lens.serialization")
+
+
+class PlainList(list[Any]):
+    """A list of what `safe_serialize` returned, and of nothing else: no NaN has to be looked for in it.
+
+    For one that grows and is written again each time. What is put into it must not be changed afterwards.
+    """
 
 
 def safe_dumps(
@@ -128,7 +135,7 @@ def _quick(obj: Any, registry: Registry, sort_keys: bool) -> bytes | None:
         data = orjson.dumps(obj, hook, _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS)
     except (TypeError, ValueError, RecursionError):  # orjson's own error is a TypeError
         return None
-    if b"null" not in data or _nulls_are_none(obj, data, models, others, hook):
+    if type(obj) is PlainList or b"null" not in data or _nulls_are_none(obj, data, models, others, hook):
         return data
     return None
 

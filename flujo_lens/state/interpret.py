@@ -275,7 +275,7 @@ def _failing_entry(raw: RawRun) -> Mapping[str, Any]:
     return next((entry for entry in reversed(raw.steps()) if entry.get("success") is False), {})
 
 
-def _step_name(raw: RawRun, status: str) -> str | None:
+def step_name_of(raw: RawRun, status: str) -> str | None:
     """Where the run stands; a completed one stands nowhere."""
     if status == "completed":
         return None
@@ -287,7 +287,15 @@ def _step_name(raw: RawRun, status: str) -> str | None:
         found = _paused_step(raw)
     else:
         found = None
-    return _text(found or raw.mapping("context").get("current_step") or raw.open_span)
+    return _text(found or raw.mapping("context").get("current_step") or _open_span(raw))
+
+
+def _open_span(raw: RawRun) -> str | None:
+    """The step whose span was not closed; the library leaves those of a run that was resumed as they were."""
+    if raw.open_span is None:
+        return None
+    done = {entry.get("name") for entry in raw.steps() if entry.get("success") is not False}
+    return None if raw.open_span in done else raw.open_span
 
 
 def _paused_step(raw: RawRun) -> Any:
@@ -315,7 +323,7 @@ def pause_of(raw: RawRun, status: str) -> Pause | None:
     message = context.get("pause_message")
     if message is None and isinstance(scratchpad, dict):
         message = scratchpad.get("pause_message")
-    return Pause(step=_step_name(raw, status), message=_text(message))
+    return Pause(step=step_name_of(raw, status), message=_text(message))
 
 
 def as_int(value: Any) -> int | None:
@@ -390,7 +398,7 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
         updated_at=max((when for when in instants if when), default=None),
         duration_ms=_duration(raw, status, started, saved),
         current_step_index=as_int(raw.step_index),
-        step_name=pause.step if pause else _step_name(raw, status),
+        step_name=pause.step if pause else step_name_of(raw, status),
         total_steps=_total(raw, status),
         error_message=_error(raw, status),
         pause_message=pause.message if pause else None,

@@ -7,7 +7,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Finding", "Migration", "MigrationPlan", "silent_finding"]
+__all__ = [
+    "Finding",
+    "Mended",
+    "Migration",
+    "MigrationPlan",
+    "OptimizationPlan",
+    "Optimized",
+    "Room",
+    "Space",
+    "silent_finding",
+]
 
 
 class MigrationPlan(NamedTuple):
@@ -39,6 +49,77 @@ class Migration(NamedTuple):
     backup: Path | None = None
 
 
+class Space(NamedTuple):
+    """What a store takes of the disk.
+
+    Attributes:
+        file_bytes: Its file, once its WAL is folded in.
+        reusable_bytes: What of that is free for the next runs.
+    """
+
+    file_bytes: int
+    reusable_bytes: int
+
+
+class Room(NamedTuple):
+    """What a change needs of one disk while it is made.
+
+    Attributes:
+        folder: A folder on that disk.
+        needed: Bytes.
+        free: Bytes that it has.
+    """
+
+    folder: Path
+    needed: int
+    free: int
+
+    @property
+    def suffices(self) -> bool:
+        """Whether it will do."""
+        return self.needed <= self.free
+
+
+class OptimizationPlan(NamedTuple):
+    """What making a store faster, and smaller, takes.
+
+    Attributes:
+        path: The store; None where there is nothing to optimize.
+        indexes: The indexes that would be made, as ``NAME on TABLE(COLUMN, ...)``.
+        vacuum: Whether it would be written anew without what is free in it.
+        space: What it takes now.
+        rooms: What the vacuum needs while it is made.
+    """
+
+    path: Path | None = None
+    indexes: tuple[str, ...] = ()
+    vacuum: bool = False
+    space: Space = Space(0, 0)
+    rooms: tuple[Room, ...] = ()
+
+
+class Optimized(NamedTuple):
+    """The indexes that were made, and what the store took before and takes after."""
+
+    indexes: tuple[str, ...]
+    before: Space
+    after: Space
+
+
+class Mended(NamedTuple):
+    """What was done about a finding.
+
+    Attributes:
+        check: Its check.
+        done: What was done, in words; None if nothing was.
+        left: What is left for a person, and why; None if nothing is.
+    """
+
+    check: str
+    done: str | None = None
+    left: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one check of a store found.
@@ -49,6 +130,7 @@ class Finding:
         count: How many of what the check counts (rows, files, bytes, processes); None if it could not be done.
         detail: What was found, and what it means.
         fix: What mends it: a command, or what a person can do; None if there is nothing to mend.
+        mend: What `StateBackend.mend` would do about it, losing nothing, in words; None if that is left to a person.
     """
 
     check: str
@@ -56,6 +138,7 @@ class Finding:
     count: int | None
     detail: str
     fix: str | None = None
+    mend: str | None = None
 
 
 def _words(span: timedelta) -> str:
@@ -69,5 +152,7 @@ def silent_finding(count: int, silent_after: timedelta) -> Finding:
     """What it means that so many runs that are said to run were not saved for `silent_after`."""
     if not count:
         return Finding("silent runs", True, 0, "every running run gave a sign lately")
-    detail = f"runs that are said to run gave no sign for {_words(silent_after)}: their processes died, or hang"
-    return Finding("silent runs", False, count, detail, "lens status shows them; start their application again")
+    border = _words(silent_after)
+    detail = f"runs that are said to run gave no sign for {border}: their processes died, or hang"
+    fix = f"lens list --status running --active-until {border} has them; dead background tasks: lens tasks sweep"
+    return Finding("silent runs", False, count, detail, fix)

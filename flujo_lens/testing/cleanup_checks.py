@@ -195,6 +195,20 @@ class CleanupChecks(Harness):
         equal(failed, sorted(f"dead: {form}" for form in _FORMS), "those that were")
 
     @on_nothing
+    async def test_only_the_named_tasks_are_given_up(self, backend: StateBackend) -> None:
+        for run_id, age in (("dead", 25), ("dead too", 25), ("not named", 25), ("alive", 23)):
+            await self._save_task(backend, run_id, age * _HOUR)
+        await self._save_task(backend, "done", 25 * _HOUR, status="completed")
+        named = ["dead too", "nowhere", "alive", "done", "dead", "dead too"]
+        cutoff = self._now - 24 * _HOUR
+        equal(list(await backend.fail_stale_tasks(named, cutoff, 24)), ["dead too", "dead"], "those that were")
+        statuses = {row["run_id"]: row["status"] for row in await backend.list_states()}
+        failed = sorted(run_id for run_id, status in statuses.items() if status == "failed")
+        equal(failed, ["dead", "dead too"], "the failed states")
+        equal((await backend.load_state("dead") or {})["error_message"], "timed out: no sign for 24 hours", "the error")
+        equal(list(await backend.fail_stale_tasks(named, cutoff, 24)), [], "those that were the second time")
+
+    @on_nothing
     async def test_a_silence_that_cannot_be(self, backend: StateBackend) -> None:
         await self._save_task(backend, "task", 25 * _HOUR)
         for hours in (-1, math.nan):

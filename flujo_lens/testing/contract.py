@@ -42,11 +42,14 @@ which was not leaves the state before, is for the driver's own tests.
 
 from __future__ import annotations
 
+from flujo_lens.testing.claim_checks import ClaimChecks
 from flujo_lens.testing.cleanup_checks import CleanupChecks
+from flujo_lens.testing.deletion_checks import DeletionChecks
 from flujo_lens.testing.detail_checks import DetailChecks
 from flujo_lens.testing.figure_checks import FigureChecks
 from flujo_lens.testing.history_checks import HistoryChecks
 from flujo_lens.testing.list_checks import ListChecks
+from flujo_lens.testing.progress_checks import ProgressChecks
 from flujo_lens.testing.saving_checks import SavingChecks
 from flujo_lens.testing.sharing_checks import SharingChecks
 from flujo_lens.testing.state_checks import StateChecks
@@ -63,7 +66,9 @@ class ReadingContract(StateChecks, ListChecks, DetailChecks, FigureChecks):
     """
 
 
-class WritingContract(SavingChecks, HistoryChecks, CleanupChecks, SharingChecks):
+class WritingContract(
+    SavingChecks, HistoryChecks, CleanupChecks, DeletionChecks, ClaimChecks, ProgressChecks, SharingChecks
+):
     """The tests of the writing half. Override `new_backend`, and the other hooks and flags where there is cause.
 
     Attributes:

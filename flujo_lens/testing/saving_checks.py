@@ -10,6 +10,7 @@ import uuid
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
+from unittest import SkipTest
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
@@ -171,6 +172,20 @@ class SavingChecks(Harness):
         equal([(run.created_at, run.updated_at) for run in runs], [(when, when)], "the run's times")
 
     @on_nothing
+    async def test_a_state_without_times_was_saved_just_now(self, backend: StateBackend) -> None:
+        if not self.complete:
+            raise SkipTest("the driver keeps states as they are")
+        before = datetime.now(UTC)
+        await backend.save_state("r", {"status": "running", "created_at": None})
+        (run,) = [run async for run in backend.iter_runs(RunFilter())]
+        for name, when in (("created_at", run.created_at), ("updated_at", run.updated_at)):
+            equal(when is not None and before <= when <= datetime.now(UTC), True, f"{name} is the time of the save")
+        loaded = with_texts(await backend.load_state("r"))
+        (listed,) = await backend.list_states()
+        for name in ("created_at", "updated_at"):
+            equal(listed[name], loaded[name], f"{name} of list_states()")
+
+    @on_nothing
     async def test_a_field_that_is_not_known_is_kept_or_dropped(self, backend: StateBackend) -> None:
         """Either is right; but it does not harm the rest, and it is not kept in part."""
         extra = {"of": ["acme", {"n": 1}]}
@@ -210,19 +225,27 @@ class SavingChecks(Harness):
             equal((await backend.get_run_details(run_id) or {}).get("run_id"), run_id, f"the details of {run_id!r}")
 
     @on_nothing
-    async def test_an_id_with_a_nul_is_kept_or_refused(self, backend: StateBackend) -> None:
-        """Some engines have no NUL in a text: then saving it is a ValueError. It is not cut short, and not lost."""
-        run_id = "nul\x00inside"
-        await backend.save_state("nul", plain_state("nul"))
-        try:
+    async def test_an_id_that_some_engines_do_not_keep_is_refused(self, backend: StateBackend) -> None:
+        """It has a NUL or half of a surrogate pair: it is not cut short, not changed, and finds no other run."""
+        self._needs_rich_values()
+        wanted = ["half \ufffd", "nul"]
+        for run_id in wanted:
             await backend.save_state(run_id, plain_state(run_id))
-        except ValueError:
-            wanted = ["nul"]
-        else:
-            wanted = ["nul", run_id]
-        found = [name for name in ("nul", run_id) if await backend.load_state(name) is not None]
+        for run_id in ("nul\x00inside", "half \ud83d"):
+            await refuses(backend.save_state(run_id, plain_state("r")), ValueError, f"save_state({run_id!r}, ...)")
+            equal(await backend.load_state(run_id), None, f"load_state({run_id!r})")
+            await backend.delete_state(run_id)
+        found = [run_id for run_id in wanted if await backend.load_state(run_id) is not None]
         equal(found, wanted, "the states")
         equal(sorted(await ids_of(backend.iter_runs(RunFilter()))), wanted, "iter_runs()")
+
+    @on_nothing
+    async def test_a_page_that_cannot_be_is_refused(self, backend: StateBackend) -> None:
+        await backend.save_state("r", plain_state("r"))
+        await refuses(backend.query_runs(RunFilter(), limit=-1), ValueError, "query_runs(limit=-1)")
+        await refuses(backend.find_run_ids("r", -1), ValueError, "find_run_ids(limit=-1)")
+        await refuses(backend.list_runs(limit=-1), ValueError, "list_runs(limit=-1)")
+        await refuses(backend.list_runs(offset=-1), ValueError, "list_runs(offset=-1)")
 
     @on_nothing
     async def test_what_is_no_text_is_no_run_id(self, backend: StateBackend) -> None:

@@ -16,15 +16,22 @@ import pytest
 from support import Lens, tree
 
 from flujo_lens import errors
+from flujo_lens.cli.app import COMMANDS
 from flujo_lens.cli.exit_codes import exit_code_of
 from flujo_lens.operations.explain import Explanation, explain, explanations
+from flujo_lens.runner.incompatibility import STATE_CODES, StateIncompatibilityError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BY_CODE = {cls.code: cls for cls in vars(errors).values() if inspect.isclass(cls) and issubclass(cls, errors.LensError)}
+BY_CODE |= dict.fromkeys(STATE_CODES, StateIncompatibilityError)
 PAGES = explanations()
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`]+)`")
-VARIABLES = {"LENS_STORE", "LENS_CONFIG", "LENS_TIMEOUT", "LENS_KEY", "LENS_KEY_FILE"}
+VARIABLES = {"LENS_STORE", "LENS_CONFIG", "LENS_TIMEOUT", "LENS_LEASE", "LENS_KEY", "LENS_KEY_FILE"}
+
+
+COMING = {"resume", "fork", "cancel", "delete", "prune"} - COMMANDS.keys()
+"""Named in the pages before they are there; each counts as soon as it is."""
 
 
 def page_id(page: Explanation) -> str:
@@ -47,7 +54,7 @@ def test_no_two_pages_have_the_same_title() -> None:
 @every_page
 def test_the_head_is_that_of_the_error(page: Explanation) -> None:
     error = BY_CODE[page.code]
-    assert page.exit_code == exit_code_of(error("it went wrong"))
+    assert page.exit_code == exit_code_of(error.__new__(error))
     head = page.text.partition("\n## ")[0]
     assert head.startswith(f"# {page.code}: {page.title}\n\nExit code {page.exit_code}. In Python: `{error.__name__}`")
 
@@ -65,7 +72,7 @@ def commands_of(page: Explanation) -> Iterator[list[str]]:
     """The words after ``lens`` of each command of a page, in blocks of the shell and within lines."""
     shell = "\n".join(text for language, text in FENCED.findall(page.text) if language == "sh")
     for line in [*shell.splitlines(), *INLINE.findall(FENCED.sub("", page.text))]:
-        if line.startswith("lens "):
+        if line.startswith("lens ") and line.split()[1] not in COMING:
             yield list(takewhile(lambda word: word not in ("2>", ">", "|"), shlex.split(line)[1:]))
 
 
@@ -165,11 +172,11 @@ def test_a_terminal_that_cannot_show_all_letters(bare_lens: Lens) -> None:
     assert shown.out == explain("B1").text
 
 
-@pytest.mark.parametrize("typed", ["B9", "lens-b9", "LENS-B9"])
+@pytest.mark.parametrize("typed", ["S88", "lens-s88", "LENS-S88"])
 def test_an_unknown_code_names_the_nearest(bare_lens: Lens, typed: str) -> None:
     told = bare_lens("explain", typed)
     assert (told.code, told.out) == (2, "")
-    assert told.err.startswith('error LENS-U3: no error code "LENS-B9". Did you mean LENS-B1? There are: LENS-B1, ')
+    assert told.err.startswith('error LENS-U3: no error code "LENS-S88". Did you mean LENS-S8? There are: LENS-A1, ')
 
 
 @pytest.mark.parametrize("typed", ["", "locked", "7", "B", "../B1", "\u0661", "B\u0661", "\x1b[31m"])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from types import ModuleType
 from typing import Any
 
 import pytest
 from support import NOW, Lens
+
+from flujo_lens import Step
+from flujo_lens.state.resumable import RESUMABLE
 
 Row = dict[str, Any]
 Oracle = Callable[[Row], bool]
@@ -153,6 +158,19 @@ def test_stats_count_what_the_filters_admit(stored: Lens) -> None:
         assert stats["total"] == len(expected), line
         counts = {row["pipeline_name"]: row["total"] for row in stats["by_pipeline"]}
         assert counts == {p: sum(r["pipeline_name"] == p for r in expected) for p in counts}, line
+
+
+def test_a_check_counts_what_the_filters_admit(stored: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By groups and run by run: of what is admitted, what could still resume."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "an_application", ModuleType("an_application"))
+    monkeypatch.setattr("an_application.ask", Step.human_in_the_loop("ask", message_for_user="?"), raising=False)
+    rows = [row for row in _whole(stored) if row["status"] in RESUMABLE and not row["is_background_task"]]
+    for line, oracle in CASES[1::3]:
+        for more in ("", "--deep"):
+            found = stored(f"check --app an_application:ask --fail-on none -o json {more} {line}")
+            assert found.code == 0, (line, found.err)
+            assert sum(row["runs"] for row in found.json) == sum(map(oracle, rows)), (line, more)
 
 
 def test_bounds_are_since_inclusive_until_exclusive(lens: Lens) -> None:

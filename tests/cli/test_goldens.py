@@ -242,6 +242,17 @@ FILES = [
     )
 ]
 
+CLEANING = [
+    Case("prune-dry-run-paused", "prune --older-than 2h --include-paused --no-bin --dry-run", "80"),
+    Case("prune-dry-run-files", "prune --older-than 2h --dry-run -s states", "80 json", store="files"),
+    Case("prune-dry-run-formats", "prune --older-than 2h --dry-run", "80 160 pipe json id"),
+    Case("prune-dry-run-last", "prune --keep-last 1 --older-than 2h --dry-run", "80 160"),
+    Case("prune-dry-run-nothing", "prune --days-old 30 --dry-run", "80 pipe json id"),
+    Case("delete-dry-run", "delete bgparent-001 --dry-run", "80 160 pipe json id"),
+    Case("delete-dry-run-several", "delete fail-001 paused-001 'weird id/with slash' --dry-run", "80 pipe"),
+    Case("delete-dry-run-state-only", "delete paused-001 --state-only --dry-run", "80 160"),
+]
+
 COMMANDS = [
     "status",
     "list",
@@ -254,13 +265,15 @@ COMMANDS = [
     "tasks",
     "evals",
     "system",
+    "delete",
+    "prune",
     "audit",
     "stores",
     "config",
     "explain",
     "demo",
 ]
-GROUPED = ("tasks list", "system list", "system get", "audit list", "audit verify")
+GROUPED = ("tasks list", "tasks sweep", "system list", "system get", "system set", "audit list", "audit verify")
 HELPS = [
     Case("help", "--help", "100"),
     *(Case(f"help-{name.replace(' ', '-')}", f"{name} -h", "100") for name in (*COMMANDS, *GROUPED)),
@@ -287,13 +300,18 @@ ERRORS = [
         ("trace-file", "trace --file nowhere.json"),
         ("system-key", "system get nothing"),
         ("code", "explain LENS-B9"),
+        ("prune-age", "prune --older-than 3m --yes"),
+        ("prune-no-age", "prune --yes"),
+        ("prune-too-many", "prune --older-than 2h --max-delete 10 --yes"),
+        ("delete-missing", "delete fail-001 fail-002 --yes"),
+        ("delete-unasked", "delete fail-001"),
     )
 ]
 ERRORS.append(Case("error-no-store", "list", "100 pipe json", store=""))
 ERRORS.append(Case("error-store-name", "list -s bilning", "100 pipe json", files=SETTINGS))
 ERRORS.append(Case("error-colour", "list --status cancled", "100c"))
 
-CASES = [*LISTS, *SHOWS, *TRACES, *OLDER, *IN_USE, *DEMO, *FILES, *HELPS, *ERRORS]
+CASES = [*LISTS, *SHOWS, *TRACES, *OLDER, *IN_USE, *DEMO, *FILES, *CLEANING, *HELPS, *ERRORS]
 
 
 @pytest.mark.skipif(not HERE.is_dir(), reason="the folder's name would be another in every run")

@@ -206,6 +206,33 @@ def function(uri): ...
 """
 
 
+FAULTY = """
+class Faulty:
+    def __init__(self, uri):
+        self.uri = uri
+
+    async def save_state(self, run_id, state): ...
+
+    async def load_state(self, run_id):
+        return self._row(run_id)["state"]
+
+    def _row(self, run_id):
+        return {}
+
+    async def delete_state(self, run_id): ...
+"""
+
+
+def test_a_fault_of_a_driver_is_told_as_that(three: Lens) -> None:
+    _install(three, "acme_faulty", FAULTY)
+    three.write("lens.toml", '[drivers]\nacme = "acme_faulty:Faulty"\n[stores.a]\nuri = "acme://host/x"\n')
+    result = three("show fail-001")
+    assert (result.code, result.out) == (1, "")
+    assert "the driver acme_faulty:Faulty failed in load_state: KeyError: 'state'" in result.err
+    assert "LENS-F1" in result.err
+    sys.modules.pop("acme_faulty", None)
+
+
 def test_whatever_a_driver_raises_is_trouble_with_the_store(three: Lens) -> None:
     _install(three, "acme_broken", BROKEN)
     three.write("lens.toml", '[drivers]\nacme = "acme_broken:Backend"\n[stores.a]\nuri = "acme://ana:hunter2@host/x"\n')
@@ -329,3 +356,37 @@ def test_the_tutorial_without_its_server(bare_lens: Lens) -> None:
     assert (result.code, result.out) == (5, "")
     assert "hunter2" not in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.fixture
+def writing(three: Lens) -> Lens:
+    """The same driver, which saves."""
+    saves = "self.path.write_text(json.dumps({**self._all(), run_id: state}, default=str))"
+    code = THREE.replace('raise AssertionError("a reading command saves")', saves)
+    assert code != THREE
+    _install(three, "acme_three", code)
+    return three
+
+
+def test_runs_of_three_methods_are_forked_and_cancelled(writing: Lens) -> None:
+    new = writing("fork fail-001 --from-step pay -o id").lines[0]
+    assert writing("cancel fail-001 --yes").out.startswith("1 run cancelled")
+    statuses = [writing("show", run, "-o", "json").json["run"]["status"] for run in ("fail-001", new)]
+    assert statuses == ["cancelled", "failed"]
+
+
+def test_a_run_of_three_methods_goes_on(writing: Lens) -> None:
+    writing.write(
+        "shop.py",
+        "from flujo_lens import PipelineRegistry, step\n"
+        "@step\ndef load(x): return x\n@step\ndef pay(x): return f'paid {x}'\n@step\ndef other(x): return x\n"
+        "registry, changed = PipelineRegistry(), PipelineRegistry()\n"
+        "registry.register(load >> pay, 'payments', '1.0.0')\n"
+        "changed.register(load >> other, 'payments', '1.0.0')\n",
+    )
+    words = "resume fail-001 --app shop:"
+    refused = writing.process(f"{words}changed -o json", env=_env(writing))
+    assert (refused.code, refused.error["code"], refused.error["others"]) == (4, "LENS-C6", None)
+    done = writing.process(f"{words}registry", env=_env(writing))
+    assert (done.code, done.out) == (0, "paid loaded\n")
+    assert "no claims" in done.err

@@ -79,7 +79,7 @@ def state(run_id: str, context: dict[str, Any], **more: Any) -> dict[str, Any]:
         "current_step_index": 1,
         "pipeline_context": context,
         "last_step_output": context,
-        "step_history": [{"name": "s", "success": True, "output": context, "branch_context": None}],
+        "step_history": [{"name": "load", "success": True, "output": None, "branch_context": context}],
         "status": "paused",
         "created_at": SAVED,
         "updated_at": SAVED,

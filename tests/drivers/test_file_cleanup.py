@@ -217,7 +217,7 @@ def test_a_task_that_has_saved_since_the_look_goes_on(folder: Path) -> None:
     async def work(backend: FileBackend) -> bool:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            return file_cleanup._give_up_one(backend._changes, descriptor, "r", "r.json", NOW - HOUR, 1)
+            return file_cleanup._give_up_one(backend._changes, descriptor, None, "r", "r.json", NOW - HOUR, 1)
         finally:
             os.close(descriptor)
 
@@ -235,7 +235,7 @@ def test_figures_inside_a_running_loop(folder: Path) -> None:
     async def work(backend: FileBackend) -> None:
         threads = {thread.ident for thread in threading.enumerate()}
         found = backend.get_workflow_stats_sync()
-        assert {thread.ident for thread in threading.enumerate()} == threads
+        assert {thread.ident for thread in threading.enumerate()} <= threads  # idle ones of others may end
         assert found == await backend.get_workflow_stats()
         assert (found["total_workflows"], found["recent_workflows_24h"]) == (3, 2)
 

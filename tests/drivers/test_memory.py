@@ -38,16 +38,18 @@ def held(backend: InMemoryBackend, run_id: str) -> bytes:
 @ran
 async def test_a_state_is_kept_as_the_document_of_a_store() -> None:
     backend = InMemoryBackend()
-    await backend.save_state("r", {"status": "running", "updated_at": BASE, "metadata": {"é": {1}}})
-    wanted = b'{"metadata":{"\\u00e9":[1]},"run_id":"r","status":"running","updated_at":"2026-03-01T09:00:00+00:00"}'
+    await backend.save_state("r", {"status": "running", "created_at": "x", "updated_at": BASE, "metadata": {"é": {1}}})
+    at = b'"updated_at":"2026-03-01T09:00:00+00:00"'
+    wanted = b'{"created_at":"x","metadata":{"\\u00e9":[1]},"run_id":"r","status":"running",' + at + b"}"
     assert held(backend, "r") == wanted
 
 
 @ran
 async def test_what_comes_out_is_what_went_in_and_the_id() -> None:
     backend = InMemoryBackend()
-    await backend.save_state("r", {"anything": [1, None], "run_id": "another"})
-    assert await backend.load_state("r") == {"anything": [1, None], "run_id": "r"}
+    times = {"created_at": "x", "updated_at": "y"}
+    await backend.save_state("r", {"anything": [1, None], "run_id": "another", **times})
+    assert await backend.load_state("r") == {"anything": [1, None], "run_id": "r", **times}
 
 
 @ran

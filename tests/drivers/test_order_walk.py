@@ -222,6 +222,8 @@ FILTERS = (
     RunFilter(until=BASE + timedelta(hours=9), statuses=frozenset({"completed"})),
     RunFilter(since=BASE + timedelta(hours=9, microseconds=1)),
     RunFilter(active_since=BASE + timedelta(hours=11), statuses=frozenset({"failed"})),
+    RunFilter(active_since=BASE + timedelta(hours=20)),
+    RunFilter(active_since=BASE + timedelta(hours=11), pipeline="p1"),
     RunFilter(active_until=BASE + timedelta(hours=11)),
     RunFilter(meta=(("n", "1"),)),
     RunFilter(error="E #"),

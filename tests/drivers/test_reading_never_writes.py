@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -12,13 +13,22 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from stores import NEW, OLD, WAL, copy, listed, make, read, run, runs, state, traces_of
 
-from flujo_lens.errors import BusyError, LensError, StoreError, StoreNotFoundError, UnreachableStoreError
+from flujo_lens.errors import (
+    BusyError,
+    CorruptStoreError,
+    LensError,
+    StoreError,
+    StoreNotFoundError,
+    UnreachableStoreError,
+)
 from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.backends.sqlite.opening import translate
 from flujo_lens.state.views import RunFilter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,32 +265,37 @@ else:
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
-def _read_as_nobody(path: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder that anybody may look into: above `tmp_path` every pytest that starts shuts the others out."""
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def _read_as_nobody(path: Path, open_path: Path) -> None:
     """Run the commands in a folder that the user may only read."""
-    warm = copy(NEW, tmp_path / "warm")
-    (tmp_path / "here").mkdir()
-    for folder in (tmp_path / "store", path.resolve().parent):
+    warm = copy(NEW, open_path / "warm")
+    (open_path / "here").mkdir()
+    for folder in (open_path / "store", path.resolve().parent):
         folder.chmod(0o555)
-    for folder in (tmp_path, *tmp_path.parents):
-        if "pytest" in str(folder):
-            folder.chmod(folder.stat().st_mode | 0o111)
-    before = traces_of(tmp_path / "store")
-    _commands(AS_NOBODY, str(path), str(warm), cwd=tmp_path / "here")
-    assert traces_of(tmp_path / "store") == before
+    before = traces_of(open_path / "store")
+    _commands(AS_NOBODY, str(path), str(warm), cwd=open_path / "here")
+    assert traces_of(open_path / "store") == before
 
 
 @needs_root
 @pytest.mark.parametrize("way", list(WAYS)[:6])
-def test_a_read_only_folder_as_another_user(way: str, tmp_path: Path) -> None:
-    _read_as_nobody(WAYS[way](tmp_path / "store"), tmp_path)
+def test_a_read_only_folder_as_another_user(way: str, open_path: Path) -> None:
+    _read_as_nobody(WAYS[way](open_path / "store"), open_path)
 
 
 @needs_root
-def test_a_read_only_folder_as_another_user_beside_a_writer(tmp_path: Path) -> None:
-    path = copy(NEW, tmp_path / "store")
+def test_a_read_only_folder_as_another_user_beside_a_writer(open_path: Path) -> None:
+    path = copy(NEW, open_path / "store")
     with writer(path) as other:
         other(f"PRAGMA journal_mode = wal; {_save('saved')}; BEGIN IMMEDIATE; {_save('open')}")
-        _read_as_nobody(path, tmp_path)
+        _read_as_nobody(path, open_path)
 
 
 def test_a_path_that_leads_nowhere_makes_nothing(tmp_path: Path) -> None:
@@ -706,7 +721,8 @@ def test_no_error_of_the_engine_leaks(tmp_path: Path) -> None:
     folder.mkdir()
     path = folder / "s.db"
     for page in range(0, len(whole) // 4096, 3):
-        path.write_bytes(whole[: page * 4096 + 16] + os.urandom(4000) + whole[page * 4096 + 4016 :])
+        garbage = random.Random(page).randbytes(4000)
+        path.write_bytes(whole[: page * 4096 + 16] + garbage + whole[page * 4096 + 4016 :])
         before = traces_of(folder)
         for name in ("query_runs", "iter_runs", "read_run", "read_stats", "read_span_stats", "list_states"):
             try:
@@ -715,3 +731,32 @@ def test_no_error_of_the_engine_leaks(tmp_path: Path) -> None:
                 told = type(error)
                 assert told in StoreError.__subclasses__(), (page, name, error)  # noqa: PT017
         assert traces_of(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"pipeline_version", b"pipe\xeaine_version"), (b"CREATE INDEX", b"CREATE I\xffDEX")],
+    ids=["the name of a column", "a word"],
+)
+def test_damage_that_makes_the_engine_talk_nonsense(before: bytes, after: bytes, tmp_path: Path) -> None:
+    """The module sqlite3 cannot decode its own messages then."""
+    path = copy(NEW, tmp_path)
+    path.write_bytes(path.read_bytes().replace(before, after))
+    told = []
+    for name in ("query_runs", "iter_runs", "read_run", "read_stats", "read_span_stats", "list_states", "load_state"):
+        try:
+            read(path, READS[name], timeout=0.2)
+        except CorruptStoreError as error:
+            told.append(error.message)
+    assert all(f"{path} is damaged: " in message for message in told)
+    assert any("\\x" in message for message in told)
+
+
+def test_what_is_too_large_to_be_true_is_damage() -> None:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10)
+        with pytest.raises(sqlite3.DataError) as caught:
+            db.execute("SELECT zeroblob(100)").fetchone()
+    found = translate(caught.value, Path("s.db"))
+    assert isinstance(found, CorruptStoreError)
+    assert found.message == "s.db is damaged: string or blob too big"

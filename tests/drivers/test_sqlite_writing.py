@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from stores import NEW, copy, edit, listed, make, read, run, runs, state
 
-from flujo_lens.errors import InvalidStateError, NotAStoreError
+from flujo_lens.errors import CorruptStoreError, InvalidStateError, NotAStoreError
 from flujo_lens.serialization.envelope import Envelope
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.backends.sqlite.ddl import CREATE, TABLES
@@ -139,10 +139,36 @@ def test_a_column_that_is_not_known_is_loaded_as_it_is(tmp_path: Path) -> None:
     assert (read(path, lambda b: b.load_state("fail-001")) or {})["tenant"] == "acme"
 
 
-def test_blobs_that_do_not_parse_are_loaded_as_they_are(tmp_path: Path) -> None:
-    path = make(tmp_path / "s.db", {"workflow_state": [state("x", metadata="{half", step_history=b"\xff\x00")]})
-    loaded = read(path, lambda b: b.load_state("x")) or {}
-    assert (loaded["metadata"], loaded["step_history"]) == ("{half", b"\xff\x00")
+@pytest.mark.parametrize("field", ["pipeline_context", "last_step_output", "step_history", "metadata"])
+@pytest.mark.parametrize("blob", ["{half", b"\xff\x00"])
+def test_a_blob_that_does_not_parse_is_an_error_and_not_a_text(field: str, blob: str | bytes, tmp_path: Path) -> None:
+    """Its text, saved again, would be JSON, and nobody would see any more that something was lost."""
+    path = make(tmp_path / "s.db", {"workflow_state": [state("x", **{field: blob}), state("whole")]})
+
+    async def work(backend: SQLiteBackend) -> None:
+        with pytest.raises(CorruptStoreError, match=f"{field} of run x is no JSON") as caught:
+            await backend.load_state("x")
+        assert "lens show RUN" in (caught.value.hint or "")
+        assert [found["run_id"] for found in await backend.list_states()] == ["whole"]
+        detail = await backend.read_run("x")
+        assert detail is not None
+        assert detail.state is not None
+        assert detail.state[field] == blob
+
+    read(path, work)
+
+
+def test_a_blob_that_is_not_there_is_empty_in_the_state_and_in_the_list(tmp_path: Path) -> None:
+    blobs = {"pipeline_context": None, "last_step_output": "", "step_history": None, "metadata": ""}
+    path = make(tmp_path / "s.db", {"workflow_state": [state("x", **blobs)]})
+    empty = {"pipeline_context": {}, "last_step_output": None, "step_history": [], "metadata": {}}
+
+    async def work(backend: SQLiteBackend) -> None:
+        for found in (await backend.load_state("x"), *await backend.list_states()):
+            assert found is not None
+            assert {name: found[name] for name in empty} == empty
+
+    read(path, work)
 
 
 def test_the_state_that_was_saved_last_is_listed_first(tmp_path: Path) -> None:

@@ -148,33 +148,10 @@ def test_a_task_that_is_given_up_says_why() -> None:
     assert vocabulary.timed_out(24.0, TEXT) == changes
 
 
-@pytest.mark.parametrize("value", [-1, -0.1, math.nan, -math.inf])
-def test_an_age_is_not_negative(value: float) -> None:
-    with pytest.raises(ValueError, match="days_old must be 0 or more"):
-        vocabulary.check_days(value)
-    with pytest.raises(ValueError, match="stale_hours must be 0 or more"):
-        vocabulary.check_hours(value)
-
-
-@pytest.mark.parametrize("value", ["30", None, True])
-def test_an_age_is_a_number(value: Any) -> None:
-    with pytest.raises(TypeError, match="days_old must be a number"):
-        vocabulary.check_days(value)
-
-
 def test_a_moment_beyond_the_calendar_is_its_beginning() -> None:
     assert vocabulary.moment_before(BASE, days=1) == BASE - timedelta(days=1)
     for days in (math.inf, 1e9, 1e300):
         assert vocabulary.moment_before(BASE, days=days) == datetime.min.replace(tzinfo=UTC)
-
-
-def test_a_page_is_not_negative() -> None:
-    vocabulary.check_page(None)
-    vocabulary.check_page(0, 0)
-    with pytest.raises(ValueError, match="limit must not be negative: -1"):
-        vocabulary.check_page(-1)
-    with pytest.raises(ValueError, match="offset must not be negative: -2"):
-        vocabulary.check_page(None, -2)
 
 
 def test_what_a_summary_lacks() -> None:

@@ -191,7 +191,7 @@ def test_free_pages_are_counted(store: Path) -> None:
     free = findings(SQLiteBackend(store))["free pages"]
     assert free.ok
     assert (free.count or 0) > 900
-    assert "VACUUM" in str(free.fix)
+    assert "lens optimize --vacuum" in str(free.fix)
 
 
 def test_an_older_schema_is_no_fault(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import zstandard
 
 from flujo_lens.errors import ConfigError, CorruptStoreError, MissingExtraError, SealedStateError
+from flujo_lens.serialization.codec import StateCodec
 from flujo_lens.serialization.envelope import TAG, Envelope, armour, is_sealed, open_sealed, wrap
-from flujo_lens.serialization.keys import KeyRing
+from flujo_lens.serialization.keys import FINGERPRINTS, KeyRing
 
 RING = KeyRing({"k": bytes(32)})
 LARGE = b'{"a": "' + b"x" * 5_000 + b'"}'
@@ -75,6 +77,30 @@ def test_another_key_of_that_name_is_said() -> None:
     with pytest.raises(SealedStateError, match="another of that name") as caught:
         open_sealed(sealed, "r", "f", KeyRing({"k": b"1" * 32}))
     assert "nothing was changed" in str(caught.value.hint)
+    assert FINGERPRINTS in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("version", [b"\x00", b"\x02", b"\x3f", b""])
+def test_another_format_is_said_to_be(version: bytes) -> None:
+    """It must not come back as if it were a plain value."""
+    sealed = TAG[:-1] + version + (b"\x00\x00{}" if version else b"")
+    for stored in (sealed, armour(sealed)) if version else (sealed,):
+        assert is_sealed(stored)
+        with pytest.raises(CorruptStoreError, match="format version") as caught:
+            open_sealed(stored, "r", "f")
+        assert "pip install -U flujo-lens" in str(caught.value.hint)
+    with pytest.raises(CorruptStoreError):
+        StateCodec().value("r", "f", sealed)
+
+
+def test_what_is_typed_shows_fingerprints_and_no_keys() -> None:
+    key = KeyRing({"k": b"1" * 32})
+    environment = {**os.environ, "LENS_KEY": f"k:{(b'1' * 32).hex()}"}
+    done = subprocess.run(
+        FINGERPRINTS.replace("python", sys.executable, 1), shell=True, env=environment, capture_output=True
+    )
+    assert done.stdout.decode() == f"k  {key.fingerprints['k']}\n", done.stderr
+    assert key.fingerprints != KeyRing({"k": b"2" * 32}).fingerprints
 
 
 def huge_zstd(size: int) -> bytes:
@@ -131,7 +157,7 @@ import sys
 sys.modules["{package}"] = None
 from flujo_lens.errors import {MissingExtraError.__name__}
 from flujo_lens.serialization.envelope import Envelope
-from flujo_lens.serialization.keys import KeyRing
+from flujo_lens.serialization.keys import FINGERPRINTS, KeyRing
 try:
     {made}
 except MissingExtraError as error:

@@ -20,7 +20,7 @@ import attrs
 import numpy
 import pytest
 
-from flujo_lens.serialization import LossyValue, safe_dumps, safe_serialize, scoped_registry
+from flujo_lens.serialization import LossyValue, PlainList, safe_dumps, safe_serialize, scoped_registry
 from flujo_lens.serialization.registry import current_registry
 from flujo_lens.serialization.walker import walk
 
@@ -283,3 +283,8 @@ def test_a_name_with_half_a_surrogate_is_escaped() -> None:
 def test_flags_of_a_pattern_are_reported() -> None:
     with pytest.raises(TypeError, match="flags"):
         safe_serialize([re.compile("a", re.IGNORECASE)], strict=True)
+
+
+@pytest.mark.parametrize("value", [[], [{"feedback": None, "output": [None, "null"]}], [1.5, {"ä": 2**70}, "\ud800"]])
+def test_a_plain_list_is_written_as_any_other(value: list[Any]) -> None:
+    assert written(PlainList(value)) == written(value)

@@ -17,7 +17,10 @@ AuditFile = Annotated[Path | None, typer.Option("--audit-file", help="Where the 
 def list_entries(
     app: App,
     output: OutputOptions,
-    run: Annotated[str | None, typer.Option("--run", help="Changes of this run: its whole id.", metavar="RUN")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Changes of this run: its id; on a terminal, a beginning of it.", metavar="RUN"),
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Made at or after: 2h, 30d, today.", metavar="TIME")
     ] = None,

@@ -8,7 +8,9 @@ import typer
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.groups import make_group
-from flujo_lens.cli.options import OutputOptions
+from flujo_lens.cli.options import ChangeOptions, OutputOptions
+
+Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]
 
 
 def list_entries(app: App, output: OutputOptions) -> None:
@@ -18,13 +20,30 @@ def list_entries(app: App, output: OutputOptions) -> None:
     system_list(app, app.output(output))
 
 
-def get_entry(
-    app: App, key: Annotated[str, typer.Argument(metavar="KEY", show_default=False)], output: OutputOptions
-) -> None:
+def get_entry(app: App, key: Key, output: OutputOptions) -> None:
     """Print the value of one global key."""
     from flujo_lens.cli.screens import system_value
 
     system_value(app, app.output(output), key)
 
 
-group = make_group("Look at the system state.", {"list": list_entries, "get": get_entry}, default="list")
+def set_entry(
+    app: App,
+    key: Key,
+    value: Annotated[str, typer.Argument(metavar="JSON", help="An object.", show_default=False)],
+    change: ChangeOptions,
+) -> None:
+    """Set one global key, in place of the value before. It acts at once.
+
+    lens system set limits '{"per_minute": 60}'
+    """
+    from flujo_lens.cli.small_changes import set_value
+
+    set_value(app, key, value, change)
+
+
+group = make_group(
+    "Look at the system state, and change it.",
+    {"list": list_entries, "get": get_entry, "set": set_entry},
+    default="list",
+)

@@ -8,14 +8,16 @@ import typer
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.groups import make_group
-from flujo_lens.cli.options import FilterOptions, OutputOptions
+from flujo_lens.cli.options import ChangeOptions, FilterOptions, OutputOptions
+
+Parent = Annotated[str | None, typer.Option("--parent", help="Tasks of this run.", metavar="RUN")]
 
 
 def list_tasks(
     app: App,
     filters: FilterOptions,
     output: OutputOptions,
-    parent: Annotated[str | None, typer.Option("--parent", help="Tasks of this run.", metavar="RUN")] = None,
+    parent: Parent = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="So many tasks.", min=1, metavar="N")] = 50,
 ) -> None:
     """List background tasks, the newest first."""
@@ -24,4 +26,28 @@ def list_tasks(
     task_list(app, app.output(output), app.wanted(filters)._replace(tasks_only=True), parent, limit)
 
 
-group = make_group("Look at background tasks.", {"list": list_tasks}, default="list")
+def sweep_tasks(
+    app: App,
+    filters: FilterOptions,
+    change: ChangeOptions,
+    silent_for: Annotated[
+        str | None,
+        typer.Option("--silent-for", help="Without a save so long: 30m, 2h, 1d (silent_after).", metavar="AGE"),
+    ] = None,
+    stale_hours: Annotated[
+        float | None, typer.Option("--stale-hours", help="The same in hours.", metavar="HOURS", show_default=False)
+    ] = None,
+    parent: Parent = None,
+) -> None:
+    """Mark background tasks that run, and gave no sign for so long, as failed. It acts at once.
+
+    lens tasks sweep --silent-for 2h --dry-run     which ones that would be
+    """
+    from flujo_lens.cli.small_changes import Silence, sweep_tasks
+
+    sweep_tasks(app, filters, Silence(silent_for, stale_hours), parent, change)
+
+
+group = make_group(
+    "Look at background tasks, and give up dead ones.", {"list": list_tasks, "sweep": sweep_tasks}, "list"
+)

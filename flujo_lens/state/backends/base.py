@@ -20,11 +20,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from flujo_lens.errors import NotSupportedError
+from flujo_lens.state.backends.arguments import check_page, check_prefix
 from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
 
 if TYPE_CHECKING:
+    from flujo_lens.state.claims import Claim, Holder, Progress, ResumableGroup
+    from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Restored
     from flujo_lens.state.figures import SpanStats, Stats
-    from flujo_lens.state.upkeep import Finding, Migration, MigrationPlan
+    from flujo_lens.state.upkeep import Finding, Mended, Migration, MigrationPlan, OptimizationPlan, Optimized, Space
 
 __all__ = ["JSONObject", "StateBackend", "capabilities_of", "overrides"]
 
@@ -41,6 +44,8 @@ _CAPABILITIES = {
     "evals": ("read_evaluations", "list_evaluations"),
     "system": ("read_system_state", "get_system_state"),
     "delete": ("delete_state",),
+    "undo": ("restore",),
+    "claims": ("claim_run",),
 }
 
 
@@ -62,9 +67,16 @@ class StateBackend(ABC):
     milliseconds, costs US dollars.
 
     Errors: a driver raises subclasses of `flujo_lens.errors.LensError` and lets none of its engine's own out;
-    `BusyError` means that the same call may succeed later. A run id that is missing is a ValueError, one that is
-    no text a TypeError; any text is a run id. Of a page, a `limit` of None is no limit, one of 0 gives nothing,
-    and a negative limit or offset is a ValueError.
+    `BusyError` means that the same call may succeed later. What cannot be asked is refused before anything is
+    changed: a wrong type with a TypeError, a wrong value with a ValueError, in the words of
+    `flujo_lens.state.backends.arguments`. A run id that is missing is a ValueError. Any text is a run id, but for
+    one with a NUL or half of a surrogate pair, which some engines do not keep: to save under it is a ValueError, to
+    ask for it finds nothing, to delete it is no error. Of a page, a `limit` of None (where there may be one) is no
+    limit, one of 0 gives nothing, and a negative limit or offset is a ValueError. A write to a store that may not
+    be written is a `ReadOnlyStoreError`, also where there would be nothing to change.
+
+    Before the first save there is no store: the methods of the application's half find nothing, those of the
+    operators' half raise `StoreNotFoundError`.
 
     Every writing method is atomic: when the process dies on any line of it, either all of it was done or nothing,
     and what was done before is whole. What goes in is copied before the first await.
@@ -87,14 +99,25 @@ class StateBackend(ABC):
 
     @abstractmethod
     async def load_state(self, run_id: str) -> JSONObject | None:
-        """Return the saved state of a run, or None if there is none."""
+        """Return the saved state of a run, or None if there is none.
+
+        ``created_at`` and ``updated_at`` are texts or `datetime`, as the driver has them (SQLite: `datetime`, as the
+        library returns them). A context, history or metadata of None may come back as an empty one.
+
+        Raises:
+            CorruptStoreError: it is there and cannot be read; never is a part of it returned as if it were whole.
+        """
 
     @abstractmethod
     async def delete_state(self, run_id: str) -> None:
         """Delete the state of a run. A run without one is no error. History (runs, steps, spans) stays."""
 
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
-        """Return all saved states (of one status), the last saved first."""
+        """Return all saved states (of one status), the last saved first; as `load_state`, but with times as texts.
+
+        One that cannot be read (encrypted, and the key is not here; damaged) hides no other: it is left out, with a
+        warning of the logger ``flujo_lens.state``. `load_state` raises the error, and `iter_runs` has the run.
+        """
         raise self._lacks("list_states")
 
     async def list_workflows(
@@ -163,6 +186,22 @@ class StateBackend(ABC):
             ValueError: `stale_hours` is negative or NaN.
         """
         raise self._lacks("cleanup_stale_background_tasks")
+
+    async def fail_stale_tasks(self, run_ids: Sequence[str], cutoff: datetime, hours: float) -> Sequence[str]:
+        """Mark those of these runs that are background tasks, run, and were not saved since `cutoff`, as failed.
+
+        They are marked as by `cleanup_stale_background_tasks`. On a store of several files, a process that dies on
+        the way leaves the rest as they were.
+
+        Args:
+            run_ids: The runs; one that is not there any more is no error.
+            cutoff: An instant.
+            hours: How long that is ago, for their error messages.
+
+        Returns:
+            The ids of those that were marked, in the order of `run_ids`.
+        """
+        raise self._lacks("fail_stale_tasks")
 
     # --- traces
 
@@ -271,7 +310,10 @@ class StateBackend(ABC):
         raise self._lacks("list_run_steps")
 
     async def delete_run(self, run_id: str) -> None:
-        """Delete a run with all that hangs on it: state, steps, spans, traces, evaluations. No run is no error."""
+        """Delete a run with all that hangs on it: state, steps, spans, traces, evaluations, claim, manifest.
+
+        The manifest itself stays, for others may have it. No run is no error.
+        """
         raise self._lacks("delete_run")
 
     async def shutdown(self) -> None:
@@ -325,6 +367,7 @@ class StateBackend(ABC):
         reverse: bool = False,
     ) -> Page[RunSummary]:
         """Return one page of `iter_runs`: at most `limit` runs, and where the next page begins."""
+        check_page(limit)
         runs: list[RunSummary] = []
         async for run in self.iter_runs(wanted, after=after, reverse=reverse):
             if len(runs) == limit:
@@ -344,7 +387,8 @@ class StateBackend(ABC):
 
         The default knows only whole ids.
         """
-        return [prefix] if await self.load_state(prefix) is not None else []
+        check_prefix(prefix, limit)
+        return [prefix][:limit] if await self.load_state(prefix) is not None else []
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None if no table knows the id."""
@@ -392,6 +436,120 @@ class StateBackend(ABC):
         """Return what the store knows of itself: ``size_bytes``, ``last_write_at``, ``notes`` (texts)."""
         return {}
 
+    # --- who works on a run, and how far it is
+
+    async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
+        """Take a run for `holder`, if nobody has it: of any number that ask at once, one gets it.
+
+        A claim is free if there is none, or if it has ended (`Claim.has_ended`): its holder gave no sign for its
+        own lease, or is known to be gone. The same holder asking twice does not get it twice. The run need not be
+        known. Times are those of this machine's clock (see `flujo_lens.state.claims`). When the process dies
+        after it, the claim stands until somebody finds that it has ended.
+
+        Args:
+            run_id: The run.
+            holder: Who asks, `Holder.current()` as a rule.
+            lease: Seconds that the claim is good for after each sign.
+
+        Returns:
+            The claim, which is the only key to `heartbeat`, `release_run` and `save_progress`.
+
+        Raises:
+            RunHeldError: another claim has not ended. Nothing was changed.
+            ValueError: `lease` is not above 0.
+        """
+        raise self._lacks("claim_run")
+
+    async def heartbeat(self, claim: Claim) -> Claim:
+        """Give a sign: store the present as the claim's `beat_at`, and return the claim with it.
+
+        One whose lease is over is good again, if nobody took the run meanwhile.
+
+        Raises:
+            LostClaimError: it is not the run's claim any more. Nothing was changed.
+        """
+        raise self._lacks("heartbeat")
+
+    async def release_run(self, claim: Claim) -> None:
+        """Give the run free. A claim that is lost or released already is no error, and another's stays."""
+        raise self._lacks("release_run")
+
+    async def read_claims(self, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
+        """Return the stored claims by run (of these runs alone), those that have ended too, of one moment.
+
+        Nothing is written, and a store that has no claims yet has none. A claim that cannot be read is left out.
+        """
+        raise self._lacks("read_claims")
+
+    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+        """Mark runs as cancelled, so that nothing resumes them; history stays. Return the ids of those marked.
+
+        Each run is looked at in the transaction that marks it, which takes the claim on it away: one that is
+        completed or cancelled, that nobody knows, or that another process holds stays as it is. On a store of
+        several files a process that dies on the way leaves the rest as they were.
+
+        Args:
+            run_ids: The runs; marked ones are returned in this order.
+            force: Also those that are held. Their holders save nothing more (`LostClaimError`).
+
+        The default loads and saves the state of one run after the other, and ends it by `save_run_end`; what is
+        saved in between is lost, and claims stay.
+        """
+        from flujo_lens.state.backends.gathered_cancelling import cancel_gathered
+
+        return await cancel_gathered(self, run_ids, force)
+
+    async def put_manifest(self, digest: str, manifest: JSONObject) -> None:
+        """Store the shape of a pipeline under its digest, which names its content: what is there already stays."""
+        raise self._lacks("put_manifest")
+
+    async def get_manifest(self, digest: str) -> JSONObject | None:
+        """Return the manifest with this digest, or None if there is none. Nothing is written."""
+        raise self._lacks("get_manifest")
+
+    async def manifest_of(self, run_id: str) -> str | None:
+        """Return the digest of the manifest that a run belongs to, or None. Nothing is written."""
+        raise self._lacks("manifest_of")
+
+    async def save_progress(self, progress: Progress) -> None:
+        """Save what a runner did since its last save: state, history and manifest, all of it or nothing.
+
+        The parts are saved as by `save_state`, `save_run_start`, `save_step_result`, `save_spans` and
+        `save_run_end`, in this order, after the claim was checked. When the process dies on the way, nothing of it
+        is there; when this returns, all of it.
+
+        The default is not atomic: it calls these methods in turn, those that the driver has; a death on the way
+        leaves the first of them done, beginning with the state. A driver without manifests keeps no binding.
+
+        Raises:
+            LostClaimError: `progress.claim` is not held any more. Nothing was saved.
+        """
+        if progress.claim is not None:
+            await self.heartbeat(progress.claim)
+        if progress.state is not None:
+            await self.save_state(progress.run_id, progress.state)
+        if progress.run_start is not None and overrides(type(self), "save_run_start"):
+            await self.save_run_start({**progress.run_start, "run_id": progress.run_id})
+        if progress.step is not None and overrides(type(self), "save_step_result"):
+            await self.save_step_result({**progress.step, "run_id": progress.run_id})
+        if progress.spans and overrides(type(self), "save_spans"):
+            await self.save_spans(progress.run_id, list(progress.spans))
+        if progress.run_end is not None and overrides(type(self), "save_run_end"):
+            await self.save_run_end(progress.run_id, progress.run_end)
+
+    async def group_resumable(self, wanted: RunFilter) -> Sequence[ResumableGroup]:
+        """Return the runs that `wanted` admits and that could still resume, by their shape and place.
+
+        Those are the paused, failed and running ones by their effective status (a cancelled one is not), without
+        background tasks. Groups are ordered by their fields; the memory taken grows with their number, not with
+        that of the runs. Nothing is written.
+
+        The default goes through `iter_runs`, and reads those without a manifest one by one.
+        """
+        from flujo_lens.state.resumable import group_runs
+
+        return await group_runs(self, wanted)
+
     # --- upkeep
 
     async def plan_migration(self, now: datetime) -> MigrationPlan:
@@ -425,6 +583,119 @@ class StateBackend(ABC):
             full: Look at everything, however long that takes, where else a part has to do.
         """
         raise self._lacks("check_up")
+
+    async def mend(self, checks: Sequence[str]) -> Sequence[Mended]:
+        """Do what the findings of these checks name as their `mend`: nothing of it can lose anything.
+
+        Each is done by itself, all of it or nothing, and one that cannot be done (a lock, a missing right) does not
+        keep the others from being done. What needs no mending any more is left out.
+        """
+        raise self._lacks("mend")
+
+    async def plan_optimization(self, *, vacuum: bool = False) -> OptimizationPlan:
+        """Return what `optimize` would do. Nothing is written.
+
+        Raises:
+            SchemaError: the store is of a newer schema, or one that nobody knows.
+        """
+        raise self._lacks("plan_optimization")
+
+    async def optimize(self, *, vacuum: bool = False, force: bool = False) -> Optimized:
+        """Make what lists and statistics are read by: indexes and figures about them, all of it or nothing.
+
+        Args:
+            vacuum: Then also give back what is free, see `plan_optimization` for the room that this needs.
+            force: Do it even while others have the store open, who cannot write meanwhile.
+
+        Raises:
+            BusyError: another process has the store open, or with `force`, holds a lock.
+            OperationFailedError: there is no room for it, or a write failed. What was done before stays.
+            StoreError: as `plan_optimization`, or the store cannot be written.
+        """
+        raise self._lacks("optimize")
+
+    async def vacuum(self, *, force: bool = False) -> tuple[Space, Space]:
+        """Give back to the disk what is free in the store; return what it took before and after.
+
+        The default has nothing to give back.
+
+        Args:
+            force: Do it even while others have the store open, who cannot write meanwhile.
+
+        Raises:
+            BusyError: another process has the store open, or with `force`, holds a lock. Nothing was changed.
+            OperationFailedError: there is no room for it, or a write failed. Nothing was changed.
+        """
+        space = await self.read_space()
+        return space, space
+
+    # --- deletion
+
+    async def plan_deletion(self, asked: DeletionRequest) -> DeletionPlan:
+        """Return what would be deleted now, and what stays and why. Nothing is written.
+
+        The age of a run is its last update: the newest of its state's and its own times, as an instant. A naive time
+        that can be read in several ways is read as the youngest of them.
+
+        The default goes through `iter_runs`, or `read_run` for runs that are named.
+        """
+        from flujo_lens.state.backends.gathered_deletion import plan_gathered
+
+        return await plan_gathered(self, asked)
+
+    async def planned_ids(self, plan: DeletionPlan) -> AsyncIterator[str]:
+        """Yield the ids of the runs that a plan of this store would delete, as they were when it was made."""
+        for family in plan.choice.all:
+            for run_id in family:
+                yield run_id
+
+    def delete_planned(
+        self, plan: DeletionPlan, *, keep: Keep | None = None, batch_size: int = 100
+    ) -> AsyncIterator[Deleted]:
+        """Delete what was planned, and yield what each batch did, after it is done.
+
+        Each batch is one short transaction, of whole families; what lies between two of them is the caller's to
+        decide, who may stop there. Every run is looked at again inside its batch: one that was saved, paused or
+        claimed meanwhile stays, as does its family. When the process dies on any line, each run is there whole or
+        gone whole, and what is gone was kept before. A run with very many rows goes in several marked transactions;
+        interrupted, the next plan has it as `unfinished`.
+
+        Args:
+            plan: A plan of this store.
+            keep: Is handed all that the runs of a batch have, before they go.
+            batch_size: So many runs a transaction at most (a larger family goes in one all the same; one of hundreds
+                of runs may go in several, the tasks before the run itself).
+
+        Raises:
+            BusyError: another process holds the store; what was yielded is done.
+            LensError: what `keep` raised, or the store cannot be written.
+
+        The default deletes run by run, by `delete_run` or else `delete_state`, each as atomically as the driver does
+        that, and cannot keep anything: with a `keep` it raises NotSupportedError before it deletes.
+        """
+        from flujo_lens.state.backends.gathered_deletion import delete_gathered
+
+        return delete_gathered(self, plan, keep=keep, batch_size=batch_size)
+
+    async def restore(self, records: Sequence[Record]) -> Restored:
+        """Bring back runs from the records that `delete_planned` handed out, as they were.
+
+        A run is restored whole, in one transaction (one of very many rows in several); a run whose id exists is left
+        alone. The records of a run must not be divided between two calls.
+
+        Raises:
+            SchemaError: they have something that this store has no place for; nothing was restored of that run.
+        """
+        raise self._lacks("restore")
+
+    async def read_space(self) -> Space:
+        """Return what the store takes of the disk, and what of that it can use again without growing.
+
+        The default knows no more than `read_facts`.
+        """
+        from flujo_lens.state.upkeep import Space
+
+        return Space(int((await self.read_facts()).get("size_bytes") or 0), 0)
 
     def _lacks(self, method: str) -> NotSupportedError:
         return NotSupportedError.of(type(self), method)

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.errors import InternalError
+from flujo_lens.state.backends.arguments import (
+    asked_id,
+    check_codec,
+    check_days,
+    check_hours,
+    check_key,
+    check_run_id,
+    check_state,
+    check_timeout,
+    check_zone,
+    place_of,
+)
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.file_codec import Codec
 from flujo_lens.state.backends.file_documents import encode_state
+from flujo_lens.state.backends.file_durable import DurableFiles
 from flujo_lens.state.backends.file_folder import Folder
-from flujo_lens.state.backends.file_reads import FileReads
 from flujo_lens.state.backends.file_workers import Workers
 from flujo_lens.state.backends.vocabulary import (
-    check_days,
-    check_hours,
-    check_run_id,
-    check_state,
     end_row,
+    evaluation_row,
     moment_before,
     run_row,
     span_rows,
     step_row,
     trace_rows,
+    with_times,
 )
 from flujo_lens.state.timestamps import local_zone
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.file_changes import Changes
+    from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Restored
+    from flujo_lens.state.upkeep import Mended
 
 __all__ = ["FileBackend", "folder_of_uri"]
 
@@ -48,7 +60,7 @@ def folder_of_uri(uri: str) -> Path:
     return Path(unquote(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest))
 
 
-class FileBackend(FileReads):
+class FileBackend(DurableFiles):
     """Keeps states in a folder, one JSON file a run, as the library's own backend of this name does.
 
     A file is a run if it is named ``*.json`` and holds a JSON object that is a state; the run id inside
@@ -62,18 +74,21 @@ class FileBackend(FileReads):
     cache directory (see `flujo_lens.state.backends.file_index`), which may be deleted at any time.
 
     Writing is safe from several tasks, threads and processes at once (see
-    `flujo_lens.state.backends.file_changes` and `flujo_lens.state.backends.file_lock`). A call that is cancelled
-    while it waits for the lock changes nothing; one that is past that is done to its end.
+    `flujo_lens.state.backends.file_changes` and `flujo_lens.state.backends.file_lock`). What several tasks do to
+    one run by one backend is done in the order of their calls, so that the last save counts; runs do not wait for
+    each other. A call that is cancelled while it waits for its turn or for the lock changes nothing; one that is
+    past that is done to its end.
 
     Args:
-        path: The folder; made by the first write if it is missing.
+        path: The folder; made by the first write if it is missing, and a store from then on if it is empty. ``~`` is
+            the home folder.
         zone: How naive local times of old files are read; None for this machine's zone.
         timeout: Seconds to wait for the folder's lock.
         cache_dir: Where the index is kept; None for the user's cache directory.
         serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
 
     Raises (from any method):
-        StoreNotFoundError: there is no such folder (when listing).
+        StoreNotFoundError: there is no such folder (when operators read).
         NotAStoreError: it is no folder, or holds files of which not one is a run.
         UnreachableStoreError: it may not be read.
         BusyError: another process held the lock for `timeout` seconds; nothing was changed (when writing).
@@ -92,10 +107,12 @@ class FileBackend(FileReads):
         envelope: Any = None,
         validate: Any = None,
     ) -> None:
-        self.path = Path(path)
+        check_codec(serializer_default, envelope, validate)
+        check_zone(zone)
+        self.path = place_of(path, type(self))
         self._codec = Codec(serializer_default, envelope, validate)
         self._folder = Folder(self.path, zone or local_zone(), cache_dir, self._codec)
-        self._timeout = timeout
+        self._timeout = check_timeout(timeout)
         self._readers, self._writers = Workers(), Workers()
 
     @classmethod
@@ -107,9 +124,13 @@ class FileBackend(FileReads):
         """Return ``work(stop)``, done on a thread; `stop` is set when the caller is cancelled."""
         return await self._readers.run(work)
 
-    async def _write(self, work: Callable[[threading.Event], T]) -> T:
-        """As `_run`, on threads of their own: who waits for the lock does not keep others from reading."""
-        return await self._writers.run(work)
+    async def _write(self, work: Callable[[threading.Event], T], what: Hashable | None = None) -> T:
+        """As `_run`, on threads of their own: who waits for the lock does not keep others from reading.
+
+        What is done to one thing (`what`: a run's id) is done in the order of the calls, else the last save of a run
+        would not be the one that counts.
+        """
+        return await self._writers.run(work, what)
 
     @cached_property
     def _changes(self) -> Changes:
@@ -134,21 +155,22 @@ class FileBackend(FileReads):
         """
         check_state(state)
         self._codec.check(state)
-        data = encode_state(self._codec.real, check_run_id(run_id), state)
-        await self._write(lambda stop: self._changes.save(run_id, data, stop))
+        data = encode_state(self._codec.real, check_run_id(run_id), with_times(state))
+        await self._write(lambda stop: self._changes.save(run_id, data, stop), run_id)
 
     async def delete_state(self, run_id: str) -> None:
         """Delete the files of a run's state; its history stays. One without a state is no error."""
-        await self._write(lambda stop: self._changes.delete_state(run_id, stop))
+        asked_id(run_id)
+        await self._write(lambda stop: self._changes.delete_state(run_id, stop), run_id)
 
     # --- history
 
     async def _append(self, run_id: str, kind: str, row: Mapping[str, Any]) -> None:
         """Add a line to the history of a run; when this returns, it survives the death of the machine."""
-        from flujo_lens.state.backends.file_history import line_of
+        from flujo_lens.state.backends.file_lines import line_of
 
         line = line_of(self._codec.real, run_id, kind, row)
-        await self._write(lambda stop: self._changes.append(run_id, line, stop))
+        await self._write(lambda stop: self._changes.append(run_id, line, stop), run_id)
 
     async def save_run_start(self, run_data: JSONObject) -> None:
         """Save the metadata of a run that starts, in place of those before; its steps and spans stay."""
@@ -181,24 +203,26 @@ class FileBackend(FileReads):
         metadata: JSONObject | None = None,
     ) -> None:
         """Add an evaluation; the run need not be known, and does not become so."""
-        row = {"score": score, "feedback": feedback, "step_name": step_name, "metadata": metadata}
-        await self._append(check_run_id(run_id), "evaluation", row)
+        row = evaluation_row(run_id, score, feedback, step_name, metadata)
+        await self._append(row.pop("run_id"), "evaluation", row)
 
     async def set_system_state(self, key: str, value: JSONObject) -> None:
         """Set a global key. A process that dies on the way leaves the old value or the new one."""
         from flujo_lens.state.backends import file_histories
 
+        check_key(key)
         row = file_histories.system_row(self._codec.real, key, value)
-        await self._write(lambda stop: self._changes.set_system(key, row, stop))
+        await self._write(lambda stop: self._changes.set_system(key, row, stop), ("system", key))
 
     # --- cleaning up, figures
 
     async def delete_run(self, run_id: str) -> None:
-        """Delete a run with all that hangs on it: its history, then its state.
+        """Delete a run with all that hangs on it, in one moment; a process that dies on the way leaves all or nothing.
 
-        Those are two files: a process that dies between the two leaves the state. The same call again removes it.
+        In a folder without histories a run is its state; of several files of one the one that counts goes last.
         """
-        await self._write(lambda stop: self._changes.delete_run(run_id, stop))
+        asked_id(run_id)
+        await self._write(lambda stop: self._changes.delete_run(run_id, stop), run_id)
 
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
         """Delete runs that were last updated more than `days_old` days ago, whatever their status."""
@@ -207,12 +231,60 @@ class FileBackend(FileReads):
         cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
         return await self._write(lambda stop: file_cleanup.delete_old(self._changes, cutoff, stop))
 
+    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+        """Mark runs as cancelled, one after the other."""
+        from flujo_lens.state.backends import file_cleanup
+
+        wanted = [asked_id(run_id) for run_id in run_ids]
+        return await self._write(lambda stop: file_cleanup.cancel(self._changes, wanted, force, stop))
+
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
         """Mark running background tasks without a save for `stale_hours` as failed, one after the other."""
         from flujo_lens.state.backends import file_cleanup
 
         cutoff = moment_before(datetime.now(UTC), hours=check_hours(stale_hours))
-        return await self._write(lambda stop: file_cleanup.give_up(self._changes, cutoff, stale_hours, stop))
+        return len(await self._write(lambda stop: file_cleanup.give_up(self._changes, cutoff, stale_hours, stop)))
+
+    async def fail_stale_tasks(self, run_ids: Sequence[str], cutoff: datetime, hours: float) -> Sequence[str]:
+        """Mark those of these background tasks that are without a save since `cutoff`, one after the other."""
+        from flujo_lens.state.backends import file_cleanup
+
+        among, told = list(run_ids), check_hours(hours, "hours")
+        return await self._write(lambda stop: file_cleanup.give_up(self._changes, cutoff, told, stop, among))
+
+    # --- deletion
+
+    async def plan_deletion(self, asked: DeletionRequest) -> DeletionPlan:
+        """Return what would be deleted now, as the lists' index tells it; files are counted, not rows."""
+        from flujo_lens.state.backends.file_deletion import make_plan
+
+        claims = await self.read_claims()
+        held = {run_id: str(claim.holder) for run_id, claim in claims.items() if not claim.has_ended(asked.now)}
+        return await self._run(lambda stop: make_plan(self._folder, asked, held, stop))
+
+    async def delete_planned(
+        self, plan: DeletionPlan, *, keep: Keep | None = None, batch_size: int = 100
+    ) -> AsyncIterator[Deleted]:
+        """Delete what was planned. A batch goes in one moment (see `flujo_lens.state.backends.file_deleting`)."""
+        from flujo_lens.state.backends.file_deleting import Deletion
+
+        deletion = Deletion(self._changes, plan, keep, batch_size)
+        await self._write(deletion.begin)
+        for batch in deletion.batches():
+            yield await self._write(partial(deletion.delete, batch))
+
+    async def restore(self, records: Sequence[Record]) -> Restored:
+        """Bring back runs: the same bytes in files of the same names, with the same modification times."""
+        from flujo_lens.state.backends.file_restoring import restore
+
+        return await self._write(lambda stop: restore(self._changes, records, stop))
+
+    async def mend(self, checks: Sequence[str]) -> Sequence[Mended]:
+        """Move leftovers of interrupted saves that are older than an hour out of the folder, into the bin beside it."""
+        from flujo_lens.state.backends.file_fixes import mend_leftovers
+
+        done = await self._write(lambda stop: mend_leftovers(self.path)) if "leftovers" in checks else None
+        return () if done is None else (done,)
 
     def get_workflow_stats_sync(self) -> JSONObject:
         """`get_workflow_stats` without an event loop, in the thread that calls."""

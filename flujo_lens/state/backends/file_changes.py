@@ -11,29 +11,33 @@ Histories have a lock of their own, that of their sub-folder, which is held whil
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from flujo_lens.errors import LensError, NotAStoreError, OperationFailedError, ReadOnlyStoreError, StoreNotFoundError
+from flujo_lens.errors import BusyError, NotAStoreError, OperationFailedError, StoreNotFoundError
 from flujo_lens.serialization import safe_dumps
 from flujo_lens.state.backends import file_documents as documents
 from flujo_lens.state.backends import file_history
+from flujo_lens.state.backends.file_burying import bury, bury_histories, remove_at_once
+from flujo_lens.state.backends.file_claims import remove_claim
 from flujo_lens.state.backends.file_documents import HISTORY
+from flujo_lens.state.backends.file_errors import check_writable, translated
 from flujo_lens.state.backends.file_folder import Folder, opened
+from flujo_lens.state.backends.file_graves import are_there
 from flujo_lens.state.backends.file_histories import SYSTEM, read_system
 from flujo_lens.state.backends.file_lock import folder_lock
+from flujo_lens.state.backends.file_progress import batch_of, before_of, saved_line
 from flujo_lens.state.backends.file_table import Stamp
 from flujo_lens.state.backends.file_writing import drafted, settle, sweep
 
-__all__ = ["Changes", "remove_history"]
+__all__ = ["Changes"]
 
 Stop = threading.Event
 
@@ -112,6 +116,7 @@ class Changes:
         A process that dies on the way leaves some of them; of several the one that counts is removed last.
         """
         with suppress(StoreNotFoundError), self.changing() as folder:
+            check_writable(folder)
             known = self._known_files(folder, run_id, stop)
             with self.lock(folder, stop):
                 removed = self.remove_state(folder, run_id, known)
@@ -128,8 +133,7 @@ class Changes:
 
     def remove_state(self, folder: int, run_id: str, known: Sequence[str]) -> int:
         """Remove the run's files, by their own names and by those `known`; return how many there were."""
-        names = dict.fromkeys((*known, *documents.names_of(run_id)))
-        mine = [name for name in names if _holds(folder, name, run_id)]
+        mine = _files_of(folder, run_id, known)
         for name in reversed(mine):
             os.unlink(name, dir_fd=folder)
         self._own.pop(run_id, None)
@@ -141,8 +145,34 @@ class Changes:
         """Add a line to the history of a run, whole or not at all; makes the folders if they are missing."""
         with self._writing() as folder, self._histories(folder) as histories:
             with self.lock(histories, stop):
-                file_history.append(histories, run_id, line)
+                bury_histories(histories)
+                file_history.append(folder, histories, run_id, line)
             self._sweep(histories, histories=True)
+
+    def save_both(self, folder: int, histories: int, run_id: str, state: bytes | None, lines: Sequence[bytes]) -> None:
+        """Add lines to the history of a run, and save its state, where there are such; both locks must be held.
+
+        All of it counts from the moment on in which the state is in its place: a process that dies before that leaves
+        lines that nobody reads, as does an error.
+        """
+        if state is None:
+            if lines:
+                file_history.append(folder, histories, run_id, batch_of(run_id, lines, None))
+            return
+        with drafted(folder, state, next(documents.names_of(run_id))) as draft:
+            name = self._name_for(folder, run_id)
+            before = before_of(folder, name)
+            if lines:
+                is_told = before is not None and not before.is_by(state)
+                batch = batch_of(run_id, lines, before if is_told else None)
+                file_history.append(folder, histories, run_id, batch)
+            else:
+                file_history.cut_unfinished(folder, histories, run_id)
+            self._remember(run_id, name, draft.place(name))
+            self.settle(folder)
+        if lines and before is not None and before.content is None:
+            with suppress(OSError, OperationFailedError):
+                file_history.append(folder, histories, run_id, saved_line(run_id), sync=False)
 
     def set_system(self, key: str, row: Any, stop: Stop) -> None:
         """Set the row of a global key; the others stay."""
@@ -155,13 +185,31 @@ class Changes:
             self._sweep(histories, histories=True)
 
     def delete_run(self, run_id: str, stop: Stop) -> None:
-        """Remove the history of a run, then its state. A process that dies between the two leaves the state."""
-        with suppress(StoreNotFoundError), self.changing() as folder, documents.history_folder(folder) as histories:
-            if histories is not None:
-                with self.lock(histories, stop):
-                    if remove_history(histories, run_id):
-                        self.settle(histories)
-        self.delete_state(run_id, stop)
+        """Remove the state of a run and its history, in one moment; a run that is not there is no error."""
+        with suppress(StoreNotFoundError):
+            with self.changing() as folder:
+                known = self._known_files(folder, run_id, stop)
+            with self.both(stop) as (folder, histories):
+                check_writable(folder)
+                self.remove_runs(folder, histories, {run_id: known})
+
+    def remove_runs(self, folder: int, histories: int | None, known: Mapping[str, Sequence[str]]) -> None:
+        """Remove some runs with all that hangs on them, in one moment; both locks must be held.
+
+        Args:
+            folder, histories: The folder and its sub-folder.
+            known: By run, its files of other names than its own.
+        """
+        found = [name for run_id, names in known.items() for name in _files_of(folder, run_id, names)]
+        of_runs = (
+            [] if histories is None else [n for run_id in known for n in file_history.names_found(histories, run_id)]
+        )
+        if found or of_runs:
+            remove_at_once(folder, histories, found, of_runs)
+        if histories is not None:
+            for run_id in known:
+                remove_claim(histories, run_id)
+        self.forget(known)
 
     # --- the folder
 
@@ -192,10 +240,53 @@ class Changes:
                 raise OperationFailedError(f"{HISTORY} in {self._path} is no folder; nothing was changed")
             yield histories
 
+    @contextmanager
+    def both(self, stop: Stop) -> Iterator[tuple[int, int | None]]:
+        """Descriptors of the folder and of its sub-folder (None if there is none), locked; nothing in them is as
+        good as gone."""
+        with (
+            self.changing() as folder,
+            documents.history_folder(folder) as histories,
+            self._locked(folder, histories, stop),
+        ):
+            yield folder, histories
+
+    @contextmanager
+    def restoring(self, stop: Stop, *, histories: bool) -> Iterator[tuple[int, int | None]]:
+        """As `both`; the folder is made if it is missing, and the sub-folder if there will be `histories`."""
+        with self._writing() as folder:
+            below = self._histories(folder) if histories else documents.history_folder(folder)
+            with below as found, self._locked(folder, found, stop):
+                yield folder, found
+
+    @contextmanager
+    def _locked(self, folder: int, histories: int | None, stop: Stop) -> Iterator[None]:
+        with self.lock(folder, stop), self.lock(histories, stop) if histories is not None else nullcontext():
+            if histories is not None:
+                bury(folder, histories)
+            yield
+
+    def finish(self, stop: Stop) -> None:
+        """Remove what is as good as gone, and the leftovers of crashes."""
+        with self.both(stop) as (folder, histories):
+            for place in (folder, histories):
+                if place is not None:
+                    sweep(place)
+
+    def forget(self, run_ids: Iterable[str]) -> None:
+        """Files of these runs are not known any more."""
+        for run_id in run_ids:
+            self._own.pop(run_id, None)
+
     def lock(self, folder: int, stop: Stop) -> AbstractContextManager[None]:
         return folder_lock(folder, self._path, self._timeout, stop)
 
     def settle(self, folder: int) -> None:
+        """Make what was changed survive the death of the machine.
+
+        Raises:
+            OperationFailedError: the disk does not take it.
+        """
         try:
             settle(folder)
         except OSError as error:
@@ -211,6 +302,9 @@ class Changes:
         if now - self._swept.get(histories, -math.inf) > _SWEEP_EVERY:
             self._swept[histories] = now
             sweep(folder)
+            if not histories and are_there(folder):
+                with suppress(BusyError):
+                    self.finish(threading.Event())
 
 
 # --- parts
@@ -220,17 +314,15 @@ def _stamp(found: os.stat_result) -> Stamp:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
+def _files_of(folder: int, run_id: str, known: Sequence[str]) -> list[str]:
+    """The files that hold a run's state, of those `known` and of its own names."""
+    names = dict.fromkeys((*known, *documents.names_of(run_id)))
+    return [name for name in names if _holds(folder, name, run_id)]
+
+
 def _holds(folder: int, name: str, run_id: str) -> bool:
     found = documents.read_document(folder, name)
     return found is not None and found.run_id == run_id
-
-
-def remove_history(histories: int, run_id: str) -> int:
-    """Remove the history of a run; return how many files it was in."""
-    names = file_history.names_found(histories, run_id)
-    for name in names:
-        os.unlink(name, dir_fd=histories)
-    return len(names)
 
 
 def _make_folder(path: Path) -> None:
@@ -244,23 +336,3 @@ def _make_folder(path: Path) -> None:
         settle(above)
     finally:
         os.close(above)
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turns what the system says into errors of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise _write_error(path, error) from error
-
-
-def _write_error(path: Path, error: OSError) -> LensError:
-    where, reason = str(path), error.strerror or str(error)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        hint = "nothing was changed; write as the user that owns the folder"
-        return ReadOnlyStoreError(f"{path} may not be written: {reason}", hint=hint, path=where)
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return NotAStoreError(f"{path} is no folder, so it is no store of JSON files", path=where)
-    hint = "is the disk full, the file as large as it may get, or the device failing? then try again"
-    return OperationFailedError(f"cannot write to {path}: {reason}; nothing was changed", hint=hint, path=where)

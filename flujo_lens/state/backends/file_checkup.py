@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from flujo_lens.state.backends import file_history
 from flujo_lens.state.backends.file_documents import LEFTOVER, printable
+from flujo_lens.state.backends.file_fixes import old_leftovers
 from flujo_lens.state.backends.file_folder import Folder
 from flujo_lens.state.backends.file_runs import Reader, Snapshot
 from flujo_lens.state.backends.file_table import Scan, Stopped
@@ -31,10 +32,11 @@ def check_up(folder: Folder, stop: threading.Event, *, full: bool = False) -> li
         found, snapshot = folder.scan(reader.folder, stop)
         return [
             _unreadable(snapshot),
-            _leftovers(found),
+            _leftovers(reader, found),
             _rivals(snapshot),
             _times(snapshot),
             _stateless(snapshot),
+            _unfinished(reader),
             *_histories(reader, found, folder, stop, full),
         ]
 
@@ -49,12 +51,16 @@ def _unreadable(snapshot: Snapshot) -> Finding:
     return Finding("unreadable files", False, len(names), detail, fix)
 
 
-def _leftovers(found: Scan) -> Finding:
+def _leftovers(reader: Reader, found: Scan) -> Finding:
     count = len(found.leftovers)
     if not count:
         return Finding("leftovers", True, 0, "no save was interrupted")
+    old = len(old_leftovers(reader.folder))
     detail = f"files *{LEFTOVER} of saves that were interrupted; the states before them are whole"
-    return Finding("leftovers", True, count, detail, "harmless; they can be removed while nothing writes")
+    if not old:
+        return Finding("leftovers", True, count, detail, "harmless; the next save removes those older than an hour")
+    fix = "harmless; lens doctor --fix puts those older than an hour into the bin"
+    return Finding("leftovers", True, count, detail, fix, f"put {old:,} leftovers into the bin")
 
 
 def _rivals(snapshot: Snapshot) -> Finding:
@@ -83,6 +89,15 @@ def _stateless(snapshot: Snapshot) -> Finding:
     return Finding("histories without a state", True, count, "runs with a history alone: their states were deleted")
 
 
+def _unfinished(reader: Reader) -> Finding:
+    count = max(len(reader.graves.states), len(reader.graves.histories))
+    if not count:
+        return Finding("unfinished deletions", True, 0, "none was interrupted")
+    detail = "runs that are deleted, though their files are still there: whoever deleted them died"
+    fix = "lens prune --orphans finishes them, as the next write of any kind does"
+    return Finding("unfinished deletions", False, count, detail, fix)
+
+
 def _histories(reader: Reader, found: Scan, folder: Folder, stop: threading.Event, full: bool) -> Iterator[Finding]:
     if reader.histories is None or found.histories is None:
         return
@@ -95,7 +110,7 @@ def _histories(reader: Reader, found: Scan, folder: Folder, stop: threading.Even
     detail = "histories whose last write was interrupted: that line is passed over, and cut off by the next write"
     yield Finding("torn lines", True, torn, detail if torn else "every history ends with a whole line")
     if full:
-        yield _bad_lines(reader.histories, names, folder, stop)
+        yield _bad_lines(reader.folder, reader.histories, names, folder, stop)
 
 
 def _is_torn(histories: int, name: str, stop: threading.Event) -> bool:
@@ -113,12 +128,12 @@ def _is_torn(histories: int, name: str, stop: threading.Event) -> bool:
         os.close(file)
 
 
-def _bad_lines(histories: int, names: list[str], folder: Folder, stop: threading.Event) -> Finding:
+def _bad_lines(states: int, histories: int, names: list[str], folder: Folder, stop: threading.Event) -> Finding:
     count, some = 0, ""
     for name in names:
         if stop.is_set():
             raise Stopped
-        history = file_history.read(histories, name, folder.codec.real)
+        history = file_history.read(states, histories, name, folder.codec.real)
         if history is not None and history.problems:
             count, some = count + 1, some or f"{printable(name)}: {history.problems[0]}"
     if not count:

@@ -1,4 +1,4 @@
-"""Cleaning up a folder of JSON files by age. All of it blocks, and waits for the folder's locks.
+"""Cleaning up a folder of JSON files by age, and cancelling runs. All of it blocks, and waits for the folder's locks.
 
 What the index says of a run is looked at again under the lock before anything is changed.
 """
@@ -6,20 +6,31 @@ What the index says of a run is looked at again under the lock before anything i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
+from typing import Any
 
 from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.serialization.codec import StateCodec
 from flujo_lens.state.backends import file_documents as documents
-from flujo_lens.state.backends.file_changes import Changes, Stop, remove_history
+from flujo_lens.state.backends.file_changes import Changes, Stop
+from flujo_lens.state.backends.file_claims import read_claims, remove_claim
+from flujo_lens.state.backends.file_history import append, cut_unfinished
+from flujo_lens.state.backends.file_lines import line_of
 from flujo_lens.state.backends.file_runs import Reader, Source
 from flujo_lens.state.backends.file_table import Stopped
 from flujo_lens.state.backends.file_writing import drafted
-from flujo_lens.state.backends.vocabulary import is_stale, last_update, now_text, timed_out
+from flujo_lens.state.backends.vocabulary import (
+    cancelled,
+    end_row,
+    is_open,
+    is_stale,
+    last_update,
+    now_text,
+    timed_out,
+)
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["delete_old", "give_up"]
+__all__ = ["cancel", "delete_old", "give_up"]
 
 _STATE_TIMES = ("created_at", "updated_at")
 _RUN_TIMES = ("created_at", "updated_at", "end_time")
@@ -31,8 +42,9 @@ _BATCH = 50
 def delete_old(changes: Changes, cutoff: datetime, stop: Stop) -> int:
     """Delete the runs whose last update is before `cutoff`, with all that hangs on them; return how many.
 
-    What the index says is looked at again under the locks, which are taken for 50 runs at a time. A process
-    that dies on the way, or is stopped, leaves the runs that it had not come to.
+    What the index says is looked at again under the locks, which are taken for 50 runs at a time; those go in one
+    moment (see `flujo_lens.state.backends.file_graves`). A process that dies on the way, or is stopped, leaves the
+    runs that it had not come to.
     """
     try:
         snapshot = changes.folder.current(stop)
@@ -49,19 +61,10 @@ def delete_old(changes: Changes, cutoff: datetime, stop: Stop) -> int:
 
 
 def _delete_batch(changes: Changes, files: Mapping[str, Sequence[str]], cutoff: datetime, stop: Stop) -> int:
-    with changes.changing() as folder, documents.history_folder(folder) as histories, ExitStack() as locks:
-        locks.enter_context(changes.lock(folder, stop))
-        if histories is not None:
-            locks.enter_context(changes.lock(histories, stop))
+    with changes.both(stop) as (folder, histories):
         reader = Reader(folder, histories, changes.folder.codec)
         old = [run_id for run_id, names in files.items() if _is_old(changes.folder.zone, reader, run_id, names, cutoff)]
-        for run_id in old:
-            if histories is not None:
-                remove_history(histories, run_id)
-            changes.remove_state(folder, run_id, files[run_id])
-        for changed in (histories, folder) if old else ():
-            if changed is not None:
-                changes.settle(changed)
+        changes.remove_runs(folder, histories, {run_id: files[run_id] for run_id in old})
     return len(old)
 
 
@@ -71,37 +74,104 @@ def _is_old(zone: tzinfo, reader: Reader, run_id: str, names: Sequence[str], cut
     return bool(sources) and all(_is_before(cutoff, source, zone) for source in sources)
 
 
-def give_up(changes: Changes, cutoff: datetime, stale_hours: float, stop: Stop) -> int:
-    """Mark the background tasks failed that run and gave no sign since `cutoff`; return how many.
+def give_up(
+    changes: Changes, cutoff: datetime, stale_hours: float, stop: Stop, among: Sequence[str] | None = None
+) -> list[str]:
+    """Mark the background tasks (of `among`) failed that run and gave no sign since `cutoff`; return their ids.
 
     Each is looked at again and written under the lock. A process that dies on the way leaves the rest.
     """
-    wanted = RunFilter(statuses=frozenset({"running"}), tasks_only=True, active_until=cutoff)
+    # Not by age: what counts is the last save alone, and the index knows the newest of all times of a run.
+    wanted = RunFilter(statuses=frozenset({"running"}), tasks_only=True)
     try:
         snapshot = changes.folder.current(stop)
     except StoreNotFoundError:
-        return 0
-    count = 0
-    for _, run_id, _ in snapshot.select(wanted, None, False):
+        return []
+    found = [pick[1] for pick in snapshot.select(wanted, None, False)]
+    if among is not None:
+        silent = frozenset(found)
+        found = [run_id for run_id in dict.fromkeys(among) if run_id in silent]
+    done = []
+    for run_id in found:
         for name in snapshot.files_of(run_id)[:1]:
-            with changes.changing() as folder, changes.lock(folder, stop):
-                count += _give_up_one(changes, folder, run_id, name, cutoff, stale_hours)
-    return count
+            with changes.both(stop) as (folder, histories):
+                if _give_up_one(changes, folder, histories, run_id, name, cutoff, stale_hours):
+                    done.append(run_id)
+    return done
 
 
-def _give_up_one(changes: Changes, folder: int, run_id: str, name: str, cutoff: datetime, stale_hours: float) -> bool:
+def _give_up_one(
+    changes: Changes,
+    folder: int,
+    histories: int | None,
+    run_id: str,
+    name: str,
+    cutoff: datetime,
+    stale_hours: float,
+) -> bool:
     found = documents.read_document(folder, name, exact=True)
     if found is None or found.state is None or found.run_id != run_id:
         return False
     if not is_stale(found.state, cutoff, changes.folder.zone):
         return False
     # What is sealed stays as it is: there may be no key for it here.
-    state = found.state | timed_out(stale_hours, now_text())
-    data = documents.encode_state(StateCodec(), run_id, state, is_stored=True)
+    _put(changes, folder, histories, run_id, name, found.state | timed_out(stale_hours, now_text()))
+    return True
+
+
+def _put(
+    changes: Changes, folder: int, histories: int | None, run_id: str, name: str, state: Mapping[str, Any]
+) -> None:
+    """Put a state, sealed as it is, in place of the one before, without progress that did not come to its end."""
+    data = documents.encode_state(StateCodec(), run_id, dict(state), is_stored=True)
     with drafted(folder, data, name) as draft:
+        if histories is not None:
+            cut_unfinished(folder, histories, run_id)
         draft.place(name)
     changes.settle(folder)
+
+
+def cancel(changes: Changes, run_ids: Sequence[str], force: bool, stop: Stop) -> list[str]:
+    """Mark those of the runs as cancelled that could go on and, without `force`, that nobody holds; return their ids.
+
+    Each is looked at again and written under the locks. A process that dies on the way leaves the rest, or of one
+    run with a history that says so a state that does not yet.
+    """
+    try:
+        snapshot = changes.folder.current(stop)
+    except StoreNotFoundError:
+        return []
+    done = []
+    for run_id in dict.fromkeys(run_ids):
+        with changes.both(stop) as (folder, histories):
+            if _cancel_one(changes, folder, histories, run_id, snapshot.files_of(run_id), force):
+                done.append(run_id)
+    return done
+
+
+def _cancel_one(
+    changes: Changes, folder: int, histories: int | None, run_id: str, names: Sequence[str], force: bool
+) -> bool:
+    found = documents.read_document(folder, names[0], exact=True) if names else None
+    state = found.state if found is not None and found.run_id == run_id else None
+    history = Reader(folder, histories, changes.folder.codec).history(run_id)
+    run = history.run if history else None
+    if not is_open(state, run) or not _is_free(histories, run_id, force):
+        return False
+    now = now_text()
+    if histories is not None and run is not None:
+        line = line_of(changes.folder.codec.real, run_id, "run_end", end_row(cancelled(now)))
+        append(folder, histories, run_id, line)
+    if state is not None:
+        _put(changes, folder, histories, run_id, names[0], state | cancelled(now))
+    if histories is not None:
+        remove_claim(histories, run_id)
     return True
+
+
+def _is_free(histories: int | None, run_id: str, force: bool) -> bool:
+    claims = {} if force or histories is None else read_claims(histories, [run_id])
+    return all(claim.has_ended(datetime.now(UTC)) for claim in claims.values())
 
 
 def _is_before(cutoff: datetime, source: Source, zone: tzinfo) -> bool:

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flujo_lens.errors import LensError
     from flujo_lens.serialization.codec import StateCodec
 
 __all__ = ["SEALED", "Codec", "is_sealed"]
@@ -39,6 +40,10 @@ class Codec:
             CorruptStoreError: what is sealed is damaged.
         """
         return self.real.opened(run_id, state) if any(map(is_sealed, state.values())) else state
+
+    def shown(self, run_id: str, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, LensError]]:
+        """A state as one who looks sees it, and why which fields of it cannot be opened."""
+        return self.real.shown(run_id, state) if any(map(is_sealed, state.values())) else (state, {})
 
     def check(self, state: dict[str, Any]) -> None:
         """See that a state fits the model, if there is one to check against.

@@ -9,9 +9,11 @@ import errno
 import json
 import os
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -66,12 +68,14 @@ class UnreadableFile(ValueError):  # noqa: N818 - it never leaves this driver
 
 
 class Document(NamedTuple):
-    """A file that is a run. `state` is None if it does not parse; `problem` says what cannot be read."""
+    """A file that is a run. `state` is None if it does not parse; `problem` says what cannot be read, and `closed`
+    are the fields that cannot be opened."""
 
     run_id: str
     state: dict[str, Any] | None
     problem: str | None = None
     changed_at: datetime | None = None
+    closed: tuple[str, ...] = ()
 
 
 # --- names
@@ -113,6 +117,7 @@ def names_of(run_id: str, ending: str = ENDING) -> Iterator[str]:
         yield _encoded_name(run_id, attempt) + ending
 
 
+@lru_cache(maxsize=1024)
 def _encoded_name(run_id: str, attempt: int) -> str:
     from hashlib import blake2b
     from urllib.parse import quote
@@ -126,18 +131,20 @@ def _encoded_name(run_id: str, attempt: int) -> str:
 
 
 def encode_state(codec: StateCodec, run_id: str, state: dict[str, Any], *, is_stored: bool = False) -> bytes:
-    """A state as a file holds it: one object with its keys sorted, in ASCII, with the run's id as it is.
+    """A state as a file holds it: one object with its keys sorted (but for an id that is no text, which comes
+    first), in ASCII, with the run's id as it is.
 
     `is_stored` is as of `StateCodec.document`.
 
     Raises:
         LensError: a layer cannot be applied.
     """
-    data = codec.document(run_id, {**state, "run_id": run_id}, is_stored=is_stored)
     if run_id.isascii() or _is_text(run_id):
-        return data
-    # Half a surrogate pair is no text, but an id can have one: JSON has an escape for it.
-    return json.dumps(orjson.loads(data) | {"run_id": run_id}, sort_keys=True).encode("ascii")
+        return codec.document(run_id, {**state, "run_id": run_id}, is_stored=is_stored)
+    # Half a surrogate pair is no text, but an id in an old store can have one: JSON has an escape for it.
+    rest = codec.document(run_id, {key: value for key, value in state.items() if key != "run_id"}, is_stored=is_stored)
+    beginning = b'{"run_id":' + json.dumps(run_id).encode("ascii")
+    return beginning + (b"}" if rest == b"{}" else b"," + rest[1:])
 
 
 def _is_text(run_id: str) -> bool:
@@ -209,7 +216,7 @@ def load_object(folder: int, name: str, size: int, *, exact: bool = False) -> di
         UnreadableFile: it may not be read, or holds something else.
     """
     try:
-        data = _read(folder, name, size)
+        data = _read(folder, name, size).removeprefix(BOM_UTF8)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -246,13 +253,21 @@ def _read(folder: int, name: str, size: int) -> bytes:
 
 
 def _parse_leniently(data: bytes, error: orjson.JSONDecodeError) -> Any:
+    """What old stores hold and orjson refuses: NaN, infinities, halves of surrogate pairs, any depth."""
     try:
         found = decode(data.decode("utf-8"), printable=False)
     except UnicodeDecodeError:
         raise UnreadableFile("it is no UTF-8 text") from error
-    if found is BAD:
+    return _parse_deeply(data, error) if found is BAD else found
+
+
+def _parse_deeply(data: bytes, error: orjson.JSONDecodeError) -> Any:
+    from flujo_lens.serialization.loading import safe_loads
+
+    try:
+        return safe_loads(data)
+    except ValueError:
         raise UnreadableFile(error) from error
-    return found
 
 
 def read_document(folder: int, name: str, *, exact: bool = False) -> Document | None:

@@ -7,20 +7,32 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flujo_lens.errors import CorruptStoreError, LensError, NotAStoreError, StoreNotFoundError, UnreachableStoreError
+from flujo_lens.errors import (
+    NAME_ANOTHER,
+    RESTORE,
+    CorruptStoreError,
+    LensError,
+    NotAStoreError,
+    StoreNotFoundError,
+    UnreachableStoreError,
+)
 from flujo_lens.state import interpret
 from flujo_lens.state.backends import file_documents as documents
 from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.file_codec import Codec
 from flujo_lens.state.backends.file_documents import Document
+from flujo_lens.state.backends.file_graves import read_graves
 from flujo_lens.state.backends.file_index import Catalogue
 from flujo_lens.state.backends.file_runs import Pick, Reader, Snapshot, Source, in_order, instant
 from flujo_lens.state.backends.file_table import Scan
+from flujo_lens.state.backends.leaving_out import readable
 from flujo_lens.state.views import Page, RunDetail, RunFilter, RunSummary, StepRecord
 
 if TYPE_CHECKING:
@@ -64,9 +76,12 @@ class Folder:
             NotAStoreError: it holds files, and not one is a run.
         """
         found = self._catalogue.refresh(folder, stop)
+        if found.has_history:
+            _pass_over_graves(folder, found)
         snapshot = Snapshot(found, self.zone)
         if snapshot.strange and not snapshot.row_of and not found.has_history:
-            raise NotAStoreError(f"{self.path} holds no workflow states", path=str(self.path), files=snapshot.strange)
+            message, strange = f"{self.path} holds no workflow states", snapshot.strange
+            raise NotAStoreError(message, hint=NAME_ANOTHER, path=str(self.path), files=strange)
         self._last = snapshot
         return found, snapshot
 
@@ -111,14 +126,15 @@ class Folder:
             SealedStateError: it is encrypted, and the key is not here.
         """
         try:
-            with opened(self.path) as folder:
-                found = find_by_name(folder, run_id) or self._by_scan(folder, run_id, stop)
+            with self.reading() as reader:
+                found = _find_by_name(reader, run_id) or self._by_scan(reader.folder, run_id, stop)
         except StoreNotFoundError:
             return None
-        if found is None:
-            return None
+        return None if found is None else self._whole(run_id, found)
+
+    def _whole(self, run_id: str, found: Document) -> dict[str, Any]:
         if found.state is None:
-            raise CorruptStoreError(found.problem or "", run_id=run_id, path=str(self.path))
+            raise CorruptStoreError(found.problem or "", hint=RESTORE, run_id=run_id, path=str(self.path))
         return self.codec.opened(run_id, whole_state(found))
 
     def _by_scan(self, folder: int, run_id: str, stop: threading.Event) -> Document | None:
@@ -130,19 +146,22 @@ class Folder:
         return found if found is not None and found.run_id == run_id else None
 
     def states(self, status: str | None, stop: threading.Event) -> list[dict[str, Any]]:
-        """All states (whose own status is `status`), the last saved first."""
+        """All states that can be read (and whose own status is `status`), the last saved first."""
         found: list[tuple[datetime, dict[str, Any]]] = []
         never = datetime.min.replace(tzinfo=UTC)
         with opened(self.path) as folder:
             snapshot = self.snapshot(folder, stop)
             for run_id, at in snapshot.row_of.items():
                 name = snapshot.table.name[at]
-                document = documents.read_document(folder, name) if name else None
-                if document is None or document.state is None or document.run_id != run_id:
+                document = documents.read_document(folder, name, exact=True) if name else None
+                if document is None or document.run_id != run_id:
                     continue
-                if status is None or document.state.get("status") == status:
+                if status is not None and document.state is not None and document.state.get("status") != status:
+                    continue
+                state = readable(run_id, partial(self._whole, run_id, document))
+                if state is not None:
                     saved = Source(run_id, document, None).summary(self.zone).updated_at
-                    found.append((saved or never, self.codec.opened(run_id, whole_state(document))))
+                    found.append((saved or never, state))
         found.sort(key=lambda pair: pair[0], reverse=True)
         return [state for _, state in found]
 
@@ -223,10 +242,10 @@ def opened(path: Path) -> Iterator[int]:
         raise _read_error(path, error) from error
 
 
-def find_by_name(folder: int, run_id: str) -> Document | None:
+def _find_by_name(reader: Reader, run_id: str) -> Document | None:
     """The state of a run in one of the files that its id stands for; None if none of them holds it."""
     for name in documents.names_of(run_id):
-        found = documents.read_document(folder, name, exact=True)
+        found = None if name in reader.graves.states else documents.read_document(reader.folder, name, exact=True)
         if found is not None and found.state is not None and found.run_id == run_id:
             return found
     return None
@@ -236,6 +255,20 @@ def whole_state(document: Document) -> dict[str, Any]:
     """The state in a file, with the run id that counts."""
     state = document.state or {}
     return state if state.get("run_id") == document.run_id else {**state, "run_id": document.run_id}
+
+
+def _pass_over_graves(folder: int, found: Scan) -> None:
+    """Leave out the files that are as good as gone."""
+    with documents.history_folder(folder) as histories:
+        graves = read_graves(folder, histories)
+    if not graves:
+        return
+    names = found.table.name
+    found.table = found.table.take(at for at, name in enumerate(names) if name not in graves.states)
+    if found.histories is not None:
+        table = found.histories.table
+        rows = (at for at, name in enumerate(table.name) if name not in graves.histories)
+        found.histories = replace(found.histories, table=table.take(rows))
 
 
 def _sizes(folder: int | None) -> Iterator[int]:
@@ -284,5 +317,6 @@ def _read_error(path: Path, error: OSError) -> LensError:
         hint = "nothing was created; `lens stores` lists the known ones"
         return StoreNotFoundError(f"there is no store at {path}", hint=hint, path=where)
     if error.errno == errno.ENOTDIR:
-        return NotAStoreError(f"{path} is no folder, so it is no store of JSON files", path=where)
-    return UnreachableStoreError(f"cannot read {path}: {error.strerror or error}", path=where)
+        return NotAStoreError(f"{path} is no folder, so it is no store of JSON files", hint=NAME_ANOTHER, path=where)
+    hint = "read as a user who may read the folder and what is in it"
+    return UnreachableStoreError(f"cannot read {path}: {error.strerror or error}", hint=hint, path=where)

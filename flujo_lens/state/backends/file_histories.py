@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from flujo_lens.errors import CorruptStoreError, StoreNotFoundError
+from flujo_lens.errors import CorruptStoreError, LensError, StoreNotFoundError
 from flujo_lens.serialization import safe_loads
-from flujo_lens.serialization.codec import StateCodec
+from flujo_lens.serialization.codec import SEALED, StateCodec
 from flujo_lens.state.backends.file_folder import Folder
-from flujo_lens.state.backends.file_history import History, seal, unseal
+from flujo_lens.state.backends.file_history import History
 from flujo_lens.state.backends.file_writing import read_file
 from flujo_lens.state.backends.vocabulary import now_text
 from flujo_lens.state.matching import needs_details
@@ -129,7 +129,7 @@ def _content(histories: int) -> bytes | None:
 
 def system_row(codec: StateCodec, key: str, value: Any) -> JSONObject:
     """A global key as it is stored, set now."""
-    return {"value": safe_loads(seal(codec, SYSTEM, key, value)), "updated_at": now_text()}
+    return {"value": codec.leaf(SYSTEM, key, safe_loads(codec.dumps(value))), "updated_at": now_text()}
 
 
 def system_entries(folder: Folder, stop: threading.Event) -> list[SystemEntry]:
@@ -137,10 +137,18 @@ def system_entries(folder: Folder, stop: threading.Event) -> list[SystemEntry]:
     with folder.reading() as reader:
         stored = read_system(reader.histories)
     return [
-        SystemEntry(key, unseal(folder.codec.real, SYSTEM, key, row.get("value")), parse_instant(row.get("updated_at")))
+        SystemEntry(key, _shown(folder, key, row.get("value")), parse_instant(row.get("updated_at")))
         for key, row in sorted(stored.items())
         if isinstance(row, dict)
     ]
+
+
+def _shown(folder: Folder, key: str, leaf: Any) -> Any:
+    """The value of a key for one who looks: one that cannot be opened is a mark, and hides no other."""
+    try:
+        return folder.codec.real.opened_leaf(SYSTEM, key, leaf)
+    except LensError:
+        return SEALED
 
 
 def system_value(folder: Folder, key: str, stop: threading.Event) -> JSONObject | None:
@@ -154,6 +162,6 @@ def system_value(folder: Folder, key: str, stop: threading.Event) -> JSONObject 
         return None
     return {
         "key": key,
-        "value": unseal(folder.codec.real, SYSTEM, key, row.get("value")),
+        "value": folder.codec.real.opened_leaf(SYSTEM, key, row.get("value")),
         "updated_at": row.get("updated_at"),
     }

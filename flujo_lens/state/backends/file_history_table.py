@@ -34,6 +34,7 @@ class _HistoryColumns(NamedTuple):
     root_version: list[str | None]
     start: list[int | str | None]
     updated: list[int | None]
+    dated: list[bool]
     step_failed: list[bool]
     spans: list[bool]
     evaluations: list[bool]
@@ -43,7 +44,7 @@ class HistoryTable(Rows, _HistoryColumns):
     """Files of histories, one a row. One that holds no record has None as `run_id`.
 
     `start` is None if the history tells none, and a text if what it tells is no time. `updated` is the newest of
-    its times, in microseconds since 1970.
+    its times, in microseconds since 1970; `dated` is false if one of them cannot be read.
     """
 
     __slots__ = ()
@@ -62,7 +63,9 @@ class HistoryScan:
     """Files that may not be read."""
 
 
-def scan_histories(folder: int, known: HistoryTable, codec: StateCodec, stop: threading.Event) -> HistoryScan:
+def scan_histories(
+    folder: int, histories: int, known: HistoryTable, codec: StateCodec, stop: threading.Event
+) -> HistoryScan:
     """Look at every history of the sub-folder; read those of which `known` has no row that holds.
 
     Raises:
@@ -70,11 +73,11 @@ def scan_histories(folder: int, known: HistoryTable, codec: StateCodec, stop: th
         OSError: the sub-folder cannot be read.
     """
     rested = at_rest()
-    names = [name for name in os.listdir(folder) if name.endswith(file_history.ENDING)]
-    holding, others = unchanged(folder, names, known, stop)
+    names = [name for name in os.listdir(histories) if name.endswith(file_history.ENDING)]
+    holding, others = unchanged(histories, names, known, stop)
     if not others and len(holding) == len(known.name):
         return HistoryScan(known, known)
-    rows = [_read(folder, name, codec, stop) for name, stamp in others if stamp is not None]
+    rows = [_read(folder, histories, name, codec, stop) for name, stamp in others if stamp is not None]
     found = [row for row in rows if row is not None]
     settled = [row for row in found if row.changed <= rested and row.is_whole]
     table, kept = known.take(holding), known.take(holding)
@@ -95,25 +98,27 @@ def _table_of(rows: list[_Row]) -> HistoryTable:
     return HistoryTable.of(map(list, zip(*(row.columns for row in rows), strict=True)))
 
 
-def _read(folder: int, name: str, codec: StateCodec, stop: threading.Event) -> _Row | None:
+def _read(folder: int, histories: int, name: str, codec: StateCodec, stop: threading.Event) -> _Row | None:
     """The row of one file; None if it is gone, or nobody may read it."""
     if stop.is_set():
         raise Stopped
     try:
-        now = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        history = file_history.read(folder, name, codec)
+        now = os.stat(name, dir_fd=histories, follow_symlinks=False)
+        history = file_history.read(folder, histories, name, codec)
     except OSError:
         return None
     columns = name, now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, *_told(history)
-    return _Row(columns, now.st_ctime_ns, history is not None and not history.problems)
+    is_whole = history is not None and not (history.problems or history.is_unfinished)
+    return _Row(columns, now.st_ctime_ns, is_whole)
 
 
 def _told(history: History | None) -> tuple[Any, ...]:
     if history is None:
-        return (None, False, *[None] * 7, False, False, False)
+        return (None, False, *[None] * 7, True, False, False, False)
     raw = file_history.raw_of(history.run_id, None, history)
     root = raw.mapping("root_attributes")
-    times = [_micros(text) for text in (raw.run_start, raw.run_updated, raw.run_end)]
+    texts = (raw.run_start, raw.run_updated, raw.run_end)
+    times = [_micros(text) for text in texts]
     return (
         history.run_id,
         raw.has_run,
@@ -124,6 +129,7 @@ def _told(history: History | None) -> tuple[Any, ...]:
         _text(root.get("flujo.pipeline.version")),
         times[0] if times[0] is not None else _text(raw.run_start) or None,
         max((when for when in times if when is not None), default=None),
+        all(when is not None for when, text in zip(times, texts, strict=True) if text not in (None, "")),
         raw.failed_step is not None,
         bool(history.spans),
         bool(history.evaluations),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import orjson
 
 from flujo_lens.state.backends.file_documents import history_folder
+from flujo_lens.state.backends.file_forks import begin_anew_in_children
 from flujo_lens.state.backends.file_table import Rows, Scan, Table, scan
 
 if TYPE_CHECKING:
@@ -161,6 +162,11 @@ class Catalogue:
 
     def __init__(self, folder: Path, cache_dir: Path | None, codec: Codec) -> None:
         self._folder, self._cache_dir, self._codec = folder, cache_dir, codec
+        self.begin()
+        begin_anew_in_children(self)
+
+    def begin(self) -> None:
+        """Be as new: nothing is kept."""
         self._states: _Kept[Table] | None = None
         self._histories: _Kept[HistoryTable] | None = None
         self._lock = threading.Lock()
@@ -183,7 +189,7 @@ class Catalogue:
             self._histories = _Kept(IndexFile(self._cache_dir, self._folder, HistoryTable, "histories"))
         with history_folder(folder) as histories:
             if histories is not None:
-                found.histories = scan_histories(histories, self._histories.table, self._codec.real, stop)
+                found.histories = scan_histories(folder, histories, self._histories.table, self._codec.real, stop)
                 self._histories.keep(found.histories.kept, found.histories.reread)
 
     def forget(self) -> None:

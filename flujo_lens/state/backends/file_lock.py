@@ -23,6 +23,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from flujo_lens.errors import BusyError
+from flujo_lens.state.backends.file_forks import begin_anew_in_children
 from flujo_lens.state.backends.file_table import Stopped
 
 __all__ = ["folder_lock", "try_lock"]
@@ -35,8 +36,27 @@ _SHORTEST, _LONGEST = 0.001, 0.05
 
 _MUTEX_SLICE = 0.05
 
-_mutexes: WeakValueDictionary[tuple[int, int], threading.Lock] = WeakValueDictionary()
-_making = threading.Lock()
+
+class _Mutexes:
+    """One mutex a folder, by its device and inode."""
+
+    def __init__(self) -> None:
+        self.begin()
+        begin_anew_in_children(self)
+
+    def begin(self) -> None:
+        """Be as new: none is held."""
+        self._all: WeakValueDictionary[tuple[int, int], threading.Lock] = WeakValueDictionary()
+        self._making = threading.Lock()
+
+    def of(self, folder: int) -> threading.Lock:
+        """That of an open folder."""
+        found = os.fstat(folder)
+        with self._making:
+            return self._all.setdefault((found.st_dev, found.st_ino), threading.Lock())
+
+
+_mutexes = _Mutexes()
 
 
 def try_lock(file: int) -> bool | None:
@@ -69,7 +89,7 @@ def folder_lock(folder: int, path: Path, timeout: float, stop: threading.Event) 
         OSError: the system has none left.
     """
     deadline = time.monotonic() + timeout
-    mutex = _mutex_of(folder)
+    mutex = _mutexes.of(folder)
     while not mutex.acquire(timeout=max(0.0, min(_MUTEX_SLICE, deadline - time.monotonic()))):
         _go_on(path, timeout, deadline, stop)
     try:
@@ -102,9 +122,3 @@ def _go_on(path: Path, timeout: float, deadline: float, stop: threading.Event) -
             hint="try again later, or wait longer with --timeout",
             path=str(path),
         )
-
-
-def _mutex_of(folder: int) -> threading.Lock:
-    found = os.fstat(folder)
-    with _making:
-        return _mutexes.setdefault((found.st_dev, found.st_ino), threading.Lock())

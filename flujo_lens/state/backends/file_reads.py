@@ -9,6 +9,7 @@ from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flujo_lens.state.backends.arguments import asked_id, check_key, check_page, check_prefix, check_text
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.file_folder import Folder
 from flujo_lens.state.backends.file_runs import Pick, Snapshot
@@ -46,6 +47,7 @@ class FileReads(ReadingBackend):
             SealedStateError: it is encrypted, and the key is not here.
             InvalidStateError: it does not fit the model that states are checked against.
         """
+        asked_id(run_id)
         found = await self._run(lambda stop: self._folder.load(run_id, stop))
         if found is not None:
             self._folder.codec.check(found)
@@ -54,14 +56,22 @@ class FileReads(ReadingBackend):
     @empty_if_missing(list[JSONObject])
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
         """Return all states (whose own status is `status`), the last saved first."""
+        check_text(status, "status")
         return await self._run(lambda stop: self._folder.states(status, stop))
 
     @empty_if_missing(list[JSONObject])
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
-        """Return spans in the order of their start."""
+        """Return spans in the order of their start.
+
+        Raises:
+            SealedStateError: their attributes are encrypted, and the key is not here.
+        """
+        asked_id(run_id)
         from flujo_lens.state.backends import file_histories
 
         history = await self._run(lambda stop: file_histories.history_of(self._folder, run_id, stop))
+        if history is not None and history.closed_spans:
+            raise next(iter(history.closed_spans.values()))
         spans = history.spans.values() if history else ()
         admitted = [span for span in spans if status in (None, span["status"]) and name in (None, span["name"])]
         return sorted(admitted, key=lambda span: (span["start_time"] is None, span["start_time"] or 0.0))
@@ -69,6 +79,7 @@ class FileReads(ReadingBackend):
     @empty_if_missing(lambda: None)
     async def get_system_state(self, key: str) -> JSONObject | None:
         """Return a global key with its value, or None; also if there is no folder yet."""
+        check_key(key)
         from flujo_lens.state.backends import file_histories
 
         return await self._run(lambda stop: file_histories.system_value(self._folder, key, stop))
@@ -106,6 +117,7 @@ class FileReads(ReadingBackend):
         self, wanted: RunFilter, *, after: Position | None = None, limit: int = 50, reverse: bool = False
     ) -> Page[RunSummary]:
         """Return one page; of the runs on it alone the files are read in full."""
+        check_page(limit)
         return await self._run(lambda stop: self._folder.page(wanted, after, limit, reverse, stop))
 
     async def count_runs(self, wanted: RunFilter) -> int:
@@ -117,11 +129,13 @@ class FileReads(ReadingBackend):
 
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`, in order."""
+        check_prefix(prefix, limit)
         snapshot = await self._run(self._folder.current)
         return nsmallest(limit, (run_id for run_id in snapshot.row_of if run_id.startswith(prefix)))
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None. Its background tasks can be in any file."""
+        asked_id(run_id)
         return await self._run(lambda stop: self._folder.detail(run_id, stop))
 
     async def read_summaries(self, run_ids: Sequence[str]) -> Sequence[RunSummary]:
@@ -129,8 +143,16 @@ class FileReads(ReadingBackend):
         return await self._run(lambda stop: self._folder.summaries(run_ids, stop))
 
     async def read_extras(self, run_ids: Sequence[str], *, contexts: bool = False) -> Mapping[str, JSONObject]:
-        """Return what states and histories of these runs hold beyond a summary."""
+        """Return what states and histories of these runs hold beyond a summary.
+
+        Raises:
+            SealedStateError: with `contexts`, one is encrypted, and the key is not here.
+        """
         sources = await self._run(lambda stop: self._folder.sources(run_ids, stop))
+        for history in [source.history for source in sources if contexts and source.history]:
+            closed = history.closed_run.get("final_context") or history.closed_run.get("")
+            if closed:
+                raise closed
         left_out = () if contexts else ("final_context",)
         found = {
             source.run_id: extras_of(
@@ -141,14 +163,23 @@ class FileReads(ReadingBackend):
         return {run_id: {k: v for k, v in row.items() if k not in left_out} for run_id, row in found.items()}
 
     async def read_step_extras(self, run_id: str) -> Mapping[tuple[int | None, str], JSONObject]:
-        """Return the rows of the steps of a run."""
+        """Return the rows of the steps of a run.
+
+        Raises:
+            SealedStateError: what is in one is encrypted, and the key is not here.
+        """
         from flujo_lens.state.backends import file_histories
 
         history = await self._run(lambda stop: file_histories.history_of(self._folder, run_id, stop))
-        return {(step["step_index"], step["step_name"]): step for step in history.steps} if history else {}
+        if history is None:
+            return {}
+        if history.closed_steps:
+            raise next(iter(history.closed_steps.values()))
+        return {(step.get("step_index"), step.get("step_name", "unknown")): step for step in history.steps}
 
     async def read_spans(self, run_id: str) -> Sequence[Span]:
         """Return the spans of a run as trees."""
+        asked_id(run_id)
         from flujo_lens.state.backends import file_histories
 
         history = await self._run(lambda stop: file_histories.history_of(self._folder, run_id, stop))
@@ -162,6 +193,7 @@ class FileReads(ReadingBackend):
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return evaluations, newest first."""
+        check_page(limit)
         from flujo_lens.state.backends import file_histories
         from flujo_lens.state.backends.gathering import evaluation_of
 
@@ -181,8 +213,9 @@ class FileReads(ReadingBackend):
     async def check_up(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for what is wrong with the folder; unless `full`, histories by their ends."""
         from flujo_lens.state.backends.file_checkup import check_up
+        from flujo_lens.state.silence import silent_ids
         from flujo_lens.state.upkeep import silent_finding
 
-        silent = await self.count_runs(RunFilter(statuses=frozenset({"running"}), active_until=now - silent_after))
+        silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
         found = await self._run(lambda stop: check_up(self._folder, stop, full=full))
         return (*found, silent_finding(silent, silent_after))

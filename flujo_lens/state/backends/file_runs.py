@@ -10,12 +10,12 @@ from functools import cached_property
 from heapq import nlargest, nsmallest
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from flujo_lens.errors import LensError
 from flujo_lens.state import interpret
 from flujo_lens.state.backends import file_documents as documents
 from flujo_lens.state.backends.base import Position
-from flujo_lens.state.backends.file_codec import Codec, is_sealed
+from flujo_lens.state.backends.file_codec import Codec
 from flujo_lens.state.backends.file_documents import Document
+from flujo_lens.state.backends.file_graves import Graves, read_graves
 from flujo_lens.state.backends.file_table import MICROSECOND, Moment, Scan, Stopped
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import EPOCH, parse_instant
@@ -52,7 +52,7 @@ class Source(NamedTuple):
 
     def raw(self) -> interpret.RawRun:
         """The run for the rules that all drivers share."""
-        state = self.document.state if self.document else None
+        state = _told(self.document) if self.document else None
         if self.history is None:
             return interpret.raw_from_documents(self.run_id, state)
         from flujo_lens.state.backends.file_history import raw_of
@@ -70,6 +70,13 @@ class Source(NamedTuple):
         return run._replace(problems=(*run.problems, document.problem))
 
 
+def _told(document: Document) -> dict[str, Any] | None:
+    """What a state tells, without the marks for what is closed."""
+    if document.state is None or not document.closed:
+        return document.state
+    return {key: value for key, value in document.state.items() if key not in document.closed}
+
+
 class Reader:
     """Reads the files of runs in an open folder.
 
@@ -82,17 +89,19 @@ class Reader:
     def __init__(self, folder: int, histories: int | None, codec: Codec) -> None:
         self.folder, self.histories, self._codec = folder, histories, codec
 
+    @cached_property
+    def graves(self) -> Graves:
+        """The files that are as good as gone."""
+        return read_graves(self.folder, self.histories)
+
     def document(self, name: str) -> Document | None:
-        """The state in a file, unsealed; with a problem and without its large fields if there is no key for them."""
-        found = documents.read_document(self.folder, name)
+        """The state in a file, unsealed; with a problem and marks for its large fields if there is no key for them."""
+        found = documents.read_document(self.folder, name, exact=True)
         if found is None or found.state is None:
             return found
-        try:
-            state = self._codec.opened(found.run_id, found.state)
-        except LensError as error:
-            state = {key: value for key, value in found.state.items() if not is_sealed(value)}
-            return found._replace(state=state, problem=str(error))
-        return found._replace(state=state)
+        state, errors = self._codec.shown(found.run_id, found.state)
+        problem = next((error.message for error in errors.values()), None)
+        return found._replace(state=state, problem=problem, closed=tuple(errors))
 
     def history(self, run_id: str) -> History | None:
         """The history of a run; None if it has none, or it may not be read."""
@@ -102,7 +111,8 @@ class Reader:
 
         with suppress(OSError):
             for name in file_history.names_found(self.histories, run_id):
-                return file_history.read(self.histories, name, self._codec.real)
+                if name not in self.graves.histories:
+                    return file_history.read(self.folder, self.histories, name, self._codec.real)
         return None
 
     def source(self, run_id: str, name: str) -> Source | None:
@@ -166,6 +176,10 @@ class Snapshot:
 
     def _created(self, at: int) -> int | None:
         return self._micros_of(self.table.created[at])
+
+    def started(self, at: int) -> datetime | None:
+        """The start of the run in a row of the table."""
+        return instant(self._created(at))
 
     def _updated(self, at: int) -> int | None:
         times = (self._micros_of(self.table.created[at]), self._micros_of(self.table.updated[at]))

@@ -328,6 +328,8 @@ def moment_of(text: Any) -> Moment:
         when = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         return None
+    if text[4:8:3] != "--":  # `parse_instant` reads no such form
+        return None
     if when.tzinfo is UTC:
         return (when - EPOCH) // MICROSECOND
     if when.tzinfo is None:

@@ -111,9 +111,9 @@ def step_of(row: JSONObject) -> StepRecord:
         status=str(row.get("status") or "completed"),
         output=row.get("output"),
         error=error if isinstance(error, str) else None,
-        cost_usd=row.get("cost_usd", row.get("cost")),
+        cost_usd=interpret.as_number(row.get("cost_usd", row.get("cost"))),
         token_counts=interpret.as_int(row.get("token_counts", row.get("tokens"))),
-        duration_ms=row.get("execution_time_ms", row.get("duration_ms")),
+        duration_ms=interpret.as_number(row.get("execution_time_ms", row.get("duration_ms"))),
         created_at=parse_instant(row.get("created_at", row.get("end_time")), UTC),
         input=row.get("input"),
     )

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.serialization.codec import StateCodec
 from flujo_lens.state import interpret
-from flujo_lens.state.backends.base import JSONObject, Position
-from flujo_lens.state.backends.gathering import evaluation_of, order_runs, step_of
-from flujo_lens.state.backends.reading import ReadingBackend
-from flujo_lens.state.backends.shapes import WorkflowTally
-from flujo_lens.state.backends.vocabulary import (
-    check_days,
+from flujo_lens.state.backends.arguments import (
+    asked_id,
+    check_codec,
     check_hours,
+    check_key,
+    check_page,
+    check_prefix,
     check_run_id,
     check_state,
+    check_text,
+)
+from flujo_lens.state.backends.base import JSONObject, Position
+from flujo_lens.state.backends.gathering import evaluation_of, order_runs, step_of
+from flujo_lens.state.backends.leaving_out import readable
+from flujo_lens.state.backends.memory_deletion import DeletingMemory
+from flujo_lens.state.backends.memory_durable import KeptRun
+from flujo_lens.state.backends.memory_raw import raw_of
+from flujo_lens.state.backends.shapes import WorkflowTally
+from flujo_lens.state.backends.vocabulary import (
+    cancelled,
     end_row,
+    evaluation_row,
     extras_of,
+    is_open,
     is_stale,
-    last_update,
     moment_before,
     now_text,
     run_row,
@@ -31,6 +42,7 @@ from flujo_lens.state.backends.vocabulary import (
     step_row,
     timed_out,
     trace_rows,
+    with_times,
 )
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import parse_instant
@@ -40,21 +52,8 @@ from flujo_lens.state.views import Evaluation, RunDetail, RunFilter, RunSummary,
 
 __all__ = ["InMemoryBackend"]
 
-_STATE_TIMES = ("created_at", "updated_at")
-_RUN_TIMES = ("created_at", "updated_at", "end_time")
 
-
-@dataclass(slots=True)
-class _Run:
-    """What is kept of one run, serialized."""
-
-    state: bytes | None = None
-    row: bytes | None = None
-    steps: list[bytes] = field(default_factory=list)
-    spans: dict[str, bytes] = field(default_factory=dict)
-
-
-class InMemoryBackend(ReadingBackend):
+class InMemoryBackend(DeletingMemory):
     """Keeps everything in the memory of one process, serialized as a store would keep it.
 
     So what comes out is what a persistent backend gives: copies, in their JSON form (times as texts), and nothing
@@ -73,11 +72,10 @@ class InMemoryBackend(ReadingBackend):
         envelope: Any = None,
         validate: Any = None,
     ) -> None:
+        check_codec(serializer_default, envelope, validate)
         self._codec = StateCodec(serializer_default, envelope=envelope, validate=validate)
         self._default = serializer_default
-        self._lock = threading.RLock()
-        self._runs: dict[str, _Run] = {}
-        self._evaluations: list[tuple[str, bytes]] = []
+        super().__init__()
         self._system: dict[str, bytes] = {}
 
     # --- states
@@ -88,14 +86,15 @@ class InMemoryBackend(ReadingBackend):
 
     def _put_state(self, run_id: str, state: JSONObject) -> None:
         check_state(state)
-        named = {**state, "run_id": run_id}
+        named = {**with_times(state), "run_id": run_id}
         self._codec.check(named)
         document = self._codec.document(run_id, named)
         with self._lock:
-            self._runs.setdefault(run_id, _Run()).state = document
+            self._runs.setdefault(run_id, KeptRun()).state = document
 
     async def load_state(self, run_id: str) -> JSONObject | None:
         """Return the saved state, times as texts, or None."""
+        asked_id(run_id)
         with self._lock:
             found = self._state(run_id)
         if found is not None:
@@ -110,6 +109,7 @@ class InMemoryBackend(ReadingBackend):
 
     async def delete_state(self, run_id: str) -> None:
         """Delete the state; history stays."""
+        asked_id(run_id)
         with self._lock:
             kept = self._runs.get(run_id)
             if kept is not None and kept.row is None:
@@ -118,9 +118,11 @@ class InMemoryBackend(ReadingBackend):
                 kept.state = None
 
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
-        """Return all states (of one status), the last saved first."""
+        """Return all states that can be read (of one status), the last saved first."""
+        check_text(status, "status")
         with self._lock:
-            states = [state for run_id in self._runs if (state := self._state(run_id)) is not None]
+            found = [readable(run_id, partial(self._state, run_id)) for run_id in self._runs]
+        states = [state for state in found if state is not None]
         wanted = [state for state in states if status is None or state.get("status") == status]
         return sorted(wanted, key=lambda state: str(state.get("updated_at") or ""), reverse=True)
 
@@ -129,9 +131,9 @@ class InMemoryBackend(ReadingBackend):
     def _bytes(self, value: Any) -> bytes:
         return safe_dumps(value, self._default)
 
-    def _history(self, run_id: str, **started: Any) -> _Run:
+    def _history(self, run_id: str, **started: Any) -> KeptRun:
         """What is kept of the run; one that nobody announced is announced herewith."""
-        kept = self._runs.setdefault(run_id, _Run())
+        kept = self._runs.setdefault(run_id, KeptRun())
         if kept.row is None:
             kept.row = self._bytes(run_row({"run_id": run_id, **started}))
         return kept
@@ -141,7 +143,7 @@ class InMemoryBackend(ReadingBackend):
         row = run_row(run_data)
         data = self._bytes(row)
         with self._lock:
-            self._runs.setdefault(row["run_id"], _Run()).row = data
+            self._runs.setdefault(row["run_id"], KeptRun()).row = data
 
     async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
         """Update the metadata of a run; one that was never started is made."""
@@ -175,13 +177,14 @@ class InMemoryBackend(ReadingBackend):
 
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
         """Return spans in the order of their start."""
+        asked_id(run_id)
         with self._lock:
             spans = self._spans(run_id)
         admitted = [span for span in spans if status in (None, span["status"]) and name in (None, span["name"])]
         return sorted(admitted, key=lambda span: (span["start_time"] is None, span["start_time"] or 0.0))
 
     def _spans(self, run_id: str) -> list[JSONObject]:
-        return [safe_loads(span) for span in self._runs.get(run_id, _Run()).spans.values()]
+        return [safe_loads(span) for span in self._runs.get(run_id, KeptRun()).spans.values()]
 
     async def persist_evaluation(
         self,
@@ -192,57 +195,62 @@ class InMemoryBackend(ReadingBackend):
         metadata: JSONObject | None = None,
     ) -> None:
         """Add an evaluation; the run need not be known."""
-        row = {"run_id": check_run_id(run_id), "score": score, "feedback": feedback, "step_name": step_name}
-        data = self._bytes({**row, "metadata": metadata, "created_at": now_text()})
+        row = evaluation_row(run_id, score, feedback, step_name, metadata)
+        data = self._bytes({**row, "created_at": now_text()})
         with self._lock:
             self._evaluations.append((run_id, data))
 
     async def set_system_state(self, key: str, value: JSONObject) -> None:
         """Set a global key."""
+        check_key(key)
         data = self._bytes({"key": key, "value": value, "updated_at": now_text()})
         with self._lock:
             self._system[key] = data
 
     async def get_system_state(self, key: str) -> JSONObject | None:
         """Return a global key with its value, or None."""
+        check_key(key)
         with self._lock:
             data = self._system.get(key)
         return None if data is None else safe_loads(data)
 
     # --- cleaning up
 
-    async def delete_run(self, run_id: str) -> None:
-        """Delete a run with all that hangs on it."""
+    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+        """Mark runs as cancelled; all or none."""
         with self._lock:
-            self._remove({run_id})
+            done = [run_id for run_id in dict.fromkeys(run_ids) if self._is_open(asked_id(run_id), force)]
+            for run_id in done:
+                state, row = self._state(run_id), self._row(run_id)
+                if state is not None:
+                    self._put_state(run_id, state | cancelled(now_text()))
+                if row is not None:
+                    self._runs[run_id].row = safe_dumps(row | cancelled(now_text()))
+                self._claims.pop(run_id, None)
+        return done
 
-    def _remove(self, run_ids: set[str]) -> None:
-        for run_id in run_ids:
-            self._runs.pop(run_id, None)
-        self._evaluations = [(run_id, row) for run_id, row in self._evaluations if run_id not in run_ids]
-
-    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
-        """Delete runs that were last updated more than `days_old` days ago, whatever their status; all or none."""
-        cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
-        with self._lock:
-            known = {run_id: self._last_update(run_id) for run_id in self._runs}
-            old = {run_id for run_id, last in known.items() if last is not None and last < cutoff}
-            self._remove(old)
-        return len(old)
-
-    def _last_update(self, run_id: str) -> datetime | None:
-        state, row = self._state(run_id) or {}, self._row(run_id) or {}
-        return last_update([state.get(name) for name in _STATE_TIMES], [row.get(name) for name in _RUN_TIMES])
+    def _is_open(self, run_id: str, force: bool) -> bool:
+        claim = self._claims.get(run_id)
+        is_free = force or claim is None or claim.has_ended(datetime.now(UTC))
+        return is_free and is_open(self._state(run_id), self._row(run_id))
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
         """Mark running background tasks without a save for `stale_hours` as failed; all or none."""
         cutoff = moment_before(datetime.now(UTC), hours=check_hours(stale_hours))
         with self._lock:
-            known = {run_id: self._state(run_id) or {} for run_id in self._runs}
-            stale = {run_id: state for run_id, state in known.items() if is_stale(state, cutoff)}
-            for run_id, state in stale.items():
-                self._put_state(run_id, state | timed_out(stale_hours, now_text()))
-        return len(stale)
+            return len(self._fail_stale(list(self._runs), cutoff, stale_hours))
+
+    async def fail_stale_tasks(self, run_ids: Sequence[str], cutoff: datetime, hours: float) -> Sequence[str]:
+        """Mark those of these background tasks that are without a save since `cutoff`; all or none."""
+        with self._lock:
+            return self._fail_stale(list(dict.fromkeys(run_ids)), cutoff, check_hours(hours, "hours"))
+
+    def _fail_stale(self, run_ids: Sequence[str], cutoff: datetime, hours: float) -> list[str]:
+        known = {run_id: self._state(run_id) or {} for run_id in run_ids}
+        stale = {run_id: state for run_id, state in known.items() if is_stale(state, cutoff)}
+        for run_id, state in stale.items():
+            self._put_state(run_id, state | timed_out(hours, now_text()))
+        return list(stale)
 
     # --- what operators read
 
@@ -251,18 +259,10 @@ class InMemoryBackend(ReadingBackend):
         return None if kept is None or kept.row is None else safe_loads(kept.row)
 
     def _steps(self, run_id: str) -> list[JSONObject]:
-        return [safe_loads(step) for step in self._runs.get(run_id, _Run()).steps]
+        return [safe_loads(step) for step in self._runs.get(run_id, KeptRun()).steps]
 
     def _raw(self, run_id: str) -> interpret.RawRun:
-        raw = interpret.raw_from_documents(run_id, self._state(run_id), self._row(run_id))
-        spans = self._spans(run_id)
-        raw.root_attributes = next((s["attributes"] for s in spans if s["parent_span_id"] is None), None)
-        unended = [s for s in spans if s["end_time"] is None and s["parent_span_id"] is not None]
-        raw.open_span = max(unended, key=lambda s: s["start_time"] or 0.0)["name"] if unended else None
-        failed = [step for step in self._steps(run_id) if step["status"] == "failed"]
-        if failed:
-            raw.failed_step, raw.failed_step_error = failed[-1]["step_name"], self._bytes(failed[-1].get("error"))
-        return raw
+        return raw_of(run_id, self._state(run_id), self._row(run_id), self._spans(run_id), self._steps(run_id))
 
     def _selected(self, wanted: RunFilter) -> list[RunSummary]:
         with self._lock:
@@ -284,11 +284,13 @@ class InMemoryBackend(ReadingBackend):
 
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`, in order."""
+        check_prefix(prefix, limit)
         with self._lock:
             return sorted(run_id for run_id in self._runs if run_id.startswith(prefix))[:limit]
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None."""
+        asked_id(run_id)
         with self._lock:
             if run_id not in self._runs:
                 return None
@@ -323,6 +325,7 @@ class InMemoryBackend(ReadingBackend):
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return evaluations, newest first."""
+        check_page(limit)
         with self._lock:
             rows = [row for of, row in reversed(self._evaluations) if run_id in (None, of)]
         return [evaluation_of(safe_loads(row)) for row in rows[:limit]]

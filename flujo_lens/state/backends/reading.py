@@ -16,14 +16,15 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from flujo_lens.errors import StoreNotFoundError
+from flujo_lens.errors import NotAStoreError, StoreNotFoundError
+from flujo_lens.state.backends.arguments import asked_id, check_hours, check_object, check_page, check_text
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.backends.shapes import WorkflowTally, run_document, span_statistics, step_document
-from flujo_lens.state.backends.vocabulary import check_hours, check_page, moment_before
+from flujo_lens.state.backends.vocabulary import moment_before
 from flujo_lens.state.views import Evaluation, RunFilter
 
 if TYPE_CHECKING:
-    from flujo_lens.state.upkeep import Migration, MigrationPlan
+    from flujo_lens.state.upkeep import Mended, Migration, MigrationPlan, OptimizationPlan, Optimized
 
 __all__ = ["ReadingBackend", "empty_if_missing"]
 
@@ -31,7 +32,7 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
 def empty_if_missing(empty: Callable[[], Any]) -> Callable[[F], F]:
-    """For a method of the application's half: before the first save there is no store, and nothing in it."""
+    """For a method of the application's half: before the first save there is no store, or an empty file."""
 
     def decorate(method: F) -> F:
         @wraps(method)
@@ -39,6 +40,10 @@ def empty_if_missing(empty: Callable[[], Any]) -> Callable[[F], F]:
             try:
                 return await method(*args, **kwargs)
             except StoreNotFoundError:
+                return empty()
+            except NotAStoreError as error:
+                if not error.details.get("empty"):
+                    raise
                 return empty()
 
         return cast("F", wrapped)
@@ -66,6 +71,28 @@ class ReadingBackend(StateBackend):
 
         await self.read_facts()
         return Migration()
+
+    async def mend(self, checks: Sequence[str]) -> Sequence[Mended]:
+        """Do nothing: unless a driver says so, no finding of its checks has a `mend`."""
+        return ()
+
+    async def plan_optimization(self, *, vacuum: bool = False) -> OptimizationPlan:
+        """Return that there is nothing to do: unless a driver says so, its format has no indexes and no free room.
+
+        Raises:
+            StoreError: there is no store, or it cannot be read.
+        """
+        from flujo_lens.state.upkeep import OptimizationPlan
+
+        await self.read_facts()
+        return OptimizationPlan()
+
+    async def optimize(self, *, vacuum: bool = False, force: bool = False) -> Optimized:
+        """Do nothing: see `plan_optimization`."""
+        from flujo_lens.state.upkeep import Optimized, Space
+
+        await self.read_facts()
+        return Optimized((), Space(0, 0), Space(0, 0))
 
     async def read_extras(self, run_ids: Sequence[str], *, contexts: bool = False) -> Mapping[str, JSONObject]:
         """Return what the store keeps of these runs beyond a summary, by run id.
@@ -104,7 +131,10 @@ class ReadingBackend(StateBackend):
         metadata_filter: JSONObject | None = None,
     ) -> list[JSONObject]:
         """Return runs, newest first; a run's metadata must hold all of `metadata_filter` (objects: recursively)."""
+        check_text(pipeline_name, "pipeline_name")
         wanted = RunFilter(statuses=_one(status), pipeline=pipeline_name or None)
+        if metadata_filter is not None:
+            check_object(metadata_filter, "metadata_filter")
         if not metadata_filter:
             return await self._documents(wanted, limit, offset)
         check_page(limit, offset)
@@ -119,6 +149,7 @@ class ReadingBackend(StateBackend):
         offset: int = 0,
     ) -> list[JSONObject]:
         """Return runs, newest first. `pipeline_id` is compared with the pipeline's name as well."""
+        check_text(pipeline_id, "pipeline_id")
         wanted = RunFilter(statuses=_one(status))
         if not pipeline_id:
             return await self._documents(wanted, limit, offset)
@@ -130,7 +161,7 @@ class ReadingBackend(StateBackend):
     @empty_if_missing(lambda: None)
     async def get_run_details(self, run_id: str) -> JSONObject | None:
         """Return the metadata of a run with its ``final_context``, or None if no table knows the id."""
-        found = await self.read_summaries([run_id])
+        found = await self.read_summaries([asked_id(run_id)])
         if not found:
             return None
         extras = await self.read_extras([run_id], contexts=True)
@@ -139,7 +170,7 @@ class ReadingBackend(StateBackend):
     @empty_if_missing(list[JSONObject])
     async def list_run_steps(self, run_id: str) -> list[JSONObject]:
         """Return the executed steps of a run by index."""
-        detail = await self.read_run(run_id)
+        detail = await self.read_run(asked_id(run_id))
         if detail is None or not detail.steps:
             return []
         extras = await self.read_step_extras(run_id)
@@ -160,6 +191,7 @@ class ReadingBackend(StateBackend):
         offset: int = 0,
     ) -> list[JSONObject]:
         """Return background tasks, newest first."""
+        check_text(parent_run_id, "parent_run_id")
         wanted = RunFilter(statuses=_one(status), tasks_only=True, parent=parent_run_id)
         return await self._documents(wanted, limit, offset)
 
@@ -167,6 +199,7 @@ class ReadingBackend(StateBackend):
         self, parent_run_id: str | None = None, hours_back: float = 24
     ) -> list[JSONObject]:
         """Return background tasks that failed within the last `hours_back` hours."""
+        check_text(parent_run_id, "parent_run_id")
         since = _ago(hours_back)
         wanted = RunFilter(statuses=_one("failed"), tasks_only=True, parent=parent_run_id, active_since=since)
         return await self._documents(wanted)
@@ -188,7 +221,8 @@ class ReadingBackend(StateBackend):
         self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
     ) -> JSONObject:
         """Return counts and durations of the spans that have ended, by name."""
-        since, until = (moment_of(t) for t in time_range) if time_range else (None, None)
+        check_text(pipeline_name, "pipeline_name")
+        since, until = map(moment_of, _range(time_range)) if time_range else (None, None)
         wanted = RunFilter(pipeline=pipeline_name or None, since=since, until=until)
         return span_statistics(await self.read_span_stats(wanted))
 
@@ -196,6 +230,7 @@ class ReadingBackend(StateBackend):
     async def list_evaluations(self, limit: int = 20, run_id: str | None = None) -> list[JSONObject]:
         """Return evaluation scores, newest first."""
         check_page(limit)
+        check_text(run_id, "run_id")
         return [_evaluation_document(row) for row in await self.read_evaluations(run_id, limit)]
 
 
@@ -208,7 +243,15 @@ def moment_of(seconds: float) -> datetime:
         return end.replace(tzinfo=UTC)
 
 
+def _range(times: tuple[float, float]) -> tuple[float, float]:
+    numbers = isinstance(times, tuple | list) and len(times) == 2 and all(isinstance(t, int | float) for t in times)
+    if not numbers:
+        raise TypeError(f"time_range must be two numbers, in seconds since 1970, not {times!r}")
+    return times
+
+
 def _one(status: str | None) -> frozenset[str]:
+    check_text(status, "status")
     return frozenset({status}) if status else frozenset()
 
 

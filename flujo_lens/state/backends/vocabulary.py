@@ -12,23 +12,20 @@ texts stay as they are.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
+from flujo_lens.state.backends.arguments import check_object, check_rows, check_run_id, check_score, check_text
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.timestamps import parse_instant
 
 __all__ = [
-    "check_age",
-    "check_days",
-    "check_hours",
-    "check_page",
-    "check_run_id",
-    "check_state",
+    "cancelled",
     "end_row",
+    "evaluation_row",
     "extras_of",
+    "is_open",
     "is_stale",
     "last_update",
     "moment_before",
@@ -40,8 +37,10 @@ __all__ = [
     "time_text",
     "timed_out",
     "trace_rows",
+    "with_times",
 ]
 
+_ENDS = ("completed", "cancelled")
 _RUN_NAMES = {"start_time": "created_at", "final_context_blob": "final_context"}
 _STEP_NAMES = {
     "duration_ms": "execution_time_ms",
@@ -52,6 +51,7 @@ _STEP_NAMES = {
     "error_blob": "error",
     "error_message": "error",
 }
+_MOST_SECONDS = 2**63
 _NAMELESS = (None, "", "unknown")
 _TIMES = ("created_at", "updated_at", "start_time", "end_time")
 _RUN_DEFAULTS: JSONObject = {
@@ -63,67 +63,7 @@ _RUN_DEFAULTS: JSONObject = {
 }
 
 
-# --- what is asked for
-
-
-def check_run_id(run_id: object) -> str:
-    """`run_id` if it is a text (any text, also an empty one).
-
-    Raises:
-        ValueError: there is none.
-        TypeError: it is of another type.
-    """
-    if run_id is None:
-        raise ValueError("run_id is missing: every run, step and span belongs to a run")
-    if not isinstance(run_id, str):
-        raise TypeError(f"run_id must be a text, not {type(run_id).__name__}: {run_id!r}")
-    return run_id
-
-
-def check_state(state: object) -> None:
-    """See that a state is one to be saved: an object by field name.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if not isinstance(state, Mapping):
-        hint = "; pass its model_dump()" if hasattr(state, "model_dump") else ""
-        raise TypeError(f"a state must be a dict, not {type(state).__name__}{hint}")
-
-
-def check_page(limit: int | None, offset: int = 0) -> None:
-    """See that a page can be: no `limit` is None, one of 0 gives nothing.
-
-    Raises:
-        ValueError: one of them is negative.
-    """
-    for name, value in (("limit", limit), ("offset", offset)):
-        if value is not None and value < 0:
-            raise ValueError(f"{name} must not be negative: {value}")
-
-
-def check_age(value: float, name: str) -> float:
-    """`value` if an age can be of so many units; infinity can.
-
-    Raises:
-        ValueError: it is negative or no number (NaN).
-        TypeError: it is of another type.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, not {type(value).__name__}: {value!r}")
-    if math.isnan(value) or value < 0:
-        raise ValueError(f"{name} must be 0 or more: {value}")
-    return value
-
-
-def check_days(days_old: float) -> float:
-    """`check_age` of the argument of `cleanup_old_workflows`."""
-    return check_age(days_old, "days_old")
-
-
-def check_hours(hours: float, name: str = "stale_hours") -> float:
-    """`check_age` of a number of hours."""
-    return check_age(hours, name)
+# --- times
 
 
 def moment_before(now: datetime, *, days: float = 0, hours: float = 0) -> datetime:
@@ -132,9 +72,6 @@ def moment_before(now: datetime, *, days: float = 0, hours: float = 0) -> dateti
         return now - timedelta(days=days, hours=hours)
     except OverflowError:
         return datetime.min.replace(tzinfo=UTC)
-
-
-# --- times
 
 
 def now_text() -> str:
@@ -180,6 +117,22 @@ def is_stale(state: Mapping[str, Any], cutoff: datetime, naive: tzinfo = UTC) ->
     return saved is not None and saved < cutoff
 
 
+def with_times(state: Mapping[str, Any]) -> JSONObject:
+    """A state as it is saved: one without ``created_at`` or ``updated_at`` was made or changed just now."""
+    return {**state, **{name: now_text() for name in ("created_at", "updated_at") if not state.get(name)}}
+
+
+def is_open(state: Mapping[str, Any] | None, run: Mapping[str, Any] | None) -> bool:
+    """Whether a run could go on, by the status of its state, or of its row where it has no state."""
+    found = state if state is not None else run
+    return found is not None and found.get("status") not in _ENDS
+
+
+def cancelled(now: str) -> JSONObject:
+    """The fields of a state, and of a run, that change when it is cancelled at `now`."""
+    return {"status": "cancelled", "updated_at": now}
+
+
 def timed_out(stale_hours: float, now: str) -> JSONObject:
     """The fields of the state of a background task that is given up at `now`."""
     why = f"timed out: no sign for {stale_hours:g} hours"
@@ -201,6 +154,7 @@ def run_row(data: Mapping[str, Any]) -> JSONObject:
     Raises:
         ValueError, TypeError: as `check_run_id`.
     """
+    check_object(data, "run_data")
     check_run_id(data.get("run_id"))
     row = {**_RUN_DEFAULTS, **_renamed(data, _RUN_NAMES)}
     created = row.get("created_at") or now_text()
@@ -212,7 +166,11 @@ def end_row(data: Mapping[str, Any]) -> JSONObject:
 
     The status is ``completed`` unless another is given, ``end_time`` and ``updated_at`` are each other's or now.
     The names are those of `run_row`; the run's id, start, and what is None are no changes.
+
+    Raises:
+        TypeError: it is no dict.
     """
+    check_object(data, "end_data")
     given = _renamed(data, _RUN_NAMES)
     row = {key: value for key, value in given.items() if key not in ("run_id", "created_at")}
     ended = row.get("end_time") or row.get("updated_at") or now_text()
@@ -231,10 +189,25 @@ def step_row(data: Mapping[str, Any]) -> JSONObject:
     Raises:
         ValueError, TypeError: as `check_run_id`.
     """
+    check_object(data, "step_data")
     check_run_id(data.get("run_id"))
     row = {"step_name": "unknown", "step_index": None, "status": "completed", **_renamed(data, _STEP_NAMES)}
     created = row.get("created_at") or row.get("end_time") or row.get("start_time") or now_text()
     return {**row, "created_at": created}
+
+
+def evaluation_row(
+    run_id: str, score: float, feedback: str | None, step_name: str | None, metadata: JSONObject | None
+) -> JSONObject:
+    """The row of an evaluation, but for its time, from what `persist_evaluation` is given.
+
+    Raises:
+        ValueError, TypeError: as `check_run_id`, `check_score` and `check_text`.
+    """
+    for name, value in (("feedback", feedback), ("step_name", step_name)):
+        check_text(value, name)
+    texts = {"feedback": feedback, "step_name": step_name}
+    return {"run_id": check_run_id(run_id), "score": check_score(score), **texts, "metadata": metadata}
 
 
 def extras_of(state: Mapping[str, Any] | None, run: Mapping[str, Any] | None) -> JSONObject:
@@ -277,8 +250,13 @@ def span_row(data: Mapping[str, Any]) -> JSONObject | None:
     }
 
 
-def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[JSONObject]:
-    """The spans that have an id, each id once: of two, the later counts and takes the place of the earlier."""
+def span_rows(spans: Sequence[Mapping[str, Any]]) -> list[JSONObject]:
+    """The spans that have an id, each id once: of two, the later counts and takes the place of the earlier.
+
+    Raises:
+        TypeError: they are no list of dicts.
+    """
+    check_rows(spans, "spans")
     rows = (span_row(span) for span in spans)
     return list({row["span_id"]: row for row in rows if row is not None}.values())
 
@@ -287,7 +265,12 @@ def trace_rows(tree: Mapping[str, Any] | None) -> list[JSONObject]:
     """The spans of a trace tree (children under ``children``), parents first; nothing for an empty tree.
 
     Parents come from the tree alone. A node without an id is left out, and its children take its place.
+
+    Raises:
+        TypeError: it is no dict.
     """
+    if tree is not None:
+        check_object(tree, "a trace")
     rows: list[JSONObject] = []
     waiting: list[tuple[Any, str | None]] = [(tree, None)]
     while waiting:
@@ -304,4 +287,6 @@ def trace_rows(tree: Mapping[str, Any] | None) -> list[JSONObject]:
 
 
 def _seconds(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A time of a span: a finite number of 64 bits."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and -_MOST_SECONDS < value < _MOST_SECONDS else None

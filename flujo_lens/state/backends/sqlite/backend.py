@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import threading
+import sqlite3
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import StoreNotFoundError
-from flujo_lens.state.backends.base import JSONObject
-from flujo_lens.state.backends.sqlite.living import make_way
-from flujo_lens.state.backends.sqlite.reads import SQLiteReads
-from flujo_lens.state.backends.vocabulary import (
+from flujo_lens.state.backends.arguments import (
+    asked_id,
+    check_codec,
     check_days,
     check_hours,
+    check_key,
     check_run_id,
     check_state,
-    moment_before,
-    now_text,
-    trace_rows,
+    check_timeout,
+    check_zone,
+    findable,
+    place_of,
 )
-from flujo_lens.state.views import RunFilter
+from flujo_lens.state.backends.base import JSONObject
+from flujo_lens.state.backends.sqlite.durable import DurableRuns
+from flujo_lens.state.backends.sqlite.living import make_way
+from flujo_lens.state.backends.sqlite.pruning import PruningRuns
+from flujo_lens.state.backends.sqlite.tending import TendedStore
+from flujo_lens.state.backends.vocabulary import evaluation_row, moment_before, now_text, trace_rows
 
 if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
     from flujo_lens.state.backends.sqlite.maintenance import Old
     from flujo_lens.state.backends.sqlite.writing import Writer
-    from flujo_lens.state.upkeep import Finding, Migration, MigrationPlan
 
 __all__ = ["SQLiteBackend", "path_of_uri"]
 
@@ -45,11 +50,20 @@ def path_of_uri(uri: str) -> Path:
     return Path(rest.partition("?")[0])
 
 
-class SQLiteBackend(SQLiteReads):
+def _level(synchronous: object) -> str:
+    if not isinstance(synchronous, str):
+        raise TypeError(f"synchronous must be NORMAL or FULL, not {type(synchronous).__name__}: {synchronous!r}")
+    if synchronous.upper() not in _SYNCHRONOUS:
+        raise ValueError(f"synchronous must be NORMAL or FULL, not {synchronous!r}")
+    return synchronous.upper()
+
+
+class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
     """Keeps states in one SQLite file, in the format of the library's version 0.6.11; reads older ones too.
 
-    Reading never writes. Writing opens the file at the first write; if there is none it makes one, in WAL mode, with
-    the folders above it.
+    Reading never writes. Writing opens the file at the first write; if there is none, or an empty one, it makes
+    one, in WAL mode, with the folders above it. What is acknowledged is in the file that is at the path then: where
+    it was renamed, removed or replaced meanwhile, what is there now is opened (or made).
     Every writing call is one transaction (but `cleanup_old_workflows`: one for 100 runs). What is saved when the
     process dies is whole, and all of it that was acknowledged is there: see `synchronous`. A call that is
     cancelled did it all or nothing, and is over when it raises; the backend can be used on.
@@ -61,7 +75,7 @@ class SQLiteBackend(SQLiteReads):
     other process has it open (see `migrations`). Deletions and `cleanup_stale_background_tasks` never need it.
 
     Args:
-        db_path: The database file.
+        db_path: The database file; ``~`` is the home folder.
         timeout: Seconds to wait for a lock.
         zone: How naive local times of old stores are read; None to find out from the store.
         serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
@@ -72,7 +86,7 @@ class SQLiteBackend(SQLiteReads):
     Raises (from any method):
         BusyError: locked for longer than `timeout`; nothing was changed.
         OperationFailedError: the disk is full, or the like; nothing was changed.
-        StoreError: the file is missing (when reading), no store, damaged, or of a schema not written to.
+        StoreError: the file is missing (when operators read), no store, damaged, or of a schema not written to.
         ValueError, TypeError: a run id that is none.
     """
 
@@ -88,16 +102,16 @@ class SQLiteBackend(SQLiteReads):
         synchronous: str = "NORMAL",
         migrate: bool = True,
     ) -> None:
-        if synchronous.upper() not in _SYNCHRONOUS:
-            raise ValueError(f"synchronous must be NORMAL or FULL, not {synchronous!r}")
-        self._synchronous, self._migrate = synchronous.upper(), migrate
+        check_codec(serializer_default, envelope, validate)
+        check_zone(zone)
+        self._synchronous, self._migrate = _level(synchronous), migrate
 
         def make_codec() -> StateCodec:
             from flujo_lens.serialization.codec import StateCodec
 
             return StateCodec(serializer_default, envelope=envelope, validate=validate)
 
-        super().__init__(Path(db_path), timeout, zone, make_codec, bool(validate))
+        super().__init__(place_of(db_path, type(self)), check_timeout(timeout), zone, make_codec, bool(validate))
 
     @classmethod
     def from_uri(
@@ -118,15 +132,8 @@ class SQLiteBackend(SQLiteReads):
     def _writer(self) -> Writer:
         from flujo_lens.state.backends.sqlite.writing import Writer
 
-        path, alone = self._reader.path, self._without_reading
+        path, alone = self._reader.given, self._without_reading
         return Writer(path, self._timeout, self._synchronous, self._migrate, alone, make_way)
-
-    async def _without_reading(self, work: Callable[[threading.Event], None]) -> None:
-        def alone() -> None:
-            self._reader.close()
-            work(self._worker.stopped)
-
-        await self._worker.run(alone)
 
     def _begin(self) -> None:
         super()._begin()
@@ -156,8 +163,8 @@ class SQLiteBackend(SQLiteReads):
         """Delete the state of a run; history stays. A file that is not there is not made."""
         from flujo_lens.state.backends.sqlite.maintenance import delete_state
 
-        check_run_id(run_id)
-        await self._writer.write(lambda db: delete_state(db, self.path, run_id), creates=False)
+        sought = findable(asked_id(run_id))
+        await self._writer.write(lambda db: delete_state(db, self.path, sought), creates=False)
 
     # --- history
 
@@ -215,7 +222,7 @@ class SQLiteBackend(SQLiteReads):
         """Add an evaluation."""
         from flujo_lens.state.backends.sqlite import records, saving
 
-        row = {"run_id": run_id, "score": score, "feedback": feedback, "step_name": step_name, "metadata": metadata}
+        row = evaluation_row(run_id, score, feedback, step_name, metadata)
         values = records.evaluation_values(self._codec, row)
         await self._writer.write(lambda db: saving.add_evaluation(db, values), "evaluations")
 
@@ -223,6 +230,7 @@ class SQLiteBackend(SQLiteReads):
         """Set a global key."""
         from flujo_lens.state.backends.sqlite import saving
 
+        check_key(key)
         text = self._codec.column("", "metadata", value)
         values = (key, "null" if text is None else text, now_text())
         await self._writer.write(lambda db: saving.set_system_state(db, values), "system_state")
@@ -233,8 +241,8 @@ class SQLiteBackend(SQLiteReads):
         """Delete a run from every table. A file that is not there is not made."""
         from flujo_lens.state.backends.sqlite.maintenance import delete_run
 
-        check_run_id(run_id)
-        await self._writer.write(lambda db: delete_run(db, self.path, run_id), creates=False)
+        sought = findable(asked_id(run_id))
+        await self._writer.write(lambda db: delete_run(db, self.path, sought), creates=False)
 
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
         """Delete whole runs last updated more than `days_old` days ago, 100 a transaction; return how many.
@@ -254,47 +262,33 @@ class SQLiteBackend(SQLiteReads):
 
         return sum([await delete(part) for part in old.parts(_RUNS_A_TRANSACTION)])
 
+    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+        """Mark runs as cancelled, all in one transaction; on tables of any version."""
+        from flujo_lens.state.backends.sqlite.maintenance import cancel
+
+        wanted = [findable(asked_id(run_id)) for run_id in run_ids]
+
+        def work(db: sqlite3.Connection) -> list[str]:
+            return cancel(db, self.path, wanted, now_text(), force)
+
+        return await self._writer.write(work, creates=False) or []
+
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
         """Mark background tasks that run, without a save for `stale_hours`, as failed; return how many."""
-        from flujo_lens.state.backends.sqlite.maintenance import fail_stale
-
         now = datetime.now(UTC)
         cutoff = moment_before(now, hours=check_hours(stale_hours))
-        found = await self._writer.write(
-            lambda db: fail_stale(db, self.path, cutoff, stale_hours, now.isoformat(), self._zone), creates=False
-        )
-        return found or 0
+        return len(await self._fail_stale(cutoff, stale_hours, now))
 
-    async def plan_migration(self, now: datetime) -> MigrationPlan:
-        """Return what `migrate` would do at `now`; its backup goes beside the file."""
-        from flujo_lens.state.backends.sqlite.backup import plan_migration
+    async def fail_stale_tasks(self, run_ids: Sequence[str], cutoff: datetime, hours: float) -> Sequence[str]:
+        """Mark those of these background tasks that are without a save since `cutoff`; all in one transaction."""
+        return await self._fail_stale(cutoff, check_hours(hours, "hours"), datetime.now(UTC), run_ids)
 
-        return await self._read(lambda session: plan_migration(session.connection, self._reader.path, now))
+    async def _fail_stale(
+        self, cutoff: datetime, hours: float, now: datetime, among: Sequence[str] | None = None
+    ) -> list[str]:
+        from flujo_lens.state.backends.sqlite.maintenance import fail_stale
 
-    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
-        """Bring the file to the newest schema, in one transaction, after a copy of it.
+        def work(db: sqlite3.Connection) -> list[str]:
+            return fail_stale(db, self.path, cutoff, hours, now.isoformat(), self._zone, among)
 
-        It takes the file for itself. What this process has open is closed; that of another is a BusyError.
-        """
-        from flujo_lens.state.backends.sqlite.backup import migrate_safely
-
-        path, timeout = self._reader.path, self._timeout
-        done: list[Migration] = []
-
-        def work(stopped: threading.Event) -> None:
-            done.append(migrate_safely(path, timeout, now, backup=backup, stopped=stopped))
-
-        if "_writer" in vars(self):
-            await self._writer.close()
-        make_way(path)
-        await self._without_reading(work)
-        return done[0]
-
-    async def check_up(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
-        """Look for what is wrong; unless `full`, the pages of a large file for a few seconds, and values by samples."""
-        from flujo_lens.state.backends.sqlite.checkup import check_up
-        from flujo_lens.state.upkeep import silent_finding
-
-        silent = await self.count_runs(RunFilter(statuses=frozenset({"running"}), active_until=now - silent_after))
-        found = await self._read(lambda session: check_up(session, self._reader.path, full=full))
-        return (*found, silent_finding(silent, silent_after))
+        return await self._writer.write(work, creates=False) or []

@@ -25,7 +25,7 @@ from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy
 from flujo_lens.state.backends.sqlite.patience import SLICE, patiently, translate_write
 from flujo_lens.state.upkeep import Migration, MigrationPlan
 
-__all__ = ["back_up", "backup_path", "check_room", "migrate_safely", "plan_migration"]
+__all__ = ["alone", "back_up", "backup_path", "check_room", "migrate_safely", "plan_migration"]
 
 _PAGES_AT_ONCE = 2_000
 """Between two such parts a backup that nobody wants any more ends."""
@@ -91,7 +91,7 @@ def migrate_safely(
     made: Path | None = None
     check_is_sqlite(path)
     try:
-        with _alone(path, deadline, stopped) as db:
+        with alone(path, deadline, stopped) as db:
             plan = plan_migration(db, path, now)
             if plan.backup is None:
                 return Migration()
@@ -149,8 +149,14 @@ def _copy(db: sqlite3.Connection, target: Path, stopped: threading.Event) -> Non
 
 
 @contextmanager
-def _alone(path: Path, deadline: float, stopped: threading.Event) -> Iterator[sqlite3.Connection]:
-    """A connection that nobody else can use the file beside."""
+def alone(path: Path, deadline: float, stopped: threading.Event) -> Iterator[sqlite3.Connection]:
+    """A connection that nobody else can use the file beside; raises SQLite's error where somebody does.
+
+    Args:
+        path: The database file. No connection of this process may have it open.
+        deadline: Until when others are waited for, in seconds of the monotonic clock.
+        stopped: Ends the waiting when it is set.
+    """
     db = patiently(lambda: _open_alone(path), deadline, stopped)
     with closing(db):
         yield db

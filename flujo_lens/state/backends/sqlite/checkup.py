@@ -14,7 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from flujo_lens.state.backends.sqlite.ddl import INDEXES, create_index
+from flujo_lens.state.backends.sqlite.fixes import missing_indexes
+from flujo_lens.state.backends.sqlite.marks import unfinished_ids
 from flujo_lens.state.backends.sqlite.migrations import read_layout
 from flujo_lens.state.backends.sqlite.opening import is_busy
 from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION, Shape
@@ -62,6 +63,7 @@ def check_up(session: Session, path: Path, *, full: bool = False) -> list[Findin
     checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("integrity", lambda: _integrity(session, full)),
         ("schema", lambda: _schema(session, path)),
+        ("unfinished deletions", lambda: _unfinished(session)),
         *((f"orphans in {table}", partial(_orphans, session, table)) for table in _children(session.shape)),
         ("statuses that disagree", lambda: _disagreements(session)),
         ("unreadable values", lambda: _unreadable(session, full)),
@@ -158,7 +160,7 @@ def _free_pages(session: Session) -> Finding:
         return Finding("free pages", True, 0, "none")
     share = 100 * free / pages
     detail = f"{share:.0f} % of the file ({free * size:,} bytes) are free: the next runs use them, the disk does not"
-    fix = "`sqlite3 FILE VACUUM` gives them back, while nothing else uses the file" if share >= 25 else None
+    fix = "lens optimize --vacuum gives them back, while nothing else uses the file" if share >= 25 else None
     return Finding("free pages", True, free, detail, fix)
 
 
@@ -170,18 +172,20 @@ def _wal(path: Path) -> Finding:
     if size < LARGE_WAL:
         return Finding("WAL", True, size, f"{size:,} bytes are not in the file yet, which is harmless")
     detail = f"{size:,} bytes: a reader that never ends, or a dead writer, keeps them from going into the file"
-    return Finding("WAL", False, size, detail, "close what has the store open; the last to close folds it in")
+    fix = "lens doctor --fix folds in what nobody reads from; for the rest, close what has the store open"
+    return Finding("WAL", False, size, detail, fix, "fold the WAL into the file")
 
 
 def _indexes(session: Session, path: Path) -> Finding:
     older = session.shape.version > KNOWN_VERSION or read_layout(session.connection, path).is_older
-    there = [name for name, where in INDEXES.items() if session.shape.has(*where)]
-    missing = [name for name in there if not session.shape.indexed(*INDEXES[name])]
+    missing = missing_indexes(session.shape)
     if not missing:
         return Finding("indexes", True, 0, "all are there")
-    detail = f"{', '.join(missing)} missing: lists and clean-ups take longer"
-    fix = "lens migrate makes them" if older else f"with sqlite3: {'; '.join(map(create_index, missing))}"
-    return Finding("indexes", older, len(missing), detail, fix)
+    names = ", ".join(missing)
+    detail = f"{names} missing: lists and clean-ups take longer"
+    if older:
+        return Finding("indexes", True, len(missing), detail, "lens migrate makes them")
+    return Finding("indexes", False, len(missing), detail, "lens doctor --fix makes them", f"make {names}")
 
 
 def _locks(path: Path) -> Finding:
@@ -222,6 +226,14 @@ def _children(shape: Shape) -> list[str]:
     return [table for table in tables if shape.has(table, "run_id")]
 
 
+def _unfinished(session: Session) -> Finding:
+    count = len(unfinished_ids(session))
+    if not count:
+        return Finding("unfinished deletions", True, 0, "none was interrupted")
+    detail = "runs of which a part is deleted: whoever deleted them died, and the rest waits for the next clean-up"
+    return Finding("unfinished deletions", False, count, detail, "the next lens prune finishes them")
+
+
 def _orphans(session: Session, table: str) -> Finding:
     known = [name for name in ("runs", "workflow_state") if session.shape.has(name, "run_id")]
     nowhere = " AND ".join(f"NOT EXISTS (SELECT 1 FROM {name} k WHERE k.run_id = c.run_id)" for name in known)
@@ -231,7 +243,7 @@ def _orphans(session: Session, table: str) -> Finding:
         return Finding(name, True, 0, "every row has its run")
     some = session.value(f"SELECT run_id FROM {table} c WHERE {nowhere} LIMIT 1")
     detail = f"rows of runs that neither runs nor workflow_state know, such as {some!s}: left by a deletion in part"
-    return Finding(name, False, rows, detail, "harmless but for their room; `lens show RUN` shows what there is of one")
+    return Finding(name, False, rows, detail, "lens prune --orphans deletes them; lens show RUN shows one")
 
 
 def _disagreements(session: Session) -> Finding:
@@ -268,7 +280,7 @@ def _unreadable(session: Session, full: bool) -> Finding:
         return Finding("unreadable values", True, 0, f"every value parses in {seen}")
     told = ", ".join(f"{count} in {where}" for where, count in counts.items())
     detail = f"{told} are no JSON, in {seen}: such a run cannot go on"
-    fix = "`lens list --status unreadable` and `lens show RUN` tell the runs; restore them from a backup"
+    fix = "`lens list --all` names the runs on stderr, `lens show RUN` what is left; restore them from a backup"
     return Finding("unreadable values", False, sum(counts.values()), detail, fix)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from flujo_lens.errors import SealedStateError
+from flujo_lens.state.backends.leaving_out import readable
 from flujo_lens.state.backends.sqlite import queries
-from flujo_lens.state.backends.sqlite.loading import Opener
+from flujo_lens.state.backends.sqlite.loading import Opener, open_blobs
 from flujo_lens.state.backends.sqlite.session import Session, as_text, page_ids
 from flujo_lens.state.interpret import BAD, RawRun, as_int, as_number, decode, pause_of, steps_of
 from flujo_lens.state.timestamps import parse_instant
@@ -22,17 +24,32 @@ _SEALED = "<sealed>"
 
 
 def states(session: Session, status: str | None, value: Opener) -> list[dict[str, Any]]:
-    """All saved documents (of one status), the last saved first; times stay texts."""
+    """All saved documents (of one status) that can be read, the last saved first; times stay texts."""
     where = "WHERE status = ? ORDER BY rowid DESC" if status is not None else "ORDER BY rowid DESC"
-    return _state_rows(session, where, (status,) if status is not None else (), value)
+    found = []
+    for row in _state_rows(session, where, (status,) if status is not None else ()):
+        run_id = as_text(row.get("run_id"))
+        state = readable(run_id, partial(_opened, row, value, run_id))
+        if state is not None:
+            found.append(state)
+    return found
 
 
-def _state_rows(session: Session, where: str, values: tuple[Any, ...], value: Opener) -> list[dict[str, Any]]:
+def _opened(row: dict[str, Any], value: Opener, run_id: str) -> dict[str, Any]:
+    open_blobs(row, value, run_id)
+    return row
+
+
+def _state_rows(session: Session, where: str, values: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     if not session.shape.has("workflow_state"):
-        return []
+        return
     cursor = session.rows(f"SELECT * FROM workflow_state {where}", values)
     names = [column[0] for column in cursor.description]
-    return [_decoded(dict(zip(names, row, strict=True)), value) for row in cursor]
+    for row in cursor:
+        state = dict(zip(names, row, strict=True))
+        if "is_background_task" in state:
+            state["is_background_task"] = bool(state["is_background_task"])
+        yield state
 
 
 def _lenient(value: Opener) -> Opener:
@@ -52,8 +69,6 @@ def _decoded(state: dict[str, Any], value: Opener) -> dict[str, Any]:
     for name in _STATE_BLOBS:
         if name in state:
             state[name] = value(run_id, name, state[name])
-    if "is_background_task" in state:
-        state["is_background_task"] = bool(state["is_background_task"])
     return state
 
 
@@ -65,8 +80,8 @@ def read_run(session: Session, run_id: str, value: Opener) -> RunDetail | None:
     raw = RawRun(*row) if row else None
     if raw is None or not (raw.has_state or raw.has_run):
         return None
-    found = _state_rows(session, "WHERE run_id = ?", (run_id,), value)
-    state = found[0] if found else None
+    found = next(_state_rows(session, "WHERE run_id = ?", (run_id,)), None)
+    state = None if found is None else _decoded(found, value)
     if state is not None:
         context = state.get("pipeline_context")
         raw.put("context", context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -42,8 +43,12 @@ class Living:
 living = Living()
 
 
-def make_way(path: Path) -> None:
-    """Have every connection of this process that reads the file as `Reader.give_way` says closed, in its turn."""
-    for reads in living.all():
-        if reads._reader.path == path:
-            reads._worker.post(reads._reader.give_way)
+def make_way(path: Path, seconds: float = 0.0) -> bool:
+    """Have every connection of this process that reads the file as `Reader.give_way` says closed, in its turn.
+
+    Returns:
+        Whether all of them are, after waiting for so many seconds at most.
+    """
+    turns = [reads._worker.post(reads._reader.give_way) for reads in living.all() if reads._reader.path == path]
+    end = time.monotonic() + seconds
+    return all(turn.wait(max(0.0, end - time.monotonic())) for turn in turns if turn is not None)

@@ -1,4 +1,4 @@
-"""Deleting runs, and giving up dead background tasks: on tables of any version, as they are.
+"""Deleting runs, cancelling them, and giving up dead background tasks: on tables of any version, as they are.
 
 Each function but `old_runs` is called inside a transaction of the writer.
 """
@@ -12,13 +12,14 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import NamedTuple
 
-from flujo_lens.state.backends.sqlite import queries
+from flujo_lens.state.backends.sqlite import claims, queries
+from flujo_lens.state.backends.sqlite.own import hanging
 from flujo_lens.state.backends.sqlite.schema import TABLES, Shape, read_shape
 from flujo_lens.state.backends.sqlite.session import Session, as_text, open_session
-from flujo_lens.state.backends.vocabulary import is_stale, last_update, timed_out
+from flujo_lens.state.backends.vocabulary import cancelled, is_open, is_stale, last_update, timed_out
 from flujo_lens.state.interpret import RawRun, decode
 
-__all__ = ["Old", "delete_old", "delete_run", "delete_state", "fail_stale", "old_runs"]
+__all__ = ["Old", "cancel", "delete_old", "delete_run", "delete_state", "fail_stale", "old_runs"]
 
 _CHILDREN_FIRST = tuple(table for table in (*TABLES[2:], *TABLES[:2]) if table != "system_state")
 _THIS_RUN = "run_id IN (:run, CAST(:run AS BLOB))"
@@ -62,18 +63,19 @@ def delete_old(db: sqlite3.Connection, path: Path, old: Old) -> int:
     session = Session(db, read_shape(db, path), old.zone, old.zone_is_set)
     sql = queries.by_ids(session.shape, "SELECT value FROM json_each(?)", details=False)
     found = _old_ones(session, session.rows(sql, (json.dumps(old.run_ids),)), old.cutoff)
-    for table in _tables(session.shape):
+    for table in _tables(db, session.shape):
         db.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT value FROM json_each(?))", (json.dumps(found),))
     return len(found)
 
 
-def _tables(shape: Shape) -> list[str]:
-    return [table for table in _CHILDREN_FIRST if shape.has(table, "run_id")]
+def _tables(db: sqlite3.Connection, shape: Shape) -> list[str]:
+    """The tables that have rows of one run, the library's and ours."""
+    return [*hanging(db), *(table for table in _CHILDREN_FIRST if shape.has(table, "run_id"))]
 
 
 def delete_run(db: sqlite3.Connection, path: Path, run_id: str) -> None:
     """Delete a run from every table."""
-    for table in _tables(read_shape(db, path)):
+    for table in _tables(db, read_shape(db, path)):
         db.execute(f"DELETE FROM {table} WHERE {_THIS_RUN}", {"run": run_id})
 
 
@@ -83,22 +85,54 @@ def delete_state(db: sqlite3.Connection, path: Path, run_id: str) -> None:
         db.execute(f"DELETE FROM workflow_state WHERE {_THIS_RUN}", {"run": run_id})
 
 
+def cancel(db: sqlite3.Connection, path: Path, run_ids: Sequence[str], now: str, force: bool) -> list[str]:
+    """Mark those of the runs cancelled that could go on and, without `force`, that nobody holds; return their ids."""
+    shape = read_shape(db, path)
+    return [run_id for run_id in dict.fromkeys(run_ids) if _cancel(db, shape, run_id, now, force)]
+
+
+def _cancel(db: sqlite3.Connection, shape: Shape, run_id: str, now: str, force: bool) -> bool:
+    tables = [table for table in ("workflow_state", "runs") if shape.has(table, "run_id", "status")]
+    stored = {table: _status(db, table, run_id) for table in tables}
+    state, run = stored.get("workflow_state"), stored.get("runs")
+    if not is_open(state, run) or not claims.take_away(db, run_id, force):
+        return False
+    for table in (table for table in tables if stored[table] is not None):
+        fields = {name: value for name, value in cancelled(now).items() if shape.has(table, name)}
+        sets = ", ".join(f"{name} = :{name}" for name in fields)
+        db.execute(f"UPDATE {table} SET {sets} WHERE {_THIS_RUN}", {**fields, "run": run_id})
+    return True
+
+
+def _status(db: sqlite3.Connection, table: str, run_id: str) -> dict[str, object] | None:
+    row = db.execute(f"SELECT status FROM {table} WHERE {_THIS_RUN}", {"run": run_id}).fetchone()
+    return None if row is None else {"status": row[0]}
+
+
 def fail_stale(
-    db: sqlite3.Connection, path: Path, cutoff: datetime, hours: float, now: str, zone: tzinfo | None
-) -> int:
-    """Mark the background tasks that run, and gave no sign since `cutoff`, as failed; return how many."""
+    db: sqlite3.Connection,
+    path: Path,
+    cutoff: datetime,
+    hours: float,
+    now: str,
+    zone: tzinfo | None,
+    among: Sequence[str] | None = None,
+) -> list[str]:
+    """Mark the background tasks (of `among`) that run, and gave no sign since `cutoff`, as failed; return their ids."""
     session = open_session(db, path, zone)
     if not session.shape.has("workflow_state"):
-        return 0
+        return []
     names = ("status", "is_background_task", "metadata", "updated_at")
     columns = ", ".join(session.shape.col("workflow_state", "s", name) for name in names)
-    rows = session.rows(f"SELECT s.rowid, {columns} FROM workflow_state s WHERE s.status = 'running'").fetchall()
-    stale = []
-    for rowid, *values in rows:
+    rows = session.rows(f"SELECT s.rowid, s.run_id, {columns} FROM workflow_state s WHERE s.status = 'running'")
+    wanted = None if among is None else set(among)
+    stale: dict[str, int] = {}
+    for rowid, run_id, *values in rows.fetchall():
         state = dict(zip(names, values, strict=True)) | {"metadata": decode(values[2])}
-        if is_stale(state, cutoff, session.zone):
-            stale.append(rowid)
+        if (wanted is None or as_text(run_id) in wanted) and is_stale(state, cutoff, session.zone):
+            stale[as_text(run_id)] = rowid
     fields = {k: v for k, v in timed_out(hours, now).items() if session.shape.has("workflow_state", k)}
     sets = ", ".join(f"{name} = ?" for name in fields)
-    db.executemany(f"UPDATE workflow_state SET {sets} WHERE rowid = ?", [(*fields.values(), rowid) for rowid in stale])
-    return len(stale)
+    changes = [(*fields.values(), rowid) for rowid in stale.values()]
+    db.executemany(f"UPDATE workflow_state SET {sets} WHERE rowid = ?", changes)
+    return list(stale) if among is None else [run_id for run_id in dict.fromkeys(among) if run_id in stale]

@@ -14,11 +14,11 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from flujo_lens.errors import SchemaError
@@ -27,7 +27,7 @@ from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy
 from flujo_lens.state.backends.sqlite.patience import SLICE, patiently, translate_write
 from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION, read_shape
 
-__all__ = ["Layout", "migrate", "plan", "read_layout"]
+__all__ = ["Layout", "migrate", "moved", "nothing", "plan", "read_layout"]
 
 _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "runs": {"created_at": ("start_time", "created_at"), "updated_at": ("updated_at", "end_time")},
@@ -47,8 +47,32 @@ _MOVED = {"runs": {"start_time"}, "steps": {"output_blob", "cost", "tokens", "du
 _OLD_MUSTS = {"runs": {"start_time"}, "steps": {"start_time", "step_run_id"}}
 """Columns without a place in the new schema that old tables must be given."""
 
-_STANDS_FOR_NOTHING = {"pipeline_id": "'unknown'", "status": "'running'"}
+_STANDS_FOR_NOTHING = {"pipeline_id": "unknown", "status": "running"}
 _STATUS_CHECK = re.compile(r"\bCHECK\s*\(\s*\"?status\"?\s+IN\b", re.IGNORECASE)
+
+
+V = TypeVar("V")
+
+
+def moved(table: str, row: Mapping[str, V], is_set: Callable[[V], bool]) -> dict[str, V]:
+    """The values of a row of an old table by the columns where `migrate` puts them; what has no place stays.
+
+    Args:
+        table: The table.
+        row: Its values by column.
+        is_set: Whether a value is more than NULL or empty.
+    """
+    found = {column: value for column, value in row.items() if column not in _MOVED.get(table, ())}
+    for column, sources in _SOURCES.get(table, {}).items():
+        value = next((row[source] for source in sources if source in row and is_set(row[source])), None)
+        if value is not None:
+            found[column] = value
+    return found
+
+
+def nothing(column: str, declared: str) -> str | int:
+    """What stands for nothing in a column that must have a value."""
+    return _STANDS_FOR_NOTHING.get(column, "" if declared.upper().startswith("TEXT") else 0)
 
 
 class _Column(NamedTuple):
@@ -121,7 +145,8 @@ class _Table:
         parts = [f'"{sources[0]}"'] if len(sources) == 1 else [f"NULLIF(\"{source}\", '')" for source in sources]
         declared = self.wanted[column]
         if "NOT NULL" in declared and "DEFAULT" not in declared:
-            parts.append(_STANDS_FOR_NOTHING.get(column, "''" if declared.startswith("TEXT") else "0"))
+            stands = nothing(column, declared)
+            parts.append(f"'{stands}'" if isinstance(stands, str) else str(stands))
         return None if not parts else parts[0] if len(parts) == 1 else f"COALESCE({', '.join(parts)})"
 
 

@@ -30,6 +30,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from flujo_lens.errors import (
+    NAME_ANOTHER,
     BusyError,
     CorruptStoreError,
     InternalError,
@@ -40,13 +41,20 @@ from flujo_lens.errors import (
     StoreNotFoundError,
     UnreachableStoreError,
 )
+from flujo_lens.state.backends.sqlite.engine_errors import ENGINE_ERRORS
 
-__all__ = ["Reader", "Way", "check_is_sqlite", "is_busy", "translate"]
+__all__ = ["WHO_MAY_WRITE", "Identity", "Reader", "Way", "check_is_sqlite", "identity", "is_busy", "translate"]
 
 T = TypeVar("T")
 Stamp = tuple[int, ...]
+Identity = tuple[int, int]
+WHO_MAY_WRITE = "the file, and the folder it is in, must be writable: write as the user that owns them"
+_MAY_I_READ = "read as a user who may read the file and its folder; `lens doctor` if it is there and readable"
 _MAGIC = b"SQLite format 3\x00"
 _WRITE_VERSION = 18
+_WAL_HEADER = 32
+"""Bytes of a ``-wal`` that has no page in it: killed at that point. SQLite itself tries for 10 s to read such a one."""
+
 _MOST_KEPT = 64
 _LOCK_WAIT = 0.1
 """Seconds that SQLite waits for a lock at a time: while it does, it cannot be interrupted."""
@@ -80,7 +88,7 @@ def check_is_sqlite(path: Path) -> bytes:
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise NotAStoreError(f"{path} is no regular file, so it is no SQLite store", path=str(path))
+            raise _not_a_store(path, "is no regular file, so it is no SQLite store")
         header = _header(path)
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFoundError(
@@ -88,12 +96,17 @@ def check_is_sqlite(path: Path) -> bytes:
             path=str(path),
         ) from None  # fmt: skip
     except OSError as error:
-        raise UnreachableStoreError(f"cannot read {path}: {error.strerror or error}", path=str(path)) from error
+        reason = error.strerror or error
+        raise UnreachableStoreError(f"cannot read {path}: {reason}", hint=_MAY_I_READ, path=str(path)) from error
     if not header:
-        raise NotAStoreError(f"{path} is an empty file, so it is no state store", path=str(path))
+        raise _not_a_store(path, "is an empty file, so it is no state store: the first save makes one of it", True)
     if not header.startswith(_MAGIC):
-        raise NotAStoreError(f"{path} is no SQLite database, so it is no state store", path=str(path))
+        raise _not_a_store(path, "is no SQLite database, so it is no state store")
     return header
+
+
+def _not_a_store(path: Path, why: str, is_empty: bool | None = None) -> NotAStoreError:
+    return NotAStoreError(f"{path} {why}", hint=NAME_ANOTHER, path=str(path), empty=is_empty)
 
 
 def _header(path: Path) -> bytes:
@@ -114,24 +127,33 @@ def _way(path: Path, header: bytes) -> Way:
     if len(header) > _WRITE_VERSION and header[_WRITE_VERSION] == 1:
         return Way.ROLLBACK
     wal, shm = (os.path.exists(f"{path}-{end}") for end in ("wal", "shm"))
-    if wal and shm:
+    if wal and shm and _stamp_of(f"{path}-wal")[0] != _WAL_HEADER:
         return Way.LIVE
     return Way.LEFT if _has_wal(path) else Way.CLEAN
 
 
 def _has_wal(path: Path) -> bool:
     """Whether a ``-wal`` lies beside the file that has anything in it. (SQLite would delete an empty one.)"""
-    return _stamp_of(f"{path}-wal")[0] > 0
+    return _stamp_of(f"{path}-wal")[0] > _WAL_HEADER
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def identity(path: Path | str) -> Identity | None:
+    """What tells a file from every other, whatever its name is: device and inode; None if nothing is there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
+def is_busy(error: Exception) -> bool:
     """Whether somebody else holds a lock."""
     name = getattr(error, "sqlite_errorname", "") or ""
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
-def translate(error: sqlite3.Error, path: Path) -> LensError:
-    """The error of this package for one of SQLite's; the caller raises it ``from`` the original."""
+def translate(error: Exception, path: Path) -> LensError:
+    """The error of this package for one of `ENGINE_ERRORS`; the caller raises it ``from`` the original."""
     name = getattr(error, "sqlite_errorname", "") or ""
     where = str(path)
     if is_busy(error):
@@ -141,19 +163,21 @@ def translate(error: sqlite3.Error, path: Path) -> LensError:
             path=where,
         )
     if name.startswith("SQLITE_READONLY_ROLLBACK"):
-        return UnreachableStoreError(f"cannot read {path}: {_UNFINISHED}", path=where)
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        hint = "start the application that writes it, or open it once with the sqlite3 shell"
+        return UnreachableStoreError(f"cannot read {path}: {_UNFINISHED}", hint=hint, path=where)
+    if isinstance(error, UnicodeDecodeError) or name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_TOOBIG")):
+        words = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else error
         return CorruptStoreError(
-            f"{path} is damaged: {error}",
+            f"{path} is damaged: {words}",
             hint=f"copy the file first; then `sqlite3 {path} .recover` saves what can be read",
             path=where,
         )
     if name.startswith("SQLITE_READONLY"):
-        return ReadOnlyStoreError(f"{path} is read-only: {error}", path=where)
+        return ReadOnlyStoreError(f"{path} is read-only: {error}", hint=WHO_MAY_WRITE, path=where)
     if name.startswith("SQLITE_CONSTRAINT"):
         return OperationFailedError(f"{path} does not take it: {error}", path=where)
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR", "SQLITE_AUTH", "SQLITE_FULL")):
-        return UnreachableStoreError(f"cannot read {path}: {error}", path=where)
+        return UnreachableStoreError(f"cannot read {path}: {error}", hint=_MAY_I_READ, path=where)
     return InternalError(f"SQLite says of {path}: {error}", path=where)
 
 
@@ -177,12 +201,14 @@ class Reader:
     """
 
     def __init__(self, path: Path, timeout: float, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        self.given = Path(os.path.abspath(path))
         self.path = Path(os.path.realpath(path))
         self.timeout = timeout
         self._prepare = prepare
         self._connection: sqlite3.Connection | None = None
         self._way = Way.ROLLBACK
         self._stamp: Stamp | None = None
+        self._file: Identity | None = None
         self._shm_is_useless = False
         self._stopped = False
 
@@ -202,7 +228,7 @@ class Reader:
                 result = self._in_snapshot(work)
                 if self.unchanged():
                     return result
-            except sqlite3.Error as error:
+            except ENGINE_ERRORS as error:
                 waits = is_busy(error) and not self._stopped and time.monotonic() < deadline
                 if not waits and self.is_final(error):
                     raise translate(error, self.path) from error
@@ -224,7 +250,7 @@ class Reader:
                 connection = self.connection()
                 connection.execute("BEGIN")
                 connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-            except sqlite3.Error as error:
+            except ENGINE_ERRORS as error:
                 waits = is_busy(error) and not self._stopped and time.monotonic() < deadline
                 final = not waits and self.is_final(error)
                 self.close()
@@ -250,7 +276,9 @@ class Reader:
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
+        self.path = Path(os.path.realpath(self.given))
         header = check_is_sqlite(self.path)
+        self._file = identity(self.path)
         way = _way(self.path, header)
         self._way = Way.LEFT if way is Way.LIVE and self._shm_is_useless else way
         self._stamp = None if self._way.locks else self._stat()
@@ -267,11 +295,11 @@ class Reader:
             raise
         return connection
 
-    def is_final(self, error: sqlite3.Error) -> bool:
+    def is_final(self, error: Exception) -> bool:
         """Whether a new connection would fail with the same error."""
         return self.unchanged() and not self._may_open_otherwise(error)
 
-    def _may_open_otherwise(self, error: sqlite3.Error) -> bool:
+    def _may_open_otherwise(self, error: Exception) -> bool:
         """After a failure to use ``-wal`` and ``-shm``: they may be gone by now, or the ``-shm`` is useless."""
         name = getattr(error, "sqlite_errorname", "") or ""
         first = not self._shm_is_useless
@@ -285,8 +313,12 @@ class Reader:
         return self._stamp is None or self._stamp == self._stat()
 
     def _current(self) -> bool:
-        """Whether a new read by the open connection would see the newest that was written."""
-        return self.unchanged() and not (self._way is Way.CLEAN and _has_wal(self.path))
+        """Whether a new read by the open connection would see the newest that was written to what is at the path."""
+        return (
+            identity(self.given) == self._file
+            and self.unchanged()
+            and not (self._way is Way.CLEAN and _has_wal(self.path))
+        )
 
     def _stat(self) -> Stamp:
         return _stamp_of(self.path) + (_stamp_of(f"{self.path}-wal") if self._way is Way.LEFT else ())

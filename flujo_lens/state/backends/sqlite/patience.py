@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
-from flujo_lens.state.backends.sqlite.opening import is_busy, translate
+from flujo_lens.state.backends.sqlite.opening import WHO_MAY_WRITE, is_busy, translate
 
 __all__ = ["SLICE", "patiently", "translate_write"]
 
@@ -64,7 +64,7 @@ def translate_write(error: sqlite3.Error, path: Path) -> LensError:
             path=where,
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
-        return ReadOnlyStoreError(f"{path} cannot be written: {error}; {unchanged}", path=where)
+        return ReadOnlyStoreError(f"{path} may not be written: {error}; {unchanged}", hint=WHO_MAY_WRITE, path=where)
     if name.startswith("SQLITE_CANTOPEN"):
         return UnreachableStoreError(
             f"cannot open {path} to write: {error}; {unchanged}",

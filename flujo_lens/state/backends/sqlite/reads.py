@@ -12,10 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.errors import BusyError, StoreNotFoundError
+from flujo_lens.state.backends.arguments import (
+    asked_id,
+    check_key,
+    check_page,
+    check_prefix,
+    check_text,
+    findable,
+    findable_filter,
+    findable_ids,
+)
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.reading import ReadingBackend, empty_if_missing
 from flujo_lens.state.backends.shapes import WorkflowTally
 from flujo_lens.state.backends.sqlite import runs
+from flujo_lens.state.backends.sqlite.engine_errors import ENGINE_ERRORS
 from flujo_lens.state.backends.sqlite.living import living
 from flujo_lens.state.backends.sqlite.loading import load
 from flujo_lens.state.backends.sqlite.opening import Reader, translate
@@ -102,6 +113,7 @@ class SQLiteReads(ReadingBackend):
 
     # --- what applications read
 
+    @empty_if_missing(lambda: None)
     async def load_state(self, run_id: str) -> JSONObject | None:
         """Return the saved state, or None; also if there is no file yet (see `loading.load`).
 
@@ -109,10 +121,8 @@ class SQLiteReads(ReadingBackend):
             SealedStateError: it is encrypted, and the key is not here.
             InvalidStateError: it does not fit the model that states are checked against.
         """
-        try:
-            found = await self._worker.run(lambda: load(self._reader, self._current, self._codec.value, run_id))
-        except StoreNotFoundError:
-            return None
+        sought = findable(asked_id(run_id))
+        found = await self._worker.run(lambda: load(self._reader, self._current, self._codec.value, sought))
         if found is not None and self._validates:
             self._codec.check(found)
         return found
@@ -129,14 +139,17 @@ class SQLiteReads(ReadingBackend):
         """Return all states (whose own status is `status`), the last saved first, times as texts."""
         from flujo_lens.state.backends.sqlite import detail
 
-        return await self._read(lambda session: detail.states(session, status, self._value))
+        check_text(status, "status")
+        wanted = findable(status) if status is not None else None
+        return await self._read(lambda session: detail.states(session, wanted, self._codec.value))
 
     @empty_if_missing(lambda: None)
     async def get_trace(self, run_id: str) -> Any:
         """Return the stored trace tree of a run, else the first root of its spans, or None."""
         from flujo_lens.state.backends.sqlite import detail
 
-        stored = await self._read(lambda session: detail.trace(session, run_id))
+        sought = findable(asked_id(run_id))
+        stored = await self._read(lambda session: detail.trace(session, sought))
         return stored if stored is not None else await super().get_trace(run_id)
 
     @empty_if_missing(list[JSONObject])
@@ -144,7 +157,8 @@ class SQLiteReads(ReadingBackend):
         """Return the spans of a run in the order of their start, times in seconds of the writer's clock."""
         from flujo_lens.state.backends.sqlite import detail, documents
 
-        rows = await self._read(lambda session: detail.span_rows(session, run_id, self._value))
+        sought = findable(asked_id(run_id))
+        rows = await self._read(lambda session: detail.span_rows(session, sought, self._value))
         return [
             documents.span_document(row) for row in rows if status in (None, row.status) and name in (None, row.name)
         ]
@@ -153,13 +167,15 @@ class SQLiteReads(ReadingBackend):
         """Return the columns of runs that a summary does not hold."""
         from flujo_lens.state.backends.sqlite import documents
 
-        return await self._read(lambda session: documents.run_extras(session, run_ids, contexts, self._value))
+        sought = findable_ids(run_ids)
+        return await self._read(lambda session: documents.run_extras(session, sought, contexts, self._value))
 
     async def read_step_extras(self, run_id: str) -> Mapping[tuple[int | None, str], JSONObject]:
         """Return the columns of a run's steps that a `StepRecord` does not hold."""
         from flujo_lens.state.backends.sqlite import documents
 
-        return await self._read(lambda session: documents.step_extras(session, run_id, self._value))
+        sought = findable(asked_id(run_id))
+        return await self._read(lambda session: documents.step_extras(session, sought, self._value))
 
     @empty_if_missing(lambda: WorkflowTally().document())
     async def get_workflow_stats(self) -> JSONObject:
@@ -185,6 +201,7 @@ class SQLiteReads(ReadingBackend):
         """Return a global key with its value, or None."""
         from flujo_lens.state.backends.sqlite import detail
 
+        check_key(key)
         found = await self._read(lambda session: detail.system_entries(session, key))
         if not found:
             return None
@@ -222,6 +239,7 @@ class SQLiteReads(ReadingBackend):
         self, wanted: RunFilter, after: Position | None, reverse: bool, ordered: bool, details: bool
     ) -> Generator[RunSummary, None, None]:
         began, last = time.monotonic(), None
+        wanted = findable_filter(wanted)
         while True:
             try:
                 self._reader.begin()
@@ -232,7 +250,7 @@ class SQLiteReads(ReadingBackend):
                     began, last = time.monotonic(), (run.created_at, run.run_id)
                 else:
                     return
-            except sqlite3.Error as error:
+            except ENGINE_ERRORS as error:
                 if self._reader.is_final(error):
                     raise translate(error, self.path) from error
             finally:
@@ -244,7 +262,9 @@ class SQLiteReads(ReadingBackend):
         self, wanted: RunFilter, *, after: Position | None = None, limit: int = 50, reverse: bool = False
     ) -> Page[RunSummary]:
         """Return one page, found by keyset: no plan of it takes longer on a larger store."""
-        found = await self._read(lambda session: runs.select_page(session, wanted, after, limit + 1, reverse))
+        check_page(limit)
+        sought = findable_filter(wanted)
+        found = await self._read(lambda session: runs.select_page(session, sought, after, limit + 1, reverse))
         if len(found) <= limit:
             return Page(tuple(found))
         last = found[limit - 1] if limit else None
@@ -259,44 +279,51 @@ class SQLiteReads(ReadingBackend):
 
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`."""
-        return await self._read(lambda session: runs.find_ids(session, prefix, limit))
+        check_prefix(prefix, limit)
+        return await self._read(lambda session: runs.find_ids(session, findable(prefix), limit))
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None."""
         from flujo_lens.state.backends.sqlite import detail
 
-        return await self._read(lambda session: detail.read_run(session, run_id, self._value))
+        sought = findable(asked_id(run_id))
+        return await self._read(lambda session: detail.read_run(session, sought, self._value))
 
     async def read_summaries(self, run_ids: Sequence[str]) -> Sequence[RunSummary]:
         """Return those of the runs with these ids that are known, with details, in their order."""
         from flujo_lens.state.backends.sqlite import documents
 
-        return await self._read(lambda session: list(runs.with_details(session, documents.known(session, run_ids))))
+        sought = findable_ids(run_ids)
+        return await self._read(lambda session: list(runs.with_details(session, documents.known(session, sought))))
 
     async def read_spans(self, run_id: str) -> Sequence[Span]:
         """Return the spans of a run as trees."""
         from flujo_lens.state.backends.sqlite import detail
 
-        return await self._read(lambda session: detail.spans(session, run_id, self._value))
+        sought = findable(asked_id(run_id))
+        return await self._read(lambda session: detail.spans(session, sought, self._value))
 
     async def read_stats(self, wanted: RunFilter) -> Stats:
         """Return counts, durations and failures."""
         from flujo_lens.state.backends.sqlite import stats
 
-        return await self._read(lambda session: stats.run_stats(session, wanted))
+        return await self._read(lambda session: stats.run_stats(session, findable_filter(wanted)))
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
         """Return counts and durations of spans by name; on a connection of its own, beside `read_stats`."""
         from flujo_lens.state.backends.sqlite import stats
 
         async with self._beside() as reading:
-            return await reading._read(lambda session: stats.span_stats(session, wanted))
+            return await reading._read(lambda session: stats.span_stats(session, findable_filter(wanted)))
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return evaluations, newest first."""
         from flujo_lens.state.backends.sqlite import detail
 
-        return await self._read(lambda session: detail.evaluations(session, run_id, limit, self._value))
+        check_page(limit)
+        check_text(run_id, "run_id")
+        sought = None if run_id is None else findable(run_id)
+        return await self._read(lambda session: detail.evaluations(session, sought, limit, self._value))
 
     async def read_system_state(self) -> Sequence[SystemEntry]:
         """Return all global keys, by key."""

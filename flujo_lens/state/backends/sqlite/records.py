@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from flujo_lens.state.backends.arguments import check_run_id
 from flujo_lens.state.backends.sqlite.ddl import WRITTEN_COLUMNS
-from flujo_lens.state.backends.vocabulary import check_run_id, end_row, now_text, run_row, span_rows, step_row
+from flujo_lens.state.backends.vocabulary import end_row, now_text, run_row, span_rows, step_row
 
 if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
 
 __all__ = [
     "announced",
-    "checked_id",
     "end_changes",
     "evaluation_values",
     "run_values",
@@ -28,19 +29,8 @@ __all__ = [
 ]
 
 Document = Mapping[str, Any]
-_COLUMN_TYPES = frozenset((str, int, float, bytes, type(None)))
-
-
-def checked_id(run_id: object) -> str:
-    """`run_id` if it is a text that SQL can tell from others.
-
-    Raises:
-        ValueError, TypeError: it is none, or has a NUL, where functions of SQLite cut a text short.
-    """
-    found = check_run_id(run_id)
-    if "\0" in found:
-        raise ValueError(f"run_id must not have a NUL: {found!r}")
-    return found
+_SIMPLE = frozenset((bytes, type(None)))
+_MOST = 2**63
 
 
 def state_values(codec: StateCodec, run_id: str, state: Document) -> tuple[Any, ...]:
@@ -49,59 +39,74 @@ def state_values(codec: StateCodec, run_id: str, state: Document) -> tuple[Any, 
     Raises:
         ValueError, TypeError: `run_id` is no text, or a value cannot be serialized.
     """
-    get, column = state.get, codec.column
+    get, column, plain = state.get, codec.column, _column
     name = get("pipeline_name")
-    row = (
-        checked_id(run_id),
-        get("pipeline_id") or name or "unknown",
-        name or "unknown",
-        get("pipeline_version") or "latest",
-        get("current_step_index") or 0,
+    return (
+        check_run_id(run_id),
+        plain(get("pipeline_id") or name or "unknown"),
+        plain(name or "unknown"),
+        plain(get("pipeline_version") or "latest"),
+        plain(get("current_step_index") or 0),
         column(run_id, "pipeline_context", get("pipeline_context")),
         column(run_id, "last_step_output", get("last_step_output")),
         column(run_id, "step_history", get("step_history")),
-        get("status") or "running",
-        get("created_at") or now_text(),
-        get("updated_at") or now_text(),
-        get("total_steps") or 0,
-        get("error_message"),
-        get("execution_time_ms"),
-        get("memory_usage_mb"),
+        plain(get("status") or "running"),
+        plain(get("created_at") or now_text()),
+        plain(get("updated_at") or now_text()),
+        plain(get("total_steps") or 0),
+        plain(get("error_message")),
+        plain(get("execution_time_ms")),
+        plain(get("memory_usage_mb")),
         column(run_id, "metadata", get("metadata")),
         1 if get("is_background_task") else 0,
-        get("parent_run_id"),
-        get("task_id"),
-        get("background_error"),
+        plain(get("parent_run_id")),
+        plain(get("task_id")),
+        plain(get("background_error")),
     )
-    return _plain(row)
-
-
-def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return row if _COLUMN_TYPES.issuperset(map(type, row)) else tuple(map(_column, row))
 
 
 def _column(value: Any) -> Any:
-    """A value of a type that a column takes."""
-    if type(value) in _COLUMN_TYPES:
+    """A value as a column takes it, where it takes none in the form that `safe_serialize` gives it.
+
+    That is U+FFFD for half of a surrogate pair, and a text for NaN, infinities and integers of more than 64 bits.
+    """
+    kind = type(value)
+    if kind is str:
+        return value if value.isascii() else _storable(value)
+    if kind in _SIMPLE:
         return value
     if isinstance(value, Enum):
         return _column(value.value)
     if isinstance(value, datetime):
         return value.isoformat()
-    for kind in (bool, int, float):
-        if isinstance(value, kind):
-            return int(value) if kind is bool else kind(value)
-    return str(value)
+    if isinstance(value, int):
+        return int(value) if -_MOST <= value < _MOST else _digits(int(value))
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else str(float(value))
+    return _storable(str(value))
+
+
+def _storable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _digits(number: int) -> Any:
+    from flujo_lens.serialization import safe_serialize
+
+    return safe_serialize(number)
 
 
 def _ordered(table: str, row: Document) -> tuple[Any, ...]:
-    return _plain(tuple(row.get(column) for column in WRITTEN_COLUMNS[table]))
+    return tuple(_column(row.get(column)) for column in WRITTEN_COLUMNS[table])
 
 
 def run_values(codec: StateCodec, data: Document) -> tuple[Any, ...]:
     """The row of a run that starts."""
     row = run_row(data)
-    checked_id(row["run_id"])
     return _ordered("runs", {**row, "final_context_blob": _context(codec, row["run_id"], row)})
 
 
@@ -126,7 +131,6 @@ def _context(codec: StateCodec, run_id: str, row: Document) -> Any:
 def step_values(codec: StateCodec, data: Document) -> dict[str, Any]:
     """The columns of one execution of a step, also those that 0.6.11 has no place for."""
     row = step_row(data)
-    checked_id(row["run_id"])
     blobs = {name: codec.column(row["run_id"], name, row.get(name)) for name in ("output", "raw_response")}
     kept = {f"{name}_blob": codec.column(row["run_id"], name, row.get(name)) for name in ("input", "error")}
     row |= {**blobs, **kept, "step_index": row.get("step_index") or 0}
@@ -136,7 +140,7 @@ def step_values(codec: StateCodec, data: Document) -> dict[str, Any]:
 
 def span_values(codec: StateCodec, run_id: str, spans: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """The rows of spans, each id once. One without a start began at 0: the column needs a number."""
-    checked_id(run_id)
+    check_run_id(run_id)
     now = _sql_now()
     return [
         _ordered(
@@ -155,7 +159,7 @@ def span_values(codec: StateCodec, run_id: str, spans: list[dict[str, Any]]) -> 
 
 def evaluation_values(codec: StateCodec, row: Document) -> tuple[Any, ...]:
     """The row of an evaluation."""
-    run_id = checked_id(row["run_id"])
+    run_id = row["run_id"]
     metadata = codec.column(run_id, "metadata", row.get("metadata"))
     return _ordered("evaluations", {**row, "metadata": metadata, "created_at": _sql_now()})
 

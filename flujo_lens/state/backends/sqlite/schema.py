@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from flujo_lens.errors import NotAStoreError
+from flujo_lens.errors import NAME_ANOTHER, NotAStoreError
 
 __all__ = ["KNOWN_VERSION", "Shape", "read_shape"]
 
@@ -68,7 +68,10 @@ def read_shape(connection: sqlite3.Connection, path: Path) -> Shape:
     if not (shape.has("workflow_state", "run_id", "status") or shape.has("runs", "run_id", "status")):
         raise NotAStoreError(
             f"{path} is a SQLite database, but no state store: it has neither a workflow_state nor a runs table",
+            hint=NAME_ANOTHER,
             path=str(path),
+            # So a process leaves it that dies while it makes the file.
+            empty=connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None or None,
         )
     return shape
 
@@ -78,9 +81,14 @@ def _names(connection: sqlite3.Connection, pragma: str, at: int) -> list[str]:
 
 
 def _leading(connection: sqlite3.Connection, table: str) -> Iterable[tuple[str, str]]:
+    """Columns with the indexes that begin with them, the narrowest last: it alone also finds rows by their rowid."""
+    found = []
     for row in connection.execute(f"PRAGMA index_list({table})").fetchall():
         name, partial_index = row[1], row[4]
         if not partial_index:
             quoted = str(name).replace('"', '""')
-            for column in _names(connection, f'PRAGMA index_info("{quoted}")', 2)[:1]:
-                yield column, f'"{quoted}"'
+            columns = _names(connection, f'PRAGMA index_info("{quoted}")', 2)
+            found.append((len(columns), columns[:1], quoted))
+    for _, first, quoted in sorted(found, key=lambda index: -index[0]):
+        for column in first:
+            yield column, f'"{quoted}"'

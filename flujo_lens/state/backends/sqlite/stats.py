@@ -30,7 +30,7 @@ from flujo_lens.state.figures import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
-__all__ = ["last_write", "run_stats", "span_stats"]
+__all__ = ["last_write", "note_wanted", "run_stats", "span_stats"]
 
 LOG_RATIO = math.log(BUCKET_RATIO)
 
@@ -191,7 +191,7 @@ def span_stats(session: Session, wanted: RunFilter) -> tuple[SpanStats, ...]:
 def _span_groups(session: Session, wanted: RunFilter) -> Iterator[tuple[Any, ...]]:
     restricted = wanted != RunFilter()
     if restricted:
-        _note_wanted(session, wanted)
+        note_wanted(session, wanted)
     source = "spans p JOIN temp.wanted w ON w.run_id = p.run_id" if restricted else "spans p"
     ms = _sensible("((p.end_time - p.start_time) * 1000.0)")
     sql = (
@@ -201,7 +201,7 @@ def _span_groups(session: Session, wanted: RunFilter) -> Iterator[tuple[Any, ...
     return iter(session.rows(sql))
 
 
-def _note_wanted(session: Session, wanted: RunFilter) -> None:
+def note_wanted(session: Session, wanted: RunFilter) -> None:
     """Fill the temporary table ``wanted`` with the ids of the runs that are meant."""
     session.rows("CREATE TEMP TABLE IF NOT EXISTS wanted (run_id TEXT PRIMARY KEY) WITHOUT ROWID")
     session.rows("DELETE FROM temp.wanted")

@@ -68,10 +68,14 @@ class _Order(_Job):
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.work, self.taken_off, self.done = work, False, False
+        self.over = threading.Event()
 
     def do(self) -> None:
         """Run the function."""
-        self.work()
+        try:
+            self.work()
+        finally:
+            self.over.set()
 
 
 class _Turn:
@@ -158,11 +162,14 @@ class Worker:
             raise
         return result
 
-    def post(self, work: Callable[[], None]) -> None:
-        """Have `work`, which must not fail, done in its turn, if there is a thread; nobody waits for it."""
+    def post(self, work: Callable[[], None]) -> threading.Event | None:
+        """Have `work`, which must not fail, done in its turn; return what is set then, None if there is no thread."""
         with self._starting:
-            if self._jobs is not None:
-                self._jobs.put(_Order(work))
+            if self._jobs is None:
+                return None
+            order = _Order(work)
+            self._jobs.put(order)
+            return order.over
 
     def _put(self, job: _Job) -> None:
         with self._starting:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from flujo_lens.errors import OperationFailedError, ReadOnlyStoreError
+from flujo_lens.errors import BusyError, OperationFailedError, ReadOnlyStoreError
 from flujo_lens.state.backends.sqlite import migrations
 from flujo_lens.state.backends.sqlite.ddl import CREATE
-from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy
+from flujo_lens.state.backends.sqlite.opening import Identity, check_is_sqlite, identity, is_busy
 from flujo_lens.state.backends.sqlite.patience import SLICE, patiently, translate_write
 from flujo_lens.state.backends.sqlite.saving import is_large, save_large_state, save_state
 from flujo_lens.state.backends.sqlite.worker import Worker
@@ -48,26 +48,29 @@ class Writer:
     """Does transactions on one file, made at the first that creates it.
 
     Args:
-        path: The database file, absolute.
+        given: The database file, absolute; a link is followed whenever the file is opened.
         timeout: Seconds to wait for a lock.
         synchronous: ``NORMAL`` or ``FULL``.
         migrates: Whether a store of an older schema is migrated when something is written that needs the new one.
         alone: Does a function, which is handed what is set when it is to stop, while this backend reads nothing.
-        make_way: Has what reads the file in this process let go of it.
+        make_way: Has what reads the file in this process let go of it; whether it has, within so many seconds.
     """
 
     def __init__(
         self,
-        path: Path,
+        given: Path,
         timeout: float,
         synchronous: str,
         migrates: bool,
         alone: Callable[[Callable[[threading.Event], None]], Awaitable[None]],
-        make_way: Callable[[Path], None],
+        make_way: Callable[[Path, float], bool],
     ) -> None:
-        self.path, self.timeout, self.synchronous, self.migrates = path, timeout, synchronous, migrates
+        self.given, self.path = given, Path(os.path.realpath(given))
+        self.timeout, self.synchronous, self.migrates = timeout, synchronous, migrates
         self._alone, self._make_way = alone, make_way
         self._connection: sqlite3.Connection | None = None
+        self._file: Identity | None = None
+        self._wal: Identity | None = None
         self._layout = migrations.Layout()
         self._saved_last: str | None = None
         self._using = threading.Lock()
@@ -102,7 +105,7 @@ class Writer:
     def _quickly(self, values: tuple[Any, ...]) -> bool:
         """Whether the row was saved without a wait. What stands in the way is found out by doing it again."""
         with self._using:
-            if self._connection is None or self._layout.is_older:
+            if self._connection is None or self._layout.is_older or not self._is_there():
                 return False
             try:
                 save_state(self._connection, values, values[0] == self._saved_last)
@@ -110,20 +113,22 @@ class Writer:
                 return False
             return True
 
-    async def write(self, work: Work[T], *needs: str, creates: bool = True) -> T | None:
+    async def write(self, work: Work[T], *needs: str, creates: bool = True, hold: float | None = None) -> T | None:
         """Return ``work(connection)``, done in one transaction.
 
         Args:
             work: What to do; done again from its start when a migration had to come first.
             needs: The tables that must be of the newest schema.
             creates: Whether a file that is not there is made; else the answer is None.
+            hold: Seconds to wait at most for readers when the work is done, since others cannot begin meanwhile;
+                then it is undone, and done again from its start until the timeout.
         """
         if not creates and not os.path.exists(self.path):
             return None
 
         def attempt() -> T:
             with self._using:
-                return self._in_transaction(work, needs, creates)
+                return self._in_transaction(work, needs, creates, hold)
 
         try:
             return await self._worker.run(attempt)
@@ -136,22 +141,41 @@ class Writer:
             self._close()
             migrations.migrate(self.path, self.timeout, stopped)
 
-    def _in_transaction(self, work: Work[T], needs: tuple[str, ...], creates: bool) -> T:
+    async def between(self, work: Work[T]) -> T | None:
+        """Return ``work(connection)``, done in no transaction; None if there is no connection."""
+
+        def attempt() -> T | None:
+            with self._using:
+                return work(self._connection) if self._connection is not None else None
+
+        return await self._worker.run(attempt)
+
+    def _in_transaction(self, work: Work[T], needs: tuple[str, ...], creates: bool, hold: float | None) -> T:
         deadline = time.monotonic() + self.timeout
         try:
-            db = self._patiently(lambda: self._begun(needs, creates), deadline)
-            try:
-                result = work(db)
-                self._patiently(db.commit, deadline)
-            except BaseException:
-                self._roll_back(db)
-                raise
+            while True:
+                try:
+                    return self._attempt(work, needs, creates, deadline, hold)
+                except sqlite3.Error as error:
+                    if hold is None or not is_busy(error) or time.monotonic() > deadline:
+                        raise
+                    if self._worker.stopped.wait(hold):
+                        raise
         except sqlite3.Error as error:
             if not is_busy(error):
                 self._close()
             raise translate_write(error, self.path) from error
         except (UnicodeEncodeError, OverflowError) as error:
             raise OperationFailedError(f"{self.path} does not take it: {error}; nothing was changed") from error
+
+    def _attempt(self, work: Work[T], needs: tuple[str, ...], creates: bool, deadline: float, hold: float | None) -> T:
+        db = self._patiently(lambda: self._begun(needs, creates), deadline)
+        try:
+            result = work(db)
+            self._patiently(db.commit, deadline if hold is None else min(deadline, time.monotonic() + hold))
+        except BaseException:
+            self._roll_back(db)
+            raise
         return result
 
     def _patiently(self, step: Callable[[], T], deadline: float) -> T:
@@ -162,7 +186,7 @@ class Writer:
         name = getattr(error, "sqlite_errorname", "") or ""
         if name.startswith("SQLITE_READONLY") and os.access(self.path, os.W_OK):
             self._close()
-            self._make_way(self.path)
+            self._make_way(self.path, 0.0)
             return True
         return is_busy(error)
 
@@ -170,7 +194,29 @@ class Writer:
         db = self._opened(creates)
         self._check(needs)
         db.execute("BEGIN IMMEDIATE")
-        return db
+        if self._is_there():
+            return db
+        self._roll_back(db)
+        return self._begun(needs, creates)
+
+    def _is_there(self) -> bool:
+        """Whether the open file is the one at the path."""
+        return identity(self.given) == self._file
+
+    def _leave(self) -> None:
+        """Close a file that is not at the path any more.
+
+        What its WAL holds goes into it before: else it would stay behind, and be taken for that of the file that is
+        there now. (Unless that has made one of its own: then ours has no name any more.) A second file under
+        the same names may not be opened before nothing of this process has the first one open: to close it would
+        drop the locks on the second.
+        """
+        if not self._make_way(self.path, self.timeout):
+            raise BusyError(f"{self.path} is another file now, and the one before is still read", hint="try again")
+        if self._connection is not None and identity(f"{self.path}-wal") in (None, self._wal):
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._close()
 
     def _roll_back(self, db: sqlite3.Connection) -> None:
         try:
@@ -179,21 +225,27 @@ class Writer:
             self._close()
 
     def _opened(self, creates: bool) -> sqlite3.Connection:
+        if self._connection is not None and not self._is_there():
+            self._leave()
         if self._connection is None:
             self._connection = self._open(creates)
         return self._connection
 
     def _open(self, creates: bool) -> sqlite3.Connection:
+        self.path = Path(os.path.realpath(self.given))
         fresh = creates and _is_empty(self.path)
         if fresh:
             self._make_folder()
         else:
             check_is_sqlite(self.path)
+        self._file = identity(self.given)
         uri = f"file:{quote(str(self.path))}?mode={'rwc' if fresh else 'rw'}"
         wait = min(self.timeout, SLICE)
         connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(connection, creates)
+            self._file = self._file or identity(self.given)
+            self._wal = identity(f"{self.path}-wal")
         except BaseException:
             connection.close()
             raise
@@ -203,9 +255,9 @@ class Writer:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ReadOnlyStoreError(
-                f"cannot make {self.path.parent}: {error.strerror}", path=str(self.path)
-            ) from error
+            hint = "make the folder, as a user who may, or name another place"
+            message = f"cannot make {self.path.parent}: {error.strerror}"
+            raise ReadOnlyStoreError(message, hint=hint, path=str(self.path)) from error
 
     def _prepare(self, connection: sqlite3.Connection, creates: bool) -> None:
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")

@@ -1,0 +1,60 @@
+"""What the small writing commands share: where a change is written down, and how it is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flujo_lens.cli.confirm import audit_log
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import ChangeOptions, OutputOptions
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.recorded import recorded
+from flujo_lens.errors import NotSupportedError
+from flujo_lens.operations.changes import Recorder
+from flujo_lens.state.backends.base import StateBackend
+
+__all__ = ["recorder", "report_output", "tell"]
+
+
+def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: ChangeOptions) -> Recorder:
+    """Writes a command down in the audit log of the store.
+
+    Args:
+        app: The invocation.
+        backend: The store.
+        words: The command in its long form, with its values; secrets are masked here.
+        asked: How the change is made.
+    """
+    told = recorded(words, app.settings.redact_keys)
+    return Recorder(audit_log(app, _place(app, backend, asked), asked.audit_file), told, asked.reason)
+
+
+def _place(app: App, backend: StateBackend, asked: ChangeOptions) -> Path:
+    path = getattr(backend, "path", None)
+    if isinstance(path, Path):
+        return path
+    if asked.audit_file is not None or app.settings.audit_path is not None:
+        return Path()
+    raise NotSupportedError(
+        f"the driver {type(backend).__qualname__} keeps its store at no path: there is no place for an audit log "
+        "beside it; nothing was changed",
+        hint="--audit-file FILE, or path under [audit] in lens.toml, says where it is",
+    )
+
+
+def report_output(app: App, asked: ChangeOptions, formats: tuple[str, ...] = ("table", "json", "id")) -> Output:
+    """Where a report is printed; a pipe gets the same lines as a terminal."""
+    return app.output(OutputOptions(output=asked.output, json=asked.json), (*formats, "tsv"))
+
+
+def tell(app: App, out: Output, document: dict[str, Any], ids: Sequence[str], lines: Sequence[str]) -> None:
+    """Print a report: as one JSON document, as the ids alone, or in lines for a person."""
+    from flujo_lens.rendering.text import escape_controls, escape_tsv
+
+    if out.form == "json":
+        out.document(document)
+        return
+    printed = [escape_tsv(run_id) for run_id in ids] if out.form == "id" else [escape_controls(line) for line in lines]
+    app.world.stdout.write("".join(f"{line}\n" for line in printed))

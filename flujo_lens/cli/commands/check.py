@@ -1,0 +1,53 @@
+"""``lens check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import FilterOptions, OutputOptions
+
+
+def check(
+    app: App,
+    filters: FilterOptions,
+    output: OutputOptions,
+    target: Annotated[
+        str | None, typer.Option("--app", help="The code: an application's pipelines.", metavar="MODULE:ATTR")
+    ] = None,
+    app_dir: Annotated[
+        Path | None, typer.Option("--app-dir", help="The folder to import it from (the current one).", metavar="DIR")
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every run, and validate its context.")] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Save where the runs stand, for --from.", metavar="FILE")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --save: replace any file.")] = False,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Check what --save saved; no store is opened.", metavar="FILE")
+    ] = None,
+    max_age: Annotated[
+        str | None, typer.Option("--max-age", help="With --from: fail if it is older: 6h, 1d.", metavar="AGE")
+    ] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option("--fail-on", help="Fail on these verdicts, a,b; or none.", metavar="VERDICTS"),
+    ] = None,
+    min_runs: Annotated[
+        int, typer.Option("--min-runs", help="Fail if fewer runs were checked.", min=0, metavar="N")
+    ] = 0,
+) -> None:
+    """Say whether the stored runs would go on under this code. Exit 1 if any would not.
+
+    lens check --app myapp.pipelines:registry               before a deploy
+    lens check --save inflight.json                         where the store is
+    lens check --from inflight.json --max-age 1d -o github  in CI; or -o junit
+    """
+    from flujo_lens.cli.check_screen import Asked, run_check
+
+    asked = Asked(target, app_dir, deep, save, force, from_file, max_age, fail_on, min_runs)
+    if not run_check(app, filters, output, asked):
+        raise typer.Exit(1)

@@ -1,0 +1,20 @@
+"""``lens prune``."""
+
+from __future__ import annotations
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions, YesOption
+
+
+def prune(app: App, what: PruneOptions, filters: FilterOptions, change: ChangeOptions, yes: YesOption = False) -> None:
+    """Delete old runs, with all that hangs on them, in small batches that hold nobody up.
+
+    lens prune --older-than 30d --dry-run            what would go
+    lens prune --days-old 90 --status completed --yes
+    """
+    from flujo_lens.cli.prune_screen import Pruning, run_prune
+
+    if code := run_prune(app, Pruning(what, filters, change, yes)):
+        raise typer.Exit(code)

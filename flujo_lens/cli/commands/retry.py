@@ -1,0 +1,33 @@
+"""``lens retry``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions, YesOption
+
+
+def retry(
+    app: App,
+    code: AppOptions,
+    filters: FilterOptions,
+    change: ChangeOptions,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN...]", help="Run ids; - reads them from stdin.", show_default=False),
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", help="So many at once.", min=1, metavar="N")] = 1,
+    yes: YesOption = False,
+) -> None:
+    """Go on with failed runs at the step that failed. One that fails again does not stop the others.
+
+    lens retry run-1 run-2 --app myapp.pipelines:registry
+    lens retry --error "RateLimit*" --since 2h --concurrency 4 --yes
+    """
+    from flujo_lens.cli.retrying import Retrying, run_retry
+
+    if exit_code := run_retry(app, Retrying(tuple(runs or ()), filters, code, concurrency, yes, change)):
+        raise typer.Exit(exit_code)

@@ -1,0 +1,197 @@
+"""What ``lens delete`` and ``lens prune`` say about a plan, and about what came of it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from flujo_lens.operations.deletion import HEADS, Deletion
+from flujo_lens.rendering import human
+from flujo_lens.rendering.text import escape_controls
+from flujo_lens.state.deletion import DeletionPlan
+from flujo_lens.state.views import RUN_STATUSES
+
+__all__ = ["done_lines", "folded", "hanging", "hung", "plan_lines", "short_line", "statuses"]
+
+_MOST_PIPELINES = 8
+_TIED = "\N{NO-BREAK SPACE}"
+"""Holds a name and its number together until the lines are folded."""
+
+_NOTES = {"paused": "could still be resumed (lens waiting shows them)"}
+_HANGING = {
+    "steps": "step",
+    "spans": "span",
+    "traces": "trace",
+    "evaluations": "evaluation",
+    "history": "history line",
+}
+
+
+def _in_order(by_status: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Paused ones first: they could still be resumed."""
+    order = ("paused", *(status for status in RUN_STATUSES if status != "paused"))
+    known = [(status, by_status[status]) for status in order if by_status.get(status)]
+    return known + [(status, count) for status, count in by_status.items() if status not in order and count]
+
+
+def statuses(by_status: Mapping[str, int]) -> str:
+    """``3 paused, 812 completed``."""
+    return ", ".join(f"{count:,} {escape_controls(status)}" for status, count in _in_order(by_status))
+
+
+def hanging(rows: Mapping[str, int], is_estimate: bool = False) -> str:
+    """``with 2 steps and 3 spans``; nothing if nothing hangs on them."""
+    listed = hung(rows)
+    return f" with {'about ' if is_estimate else ''}{listed}" if listed else ""
+
+
+def hung(rows: Mapping[str, int]) -> str:
+    """``2 steps and 3 spans``."""
+    parts = [_many(rows[table], name) for table, name in _HANGING.items() if rows.get(table)]
+    return parts[0] if len(parts) == 1 else " and ".join(filter(None, (", ".join(parts[:-1]), "".join(parts[-1:]))))
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number / 1e6:,.1f} M {word}s" if number >= 1_000_000 else human.plural(number, word)
+
+
+def folded(lines: Iterable[str], width: int) -> list[str]:
+    """Lines no longer than a terminal's: broken between words, what follows indented."""
+    return [part.replace(_TIED, " ") for line in lines for part in _fold(line, width) or [""]]
+
+
+def _fold(line: str, width: int) -> list[str]:
+    indent = " " * (2 + len(line) - len(line.lstrip()))
+    return textwrap.wrap(
+        line, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+        drop_whitespace=True, replace_whitespace=False, expand_tabs=False,
+    )  # fmt: skip
+
+
+def plan_lines(plan: DeletionPlan, store: str, clock: human.Human) -> list[str]:
+    """A plan: which runs, by status and pipeline, and how much that is."""
+    if plan.is_empty:
+        nothing = f"{_which(plan, clock)} in {store}: nothing to delete"
+        return [escape_controls(line) for line in [nothing, *_kept_lines(plan)]]
+    lines = [f"{_which(plan, clock)} in {store}:", *_count_lines(plan)]
+    if len(plan.by_pipeline) > 1:
+        lines.append(f"of {_pipelines(plan.by_pipeline)}")
+    if plan.count:
+        size = f", {'about ' if plan.is_estimate else ''}{human.size(plan.size_bytes)}" if plan.size_bytes else ""
+        lines.append(f"{human.plural(plan.count, 'run')}{hanging(plan.rows, plan.is_estimate)}{size}")
+    if plan.orphans:
+        rows = ", ".join(f"{count:,} {table}" for table, count in plan.orphans.items())
+        lines.append(f"rows that hang on no run: {rows}")
+    return [escape_controls(line) for line in [*lines, *_kept_lines(plan)]]
+
+
+def _count_lines(plan: DeletionPlan) -> list[str]:
+    counts = _in_order(plan.by_status)
+    noted = [(f"{status:<9}", count, _NOTES.get(status, "")) for status, count in counts]
+    if plan.unfinished:
+        noted.append(
+            (f"{'begun':<9}", plan.unfinished, "of them by a deletion that was interrupted; it goes on with them")
+        )
+    width = max((len(f"{count:,}") for _, count, _ in noted), default=0)
+    return [f"  {name}  {count:>{width},}   {note}".rstrip() for name, count, note in noted]
+
+
+def _which(plan: DeletionPlan, clock: human.Human) -> str:
+    asked = plan.request
+    parts = []
+    if asked.cutoff is not None:
+        age = human.age(asked.now - asked.cutoff)
+        parts.append(f"Older than {age} (last update before {clock.clock(asked.cutoff)})")
+    if asked.keep_last is not None:
+        but = (
+            "but the last of each pipeline"
+            if asked.keep_last == 1
+            else f"but the last {asked.keep_last:,} of each pipeline"
+        )
+        parts.append(f"{'all ' if not parts else ''}{but}")
+    if not parts:
+        parts.append("Without a run" if asked.orphans_before else "These runs")
+    told = ", ".join(parts)
+    return told[:1].upper() + told[1:]
+
+
+def _pipelines(by_pipeline: Mapping[str, int]) -> str:
+    most = sorted(by_pipeline.items(), key=lambda pair: (-pair[1], pair[0]))
+    named = ", ".join(f"{name}{_TIED}{count:,}" for name, count in most[:_MOST_PIPELINES])
+    return f"{named}, and {len(most) - _MOST_PIPELINES} more" if len(most) > _MOST_PIPELINES else named
+
+
+def _kept_lines(plan: DeletionPlan) -> list[str]:
+    kept = plan.kept
+    told = (
+        (kept.paused, "paused; --include-paused takes them too"),
+        (kept.unknown_age, "of unknown age: a time of theirs is missing, unreadable or in the future"),
+        (
+            kept.family,
+            "since another of their family (a run and its background tasks) is younger, or of another status",
+        ),
+        (kept.last, "that are the last of their pipeline (--keep-last)"),
+        (kept.held, "that a living process holds; --force takes them too"),
+    )
+    return [f"kept {count:,} {why}" for count, why in told if count]
+
+
+def short_line(done: Deletion) -> str:
+    """All of it on one line, for cron."""
+    plan, kept = done.plan, done.plan.kept
+    verb = "would delete" if done.is_dry else "deleted"
+    count = plan.count if done.is_dry else done.deleted
+    parts = [f"{verb} {human.plural(count, 'run')}"]
+    parts += [f"{number:,} rows without a run"] if (number := _orphans(done)) else []
+    parts += [
+        f"kept {number:,} {why}"
+        for number, why in ((kept.paused, "paused"), (kept.unknown_age, "of unknown age"), (kept.held, "held"))
+        if number
+    ]
+    parts += [f"{done.skipped.total():,} skipped"] if done.skipped else []
+    parts += [f"{done.left:,} left"] if done.is_stopped else []
+    parts += [f"archive {done.archive}"] if done.archive else []
+    parts += [f"undo: lens undo {done.audit_id}"] if done.can_undo and done.audit_id else []
+    parts += ["no undo"] if done.deleted and not (done.can_undo or done.archive) else []
+    return escape_controls(", ".join(parts))
+
+
+def _orphans(done: Deletion) -> int:
+    return sum(done.plan.orphans.values()) if done.is_dry else done.orphans
+
+
+def done_lines(done: Deletion, keep: timedelta, one: str | None = None) -> list[str]:
+    """What was deleted, what stayed and why, and how it can be brought back."""
+    if done.plan.is_empty:
+        return ["nothing to delete", *_kept_lines(done.plan)]
+    rows = {table: count for table, count in done.rows.items() if table not in HEADS}
+    lines = []
+    if done.deleted or not done.orphans:
+        told = f" ({statuses(done.by_status)})" if done.by_status else ""
+        what = one if one and done.deleted == 1 else f"{human.plural(done.deleted, 'run')}{told}"
+        lines.append(f"Deleted {what}{hanging(rows)}.")
+    if done.orphans:
+        lines.append(f"Deleted {human.plural(done.orphans, 'row')} that hung on no run.")
+    lines += [f"skipped {count:,}: {_WHY.get(why, why)}" for why, count in done.skipped.items()]
+    if done.is_stopped:
+        lines.append(f"stopped with {done.left:,} left; the same command goes on")
+    lines += _kept_lines(done.plan)
+    if done.archive:
+        lines.append(f"copy: {done.archive} (lens import brings it back)")
+    if done.can_undo:
+        lines.append(f"Take it back within {human.age(keep)}: lens undo {done.audit_id}")
+    free = done.after.reusable_bytes
+    if free >= 1 << 20:
+        lines.append(
+            f"{human.size(free)} of the file's {human.size(done.after.file_bytes)} are free for new runs "
+            "(to the disk: lens optimize --vacuum)"
+        )
+    return [escape_controls(line) for line in lines]
+
+
+_WHY = {
+    "changed": "they were changed meanwhile",
+    "held": "a living process holds them",
+    "paused": "they are paused now",
+}

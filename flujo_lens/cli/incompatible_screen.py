@@ -1,0 +1,22 @@
+"""What is printed on stderr where a saved state does not fit the code."""
+
+from __future__ import annotations
+
+import io
+
+from flujo_lens.cli.context import App
+from flujo_lens.errors import IncompatibleError
+from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.incompatibility import incompatibility
+from flujo_lens.rendering.tables import make_console
+
+__all__ = ["told"]
+
+
+def told(app: App, error: IncompatibleError) -> str:
+    """The error as wide as the terminal, without spaces at the end of a line."""
+    world, text = app.world, io.StringIO()
+    console = make_console(text, width=world.columns, colour=app.stderr_colour, unicode=world.unicode)
+    shown = Human(world.now(), app.zone)
+    console.print(incompatibility(error.to_dict(), shown, world.columns, unicode=world.unicode), crop=False)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

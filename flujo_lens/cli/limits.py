@@ -1,0 +1,85 @@
+"""Ages, shares and lengths of time as ``lens prune`` takes them: what could be meant otherwise is refused."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flujo_lens.errors import TimeFormatError, UsageError
+from flujo_lens.state.timestamps import parse_age
+
+__all__ = ["age", "days", "length", "share"]
+
+_AGES = "an age is 12h, 30d or 4w"
+
+
+def age(text: str, option: str = "--older-than") -> timedelta:
+    """The age of ``30d``.
+
+    Raises:
+        TimeFormatError: it is no age, zero, or in a unit that somebody might take for another.
+    """
+    asked = text.strip()
+    unit = asked[-1:].lower()
+    if asked.isascii() and asked.isdigit():
+        raise TimeFormatError(f"{option} {asked} has no unit; nothing was deleted", hint=f"days: {asked}d. {_AGES}")
+    if unit in ("m", "s") and asked[:-1].isdigit():
+        minutes = "minutes" if unit == "m" else "seconds"
+        months = f"; months: {int(asked[:-1]) * 30}d" if unit == "m" else ""
+        raise TimeFormatError(f"{option} {asked} is {asked[:-1]} {minutes}{months}; nothing was deleted", hint=_AGES)
+    found = parse_age(asked)
+    if found is None or found <= timedelta(0):
+        whole = f"whole days or hours: {float(asked[:-1]) * 24:g}h. " if _is_part_of_days(asked) else ""
+        raise TimeFormatError(f'{option} takes an age, not "{text}"; nothing was deleted', hint=f"{whole}{_AGES}")
+    return found
+
+
+def _is_part_of_days(text: str) -> bool:
+    whole, dot, part = text[:-1].partition(".")
+    return bool(dot) and text.isascii() and text.endswith("d") and (whole + part).isdigit()
+
+
+def days(number: float) -> timedelta:
+    """The age of ``--days-old 30``.
+
+    Raises:
+        TimeFormatError: it is zero, negative, or longer than time goes back.
+    """
+    try:
+        found = timedelta(days=number)
+    except (OverflowError, ValueError):
+        found = timedelta(0)
+    if found <= timedelta(0):
+        raise TimeFormatError(
+            f"--days-old takes a number of days above 0, not {number:g}; nothing was deleted", hint="--days-old 30"
+        )
+    return found
+
+
+def length(text: str, option: str) -> timedelta:
+    """A length of time: ``90s``, ``10m``, ``2h``.
+
+    Raises:
+        TimeFormatError: it is none, or zero.
+    """
+    found = parse_age(text.strip())
+    if not found:
+        raise TimeFormatError(f'{option} takes a length of time, not "{text}"', hint=f"{option} 10m; or 90s, 2h")
+    return found
+
+
+def share(text: str) -> float:
+    """The part of ``50%``: 0.5.
+
+    Raises:
+        UsageError: it is none.
+    """
+    number, sign, rest = text.strip().partition("%")
+    try:
+        found = float(number) / 100
+    except ValueError:
+        found = -1
+    if not sign or rest or not 0 <= found <= 1:
+        raise UsageError(
+            f'--max-share takes a part of all runs, not "{text}"; nothing was deleted', hint="--max-share 50%"
+        )
+    return found

@@ -1,0 +1,183 @@
+"""``lens prune``: what is asked for, the plan, the question, and the answer to it."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from flujo_lens.cli import exit_codes, limits
+from flujo_lens.cli.changing import report_output
+from flujo_lens.cli.confirm import check_can_ask, check_writable
+from flujo_lens.cli.context import App
+from flujo_lens.cli.deleting import Work, carry_out, check_free, copy_lines, report_dry, say, store_name, vacuum_lines
+from flujo_lens.cli.deletion_lines import plan_lines
+from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions
+from flujo_lens.errors import UsageError
+from flujo_lens.operations.archive import archive_path, check_archive_path
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.deletion_limits import check_limits
+from flujo_lens.rendering.human import Human
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
+
+__all__ = ["Pruning", "run_prune"]
+
+_ORPHANS_AGE = timedelta(days=1)
+"""How old a row without a run has to be where no age is given: its run may be about to be saved."""
+
+
+class Pruning(NamedTuple):
+    """What was asked of ``lens prune``."""
+
+    what: PruneOptions
+    filters: FilterOptions
+    change: ChangeOptions
+    yes: bool
+
+    def words(self, store: str | None) -> list[str]:
+        """The command in its long form."""
+        yes = ["--yes"] if self.yes else []
+        return ["lens", "prune", *self.what.words(), *self.filters.words(), *yes, *self.change.words(store)]
+
+
+def run_prune(app: App, asked: Pruning) -> int:
+    """Make the plan, ask, carry it out and report; return the exit code."""
+    check_writable(app)
+    out, lasts = report_output(app, asked.change), _duration(asked)
+    request = _request(app, asked)
+    share = None if asked.what.max_share is None else limits.share(asked.what.max_share)
+    archive = _archive(app, asked, request.now)
+    if not asked.change.dry_run:
+        check_can_ask(app, asked.yes)
+    unattended = asked.yes or asked.change.dry_run
+    plan, notes = _planned(app, request._replace(keep_paused=unattended and _keeps_paused(asked)), asked)
+    uses_bin = not asked.what.no_bin
+    if asked.change.dry_run:
+        report_dry(app, out, plan, archive, uses_bin, _told(app, plan, notes, archive, uses_bin))
+        check_limits(plan, asked.what.max_delete, share)
+        return exit_codes.OK
+    check_limits(plan, asked.what.max_delete, share)
+    if not (asked.yes or plan.is_empty):
+        say(app, _told(app, plan, notes, archive, uses_bin))
+        answered = _ask(app, plan, asked)
+        if answered is None:
+            app.tell("nothing was changed")
+            return exit_codes.FAILED
+        plan = answered
+    if archive is not None and not plan.is_empty:
+        archive = _archive(app, asked, request.now, make=True)
+    work = Work(
+        asked.words(app.options.store), asked.change, asked.yes, _stop(lasts),
+        batch_size=asked.what.batch_size, locks=True, vacuum=asked.what.vacuum, force=asked.what.force,
+    )  # fmt: skip
+    return carry_out(app, out, plan, archive, uses_bin, work)
+
+
+def _duration(asked: Pruning) -> float | None:
+    """Seconds that the deletion may take."""
+    given = asked.what.max_duration
+    return None if given is None else limits.length(given, "--max-duration").total_seconds()
+
+
+def _stop(lasts: float | None) -> Stop:
+    return Stop(None if lasts is None else time.monotonic() + lasts)
+
+
+def _request(app: App, asked: Pruning) -> DeletionRequest:
+    """What is to go.
+
+    Raises:
+        UsageError: no age, no number to keep, and no orphans were asked for.
+    """
+    now, what = app.world.now(), asked.what
+    age = _age(app, what)
+    if age is None and what.keep_last is None and not what.orphans:
+        raise UsageError(
+            "prune needs to know what is old; nothing was deleted",
+            hint="lens prune --older-than 30d --dry-run shows what that would delete\n"
+            "--keep-last N keeps the last of each pipeline, --orphans takes rows without a run\n"
+            "older_than under [prune] in lens.toml says it for good",
+        )
+    cutoff = None if age is None else _before(now, age)
+    orphans = (cutoff or _before(now, _ORPHANS_AGE)) if what.orphans else None
+    if what.orphans and what.keep_last is None and what.older_than is None and what.days_old is None:
+        cutoff = None  # orphans alone: an age in the settings is about runs
+    wanted = app.wanted(asked.filters)
+    return DeletionRequest(now, cutoff, wanted, keep_last=what.keep_last, orphans_before=orphans, force=what.force)
+
+
+def _age(app: App, what: PruneOptions) -> timedelta | None:
+    if what.older_than is not None and what.days_old is not None:
+        raise UsageError("--older-than and --days-old say the same; nothing was deleted", hint="one of them is enough")
+    if what.days_old is not None:
+        return limits.days(what.days_old)
+    if what.older_than is not None:
+        return limits.age(what.older_than)
+    if what.keep_last is not None or app.settings.prune_older_than is None:
+        return None
+    return limits.age(app.settings.prune_older_than, "older_than under [prune]")
+
+
+def _before(now: datetime, age: timedelta) -> datetime:
+    try:
+        return now - age
+    except OverflowError:
+        return datetime.min.replace(tzinfo=now.tzinfo)
+
+
+def _keeps_paused(asked: Pruning) -> bool:
+    """Whether paused runs stay where nobody reads a question: unless somebody asked for them, or for a status."""
+    return not (asked.what.include_paused or asked.filters.status)
+
+
+def _archive(app: App, asked: Pruning, now: datetime, *, make: bool = False) -> Path | None:
+    """The archive; its name has to be free, and its folder there, unless the settings name the folder."""
+    stem = Path(app.store.name or app.store.uri.rpartition("/")[2].partition("?")[0] or "runs").stem
+    if asked.what.archive is not None:
+        path = archive_path(_absolute(app, asked.what.archive), now, stem=stem)
+        check_archive_path(path)
+        return path
+    folder = app.settings.prune_archive_dir
+    return None if folder is None else archive_path(f"{folder}/", now, stem=stem, make=make)
+
+
+def _absolute(app: App, place: str) -> str:
+    ending = "/" if place.endswith("/") else ""
+    return f"{app.world.cwd / place}{ending}"
+
+
+def _planned(app: App, request: DeletionRequest, asked: Pruning) -> tuple[DeletionPlan, list[str]]:
+    """The plan, and what a vacuum takes if one is to follow."""
+
+    async def look(backend: StateBackend) -> tuple[DeletionPlan, list[str]]:
+        if not asked.change.dry_run:
+            check_free(app, backend)
+        notes = await vacuum_lines(backend) if asked.what.vacuum else []
+        return await backend.plan_deletion(request), notes
+
+    plan, notes = app.run(look)
+    return plan, [] if plan.is_empty else notes
+
+
+def _told(app: App, plan: DeletionPlan, notes: list[str], archive: Path | None, uses_bin: bool) -> list[str]:
+    """What a person should know before the answer."""
+    lines = plan_lines(plan, store_name(app), Human(app.world.now(), app.zone, "local"))
+    copies = [] if plan.is_empty else copy_lines(app, plan, archive, uses_bin, takes_archive=True)
+    return [*lines, *notes, *copies]
+
+
+def _ask(app: App, plan: DeletionPlan, asked: Pruning) -> DeletionPlan | None:
+    """The plan that a person agrees to; None if to none."""
+    paused = plan.by_status.get("paused", 0)
+    asks_twice = bool(paused) and _keeps_paused(asked)
+    choice = f"[y all / k keep the {paused:,} paused / N]" if asks_twice else "[y/N]"
+    app.world.stderr.write(f"Delete {'it' if plan.count == 1 else 'them'}? {choice} ")
+    app.world.stderr.flush()
+    answer = app.world.stdin.readline().strip().lower()
+    if answer in ("y", "yes", "y all"):
+        return plan
+    if asks_twice and answer in ("k", "keep"):
+        return _planned(app, plan.request._replace(keep_paused=True), asked)[0]
+    return None

@@ -1,0 +1,278 @@
+"""What ``lens resume`` asks, does and prints."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flujo_lens.cli import exit_codes
+from flujo_lens.cli.application import aside, the_application
+from flujo_lens.cli.asking import ask_answer
+from flujo_lens.cli.changing import recorder
+from flujo_lens.cli.confirm import can_ask, check_writable
+from flujo_lens.cli.context import App
+from flujo_lens.cli.named_runs import meant
+from flujo_lens.cli.options import AppOptions, ChangeOptions, OutputOptions
+from flujo_lens.cli.output import Output
+from flujo_lens.errors import UsageError
+from flujo_lens.operations.system import parse_json
+from flujo_lens.rendering.text import escape_controls
+from flujo_lens.state.backends.base import StateBackend
+
+if TYPE_CHECKING:
+    from flujo_lens.operations.resume import Outcome, Prepared
+    from flujo_lens.runner.application import Application
+    from flujo_lens.runner.stored import Stored
+
+__all__ = ["Given", "Resuming", "outcome_lines", "run_resume"]
+
+_VERDICTS = {
+    "identical": "the pipeline is as it was when the run began",
+    "compatible": "the pipeline has changed, but not where it matters to this run",
+    "remapped": "the pipeline has changed, and the place of the run was found again",
+    "needs-migration": "the saved context is migrated first",
+    "names-match": "no manifest is stored with the run; its steps' names and its version fit this code",
+}
+
+
+class Given(NamedTuple):
+    """The answer on the command line, in one of three ways."""
+
+    text: str | None
+    json: str | None
+    file: Path | None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is one."""
+        return any(value is not None for value in self)
+
+    def words(self) -> list[str]:
+        """The options as the audit log keeps them, where their values are masked."""
+        names = ("--input", "--input-json", "--input-file")
+        return [f"{name}=..." for name, value in zip(names, self, strict=True) if value is not None]
+
+    def value(self, app: App) -> Any:
+        """The answer: a text as it stands, JSON as its value; a file is JSON if its name says so.
+
+        Raises:
+            UsageError: it is given in several ways, cannot be read, or is no JSON.
+        """
+        if sum(value is not None for value in self) > 1:
+            raise UsageError("--input, --input-json and --input-file are three ways to say one thing; take one")
+        if self.json is not None:
+            return parse_json(self.json)
+        if self.file is None:
+            return self.text
+        text = _content(app, self.file)
+        return parse_json(text) if self.file.suffix == ".json" else text.removesuffix("\n")
+
+
+class Resuming(NamedTuple):
+    """What was asked of ``lens resume``."""
+
+    run: str
+    code: AppOptions
+    given: Given
+    force: bool
+    change: ChangeOptions
+
+    def words(self, store: str | None, run_id: str) -> list[str]:
+        """The command in its long form."""
+        force = ["--force"] if self.force else []
+        told = [*self.code.words(), *self.given.words(), *force, *self.change.words(store)]
+        return ["lens", "resume", *told, run_id]
+
+
+def run_resume(app: App, asked: Resuming) -> int:
+    """Go on with a run, and report; return the exit code."""
+    from flujo_lens.operations.resume import NO_ANSWER, go_on, stored_outcome
+
+    if not asked.change.dry_run:
+        check_writable(app)
+    out = app.output(
+        OutputOptions(output=asked.change.output, json=asked.change.json), ("table", "tsv", "json", "ndjson", "id")
+    )
+    answer = asked.given.value(app) if asked.given.is_there else NO_ANSWER
+    stored = app.run(lambda backend: _found(app, backend, asked))
+    ended = stored_outcome(stored)
+    if ended is not None:
+        app.note(f"{escape_controls(stored.run_id)} is completed already: nothing was run")
+        return _report(app, out, ended)
+    application = the_application(app, asked.code.target, asked.code.app_dir)
+    prepared = _prepared(app, application, stored, asked)
+    if asked.change.dry_run:
+        _tell_dry(app, out, prepared)
+        return exit_codes.OK
+    answer = _answer(app, prepared, answer)
+
+    async def work(backend: StateBackend) -> Outcome:
+        async def change() -> Outcome:
+            return await go_on(backend, application, stored.run_id, answer, asked.code.pipeline_version)
+
+        writer = recorder(app, backend, asked.words(app.options.store, stored.run_id), asked.change)
+        return (await writer.recorded({"runs": 1}, [stored.run_id], change))[1]
+
+    return _report(app, out, _done(app, stored, work))
+
+
+def _content(app: App, file: Path) -> str:
+    try:
+        return app.world.stdin.read() if str(file) == "-" else (app.world.cwd / file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+
+
+async def _found(app: App, backend: StateBackend, asked: Resuming) -> Stored:
+    from flujo_lens.operations.resume import stored_run
+
+    return await stored_run(backend, await meant(backend, asked.run, can_ask(app)))
+
+
+def _prepared(app: App, application: Application, stored: Stored, asked: Resuming) -> Prepared:
+    from flujo_lens.operations.resume import check_free, prepare
+    from flujo_lens.runner.holding import lease_of
+
+    async def look(backend: StateBackend) -> Prepared:
+        if not asked.change.dry_run:
+            lease = lease_of(application.lease)
+            await check_free(backend, stored, app.world.now(), lease, force=asked.force)
+        return await prepare(backend, application, stored, asked.code.pipeline_version)
+
+    return app.run(look)
+
+
+def _answer(app: App, prepared: Prepared, given: Any) -> Any:
+    """The answer that the run waits for: as it was given, else as a person types it.
+
+    Raises:
+        UsageError: there is none, and no terminal to ask on; or it does not fit.
+        NotWaitingError: there is one, and the run waits for none.
+    """
+    from flujo_lens.errors import NotWaitingError
+    from flujo_lens.operations.resume import NO_ANSWER
+    from flujo_lens.runner.values import checked_answer
+
+    run_id, step = prepared.stored.run_id, prepared.step or ""
+    if not prepared.waits:
+        if given is not NO_ANSWER:
+            raise NotWaitingError.of(run_id, f"it is {prepared.stored.status}; without --input it goes on by itself")
+        return NO_ANSWER
+    if given is not NO_ANSWER:
+        checked_answer(given, prepared.schema, step)
+        return given
+    message = prepared.stored.summary.pause_message or ""
+    if not can_ask(app):
+        raise UsageError(
+            f'{run_id} waits at "{step}" for a person: {message or "it does not say for what"}',
+            hint="\n".join([f"lens resume {shlex.quote(run_id)} --input ANSWER", *_wanted(prepared.schema)]),
+            run_id=run_id,
+            step=step,
+            pause_message=message,
+        )
+    app.tell(f"{escape_controls(run_id)} waits at {escape_controls(step)}:\n")
+    for line in message.splitlines():
+        app.tell(f"    {escape_controls(line)}")
+    app.tell("")
+    return ask_answer(app, prepared.schema, step)
+
+
+def _wanted(schema: Any) -> list[str]:
+    """What an answer has to be, in lines of a hint."""
+    from flujo_lens.runner.forms import form_of
+
+    fields = form_of(schema)
+    if fields and fields[0].name is None:
+        return [f"the answer is a {fields[0].kind}"]
+    told = [f"  {one.name}: {one.kind}" + (f" [{one.default}]" if one.default is not None else "") for one in fields]
+    return ["the answer is an object, --input-json '{...}', with", *told] if told else []
+
+
+def _done(app: App, stored: Stored, work: Any) -> Outcome:
+    try:
+        with aside(app):
+            outcome: Outcome = app.run(work)
+    except KeyboardInterrupt:
+        run_id = escape_controls(stored.run_id)
+        app.tell(f'{run_id} is left failed, "interrupted", at the step that was cut off: lens resume {run_id} goes on')
+        raise
+    return outcome
+
+
+# --- reporting
+
+
+def _tell_dry(app: App, out: Output, prepared: Prepared) -> None:
+    summary, verdict = prepared.stored.summary, prepared.verdict
+    if out.form in ("json", "ndjson"):
+        out.document(
+            {
+                "run_id": prepared.stored.run_id,
+                "status": prepared.stored.status,
+                "dry_run": True,
+                "pipeline_name": summary.pipeline_name,
+                "pipeline_version": summary.pipeline_version,
+                "goes_on_with": prepared.version,
+                "next_step": prepared.step,
+                "pause_message": summary.pause_message,
+                "has_manifest": prepared.has_manifest,
+                **verdict.to_dict(),
+                "next_index": prepared.at,
+            }
+        )
+        return
+    name = f"{summary.pipeline_name} {prepared.version}"
+    does = f'waits at "{prepared.step}" (step {prepared.at})' if prepared.waits else None
+    goes = f'would go on at "{prepared.step}" (step {prepared.at})' if prepared.step else "has no step left to run"
+    lines = [f"{prepared.stored.run_id} {does or goes} of {name}"]
+    lines += [f"    {line}" for line in (summary.pause_message or "").splitlines()] if prepared.waits else []
+    lines += [f"{verdict.kind}: {_VERDICTS[verdict.kind]}", *(f"  {note}" for note in verdict.notes)]
+    _print(app, [*lines, "nothing was changed (--dry-run)"])
+
+
+def _report(app: App, out: Output, outcome: Outcome) -> int:
+    """Print how far a run came; return the exit code."""
+    code = exit_codes.FAILED if outcome.status == "failed" else exit_codes.OK
+    if out.form == "json":
+        out.document(outcome.document())
+    elif out.form == "ndjson":
+        from flujo_lens.rendering.data import dump
+
+        out.write(dump(out.redactor.value(outcome.document())) + b"\n")
+    elif out.form == "id":
+        _print(app, [outcome.run_id])
+    elif outcome.status == "completed":
+        output = out.redactor.value(outcome.output)
+        app.world.stdout.write((output if isinstance(output, str) else _json(output)) + "\n")
+    else:
+        _tell_open(app, outcome)
+    return code
+
+
+def _tell_open(app: App, outcome: Outcome) -> None:
+    """The next question is a result, what failed is an error."""
+    if outcome.status != "failed":
+        _print(app, outcome_lines(outcome))
+        return
+    for line in outcome_lines(outcome):
+        app.tell(escape_controls(line))
+
+
+def outcome_lines(outcome: Outcome) -> list[str]:
+    """A run that is not completed, in lines for a person."""
+    run_id, step = outcome.run_id, outcome.step or "a step"
+    if outcome.status != "paused":
+        return [f"{run_id} {outcome.status} at {step}: {outcome.error}", f"next: lens resume {shlex.quote(run_id)}"]
+    message = [f"    {line}" for line in (outcome.pause_message or "").splitlines()]
+    return [f"{run_id} waits at {step}:", *message, f"answer it: lens resume {shlex.quote(run_id)} --input ANSWER"]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _print(app: App, lines: Sequence[str]) -> None:
+    app.world.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))

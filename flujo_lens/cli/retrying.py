@@ -1,0 +1,171 @@
+"""What ``lens retry`` asks, does and prints."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, NamedTuple, TextIO
+
+from flujo_lens.cli import exit_codes
+from flujo_lens.cli.application import aside, the_application
+from flujo_lens.cli.changing import recorder
+from flujo_lens.cli.confirm import check_can_ask, check_writable, confirm
+from flujo_lens.cli.context import App
+from flujo_lens.cli.named_runs import described, meant_all, named, typed
+from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions, OutputOptions
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.signals import code_of, heard
+from flujo_lens.errors import UsageError
+from flujo_lens.operations.changes import Report
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.retry import RetryPlan, plan_named, plan_wanted, retry
+from flujo_lens.rendering.human import plural
+from flujo_lens.rendering.text import escape_controls
+from flujo_lens.state.backends.base import StateBackend
+
+__all__ = ["Retrying", "run_retry"]
+
+_MOST_SHOWN = 20
+
+
+class Retrying(NamedTuple):
+    """What was asked of ``lens retry``."""
+
+    runs: tuple[str, ...]
+    filters: FilterOptions
+    code: AppOptions
+    concurrency: int
+    yes: bool
+    change: ChangeOptions
+
+    def words(self, store: str | None, run_ids: list[str]) -> list[str]:
+        """The command in its long form."""
+        yes = ["--yes"] if self.yes else []
+        told = [*self.code.words(), *self.filters.words(), *yes, *self.change.words(store)]
+        return ["lens", "retry", f"--concurrency={self.concurrency}", *told, *(named(run_ids) if self.runs else [])]
+
+
+def run_retry(app: App, asked: Retrying) -> int:
+    """Find the runs, ask, go on with them and report; return the exit code."""
+    if not asked.change.dry_run:
+        check_writable(app)
+    out = _output(app, asked.change)
+    plan = _planned(app, asked)
+    if plan.runs and not asked.change.dry_run and len(plan.runs) > 1:
+        check_can_ask(app, asked.yes)
+        for line in [] if asked.yes else _plan_lines(plan):
+            app.tell(line)
+        if not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes):
+            return exit_codes.FAILED
+    return _carried_out(app, out, plan, asked)
+
+
+def _output(app: App, change: ChangeOptions) -> Output:
+    options = OutputOptions(output=change.output, json=change.json)
+    return app.output(options, ("table", "tsv", "json", "ndjson", "id"))
+
+
+def _planned(app: App, asked: Retrying) -> RetryPlan:
+    """The runs that are meant.
+
+    Raises:
+        UsageError: nothing says which.
+    """
+    if bool(asked.runs) == bool(asked.filters.words()):
+        raise UsageError(
+            "which runs? name them, or choose them by filters, not both; nothing was changed",
+            hint="lens retry run-1 run-2, lens retry --pipeline orders --since 2h, or ids from stdin: lens retry -",
+        )
+    words = typed(app, asked.runs, not (asked.yes or asked.change.dry_run), "retry")
+    wanted = app.wanted(asked.filters)
+
+    async def look(backend: StateBackend) -> RetryPlan:
+        if not asked.runs:
+            return await plan_wanted(backend, wanted)
+        return await plan_named(backend, await meant_all(app, backend, words, asked.yes))
+
+    return app.run(look)
+
+
+def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int:
+    from flujo_lens.operations.resume import Outcome, try_again
+
+    is_dry = asked.change.dry_run
+    application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs and not is_dry else None
+    stop = Stop()
+
+    async def work(backend: StateBackend, stdout: TextIO) -> tuple[list[Outcome], Report]:
+        async def one(run_id: str) -> Outcome:
+            assert application is not None
+            return await try_again(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
+
+        told = asked.words(app.options.store, [run.run_id for run in plan.runs])
+        writer = None if is_dry else recorder(app, backend, told, asked.change)
+        watch = _Watch(out, stdout)
+        return await retry(plan, one, writer, concurrency=asked.concurrency, stop=stop, watch=watch)
+
+    with aside(app) as stdout, heard(stop):
+        done, report = app.run(lambda backend: work(backend, stdout))
+    _report(app, out, plan, [outcome.document() | {"code": outcome.code} for outcome in done], report)
+    return code_of(stop) or (exit_codes.PARTIAL if report.failed else exit_codes.OK)
+
+
+class _Watch:
+    """Prints each run as it comes to an end, where the format is one of lines."""
+
+    def __init__(self, out: Output, stdout: TextIO) -> None:
+        self._out, self._stdout = out, stdout
+
+    def __call__(self, outcome: Any) -> None:
+        """Print one; that nobody reads it any more does not end the work."""
+        with suppress(BrokenPipeError):
+            if line := self._line(outcome):
+                self._stdout.write(f"{line}\n")
+                self._stdout.flush()
+
+    def _line(self, outcome: Any) -> str | None:
+        from flujo_lens.rendering.data import dump
+
+        if self._out.form == "json":
+            return None
+        if self._out.form == "id":
+            return None if outcome.code or outcome.status == "failed" else str(outcome.run_id)
+        if self._out.form == "ndjson":
+            return dump(self._out.redactor.value(outcome.document() | {"code": outcome.code})).decode()
+        return escape_controls(_told(outcome))
+
+
+def _told(outcome: Any) -> str:
+    if outcome.code:
+        return f"{outcome.run_id} was not retried: {outcome.code}: {outcome.error}"
+    at = f" at {outcome.step}" if outcome.step and outcome.status != "completed" else ""
+    why = outcome.error if outcome.status == "failed" else outcome.pause_message
+    return f"{outcome.run_id} {outcome.status}{at}{f': {why}' if why else ''}"
+
+
+def _report(app: App, out: Output, plan: RetryPlan, rows: list[dict[str, Any]], report: Report) -> None:
+    if out.form == "json":
+        out.document({**report.document(), "runs": rows})
+        return
+    if report.dry_run and out.form == "id":
+        app.world.stdout.write("".join(f"{run.run_id}\n" for run in plan.runs))
+    if out.form in ("id", "ndjson"):
+        return
+    if report.dry_run:
+        app.world.stdout.write("".join(f"{line}\n" for line in _plan_lines(plan)))
+    app.world.stdout.write(f"{_summary(plan, report)}\n")
+
+
+def _plan_lines(plan: RetryPlan) -> list[str]:
+    lines = [f"  {described(run)}" for run in plan.runs[:_MOST_SHOWN]]
+    return [*lines, *([f"  and {len(plan.runs) - _MOST_SHOWN:,} more"] if len(plan.runs) > _MOST_SHOWN else [])]
+
+
+def _summary(plan: RetryPlan, report: Report) -> str:
+    skipped = ", ".join(escape_controls(f"{run.run_id} is {run.status}") for run in plan.others[:_MOST_SHOWN])
+    told = f"; skipped {report.skipped}: {skipped}" if skipped else ""
+    if report.dry_run:
+        return f"{plural(report.left, 'run')} would be retried{told}; nothing was changed (--dry-run)"
+    if not plan.runs:
+        return f"there is nothing to retry{told}"
+    left = f", {report.left} not begun" if report.left else ""
+    return f"{plural(len(plan.runs), 'run')}: {report.done} went on, {report.failed} failed again{left}{told}"

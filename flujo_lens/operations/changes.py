@@ -1,0 +1,84 @@
+"""What is common to small changes of a store: the report on one, and its entry in the audit log before it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from flujo_lens.errors import LensError
+from flujo_lens.operations.audit import AuditLog
+
+__all__ = ["Recorder", "Report"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a change came to.
+
+    Attributes:
+        matched: How many it was about.
+        done: How many of them were changed.
+        skipped: How many needed no change, or none any more.
+        failed: How many could not be changed.
+        left: How many nobody came to; with `dry_run`, those that would be changed.
+        dry_run: Whether it was only looked at.
+        audit_id: The entry in the audit log; None if nothing was to be changed.
+    """
+
+    matched: int = 0
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    left: int = 0
+    dry_run: bool = False
+    audit_id: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The report as ``-o json`` prints it."""
+        return asdict(self)
+
+
+class Recorder(NamedTuple):
+    """Writes changes down before they are made.
+
+    Attributes:
+        log: The audit log of the store.
+        command: The words that were typed, without secrets.
+        reason: Why, if somebody said.
+    """
+
+    log: AuditLog
+    command: Sequence[str]
+    reason: str | None = None
+
+    async def recorded(
+        self, counts: Mapping[str, int], run_ids: Sequence[str], change: Callable[[], Awaitable[T]]
+    ) -> tuple[str, T]:
+        """Write an entry, then return its id and ``await change()``.
+
+        A change that fails gets a second entry, which says so and names the first. A process that dies after the
+        first leaves an entry of what it meant to do.
+
+        Args:
+            counts: How many of what it is about.
+            run_ids: The runs that it is about.
+            change: Makes the change, all of it or nothing.
+
+        Raises:
+            LensError: the entry cannot be written, and nothing was changed; or as `change`.
+        """
+        audit_id = self.log.append(command=self.command, reason=self.reason, counts=counts, run_ids=run_ids)
+        try:
+            return audit_id, await change()
+        except LensError as error:
+            with suppress(LensError):
+                self._take_back(audit_id, error)
+            raise
+
+    def _take_back(self, audit_id: str, error: LensError) -> None:
+        why = f"{audit_id} was not done: {error.code}"
+        self.log.append(command=self.command, reason=why, counts={"done": 0}, run_ids=())

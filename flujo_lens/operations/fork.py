@@ -1,0 +1,218 @@
+"""Forking a run: a new run that stands where the old one stood before one of its steps."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from flujo_lens.errors import NotSupportedError, OperationFailedError, RunNotFoundError, UnknownValueError
+from flujo_lens.operations.changes import Recorder, Report
+from flujo_lens.state.backends.base import JSONObject, StateBackend
+from flujo_lens.state.claims import Progress
+from flujo_lens.state.views import RunDetail
+
+__all__ = ["ForkPlan", "Forked", "fork", "new_id", "plan_fork"]
+
+_PAUSE_NOTES = ("pause_message", "hitl_data", "paused_step_input")
+
+
+class ForkPlan(NamedTuple):
+    """What a fork would be.
+
+    Attributes:
+        old: The run that is forked, with its whole state.
+        step: The step at which the new one goes on.
+        kept: The names of the steps whose outputs it takes over.
+        again: The names of those that were done, and run again.
+        manifest: Digest of the shape that both belong to, if the store has one.
+        state: What the new run has of the old one's state.
+    """
+
+    old: RunDetail
+    step: str
+    kept: tuple[str, ...]
+    again: tuple[str, ...]
+    manifest: str | None
+    state: JSONObject
+
+
+class Forked(NamedTuple):
+    """The new run (None with a dry run), whether the old one was cancelled, and the report."""
+
+    run_id: str | None
+    is_cancelled: bool
+    report: Report
+
+
+async def plan_fork(backend: StateBackend, run_id: str, step: str) -> ForkPlan:
+    """Look at a run. Nothing is written.
+
+    Args:
+        backend: The store.
+        run_id: Its whole id.
+        step: The step at which the new run goes on: one that is done, or at which the run stands.
+
+    Raises:
+        RunNotFoundError: there is no state of the run.
+        UnknownValueError: it has come to no step of that name.
+        OperationFailedError: the store does not have what the steps before it returned.
+    """
+    old = await backend.read_run(run_id)
+    if old is None or old.state is None:
+        raise RunNotFoundError(f"there is no state of {run_id} in the store: nothing to fork", run_id=run_id)
+    done = _done(old.state)
+    names = [str(entry.get("name")) for entry in done]
+    at = names.index(step) if step in names else _standing(old, step, names)
+    manifest = await _manifest(backend, run_id)
+    shape = await backend.get_manifest(manifest) if manifest is not None else None
+    return ForkPlan(
+        old, step, tuple(names[:at]), tuple(names[at:]), manifest, _state(old, done[:at], step, shape or {})
+    )
+
+
+def new_id(run_id: str) -> str:
+    """An id for a fork of a run."""
+    return f"{run_id}-fork-{secrets.token_hex(4)}"
+
+
+async def fork(
+    backend: StateBackend,
+    plan: ForkPlan,
+    now: datetime,
+    record: Callable[[], Recorder] | None,
+    *,
+    cancels_old: bool = False,
+) -> Forked:
+    """Make the new run, in one transaction; then cancel the old one, if that is asked for.
+
+    The new run is ``failed`` until somebody resumes it. A process that dies on the way leaves no new run, or the
+    new one and the old one as it was.
+
+    Args:
+        backend: The store.
+        plan: What to fork, and where.
+        now: The present.
+        record: Makes the recorder; None to change nothing.
+        cancels_old: Whether the old run is cancelled then. One that has ended, or is held, stays as it is.
+
+    Raises:
+        LensError: the log or the store cannot be written. There is no new run.
+    """
+    if record is None:
+        return Forked(None, False, Report(1, left=1, dry_run=True))
+    old_id = plan.old.run.run_id
+    made = new_id(old_id)
+
+    async def change() -> bool:
+        await backend.save_progress(_progress(plan, made, now))
+        return bool(cancels_old and await backend.cancel_runs([old_id]))
+
+    audit_id, is_cancelled = await record().recorded({"runs": 1}, [old_id, made], change)
+    return Forked(made, is_cancelled, Report(1, 1, audit_id=audit_id))
+
+
+def _done(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    history = state.get("step_history")
+    entries = history if isinstance(history, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and entry.get("success") is not False]
+
+
+def _standing(old: RunDetail, step: str, names: Sequence[str]) -> int:
+    """Where the step stands that is not done: only the next one may be meant."""
+    if step == old.run.step_name:
+        return len(names)
+    if any(record.step_name == step and record.status == "completed" for record in old.steps):
+        raise OperationFailedError(
+            f"the state of {old.run.run_id} does not have what its steps returned: it cannot be forked",
+            hint=f"lens show {old.run.run_id} --show-output shows what the history has",
+            run_id=old.run.run_id,
+        )
+    there = [*names, *([old.run.step_name] if old.run.step_name and old.run.step_name not in names else [])]
+    raise UnknownValueError.of(f"step that {old.run.run_id} has come to,", step, there or ("none at all",))
+
+
+async def _manifest(backend: StateBackend, run_id: str) -> str | None:
+    try:
+        return await backend.manifest_of(run_id)
+    except NotSupportedError:
+        return None
+
+
+def _state(old: RunDetail, kept: Sequence[Mapping[str, Any]], step: str, shape: Mapping[str, Any]) -> JSONObject:
+    """The state of the old run, cut back to the steps that are kept."""
+    state = copy.deepcopy(dict(old.state or {}))
+    first = next((record.input for record in old.steps if record.step_index == 0), None)
+    given = {
+        "pipeline_name": old.run.pipeline_name,
+        "pipeline_version": old.run.pipeline_version,
+        "current_step_index": len(kept),
+        "step_history": [copy.deepcopy(dict(entry)) for entry in kept],
+        "last_step_output": kept[-1].get("output") if kept else first,
+        "pipeline_context": _context(state, kept, step, shape),
+        "status": "failed",
+        "metadata": {**(state.get("metadata") or {}), "forked_from": old.run.run_id},
+    }
+    of_a_task = {"is_background_task": False, "parent_run_id": None, "task_id": None, "background_error": None}
+    own = {name: value for name, value in of_a_task.items() if name in state}
+    return {**state, **given, **own, "execution_time_ms": None}
+
+
+def _context(state: JSONObject, kept: Sequence[Mapping[str, Any]], step: str, shape: Mapping[str, Any]) -> JSONObject:
+    """The saved context without its pause and without later answers; what the steps wrote elsewhere stays.
+
+    Some versions of the library keep the context of each step with it: then it is that one.
+    """
+    context = state.get("pipeline_context")
+    context = dict(context) if isinstance(context, dict) else {}
+    of_then = kept[-1].get("branch_context") if kept else None
+    if isinstance(of_then, dict) and of_then:
+        context.update(of_then)
+    for name in _PAUSE_NOTES:
+        context.pop(name, None)
+    if "current_step" in context:
+        context.update(status="failed", current_step=step)
+    scratchpad = context.get("scratchpad")
+    if isinstance(scratchpad, dict):
+        notes = ("status", *_PAUSE_NOTES) if "status" in scratchpad else ()
+        context["scratchpad"] = {name: value for name, value in scratchpad.items() if name not in notes}
+    if isinstance(context.get("hitl_history"), list):
+        context["hitl_history"] = _answers(context["hitl_history"], kept, shape)
+    return context
+
+
+def _answers(history: list[Any], kept: Sequence[Mapping[str, Any]], shape: Mapping[str, Any]) -> list[Any]:
+    """The answers to the questions among the steps that are kept: by their kinds, else by what they returned."""
+    kinds = {step["name"]: step["kind"] for step in shape.get("steps", ())}
+    count = 0
+    for entry in kept:
+        name, output = entry.get("name"), entry.get("output")
+        answer = history[count].get("human_response") if count < len(history) else None
+        if kinds.get(name) == "human" if kinds else (answer is not None and answer == output):
+            count += 1
+    return history[:count]
+
+
+def _progress(plan: ForkPlan, run_id: str, now: datetime) -> Progress:
+    when, old = now.isoformat(), plan.old.run
+    error = f"forked from {old.run_id}, and not resumed yet"
+    context = plan.state["pipeline_context"]
+    own = {"run_id": run_id, "created_at": when, "updated_at": when, "error_message": error}
+    start = {
+        "run_id": run_id,
+        "status": "failed",
+        "created_at": when,
+        "updated_at": when,
+        "pipeline_name": old.pipeline_name,
+        "pipeline_version": old.pipeline_version,
+        "total_steps": old.total_steps,
+    }
+    return Progress(
+        run_id,
+        state={**plan.state, **own, "pipeline_context": {**context, "run_id": run_id} if context else {}},
+        run_start=start,
+        run_end={"status": "failed", "updated_at": when, "error_message": error},
+        manifest=plan.manifest,
+    )

@@ -1,0 +1,35 @@
+"""Making a store faster and smaller, with an entry in its audit log."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flujo_lens.operations.changes import Recorder
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.upkeep import OptimizationPlan, Optimized
+
+__all__ = ["Done", "optimize"]
+
+
+class Done(NamedTuple):
+    """What was done, and its entry in the audit log."""
+
+    optimized: Optimized
+    audit_id: str
+
+
+async def optimize(backend: StateBackend, plan: OptimizationPlan, record: Recorder, *, force: bool) -> Done:
+    """Carry out a plan; the entry comes first.
+
+    Args:
+        backend: The store.
+        plan: Its plan.
+        record: Writes it down.
+        force: Do it even while others have the store open.
+
+    Raises:
+        LensError: as `StateBackend.optimize`, or the log cannot be written and nothing was changed.
+    """
+    counts = {"indexes": len(plan.indexes), "vacuum": int(plan.vacuum)}
+    audit_id, done = await record.recorded(counts, (), lambda: backend.optimize(vacuum=plan.vacuum, force=force))
+    return Done(done, audit_id)

@@ -1,0 +1,214 @@
+"""Bringing runs back from an archive: what would come back, and doing it, written down before the first one is.
+
+``lens import`` is this and nothing else; ``lens undo`` (`flujo_lens.operations.undo`) is this from the bin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from flujo_lens.errors import ArchiveError, LensError, SchemaError
+from flujo_lens.operations.archive import driver_kind
+from flujo_lens.operations.archive_reading import Survey, read_archive, survey
+from flujo_lens.operations.changes import Recorder, Report
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.deletion import Record
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["Restoration", "RestorePlan", "bring_back", "plan_restore"]
+
+_AT_ONCE = 500
+
+
+class RestorePlan(NamedTuple):
+    """What would come back from an archive.
+
+    Attributes:
+        path: The archive.
+        found: What it holds; all of it was checked.
+        run_ids: Those that would come back, in the archive's order.
+        existing: Those that would be left alone, since a run of that id exists.
+        store_is_empty: Whether the store holds no run at all.
+    """
+
+    path: Path
+    found: Survey
+    run_ids: tuple[str, ...]
+    existing: tuple[str, ...]
+    store_is_empty: bool
+
+    @property
+    def report(self) -> Report:
+        """The report on a dry run."""
+        count = len(self.run_ids)
+        return Report(matched=count + len(self.existing), skipped=len(self.existing), left=count, dry_run=True)
+
+
+class Restoration(NamedTuple):
+    """What came back.
+
+    Attributes:
+        report: How many.
+        run_ids: Those that did.
+        existing: Those that were left alone, since a run of that id exists.
+        failed: Those that the store has no place for, and why.
+    """
+
+    report: Report
+    run_ids: tuple[str, ...]
+    existing: tuple[str, ...]
+    failed: dict[str, str]
+
+
+async def plan_restore(backend: StateBackend, path: Path, wanted: Collection[str] | None = None) -> RestorePlan:
+    """See what would come back from an archive. The whole archive is read and checked; nothing is changed.
+
+    Args:
+        backend: The store.
+        path: The archive.
+        wanted: Only these of its runs; None for all.
+
+    Raises:
+        ArchiveError, CorruptArchiveError: it cannot be read, or was made from another kind of store.
+    """
+    _check_kind(backend, path)
+    found = survey(path)
+    run_ids = [run_id for run_id in found.run_ids if wanted is None or run_id in wanted]
+    is_empty = not (await backend.query_runs(RunFilter(), limit=1)).items
+    existing = set() if is_empty else await _existing(backend, run_ids, found.states)
+    new = tuple(run_id for run_id in run_ids if run_id not in existing)
+    old = tuple(run_id for run_id in run_ids if run_id in existing)
+    return RestorePlan(path, found, new, old, is_empty)
+
+
+def _check_kind(backend: StateBackend, path: Path) -> None:
+    with read_archive(path) as archive:
+        made_by = archive.header.driver
+    if (kind := driver_kind(backend)) != made_by:
+        raise ArchiveError(
+            f"{path} was made from a store of the driver {made_by}, and this one is of {kind}",
+            hint="name a store of the same kind: --store NAME_OR_URI; nothing was changed",
+            path=str(path),
+        )
+
+
+async def _existing(backend: StateBackend, run_ids: Sequence[str], states: Collection[str]) -> set[str]:
+    """Those that are there; where the history stayed when its state was deleted, that is no obstacle."""
+    found: set[str] = set()
+    for begin in range(0, len(run_ids), _AT_ONCE):
+        runs = await backend.read_summaries(run_ids[begin : begin + _AT_ONCE])
+        for run in runs:
+            if run.run_id not in states or await backend.load_state(run.run_id) is not None:
+                found.add(run.run_id)
+    return found
+
+
+@dataclass(slots=True)
+class _Done:
+    run_ids: list[str] = field(default_factory=list)
+    existing: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many runs are done with."""
+        return len(self.run_ids) + len(self.existing) + len(self.failed)
+
+
+async def bring_back(
+    backend: StateBackend,
+    plan: RestorePlan,
+    recorder: Recorder,
+    *,
+    stop: Stop | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Restoration:
+    """Bring back what was planned, batch by batch, with an entry in the audit log before the first.
+
+    Each run comes back whole or not at all. When the process dies, those of the batches before are back; the same
+    again goes on, and leaves them alone. If it ends early, a second entry says how far it came.
+
+    Args:
+        backend: The store.
+        plan: What is to come back.
+        recorder: Writes it down.
+        stop: When to end early; asked after each batch.
+        progress: Is told after each batch how many runs are done with.
+
+    Raises:
+        ReadOnlyStoreError, OperationFailedError: the log cannot be written; nothing was changed.
+        LensError: as `StateBackend.restore` and `ArchiveReader.groups`; the batches before are back.
+    """
+    if not plan.run_ids:
+        count = len(plan.existing)
+        return Restoration(Report(matched=count, skipped=count), (), plan.existing, {})
+    log, command, reason = recorder
+    log.check()
+    counts = {"restored": len(plan.run_ids)}
+    audit_id = log.append(command=command, reason=reason, counts=counts, run_ids=plan.run_ids)
+    done = _Done()
+    try:
+        await _restore_all(backend, plan, done, Stop() if stop is None else stop, progress)
+    except LensError as error:
+        _tell_end(recorder, f"{audit_id} ended early: {error.code}", done)
+        raise
+    if done.count < len(plan.run_ids):
+        _tell_end(recorder, f"{audit_id} was stopped", done)
+    return _restoration(plan, done, audit_id)
+
+
+def _tell_end(recorder: Recorder, why: str, done: _Done) -> None:
+    with suppress(LensError):
+        counts = {"restored": len(done.run_ids)}
+        recorder.log.append(command=recorder.command, reason=why, counts=counts, run_ids=done.run_ids)
+
+
+def _restoration(plan: RestorePlan, done: _Done, audit_id: str) -> Restoration:
+    existing = (*plan.existing, *done.existing)
+    matched, left = len(plan.run_ids) + len(plan.existing), len(plan.run_ids) - done.count
+    report = Report(matched, len(done.run_ids), len(existing), len(done.failed), left, False, audit_id)
+    return Restoration(report, tuple(done.run_ids), existing, done.failed)
+
+
+async def _restore_all(
+    backend: StateBackend, plan: RestorePlan, done: _Done, stop: Stop, progress: Callable[[int], None] | None
+) -> None:
+    wanted = set(plan.run_ids)
+    with read_archive(plan.path) as archive:
+        for records in archive.groups():
+            chosen = [record for record in records if record["run_id"] in wanted]
+            if not chosen:
+                continue
+            if stop:
+                return
+            await _restore(backend, chosen, done)
+            if progress is not None:
+                progress(done.count)
+
+
+async def _restore(backend: StateBackend, records: list[Record], done: _Done) -> None:
+    """Restore a batch; where it has a run that the store has no place for, run by run."""
+    try:
+        restored = await backend.restore(records)
+    except SchemaError:
+        for _, run in groupby(records, lambda record: record["run_id"]):
+            await _restore_one(backend, list(run), done)
+        return
+    done.run_ids += restored.run_ids
+    done.existing += restored.existing
+
+
+async def _restore_one(backend: StateBackend, records: list[Record], done: _Done) -> None:
+    run_id = records[0]["run_id"]
+    try:
+        await backend.restore(records)
+    except SchemaError as error:
+        done.failed[run_id] = error.message
+    else:
+        done.run_ids.append(run_id)  # if it was there, the call that failed for another run had brought it back

@@ -1,0 +1,106 @@
+"""Setting a global key of a store, and reading the JSON that a person typed for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from flujo_lens.errors import UsageError
+from flujo_lens.operations.changes import Recorder, Report
+from flujo_lens.state.backends.base import JSONObject, StateBackend, overrides
+
+__all__ = ["parse_json", "parse_value", "set_system_value", "stored_key"]
+
+_SHOWN = 30
+
+
+def parse_value(text: str) -> JSONObject:
+    """The JSON object that was typed.
+
+    Raises:
+        UsageError: it is no object, or as of `parse_json`.
+    """
+    value = parse_json(text, hint="""in single quotes for the shell, as in lens system set KEY '{"limit": 10}'""")
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"the value is {_kind(value)}, and applications expect an object",
+            hint=f"""as in lens system set KEY '{{"value": {_short(text)}}}'""",
+        )
+    return value
+
+
+def parse_json(text: str, hint: str = """in single quotes for the shell, as in '{"limit": 10}'""") -> Any:
+    """The JSON that was typed.
+
+    Raises:
+        UsageError: it is no JSON (the message tells the place), or has a number that no store can keep.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"the value is no JSON: {error.msg.lower()} {_place(text, error.pos)}",
+            hint=hint,
+        ) from None
+    except RecursionError:
+        raise UsageError("the value is nested too deep to be read") from None
+    except ValueError as error:
+        raise UsageError(f"the value holds a number that nothing can keep: {error}") from None
+
+
+def _place(text: str, at: int) -> str:
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    where = f"in line {line}, column {column}" if "\n" in text else f"at character {column}"
+    near = text[at : at + _SHOWN].splitlines()
+    return f"{where}, before {near[0]!r}" if near else f"{where}, at its end"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "an array", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else "..."
+
+
+async def stored_key(backend: StateBackend, key: str, unescaped: str) -> tuple[str, bool]:
+    """The key that is meant, and whether it is set; as it was typed, else with the escapes of tables read back."""
+    if not overrides(type(backend), "read_system_state"):
+        return key, await backend.get_system_state(key) is not None
+    there = {entry.key for entry in await backend.read_system_state()}
+    meant = key if key in there or unescaped not in there else unescaped
+    return meant, meant in there
+
+
+async def set_system_value(
+    backend: StateBackend, key: str, value: JSONObject, record: Callable[[], Recorder] | None
+) -> Report:
+    """Set a global key, in place of the value before; the entry in the audit log, without the value, comes first.
+
+    Args:
+        backend: The store.
+        key: The key.
+        value: Its new value.
+        record: Makes the recorder; None to change nothing.
+
+    Raises:
+        LensError: the log or the store cannot be written; nothing was changed.
+    """
+    if record is None:
+        return Report(1, left=1, dry_run=True)
+    audit_id, _ = await record().recorded({"keys": 1}, (), lambda: backend.set_system_state(key, value))
+    return Report(1, 1, audit_id=audit_id)

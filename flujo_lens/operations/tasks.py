@@ -1,0 +1,57 @@
+"""Giving up background tasks whose processes died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from flujo_lens.operations.changes import Recorder, Report
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.silence import silent_ids
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["Swept", "sweep"]
+
+
+class Swept(NamedTuple):
+    """The background tasks that were given up, or with a dry run, would be; and the report."""
+
+    run_ids: Sequence[str]
+    report: Report
+
+
+async def sweep(
+    backend: StateBackend,
+    wanted: RunFilter,
+    now: datetime,
+    silent_for: timedelta,
+    record: Callable[[], Recorder] | None,
+) -> Swept:
+    """Mark background tasks that are said to run, and gave no sign for `silent_for`, as failed.
+
+    A task that a living process claims is not silent. Each is looked at again when it is marked; one that was saved
+    meanwhile stays. The entry in the audit log comes first.
+
+    Args:
+        backend: The store.
+        wanted: Only these runs.
+        now: The present.
+        silent_for: How long a task must be without a save.
+        record: Makes the recorder, if there is something to change; None to change nothing.
+
+    Raises:
+        LensError: the log or the store cannot be written; nothing was changed.
+    """
+    cutoff = now - silent_for
+    found = await silent_ids(backend, wanted._replace(tasks_only=True), cutoff, now)
+    if record is None or not found:
+        return Swept(found, Report(len(found), left=len(found), dry_run=record is None))
+    hours = silent_for / timedelta(hours=1)
+
+    async def change() -> Sequence[str]:
+        return await backend.fail_stale_tasks(found, cutoff, hours)
+
+    audit_id, done = await record().recorded({"tasks": len(found)}, found, change)
+    skipped = len(found) - len(done)
+    return Swept(done, Report(len(found), len(done), skipped, audit_id=audit_id))

@@ -1,0 +1,143 @@
+"""What a check found, as pipelines of CI read it: GitHub's workflow commands, and JUnit's XML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape, quoteattr
+
+from flujo_lens.rendering import human
+from flujo_lens.rendering.text import escape_controls
+
+__all__ = ["Checked", "github", "junit"]
+
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_NEEDS_A_LOOK = {"remapped", "needs-migration"}
+"""Verdicts of runs that go on, but not as they were saved."""
+
+
+class Checked(NamedTuple):
+    """What was checked, and what follows from it.
+
+    Attributes:
+        groups: The rows of the view ``check``.
+        failing: Those for which the check fails.
+        summary: All of it in one sentence.
+        lacking: Why the check says too little; None if it does not.
+        properties: From where the runs are, and which code it was.
+    """
+
+    groups: Sequence[Any]
+    failing: Sequence[Any]
+    summary: str
+    lacking: str | None = None
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+# --- GitHub
+
+
+def github(checked: Checked) -> Iterator[str]:
+    """The lines of a log: an error for what fails, a warning for what somebody should look at, then the summary."""
+    failing = set(map(id, checked.failing))
+    for group in checked.groups:
+        if id(group) in failing:
+            yield _command("error", group)
+        elif group.code is not None or group.verdict in _NEEDS_A_LOOK:
+            yield _command("warning", group)
+    if checked.lacking:
+        yield f"::error title=lens check::{_data(checked.lacking)}"
+    yield escape_controls(checked.summary)
+
+
+def _command(kind: str, group: Any) -> str:
+    title = " ".join(["lens check:", group.verdict, *([group.code] if group.code else [])])
+    return f"::{kind} title={_property(title)}::{_data(told(group))}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+# --- JUnit
+
+
+def junit(checked: Checked) -> Iterator[str]:
+    """A document with a test case a group, and one for the number of runs where that is too small."""
+    failures = len(checked.failing) + (checked.lacking is not None)
+    tests = len(checked.groups) + (checked.lacking is not None)
+    counts = f'tests="{tests}" failures="{failures}" errors="0" skipped="0"'
+    yield '<?xml version="1.0" encoding="UTF-8"?>'
+    yield f'<testsuites name="lens check" {counts}>'
+    yield f'  <testsuite name="lens check" {counts}>'
+    yield "    <properties>"
+    for name, value in checked.properties:
+        yield f"      <property name={quoteattr(name)} value={_attribute(value)}/>"
+    yield "    </properties>"
+    failing = set(map(id, checked.failing))
+    for group in checked.groups:
+        yield from _case(group, id(group) in failing)
+    if checked.lacking:
+        yield '    <testcase classname="lens check" name="number of runs">'
+        yield f'      <failure type="too-few" message={_attribute(checked.lacking)}/>'
+        yield "    </testcase>"
+    yield f"    <system-out>{_text(checked.summary)}</system-out>"
+    yield "  </testsuite>"
+    yield "</testsuites>"
+
+
+def _case(group: Any, fails: bool) -> Iterator[str]:
+    shape = f", shape {group.manifest[:8]}" if group.manifest else ""
+    name = f"{group.status} at {group.step_name or 'an unknown step'}{shape}"
+    classname = _attribute(f"{group.pipeline_name} {group.pipeline_version}")
+    yield f"    <testcase classname={classname} name={_attribute(name)}>"
+    if fails:
+        kind = _attribute(group.code or group.verdict)
+        yield f"      <failure type={kind} message={_attribute(summary(group))}>{_text(told(group))}</failure>"
+    else:
+        yield f"      <system-out>{_text(told(group))}</system-out>"
+    yield "    </testcase>"
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(_xml(escape_controls(text)))
+
+
+def _text(text: str) -> str:
+    return escape(_xml(text))
+
+
+def _xml(text: str) -> str:
+    """`text` with what no XML can hold, and what a terminal might obey, escaped; lines stay lines."""
+    return _NO_XML.sub(lambda found: f"\\u{ord(found.group()):04x}", "\n".join(map(escape_controls, text.split("\n"))))
+
+
+# --- words
+
+
+def summary(group: Any) -> str:
+    """``broken: 12 paused runs of billing 1.3.0 at approve``."""
+    where = f" at {group.step_name}" if group.step_name else ""
+    runs = human.plural(group.runs, f"{group.status} run")
+    return escape_controls(f"{group.verdict}: {runs} of {group.pipeline_name} {group.pipeline_version}{where}")
+
+
+def told(group: Any) -> str:
+    """All about a group, in lines: what differs, what could be done in the code, and one of its runs."""
+    return "\n".join([summary(group), *_details(group)])
+
+
+def _details(group: Any) -> Iterable[str]:
+    for difference in group.differences:
+        yield f"- {escape_controls(difference.sentence)}"
+    for remedy in group.remedies:
+        yield f"to do: {escape_controls(remedy.title)}"
+        yield from (f"  {escape_controls(line)}" for line in (remedy.code or remedy.consequence).split("\n"))
+    yield f"for example {escape_controls(group.sample_run_id)}"
+    if group.code:
+        yield f"more: lens explain {group.code}"

@@ -1,0 +1,240 @@
+"""How a run that does not fit the code is shown: saved and current side by side, then what to do, by number."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from flujo_lens.rendering.human import Human, plural
+from flujo_lens.rendering.text import escape_controls
+
+__all__ = ["incompatibility"]
+
+_MOST_STEPS = 14
+"""A longer pipeline is shown where it differs, with a step on either side."""
+
+_LEAST_WORDS = 20
+
+_REMARKS = {
+    "completed-step-missing": "is done, and not in this code",
+    "completed-step-moved": "is done, and in another place",
+    "completed-step-kind": "is done; kind: {saved} {arrow} {current}",
+    "completed-step-output": "is done; output: {saved} {arrow} {current}",
+    "step-inserted": "did not run",
+    "waiting-step-missing": "stands here; not in this code",
+    "waiting-step-kind": "stands here; kind: {saved} {arrow} {current}",
+    "context-field-required": "has no default",
+    "context-field-removed": "is gone",
+    "context-field-retyped": "is of another type",
+}
+"""What is said beside a step or a field; the other kinds have no place in the table, and are told in a sentence."""
+
+
+class _Row(NamedTuple):
+    what: str
+    saved: str
+    current: str
+    remark: str = ""
+    marks_saved: bool = False
+    marks_current: bool = False
+
+    @property
+    def matters(self) -> bool:
+        return bool(self.remark) or self.saved != self.current
+
+
+def incompatibility(error: Mapping[str, Any], shown: Human, width: int, *, unicode: bool = True) -> RenderableType:
+    """The error for a person.
+
+    Args:
+        error: What `StateIncompatibilityError.to_dict` gives.
+        shown: How times are shown.
+        width: Cells of a line. Commands are never folded, so that they can be copied.
+        unicode: False for terminals that have ASCII only.
+    """
+    arrow = "→" if unicode else "->"
+    opening = Text.assemble(("StateIncompatibilityError", "bold red"), f": {error['message'].partition(chr(10))[0]}")
+    opening.append(f"   {error['code']}")
+    more = Text(f"more: {error['hint']}")
+    return Group(
+        opening,
+        Text(escape_controls(_told(error))),
+        *(Text(f"  {escape_controls(sentence)}") for sentence in _sentences(error)),
+        Text(),
+        _side_by_side(_rows(error, arrow), _saved_title(error, shown), arrow),
+        Text(),
+        Text("  WHAT TO DO, safest first", style="bold"),
+        *_remedies(error["remediations"], width),
+        more,
+    )
+
+
+def _told(error: Mapping[str, Any]) -> str:
+    told = f"{error['reason']}. Nothing was changed: it is still {error['status']}."
+    others = error.get("others")
+    if others:
+        told += f" {plural(others, 'other run')} {'has' if others == 1 else 'have'} this problem."
+    return told
+
+
+def _sentences(error: Mapping[str, Any]) -> list[str]:
+    """What hinders the run and has no place in the table."""
+    return [each["sentence"] for each in _hindrances(error) if each["kind"] not in _REMARKS]
+
+
+def _hindrances(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [each for each in error["differences"] if each["hinders"]]
+
+
+def _saved_title(error: Mapping[str, Any], shown: Human) -> str:
+    when = error.get("saved_at")
+    return f"SAVED ({shown.ago(datetime.fromisoformat(when))})" if when else "SAVED"
+
+
+# --- side by side
+
+
+def _side_by_side(rows: Sequence[_Row], saved_title: str, arrow: str) -> RenderableType:
+    made = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    indent = " " * (len(arrow) + 1)
+    for title in ("", indent + saved_title, indent + "THIS CODE", ""):
+        made.add_column(title, overflow="fold")
+    for row in rows:
+        marked = row.marks_saved or row.marks_current
+        cells = (
+            row.what,
+            (f"{arrow} " if row.marks_saved else indent) + row.saved,
+            (f"{arrow} " if row.marks_current else indent) + row.current,
+            row.remark,
+        )
+        made.add_row(*(Text(escape_controls(cell), style="bold" if marked and cell else "") for cell in cells))
+    return Padding(made, (0, 0, 0, 2))
+
+
+def _rows(error: Mapping[str, Any], arrow: str) -> list[_Row]:
+    steps = list(_step_rows(error, arrow))
+    return [_version_row(error), *_shortened(steps), *_field_rows(error)]
+
+
+def _version_row(error: Mapping[str, Any]) -> _Row:
+    current = error["current"]
+    registered = next((each["current"] for each in error["differences"] if each["kind"] == "not-registered"), None)
+    here = current["version"] if current else f"registered: {registered}" if registered else "not registered"
+    kept = any(each["kind"] == "version-not-bumped" for each in error["differences"])
+    return _Row("version", error["pipeline_version"] or "-", here, "the same, though the code is not" if kept else "")
+
+
+def _step_rows(error: Mapping[str, Any], arrow: str) -> Iterator[_Row]:
+    saved, current = _saved_names(error), _names(error["current"])
+    told = {each["step"]: each for each in _hindrances(error)}
+    renamed = any(remedy["id"] == "alias" for remedy in error["remediations"])
+    for index in range(max(len(saved), len(current))):
+        old, new = _at(saved, index), _at(current, index)
+        theirs = told.get(old) if _is_of_saved(told.get(old)) else None
+        ours = told.get(new) if told.get(new, {}).get("kind") == "step-inserted" else None
+        remark = _remark(theirs or ours, arrow)
+        if theirs and renamed and theirs["kind"].endswith("-missing"):
+            remark = "same kind and output: renamed?"
+        if not remark and old and old == error["waiting"]:
+            remark = "stands here"
+        unknown = "" if error["saved"] else "?"
+        yield _Row(f"step {index}", old or unknown, new or "", remark, theirs is not None, ours is not None)
+
+
+def _is_of_saved(difference: Mapping[str, Any] | None) -> bool:
+    return difference is not None and difference["kind"] in _REMARKS and "-step-" in difference["kind"]
+
+
+def _field_rows(error: Mapping[str, Any]) -> Iterator[_Row]:
+    for each in _hindrances(error):
+        if each["kind"].startswith("context-"):
+            remark = _REMARKS[each["kind"]]
+            yield _Row(f"field {each['step']}", each["saved"] or "-", each["current"] or "-", remark, False, True)
+
+
+def _remark(difference: Mapping[str, Any] | None, arrow: str) -> str:
+    return "" if difference is None else _REMARKS[difference["kind"]].format(**difference, arrow=arrow)
+
+
+def _shortened(rows: Sequence[_Row]) -> Iterator[_Row]:
+    """All of a short pipeline; of a long one what matters, a step on either side, and how many are left out."""
+    near = {at + by for at, row in enumerate(rows) if row.matters for by in (-1, 0, 1)}
+    left_out = 0
+    for at, row in enumerate(rows):
+        if len(rows) > _MOST_STEPS and at not in near:
+            left_out += 1
+            continue
+        yield from _gap(left_out)
+        yield row
+        left_out = 0
+    yield from _gap(left_out)
+
+
+def _gap(left_out: int) -> Iterator[_Row]:
+    if left_out:
+        same = f"{plural(left_out, 'step')}, the same"
+        yield _Row("...", same, same)
+
+
+def _saved_names(error: Mapping[str, Any]) -> list[str]:
+    """Of the saved steps, or as far as they are known."""
+    if error["saved"]:
+        return _names(error["saved"])
+    waiting = error["waiting"]
+    return [*error["completed"], *([waiting] if waiting else [])]
+
+
+def _names(manifest: Mapping[str, Any] | None) -> list[str]:
+    return [step["name"] for step in manifest["steps"]] if manifest else []
+
+
+def _at(names: Sequence[str], index: int) -> str | None:
+    return names[index] if index < len(names) else None
+
+
+# --- what to do
+
+
+def _remedies(remedies: Sequence[Mapping[str, Any]], width: int) -> Iterator[RenderableType]:
+    """A title and its lines beside it; below it, where a line would not fit beside any."""
+    titles = max(cell_len(each["title"]) for each in remedies)
+    left = 5 + titles + 2
+    beside = all(left + cell_len(line) <= width for each in remedies for line in _lines(each))
+    for number, each in enumerate(remedies, 1):
+        column, head = left if beside else 5, f"  {number}  {each['title']}"
+        lines, told = _lines(each), _consequence(each)
+        if lines and told and column + cell_len(lines[-1]) + cell_len(told) + 3 <= width:
+            lines[-1] += f"   {told}"
+        else:
+            lines += textwrap.wrap(told, max(width - column, _LEAST_WORDS))
+        if not beside:
+            yield Text(head)
+        for at, line in enumerate(lines):
+            yield _set_in(line, column, head if beside and at == 0 else "")
+
+
+def _set_in(line: str, column: int, lead: str) -> RenderableType:
+    """A line behind its title, in one piece however wide it is: it may be a command to copy."""
+    return Text(lead.ljust(column) + line, no_wrap=True, overflow="ignore")
+
+
+def _lines(remedy: Mapping[str, Any]) -> list[str]:
+    """What to write and to type."""
+    texts = [text for text in (remedy["code"], remedy["command"]) if text]
+    return [escape_controls(line) for text in texts for line in text.split("\n")]
+
+
+def _consequence(remedy: Mapping[str, Any]) -> str:
+    """In brackets behind a command; by itself where there is none. Of what is safe the title says enough."""
+    told = escape_controls(remedy["consequence"])
+    if remedy["command"]:
+        return "" if remedy["safe"] else f"({told})"
+    return told

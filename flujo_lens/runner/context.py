@@ -1,0 +1,133 @@
+"""`PipelineContext`: what the steps of a run share; and how it goes into the saved state and out of it.
+
+Beside the fields of the model, the saved context has notes of the runner's own, under the names that the library
+uses: ``status``, ``current_step``, and while a person is waited for ``pause_message`` and ``hitl_data``, the
+message in ``scratchpad`` too. A field of an application that has such a name keeps its value and takes the place
+of the note.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flujo_lens.errors import InvalidStateError, UsageError
+from flujo_lens.runner.results import ContextT
+from flujo_lens.serialization import safe_serialize
+
+__all__ = [
+    "HumanInteraction",
+    "PipelineContext",
+    "dump_context",
+    "load_context",
+    "make_context",
+    "peek_context",
+    "without_notes",
+]
+
+JSONObject = dict[str, Any]
+
+_NOTES = ("status", "current_step", "pause_message", "hitl_data")
+_PAUSED = "paused"
+
+
+class HumanInteraction(BaseModel):
+    """One question to a person and the answer; `timestamp` is in UTC."""
+
+    message_to_human: str
+    human_response: Any
+    timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class PipelineContext(BaseModel):
+    """What the steps of a run share. Models of an application's own inherit from it and add their fields.
+
+    Attributes:
+        run_id: The run.
+        initial_prompt: The input of the first step, as a text.
+        scratchpad: For whatever a step wants to leave for a later one.
+        hitl_history: What persons were asked and what they answered, in order.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    run_id: str = ""
+    initial_prompt: str = ""
+    scratchpad: dict[str, Any] = Field(default_factory=dict)
+    hitl_history: list[HumanInteraction] = Field(default_factory=list)
+
+
+def make_context(model: type[ContextT], run_id: str, initial_input: Any, data: JSONObject) -> ContextT:
+    """The context of a run that begins.
+
+    Args:
+        model: Its type.
+        run_id: Fills the field of that name, whatever `data` says.
+        initial_input: Fills ``initial_prompt`` unless `data` does.
+        data: Values of other fields.
+
+    Raises:
+        UsageError: the model does not take them.
+    """
+    try:
+        return model.model_validate({"initial_prompt": str(initial_input), **data, "run_id": run_id})
+    except ValidationError as error:
+        raise UsageError(
+            f"the context {model.__name__} cannot be made: {_first(error)}",
+            hint="give the missing fields with initial_context_data={...}, or give them defaults",
+        ) from error
+
+
+def dump_context(context: BaseModel, notes: JSONObject) -> JSONObject:
+    """The context as it is saved: plain JSON data, with the `notes` where the model has no field of that name."""
+    saved: JSONObject = safe_serialize(context)
+    message = notes.get("pause_message")
+    if message is not None and isinstance(saved.get("scratchpad"), dict):
+        saved["scratchpad"] = {"status": _PAUSED, "pause_message": message, **saved["scratchpad"]}
+    return {**notes, **saved}
+
+
+def load_context(saved: JSONObject, model: type[ContextT], run_id: str) -> ContextT:
+    """The context out of what was saved, without the runner's notes.
+
+    Raises:
+        InvalidStateError: it does not fit the model.
+    """
+    try:
+        return model.model_validate({**without_notes(saved, model), "run_id": run_id})
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InvalidStateError(
+            f"the saved context of {run_id} does not fit {model.__name__}: {_first(error)}",
+            hint=f"lens show {run_id} --state; give the field a default, or register a migration",
+            run_id=run_id,
+            field=where,
+        ) from error
+
+
+def peek_context(saved: JSONObject, model: type[ContextT], run_id: str) -> BaseModel:
+    """`load_context` for a run that does not go on: of a context that does not fit, the fields that every one has."""
+    try:
+        return load_context(saved, model, run_id)
+    except InvalidStateError:
+        known = {name: saved[name] for name in ("initial_prompt", "scratchpad") if name in saved}
+        return PipelineContext.model_construct(run_id=run_id, **known)
+
+
+def without_notes(saved: JSONObject, model: type[BaseModel]) -> JSONObject:
+    """What was saved of the context, without the runner's notes."""
+    plain = {name: value for name, value in saved.items() if name in model.model_fields or name not in _NOTES}
+    scratchpad = plain.get("scratchpad")
+    if isinstance(scratchpad, dict) and saved.get("pause_message") is not None:
+        noted = {"status": _PAUSED, "pause_message": saved["pause_message"]}
+        plain["scratchpad"] = {
+            key: value for key, value in scratchpad.items() if key not in noted or noted[key] != value
+        }
+    return plain
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"

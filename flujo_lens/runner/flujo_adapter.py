@@ -1,0 +1,282 @@
+"""Hands a run of the library (``flujo``) to the library's own runner, after it was compared and claimed here.
+
+The library is never imported from here: an application that has an object of it has imported it. What differs
+between its versions is looked for by name: 0.4 and 0.6 are known.
+
+It has no check of versions or shapes and no lock, goes on behind a step that failed, and takes a cancellation for
+the end of the run. So a run is compared by the names of its steps before it is handed over, under a claim; one that
+failed is set back to the step that failed; and one that was interrupted is left failed, so that it resumes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flujo_lens.errors import LensError, NotSupportedError, OperationFailedError, UsageError
+from flujo_lens.runner.dsl import HUMAN, STEP, Pipeline, Step
+from flujo_lens.runner.placing import Source
+from flujo_lens.runner.registry import PipelineRegistry
+from flujo_lens.runner.stored import Stored
+from flujo_lens.state.backends.base import JSONObject, StateBackend
+
+__all__ = ["Library", "library_of"]
+
+_NO_ANSWER: Any = object()
+_MANAGERS = ("flujo.application.core.state_manager", "flujo.application.core.execution.state_manager")
+_STORES = {True: ("flujo.state.backends.file", "FileBackend"), False: ("flujo.state.backends.sqlite", "SQLiteBackend")}
+
+
+class _Shape(Pipeline):
+    """A pipeline of the library, which may have two steps of one name."""
+
+    def __post_init__(self) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class Library:
+    """An object of the library, as an application has it.
+
+    Attributes:
+        found: Its registry, runner, pipeline or step.
+        source: The shapes of its pipelines: names, kinds and order of the steps.
+    """
+
+    found: Any
+    source: Source
+
+    async def start(self, backend: StateBackend, stored: Stored, name: str, version: str) -> None:
+        """Bring a run that failed or was killed as far as it goes. It has to be claimed, and to fit the code.
+
+        Args:
+            backend: The store as lens has it; the library opens it for itself.
+            stored: The run.
+            name: Of the pipeline that it goes on with.
+            version: Of the same.
+        """
+        async with self._runner(backend, name, version) as runner:
+            if stored.status == "failed":
+                await _set_back(runner.state_backend, stored)
+            given = stored.context.get("initial_prompt")
+            data = _initial(runner, stored)
+            await _watched(runner, stored, lambda: _last(runner.run_async(given, run_id=stored.run_id, **data)))
+
+    async def answer(self, backend: StateBackend, stored: Stored, name: str, version: str, answer: Any) -> None:
+        """Bring a run that waits for a person as far as it goes with the answer; the rest as of `start`."""
+        async with self._runner(backend, name, version) as runner:
+            paused = await _paused(runner, stored.run_id)
+            await _watched(runner, stored, lambda: runner.resume_async(paused, answer))
+
+    @asynccontextmanager
+    async def _runner(self, backend: StateBackend, name: str, version: str) -> AsyncIterator[Any]:
+        """The application's own runner, or one of the library's, on the store; which is closed in the end."""
+        store = _opened(backend)
+        pipeline = self._pipeline(name, version)
+        try:
+            if _is_a(self.found, "Flujo"):
+                runner = copy.copy(self.found)
+                runner.pipeline, runner.state_backend = pipeline, store
+                runner.pipeline_name, runner.pipeline_version = name, version
+            else:
+                made = importlib.import_module("flujo").Flujo
+                runner = made(pipeline, state_backend=store, pipeline_name=name, pipeline_version=version)
+            yield runner
+        finally:
+            await _closed(store)
+
+    def _pipeline(self, name: str, version: str) -> Any:
+        registry = self.found if _is_a(self.found, "PipelineRegistry") else getattr(self.found, "registry", None)
+        found = registry.get(name, version) if registry is not None else None
+        if found is None:
+            found = self.found.pipeline if _is_a(self.found, "Flujo") else self.found
+        return found
+
+
+def library_of(target: str, found: Any) -> Library:
+    """What lens needs to know of an object of the library.
+
+    Raises:
+        UsageError: the object is none that has pipelines.
+    """
+    if _is_a(found, "Flujo"):
+        own = getattr(found, "pipeline", None)
+        registry = None if getattr(found, "registry", None) is None else _registry(found.registry)
+        name, version = found.pipeline_name or "unknown", found.pipeline_version
+        return Library(found, Source(None if own is None else _shape(own), registry, name, version))
+    if _is_a(found, "PipelineRegistry"):
+        known = _registry(found)
+        names = known.names()
+        return Library(found, Source(None, known, names[0] if len(names) == 1 else "unknown", "latest"))
+    if _is_a(found, "Pipeline") or _is_a(found, "Step"):
+        return Library(found, Source(_shape(found), None, "unknown", "latest"))
+    raise UsageError(
+        f"{target} is of the type {type(found).__name__} of the library, which has no pipelines",
+        hint="name a PipelineRegistry, a Flujo, a Pipeline, or a function that returns one of them",
+    )
+
+
+def _is_a(found: Any, name: str) -> bool:
+    """Whether it is of the library's class of that name, or of one that inherits from it."""
+    return any(cls.__name__ == name and cls.__module__.partition(".")[0] == "flujo" for cls in type(found).__mro__)
+
+
+def _registry(found: Any) -> PipelineRegistry:
+    made = PipelineRegistry()
+    for name, versions in found._store.items():
+        for version, pipeline in versions.items():
+            made.register(_shape(pipeline), name, version)
+    return made
+
+
+def _shape(found: Any) -> Pipeline:
+    steps = found.steps if _is_a(found, "Pipeline") else [found]
+    return _Shape(tuple(map(_step, steps)))
+
+
+def _step(found: Any) -> Step:
+    kind = HUMAN if _is_a(found, "HumanInTheLoopStep") else STEP
+    schema = getattr(found, "input_schema", None) if kind == HUMAN else None
+    return Step(str(found.name), kind, message_for_user=getattr(found, "message_for_user", None), input_schema=schema)
+
+
+# --- the library's own store
+
+
+def _opened(backend: StateBackend) -> Any:
+    """The store of `backend`, opened by the library.
+
+    Raises:
+        NotSupportedError: it is neither a file nor a folder.
+    """
+    path = getattr(backend, "path", None)
+    if not isinstance(path, Path):
+        raise NotSupportedError(
+            f"the library has no driver for a store of {type(backend).__qualname__}; nothing was changed",
+            hint="runs of the library resume on SQLite files and folders of JSON files",
+        )
+    module, name = _STORES[path.is_dir()]
+    return getattr(importlib.import_module(module), name)(path)
+
+
+async def _closed(store: Any) -> None:
+    for name in ("shutdown", "close"):
+        close = getattr(store, name, None)
+        if close is not None:
+            done = close()
+            if asyncio.iscoroutine(done):
+                await done
+            return
+
+
+async def _set_back(store: Any, stored: Stored) -> None:
+    """Let a run that failed stand at the step that failed, as the library reads it."""
+    done = stored.done
+    await _changed(
+        store,
+        stored.run_id,
+        step_history=done,
+        current_step_index=len(done),
+        last_step_output=done[-1].get("output") if done else None,
+        status="running",
+        error_message=None,
+    )
+
+
+async def _changed(store: Any, run_id: str, **fields: Any) -> None:
+    state = await store.load_state(run_id)
+    if state is not None:
+        await store.save_state(run_id, {**state, **fields})
+
+
+# --- the library's own runner
+
+
+def _initial(runner: Any, stored: Stored) -> JSONObject:
+    """What a context model that has fields without defaults is made of, before the library loads the stored one."""
+    model = getattr(runner, "context_model", None)
+    fields = getattr(model, "model_fields", {})
+    data = {name: value for name, value in stored.context.items() if name in fields}
+    return {"initial_context_data": data} if data else {}
+
+
+async def _last(made: Any) -> Any:
+    """The last item of an iterator, which is the result; what is awaited, if it is none."""
+    if not hasattr(made, "__aiter__"):
+        return await made
+    found = None
+    async for item in made:
+        found = item
+    return found
+
+
+async def _paused(runner: Any, run_id: str) -> Any:
+    """The result that the library's runner goes on from."""
+    models = importlib.import_module("flujo.domain.models")
+    manager = _manager()(runner.state_backend)
+    model = getattr(runner, "context_model", None) or models.PipelineContext
+    if hasattr(manager, "rehydrate_pipeline_result"):
+        return await manager.rehydrate_pipeline_result(run_id, model)
+    context, _, _, _, _, _, history = await manager.load_workflow_state(run_id, model)
+    return models.PipelineResult(step_history=history, final_pipeline_context=context)
+
+
+def _manager() -> Any:
+    for module in _places():
+        return module.StateManager
+    raise UsageError("this version of the library keeps no StateManager where 0.4 and 0.6 have it")
+
+
+def _places() -> Iterator[Any]:
+    for name in _MANAGERS:
+        try:
+            yield importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+
+
+async def _watched(runner: Any, stored: Stored, work: Callable[[], Awaitable[Any]]) -> None:
+    """Run it; a run that is interrupted is left failed, which the library would call cancelled.
+
+    Raises:
+        OperationFailedError: the library raised.
+        asyncio.CancelledError: it was interrupted.
+    """
+    task = asyncio.current_task()
+    try:
+        await work()
+    except asyncio.CancelledError:
+        await _interrupted(runner, stored.run_id)
+        raise
+    except LensError:
+        raise
+    except Exception as error:
+        told = f"the library's runner gave up {stored.run_id}: {type(error).__name__}: {error}"
+        hint = f"lens show {stored.run_id} says where it stands; --debug shows where it came from"
+        raise OperationFailedError(told, hint=hint, run_id=stored.run_id) from error
+    if task is not None and task.cancelling():
+        await _interrupted(runner, stored.run_id)
+        raise asyncio.CancelledError
+
+
+async def _interrupted(runner: Any, run_id: str) -> None:
+    """Leave a run failed at the step that was cut off, which its history says too."""
+    state = await runner.state_backend.load_state(run_id) or {}
+    done = [entry for entry in state.get("step_history") or () if entry.get("success") is not False]
+    steps = runner.pipeline.steps
+    name = steps[len(done)].name if len(done) < len(steps) else "unknown"
+    entry = {"name": name, "success": False, "attempts": 1, "feedback": "interrupted"}
+    await _changed(
+        runner.state_backend,
+        run_id,
+        step_history=[*done, entry],
+        current_step_index=len(done),
+        status="failed",
+        error_message="interrupted",
+    )

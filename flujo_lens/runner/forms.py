@@ -1,0 +1,121 @@
+"""The answer of a person as a form: the fields that an input schema asks for, in words for a person."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+__all__ = ["FormField", "form_of"]
+
+_KINDS = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "yes or no",
+    "array": "JSON list",
+    "object": "JSON object",
+    "null": "nothing",
+}
+_FORMATS = {
+    "date": "date, as 2026-11-21",
+    "time": "time, as 14:30",
+    "date-time": "date and time",
+    "uuid": "UUID",
+    "email": "e-mail address",
+}
+
+
+class FormField(NamedTuple):
+    """One thing to ask.
+
+    Attributes:
+        name: Of the field; None where the answer is one value.
+        kind: What it may be, in words.
+        choices: What alone it may be, if there are few.
+        default: What it is where nothing is typed, as text; None if it has to be typed.
+        about: What the schema says of it.
+        adapter: Checks it (a pydantic ``TypeAdapter``).
+    """
+
+    name: str | None
+    kind: str
+    choices: tuple[str, ...]
+    default: str | None
+    about: str | None
+    adapter: Any
+
+    def value(self, text: str) -> Any:
+        """What was typed, as its type; a text may be JSON of it.
+
+        Raises:
+            ValueError: it does not fit; says why in a few words.
+        """
+        from pydantic import ValidationError
+
+        wanted = next((one for one in self.choices if one.casefold() == text.casefold()), text)
+        try:
+            return self.adapter.validate_python(wanted)
+        except ValidationError as error:
+            first = error
+        try:
+            return self.adapter.validate_json(wanted)
+        except ValidationError:
+            raise ValueError(_told(first)) from first
+
+
+def form_of(schema: Any) -> tuple[FormField, ...]:
+    """The fields that a schema asks for: those of a pydantic model, one for any other type, none for no schema."""
+    from pydantic import BaseModel, TypeAdapter
+
+    if schema is None:
+        return ()
+    if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+        adapter: TypeAdapter[Any] = TypeAdapter(schema)
+        return (FormField(None, *_shape(adapter), None, None, adapter),)
+    return tuple(_field(name, field) for name, field in schema.model_fields.items())
+
+
+def _field(name: str, field: Any) -> FormField:
+    from pydantic import TypeAdapter
+
+    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+    called = field.alias if isinstance(field.alias, str) else name
+    default = None if field.is_required() else _text(field.get_default(call_default_factory=True))
+    return FormField(called, *_shape(adapter), default, field.description, adapter)
+
+
+def _text(value: Any) -> str:
+    from flujo_lens.serialization import safe_serialize
+
+    plain = safe_serialize(value)
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _shape(adapter: Any) -> tuple[str, tuple[str, ...]]:
+    """What a value may be in words, and the few that it may be."""
+    from pydantic.errors import PydanticUserError
+
+    try:
+        schema = adapter.json_schema()
+    except PydanticUserError:
+        return "value", ()
+    return _words(schema, schema.get("$defs", {}))
+
+
+def _words(schema: dict[str, Any], known: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    if "$ref" in schema:
+        schema = known.get(schema["$ref"].rpartition("/")[2], {})
+    if "anyOf" in schema:
+        parts = [_words(part, known) for part in schema["anyOf"] if part.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kind for kind, _ in parts)), tuple(one for _, few in parts for one in few)
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    if values:
+        few = tuple(_text(value) for value in values)
+        return " or ".join(filter(None, (", ".join(few[:-1]), few[-1]))), few
+    return _FORMATS.get(schema.get("format", "")) or _KINDS.get(schema.get("type", ""), "value"), ()
+
+
+def _told(error: Any) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

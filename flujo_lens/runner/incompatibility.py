@@ -1,0 +1,179 @@
+"""`StateIncompatibilityError`: a saved run does not fit the code, why, and what to do about it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from flujo_lens.errors import IncompatibleError
+from flujo_lens.runner.differences import CODES, Difference
+from flujo_lens.runner.migrations import MigrationError
+from flujo_lens.runner.remedies import Remediation, remedies_for
+from flujo_lens.runner.shapes import JSONObject
+from flujo_lens.runner.verdicts import Place, Verdict
+from flujo_lens.state.interpret import NAMELESS
+
+__all__ = ["OPENING", "STATE_CODES", "StateIncompatibilityError", "migration_failed", "not_registered"]
+
+OPENING = "Cannot resume workflow due to a mismatch between the saved state and the current pipeline code."
+"""The words with which every such message begins."""
+
+STATE_CODES = tuple(sorted(set(CODES.values())))
+"""The codes that the error has: one a kind of incompatibility."""
+
+_REASONS = {
+    "LENS-C1": "has done steps that this code does not have, or has in another place",
+    "LENS-C2": "has done a step whose output is of another type now",
+    "LENS-C3": "has passed a place at which this code has another step",
+    "LENS-C4": "waits at a step that this code does not have",
+    "LENS-C5": "was saved with a context that this code cannot read",
+    "LENS-C6": "does not say enough about itself to go on safely",
+    "LENS-C7": "belongs to a pipeline, or to a version of it, that is not registered",
+    "LENS-C8": "waits at a step that is of another kind now",
+    "LENS-C9": "was saved by another version, and the migration to this one does not work",
+}
+
+
+class StateIncompatibilityError(IncompatibleError):
+    """A stored run cannot go on under this code. The store was not changed: with the code of then, it goes on.
+
+    Args:
+        run_id: The run.
+        verdict: Why not; one whose `Verdict.can_resume` is False.
+        saved: The manifest that it was started with; None if the store has none.
+        current: That of the code; None if the code has no such pipeline.
+        place: Where the run stands.
+        pipeline: The pipeline's name as the run has it; by default that of a manifest.
+        saved_at: When it was saved last.
+        others: How many other runs have this problem, if somebody has looked; may be set afterwards.
+        database: The name of the store's file, where it is one.
+
+    Attributes:
+        code: ``LENS-C1`` to ``LENS-C9``.
+        message: Begins with `OPENING`; then the run, the differences, and the remedies by number.
+        differences: All that differs; what hinders it first.
+        remediations: What applies, the safest first.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        verdict: Verdict,
+        *,
+        saved: JSONObject | None,
+        current: JSONObject | None,
+        place: Place,
+        pipeline: str | None = None,
+        saved_at: datetime | None = None,
+        others: int | None = None,
+        database: str | None = None,
+    ) -> None:
+        if verdict.code is None:
+            raise ValueError(f"run {run_id} can go on: {verdict.kind}")
+        self.code = verdict.code
+        self.run_id, self.status, self.verdict = run_id, place.status, verdict.kind
+        self.saved, self.current, self.saved_at, self.others = saved, current, saved_at, others
+        self.pipeline: str = pipeline or (saved or current or {}).get("pipeline", "")
+        self.waiting = _stands_at(saved, place)
+        self.completed = place.completed or _names(saved)[: place.index]
+        self.version: str | None = saved["version"] if saved else place.version
+        hindrances = verdict.hindrances
+        self.differences = (*hindrances, *(each for each in verdict.differences if each not in hindrances))
+        self.remediations = remedies_for(
+            run_id, verdict, saved, current, place, pipeline=self.pipeline, database=database
+        )
+        super().__init__(self._message(len(hindrances)), hint=f"lens explain {self.code}")
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, in one sentence: ``run r1 waits at a step that this code does not have``."""
+        return f"run {self.run_id} {_REASONS[self.code]}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as ``-o json`` prints it: plain JSON, without anything from the run's context."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "reason": self.reason,
+            "run_id": self.run_id,
+            "status": self.status,
+            "verdict": self.verdict,
+            "pipeline_name": self.pipeline,
+            "pipeline_version": self.version,
+            "waiting": self.waiting,
+            "completed": list(self.completed),
+            "saved": self.saved,
+            "saved_at": None if self.saved_at is None else self.saved_at.isoformat(),
+            "current": self.current,
+            "others": self.others,
+            "differences": [difference.to_dict() for difference in self.differences],
+            "remediations": [remedy.to_dict() for remedy in self.remediations],
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An error goes to another process as it is: it is not made again."""
+        return _revived, (self.message, self.__dict__)
+
+    def _message(self, hindrances: int) -> str:
+        titled = f"{self.reason} ({self.pipeline} {self.version or ''}".rstrip() + ")"
+        lines = [OPENING, f"{titled}. Nothing was changed: it is still {self.status}."]
+        lines += [f"  - {difference.sentence}" for difference in self.differences[:hindrances]]
+        lines.append("What to do, safest first:")
+        for number, remedy in enumerate(self.remediations, 1):
+            lines += _numbered(number, remedy)
+        return "\n".join([*lines, f"More: lens explain {self.code}"])
+
+
+def not_registered(
+    run_id: str, place: Place, pipeline: str, versions: tuple[str, ...], near: str | None = None
+) -> StateIncompatibilityError:
+    """The error for a run whose pipeline, or whose version of it, the application has not registered.
+
+    Args:
+        run_id: The run.
+        place: Where it stands, with the version that it names.
+        pipeline: The name of its pipeline.
+        versions: Those that are registered under the name, the oldest first; none where the name is unknown.
+        near: A name that is registered and looks like it.
+    """
+    found = ", ".join(versions) or None
+    sentence = f'this code has no version {place.version} of "{pipeline}", only {found}'
+    if found is None:
+        asked = f", did you mean {near}?" if near else ""
+        sentence = f'this code has no pipeline "{pipeline}"{asked}'
+    if pipeline in NAMELESS:
+        sentence = "the store does not say of which pipeline it is: name the right one, --app module:pipeline"
+    difference = Difference("not-registered", None, place.version, found, sentence)
+    verdict = Verdict("unknown" if pipeline in NAMELESS else "broken", "LENS-C7", (difference,), None)
+    return StateIncompatibilityError(run_id, verdict, saved=None, current=None, place=place, pipeline=pipeline)
+
+
+def migration_failed(
+    run_id: str, error: MigrationError | str, *, saved: JSONObject, current: JSONObject, place: Place
+) -> StateIncompatibilityError:
+    """The error for a run whose migration raised, or made a context that the code does not take (`error` says why)."""
+    versions = saved["version"], current["version"]
+    difference = Difference("migration-failed", None, *versions, str(error))
+    verdict = Verdict("needs-migration", "LENS-C9", (difference,), None)
+    return StateIncompatibilityError(run_id, verdict, saved=saved, current=current, place=place)
+
+
+def _revived(message: str, facts: dict[str, Any]) -> StateIncompatibilityError:
+    error = StateIncompatibilityError.__new__(StateIncompatibilityError, message)
+    error.__dict__.update(facts)
+    return error
+
+
+def _names(manifest: JSONObject | None) -> tuple[str, ...]:
+    return tuple(step["name"] for step in manifest["steps"]) if manifest else ()
+
+
+def _stands_at(saved: JSONObject | None, place: Place) -> str | None:
+    names = _names(saved)
+    return place.waiting or (names[place.index] if 0 <= place.index < len(names) else None)
+
+
+def _numbered(number: int, remedy: Remediation) -> list[str]:
+    lines = [f"  {number}. {remedy.title}: {remedy.consequence}"]
+    return [*lines, *(f"     {line}" for text in (remedy.code, remedy.command) if text for line in text.split("\n"))]

@@ -1,0 +1,227 @@
+"""`Record`: one run in the making. It says what is saved of it; saving is the business of `execution`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic
+
+from flujo_lens.runner import spans
+from flujo_lens.runner.context import HumanInteraction, dump_context
+from flujo_lens.runner.dsl import Pipeline, Step
+from flujo_lens.runner.results import ContextT, PipelineResult, StepResult
+from flujo_lens.runner.spans import as_text
+from flujo_lens.serialization import PlainList, safe_serialize
+from flujo_lens.state.claims import Progress
+
+__all__ = ["Record", "new_run_id"]
+
+JSONObject = dict[str, Any]
+
+
+def new_run_id() -> str:
+    """An id for a run to which nobody gave one."""
+    return f"run_{uuid.uuid4().hex}"
+
+
+@dataclass
+class Record(Generic[ContextT]):
+    """A run: where it stands, and what it has done.
+
+    Attributes:
+        run_id: The run.
+        name: Of its pipeline.
+        version: Of its pipeline.
+        pipeline: The code that it goes on with.
+        context: What its steps share.
+        value: What the next step gets: the output of the last that succeeded, at first the input of the run.
+        index: Of the next step in `pipeline`.
+        results: The steps that ran, with outputs as they were returned.
+        history: The same as they are saved. An entry a step, in the order in which they ran; none changes any more.
+        status: ``running``, ``paused``, ``completed`` or ``failed``.
+        error: Why it failed.
+        asked: What a person is asked, while one is waited for.
+        asked_at: Since when.
+        began: When the run was started.
+        kept: The state as it was loaded: what is not of the runner stays in it.
+        carried: Fields of the loaded context that the model does not have: they stay too.
+    """
+
+    run_id: str
+    name: str
+    version: str
+    pipeline: Pipeline
+    context: ContextT
+    value: Any
+    index: int = 0
+    results: list[StepResult] = field(default_factory=list)
+    history: PlainList = field(default_factory=PlainList)
+    status: str = "running"
+    error: str | None = None
+    asked: str | None = None
+    asked_at: float | None = None
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    kept: JSONObject = field(default_factory=dict)
+    carried: JSONObject = field(default_factory=dict)
+    saved_value: Any = None
+
+    @property
+    def step(self) -> Step:
+        """The next step."""
+        return self.pipeline.steps[self.index]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is no next step."""
+        return self.index >= len(self.pipeline.steps)
+
+    # --- what happens to it; each gives what has to be saved then
+
+    def begin(self, digest: str | None) -> Progress:
+        """It starts, or goes on: under this pipeline, whose manifest has that digest."""
+        self.status, self.error = "running", None
+        self.saved_value = safe_serialize(self.value)
+        start = {
+            "run_id": self.run_id,
+            "pipeline_id": self.name,
+            "pipeline_name": self.name,
+            "pipeline_version": self.version,
+            "status": self.status,
+            "created_at": self.began.isoformat(),
+            "updated_at": _now(),
+            "total_steps": len(self.pipeline.steps),
+        }
+        return self._progress(run_start=start, spans=(spans.root(self),), manifest=digest)
+
+    def succeed(self, result: StepResult, began: float) -> Progress:
+        """The next step succeeded; it had begun at that time."""
+        entry = self._add(result)
+        row, span = self._row(entry), spans.of_step(self, entry, began)
+        return self._advanced(result.output, entry, row, span)
+
+    def fail(self, result: StepResult, began: float) -> Progress:
+        """The next step failed, and so did the run."""
+        entry = self._add(result)
+        self.status, self.error = "failed", result.feedback
+        return self._ended(self._row(entry), spans.of_step(self, entry, began))
+
+    def pause(self) -> Progress:
+        """The next step is a question to a person."""
+        step = self.step
+        self.status = "paused"
+        self.asked = step.message_for_user if step.message_for_user is not None else as_text(self.saved_value)
+        self.asked_at = time.time()
+        return self._ended(None, spans.of_question(self, None))
+
+    def answer(self, response: Any) -> Progress:
+        """A person answered the question of the next step."""
+        history = getattr(self.context, "hitl_history", None)
+        if isinstance(history, list):
+            history.append(HumanInteraction(message_to_human=self.asked or "", human_response=response))
+        entry = self._add(StepResult(self.step.name, response, attempts=1))
+        row, span = self._row(entry), spans.of_question(self, entry)
+        self.status, self.asked, self.asked_at = "running", None, None
+        return self._advanced(response, entry, row, span)
+
+    # --- what it looks like
+
+    def result(self) -> PipelineResult[ContextT]:
+        """The run as its caller gets it."""
+        waits = self.status == "paused"
+        return PipelineResult(
+            run_id=self.run_id,
+            status=self.status,
+            step_history=list(self.results),
+            final_pipeline_context=self.context,
+            output=self.value,
+            error=self.error,
+            paused_step=self.step.name if waits else None,
+            pause_message=self.asked if waits else None,
+            input_schema=self.step.input_schema if waits else None,
+        )
+
+    def _add(self, result: StepResult) -> JSONObject:
+        entry: JSONObject = safe_serialize(vars(result))
+        self.results.append(result)
+        self.history.append(entry)
+        return entry
+
+    def _advanced(self, output: Any, entry: JSONObject, row: JSONObject, span: JSONObject) -> Progress:
+        self.value, self.saved_value = output, entry["output"]
+        self.index += 1
+        if not self.is_done:
+            return self._progress(step=row, spans=(span,))
+        self.status = "completed"
+        return self._ended(row, span)
+
+    def _row(self, entry: JSONObject) -> JSONObject:
+        """The row of ``steps`` for the last entry. The input of the first step stands nowhere else."""
+        at = len(self.history) - 1
+        return {
+            "run_id": self.run_id,
+            "step_name": entry["name"],
+            "step_index": at,
+            "status": "completed" if entry["success"] else "failed",
+            "output": entry["output"],
+            "error": entry["feedback"],
+            "cost_usd": entry["cost_usd"],
+            "token_counts": entry["token_counts"],
+            "execution_time_ms": round(entry["latency_s"] * 1000, 3),
+            "created_at": _now(),
+            "input": self.saved_value if at == 0 else None,
+        }
+
+    def _ended(self, step: JSONObject | None, span: JSONObject) -> Progress:
+        """It does not go on by itself."""
+        now = _now()
+        end = {
+            "status": self.status,
+            "updated_at": now,
+            "end_time": now,
+            "total_cost": sum(cost for entry in self.history if isinstance(cost := entry.get("cost_usd"), int | float)),
+            "total_steps": len(self.pipeline.steps),
+            "error_message": self.error,
+        }
+        return self._progress(step=step, spans=(span, spans.root(self)), run_end=end)
+
+    def _progress(
+        self,
+        *,
+        run_start: JSONObject | None = None,
+        step: JSONObject | None = None,
+        spans: Sequence[JSONObject] = (),
+        run_end: JSONObject | None = None,
+        manifest: str | None = None,
+    ) -> Progress:
+        return Progress(self.run_id, self._state(), run_start, step, spans, run_end, manifest)
+
+    def _state(self) -> JSONObject:
+        own = {
+            "run_id": self.run_id,
+            "pipeline_id": self.name,
+            "pipeline_name": self.name,
+            "pipeline_version": self.version,
+            "current_step_index": self.index,
+            "pipeline_context": {**self.carried, **dump_context(self.context, self._notes())},
+            "last_step_output": self.saved_value,
+            "step_history": self.history,
+            "status": self.status,
+            "created_at": self.began.isoformat(),
+            "updated_at": _now(),
+            "total_steps": len(self.pipeline.steps),
+            "error_message": self.error,
+        }
+        return {**self.kept, **own}
+
+    def _notes(self) -> JSONObject:
+        notes: JSONObject = {"status": self.status, "current_step": None if self.is_done else self.step.name}
+        if self.status == "paused":
+            notes |= {"pause_message": self.asked, "hitl_data": {"last_hitl_step": self.step.name}}
+        return notes
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

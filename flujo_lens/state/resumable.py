@@ -1,0 +1,108 @@
+"""Which runs could still resume, counted by their shape and the place where they stand: the rules for all drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flujo_lens.state import interpret
+from flujo_lens.state.claims import ResumableGroup
+from flujo_lens.state.interpret import RawRun, step_name_of
+from flujo_lens.state.views import RunDetail, RunFilter
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.base import StateBackend
+
+__all__ = ["RESUMABLE", "Tally", "completed_of", "group_runs", "place_of", "resumable", "step_at"]
+
+RESUMABLE = frozenset({"running", "paused", "failed"})
+"""Effective statuses of runs that are not at their end."""
+
+Place = tuple[str, str, str, int | None, str | None, str | None, tuple[str, ...]]
+"""The fields of a `ResumableGroup` up to `completed`."""
+
+
+def resumable(wanted: RunFilter) -> RunFilter | None:
+    """`wanted` without what cannot resume: ended runs, background tasks. None if nothing is left."""
+    statuses = wanted.statuses & RESUMABLE if wanted.statuses else RESUMABLE
+    if not statuses or wanted.tasks_only:
+        return None
+    return wanted._replace(statuses=statuses, top_level=True)
+
+
+class Tally:
+    """Counts runs by their place."""
+
+    def __init__(self) -> None:
+        self._found: dict[Place, tuple[int, str]] = {}
+
+    def add(self, place: Place, run_id: str, runs: int = 1) -> None:
+        """Count `runs` at a place, of which `run_id` is one; the first by its id is the sample."""
+        count, sample = self._found.get(place, (0, run_id))
+        self._found[place] = count + runs, min(sample, run_id)
+
+    def groups(self) -> list[ResumableGroup]:
+        """The groups in the order of their fields; what is not known comes first."""
+        found = [ResumableGroup(*place, runs, sample) for place, (runs, sample) in self._found.items()]
+        return sorted(found, key=lambda group: [(field is not None, field) for field in group])
+
+
+def place_of(raw: RawRun, status: str, done: tuple[str, ...]) -> Place:
+    """The place of a run without a manifest.
+
+    Args:
+        raw: What the store holds of it, with its blobs.
+        status: Its effective status.
+        done: The names of the steps done.
+    """
+    return (*interpret.named(raw), status, interpret.as_int(raw.step_index), step_name_of(raw, status), None, done)
+
+
+def completed_of(raw: RawRun) -> tuple[str, ...] | None:
+    """Names of the steps done, in order, as the step history has them; None if there is no history."""
+    if not isinstance(raw.read("history"), list):
+        return None
+    return tuple(str(entry.get("name")) for entry in raw.steps() if entry.get("success") is not False)
+
+
+def step_at(manifest: Mapping[str, Any] | None, index: int | None) -> str | None:
+    """The name of the step of this index in a manifest; None if it does not tell."""
+    steps = manifest.get("steps") if manifest is not None else None
+    if (
+        index is None
+        or not isinstance(steps, list)
+        or not 0 <= index < len(steps)
+        or not isinstance(steps[index], dict)
+    ):
+        return None
+    name = steps[index].get("name")
+    return name if isinstance(name, str) else None
+
+
+async def group_runs(backend: StateBackend, wanted: RunFilter) -> list[ResumableGroup]:
+    """The groups of a store, by way of `iter_runs`, `manifest_of` and `read_run`, run by run."""
+    from flujo_lens.state.backends.base import overrides
+
+    admitted, tally = resumable(wanted), Tally()
+    if admitted is None:
+        return []
+    has_manifests, known = overrides(type(backend), "manifest_of"), dict[str, Mapping[str, Any] | None]()
+    async for run in backend.iter_runs(admitted, ordered=False):
+        digest = await backend.manifest_of(run.run_id) if has_manifests else None
+        head = run.pipeline_name, run.pipeline_version, run.status, run.current_step_index
+        if digest is None:
+            detail = await backend.read_run(run.run_id)
+            tally.add((*head, run.step_name, None, _completed(detail)), run.run_id)
+            continue
+        if digest not in known:
+            known[digest] = await backend.get_manifest(digest)
+        tally.add((*head, step_at(known[digest], run.current_step_index), digest, ()), run.run_id)
+    return tally.groups()
+
+
+def _completed(detail: RunDetail | None) -> tuple[str, ...]:
+    """Names of the steps done, by the step history, else by the rows of steps."""
+    if detail is None:
+        return ()
+    told = completed_of(interpret.raw_from_documents(detail.run.run_id, detail.state))
+    return tuple(step.step_name for step in detail.steps if step.status == "completed") if told is None else told

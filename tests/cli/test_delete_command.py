@@ -1,0 +1,348 @@
+"""``lens delete``: which runs it takes, what it asks, refuses and reports."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cleaning import REPORT, answered, entries, ids, left_in_pipe, mentioned, rows
+from support import NEW, OLD, PACKAGE, Lens, tree
+from test_prune_command import holding, path_of
+
+ODD = ("weird id/with slash", "per%cent_under", "üñí-run")
+
+
+def gone(lens: Lens, *run_ids: str) -> bool:
+    return not any(found & set(run_ids) for found in mentioned(path_of(lens)).values())
+
+
+# --- which runs
+
+
+def test_the_documents_own_command_line(lens: Lens) -> None:
+    before = tree(lens.cwd)
+    refused = answered(lens, "delete fail-001", "n\n")
+    assert (refused.code, refused.out.endswith("nothing was changed\n")) == (1, True)
+    assert tree(lens.cwd) == before
+    shown = answered(lens, "delete fail-001", "y\n")
+    assert shown.code == 0
+    assert shown.out.splitlines()[:3] == [
+        "  fail-001 (failed, payments 1.0.0) with 2 steps and 3 spans",
+        "lens undo can bring it back within 7d",
+        "delete it? [y/N] y",
+    ]
+    assert gone(lens, "fail-001")
+
+
+@pytest.mark.parametrize("name", [NEW, OLD, "flujo-0.4.32", "mixture"])
+def test_every_row_of_the_run_goes_and_no_other(bare_lens: Lens, name: str) -> None:
+    bare_lens.store(name)
+    run_id = min(run_id for run_id in ids(bare_lens, "list --status completed -o id") if "bg" not in run_id)
+    before = rows(path_of(bare_lens))
+    done = bare_lens("delete", run_id, "--yes", "-o", "json")
+    assert (done.code, done.json["deleted"]) == (0, 1)
+    stay = {t: [row for row in found if run_id.encode() not in row] for t, found in before.items()}
+    assert rows(path_of(bare_lens)) == stay
+    assert bare_lens(f"undo {done.json['audit_id']} --yes").code == 0
+    assert rows(path_of(bare_lens)) == before
+
+
+@pytest.mark.parametrize("run_id", [*ODD, "otel-001", "cohort", "-dash", " blank ", "line\nbreak", "[/x]"])
+def test_whatever_id_is_printed_is_taken(lens: Lens, run_id: str) -> None:
+    if run_id not in ids(lens):
+        lens.rename("plain-001", run_id)
+    (printed,) = [row["run_id"] for row in lens("list --all").tsv if "plain" in row["pipeline_name"]] or [run_id]
+    printed = printed if run_id not in (*ODD, "otel-001") else run_id
+    done = lens("delete", "--yes", "-o", "id", "--", printed)
+    assert done.code == 0, done.err
+    assert gone(lens, run_id)
+    assert lens("undo", entries(lens)[-1]["audit_id"], "--yes").code == 0
+    assert not gone(lens, run_id)
+
+
+def test_a_whole_id_wins_over_a_prefix(lens: Lens) -> None:
+    lens.rename("fail-001", "plain")
+    shown = answered(lens, "delete plain", "y\n")
+    assert (shown.code, "plain (failed, payments 1.0.0)" in shown.out) == (0, True)
+    assert "plain-001" in ids(lens)
+
+
+@pytest.mark.parametrize("typed", ["fail-0", "3d910948", "@failed", "@paused", "@latest"])
+def test_on_a_terminal_prefixes_and_words_are_taken_and_the_whole_id_is_shown(lens: Lens, typed: str) -> None:
+    meant = lens("show", typed, "-o", "json").json["run"]["run_id"]
+    shown = answered(lens, f"delete {typed}", "y\n")
+    assert (shown.code, f"  {meant} (" in shown.out) == (0, True)
+    assert gone(lens, meant)
+
+
+@pytest.mark.parametrize("typed", ["fail-0", "@failed", "3d910948", "nothing-001"])
+def test_elsewhere_only_whole_ids_are(lens: Lens, typed: str) -> None:
+    before = tree(lens.cwd)
+    for more in ("--yes", "--dry-run", "--yes --force"):
+        refused = lens(f"delete {typed} {more} -o json")
+        assert (refused.code, refused.error["code"], refused.error["run_id"]) == (3, "LENS-R1", typed)
+        assert "nothing was deleted" in refused.error["message"]
+    assert lens("delete - --yes", stdin=f"{typed}\n".encode()).code == 3
+    assert lens.terminal(f"delete {typed} --yes").code == 3
+    assert tree(lens.cwd) == before
+
+
+def test_an_ambiguous_prefix_names_the_candidates(lens: Lens) -> None:
+    shown = answered(lens, "delete orders-v1", "y\n")
+    assert shown.code == 3
+    assert "orders-v1-001" in shown.out
+    assert "orders-v1-002" in shown.out
+
+
+def test_of_several_one_is_missing(lens: Lens) -> None:
+    before = tree(lens.cwd)
+    for order in ("fail-001 nope plain-001", "nope fail-001", "fail-001 plain-001 nope nope2"):
+        refused = lens(f"delete {order} --yes -o json")
+        assert refused.code == 3
+        assert refused.error["run_id"] == "nope"
+        assert set(refused.error["missing"]) <= {"nope", "nope2"}
+        assert "--ignore-missing" in refused.error["hint"]
+    assert tree(lens.cwd) == before
+
+
+def test_missing_ones_can_be_ignored(lens: Lens) -> None:
+    done = lens("delete fail-001 nope --ignore-missing --yes -o json")
+    assert (done.code, done.json["matched"], done.json["deleted"]) == (0, 1, 1)
+    before = tree(lens.cwd)
+    again = lens("delete fail-001 nope --ignore-missing --yes -o json")
+    assert (again.code, again.json["matched"], again.json["audit_id"]) == (0, 0, None)
+    assert lens("delete nope --ignore-missing --yes").lines == ["nothing to delete"]
+    assert lens("delete nope --ignore-missing --dry-run").lines == [
+        "nothing to delete",
+        "nothing was changed (--dry-run)",
+    ]
+    assert tree(lens.cwd) == before
+
+
+def test_ids_from_stdin(lens: Lens) -> None:
+    done = lens("delete - --yes -o json", stdin=b"fail-001\nweird id/with slash\r\n\nfail-001\n")
+    assert (done.code, done.json["deleted"]) == (0, 2)
+    listed = "\n".join(lens("list --pipeline orders -o id").lines)
+    assert lens("delete plain-001 - --yes", stdin=listed.encode()).code == 0
+    assert ids(lens, "list --pipeline orders -o id") == set()
+    assert gone(lens, "plain-001")
+    assert lens("delete - --yes", stdin=b"").lines == ["nothing to delete"]
+
+
+def test_ids_from_stdin_leave_nowhere_to_answer(lens: Lens) -> None:
+    before = tree(lens.cwd)
+    assert left_in_pipe(lens, "delete -", b"fail-001\n") == (2, b"fail-001\n")
+    assert left_in_pipe(lens, "delete fail-001", b"y\n") == (2, b"y\n")
+    assert lens("delete - --dry-run -o id", stdin=b"fail-001\n").lines == ["fail-001"]
+    assert tree(lens.cwd) == before
+
+
+def test_nothing_named(lens: Lens) -> None:
+    assert lens("delete --yes").code == 2
+    assert lens("delete '' --yes").code == 3
+
+
+# --- asking
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "\x04", "yep\n"])
+def test_anything_but_yes_changes_nothing(lens: Lens, answer: str) -> None:
+    before = tree(lens.cwd)
+    shown = answered(lens, "delete fail-001 paused-001", answer)
+    assert (shown.code, shown.out.endswith("nothing was changed\n")) == (1, True)
+    assert "delete these 2? [y/N] " in shown.out
+    assert "2 runs (1 paused, 1 failed) with 3 steps and 6 spans" in shown.out
+    assert tree(lens.cwd) == before
+
+
+def test_without_a_terminal_it_needs_yes(lens: Lens) -> None:
+    before = tree(lens.cwd)
+    refused = lens("delete fail-001", stdin=b"y\n", env={"CI": "true"})
+    assert refused.code == 2
+    assert "--yes" in refused.err
+    assert lens("delete fail-001", stdin=b"y\n", tty=True).code == 2
+    assert tree(lens.cwd) == before
+
+
+def test_what_cannot_be_brought_back_is_said_before(lens: Lens) -> None:
+    shown = answered(lens, "delete fail-001 --no-bin", "n\n")
+    assert "--no-bin: it cannot be brought back" in shown.out
+    lens.write("lens.toml", "[bin]\nmax_runs = 1\n")
+    assert "too many for the bin" in answered(lens, "delete fail-001 plain-001", "n\n").out
+
+
+def test_its_tasks_stay_and_that_is_said(lens: Lens) -> None:
+    tasks = {run_id for run_id in ids(lens) if run_id.startswith("bgparent-001_bg")}
+    dry = lens("delete bgparent-001 --dry-run").lines
+    assert "its 2 background tasks stay: they are runs of their own (lens tasks list)" in dry
+    assert lens("delete bgparent-001 --yes").code == 0
+    assert tasks <= ids(lens)
+    lens.edit("UPDATE workflow_state SET metadata = '{}' WHERE parent_run_id = 'bgparent-001'")
+    assert lens(f"delete {' '.join(tasks)} --yes").code == 0
+    assert not any("bgparent" in run_id for run_id in ids(lens))
+
+
+def test_many_are_counted_and_the_first_named(lens: Lens) -> None:
+    named = " ".join(f"'{run_id}'" for run_id in sorted(ids(lens) - {"bgparent-001"}))
+    lines = lens(f"delete {named} --dry-run").lines
+    assert len([line for line in lines if line.startswith("  ")]) == 21
+    assert "  and 9 more" in lines
+    done = lens(f"delete {named} --yes")
+    assert done.out.startswith("Deleted 29 runs (")
+    assert entries(lens)[0]["command"][-1] == "(29 runs)"
+    assert len(entries(lens)[0]["run_ids"]) == 29
+
+
+# --- reports
+
+
+def test_the_report(lens: Lens) -> None:
+    dry = lens("delete fail-001 paused-001 --dry-run -o json").json
+    done = lens("delete fail-001 paused-001 --yes --reason cleanup -o json").json
+    assert [name for name in done if name in REPORT] == REPORT == [name for name in dry if name in REPORT]
+    assert (dry["matched"], dry["done"], dry["left"], dry["dry_run"]) == (2, 0, 2, True)
+    assert (done["matched"], done["done"], done["left"], done["dry_run"]) == (2, 2, 0, False)
+    assert done["by_status"] == dry["by_status"] == {"failed": 1, "paused": 1}
+    assert (done["undo"], done["cutoff"], done["archive"]) == (True, None, None)
+    (entry,) = entries(lens)
+    assert (entry["audit_id"], entry["reason"], entry["run_ids"]) == (
+        done["audit_id"],
+        "cleanup",
+        ["fail-001", "paused-001"],
+    )
+    assert entry["command"] == ["lens", "delete", "--yes", "--reason=cleanup", "fail-001", "paused-001"]
+
+
+def test_what_it_says(lens: Lens) -> None:
+    done = lens("delete fail-001 --yes")
+    assert done.lines == [
+        "Deleted fail-001 (failed, payments 1.0.0) with 2 steps and 3 spans.",
+        f"Take it back within 7d: lens undo {entries(lens)[0]['audit_id']}",
+    ]
+    quiet = lens("delete paused-001 --yes --quiet")
+    assert quiet.lines == [f"deleted 1 run, undo: lens undo {entries(lens)[1]['audit_id']}"]
+    assert lens("delete plain-001 --yes -o id").lines == ["plain-001"]
+    assert lens("delete deep-001 --dry-run -o id").lines == ["deep-001"]
+
+
+def test_an_output_that_makes_no_sense(lens: Lens) -> None:
+    before = tree(lens.cwd)
+    assert lens("delete fail-001 --yes -o csv").code == 2
+    assert lens("delete fail-001 --yes -o bogus").code == 2
+    assert tree(lens.cwd) == before
+
+
+# --- the state alone
+
+
+def test_the_state_alone(lens: Lens) -> None:
+    before = rows(path_of(lens))
+    shown = lens("delete paused-001 --state-only --dry-run").lines
+    assert shown[1] == (
+        "  the state of paused-001 (paused, approvals 1.0.0); its 1 step and 3 spans stay, marked as cancelled"
+    )
+    done = lens("delete paused-001 --state-only --yes")
+    assert done.lines[0] == "Deleted the state of paused-001 (paused, approvals 1.0.0)."
+    run = lens("show paused-001 -o json").json
+    assert (run["run"]["status"], len(run["steps"])) == ("cancelled", 1)
+    assert "paused-001" not in mentioned(path_of(lens))["workflow_state"]
+    assert "paused-001" not in ids(lens, "waiting -o id")
+    assert lens(f"undo {entries(lens)[0]['audit_id']} --yes").code == 0
+    assert rows(path_of(lens)) == before
+
+
+def test_the_state_alone_of_files(file_lens: Lens) -> None:
+    folder = file_lens.cwd / "states"
+    before = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    assert file_lens("delete paused-001 --state-only --yes").code == 0
+    assert "paused-001" not in ids(file_lens, "waiting -o id")
+    assert file_lens(f"undo {entries(file_lens)[0]['audit_id']} --yes").code == 0
+    assert {path.name: path.read_bytes() for path in folder.glob("*.json")} == before
+
+
+# --- what is in the way
+
+
+def test_a_held_run_is_refused_and_its_holder_named(lens: Lens) -> None:
+    with holding(lens, "plain-001") as holder:
+        before = rows(path_of(lens))
+        for line in ("delete plain-001 --yes", "delete fail-001 plain-001 --yes", "delete plain-001 --dry-run"):
+            refused = lens(f"{line} -o json")
+            assert (refused.code, refused.error["code"], refused.error["run_id"]) == (7, "LENS-B1", "plain-001")
+            assert f"pid {holder.pid}" in refused.error["message"]
+            assert "--force" in refused.error["hint"]
+        assert rows(path_of(lens)) == before
+        assert lens("delete plain-001 --force --yes").code == 0
+    assert gone(lens, "plain-001")
+
+
+def test_a_read_only_store(lens: Lens) -> None:
+    lens.write("lens.toml", 'default = "prod"\n[stores.prod]\nuri = "flujo_ops.db"\nreadonly = true\n')
+    before = tree(lens.cwd)
+    assert lens("delete fail-001 --yes").code == 5
+    assert lens("delete fail-001 --dry-run").code == 5
+    assert tree(lens.cwd) == before
+
+
+def test_where_nothing_can_be_written_down_nothing_is_deleted(lens: Lens) -> None:
+    before = tree(lens.cwd)
+    assert lens("delete fail-001 --yes --audit-file no/log.ndjson").code == 1
+    lens.write("flujo_ops.db.lens-bin", "no folder")
+    refused = lens("delete fail-001 --yes")
+    assert (refused.code, "--no-bin" in refused.err) == (1, True)
+    (lens.cwd / "flujo_ops.db.lens-bin").unlink()
+    assert tree(lens.cwd) == before
+
+
+def test_files(file_lens: Lens) -> None:
+    folder = file_lens.cwd / "states"
+    before = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    run_id = "per%cent_under"
+    done = file_lens("delete", run_id, "complex-001", "--yes", "-o", "json").json
+    assert (done["deleted"], done["undo"]) == (2, True)
+    assert not {run_id, "complex-001"} & ids(file_lens)
+    assert file_lens(f"undo {done['audit_id']} --yes").code == 0
+    assert {path.name: path.read_bytes() for path in folder.glob("*.json")} == before
+
+
+DRIVER = """
+import json, pathlib, urllib.parse
+from flujo_lens.state.backends.base import StateBackend
+
+class Backend(StateBackend):
+    def __init__(self, uri):
+        self._file = pathlib.Path(urllib.parse.urlsplit(uri).path)
+    def _all(self):
+        return json.loads(self._file.read_text())
+    async def save_state(self, run_id, state):
+        self._file.write_text(json.dumps({**self._all(), run_id: state}))
+    async def load_state(self, run_id):
+        return self._all().get(run_id)
+    async def delete_state(self, run_id):
+        self._file.write_text(json.dumps({k: v for k, v in self._all().items() if k != run_id}))
+    async def list_runs(self, status=None, pipeline_name=None, limit=None, offset=0, metadata_filter=None):
+        return [{"run_id": k, **v} for k, v in self._all().items()][offset:][:limit]
+"""
+
+
+def test_a_driver_of_somebody_else_that_keeps_nothing(bare_lens: Lens) -> None:
+    """The defaults delete by the driver's own methods; there is no bin, and that is said."""
+    old = "2020-01-01T00:00:00+00:00"
+    state = {"pipeline_name": "p", "pipeline_version": "1", "created_at": old, "updated_at": old}
+    states = {name: {**state, "status": status} for name, status in (("a", "failed"), ("b", "paused"), ("c", "failed"))}
+    file = bare_lens.write("all.json", json.dumps(states))
+    bare_lens.write("acme.py", DRIVER)
+    bare_lens.write("lens.toml", '[drivers]\nacme = "acme:Backend"\n')
+    store = f"-s acme://{file} --audit-file log.ndjson"
+    env = {"PYTHONPATH": f"{PACKAGE.parent}:{bare_lens.cwd}"}
+    refused = bare_lens.process(f"delete a --yes -s acme://{file}", env=env)
+    assert (refused.code, "--audit-file FILE" in refused.err) == (2, True)
+    assert json.loads(file.read_text()) == states
+    done = bare_lens.process(f"delete a --yes {store}", env=env)
+    assert (done.code, done.out) == (0, "Deleted a (failed, p 1).\n")
+    assert done.err == "this driver has no bin: it cannot be brought back\n"
+    refused = bare_lens.process(f"prune --older-than 30d --yes --archive k.ndjson {store}", env=env)
+    assert (refused.code, "--archive" in refused.err) == (2, True)
+    report = bare_lens.process(f"prune --older-than 30d --yes -o json {store}", env=env).json
+    assert (report["deleted"], report["kept"]["paused"], report["undo"]) == (1, 1, False)
+    assert list(json.loads(file.read_text())) == ["b"]

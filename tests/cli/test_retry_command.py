@@ -1,0 +1,141 @@
+"""``lens retry``: failed runs go on, one by one or several at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+from pipelines import Shop
+from support import Lens, Result, tree
+
+APP = "--app shop:registry"
+REPORT = ["matched", "done", "skipped", "failed", "left", "dry_run", "audit_id", "runs"]
+
+
+@pytest.fixture
+def shop(bare_lens: Lens) -> Shop:
+    return Shop(bare_lens)
+
+
+def retry(shop: Shop, words: str) -> Result:
+    return shop.lens.process(f"retry {words}")
+
+
+@pytest.mark.parametrize("store", ["runs.db", "runs"])
+def test_one_run_goes_on_without_a_question(bare_lens: Lens, store: str) -> None:
+    shop = Shop(bare_lens, store)
+    shop.fail("one")
+    done = retry(shop, f"one {APP}")
+    assert (done.code, done.out) == (0, "one completed\n1 run: 1 went on, 0 failed again\n")
+    assert shop.signs() == ["load", "charge", "charge"]
+    (entry,) = shop.entries()
+    assert entry["command"] == ["lens", "retry", "--concurrency=1", "--app=shop:registry", "one"]
+    assert entry["run_ids"] == ["one"]
+
+
+def test_several_at_once(shop: Shop) -> None:
+    ids = [f"run-{number}" for number in range(6)]
+    shop.fail(*ids)
+    done = retry(shop, f"{' '.join(ids)} {APP} --concurrency 3 --yes -o json")
+    assert (done.code, list(done.json)) == (0, REPORT)
+    assert (done.json["matched"], done.json["done"], done.json["failed"]) == (6, 6, 0)
+    assert sorted(row["run_id"] for row in done.json["runs"]) == ids
+    assert {row["output"] for row in done.json["runs"]} == {"charged HELLO"}
+    assert shop.signs().count("load") == 6
+
+
+def test_what_fails_again_does_not_stop_the_others(shop: Shop) -> None:
+    shop.fail("one", "two")
+    shop.begin("billing", "waits")
+    shop.begin("orders", "done")
+    shop.lens.edit("UPDATE workflow_state SET step_history = '[]' WHERE run_id = 'one'", store=shop.store)
+    done = retry(shop, f"one two waits done {APP} --yes -o json")
+    assert done.code == 6
+    counts = {name: done.json[name] for name in ("matched", "done", "skipped", "failed", "left")}
+    assert counts == {"matched": 4, "done": 1, "skipped": 2, "failed": 1, "left": 0}
+    rows = {row["run_id"]: row for row in done.json["runs"]}
+    assert rows["two"]["output"] == "charged HELLO"
+    assert rows["one"]["code"].startswith("LENS-C")
+    assert shop.run("one")["error_message"] == "ValueError: no such customer"
+
+
+def test_all_that_fail_again(shop: Shop) -> None:
+    shop.fail("one", "two")
+    shop.lens.write("broken", "")
+    done = retry(shop, f"one two {APP} --yes")
+    assert done.code == 6
+    assert done.lines[-1] == "2 runs: 0 went on, 2 failed again"
+    assert "one failed at charge: ValueError: no such customer" in done.lines
+
+
+def test_rows_as_they_come(shop: Shop) -> None:
+    shop.fail("one", "two")
+    done = retry(shop, f"one two {APP} --yes -o ndjson")
+    rows = [json.loads(line) for line in done.lines]
+    assert [(row["run_id"], row["status"]) for row in rows] == [("one", "completed"), ("two", "completed")]
+    shop.fail("three")
+    assert retry(shop, f"three {APP} -o id").lines == ["three"]
+
+
+def test_by_a_filter(shop: Shop) -> None:
+    shop.fail("one", "two")
+    shop.begin("billing", "waits")
+    assert shop.lens("retry --pipeline orders --dry-run -o json").json["matched"] == 2
+    assert shop.lens("retry --pipeline billing --dry-run -o json").json["matched"] == 0
+    assert sorted(shop.lens("retry --error '*customer*' --dry-run -o id").lines) == ["one", "two"]
+    refused = shop.lens("retry --status paused")
+    assert (refused.code, "lens resume" in refused.err) == (2, True)
+    done = retry(shop, f"--error '*customer*' --meta kept=yes {APP} --yes")
+    assert (done.code, done.lines[-1]) == (0, "2 runs: 2 went on, 0 failed again")
+    assert retry(shop, f"--pipeline orders {APP}").out == "there is nothing to retry\n"
+
+
+def test_more_than_one_is_asked_for(shop: Shop) -> None:
+    shop.fail("one", "two")
+    before = tree(shop.cwd)
+    for words in (f"one two {APP}", f"--pipeline orders {APP}", f"- {APP}", APP, f"one --pipeline orders {APP}"):
+        assert retry(shop, words).code == 2, words
+    assert retry(shop, f"one nobody {APP} --yes").code == 3
+    assert tree(shop.cwd) == before
+    assert shop.typing(f"retry one two {APP}", ["n"])[0] == 1
+    code, shown = shop.typing(f"retry one two {APP}", ["y"])
+    assert (code, shown.splitlines()[-1]) == (0, "2 runs: 2 went on, 0 failed again")
+
+
+def test_a_dry_run_changes_nothing(shop: Shop) -> None:
+    shop.fail("one")
+    before = tree(shop.cwd)
+    assert shop.lens("retry one --dry-run").lines == [
+        "  one (failed, orders 1.0.0)",
+        "1 run would be retried; nothing was changed (--dry-run)",
+    ]
+    assert tree(shop.cwd) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_stops_cleanly(shop: Shop, number: int, code: int) -> None:
+    shop.fail("one", "two", "three")
+    slow = shop.lens.write("slow", "")
+    command = f"retry one two three {APP} --yes -o json --concurrency 2"
+    with shop.lens.start(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        _wait_for_two(shop, process)
+        process.send_signal(number)
+        told = json.loads(process.communicate(timeout=60)[0])
+    assert process.returncode == code
+    assert (told["failed"], told["left"]) == (2, 1)
+    errors = [shop.run(run)["error_message"] for run in ("one", "two", "three")]
+    assert errors == ["interrupted", "interrupted", "ValueError: no such customer"]
+    slow.unlink()
+    assert retry(shop, f"one two three {APP} --yes").code == 0
+
+
+def _wait_for_two(shop: Shop, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(2400):
+        if shop.signs().count("charge") == 5:
+            return
+        assert process.poll() is None
+        time.sleep(0.025)
+    raise AssertionError("they did not begin")

@@ -1,0 +1,193 @@
+"""Runs that the library began are finished by `lens resume`, inside the Python that has the library.
+
+Needs ``LENS_FLUJO_PYTHON``, as test_round_trip_with_library.py. That Python need not have lens installed: it imports
+the package from here, and brings typer, rich, pydantic, orjson and the rest with the library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+PYTHON = os.environ.get("LENS_FLUJO_PYTHON", "")
+pytestmark = pytest.mark.skipif(not PYTHON, reason="LENS_FLUJO_PYTHON names no Python that has the library")
+
+HERE = Path(__file__).resolve().parent
+APP = "--app library_shop:registry"
+
+
+class Done(NamedTuple):
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Shop:
+    """An application of the library with its store, in a folder of its own."""
+
+    def __init__(self, cwd: Path, store: str) -> None:
+        self.cwd, self.store = cwd, store
+        shutil.copyfile(HERE / "library_shop.py", cwd / "library_shop.py")
+
+    def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
+        """A process of the library's Python."""
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.cwd),
+            "TZ": "America/Lima",
+            "PYTHONPATH": str(HERE.parent.parent),
+            "LENS_STORE": self.store if self.store.endswith(".db") else f"{self.store}/",
+        }
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+        return subprocess.Popen([PYTHON, *words], cwd=self.cwd, env=env, text=True, **pipes)
+
+    def begin(self, pipeline: str, run_id: str) -> None:
+        """Begin a run, as far as it goes."""
+        with self.start("library_shop.py", self.store, pipeline, run_id) as process:
+            process.communicate(timeout=60)
+
+    def lens(self, command: str) -> Done:
+        """Run lens to its end."""
+        with self.start("-m", "flujo_lens", *shlex.split(command)) as process:
+            out, err = process.communicate(timeout=60)
+        return Done(process.returncode, out, err)
+
+    def touch(self, name: str) -> Path:
+        """A file that decides what a step does."""
+        path = self.cwd / name
+        path.touch()
+        return path
+
+    def signs(self) -> list[str]:
+        """The steps that ran, in order."""
+        return (self.cwd / "signs").read_text().split()
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """The run as lens shows it."""
+        return dict(self.lens(f"show {run_id} -o json").json["run"])
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path, "runs.db")
+
+
+def test_a_paused_run_is_finished_question_by_question(shop: Shop) -> None:
+    shop.begin("approvals", "one")
+    would = shop.lens(f"resume one {APP} --dry-run -o json").json
+    told = {name: would[name] for name in ("next_step", "verdict", "has_manifest", "pause_message")}
+    assert told == {
+        "next_step": "approve",
+        "verdict": "names-match",
+        "has_manifest": False,
+        "pause_message": "Approve?",
+    }
+    first = shop.lens(f"resume one {APP} --input yes")
+    assert (first.code, first.out.splitlines()[:2]) == (0, ["one waits at pick:", "    Pick a colour"])
+    assert "charging" in first.err
+    assert shop.lens(f"resume one {APP} --input nonsense").code == 2
+    last = shop.lens(f'resume one {APP} --input-json \'{{"colour": "red"}}\' -o json')
+    assert (last.code, last.json["status"]) == (0, "completed")
+    assert last.json["output"] == "finished colour='red' amount=1"
+    assert shop.signs() == ["load", "charge", "finish"]
+    steps = shop.lens("show one -o json").json["steps"]
+    assert [step["step_name"] for step in steps] == ["load", "approve", "charge", "pick", "finish"]
+
+
+def test_a_failed_run_goes_on_at_the_step_that_failed(shop: Shop) -> None:
+    broken = shop.touch("broken")
+    shop.begin("orders", "one")
+    assert shop.run("one")["status"] == "failed"
+    again = shop.lens("resume one --app library_shop:runner -o json")
+    assert (again.code, again.json["status"]) == (1, "failed")
+    broken.unlink()
+    done = shop.lens("resume one --app library_shop:runner")
+    assert (done.code, done.out) == (0, "finished charged loaded hello\n")
+    assert shop.signs().count("load") == 1
+
+
+def test_a_killed_run_goes_on(shop: Shop) -> None:
+    die = shop.touch("die")
+    shop.begin("orders", "one")
+    die.unlink()
+    assert shop.run("one")["status"] == "running"
+    refused = shop.lens("resume one --app library_shop:runner")
+    assert (refused.code, "--force" in refused.err) == (7, True)
+    done = shop.lens("resume one --app library_shop:runner --force")
+    assert (done.code, done.out) == (0, "finished charged loaded hello\n")
+    assert shop.signs() == ["load", "charge", "charge", "finish"]
+
+
+def test_many_are_retried(shop: Shop) -> None:
+    broken = shop.touch("broken")
+    for run_id in ("one", "two", "three"):
+        shop.begin("orders", run_id)
+    broken.unlink()
+    done = shop.lens("retry --pipeline orders --app library_shop:runner --concurrency 2 --yes -o json")
+    assert (done.code, done.json["done"]) == (0, 3)
+    assert {row["output"] for row in done.json["runs"]} == {"finished charged loaded hello"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_interrupted_is_left_failed(shop: Shop, number: int) -> None:
+    broken = shop.touch("broken")
+    shop.begin("orders", "one")
+    broken.unlink()
+    slow = shop.touch("slow")
+    with shop.start("-m", "flujo_lens", "resume", "one", "--app", "library_shop:runner") as process:
+        for _ in range(2400):
+            if shop.signs().count("charge") == 2:
+                break
+            time.sleep(0.025)
+        assert shop.lens("resume one --app library_shop:runner").code == 7
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGTERM)
+    run = shop.run("one")
+    assert (run["status"], run["error_message"]) == ("failed", "interrupted")
+    slow.unlink()
+    assert shop.lens("resume one --app library_shop:runner").out == "finished charged loaded hello\n"
+
+
+def test_another_shape_is_refused_and_nothing_is_changed(shop: Shop) -> None:
+    shop.begin("approvals", "one")
+    code = shop.cwd / "library_shop.py"
+    code.write_text(code.read_text().replace('"approve"', '"consent"'))
+    before = (shop.cwd / shop.store).read_bytes()
+    refused = shop.lens(f"resume one {APP} --input yes -o json")
+    assert (refused.code, json.loads(refused.err)["error"]["code"]) == (4, "LENS-C6")
+    assert (shop.cwd / shop.store).read_bytes() == before
+    assert shop.lens(f"check {APP}").code == 1
+
+
+@pytest.mark.parametrize("target", ["runner", "single"])
+def test_files_which_tell_neither_name_nor_version(tmp_path: Path, target: str) -> None:
+    shop = Shop(tmp_path, "runs")
+    broken = shop.touch("broken")
+    shop.begin("orders", "one")
+    broken.unlink()
+    assert shop.run("one")["pipeline_name"] == "unknown"
+    assert shop.lens(f"resume one {APP}").code == 4, "which of the two pipelines?"
+    done = shop.lens(f"resume one --app library_shop:{target}")
+    assert (done.code, done.out) == (0, "finished charged loaded hello\n")
+
+
+def test_what_has_no_pipelines(shop: Shop) -> None:
+    shop.begin("approvals", "one")
+    refused = shop.lens("resume one --app library_shop:Pick --input yes")
+    assert refused.code == 2

@@ -1,0 +1,83 @@
+"""Applications as real processes: the tests' pipelines in files of their own, run by a Python of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+STRICT = ["-W", "error"]
+
+TEN_STEPS = """
+import os, sys, time
+from pathlib import Path
+from flujo_lens import Flujo, Pipeline, Step
+from flujo_lens.state.backends.file import FileBackend
+from flujo_lens.state.backends.sqlite import SQLiteBackend
+
+STORE, SIGNS = sys.argv[1], sys.argv[2]
+
+def sign(name):
+    '''Tell what happened in a file that nothing but the machine's end can lose a line of.'''
+    with open(SIGNS, "a") as file:
+        file.write(name + "\\n")
+        file.flush()
+
+def made(number):
+    async def body(value, context):
+        sign(f"begin {number}")
+        context.scratchpad[str(number)] = value
+        sign(f"end {number}")
+        return value + [number]
+    return Step(f"step-{number}", function=body)
+
+pipeline = Pipeline(tuple(made(number) for number in range(10)))
+backend = SQLiteBackend(Path(STORE)) if STORE.endswith(".db") else FileBackend(Path(STORE))
+flujo = Flujo(pipeline, pipeline_name="ten", pipeline_version="1.0.0", state_backend=backend)
+print("ready", flush=True)
+result = flujo.run([], run_id="r")
+print(result.status, result.output, sorted(map(int, result.final_pipeline_context.scratchpad)), flush=True)
+"""
+
+
+def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of a process that imports the package from its source."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+
+
+def start(
+    script: str, *arguments: Any, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """A Python process that runs `script`; warnings are errors."""
+    return subprocess.Popen(
+        [sys.executable, *STRICT, "-c", script, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def told(process: subprocess.Popen[str]) -> str:
+    """The next line that a process prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """All that a process that ends well still prints; it complains of nothing."""
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert error == "", error
+    return out
+
+
+def ran(script: str, *arguments: Any, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """What a process that ends well prints."""
+    return ended(start(script, *arguments, cwd=cwd, env=env))
