@@ -38,6 +38,7 @@ from flujo_lens.config_sources import (
     parse_duration,
     read_files,
     same_place,
+    same_store,
 )
 from flujo_lens.errors import ConfigError, NoStoreError, UnknownStoreError, nearest
 
@@ -80,6 +81,7 @@ class StoreEntry(NamedTuple):
         source: "path:line", or the path and pyproject's table.
         base: The file's folder, which relative paths start from.
         problem: Why the store cannot be used (a variable is not set), or None.
+        readonly_at: "path:line" that says that it is read-only; None if it is not.
     """
 
     name: str
@@ -88,6 +90,7 @@ class StoreEntry(NamedTuple):
     source: str
     base: Path
     problem: str | None = None
+    readonly_at: str | None = None
 
 
 class DefaultStore(NamedTuple):
@@ -147,6 +150,7 @@ class StoreChoice(NamedTuple):
         source: What chose it: "--store", a variable, "path:line", or this folder.
         readonly: Every writing command refuses.
         overridden: One sentence when a variable and a file name different stores, else None.
+        readonly_at: "path:line" that says that it is read-only; None if it is not.
     """
 
     uri: str
@@ -154,6 +158,7 @@ class StoreChoice(NamedTuple):
     source: str
     readonly: bool
     overridden: str | None = None
+    readonly_at: str | None = None
 
 
 class _Rule(NamedTuple):
@@ -327,7 +332,9 @@ def _entry(file: SourceFile, name: str, table: Mapping[str, Any], world: World) 
         Setting(f"stores.{name}.uri", mask_uri(entry.uri), entry.source),
         Setting(f"stores.{name}.readonly", readonly, said),
     )
-    return _FoundStore(entry._replace(name=name, readonly=readonly, source=file.source(*where)), rows)
+    readonly_at = said if readonly else None
+    entry = entry._replace(name=name, readonly=readonly, source=file.source(*where), readonly_at=readonly_at)
+    return _FoundStore(entry, rows)
 
 
 def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> StoreEntry:
@@ -420,6 +427,8 @@ def _store_row(world: World, default: DefaultStore | None) -> Setting:
 def choose_store(world: World, settings: Settings, store: str | None = None) -> StoreChoice:
     """Which store is meant. Nothing is opened, and it need not exist.
 
+    One that is named by its path or URI is read-only if the files name it, and say that it is.
+
     Args:
         world: The environment and the folders.
         settings: What the files say.
@@ -430,6 +439,16 @@ def choose_store(world: World, settings: Settings, store: str | None = None) -> 
         ConfigError: The chosen store needs a variable that is not set.
         NoStoreError: Nothing says which store is meant.
     """
+    choice = _chosen(world, settings, store)
+    if choice.name is not None or choice.readonly:
+        return choice
+    for entry in settings.stores.values():
+        if entry.readonly and not entry.problem and same_store(choice.uri, entry.uri):
+            return choice._replace(readonly=True, readonly_at=entry.readonly_at)
+    return choice
+
+
+def _chosen(world: World, settings: Settings, store: str | None) -> StoreChoice:
     if store is not None:
         return _named(world, settings, store, "--store")
     for variable in (LENS_STORE, FLUJO_STATE_URI):
@@ -462,7 +481,7 @@ def _named(world: World, settings: Settings, text: str, source: str) -> StoreCho
 def _of_entry(entry: StoreEntry, source: str) -> StoreChoice:
     if entry.problem:
         raise ConfigError(entry.problem, hint="set it, or choose another store with --store; see lens stores")
-    return StoreChoice(entry.uri, entry.name or None, source, entry.readonly)
+    return StoreChoice(entry.uri, entry.name or None, source, entry.readonly, readonly_at=entry.readonly_at)
 
 
 def _usual_store(world: World) -> StoreChoice | None:

@@ -274,8 +274,12 @@ def absolute_uri(text: str, base: Path, home: str) -> str:
     """Make a store's URI or path absolute: paths and ``sqlite:///relative`` against the folder `base`.
 
     ``sqlite:////absolute``, ``file:///absolute`` and every other scheme keep their meaning; what follows a
-    ``?`` stays. Nothing is percent-encoded or decoded.
+    ``?`` stays. Nothing is percent-encoded or decoded. ``file:states`` and ``sqlite:runs.db`` are relative paths.
     """
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.lower() in ("file", "sqlite") and not rest.startswith("//"):
+        path, mark, query = rest.partition("?")
+        return f"{scheme.lower()}://{'/' * (scheme.lower() == 'sqlite')}{absolute_path(path, base, home)}{mark}{query}"
     if "://" not in text:
         return absolute_path(text, base, home)
     scheme, _, rest = text.partition("://")
@@ -293,13 +297,34 @@ def _normal(path: str) -> str:
 
 def looks_like_path(text: str, base: Path) -> bool:
     """Whether `text`, which is no URI and no store's name, is meant as a path."""
-    wanted = "/" in text or text.startswith((".", "~")) or text.endswith((".db", ".sqlite", ".sqlite3"))
+    wanted = (
+        "/" in text or text.startswith((".", "~", "file:", "sqlite:")) or text.endswith((".db", ".sqlite", ".sqlite3"))
+    )
     return wanted or os.path.exists(base / text)
 
 
 def same_place(one: str, other: str) -> bool:
     """Whether two absolute URIs or paths, compared as texts, name the same store."""
     return _place(one) == _place(other)
+
+
+def same_store(one: str, other: str) -> bool:
+    """Whether two absolute URIs or paths lead to the same store: by a link too, or as another user of a server."""
+    place, second = _place(one), _place(other)
+    if place.startswith("/") and second.startswith("/"):
+        return place == second or os.path.realpath(place) == os.path.realpath(second) or _is_same_file(place, second)
+    return _without_user(place) == _without_user(second)
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _without_user(uri: str) -> str:
+    return re.sub("//[^/?#]*@", "//", uri)
 
 
 def _place(uri: str) -> str:

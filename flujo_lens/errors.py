@@ -4,7 +4,7 @@ A caller of the library catches `LensError`; the command line turns one into a m
 code (`flujo_lens.cli.exit_codes`; no exit codes here). The words live with the class, and the cause is kept
 (``raise ... from exc``)::
 
-    LensError
+    LensError                     LENS-E0
     ├── UsageError                LENS-U1   wrong words on the command line
     │   ├── ConfigError           LENS-U2   a settings file, key, type or variable
     │   ├── UnknownValueError     LENS-U3   no such status, column, format, ...
@@ -17,7 +17,7 @@ code (`flujo_lens.cli.exit_codes`; no exit codes here). The words live with the 
     │   └── InvalidAnswerError    LENS-A1   an answer does not fit what the human step asks for
     ├── RunNotFoundError          LENS-R1   no run has this id
     │   └── AmbiguousRunError     LENS-R2   several runs begin with it
-    ├── IncompatibleError         LENS-C0   a saved state does not fit the code; LENS-C1 to LENS-C9 say how
+    ├── IncompatibleError         LENS-C0   a saved state does not fit the code; LENS-C1 to LENS-C10 say how
     ├── StoreError                LENS-S0
     │   ├── StoreNotFoundError    LENS-S1   nothing is there
     │   ├── UnreachableStoreError LENS-S2   it cannot be opened or reached

@@ -21,6 +21,7 @@ from flujo_lens.config import (
     mask_uri,
     parse_duration,
 )
+from flujo_lens.config_sources import absolute_uri
 from flujo_lens.errors import ConfigError, NoStoreError, TimeFormatError, UnknownStoreError
 
 Write = Callable[[str, str], Path]
@@ -155,7 +156,7 @@ def test_a_flujo_uri_is_never_a_stores_name(world: World, write: Write) -> None:
 
 def test_the_only_store_of_a_file_is_its_default(world: World, write: Write) -> None:
     path = write("work/project/lens.toml", '# mine\n[stores.prod]\nuri = "redis://prod/0"\nreadonly = true')
-    assert chosen(world) == StoreChoice("redis://prod/0", "prod", f"{path}:2", True)
+    assert chosen(world) == StoreChoice("redis://prod/0", "prod", f"{path}:2", True, readonly_at=f"{path}:4")
     assert load_settings(world).default_store == "prod"
 
 
@@ -869,3 +870,16 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     )
     allowed = "[]" if sys.platform == "linux" else "['platformdirs']"
     assert run_python(code, tmp_path, HOME=str(tmp_path)) == allowed
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("file:states", "file:///base/states"),
+        ("file:../states", "file:///states"),
+        ("sqlite:runs.db?mode=ro", "sqlite:////base/runs.db?mode=ro"),
+        ("./file:states", "/base/file:states"),
+    ],
+)
+def test_a_scheme_before_a_relative_path(uri: str, absolute: str) -> None:
+    assert absolute_uri(uri, Path("/base"), "/home/me") == absolute

@@ -17,7 +17,7 @@ from support import Lens
 from flujo_lens.cli import app
 from flujo_lens.errors import IncompatibleError
 from flujo_lens.rendering.human import Human
-from flujo_lens.rendering.incompatibility import incompatibility
+from flujo_lens.rendering.incompatibility import _step_rows, incompatibility
 from flujo_lens.rendering.tables import make_console
 from flujo_lens.runner.incompatibility import StateIncompatibilityError, not_registered
 from flujo_lens.runner.verdicts import Place, assess
@@ -205,3 +205,24 @@ def test_the_bare_family_is_an_error_as_any_other(bare_lens: Lens, monkeypatch: 
     monkeypatch.setattr(app, "_root", Root)
     shown = bare_lens("resume x")
     assert (shown.code, shown.err) == (4, "error LENS-C0: it does not fit\n")
+
+
+@pytest.mark.parametrize(
+    ("steps", "shown"),
+    [
+        (("validate", "charge_card", "notify"), [("step 1", "enrich", "")]),
+        (("validate", "new", "enrich", "charge_card", "notify"), [("", "", "new")]),
+    ],
+)
+def test_one_step_more_or_less_is_one_gap(steps: tuple[str, ...], shown: list[tuple[str, str, str]]) -> None:
+    error = error_of(manifest("1.3.0", *NAMES), manifest("1.4.0", *steps)).to_dict()
+    rows = [row for row in _step_rows(error, "->") if row.saved != row.current]
+    assert [(row.what, row.saved, row.current) for row in rows] == shown
+
+
+def test_a_step_stands_beside_its_alias() -> None:
+    current = manifest("1.4.0", "check", *NAMES[1:3])
+    current["steps"][0]["aliases"] = ["validate"]
+    error = error_of(manifest("1.3.0", *NAMES), {**current, "steps": current["steps"][:2]}).to_dict()
+    rows = [(row.saved, row.current) for row in _step_rows(error, "->")]
+    assert rows[:2] == [("validate", "check"), ("enrich", "enrich")]

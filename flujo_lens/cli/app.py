@@ -16,11 +16,13 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.context import App, World, silence
 from flujo_lens.cli.help import Command, Group
 from flujo_lens.cli.options import CommonOptions, command
+from flujo_lens.cli.suggesting import Repeated
 from flujo_lens.errors import IncompatibleError, InternalError, LensError, OperationFailedError, UsageError, nearest
 
 __all__ = ["COMMANDS", "build", "main", "run"]
 
-LOOK, RUN, CLEAN, CARE, SET_UP = "Look", "Run", "Clean up", "Background tasks and the rest", "Set up"
+LOOK, RUN, CLEAN, CARE = "Look", "Run", "Clean up", "Look after the store"
+ALSO, SET_UP = "Tasks, scores, global keys", "Set up"
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status:status", LOOK),
@@ -36,17 +38,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("retry:retry", RUN),
     "fork": ("fork:fork", RUN),
     "cancel": ("cancel:cancel", RUN),
-    "tasks": ("tasks", CARE),
-    "evals": ("evals:evals", CARE),
-    "system": ("system", CARE),
     "delete": ("delete:delete", CLEAN),
     "prune": ("prune:prune", CLEAN),
     "undo": ("undo:undo", CLEAN),
     "import": ("import_:import_archive", CLEAN),
-    "audit": ("audit", CARE),
     "doctor": ("doctor:doctor", CARE),
     "migrate": ("migrate:migrate", CARE),
     "optimize": ("optimize:optimize", CARE),
+    "audit": ("audit", CARE),
+    "tasks": ("tasks", ALSO),
+    "evals": ("evals:evals", ALSO),
+    "system": ("system", ALSO),
     "stores": ("stores:stores", SET_UP),
     "config": ("config:config", SET_UP),
     "explain": ("explain:explain", SET_UP),
@@ -157,7 +159,7 @@ def _defaults(built: Any, ctx: typer.Context) -> dict[str, Any]:
 
 def run(arguments: Sequence[str], world: World) -> int:
     """Run one command line; return its exit code. Errors are told on the world's stderr."""
-    app = App(world)
+    app = App(world, repeated=Repeated.of(arguments))
     arguments = list(arguments)
     try:
         code = _root().main(args=arguments, prog_name="lens", standalone_mode=False, obj=app)
@@ -221,7 +223,7 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
     if _wants_json(arguments):
         from flujo_lens.rendering.data import compact
 
-        app.tell(compact({"error": error.to_dict()}))
+        app.tell(compact({"error": app.repeated.error(error.to_dict())}))
     else:
         app.tell(_for_people(app, error))
     return exit_codes.exit_code_of(error)
@@ -252,8 +254,21 @@ def _for_people(app: App, error: LensError) -> str:
         return mask_uri(told(app, error))
     word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
     lines = [f"{word} {error.code}: {escape_controls(mask_uri(error.message))}"]
-    lines += [f"  {escape_controls(mask_uri(line))}" for line in (error.hint or "").splitlines()]
-    return "\n".join(lines)
+    hint = app.repeated.prose(error.hint or "")
+    lines += [f"  {escape_controls(mask_uri(line))}" for line in hint.splitlines()]
+    return "\n".join(_fitting(app, lines))
+
+
+def _fitting(app: App, lines: list[str]) -> list[str]:
+    """Lines that fit a terminal, but for commands, which are copied whole; elsewhere all are as they are."""
+    if not app.world.stderr.isatty() and not app.world.stderr_tty:
+        return lines
+    from flujo_lens.cli.deletion_lines import folded
+
+    whole = ("  lens ", "  --")
+    return [
+        part for line in lines for part in ([line] if line.startswith(whole) else folded([line], app.world.columns))
+    ]
 
 
 def _wants_json(arguments: list[str]) -> bool:

@@ -15,10 +15,10 @@ from flujo_lens.errors import UsageError
 if TYPE_CHECKING:
     from flujo_lens.runner.application import Application
 
-__all__ = ["aside", "target_of", "the_application"]
+__all__ = ["aside", "the_application"]
 
 
-def target_of(app: App, given: str | None) -> str:
+def _target_of(app: App, given: str | None) -> str:
     """The ``module:attribute`` that was given, else that of the settings.
 
     Raises:
@@ -46,7 +46,7 @@ def the_application(app: App, given: str | None, folder: Path | None) -> Applica
     """
     from flujo_lens.runner.application import load_application
 
-    target = target_of(app, given)
+    target = _target_of(app, given)
     place = app.world.cwd / folder if folder is not None else app.world.cwd
     with aside(app):
         return load_application(target, place)

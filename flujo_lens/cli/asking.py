@@ -84,7 +84,11 @@ def _line(app: App, prompt: str) -> str:
 def _read(app: App, prompt: str) -> str:
     app.world.stderr.write(prompt)
     app.world.stderr.flush()
-    line = app.world.stdin.readline()
+    try:
+        line = app.world.stdin.readline()
+    except KeyboardInterrupt:
+        app.tell("\nnothing was changed")
+        raise
     if not line:
         _give_up(app)
     return line.strip()

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from flujo_lens.cli.beside import gone_path
 from flujo_lens.cli.confirm import audit_log
 from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
@@ -131,6 +132,10 @@ def _log(app: App, file: Path | None) -> AuditLog:
     """
     if file is not None:
         return _named(app, file)
+
+    gone = gone_path(app)
+    if gone is not None and os.path.exists((log := audit_log(app, gone, None)).path):
+        return log
 
     async def look(backend: StateBackend) -> AuditLog:
         log = audit_log(app, _path(backend), None)

@@ -7,20 +7,18 @@ from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.changing import recorder, report_output, tell
-from flujo_lens.cli.confirm import check_can_ask, check_writable, confirm
+from flujo_lens.cli.confirm import check_writable, confirm
 from flujo_lens.cli.context import App
-from flujo_lens.cli.named_runs import described, meant_all, named, typed
+from flujo_lens.cli.named_runs import MOST_SHOWN, check_free, described, listed, meant_all, named, typed
 from flujo_lens.cli.options import ChangeOptions
-from flujo_lens.errors import BusyError
 from flujo_lens.operations.cancel import CancelPlan, cancel, plan_cancel
 from flujo_lens.operations.changes import Recorder, Report
 from flujo_lens.rendering.human import plural
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunSummary
 
-__all__ = ["Cancelling", "check_free", "run_cancel"]
-
-_MOST_SHOWN = 20
+__all__ = ["Cancelling", "check_cancellable", "run_cancel"]
 
 
 class Cancelling(NamedTuple):
@@ -39,7 +37,7 @@ class Cancelling(NamedTuple):
 
 def run_cancel(app: App, asked: Cancelling) -> int:
     """Find the runs, ask, cancel them and report; return the exit code."""
-    check_writable(app)
+    check_writable(app, dry_run=asked.change.dry_run)
     out, now = report_output(app, asked.change), app.world.now()
     asks = not (asked.yes or asked.change.dry_run)
     words = typed(app, asked.runs, asks, "cancel")
@@ -48,13 +46,10 @@ def run_cancel(app: App, asked: Cancelling) -> int:
         return await plan_cancel(backend, await meant_all(app, backend, words, asked.yes), now)
 
     plan = app.run(look)
-    check_free(plan.held, asked.force)
+    check_cancellable(plan.held, asked.force)
     if asks and plan.runs:
-        check_can_ask(app, asked.yes)
-        for line in _lines([run.run_id for run in plan.runs], plan):
-            app.tell(line)
         question = "cancel it? it can never go on then" if len(plan.runs) == 1 else f"cancel these {len(plan.runs):,}?"
-        if not confirm(app, question, asked.yes):
+        if not confirm(app, question, asked.yes, _lines(plan.runs)):
             return exit_codes.FAILED
 
     async def work(backend: StateBackend) -> tuple[Sequence[str], Report]:
@@ -70,34 +65,25 @@ def run_cancel(app: App, asked: Cancelling) -> int:
     return exit_codes.PARTIAL if report.done < len(plan.runs) and not report.dry_run else exit_codes.OK
 
 
-def check_free(held: Mapping[str, str], force: bool) -> None:
+def check_cancellable(held: Mapping[str, str], force: bool) -> None:
     """See that no living process holds one of the runs.
 
     Raises:
         BusyError: one does.
     """
-    if force or not held:
-        return
-    run_id, holder = next(iter(held.items()))
-    more = f", and {len(held) - 1} more are held" if len(held) > 1 else ""
-    raise BusyError(
-        f"{escape_controls(run_id)} is held by a living process, {holder}{more}; nothing was changed",
-        hint="end that process first, or --force: then it saves nothing more of this run",
-        run_id=run_id,
-        holder=holder,
-    )
+    check_free(held, force, undone="changed", forced=": then it saves nothing more of this run")
 
 
-def _lines(run_ids: Sequence[str], plan: CancelPlan) -> list[str]:
-    known = {run.run_id: run for run in plan.runs}
-    lines = [f"  {described(known[run_id])}" for run_id in run_ids[:_MOST_SHOWN]]
-    return [*lines, *([f"  and {len(run_ids) - _MOST_SHOWN:,} more"] if len(run_ids) > _MOST_SHOWN else [])]
+def _lines(runs: Sequence[RunSummary]) -> list[str]:
+    return listed([described(run) for run in runs])
 
 
 def _report_lines(done: Sequence[str], plan: CancelPlan, report: Report) -> list[str]:
     verb = "would be cancelled" if report.dry_run else "cancelled"
-    lines = [f"{plural(len(done), 'run')} {verb}; the history stays", *_lines(done, plan)] if done else []
-    lines += [f"{escape_controls(run.run_id)} is {run.status} already" for run in plan.ended[:_MOST_SHOWN]]
+    known = {run.run_id: run for run in plan.runs}
+    changed = [known[run_id] for run_id in done]
+    lines = [f"{plural(len(done), 'run')} {verb}; the history stays", *_lines(changed)] if done else []
+    lines += [f"{escape_controls(run.run_id)} is {run.status} already" for run in plan.ended[:MOST_SHOWN]]
     if not report.dry_run and len(done) < len(plan.runs):
         lines.append(f"{plural(len(plan.runs) - len(done), 'run')} ended or went on meanwhile, and stay")
     return [*lines, "nothing was changed (--dry-run)"] if report.dry_run else lines

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flujo_lens.cli.beside import path_of
 from flujo_lens.cli.confirm import audit_log
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
@@ -32,8 +33,8 @@ def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: Chang
 
 
 def _place(app: App, backend: StateBackend, asked: ChangeOptions) -> Path:
-    path = getattr(backend, "path", None)
-    if isinstance(path, Path):
+    path = path_of(backend)
+    if path is not None:
         return path
     if asked.audit_file is not None or app.settings.audit_path is not None:
         return Path()
@@ -51,10 +52,14 @@ def report_output(app: App, asked: ChangeOptions, formats: tuple[str, ...] = ("t
 
 def tell(app: App, out: Output, document: dict[str, Any], ids: Sequence[str], lines: Sequence[str]) -> None:
     """Print a report: as one JSON document, as the ids alone, or in lines for a person."""
+    from flujo_lens.cli.deletion_lines import folded
     from flujo_lens.rendering.text import escape_controls, escape_tsv
 
     if out.form == "json":
         out.document(document)
         return
-    printed = [escape_tsv(run_id) for run_id in ids] if out.form == "id" else [escape_controls(line) for line in lines]
+    if out.form == "id":
+        printed = [escape_tsv(run_id) for run_id in ids]
+    else:
+        printed = folded([escape_controls(line) for line in lines], app.world.columns)
     app.world.stdout.write("".join(f"{line}\n" for line in printed))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flujo_lens.operations.check import CheckedGroup, CheckReport
     from flujo_lens.runner.application import Application
 
-__all__ = ["Asked", "run_check"]
+__all__ = ["Checking", "run_check"]
 
 _CI = {"github": ci.github, "junit": ci.junit}
 _FEW = 3
@@ -36,7 +36,7 @@ _CLOCKS = timedelta(minutes=5)
 """By so much may two machines' clocks differ."""
 
 
-class Asked(NamedTuple):
+class Checking(NamedTuple):
     """What was asked of ``lens check``."""
 
     target: str | None
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
     min_runs: int
 
 
-def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Asked) -> bool:
+def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Checking) -> bool:
     """Do what was asked; return whether all is well.
 
     Raises:
@@ -76,7 +76,7 @@ def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: As
     return _Screen(app, out, asked, application.target, source, is_plain).show(report, failing)
 
 
-def _checked_options(asked: Asked) -> timedelta | None:
+def _checked_options(asked: Checking) -> timedelta | None:
     """The age that a file may have.
 
     Raises:
@@ -113,7 +113,7 @@ def _fail_on(asked: str | None) -> frozenset[str] | None:
     return frozenset(names) - {"none"}
 
 
-def _application(app: App, asked: Asked) -> Application:
+def _application(app: App, asked: Checking) -> Application:
     from flujo_lens.runner.application import load_application
 
     target = asked.target or app.settings.resume_app
@@ -137,7 +137,7 @@ def _found(app: App, wanted: RunFilter) -> Inflight:
 
 
 def _report(
-    app: App, wanted: RunFilter, asked: Asked, kept: Inflight | None, application: Application
+    app: App, wanted: RunFilter, asked: Checking, kept: Inflight | None, application: Application
 ) -> tuple[CheckReport, str]:
     """What the check found, and where the runs are; `kept` are those of a file."""
     from flujo_lens.operations.check import check_contexts, check_groups
@@ -187,7 +187,7 @@ def _store_name(app: App) -> str:
     return app.store.name or mask_uri(app.store.uri)
 
 
-def _save(app: App, out: Output, found: Inflight, asked: Asked) -> None:
+def _save(app: App, out: Output, found: Inflight, asked: Checking) -> None:
     assert asked.save is not None
     save_inflight(asked.save, found, force=asked.force)
     if out.form == "json":
@@ -202,13 +202,13 @@ def _counted(runs: int, groups: int) -> str:
     return f"{human.plural(runs, 'run')} in {human.plural(groups, 'group')}"
 
 
-def _too_few(runs: int, asked: Asked) -> str | None:
+def _too_few(runs: int, asked: Checking) -> str | None:
     if runs >= asked.min_runs:
         return None
     return f"{human.plural(runs, 'run')} found, fewer than --min-runs {asked.min_runs}: is it the right store?"
 
 
-def _enough(app: App, runs: int, asked: Asked) -> bool:
+def _enough(app: App, runs: int, asked: Checking) -> bool:
     lacking = _too_few(runs, asked)
     if lacking:
         app.tell(lacking)
@@ -223,7 +223,7 @@ class _Screen(NamedTuple):
 
     app: App
     out: Output
-    asked: Asked
+    asked: Checking
     target: str
     source: str
     is_plain: bool
@@ -282,7 +282,8 @@ class _Screen(NamedTuple):
             from flujo_lens.cli.screens import quoted
 
             yield ""
-            yield f"next: lens resume {quoted(stuck[0].sample_run_id)} --app {quoted(self.target)} --dry-run"
+            command = f"lens resume {quoted(stuck[0].sample_run_id)} --app {quoted(self.target)} --dry-run"
+            yield f"next: {self.app.suggest(command)}"
 
 
 def _fails(group: CheckedGroup, verdicts: frozenset[str] | None) -> bool:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flujo_lens.cli.context import App
 from flujo_lens.errors import NoStoreError, ReadOnlyStoreError, UsageError
+from flujo_lens.rendering.text import escape_controls
 
 if TYPE_CHECKING:
     from flujo_lens.operations.audit import AuditLog
 
-__all__ = ["actor_of", "audit_log", "can_ask", "check_can_ask", "check_writable", "confirm"]
+__all__ = ["actor_of", "answer", "audit_log", "can_ask", "check_can_ask", "check_writable", "confirm"]
 
 
-def check_writable(app: App) -> None:
+def check_writable(app: App, *, dry_run: bool = False) -> None:
     """See that the store that is meant may be changed, and that there is no doubt which one that is.
+
+    Args:
+        app: The invocation.
+        dry_run: Whether nothing is to be changed, which every store allows.
 
     Raises:
         UsageError: a variable and a file name different stores.
@@ -30,10 +36,10 @@ def check_writable(app: App) -> None:
             "a variable and a file name different stores; nothing was changed",
             hint="say which one is meant: --store NAME_OR_URI",
         )
-    if choice.readonly:
+    if choice.readonly and not dry_run:
         raise ReadOnlyStoreError(
-            f"the store {choice.name or mask_uri(choice.uri)} is read-only by the settings ({choice.source})",
-            hint="nothing was changed; readonly = true under [stores.NAME] in lens.toml says so",
+            f"the store {choice.name or mask_uri(choice.uri)} is read-only by the settings; nothing was changed",
+            hint=f"readonly = true says so: {choice.readonly_at}\n--dry-run shows what would be done",
         )
 
 
@@ -57,20 +63,45 @@ def can_ask(app: App) -> bool:
     return app.world.stdin.isatty() and (app.world.stderr.isatty() if known is None else known)
 
 
-def confirm(app: App, question: str, yes: bool) -> bool:
+def confirm(app: App, question: str, yes: bool, lines: Iterable[str] = ()) -> bool:
     """Whether a person says y or yes to `question`; anything else, Enter too, is a no.
 
-    The question is on stderr, the answer comes from the terminal; see `check_can_ask`.
+    Args:
+        app: The invocation; the question goes to stderr, the answer comes from the terminal.
+        question: What is asked.
+        yes: Whether the answer was given; nothing is told or asked then.
+        lines: What a person should know before.
+
+    Raises:
+        UsageError: as `check_can_ask`.
     """
     check_can_ask(app, yes)
     if yes:
         return True
-    app.world.stderr.write(f"{question} [y/N] ")
-    app.world.stderr.flush()
-    agreed = app.world.stdin.readline().strip().lower() in ("y", "yes")
+    for line in lines:
+        app.tell(escape_controls(line))
+    agreed = answer(app, f"{question} [y/N] ") in ("y", "yes")
     if not agreed:
         app.tell("nothing was changed")
     return agreed
+
+
+def answer(app: App, question: str) -> str:
+    """What a person types to a question, in small letters; at the end of the input nothing.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, which is no answer; that nothing was changed is told.
+    """
+    try:
+        app.world.stderr.write(question)
+        app.world.stderr.flush()
+        line = app.world.stdin.readline()
+    except KeyboardInterrupt:
+        app.tell("\nnothing was changed")
+        raise
+    if not line:
+        app.tell("")  # Ctrl-D leaves the cursor behind the question
+    return line.strip().lower()
 
 
 def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
+from flujo_lens.cli.suggesting import Repeated
 from flujo_lens.errors import LensError, OperationFailedError, UnknownValueError, UnreachableStoreError, UsageError
 
 if TYPE_CHECKING:
@@ -103,10 +104,15 @@ class World:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class App:
-    """What a command works with: the world and the common options of this invocation."""
+    """What a command works with: the world and the common options of this invocation.
+
+    Attributes:
+        repeated: What commands that lens tells to type have to repeat of this one.
+    """
 
     world: World
     options: CommonOptions = field(default_factory=CommonOptions)
+    repeated: Repeated = field(default_factory=Repeated)
 
     def with_options(self, options: CommonOptions) -> App:
         """The same with the options of a command; those given before the command count where it has none."""
@@ -177,6 +183,10 @@ class App:
         return run_filter(options, self.world.now(), self.zone, **more)
 
     # --- printing
+
+    def suggest(self, command: str) -> str:
+        """A command for a person to type, on the store and with the code that this one was given."""
+        return self.repeated.command(command)
 
     def output(self, options: OutputOptions, formats: tuple[str, ...] | None = None) -> Output:
         """Where and how results are printed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
@@ -12,9 +12,10 @@ from flujo_lens.cli.confirm import can_ask, check_can_ask, check_writable, confi
 from flujo_lens.cli.context import App
 from flujo_lens.cli.deleting import Work, carry_out, copy_lines, report_dry, say, store_name
 from flujo_lens.cli.deletion_lines import hanging, hung, statuses
+from flujo_lens.cli.named_runs import MOST_SHOWN, check_free, described, listed, named, typed
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens import quoted
-from flujo_lens.errors import BusyError, RunNotFoundError, UsageError
+from flujo_lens.errors import RunNotFoundError
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.rendering import human
@@ -24,8 +25,6 @@ from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
 from flujo_lens.state.views import RunSummary
 
 __all__ = ["Deleting", "run_delete"]
-
-_MOST_SHOWN = 20
 
 
 class Deleting(NamedTuple):
@@ -48,27 +47,34 @@ class Deleting(NamedTuple):
             ("--no-bin", not self.uses_bin),
             ("--yes", self.yes),
         )
-        named = run_ids if len(run_ids) <= _MOST_SHOWN else [f"({len(run_ids)} runs)"]
-        return ["lens", "delete", *(option for option, on in switches if on), *self.change.words(store), *named]
+        return [
+            "lens",
+            "delete",
+            *(option for option, on in switches if on),
+            *self.change.words(store),
+            *named(run_ids),
+        ]
 
 
 def run_delete(app: App, asked: Deleting) -> int:
     """Find the runs, ask, delete them and report; return the exit code."""
-    check_writable(app)
+    check_writable(app, dry_run=asked.change.dry_run)
     out = report_output(app, asked.change)
-    typed = _typed(app, asked)
+    words = typed(app, asked.runs, not (asked.yes or asked.change.dry_run), "delete")
     now = app.world.now()
 
-    async def look(backend: StateBackend) -> tuple[DeletionPlan, list[RunSummary], int]:
-        plan = await _plan(app, backend, asked, typed, now)
+    async def look(backend: StateBackend) -> tuple[DeletionPlan, list[RunSummary], int, list[str]]:
+        plan = await _plan(app, backend, asked, words, now)
         ids = [run_id for run_id in dict.fromkeys(plan.request.run_ids or ()) if run_id not in plan.missing]
-        shown = list(await backend.read_summaries(ids[:_MOST_SHOWN]))
-        return plan, shown, await _tasks_left(backend, ids)
+        shown = list(await backend.read_summaries(ids[:MOST_SHOWN]))
+        states = await _state_lines(backend, shown) if asked.state_only else []
+        return plan, shown, await _tasks_left(backend, ids), states
 
-    plan, shown, tasks = app.run(look)
+    plan, shown, tasks, states = app.run(look)
     _check_missing(plan, asked, store_name(app))
-    _check_held(plan, asked)
-    lines = [*_lines(plan, shown, asked), *_tasks_line(plan, tasks)]
+    check_free(plan.held, asked.force, undone="deleted", forced="; a run that it saves again comes back")
+    alive = _alive_line(shown, now, app.silent_after)
+    lines = [*_lines(plan, shown, asked), *states, *alive, *_tasks_line(plan, tasks)]
     if asked.change.dry_run:
         copies = copy_lines(app, plan, None, asked.uses_bin) if lines else []
         told = ["would delete:", *lines, *copies] if lines else ["nothing to delete"]
@@ -79,28 +85,12 @@ def run_delete(app: App, asked: Deleting) -> int:
         say(app, [*lines, *copy_lines(app, plan, None, asked.uses_bin)])
         if not confirm(app, "delete it?" if plan.count == 1 else f"delete these {plan.count:,}?", asked.yes):
             return exit_codes.FAILED
-    words = asked.words(app.options.store, plan.request.run_ids or ())
+    for line in alive if asked.yes else ():
+        app.note(line)
+    told = asked.words(app.options.store, plan.request.run_ids or ())
     one = _one(shown, asked) if plan.count == 1 else None
-    work = Work(words, asked.change, asked.yes, Stop(), one=one, all_meant=True)
+    work = Work(told, asked.change, asked.yes, Stop(), one=one, all_meant=True)
     return carry_out(app, out, plan, None, asked.uses_bin, work)
-
-
-def _typed(app: App, asked: Deleting) -> list[str]:
-    """The runs as they were typed; ``-`` stands for the lines of stdin.
-
-    Raises:
-        UsageError: ids come from stdin, where the answer would have to come from too.
-    """
-    if "-" not in asked.runs:
-        return list(asked.runs)
-    if not (asked.yes or asked.change.dry_run):
-        raise UsageError(
-            "ids from stdin leave nowhere to answer a question; nothing was read or changed",
-            hint="... | lens delete - --yes, or --dry-run first",
-        )
-    lines = [line.rstrip("\r\n") for line in app.world.stdin]
-    read = [line for line in lines if line]
-    return [run for one in asked.runs for run in (read if one == "-" else [one])]
 
 
 async def _plan(app: App, backend: StateBackend, asked: Deleting, typed: Sequence[str], now: datetime) -> DeletionPlan:
@@ -132,27 +122,13 @@ def _check_missing(plan: DeletionPlan, asked: Deleting, store: str) -> None:
     )
 
 
-def _check_held(plan: DeletionPlan, asked: Deleting) -> None:
-    if not plan.held or asked.force:
-        return
-    run_id, holder = next(iter(plan.held.items()))
-    more = f", and {len(plan.held) - 1} more are held" if len(plan.held) > 1 else ""
-    raise BusyError(
-        f"{escape_controls(run_id)} is held by a living process, {holder}{more}; nothing was deleted",
-        hint="end that process first, or --force; a run that it saves again comes back",
-        run_id=run_id,
-        holder=holder,
-    )
-
-
 def _lines(plan: DeletionPlan, shown: Sequence[RunSummary], asked: Deleting) -> list[str]:
     """The runs, each on a line as far as they are few, and what hangs on them."""
     if plan.is_empty:
         return []
     if len(shown) == 1 and plan.count == 1:
         return [f"  {_one(shown, asked)}{_with(plan, asked)}"]
-    lines = [f"  {_described(run)}" for run in shown]
-    lines += [f"  and {plan.count - len(shown):,} more"] if plan.count > len(shown) else []
+    lines = listed([described(run) for run in shown], plan.count)
     what = "the states of " if asked.state_only else ""
     lines += [f"{what}{human.plural(plan.count, 'run')} ({statuses(plan.by_status)}){_with(plan, asked)}"]
     return lines
@@ -162,22 +138,35 @@ def _with(plan: DeletionPlan, asked: Deleting) -> str:
     if not asked.state_only:
         return hanging(plan.rows, plan.is_estimate)
     history = hung(plan.rows)
-    return f"; {'its' if plan.count == 1 else 'their'} {history or 'history'} stay, marked as cancelled"
+    if not history:
+        return "; no step or span is stored apart from it: nothing of them stays"
+    return f"; {'its' if plan.count == 1 else 'their'} {history} stay, marked as cancelled"
 
 
 def _one(shown: Sequence[RunSummary], asked: Deleting) -> str:
     what = "the state of " if asked.state_only else ""
-    return f"{what}{_described(shown[0])}" if shown else "1 run"
+    return f"{what}{described(shown[0])}" if shown else "1 run"
 
 
-def _described(run: RunSummary) -> str:
-    name = f"{run.pipeline_name} {run.pipeline_version}"
-    return escape_controls(f"{run.run_id} ({run.status}, {name})")
+def _alive_line(shown: Sequence[RunSummary], now: datetime, silent_after: timedelta) -> list[str]:
+    """What tells that an application may be at work on the runs: not all of them take a claim."""
+    running = [run for run in shown if run.status == "running"]
+    signs = [run.updated_at or now for run in running]
+    if not signs or max(signs) < now - silent_after:
+        return []
+    whose = "it is" if len(shown) == 1 else f"{len(running)} of them are" if len(running) > 1 else "one of them is"
+    return [f"{whose} said to be running, last sign {human.age(max(now - max(signs), timedelta(0)))} ago"]
+
+
+async def _state_lines(backend: StateBackend, shown: Sequence[RunSummary]) -> list[str]:
+    """What tells that nothing goes of a run when its state alone is to go."""
+    stateless = [run.run_id for run in shown if await backend.load_state(run.run_id) is None]
+    return [f"{run_id} has no state: there is nothing to delete of it" for run_id in stateless]
 
 
 async def _tasks_left(backend: StateBackend, ids: Sequence[str]) -> int:
     """How many background tasks of the runs are none of them; of very many runs nobody asks."""
-    if len(ids) > _MOST_SHOWN:
+    if len(ids) > MOST_SHOWN:
         return 0
     found = [await backend.read_run(run_id) for run_id in ids]
     tasks = {child.run_id for detail in found if detail is not None for child in detail.children}

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
+from flujo_lens.cli.beside import bin_of, lock_of, path_of
 from flujo_lens.cli.changing import recorder, tell
-from flujo_lens.cli.confirm import actor_of
 from flujo_lens.cli.context import App
 from flujo_lens.cli.deletion_lines import done_lines, folded, short_line
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.progress_screen import Bar
-from flujo_lens.cli.restoring import bin_of
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.errors import LensError, NotSupportedError
 from flujo_lens.operations.changes import Recorder
 from flujo_lens.operations.copies import Keeping
 from flujo_lens.operations.deletion import Deletion, Stop, delete, dry_run
-from flujo_lens.operations.store_lock import StoreLock
 from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_tsv
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.deletion import Deleted, DeletionPlan
 
-__all__ = ["Work", "carry_out", "check_free", "copy_lines", "report_dry", "say", "store_name", "vacuum_lines"]
+__all__ = ["Work", "carry_out", "check_unlocked", "copy_lines", "report_dry", "say", "store_name", "vacuum_lines"]
 
 
 class Work(NamedTuple):
@@ -84,7 +83,7 @@ def keeping_of(
     keeping = Keeping(None, archive, store_name(app))
     if not uses_bin or plan.is_empty:
         return keeping, None
-    if not can_keep or not isinstance(getattr(backend, "path", None), Path):
+    if not can_keep or path_of(backend) is None:
         return keeping, "this driver has no bin"
     bin = bin_of(app, backend)
     why = bin.why_not(plan.count, plan.size_bytes)
@@ -153,8 +152,12 @@ def report_dry(
 
 
 def _report(app: App, out: Output, done: Deletion, lines: Sequence[str]) -> None:
-    told = [short_line(done)] if app.options.quiet else folded(lines, app.world.columns)
+    told = [short_line(done, _undo_line(app, done))] if app.options.quiet else folded(lines, app.world.columns)
     tell(app, out, done.document(), (), told)
+
+
+def _undo_line(app: App, done: Deletion) -> str:
+    return app.suggest(f"lens undo {done.audit_id}")
 
 
 def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, uses_bin: bool, work: Work) -> int:
@@ -174,13 +177,13 @@ def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, u
             return done
 
         done = await (_locked(app, backend, writer.command, delete_all) if work.locks else delete_all())
-        if isinstance(getattr(backend, "path", None), Path):
+        if path_of(backend) is not None:
             bin_of(app, backend).expire(app.world.now())
         return done
 
     done = app.run(run)
     if out.form != "id":
-        _report(app, out, done, done_lines(done, app.settings.bin_keep, work.one))
+        _report(app, out, done, done_lines(done, app.settings.bin_keep, _undo_line(app, done), work.one))
     if code := code_of(work.stop):
         return code
     if failed:
@@ -238,32 +241,15 @@ async def _locked(
     app: App, backend: StateBackend, command: Sequence[str], work: Callable[[], Awaitable[Deletion]]
 ) -> Deletion:
     """Do `work` while the lock of the store is held, where the store is at a path."""
-    lock = _lock_of(app, backend, command)
-    if lock is None:
-        return await work()
-    with lock:
+    with nullcontext() if path_of(backend) is None else lock_of(app, backend, command):
         return await work()
 
 
-def check_free(app: App, backend: StateBackend) -> None:
+def check_unlocked(app: App, backend: StateBackend) -> None:
     """See that no other command cleans up the store, unless it is to be waited for; to be asked in vain is no fun.
 
     Raises:
         BusyError: another does.
     """
-    lock = _lock_of(app, backend, ())
-    if lock is not None and not app.options.timeout:
-        lock.check()
-
-
-def _lock_of(app: App, backend: StateBackend, command: Sequence[str]) -> StoreLock | None:
-    path = getattr(backend, "path", None)
-    if not isinstance(path, Path):
-        return None
-    return StoreLock(
-        StoreLock.path_beside(path),
-        command=command,
-        actor=actor_of(app),
-        now=app.world.now(),
-        timeout=app.options.timeout or 0,
-    )
+    if path_of(backend) is not None and not app.options.timeout:
+        lock_of(app, backend, ()).check()

@@ -18,7 +18,10 @@ _MOST_PIPELINES = 8
 _TIED = "\N{NO-BREAK SPACE}"
 """Holds a name and its number together until the lines are folded."""
 
-_NOTES = {"paused": "could still be resumed (lens waiting shows them)"}
+_NOTES = {
+    "paused": "could still be resumed (lens waiting shows them)",
+    "running": "may be alive, though without a sign for long (lens status shows them)",
+}
 _HANGING = {
     "steps": "step",
     "spans": "span",
@@ -69,12 +72,12 @@ def _fold(line: str, width: int) -> list[str]:
     )  # fmt: skip
 
 
-def plan_lines(plan: DeletionPlan, store: str, clock: human.Human) -> list[str]:
-    """A plan: which runs, by status and pipeline, and how much that is."""
+def plan_lines(plan: DeletionPlan, store: str, clock: human.Human, age: str | None = None) -> list[str]:
+    """A plan: which runs, by status and pipeline, and how much that is; `age`: the age that was asked for, as typed."""
+    which = _which(plan, clock, age)
     if plan.is_empty:
-        nothing = f"{_which(plan, clock)} in {store}: nothing to delete"
-        return [escape_controls(line) for line in [nothing, *_kept_lines(plan)]]
-    lines = [f"{_which(plan, clock)} in {store}:", *_count_lines(plan)]
+        return [escape_controls(line) for line in [f"{which} in {store}: nothing to delete", *_kept_lines(plan)]]
+    lines = [f"{which} in {store}:", *_count_lines(plan)]
     if len(plan.by_pipeline) > 1:
         lines.append(f"of {_pipelines(plan.by_pipeline)}")
     if plan.count:
@@ -88,7 +91,8 @@ def plan_lines(plan: DeletionPlan, store: str, clock: human.Human) -> list[str]:
 
 def _count_lines(plan: DeletionPlan) -> list[str]:
     counts = _in_order(plan.by_status)
-    noted = [(f"{status:<9}", count, _NOTES.get(status, "")) for status, count in counts]
+    notes = {**_NOTES, "running": "may be alive (--force)"} if plan.request.force else _NOTES
+    noted = [(f"{status:<9}", count, notes.get(status, "")) for status, count in counts]
     if plan.unfinished:
         noted.append(
             (f"{'begun':<9}", plan.unfinished, "of them by a deletion that was interrupted; it goes on with them")
@@ -97,11 +101,11 @@ def _count_lines(plan: DeletionPlan) -> list[str]:
     return [f"  {name}  {count:>{width},}   {note}".rstrip() for name, count, note in noted]
 
 
-def _which(plan: DeletionPlan, clock: human.Human) -> str:
+def _which(plan: DeletionPlan, clock: human.Human, age: str | None) -> str:
     asked = plan.request
     parts = []
     if asked.cutoff is not None:
-        age = human.age(asked.now - asked.cutoff)
+        age = age or human.age(asked.now - asked.cutoff)
         parts.append(f"Older than {age} (last update before {clock.clock(asked.cutoff)})")
     if asked.keep_last is not None:
         but = (
@@ -129,16 +133,24 @@ def _kept_lines(plan: DeletionPlan) -> list[str]:
         (kept.unknown_age, "of unknown age: a time of theirs is missing, unreadable or in the future"),
         (
             kept.family,
-            "since another of their family (a run and its background tasks) is younger, or of another status",
+            "since another of their family (a run and its background tasks) is younger, or not asked for",
         ),
         (kept.last, "that are the last of their pipeline (--keep-last)"),
-        (kept.held, "that a living process holds; --force takes them too"),
+        (kept.held, "that may be alive: a process holds them, or they gave a sign lately; --force takes them too"),
     )
-    return [f"kept {count:,} {why}" for count, why in told if count]
+    return [f"kept {count:,} {why}" for count, why in told if count] + _young_orphans(plan)
 
 
-def short_line(done: Deletion) -> str:
-    """All of it on one line, for cron."""
+def _young_orphans(plan: DeletionPlan) -> list[str]:
+    asked = plan.request
+    if not plan.young_orphans or asked.orphans_before is None:
+        return []
+    age = human.age(asked.now - asked.orphans_before)
+    return [f"kept {human.plural(plan.young_orphans, 'row')} without a run, younger than {age}"]
+
+
+def short_line(done: Deletion, undo: str = "") -> str:
+    """All of it on one line, for cron; `undo`: the command that takes it back."""
     plan, kept = done.plan, done.plan.kept
     verb = "would delete" if done.is_dry else "deleted"
     count = plan.count if done.is_dry else done.deleted
@@ -152,7 +164,7 @@ def short_line(done: Deletion) -> str:
     parts += [f"{done.skipped.total():,} skipped"] if done.skipped else []
     parts += [f"{done.left:,} left"] if done.is_stopped else []
     parts += [f"archive {done.archive}"] if done.archive else []
-    parts += [f"undo: lens undo {done.audit_id}"] if done.can_undo and done.audit_id else []
+    parts += [f"undo: {undo}"] if done.can_undo and done.audit_id else []
     parts += ["no undo"] if done.deleted and not (done.can_undo or done.archive) else []
     return escape_controls(", ".join(parts))
 
@@ -161,8 +173,15 @@ def _orphans(done: Deletion) -> int:
     return sum(done.plan.orphans.values()) if done.is_dry else done.orphans
 
 
-def done_lines(done: Deletion, keep: timedelta, one: str | None = None) -> list[str]:
-    """What was deleted, what stayed and why, and how it can be brought back."""
+def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = None) -> list[str]:
+    """What was deleted, what stayed and why, and how it can be brought back.
+
+    Args:
+        done: What it came to.
+        keep: For how long the bin keeps it.
+        undo: The command that takes it back.
+        one: Describes the only run; None if there are more.
+    """
     if done.plan.is_empty:
         return ["nothing to delete", *_kept_lines(done.plan)]
     rows = {table: count for table, count in done.rows.items() if table not in HEADS}
@@ -175,12 +194,13 @@ def done_lines(done: Deletion, keep: timedelta, one: str | None = None) -> list[
         lines.append(f"Deleted {human.plural(done.orphans, 'row')} that hung on no run.")
     lines += [f"skipped {count:,}: {_WHY.get(why, why)}" for why, count in done.skipped.items()]
     if done.is_stopped:
-        lines.append(f"stopped with {done.left:,} left; the same command goes on")
+        other = ", into another file (--archive DIR/ names each)" if done.archive else ""
+        lines.append(f"stopped with {done.left:,} left; the same command goes on{other}")
     lines += _kept_lines(done.plan)
     if done.archive:
         lines.append(f"copy: {done.archive} (lens import brings it back)")
     if done.can_undo:
-        lines.append(f"Take it back within {human.age(keep)}: lens undo {done.audit_id}")
+        lines.append(f"Take it back within {human.age(keep)}: {undo}")
     free = done.after.reusable_bytes
     if free >= 1 << 20:
         lines.append(
@@ -191,6 +211,7 @@ def done_lines(done: Deletion, keep: timedelta, one: str | None = None) -> list[
 
 
 _WHY = {
+    "stateless": "they have no state: there is nothing to delete of them",
     "changed": "they were changed meanwhile",
     "held": "a living process holds them",
     "paused": "they are paused now",

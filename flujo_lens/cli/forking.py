@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
-from flujo_lens.cli.cancelling import check_free
+from flujo_lens.cli.cancelling import check_cancellable
 from flujo_lens.cli.changing import recorder, report_output, tell
 from flujo_lens.cli.confirm import can_ask, check_writable
 from flujo_lens.cli.context import App
@@ -36,7 +36,7 @@ class Forking(NamedTuple):
 
 def run_fork(app: App, asked: Forking) -> None:
     """Make the new run, and report."""
-    check_writable(app)
+    check_writable(app, dry_run=asked.change.dry_run)
     out, now = report_output(app, asked.change), app.world.now()
 
     async def work(backend: StateBackend) -> tuple[ForkPlan, Forked]:
@@ -44,7 +44,7 @@ def run_fork(app: App, asked: Forking) -> None:
         plan = await plan_fork(backend, run_id, asked.step)
         if asked.cancels_old:
             claims = await held_claims(backend, [run_id], now)
-            check_free({name: str(claim.holder) for name, claim in claims.items()}, force=False)
+            check_cancellable({name: str(claim.holder) for name, claim in claims.items()}, force=False)
 
         def record() -> Recorder:
             return recorder(app, backend, asked.words(app.options.store, run_id), asked.change)
@@ -63,7 +63,10 @@ def run_fork(app: App, asked: Forking) -> None:
         "cancelled": done.is_cancelled,
     }
     ids = [done.run_id] if done.run_id is not None else []
-    tell(app, out, document, ids, [escape_controls(line) for line in _lines(plan, done)])
+    lines = _lines(plan, done)
+    if done.run_id is not None:
+        lines.append(f"next: {app.suggest(f'lens resume {shlex.quote(done.run_id)}')}")
+    tell(app, out, document, ids, [escape_controls(line) for line in lines])
 
 
 def _lines(plan: ForkPlan, done: Forked) -> list[str]:
@@ -75,7 +78,7 @@ def _lines(plan: ForkPlan, done: Forked) -> list[str]:
         return [head, f"  {kept}", f"  {again}", "nothing was changed (--dry-run)"]
     lines = [f"{done.run_id} goes on at {plan.step}, in place of {old}" if done.is_cancelled else _head(plan, done)]
     lines += [f"  {kept}", f"  {again}"]
-    return [*lines, f"next: lens resume {shlex.quote(done.run_id)}"]
+    return lines
 
 
 def _head(plan: ForkPlan, done: Forked) -> str:

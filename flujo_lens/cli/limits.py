@@ -10,6 +10,8 @@ from flujo_lens.state.timestamps import parse_age
 __all__ = ["age", "days", "length", "share"]
 
 _AGES = "an age is 12h, 30d or 4w"
+_MOST_MONTHS = 36
+"""Whoever typed more of them meant minutes."""
 
 
 def age(text: str, option: str = "--older-than") -> timedelta:
@@ -24,7 +26,7 @@ def age(text: str, option: str = "--older-than") -> timedelta:
         raise TimeFormatError(f"{option} {asked} has no unit; nothing was deleted", hint=f"days: {asked}d. {_AGES}")
     if unit in ("m", "s") and asked[:-1].isdigit():
         minutes = "minutes" if unit == "m" else "seconds"
-        months = f"; months: {int(asked[:-1]) * 30}d" if unit == "m" else ""
+        months = f"; months: {int(asked[:-1]) * 30}d" if unit == "m" and int(asked[:-1]) <= _MOST_MONTHS else ""
         raise TimeFormatError(f"{option} {asked} is {asked[:-1]} {minutes}{months}; nothing was deleted", hint=_AGES)
     found = parse_age(asked)
     if found is None or found <= timedelta(0):

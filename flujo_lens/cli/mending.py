@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
 from flujo_lens.cli.changing import recorder
-from flujo_lens.cli.confirm import check_can_ask, check_writable, confirm
+from flujo_lens.cli.confirm import check_writable, confirm
 from flujo_lens.cli.context import App
+from flujo_lens.cli.deletion_lines import folded
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.operations.changes import Report
@@ -21,10 +23,10 @@ from flujo_lens.state.backends.base import StateBackend
 if TYPE_CHECKING:
     from flujo_lens.state.upkeep import Finding
 
-__all__ = ["Asked", "fix_findings", "print_checkup"]
+__all__ = ["Mending", "fix_findings", "print_checkup"]
 
 
-class Asked(NamedTuple):
+class Mending(NamedTuple):
     """What was asked of ``lens doctor --fix``."""
 
     yes: bool
@@ -49,7 +51,8 @@ def _look(app: App, full: bool) -> list[Finding]:
     async def work(backend: StateBackend) -> list[Finding]:
         return list(await check_up(backend, app.world.now(), app.silent_after, full=full))
 
-    return app.run(work)
+    found = app.run(work)
+    return [replace(finding, fix=app.repeated.prose(finding.fix)) if finding.fix else finding for finding in found]
 
 
 def _told(app: App, found: Sequence[Finding]) -> bool:
@@ -58,20 +61,16 @@ def _told(app: App, found: Sequence[Finding]) -> bool:
     return not wrong
 
 
-def fix_findings(app: App, options: OutputOptions, asked: Asked) -> bool:
+def fix_findings(app: App, options: OutputOptions, asked: Mending) -> bool:
     """Mend what loses nothing, after a yes; print what was done and what is left; return whether all is well then."""
-    check_writable(app)
+    check_writable(app, dry_run=asked.change.dry_run)
     out = app.output(options, ("table", "tsv", "json"))
     found = _look(app, asked.full)
     mendable = [finding for finding in found if finding.mend]
     if not mendable or asked.change.dry_run:
         _report(app, out, found, None, asked.change.dry_run)
         return _told(app, found)
-    check_can_ask(app, asked.yes)
-    if not asked.yes:
-        for finding in mendable:
-            app.tell(f"{finding.check}: {escape_controls(finding.mend or '')}")
-    if not confirm(app, "mend this?", asked.yes):
+    if not confirm(app, "mend this?", asked.yes, [f"{finding.check}: {finding.mend}" for finding in mendable]):
         raise typer.Exit(1)
 
     async def work(backend: StateBackend) -> Treated:
@@ -90,11 +89,10 @@ def _report(
         out.document(_document(out, found, done, dry_run, planned))
         return
     lines = _mended_lines(done) if done else _planned_lines(found, dry_run)
-    app.world.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))
-    wrong = [finding for finding in found if not finding.ok]
-    for finding in wrong:
-        line = f"left: {finding.check}: {finding.detail}; {finding.fix or 'look closer'}"
-        app.world.stdout.write(f"{escape_controls(line)}\n")
+    for finding in (finding for finding in found if not finding.ok):
+        lines += [f"left: {finding.check}: {finding.detail}", f"  {finding.fix or 'look closer'}"]
+    told = folded([escape_controls(line) for line in lines], app.world.columns)
+    app.world.stdout.write("".join(f"{line}\n" for line in told))
 
 
 def _planned_lines(found: Sequence[Finding], dry_run: bool) -> list[str]:

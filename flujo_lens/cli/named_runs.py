@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flujo_lens.cli.confirm import can_ask
 from flujo_lens.cli.context import App
-from flujo_lens.errors import RunNotFoundError, UsageError
+from flujo_lens.errors import BusyError, RunNotFoundError, UsageError
 from flujo_lens.operations.runs import resolve_run, run_exists
-from flujo_lens.rendering.text import unescape
+from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["described", "meant", "meant_all", "named", "typed"]
+__all__ = ["MOST_SHOWN", "check_free", "described", "listed", "meant", "meant_all", "named", "typed"]
 
-_MOST_NAMED = 20
+MOST_SHOWN = 20
+"""How many runs are told one by one."""
 
 
 def typed(app: App, runs: Sequence[str], asks: bool, command: str) -> list[str]:
@@ -67,11 +68,46 @@ async def meant_all(app: App, backend: StateBackend, words: Sequence[str], yes: 
 
 def named(run_ids: Sequence[str]) -> list[str]:
     """Run ids as the audit log keeps them in a command: those of very many are with the entry alone."""
-    return list(run_ids) if len(run_ids) <= _MOST_NAMED else [f"({len(run_ids)} runs)"]
+    return list(run_ids) if len(run_ids) <= MOST_SHOWN else [f"({len(run_ids)} runs)"]
 
 
 def described(run: RunSummary) -> str:
     """A run in a line of a question or a report."""
-    from flujo_lens.rendering.text import escape_controls
-
     return escape_controls(f"{run.run_id} ({run.status}, {run.pipeline_name} {run.pipeline_version})")
+
+
+def listed(told: Sequence[str], count: int | None = None, *, aside: str = "") -> list[str]:
+    """Lines below a heading: the first few, and how many more there are.
+
+    Args:
+        told: A line each.
+        count: How many there are, where `told` has the first ones alone.
+        aside: What is said of the others.
+    """
+    shown, whole = told[:MOST_SHOWN], len(told) if count is None else count
+    more = whole - len(shown)
+    return [*(f"  {line}" for line in shown), *([f"  and {more:,} more{aside}"] if more > 0 else [])]
+
+
+def check_free(held: Mapping[str, str], force: bool, *, undone: str, forced: str) -> None:
+    """See that no living process holds one of the runs.
+
+    Args:
+        held: Who holds which run.
+        force: Whether that does not matter.
+        undone: What did not happen then.
+        forced: What happens with --force.
+
+    Raises:
+        BusyError: one does.
+    """
+    if force or not held:
+        return
+    run_id, holder = next(iter(held.items()))
+    more = f", and {len(held) - 1} more are held" if len(held) > 1 else ""
+    raise BusyError(
+        f"{escape_controls(run_id)} is held by a living process, {holder}{more}; nothing was {undone}",
+        hint=f"end that process first, or --force{forced}",
+        run_id=run_id,
+        holder=holder,
+    )

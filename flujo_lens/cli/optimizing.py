@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from flujo_lens.cli.changing import recorder, report_output, tell
-from flujo_lens.cli.confirm import check_can_ask, check_writable, confirm
+from flujo_lens.cli.confirm import check_writable, confirm
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.operations.changes import Report
 from flujo_lens.operations.optimize import Done, optimize
 from flujo_lens.rendering import human
-from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 
 if TYPE_CHECKING:
     from flujo_lens.state.upkeep import OptimizationPlan, Space
 
-__all__ = ["Asked", "run_optimization"]
+__all__ = ["Optimizing", "run_optimization"]
 
 
-class Asked(NamedTuple):
+class Optimizing(NamedTuple):
     """What was asked of ``lens optimize``."""
 
     yes: bool
@@ -34,9 +33,9 @@ class Asked(NamedTuple):
         return [f"--{name}" for name, value in self._asdict().items() if value]
 
 
-def run_optimization(app: App, asked: Asked, change: ChangeOptions) -> None:
+def run_optimization(app: App, asked: Optimizing, change: ChangeOptions) -> None:
     """Show the plan; with a yes, carry it out and report."""
-    check_writable(app)
+    check_writable(app, dry_run=change.dry_run)
     out = report_output(app, change, ("table", "json"))
 
     async def look(backend: StateBackend) -> OptimizationPlan:
@@ -46,11 +45,7 @@ def run_optimization(app: App, asked: Asked, change: ChangeOptions) -> None:
     if plan.path is None or change.dry_run:
         tell(app, out, _document(plan, None, change.dry_run), (), _planned(plan))
         return
-    check_can_ask(app, asked.yes)
-    if not asked.yes:
-        for line in _plan_lines(plan):
-            app.tell(escape_controls(line))
-    if not confirm(app, "optimize?", asked.yes):
+    if not confirm(app, "optimize?", asked.yes, _plan_lines(plan)):
         raise typer.Exit(1)
 
     async def work(backend: StateBackend) -> Done:

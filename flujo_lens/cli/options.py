@@ -15,13 +15,19 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import typer
 
 __all__ = [
+    "AppDirOption",
+    "AppOption",
     "AppOptions",
     "ChangeOptions",
     "CommonOptions",
     "FilterOptions",
+    "HeldOption",
+    "JsonOption",
+    "NoBinOption",
     "OutputOptions",
     "PruneOptions",
     "RunArgument",
+    "RunsArgument",
     "YesOption",
     "command",
 ]
@@ -35,13 +41,34 @@ RunArgument = Annotated[
     ),
 ]
 
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-_APP, _COMMON, _FILTER, _OUTPUT = "The application", "Common options", "Which runs", "Output"
+_APP, _CHANGE, _COMMON, _COPY = "The application", "The change", "Common options", "The copy"
+_FILTER, _LIMIT, _OLD, _OUTPUT = "Which runs", "Limits", "What is old", "Output"
 
 
 def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+YesOption = Annotated[bool, _option(_CHANGE, "--yes", "-y", help="Do not ask.")]
+
+AppOption = Annotated[
+    str | None,
+    _option(_APP, "--app", help="Where the pipelines are (the setting resume.app).", metavar="MODULE:ATTRIBUTE"),
+]
+
+AppDirOption = Annotated[
+    Path | None, _option(_APP, "--app-dir", help="Import from this folder (the current one).", metavar="DIR")
+]
+
+NoBinOption = Annotated[bool, _option(_COPY, "--no-bin", help="Keep no copy for lens undo.")]
+
+HeldOption = Annotated[bool, _option(_CHANGE, "--force", help="Also what a living process holds.")]
+
+JsonOption = Annotated[bool, _option(_OUTPUT, "--json", help="The same as -o json.")]
+
+RunsArgument = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Run ids; - reads them from stdin.", show_default=False)
+]
 
 
 class CommonOptions(NamedTuple):
@@ -115,7 +142,7 @@ class OutputOptions(NamedTuple):
         str | None,
         _option(_OUTPUT, "--output", "-o", help="table, json, ndjson, csv, tsv or id.", metavar="FORMAT"),
     ] = None
-    json: Annotated[bool, _option(_OUTPUT, "--json", help="The same as -o json.")] = False
+    json: JsonOption = False
     columns: Annotated[
         str | None, _option(_OUTPUT, "--columns", help="These fields, in this order.", metavar="A,B,C")
     ] = None
@@ -130,21 +157,16 @@ class OutputOptions(NamedTuple):
 class ChangeOptions(NamedTuple):
     """How a change is made, written down and reported."""
 
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.", show_default=False)
-    ] = False
-    reason: Annotated[
-        str | None, typer.Option("--reason", help="Why; for the audit log.", metavar="TEXT", show_default=False)
-    ] = None
+    dry_run: Annotated[bool, _option(_CHANGE, "--dry-run", help="Say what would be done, and change nothing.")] = False
+    reason: Annotated[str | None, _option(_CHANGE, "--reason", help="Why; for the audit log.", metavar="TEXT")] = None
     audit_file: Annotated[
-        Path | None,
-        typer.Option("--audit-file", help="Where the audit log is.", metavar="FILE", show_default=False),
+        Path | None, _option(_CHANGE, "--audit-file", help="Where the audit log is.", metavar="FILE")
     ] = None
     output: Annotated[
         str | None,
         _option(_OUTPUT, "--output", "-o", help="table, json or, for the ids alone, id.", metavar="FORMAT"),
     ] = None
-    json: Annotated[bool, _option(_OUTPUT, "--json", help="The same as -o json.")] = False
+    json: JsonOption = False
 
     def words(self, store: str | None) -> list[str]:
         """The options as the audit log keeps them, in their long form."""
@@ -157,55 +179,46 @@ class PruneOptions(NamedTuple):
 
     older_than: Annotated[
         str | None,
-        typer.Option(
-            "--older-than", help="Last updated longer ago than this: 12h, 30d, 4w.", metavar="AGE", show_default=False
-        ),
+        _option(_OLD, "--older-than", help="Last updated longer ago than this: 12h, 30d, 4w.", metavar="AGE"),
     ] = None
-    days_old: Annotated[
-        float | None, typer.Option("--days-old", help="The same in days.", metavar="N", show_default=False)
-    ] = None
+    days_old: Annotated[float | None, _option(_OLD, "--days-old", help="The same in days.", metavar="N")] = None
     keep_last: Annotated[
-        int | None,
-        typer.Option("--keep-last", help="Keep the last N of each pipeline.", metavar="N", min=0, show_default=False),
+        int | None, _option(_OLD, "--keep-last", help="Keep the last N of each pipeline.", metavar="N", min=0)
     ] = None
     include_paused: Annotated[
-        bool, typer.Option("--include-paused", help="With --yes paused runs stay; this takes them too.")
+        bool, _option(_OLD, "--include-paused", help="With --yes paused runs stay; this takes them too.")
     ] = False
-    orphans: Annotated[bool, typer.Option("--orphans", help="Rows that hang on no run, too.")] = False
+    orphans: Annotated[
+        bool, _option(_OLD, "--orphans", help="Rows that hang on no run, too: by the same age, else 1d.")
+    ] = False
     archive: Annotated[
         str | None,
-        typer.Option(
+        _option(
+            _COPY,
             "--archive",
             help="Keep a copy: .ndjson, .ndjson.gz or .zst; DIR/ names it.",
             metavar="FILE|DIR/",
-            show_default=False,
         ),
     ] = None
-    no_bin: Annotated[bool, typer.Option("--no-bin", help="Keep no copy for lens undo.")] = False
+    no_bin: NoBinOption = False
     max_share: Annotated[
         str | None,
-        typer.Option(
-            "--max-share", help="Refuse to delete a larger part of all runs: 50%.", metavar="P%", show_default=False
-        ),
+        _option(_LIMIT, "--max-share", help="Refuse to delete a larger part of all runs: 50%.", metavar="PERCENT"),
     ] = None
     max_delete: Annotated[
         int | None,
-        typer.Option(
-            "--max-delete", help="Refuse to delete more runs than this.", metavar="N", min=0, show_default=False
-        ),
+        _option(_LIMIT, "--max-delete", help="Refuse to delete more runs than this.", metavar="N", min=0),
     ] = None
     max_duration: Annotated[
         str | None,
-        typer.Option(
-            "--max-duration", help="Stop after a batch when it takes this long: 10m.", metavar="T", show_default=False
-        ),
+        _option(_LIMIT, "--max-duration", help="Stop after a batch when it takes this long: 10m.", metavar="LENGTH"),
     ] = None
     batch_size: Annotated[
-        int, typer.Option("--batch-size", help="Runs a transaction, at most.", metavar="N", min=1, max=1000)
+        int, _option(_LIMIT, "--batch-size", help="Runs a transaction, at most (100).", metavar="N", min=1, max=1000)
     ] = 100
-    vacuum: Annotated[bool, typer.Option("--vacuum", help="Then give free room back to the disk.")] = False
+    vacuum: Annotated[bool, _option(_CHANGE, "--vacuum", help="Then give free room back to the disk.")] = False
     force: Annotated[
-        bool, typer.Option("--force", help="Also runs that a living process holds; vacuum beside others.")
+        bool, _option(_CHANGE, "--force", help="Also what a living process holds; vacuum beside others.")
     ] = False
 
     def words(self) -> list[str]:
@@ -221,13 +234,8 @@ class PruneOptions(NamedTuple):
 class AppOptions(NamedTuple):
     """Where the code of an application comes from, which goes on with stored runs."""
 
-    target: Annotated[
-        str | None,
-        _option(_APP, "--app", help="Where the pipelines are (the setting resume.app).", metavar="MODULE:ATTRIBUTE"),
-    ] = None
-    app_dir: Annotated[
-        Path | None, _option(_APP, "--app-dir", help="Import from this folder (the current one).", metavar="DIR")
-    ] = None
+    target: AppOption = None
+    app_dir: AppDirOption = None
     pipeline_version: Annotated[
         str | None,
         _option(_APP, "--pipeline-version", help="Go on with this version of the pipeline.", metavar="VERSION"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Output"]
 
 _TIME_STYLES = ("iso", "relative", "local")
+
+_PADDING = re.compile(r" +((?:\x1b\[[\d;]*m)*)(?=\n|\Z)")
+"""Blanks at the end of a line, before which a colour may end."""
 
 
 class Output:
@@ -108,7 +112,7 @@ class Output:
 
         world = self.app.world
         return make_console(
-            _Encoded(world.stdout),
+            _Encoded(world.stdout, pads=world.is_terminal),
             width=world.columns,
             colour=world.colour(self.app.options.color, world.is_terminal),
             unicode=world.unicode,
@@ -130,6 +134,7 @@ class Output:
         """Say what to type next: on one line, or a line each where that is too narrow."""
         from rich.text import Text
 
+        commands = tuple(map(self.app.suggest, commands))
         line = f"next: {' · '.join(commands)}"
         if len(line) > self.app.world.columns:
             line = "next: " + "\n      ".join(commands)
@@ -146,13 +151,21 @@ class Output:
 
 
 class _Encoded:
-    """A text stream that escapes what its encoding cannot take, instead of failing."""
+    """A text stream that escapes what its encoding cannot take, instead of failing.
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    Args:
+        stream: Where it leads.
+        pads: Whether lines keep the blanks at their ends, with which Rich fills the width: a terminal needs them
+            for what stood there, a file does not.
+    """
+
+    def __init__(self, stream: Any, *, pads: bool) -> None:
+        self._stream, self._pads = stream, pads
         self.encoding = stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
+        if not self._pads:
+            text = _PADDING.sub(r"\1", text)
         if self.encoding.lower().replace("-", "") != "utf8":
             text = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
         else:

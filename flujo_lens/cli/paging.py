@@ -53,7 +53,8 @@ def note_next(app: App, position: Position, shown: int, reverse: bool) -> None:
     """Say that there is more, and how to get it."""
     which = "oldest" if reverse else "newest"
     more = f"lens list --cursor {shlex.quote(encode_cursor(position))}{' --reverse' if reverse else ''}"
-    app.note(f"the {which} {shown}; more: {more}   how many: lens list --count   (with the same filters)")
+    more, count = app.suggest(more), app.suggest("lens list --count")
+    app.note(f"the {which} {shown}; more: {more}   how many: {count}   (with the same filters)")
 
 
 def note_problems(app: App, runs: Sequence[RunSummary]) -> None:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes, limits
 from flujo_lens.cli.changing import report_output
-from flujo_lens.cli.confirm import check_can_ask, check_writable
+from flujo_lens.cli.confirm import answer, check_can_ask, check_writable
 from flujo_lens.cli.context import App
-from flujo_lens.cli.deleting import Work, carry_out, check_free, copy_lines, report_dry, say, store_name, vacuum_lines
+from flujo_lens.cli.deleting import (
+    Work,
+    carry_out,
+    check_unlocked,
+    copy_lines,
+    report_dry,
+    say,
+    store_name,
+    vacuum_lines,
+)
 from flujo_lens.cli.deletion_lines import plan_lines
 from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions
-from flujo_lens.errors import UsageError
+from flujo_lens.errors import UsageError, nearest
 from flujo_lens.operations.archive import archive_path, check_archive_path
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.deletion_limits import check_limits
 from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
+from flujo_lens.state.deletion import ORPHANS_AGE, DeletionPlan, DeletionRequest
+from flujo_lens.state.views import RunFilter
 
 __all__ = ["Pruning", "run_prune"]
 
-_ORPHANS_AGE = timedelta(days=1)
-"""How old a row without a run has to be where no age is given: its run may be about to be saved."""
+_FIRST = datetime(1, 1, 3, tzinfo=UTC)
+"""The earliest cutoff: so that it has a name in every zone."""
 
 
 class Pruning(NamedTuple):
@@ -44,7 +55,7 @@ class Pruning(NamedTuple):
 
 def run_prune(app: App, asked: Pruning) -> int:
     """Make the plan, ask, carry it out and report; return the exit code."""
-    check_writable(app)
+    check_writable(app, dry_run=asked.change.dry_run)
     out, lasts = report_output(app, asked.change), _duration(asked)
     request = _request(app, asked)
     share = None if asked.what.max_share is None else limits.share(asked.what.max_share)
@@ -55,12 +66,12 @@ def run_prune(app: App, asked: Pruning) -> int:
     plan, notes = _planned(app, request._replace(keep_paused=unattended and _keeps_paused(asked)), asked)
     uses_bin = not asked.what.no_bin
     if asked.change.dry_run:
-        report_dry(app, out, plan, archive, uses_bin, _told(app, plan, notes, archive, uses_bin))
+        report_dry(app, out, plan, archive, uses_bin, _told(app, asked, plan, notes, archive))
         check_limits(plan, asked.what.max_delete, share)
         return exit_codes.OK
     check_limits(plan, asked.what.max_delete, share)
     if not (asked.yes or plan.is_empty):
-        say(app, _told(app, plan, notes, archive, uses_bin))
+        say(app, _told(app, asked, plan, notes, archive))
         answered = _ask(app, plan, asked)
         if answered is None:
             app.tell("nothing was changed")
@@ -101,11 +112,14 @@ def _request(app: App, asked: Pruning) -> DeletionRequest:
             "older_than under [prune] in lens.toml says it for good",
         )
     cutoff = None if age is None else _before(now, age)
-    orphans = (cutoff or _before(now, _ORPHANS_AGE)) if what.orphans else None
+    orphans = (cutoff or _before(now, ORPHANS_AGE)) if what.orphans else None
     if what.orphans and what.keep_last is None and what.older_than is None and what.days_old is None:
         cutoff = None  # orphans alone: an age in the settings is about runs
     wanted = app.wanted(asked.filters)
-    return DeletionRequest(now, cutoff, wanted, keep_last=what.keep_last, orphans_before=orphans, force=what.force)
+    return DeletionRequest(
+        now, cutoff, wanted, keep_last=what.keep_last, orphans_before=orphans,
+        alive_since=_before(now, app.silent_after), force=what.force,
+    )  # fmt: skip
 
 
 def _age(app: App, what: PruneOptions) -> timedelta | None:
@@ -120,11 +134,18 @@ def _age(app: App, what: PruneOptions) -> timedelta | None:
     return limits.age(app.settings.prune_older_than, "older_than under [prune]")
 
 
+def _typed_age(app: App, what: PruneOptions) -> str | None:
+    """The age as somebody gave it; None if none counts."""
+    if what.days_old is not None:
+        return f"{what.days_old:g}d"
+    return what.older_than or app.settings.prune_older_than
+
+
 def _before(now: datetime, age: timedelta) -> datetime:
     try:
-        return now - age
+        return max(now - age, _FIRST)
     except OverflowError:
-        return datetime.min.replace(tzinfo=now.tzinfo)
+        return _FIRST
 
 
 def _keeps_paused(asked: Pruning) -> bool:
@@ -140,7 +161,11 @@ def _archive(app: App, asked: Pruning, now: datetime, *, make: bool = False) -> 
         check_archive_path(path)
         return path
     folder = app.settings.prune_archive_dir
-    return None if folder is None else archive_path(f"{folder}/", now, stem=stem, make=make)
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        check_archive_path(folder.with_name("runs.ndjson"))  # a folder that is not mounted is not made
+    return archive_path(f"{folder}/", now, stem=stem, make=make)
 
 
 def _absolute(app: App, place: str) -> str:
@@ -153,17 +178,30 @@ def _planned(app: App, request: DeletionRequest, asked: Pruning) -> tuple[Deleti
 
     async def look(backend: StateBackend) -> tuple[DeletionPlan, list[str]]:
         if not asked.change.dry_run:
-            check_free(app, backend)
+            check_unlocked(app, backend)
         notes = await vacuum_lines(backend) if asked.what.vacuum else []
-        return await backend.plan_deletion(request), notes
+        plan = await backend.plan_deletion(request)
+        if plan.is_empty and request.wanted.pipeline:
+            await _note_unknown(app, backend, request.wanted.pipeline)
+        return plan, notes
 
     plan, notes = app.run(look)
     return plan, [] if plan.is_empty else notes
 
 
-def _told(app: App, plan: DeletionPlan, notes: list[str], archive: Path | None, uses_bin: bool) -> list[str]:
+async def _note_unknown(app: App, backend: StateBackend, pipeline: str) -> None:
+    """Say that no run at all is of a pipeline: its name may be mistyped."""
+    if (await backend.query_runs(RunFilter(pipeline=pipeline), limit=1)).items:
+        return
+    names = [row.pipeline_name for row in (await backend.read_stats(RunFilter())).by_pipeline]
+    near = nearest(pipeline, names)
+    app.note(escape_controls(f'no run is of a pipeline "{pipeline}"{f"; did you mean {near}?" if near else ""}'))
+
+
+def _told(app: App, asked: Pruning, plan: DeletionPlan, notes: list[str], archive: Path | None) -> list[str]:
     """What a person should know before the answer."""
-    lines = plan_lines(plan, store_name(app), Human(app.world.now(), app.zone, "local"))
+    lines = plan_lines(plan, store_name(app), Human(app.world.now(), app.zone, "local"), _typed_age(app, asked.what))
+    uses_bin = not asked.what.no_bin
     copies = [] if plan.is_empty else copy_lines(app, plan, archive, uses_bin, takes_archive=True)
     return [*lines, *notes, *copies]
 
@@ -173,11 +211,9 @@ def _ask(app: App, plan: DeletionPlan, asked: Pruning) -> DeletionPlan | None:
     paused = plan.by_status.get("paused", 0)
     asks_twice = bool(paused) and _keeps_paused(asked)
     choice = f"[y all / k keep the {paused:,} paused / N]" if asks_twice else "[y/N]"
-    app.world.stderr.write(f"Delete {'it' if plan.count == 1 else 'them'}? {choice} ")
-    app.world.stderr.flush()
-    answer = app.world.stdin.readline().strip().lower()
-    if answer in ("y", "yes", "y all"):
+    typed = answer(app, f"Delete {'it' if plan.count == 1 else 'them'}? {choice} ")
+    if typed in ("y", "yes", "y all"):
         return plan
-    if asks_twice and answer in ("k", "keep"):
+    if asks_twice and typed in ("k", "keep"):
         return _planned(app, plan.request._replace(keep_paused=True), asked)[0]
     return None

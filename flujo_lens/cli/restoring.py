@@ -7,26 +7,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
+from flujo_lens.cli.beside import bin_of, bin_of_gone, lock_of, path_of
 from flujo_lens.cli.changing import recorder, report_output, tell
-from flujo_lens.cli.confirm import actor_of, can_ask, check_can_ask, check_writable, confirm
+from flujo_lens.cli.confirm import can_ask, check_writable, confirm
 from flujo_lens.cli.context import App
+from flujo_lens.cli.named_runs import MOST_SHOWN, listed
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.progress_screen import Bar
 from flujo_lens.cli.signals import code_of, heard
-from flujo_lens.errors import NotSupportedError, UsageError
-from flujo_lens.operations.bin import Bin, BinItem
+from flujo_lens.errors import UsageError
+from flujo_lens.operations.bin import BinItem
 from flujo_lens.operations.changes import Recorder, Report
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.restoring import Restoration, RestorePlan, bring_back, plan_restore
-from flujo_lens.operations.store_lock import StoreLock
-from flujo_lens.operations.undo import runs_meant, undo
+from flujo_lens.operations.store_lock import StoreLock, holder_of
+from flujo_lens.operations.undo import check_order, runs_meant, undo
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.text import unescape
+from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["Importing", "Undoing", "bin_of", "list_bin", "run_import", "run_undo", "store_path"]
+__all__ = ["Importing", "Undoing", "list_bin", "run_import", "run_undo"]
 
-_MOST_SHOWN = 20
 Progress = Callable[[int], None]
 Work = Callable[[StateBackend, Recorder, Stop, Progress], Awaitable[Restoration]]
 
@@ -48,31 +49,6 @@ class Importing(NamedTuple):
     change: ChangeOptions
 
 
-def store_path(backend: StateBackend) -> Path:
-    """Where the store is, for what lies beside it.
-
-    Raises:
-        NotSupportedError: it is at no path.
-    """
-    path = getattr(backend, "path", None)
-    if isinstance(path, Path):
-        return path
-    raise NotSupportedError(
-        f"the driver {type(backend).__qualname__} keeps its store at no path: there is no bin beside it",
-        hint="prune --archive FILE keeps what it deletes, on any driver that can hand it out",
-    )
-
-
-def bin_of(app: App, backend: StateBackend) -> Bin:
-    """The bin beside a store.
-
-    Raises:
-        NotSupportedError: the store is at no path.
-    """
-    settings = app.settings
-    return Bin(Bin.path_beside(store_path(backend)), settings.bin_keep, settings.bin_max_runs)
-
-
 def list_bin(app: App, change: ChangeOptions, runs: Sequence[str]) -> None:
     """Print what is in the bin, the newest first."""
     if runs or change.dry_run:
@@ -85,21 +61,36 @@ def list_bin(app: App, change: ChangeOptions, runs: Sequence[str]) -> None:
             await backend.read_facts()  # tells an empty bin from no store
         return found
 
-    found = app.run(look)
-    out.show(columns.BIN, found, "nothing is in the bin: nothing was deleted lately")
+    left = bin_of_gone(app)
+    found = left.items() if left else app.run(look)
+    at_work = None if left else app.run(_at_work)
+    out.show(
+        columns.BIN, found, "nothing is in the bin" if at_work else "nothing is in the bin: nothing was deleted lately"
+    )
+    if at_work:
+        app.note(f"{escape_controls(at_work)} works on this store: what it deletes can be brought back when it is done")
     if found and out.is_table:
-        app.note(f"bring it back: lens undo {found[0].audit_id}")
+        app.note(f"bring it back: {app.suggest(f'lens undo {found[0].audit_id}')}")
+
+
+async def _at_work(backend: StateBackend) -> str | None:
+    """Who cleans up the store at the moment; what that deletes is in no list yet."""
+    path = path_of(backend)
+    holder = None if path is None else holder_of(StoreLock.path_beside(path))
+    return None if holder is None else str(holder)
 
 
 def run_undo(app: App, asked: Undoing) -> int:
     """Ask, bring back what a command deleted, and report; return the exit code."""
-    check_writable(app)
+    check_writable(app, dry_run=asked.change.dry_run)
     prefix = not asked.yes and can_ask(app)
 
     async def look(backend: StateBackend) -> tuple[BinItem, RestorePlan]:
         item = bin_of(app, backend).find(asked.audit_id, prefix=prefix)
         wanted = runs_meant(item, {run: unescape(run) for run in asked.runs}, prefix=prefix) if asked.runs else None
-        return item, await plan_restore(backend, item.path, wanted)
+        plan = await plan_restore(backend, item.path, wanted)
+        check_order(bin_of(app, backend), item, plan)
+        return item, plan
 
     item, plan = app.run(look)
     words = ["lens", "undo", item.audit_id, *(f"--run={run}" for run in asked.runs)]
@@ -114,7 +105,7 @@ def run_undo(app: App, asked: Undoing) -> int:
 
 def run_import(app: App, asked: Importing) -> int:
     """Ask if the store holds runs, import an archive, and report; return the exit code."""
-    check_writable(app)
+    check_writable(app, dry_run=asked.change.dry_run)
     path = app.world.cwd / asked.file
 
     async def look(backend: StateBackend) -> RestorePlan:
@@ -139,61 +130,61 @@ def _run(
 ) -> int:
     out = report_output(app, change)
     if change.dry_run:
-        lines = [*_counted(plan.report, len(plan.run_ids), "would be brought back"), "nothing was changed (--dry-run)"]
-        tell(app, out, plan.report.document(), plan.run_ids, lines)
+        lines = [
+            *_counted(plan.report, len(plan.run_ids), "would be brought back"),
+            *([_existing(len(plan.existing))] if plan.existing else []),
+            *_named_existing(plan.existing),
+            "nothing was changed (--dry-run)",
+        ]
+        tell(app, out, plan.report.document() | {"existing": plan.existing}, plan.run_ids, lines)
         return exit_codes.OK
-    if plan.run_ids:
-        check_can_ask(app, yes)
-        if plan.existing and not yes:
-            app.tell(_existing(len(plan.existing)))
-        if not confirm(app, question, yes):
-            return exit_codes.FAILED
+    lines = [_existing(len(plan.existing)), *_named_existing(plan.existing)] if plan.existing else []
+    if plan.run_ids and not confirm(app, question, yes, lines):
+        return exit_codes.FAILED
     told, stop = [*words, *(["--yes"] if yes else []), *change.words(app.options.store)], Stop()
 
     async def locked(backend: StateBackend) -> Restoration:
         writer = recorder(app, backend, told, change)
-        with _lock(app, backend, writer), heard(stop), Bar(app, "bringing back", "runs", len(plan.run_ids)) as bar:
+        with (
+            lock_of(app, backend, writer.command),
+            heard(stop),
+            Bar(app, "bringing back", "runs", len(plan.run_ids)) as bar,
+        ):
             return await work(backend, writer, stop, bar.update)
 
     done = app.run(locked)
-    tell(app, out, done.report.document(), done.run_ids, _lines(done))
+    lines = _lines(done, quiet=app.options.quiet)
+    tell(app, out, done.report.document() | {"existing": done.existing}, done.run_ids, lines)
     _note_failed(app, done)
     partial = done.report.skipped or done.report.failed
     return code_of(stop) or (exit_codes.PARTIAL if partial else exit_codes.OK)
 
 
-def _lock(app: App, backend: StateBackend, writer: Recorder) -> StoreLock:
-    return StoreLock(
-        StoreLock.path_beside(store_path(backend)),
-        command=writer.command,
-        actor=actor_of(app),
-        now=app.world.now(),
-        timeout=app.options.timeout or 0,
-    )
-
-
 def _counted(report: Report, count: int, verb: str) -> list[str]:
     if not report.matched:
         return ["there is nothing to bring back"]
-    return [f"{human.plural(count, 'run')} {verb}", *([_existing(report.skipped)] if report.skipped else [])]
+    return [f"{human.plural(count, 'run')} {verb}"]
 
 
 def _existing(count: int) -> str:
     return f"left alone: {human.plural(count, 'run')} whose id exists"
 
 
-def _lines(done: Restoration) -> list[str]:
-    lines = _counted(done.report, len(done.run_ids), "brought back")
-    lines += [f"stopped: {human.plural(done.report.left, 'run')} left; the same command goes on"] * bool(
-        done.report.left
-    )
-    lines += [f"  {run_id}" for run_id in done.run_ids[:_MOST_SHOWN]]
-    more = len(done.run_ids) - _MOST_SHOWN
-    return [*lines, f"  and {more:,} more (-o id has them all)"] if more > 0 else lines
+def _named_existing(run_ids: Sequence[str]) -> list[str]:
+    return listed(run_ids, aside=" (-o json has them all)")
+
+
+def _lines(done: Restoration, *, quiet: bool) -> list[str]:
+    came = _counted(done.report, len(done.run_ids), "brought back")
+    stayed = [_existing(len(done.existing))] if done.existing else []
+    left = done.report.left
+    stopped = [f"stopped: {human.plural(left, 'run')} left; the same command goes on"] if left else []
+    if quiet:
+        return ["; ".join([*came, *stayed, *stopped])]
+    ids = listed(done.run_ids, aside=" (-o id has them all)")
+    return [*came, *ids, *stayed, *_named_existing(done.existing), *stopped]
 
 
 def _note_failed(app: App, done: Restoration) -> None:
-    from flujo_lens.rendering.text import escape_controls
-
-    for run_id, why in list(done.failed.items())[:_MOST_SHOWN]:
+    for run_id, why in list(done.failed.items())[:MOST_SHOWN]:
         app.note(escape_controls(f"not brought back: {run_id}: {why}"))

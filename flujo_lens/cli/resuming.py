@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.application import aside, the_application
@@ -17,7 +19,10 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.named_runs import meant
 from flujo_lens.cli.options import AppOptions, ChangeOptions, OutputOptions
 from flujo_lens.cli.output import Output
+from flujo_lens.cli.screens import quoted
+from flujo_lens.cli.signals import code_of, cut_off
 from flujo_lens.errors import UsageError
+from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.system import parse_json
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     from flujo_lens.runner.application import Application
     from flujo_lens.runner.stored import Stored
 
-__all__ = ["Given", "Resuming", "outcome_lines", "run_resume"]
+__all__ = ["Given", "Resuming", "run_resume"]
 
 _VERDICTS = {
     "identical": "the pipeline is as it was when the run began",
@@ -77,19 +82,22 @@ class Resuming(NamedTuple):
     run: str
     code: AppOptions
     given: Given
+    step: str | None
     force: bool
     change: ChangeOptions
 
     def words(self, store: str | None, run_id: str) -> list[str]:
         """The command in its long form."""
         force = ["--force"] if self.force else []
-        told = [*self.code.words(), *self.given.words(), *force, *self.change.words(store)]
+        step = [] if self.step is None else [f"--step={self.step}"]
+        told = [*self.code.words(), *self.given.words(), *step, *force, *self.change.words(store)]
         return ["lens", "resume", *told, run_id]
 
 
 def run_resume(app: App, asked: Resuming) -> int:
     """Go on with a run, and report; return the exit code."""
-    from flujo_lens.operations.resume import NO_ANSWER, go_on, stored_outcome
+    from flujo_lens.operations.resume import go_on, stored_outcome
+    from flujo_lens.runner.replies import NO_ANSWER, Reply
 
     if not asked.change.dry_run:
         check_writable(app)
@@ -98,7 +106,7 @@ def run_resume(app: App, asked: Resuming) -> int:
     )
     answer = asked.given.value(app) if asked.given.is_there else NO_ANSWER
     stored = app.run(lambda backend: _found(app, backend, asked))
-    ended = stored_outcome(stored)
+    ended = stored_outcome(stored, Reply(answer, step=asked.step))
     if ended is not None:
         app.note(f"{escape_controls(stored.run_id)} is completed already: nothing was run")
         return _report(app, out, ended)
@@ -107,11 +115,12 @@ def run_resume(app: App, asked: Resuming) -> int:
     if asked.change.dry_run:
         _tell_dry(app, out, prepared)
         return exit_codes.OK
+    Reply(step=asked.step).check(prepared.stored, prepared.pipeline)
     answer = _answer(app, prepared, answer)
 
     async def work(backend: StateBackend) -> Outcome:
         async def change() -> Outcome:
-            return await go_on(backend, application, stored.run_id, answer, asked.code.pipeline_version)
+            return await go_on(backend, application, stored, answer, asked.code.pipeline_version)
 
         writer = recorder(app, backend, asked.words(app.options.store, stored.run_id), asked.change)
         return (await writer.recorded({"runs": 1}, [stored.run_id], change))[1]
@@ -153,7 +162,8 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
         NotWaitingError: there is one, and the run waits for none.
     """
     from flujo_lens.errors import NotWaitingError
-    from flujo_lens.operations.resume import NO_ANSWER
+    from flujo_lens.runner.forms import wanted
+    from flujo_lens.runner.replies import NO_ANSWER
     from flujo_lens.runner.values import checked_answer
 
     run_id, step = prepared.stored.run_id, prepared.step or ""
@@ -168,7 +178,7 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
     if not can_ask(app):
         raise UsageError(
             f'{run_id} waits at "{step}" for a person: {message or "it does not say for what"}',
-            hint="\n".join([f"lens resume {shlex.quote(run_id)} --input ANSWER", *_wanted(prepared.schema)]),
+            hint="\n".join([f"lens resume {quoted(run_id)} --input ANSWER", *wanted(prepared.schema)]),
             run_id=run_id,
             step=step,
             pause_message=message,
@@ -180,26 +190,37 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
     return ask_answer(app, prepared.schema, step)
 
 
-def _wanted(schema: Any) -> list[str]:
-    """What an answer has to be, in lines of a hint."""
-    from flujo_lens.runner.forms import form_of
-
-    fields = form_of(schema)
-    if fields and fields[0].name is None:
-        return [f"the answer is a {fields[0].kind}"]
-    told = [f"  {one.name}: {one.kind}" + (f" [{one.default}]" if one.default is not None else "") for one in fields]
-    return ["the answer is an object, --input-json '{...}', with", *told] if told else []
-
-
 def _done(app: App, stored: Stored, work: Any) -> Outcome:
+    """How far the run came; one that Ctrl-C or SIGTERM cuts off is told where it is left.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+        typer.Exit: SIGTERM.
+    """
+    stop = Stop()
+
+    async def terminable(backend: StateBackend) -> Outcome:
+        with cut_off(stop):
+            outcome: Outcome = await work(backend)
+        return outcome
+
     try:
         with aside(app):
-            outcome: Outcome = app.run(work)
+            return app.run(terminable)
     except KeyboardInterrupt:
-        run_id = escape_controls(stored.run_id)
-        app.tell(f'{run_id} is left failed, "interrupted", at the step that was cut off: lens resume {run_id} goes on')
+        _tell_interrupted(app, stored.run_id)
         raise
-    return outcome
+    except asyncio.CancelledError:
+        if not stop:
+            raise
+        _tell_interrupted(app, stored.run_id)
+        raise typer.Exit(code_of(stop)) from None
+
+
+def _tell_interrupted(app: App, run_id: str) -> None:
+    command = app.suggest(f"lens resume {quoted(run_id)}")
+    told = f'{escape_controls(run_id)} is left failed, "interrupted", at the step that was cut off'
+    app.tell(f"{told}: {command} goes on")
 
 
 # --- reporting
@@ -255,19 +276,21 @@ def _report(app: App, out: Output, outcome: Outcome) -> int:
 def _tell_open(app: App, outcome: Outcome) -> None:
     """The next question is a result, what failed is an error."""
     if outcome.status != "failed":
-        _print(app, outcome_lines(outcome))
+        _print(app, _outcome_lines(app, outcome))
         return
-    for line in outcome_lines(outcome):
+    for line in _outcome_lines(app, outcome):
         app.tell(escape_controls(line))
 
 
-def outcome_lines(outcome: Outcome) -> list[str]:
+def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
     """A run that is not completed, in lines for a person."""
     run_id, step = outcome.run_id, outcome.step or "a step"
     if outcome.status != "paused":
-        return [f"{run_id} {outcome.status} at {step}: {outcome.error}", f"next: lens resume {shlex.quote(run_id)}"]
+        next_one = app.suggest(f"lens resume {quoted(run_id)}")
+        return [f"{run_id} {outcome.status} at {step}: {outcome.error}", f"next: {next_one}"]
     message = [f"    {line}" for line in (outcome.pause_message or "").splitlines()]
-    return [f"{run_id} waits at {step}:", *message, f"answer it: lens resume {shlex.quote(run_id)} --input ANSWER"]
+    answer = app.suggest(f"lens resume {quoted(run_id)} --input ANSWER")
+    return [f"{run_id} waits at {step}:", *message, f"answer it: {answer}"]
 
 
 def _json(value: Any) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TextIO
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.application import aside, the_application
-from flujo_lens.cli.changing import recorder
-from flujo_lens.cli.confirm import check_can_ask, check_writable, confirm
+from flujo_lens.cli.changing import recorder, report_output
+from flujo_lens.cli.confirm import check_writable, confirm
 from flujo_lens.cli.context import App
-from flujo_lens.cli.named_runs import described, meant_all, named, typed
-from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions, OutputOptions
+from flujo_lens.cli.named_runs import MOST_SHOWN, described, listed, meant_all, named, typed
+from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.errors import UsageError
@@ -24,7 +25,8 @@ from flujo_lens.state.backends.base import StateBackend
 
 __all__ = ["Retrying", "run_retry"]
 
-_MOST_SHOWN = 20
+_HELD = ("LENS-B2", "LENS-B3")
+"""Codes of what another process works on, or has taken over."""
 
 
 class Retrying(NamedTuple):
@@ -48,20 +50,12 @@ def run_retry(app: App, asked: Retrying) -> int:
     """Find the runs, ask, go on with them and report; return the exit code."""
     if not asked.change.dry_run:
         check_writable(app)
-    out = _output(app, asked.change)
+    out = report_output(app, asked.change, ("table", "json", "ndjson", "id"))
     plan = _planned(app, asked)
-    if plan.runs and not asked.change.dry_run and len(plan.runs) > 1:
-        check_can_ask(app, asked.yes)
-        for line in [] if asked.yes else _plan_lines(plan):
-            app.tell(line)
-        if not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes):
-            return exit_codes.FAILED
+    asks = len(plan.runs) > 1 and not asked.change.dry_run
+    if asks and not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes, _plan_lines(plan)):
+        return exit_codes.FAILED
     return _carried_out(app, out, plan, asked)
-
-
-def _output(app: App, change: ChangeOptions) -> Output:
-    options = OutputOptions(output=change.output, json=change.json)
-    return app.output(options, ("table", "tsv", "json", "ndjson", "id"))
 
 
 def _planned(app: App, asked: Retrying) -> RetryPlan:
@@ -135,6 +129,8 @@ class _Watch:
 
 
 def _told(outcome: Any) -> str:
+    if outcome.code in _HELD:
+        return f"{outcome.run_id} is held elsewhere: {outcome.code}: {outcome.error}"
     if outcome.code:
         return f"{outcome.run_id} was not retried: {outcome.code}: {outcome.error}"
     at = f" at {outcome.step}" if outcome.step and outcome.status != "completed" else ""
@@ -152,20 +148,24 @@ def _report(app: App, out: Output, plan: RetryPlan, rows: list[dict[str, Any]], 
         return
     if report.dry_run:
         app.world.stdout.write("".join(f"{line}\n" for line in _plan_lines(plan)))
-    app.world.stdout.write(f"{_summary(plan, report)}\n")
+    app.world.stdout.write(f"{_summary(plan, report, [row['code'] for row in rows])}\n")
 
 
 def _plan_lines(plan: RetryPlan) -> list[str]:
-    lines = [f"  {described(run)}" for run in plan.runs[:_MOST_SHOWN]]
-    return [*lines, *([f"  and {len(plan.runs) - _MOST_SHOWN:,} more"] if len(plan.runs) > _MOST_SHOWN else [])]
+    return listed([described(run) for run in plan.runs])
 
 
-def _summary(plan: RetryPlan, report: Report) -> str:
-    skipped = ", ".join(escape_controls(f"{run.run_id} is {run.status}") for run in plan.others[:_MOST_SHOWN])
+def _summary(plan: RetryPlan, report: Report, codes: Sequence[str | None]) -> str:
+    skipped = ", ".join(escape_controls(f"{run.run_id} is {run.status}") for run in plan.others[:MOST_SHOWN])
     told = f"; skipped {report.skipped}: {skipped}" if skipped else ""
     if report.dry_run:
         return f"{plural(report.left, 'run')} would be retried{told}; nothing was changed (--dry-run)"
     if not plan.runs:
         return f"there is nothing to retry{told}"
     left = f", {report.left} not begun" if report.left else ""
-    return f"{plural(len(plan.runs), 'run')}: {report.done} went on, {report.failed} failed again{left}{told}"
+    held = sum(code in _HELD for code in codes)
+    others = sum(code is not None for code in codes) - held
+    apart = f", {held} held elsewhere" if held else ""
+    apart += f", {others} not retried" if others else ""
+    again = report.failed - held - others
+    return f"{plural(len(plan.runs), 'run')}: {report.done} went on, {again} failed again{apart}{left}{told}"

@@ -50,13 +50,14 @@ def failed_groups(app: App, out: Output, wanted: RunFilter, now: datetime) -> No
     out.show(columns.FAILURE, groups[:FEW_GROUPS] if out.is_table else groups, "nothing failed in this time")
     for problem in islice(report.problems, 5):
         app.note(f"unreadable: {one_line(problem)}")
-    silent = f"; {report.silent} silent (lens list --status running)" if report.silent else ""
+    running = app.suggest("lens list --status running")
+    silent = f"; {report.silent} silent ({running})" if report.silent else ""
     hidden = f", {len(groups) - FEW_GROUPS} rarer errors not shown" if len(groups) > FEW_GROUPS else ""
     app.note(f"{human.plural(report.count, 'failed run')}{hidden}{silent}")
     if groups and out.is_table:
         first = groups[0]
-        app.note(f"one group: lens failed --error {glob_of(first.error)} --flat")
-        app.note(f"one run:   lens trace {quoted(first.sample_run_id)}")
+        app.note(f"one group: {app.suggest(f'lens failed --error {glob_of(first.error)} --flat')}")
+        app.note(f"one run:   {app.suggest(f'lens trace {quoted(first.sample_run_id)}')}")
 
 
 def glob_of(error: str) -> str:
@@ -94,7 +95,7 @@ def waiting_list(app: App, out: Output, wanted: RunFilter) -> None:
     out.show(columns.WAITING, runs, "nobody is waited for")
     note_problems(app, runs)
     if runs and out.is_table:
-        app.note(f"answer: lens resume {quoted(runs[0].run_id)} --input ANSWER")
+        app.note(f"answer: {app.suggest(f'lens resume {quoted(runs[0].run_id)} --input ANSWER')}")
 
 
 def task_list(app: App, out: Output, wanted: RunFilter, parent: str | None, limit: int) -> None:
@@ -106,7 +107,7 @@ def task_list(app: App, out: Output, wanted: RunFilter, parent: str | None, limi
             asked = wanted._replace(parent=await resolve_run(backend, parent, unescape(parent)))
         page = await backend.query_runs(asked, limit=limit)
         if page.next is not None:
-            app.note(f"the newest {limit}; more: lens tasks list --limit N")
+            app.note(f"the newest {limit}; more: {app.suggest('lens tasks list --limit N')}")
         return list(page.items)
 
     runs = app.run(work)
@@ -247,4 +248,4 @@ def _draw_stats(app: App, out: Output, stats: Stats) -> None:
             out.print(Text())
             out.table(view, rows[:FEW_GROUPS])
         if len(rows) > FEW_GROUPS:
-            app.note(f"{len(rows) - FEW_GROUPS} more rows: -o json; {hint}")
+            app.note(f"{len(rows) - FEW_GROUPS} more rows: -o json; {app.suggest(hint)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.cli.context import App
@@ -47,13 +48,13 @@ def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
     """One run: as a screen, a document, or its steps as rows."""
     detail = _read(app, text)
     if out.form == "json" and out.options.columns is None:
-        out.document(_document(out, detail, parts))
+        out.document(_document(detail, parts))
     elif out.form == "id":
         out.rows(RUN, [detail.run])
     elif out.form == "ndjson" and out.options.columns is None:
         from flujo_lens.rendering.data import dump
 
-        out.write(dump(out.redactor.value(_document(out, detail, parts))) + b"\n")
+        out.write(dump(out.redactor.value(_document(detail, parts))) + b"\n")
     elif not out.is_table or out.options.columns is not None:
         out.show(STEP, detail.steps, "no step of this run is stored")
     else:
@@ -61,7 +62,7 @@ def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
     note_problems(app, [detail.run])
 
 
-def _document(out: Output, detail: RunDetail, parts: ShowParts) -> dict[str, Any]:
+def _document(detail: RunDetail, parts: ShowParts) -> dict[str, Any]:
     pause = detail.pause
     document = {
         "run": RUN.row(detail.run),
@@ -83,6 +84,13 @@ class _Screen:
     def __init__(self, app: App, out: Output, detail: RunDetail, parts: ShowParts) -> None:
         self.app, self.out, self.detail, self.parts = app, out, detail, parts
         self.run = detail.run
+
+    @cached_property
+    def _forked(self) -> str | None:
+        """The run of which this one is a fork, if nobody has resumed it yet."""
+        from flujo_lens.state.forks import unstarted_fork_of
+
+        return unstarted_fork_of(self.run)
 
     def draw(self) -> None:
         """Print all of it."""
@@ -129,7 +137,11 @@ class _Screen:
         yield Text(", ".join([*facts, self._progress(), self._spent()]))
         if run.is_background_task:
             yield Text(f"background task of {escape_controls(run.parent_run_id or 'an unknown run')}")
-        if run.status == "failed" and run.error_message and not any(s.error for s in self.detail.steps):
+        forked = self._forked
+        if forked is not None:
+            command = self.app.suggest(f"lens resume {quoted(run.run_id)}")
+            yield Text(f"forked from {escape_controls(forked)}, not started yet: {command}")
+        elif run.status == "failed" and run.error_message and not any(s.error for s in self.detail.steps):
             yield Text(self._clean(run.error_message), style="red")
 
     def _progress(self) -> str:
@@ -217,5 +229,5 @@ class _Screen:
             yield f"lens show {name} --state"
         if self.run.parent_run_id:
             yield f"lens show {quoted(self.run.parent_run_id)}"
-        if self.run.status == "failed":
+        if self.run.status == "failed" and self._forked is None:
             yield "lens failed"

@@ -1,16 +1,22 @@
-"""Ending long work cleanly: the first Ctrl-C or SIGTERM is a wish, the second Ctrl-C an order."""
+"""Ending long work cleanly: the first Ctrl-C, SIGTERM or SIGHUP (a terminal that is gone) is a wish, the second Ctrl-C
+an order."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.operations.deletion import Stop
 
-__all__ = ["code_of", "heard"]
+__all__ = ["code_of", "cut_off", "heard"]
+
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_CODES = {signal.SIGINT: exit_codes.INTERRUPTED, signal.SIGHUP: exit_codes.HUNG_UP}
 
 
 @contextmanager
@@ -24,7 +30,7 @@ def heard(stop: Stop) -> Iterator[None]:
 
     before = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *_ENDS):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, note)
     except ValueError:  # not the main thread: whoever runs lens there hears the signals
@@ -36,8 +42,34 @@ def heard(stop: Stop) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def cut_off(stop: Stop) -> Iterator[None]:
+    """Have SIGTERM and SIGHUP noted in `stop`, and the current task cancelled: it saves where it stands, as on Ctrl-C.
+
+    Only in the main thread, and only those that nobody else handles, or has ignored.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: signal.Signals) -> None:
+        stop.signal = stop.signal or number
+        task.cancel()
+
+    ours = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]
+    with suppress(NotImplementedError):  # no such signals on this system
+        for number in ours:
+            loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    finally:
+        for number in ours:
+            loop.remove_signal_handler(number)
+
+
 def code_of(stop: Stop) -> int:
     """The exit code of work that a signal ended; 0 if none did."""
     if stop.signal is None:
         return exit_codes.OK
-    return exit_codes.INTERRUPTED if stop.signal == signal.SIGINT else exit_codes.TERMINATED
+    return _CODES.get(signal.Signals(stop.signal), exit_codes.TERMINATED)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flujo_lens.cli.changing import recorder, report_output, tell
 from flujo_lens.cli.confirm import check_writable
 from flujo_lens.cli.context import App
+from flujo_lens.cli.named_runs import listed
 from flujo_lens.cli.options import ChangeOptions, FilterOptions
 from flujo_lens.cli.screens import quoted
 from flujo_lens.errors import TimeFormatError, UsageError
@@ -20,8 +21,6 @@ from flujo_lens.rendering.text import unescape
 from flujo_lens.state.backends.base import StateBackend
 
 __all__ = ["Silence", "set_value", "sweep_tasks"]
-
-_MOST_SHOWN = 20
 
 
 class Silence(NamedTuple):
@@ -63,7 +62,7 @@ class Silence(NamedTuple):
 
 def sweep_tasks(app: App, filters: FilterOptions, silence: Silence, parent: str | None, asked: ChangeOptions) -> None:
     """Mark background tasks without a sign as failed, and report."""
-    check_writable(app)
+    check_writable(app, dry_run=asked.dry_run)
     out, now = report_output(app, asked), app.world.now()
     wanted, silent_for = app.wanted(filters), silence.length(app.silent_after)
 
@@ -90,8 +89,7 @@ def _swept_lines(swept: Swept, silent_for: str) -> list[str]:
         return [f"no background task that runs has been silent for {silent_for}"]
     verb = "would be marked failed" if report.dry_run else "marked failed"
     lines = [f"{human.plural(len(ids), 'background task')} {verb}: no sign for {silent_for}"]
-    lines += [f"  {run_id}" for run_id in ids[:_MOST_SHOWN]]
-    lines += [f"  and {len(ids) - _MOST_SHOWN:,} more (-o id has them all)"] if len(ids) > _MOST_SHOWN else []
+    lines += listed(ids, aside=" (-o id has them all)")
     if report.skipped:
         lines.append(f"{report.skipped:,} gave a sign meanwhile, and stay")
     return [*lines, "nothing was changed (--dry-run)"] if report.dry_run else lines
@@ -103,7 +101,7 @@ def set_value(app: App, key: str, text: str, asked: ChangeOptions) -> None:
     Raises:
         UsageError: the key is empty, or the value is no JSON object.
     """
-    check_writable(app)
+    check_writable(app, dry_run=asked.dry_run)
     if not key:
         raise UsageError("a key is not empty")
     out, value = report_output(app, asked, ("table", "json")), parse_value(text)

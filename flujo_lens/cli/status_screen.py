@@ -28,7 +28,7 @@ def draw_status(app: App, out: Output, status: StoreStatus) -> None:
     for _ in range(3):
         grid.add_column(overflow="fold")
     for label, style, text, command in _lines(app, out, status):
-        grid.add_row(Text(f" {label}", style=style), text, Text(command, style="dim"))
+        grid.add_row(Text(f" {label}", style=style), text, Text(app.suggest(command), style="dim"))
     grid.add_row(Text(" written"), Text(written), Text())
     out.print(Text(one_line(status.store), style="bold"), grid)
     out.next(*_next(status))

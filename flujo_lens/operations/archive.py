@@ -31,7 +31,7 @@ from flujo_lens.operations.archive_lines import (
     manifest_line,
     record_lines,
 )
-from flujo_lens.operations.audit_files import sync_folder, write_all
+from flujo_lens.operations.files import sync_folder, write_all
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.registry import BUILT_IN
@@ -134,6 +134,12 @@ class ArchiveWriter:
     def abandon(self) -> None:
         """Close the file, and remove it if no batch is in it. Never raises."""
         if not self.batches:
+            self.discard()
+        self.close()
+
+    def discard(self) -> None:
+        """Close the file and remove it, whatever is in it. Never raises."""
+        if self._file >= 0:
             with suppress(OSError):
                 os.unlink(self.path)
         self.close()
@@ -194,7 +200,8 @@ class ArchiveWriter:
         help_ = "make room there, or put it on another disk: --archive FILE" if error.errno in _FULL else "df -h"
         return OperationFailedError(
             f"cannot write {self.path}: {error.strerror or error}; nothing of this batch was deleted",
-            hint=f"{help_}; what was written before it is whole, and the same command goes on where this one stopped",
+            hint=f"{help_}\nwhat was written before it is whole; the same command goes on where this one stopped, "
+            "with another FILE if --archive names one",
             path=str(self.path),
         )
 
@@ -218,17 +225,17 @@ def archive_path(place: str | Path, now: datetime, *, stem: str = "runs", make: 
         place: A file; or a folder, which is there or ends in ``/``.
         now: The present.
         stem: What a dated name begins with.
-        make: Whether the folder may be made (with mode 0700, and those above it).
+        make: Whether the folder may be made (with mode 0700; the one above it has to be there).
 
     Raises:
-        ReadOnlyStoreError, OperationFailedError: the folder was to be made, and cannot be.
+        UsageError, ReadOnlyStoreError, OperationFailedError: the folder was to be made, and cannot be.
     """
     path = Path(place)
     if not (str(place).endswith(os.sep) or path.is_dir()):
         return path
     if make:
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise _not_made(path, error) from error
     dated = f"{stem}-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"

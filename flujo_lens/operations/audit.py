@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
-from flujo_lens.operations.audit_files import last_line, lock, settled_size, sync_folder, write_all
 from flujo_lens.operations.audit_lines import (
     FIRST,
     AuditEntry,
@@ -38,12 +37,13 @@ from flujo_lens.operations.audit_lines import (
     told_runs,
     written_time,
 )
+from flujo_lens.operations.files import beside, last_line, lock, settled_size, sync_folder, write_all
 
 __all__ = ["AuditEntry", "AuditLog", "AuditReport", "Flaw", "new_audit_id"]
 
 SUFFIX = ".lens-audit.ndjson"
-LEAST_FREE = 1 << 20
-"""Bytes that the disk must have left before anything is changed; an entry takes less, unless its ids are very long."""
+LEAST_FREE = 64 << 10
+"""Bytes that the disk must have left before anything is changed; an entry takes less, unless it has very many ids."""
 
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _ELSEWHERE = "--audit-file FILE, or path under [audit] in lens.toml, puts the log elsewhere"
@@ -87,8 +87,7 @@ class AuditLog:
     @staticmethod
     def path_beside(store_path: Path) -> Path:
         """The log's place for a store that is a file or a folder: beside it, also where a link leads to it."""
-        real = Path(os.path.realpath(store_path))
-        return real.with_name(f"{real.name}{SUFFIX}")
+        return beside(store_path, SUFFIX)
 
     # --- writing
 
@@ -119,6 +118,8 @@ class AuditLog:
         counts: Mapping[str, int],
         run_ids: Sequence[str],
         audit_id: str | None = None,
+        closes: str | None = None,
+        error: str | None = None,
     ) -> str:
         """Write one entry, and wait until it is on the disk.
 
@@ -131,6 +132,8 @@ class AuditLog:
             counts: How many of what.
             run_ids: The runs concerned.
             audit_id: The id of the entry, made by `new_audit_id`, where it was needed before; None to make one.
+            closes: The id of the entry that this one tells the end of: what really came of it.
+            error: The code of the error that ended it.
 
         Returns:
             The entry's id.
@@ -145,14 +148,16 @@ class AuditLog:
             "reason": None if reason is None else plain_text(reason),
             "counts": dict(counts),
             **told_runs(run_ids),
+            **({} if closes is None else {"closes": closes}),
+            **({} if error is None else {"error": error}),
         }
         try:
             with self._locked() as file:
                 now = self._now()
                 audit_id = audit_id or new_audit_id(now)
                 self._add(file, {"audit_id": audit_id, "at": written_time(now), **self._who(), **told})
-        except OSError as error:
-            raise self._not_written(error) from error
+        except OSError as failure:
+            raise self._not_written(failure) from failure
         return audit_id
 
     def _who(self) -> dict[str, str]:
@@ -234,19 +239,21 @@ class AuditLog:
         out.
 
         Args:
-            run_id: Only those that concern this run: its whole id.
+            run_id: Only those that concern this run (its whole id), and those that tell the end of one of them.
             since: Only those written at this instant (aware) or later.
 
         Raises:
             UnreachableStoreError: there is a log, and it cannot be read.
         """
         self.skipped = self.unsure = 0
+        begun: set[str] = set()
         for line in self._lines():
             entry = parsed(line.data)
             if entry is None:
                 self.skipped += 1
             elif since is None or entry.at >= since:
-                if run_id is None or run_id in entry.run_ids:
+                if run_id is None or run_id in entry.run_ids or entry.closes in begun:
+                    begun.add(entry.audit_id)
                     yield entry
                 elif entry.run_ids_digest is not None:
                     self.unsure += 1

@@ -19,7 +19,6 @@ __all__ = [
     "Chain",
     "Flaw",
     "Line",
-    "is_as_written",
     "new_audit_id",
     "parsed",
     "plain_text",
@@ -53,6 +52,8 @@ class AuditEntry(NamedTuple):
         run_ids_digest: Where `run_ids` was left out: SHA-256 of all ids, sorted, each with a newline behind it.
         store: Which store, without passwords; None where the log's place tells.
         after_torn: The line before was torn when this one was written.
+        closes: The entry that this one tells the end of; its `run_ids` are what really was changed.
+        error: The code of the error that ended it.
     """
 
     audit_id: str
@@ -68,6 +69,8 @@ class AuditEntry(NamedTuple):
     run_ids_digest: str | None = None
     store: str | None = None
     after_torn: bool = False
+    closes: str | None = None
+    error: str | None = None
 
 
 class AuditReport(NamedTuple):
@@ -133,7 +136,7 @@ def sealed(told: Mapping[str, Any]) -> bytes:
     return body[:-1] + _DIGEST + sha256(body).hexdigest().encode() + b'"}\n'
 
 
-def is_as_written(line: bytes) -> bool:
+def _is_as_written(line: bytes) -> bool:
     """Whether the line still has the digest that it was written with."""
     body, separator, end = line.rpartition(_DIGEST)
     return bool(separator) and end == sha256(body + b"}").hexdigest().encode() + b'"}'
@@ -165,6 +168,8 @@ def _made(told: Mapping[str, Any], at: datetime) -> AuditEntry:
         run_ids_digest=told.get("run_ids_digest"),
         store=told.get("store"),
         after_torn=told.get("after_torn") is True,
+        closes=told.get("closes"),
+        error=told.get("error"),
     )
 
 
@@ -185,7 +190,7 @@ class Chain:
             self._flaw = (self._unread.number, "no JSON")
         elif entry is None:
             self._unread = line
-        elif not is_as_written(line.data):
+        elif not _is_as_written(line.data):
             self._flaw = (line.number, "changed")
         elif entry.previous != self._previous():
             self._flaw = (line.number, "removed")

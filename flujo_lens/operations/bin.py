@@ -28,14 +28,17 @@ from flujo_lens.errors import (
 from flujo_lens.operations.archive import ArchiveWriter
 from flujo_lens.operations.archive_lines import Header, Manifest, parsed_manifest
 from flujo_lens.operations.archive_reading import read_archive, survey
-from flujo_lens.operations.audit_files import sync_folder
+from flujo_lens.operations.files import beside, sync_folder
 
 __all__ = ["Bin", "BinItem"]
 
 FOLDER, FILE = ".lens-bin", ".ndjson.gz"
 LEAST_PREFIX = 4
-_RESERVE = 64 << 20
+_RESERVE = 8 << 20
 """Bytes that a disk keeps free beside what goes into the bin: the store's own log needs room to delete."""
+
+_PACKED, _LEAST = 4, 1 << 20
+"""Packed, runs take about a fourth part of what they took of the store, and this much at most beside."""
 
 _TAIL = 1 << 16
 _MEMBER = b"\x1f\x8b\x08"
@@ -86,8 +89,7 @@ class Bin:
     @staticmethod
     def path_beside(store_path: Path) -> Path:
         """The bin's place for a store that is a file or a folder: beside it, also where a link leads to it."""
-        real = Path(os.path.realpath(store_path))
-        return real.with_name(f"{real.name}{FOLDER}")
+        return beside(store_path, FOLDER)
 
     # --- putting things in
 
@@ -100,10 +102,13 @@ class Bin:
         """
         if runs > self.max_runs:
             return f"{runs:,} runs are too many for the bin (max_runs = {self.max_runs:,})"
-        free = _free(self.folder)
-        if free is not None and free < size_estimate + _RESERVE:
-            return f"there is too little room for the bin ({free:,} bytes are free, it may take {size_estimate:,})"
-        return None
+        free, needed = _free(self.folder), size_estimate // _PACKED + _LEAST
+        if free is None or free >= needed + _RESERVE:
+            return None
+        return (
+            f"there is too little room for the bin ({_mib(free)} are free; it may take {_mib(needed)}, "
+            f"and {_mib(_RESERVE)} are to stay free for the store)"
+        )
 
     def open(self, audit_id: str, header: Header) -> ArchiveWriter:
         """A writer of what the command with this entry deletes.
@@ -265,6 +270,10 @@ def _manifest(path: Path) -> Manifest | None:
         except (zlib.error, ValueError):
             begin = tail.rfind(_MEMBER, 0, begin)
     return None
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.1f} MiB"
 
 
 def _free(folder: Path) -> int | None:

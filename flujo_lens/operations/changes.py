@@ -60,8 +60,8 @@ class Recorder(NamedTuple):
     ) -> tuple[str, T]:
         """Write an entry, then return its id and ``await change()``.
 
-        A change that fails gets a second entry, which says so and names the first. A process that dies after the
-        first leaves an entry of what it meant to do.
+        A change that fails gets a second entry, which closes the first and has the error's code. A process that dies
+        after the first leaves an entry of what it meant to do.
 
         Args:
             counts: How many of what it is about.
@@ -80,5 +80,6 @@ class Recorder(NamedTuple):
             raise
 
     def _take_back(self, audit_id: str, error: LensError) -> None:
-        why = f"{audit_id} was not done: {error.code}"
-        self.log.append(command=self.command, reason=why, counts={"done": 0}, run_ids=())
+        self.log.append(
+            command=self.command, reason=self.reason, counts={"done": 0}, run_ids=(), closes=audit_id, error=error.code
+        )

@@ -78,6 +78,11 @@ class Copies:
             if writer.batches:
                 writer.finish(complete=complete, by_status=by_status, rows=rows)
 
+    def discard(self) -> None:
+        """Remove both again: nothing was deleted of what is in them. Never raises."""
+        for writer in self._writers:
+            writer.discard()
+
     def _close(self) -> None:
         for writer in self._writers:
             writer.abandon()

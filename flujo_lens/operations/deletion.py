@@ -17,12 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flujo_lens.errors import BusyError, LensError
+from flujo_lens.errors import BusyError, LensError, ReadOnlyStoreError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_lines import Header
 from flujo_lens.operations.audit import AuditLog, new_audit_id
 from flujo_lens.operations.copies import Copies, Keeping
-from flujo_lens.operations.deletion_limits import check_room
+from flujo_lens.operations.deletion_limits import check_may_write, check_room
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Deleted, DeletionPlan
 from flujo_lens.state.upkeep import Space
@@ -69,6 +69,7 @@ class Deletion:
         rows: Rows that went, by table.
         skipped: Runs of the plan that stayed, by why.
         orphans: Rows without a run that went.
+        run_ids: The runs that went, unless `MOST_NAMED` were fewer than the planned ones.
         seen: Runs of the plan that were come to.
         is_stopped: Whether it ended before the end, as it was asked to.
         archive: Where the archive is; None if there is none.
@@ -83,6 +84,7 @@ class Deletion:
     rows: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     orphans: int = 0
+    run_ids: list[str] = field(default_factory=list)
     seen: int = 0
     is_stopped: bool = False
     archive: Path | None = None
@@ -153,8 +155,8 @@ async def delete(
 ) -> Deletion:
     """Carry out a plan: kept, written down, deleted.
 
-    The entry in the audit log is written before the first run goes, and says how many are planned. If it came
-    otherwise, a second entry says how far.
+    The entry in the audit log is written before the first run goes, and says how many are planned; a second one says
+    what came of it.
 
     Args:
         backend: The store that the plan is of.
@@ -176,20 +178,24 @@ async def delete(
     done.after = done.before
     if plan.is_empty:
         return done
+    check_may_write(getattr(backend, "path", None))
     log.check()
-    check_room(getattr(backend, "path", None))
+    check_room(getattr(backend, "path", None), min(batch_size, max(plan.count, 1)))
     audit_id = new_audit_id(now)
     header = Header(keeping.store, driver_kind(backend), now, audit_id, tuple(command), plan.request.cutoff)
     with Copies(keeping, header) as copies:
         ids = await _ids(backend, plan)
-        told = {"planned": plan.count, **({"orphans": sum(plan.orphans.values())} if plan.orphans else {})}
-        log.append(command=command, reason=reason, counts=told, run_ids=ids, audit_id=audit_id)
+        log.append(command=command, reason=reason, counts=_planned(plan), run_ids=ids, audit_id=audit_id)
         done.audit_id = audit_id
         try:
             await _carry_out(backend, plan, copies, done, batch_size, Stop() if stop is None else stop, watch)
             copies.finish(complete=not done.is_stopped, by_status=done.by_status, rows=done.rows)
-        finally:
-            _tell_difference(log, done, command)
+        except BaseException as error:
+            if isinstance(error, BusyError | ReadOnlyStoreError) and not (done.seen or done.rows):
+                copies.discard()
+            _tell_end(log, done, command, reason, error)
+            raise
+        _tell_end(log, done, command, reason)
     done.archive, done.can_undo = copies.archive_path, copies.has_bin
     done.after = await backend.read_space()
     return done
@@ -229,6 +235,14 @@ def _count(done: Deletion, batch: Deleted) -> None:
     done.skipped.update(skipped.why for skipped in batch.skipped)
     done.orphans += batch.orphans
     done.seen += len(batch.run_ids) + len(batch.skipped)
+    if done.plan.count <= MOST_NAMED:
+        done.run_ids += batch.run_ids
+
+
+def _planned(plan: DeletionPlan) -> dict[str, int]:
+    """What the first entry counts."""
+    more = {"orphans": sum(plan.orphans.values()), "kept_paused": plan.kept.paused}
+    return {"planned": plan.count, **{what: count for what, count in more.items() if count}}
 
 
 async def _ids(backend: StateBackend, plan: DeletionPlan) -> list[str]:
@@ -237,10 +251,14 @@ async def _ids(backend: StateBackend, plan: DeletionPlan) -> list[str]:
     return [run_id async for run_id in backend.planned_ids(plan)]
 
 
-def _tell_difference(log: AuditLog, done: Deletion, command: Sequence[str]) -> None:
-    """Write a second entry where not all went that was planned."""
-    if done.deleted == done.plan.count:
-        return
+def _tell_end(
+    log: AuditLog, done: Deletion, command: Sequence[str], reason: str | None, error: BaseException | None = None
+) -> None:
+    """Write a second entry: what came of the plan, and the runs that went, as far as the first one names them."""
     counts = {"deleted": done.deleted, "skipped": done.skipped.total(), "left": done.plan.count - done.seen}
     with suppress(LensError):
-        log.append(command=command, reason=f"{done.audit_id} came to this", counts=counts, run_ids=())
+        log.append(
+            command=command, reason=reason, run_ids=done.run_ids, closes=done.audit_id,
+            counts=counts | ({"orphans": done.orphans} if done.plan.orphans else {}),
+            error=error.code if isinstance(error, LensError) else None,
+        )  # fmt: skip

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-from flujo_lens.errors import OperationFailedError
+from flujo_lens.errors import OperationFailedError, ReadOnlyStoreError
 from flujo_lens.state.deletion import DeletionPlan
 
-__all__ = ["LEAST_ROOM", "check_limits", "check_room"]
+__all__ = ["check_limits", "check_may_write", "check_room", "room_of_batch"]
 
-LEAST_ROOM = 4 << 20
-"""Bytes that a disk must have left before anything is deleted from a store on it."""
+_ROOM, _ROOM_OF_RUN = 128 << 10, 40 << 10
+"""Bytes that the log of one batch takes of a disk at most: whatever is in it, and for each run."""
 
 _NARROWER = "--dry-run shows which; a longer --older-than or a filter narrows it down\na larger {} allows it"
 
@@ -42,8 +43,32 @@ def check_limits(plan: DeletionPlan, most: int | None, share: float | None) -> N
         )
 
 
-def check_room(store: Path | None) -> None:
+def check_may_write(store: Path | None) -> None:
+    """See that a store at a path may be written, before anything is made beside it.
+
+    Raises:
+        ReadOnlyStoreError: it may not; nothing was deleted.
+    """
+    if store is None or not os.path.exists(store) or os.access(store, os.W_OK):
+        return
+    raise ReadOnlyStoreError(
+        f"{store} may not be written: {os.strerror(errno.EACCES)}; nothing was deleted",
+        hint="write as the user that owns it",
+        path=str(store),
+    )
+
+
+def room_of_batch(runs: int) -> int:
+    """Bytes that a disk must have left before a batch of so many runs is deleted from a store on it."""
+    return _ROOM + runs * _ROOM_OF_RUN
+
+
+def check_room(store: Path | None, runs: int) -> None:
     """See that the disk of a store at a path has room for the log of one batch: nothing is free before that is written.
+
+    Args:
+        store: The store; None if it is at no path.
+        runs: How many runs a batch has.
 
     Raises:
         OperationFailedError: it has not; nothing was deleted.
@@ -55,12 +80,14 @@ def check_room(store: Path | None) -> None:
     except OSError:
         return
     free = room.f_bavail * room.f_frsize
-    if room.f_blocks and free < LEAST_ROOM:
+    if room.f_blocks and free < (needed := room_of_batch(runs)):
+        fitting = (free - _ROOM) // _ROOM_OF_RUN
+        fewer = f"fewer at a time take less room: lens prune --no-bin --batch-size {fitting}\n" if fitting > 0 else ""
         raise OperationFailedError(
-            f"the disk of {store} is full: {free:,} bytes are free, and to delete takes {LEAST_ROOM:,} for a while; "
-            "nothing was deleted",
-            hint="make a little room first: move a log or an archive away from it, or empty the bin "
+            f"the disk of {store} is full: {free:,} bytes are free, and to delete {runs} at a time takes {needed:,} "
+            "for a while; nothing was deleted",
+            hint=f"{fewer}to make a little room: move a log or an archive away from it, or empty the bin "
             f"({store}.lens-bin/, then nothing can be brought back)\n"
-            "then --no-bin --batch-size 10 takes the least; lens optimize --vacuum makes the file smaller afterwards",
+            "lens optimize --vacuum makes the file smaller afterwards",
             path=str(store),
         )

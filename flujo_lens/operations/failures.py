@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.figures import FailureGroup
+from flujo_lens.state.forks import unstarted_fork_of
 from flujo_lens.state.silence import silent_ids
 from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -29,8 +30,9 @@ class FailureReport:
 
 
 def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool = True) -> AsyncIterator[RunSummary]:
-    """The failed runs that `wanted` admits, with their errors."""
-    return backend.iter_runs(wanted._replace(statuses=FAILED), ordered=ordered)
+    """The failed runs that `wanted` admits, with their errors; not the forks that nobody has resumed."""
+    found = backend.iter_runs(wanted._replace(statuses=FAILED), ordered=ordered)
+    return (run async for run in found if unstarted_fork_of(run) is None)
 
 
 async def failure_report(

@@ -12,9 +12,10 @@ from flujo_lens.errors import NotSupportedError, OperationFailedError, RunNotFou
 from flujo_lens.operations.changes import Recorder, Report
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import Progress
+from flujo_lens.state.forks import FORKED_FROM, fork_error
 from flujo_lens.state.views import RunDetail
 
-__all__ = ["ForkPlan", "Forked", "fork", "new_id", "plan_fork"]
+__all__ = ["ForkPlan", "Forked", "fork", "plan_fork"]
 
 _PAUSE_NOTES = ("pause_message", "hitl_data", "paused_step_input")
 
@@ -73,7 +74,7 @@ async def plan_fork(backend: StateBackend, run_id: str, step: str) -> ForkPlan:
     )
 
 
-def new_id(run_id: str) -> str:
+def _new_id(run_id: str) -> str:
     """An id for a fork of a run."""
     return f"{run_id}-fork-{secrets.token_hex(4)}"
 
@@ -88,7 +89,8 @@ async def fork(
 ) -> Forked:
     """Make the new run, in one transaction; then cancel the old one, if that is asked for.
 
-    The new run is ``failed`` until somebody resumes it. A process that dies on the way leaves no new run, or the
+    The new run is ``failed`` until somebody resumes it, and counts as no failure until then
+    (`flujo_lens.state.forks`). A process that dies on the way leaves no new run, or the
     new one and the old one as it was.
 
     Args:
@@ -104,7 +106,7 @@ async def fork(
     if record is None:
         return Forked(None, False, Report(1, left=1, dry_run=True))
     old_id = plan.old.run.run_id
-    made = new_id(old_id)
+    made = _new_id(old_id)
 
     async def change() -> bool:
         await backend.save_progress(_progress(plan, made, now))
@@ -153,7 +155,7 @@ def _state(old: RunDetail, kept: Sequence[Mapping[str, Any]], step: str, shape: 
         "last_step_output": kept[-1].get("output") if kept else first,
         "pipeline_context": _context(state, kept, step, shape),
         "status": "failed",
-        "metadata": {**(state.get("metadata") or {}), "forked_from": old.run.run_id},
+        "metadata": {**(state.get("metadata") or {}), FORKED_FROM: old.run.run_id},
     }
     of_a_task = {"is_background_task": False, "parent_run_id": None, "task_id": None, "background_error": None}
     own = {name: value for name, value in of_a_task.items() if name in state}
@@ -197,7 +199,7 @@ def _answers(history: list[Any], kept: Sequence[Mapping[str, Any]], shape: Mappi
 
 def _progress(plan: ForkPlan, run_id: str, now: datetime) -> Progress:
     when, old = now.isoformat(), plan.old.run
-    error = f"forked from {old.run_id}, and not resumed yet"
+    error = fork_error(old.run_id)
     context = plan.state["pipeline_context"]
     own = {"run_id": run_id, "created_at": when, "updated_at": when, "error_message": error}
     start = {

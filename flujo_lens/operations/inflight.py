@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flujo_lens.errors import InflightError, NotSupportedError, OperationFailedError, UsageError
-from flujo_lens.operations.audit_files import sync_folder, write_all
+from flujo_lens.operations.files import sync_folder, write_all
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import ResumableGroup
 from flujo_lens.state.views import RunFilter
@@ -92,7 +92,8 @@ async def collect(backend: StateBackend, wanted: RunFilter, store: str, now: dat
     """
     groups = tuple(await backend.group_resumable(wanted))
     found = {digest: await manifest(backend, digest) for digest in {group.manifest for group in groups} if digest}
-    return Inflight(groups, {digest: each for digest, each in found.items() if each}, now, store)
+    shapes = {digest: _without_questions(each) for digest, each in found.items() if each}
+    return Inflight(groups, shapes, now, store)
 
 
 async def manifest(backend: StateBackend, digest: str) -> JSONObject | None:
@@ -101,6 +102,12 @@ async def manifest(backend: StateBackend, digest: str) -> JSONObject | None:
         return await backend.get_manifest(digest)
     except NotSupportedError:
         return None
+
+
+def _without_questions(shape: JSONObject) -> JSONObject:
+    """A shape without the texts of its questions: they may name what has to stay in the store."""
+    steps = [{key: value for key, value in each.items() if key != "question"} for each in shape.get("steps", ())]
+    return {**shape, "steps": steps} if steps else shape
 
 
 # --- as a file

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from flujo_lens.errors import LensError, OperationFailedError
-from flujo_lens.operations.audit import AuditLog
+from flujo_lens.operations.changes import Recorder
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.upkeep import Migration
 
@@ -21,31 +20,30 @@ class Migrated(NamedTuple):
     audit_id: str | None = None
 
 
-async def migrate(
-    backend: StateBackend, log: AuditLog, now: datetime, *, backup: bool, command: Sequence[str], reason: str | None
-) -> Migrated:
+async def migrate(backend: StateBackend, writer: Recorder, now: datetime, *, backup: bool) -> Migrated:
     """Migrate a store, and write it down. Where the log cannot be written, nothing is changed.
 
     A process that dies between the two leaves a migrated store without an entry.
 
     Args:
         backend: The store.
-        log: Its audit log.
+        writer: Writes it down; behind the change, as only then it is known what was to be done.
         now: The present, in UTC.
         backup: Whether to make a copy first.
-        command: The words that were typed, without secrets.
-        reason: Why, if somebody said.
 
     Raises:
         OperationFailedError: it was migrated, but could not be written down.
         LensError: as `StateBackend.migrate` and `AuditLog.check`; nothing was changed.
     """
+    log = writer.log
     log.check()
     done = await backend.migrate(now, backup=backup)
     if not done.steps:
         return Migrated(done)
     try:
-        audit_id = log.append(command=command, reason=reason, counts={"steps": len(done.steps)}, run_ids=())
+        audit_id = log.append(
+            command=writer.command, reason=writer.reason, counts={"steps": len(done.steps)}, run_ids=()
+        )
     except LensError as error:
         told = f"; the backup is {done.backup}" if done.backup else ""
         raise OperationFailedError(

@@ -132,7 +132,7 @@ async def bring_back(
     """Bring back what was planned, batch by batch, with an entry in the audit log before the first.
 
     Each run comes back whole or not at all. When the process dies, those of the batches before are back; the same
-    again goes on, and leaves them alone. If it ends early, a second entry says how far it came.
+    again goes on, and leaves them alone. If not all of them come back, a second entry says how many did.
 
     Args:
         backend: The store.
@@ -156,17 +156,22 @@ async def bring_back(
     try:
         await _restore_all(backend, plan, done, Stop() if stop is None else stop, progress)
     except LensError as error:
-        _tell_end(recorder, f"{audit_id} ended early: {error.code}", done)
+        _tell_end(recorder, audit_id, done, error)
         raise
-    if done.count < len(plan.run_ids):
-        _tell_end(recorder, f"{audit_id} was stopped", done)
+    if len(done.run_ids) < len(plan.run_ids):
+        _tell_end(recorder, audit_id, done)
     return _restoration(plan, done, audit_id)
 
 
-def _tell_end(recorder: Recorder, why: str, done: _Done) -> None:
+def _tell_end(recorder: Recorder, audit_id: str, done: _Done, error: LensError | None = None) -> None:
+    """Write a second entry, where it came otherwise than the first one says."""
+    counts = {"restored": len(done.run_ids), "existing": len(done.existing), "failed": len(done.failed)}
     with suppress(LensError):
-        counts = {"restored": len(done.run_ids)}
-        recorder.log.append(command=recorder.command, reason=why, counts=counts, run_ids=done.run_ids)
+        recorder.log.append(
+            command=recorder.command, reason=recorder.reason, run_ids=done.run_ids, closes=audit_id,
+            counts={what: count for what, count in counts.items() if count or what == "restored"},
+            error=None if error is None else error.code,
+        )  # fmt: skip
 
 
 def _restoration(plan: RestorePlan, done: _Done, audit_id: str) -> Restoration:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flujo_lens.errors import BusyError, NotSupportedError, NotWaitingError, OperationFailedError, RunNotFoundError
+from flujo_lens.errors import BusyError, NotSupportedError, OperationFailedError, RunNotFoundError
 from flujo_lens.runner.context import PipelineContext
 from flujo_lens.runner.holding import Holding, lease_of
 from flujo_lens.runner.incompatibility import StateIncompatibilityError
 from flujo_lens.runner.interrupts import terminable
 from flujo_lens.runner.placing import Fitted, fit
+from flujo_lens.runner.replies import NO_ANSWER, Reply
 from flujo_lens.runner.stored import Stored, load
 from flujo_lens.runner.values import checked_answer
 from flujo_lens.runner.verdicts import Place, Verdict, assess
@@ -20,11 +21,11 @@ from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.runner.application import Application
+    from flujo_lens.runner.dsl import Pipeline
     from flujo_lens.runner.results import PipelineResult
     from flujo_lens.state.claims import ResumableGroup
 
 __all__ = [
-    "NO_ANSWER",
     "Outcome",
     "Prepared",
     "check_free",
@@ -34,13 +35,6 @@ __all__ = [
     "stored_run",
     "try_again",
 ]
-
-NO_ANSWER: Any = object()
-"""None is an answer."""
-
-
-_REMOVED = "context-field-removed"
-_NO_MODEL = "a registry does not tell the type of the context: name a Flujo(..., context_model=...) with --app"
 
 
 class Outcome(NamedTuple):
@@ -86,6 +80,7 @@ class Prepared(NamedTuple):
         at: The place of that step.
         schema: The type of a person's answer; None if any will do, or none is waited for.
         has_manifest: Whether the store has the shape that the run was started with.
+        pipeline: The code that it goes on with.
     """
 
     stored: Stored
@@ -95,6 +90,7 @@ class Prepared(NamedTuple):
     at: int
     schema: Any
     has_manifest: bool
+    pipeline: Pipeline
 
     @property
     def waits(self) -> bool:
@@ -118,12 +114,15 @@ async def stored_run(backend: StateBackend, run_id: str) -> Stored:
     return stored
 
 
-def stored_outcome(stored: Stored) -> Outcome | None:
+def stored_outcome(stored: Stored, reply: Reply) -> Outcome | None:
     """How a run stands that is at its end; None for one that may go on.
 
     Raises:
+        NotWaitingError: there is an answer, and nobody waits for it.
         OperationFailedError: it is cancelled.
     """
+    if not stored.goes_on and stored.status != "paused":
+        reply.check(stored, None)
     if stored.status == "cancelled":
         raise OperationFailedError(
             f"{stored.run_id} is cancelled: nothing resumes it",
@@ -181,10 +180,20 @@ async def prepare(
         fitted = await fit(backend, source, stored, application.context_model)
     except StateIncompatibilityError as error:
         error.others = await _others(backend, error, stored)
-        if application.context_model is PipelineContext and any(each.kind == _REMOVED for each in error.differences):
-            error.hint = f"{_NO_MODEL}; {error.hint}"
+        error.of_application(
+            application.target,
+            tells_context=application.context_model is not PipelineContext,
+            has_version=_has(application, error),
+        )
         raise
     return _prepared(stored, fitted)
+
+
+def _has(application: Application, error: StateIncompatibilityError) -> bool:
+    """Whether the version that the run began with is registered, under which it was not compared."""
+    current = error.current["version"] if error.current else None
+    registered = application.registry.versions(error.pipeline) if application.registry is not None else ()
+    return error.version in registered and error.version != current
 
 
 def _prepared(stored: Stored, fitted: Fitted[Any]) -> Prepared:
@@ -193,22 +202,25 @@ def _prepared(stored: Stored, fitted: Fitted[Any]) -> Prepared:
     step = steps[at] if at < len(steps) else None
     schema = step.input_schema if step is not None and stored.status == "paused" else None
     has_manifest = fitted.verdict.kind != "names-match"
-    return Prepared(stored, fitted.verdict, fitted.code.version, step.name if step else None, at, schema, has_manifest)
+    code, name = fitted.code, step.name if step else None
+    return Prepared(stored, fitted.verdict, code.version, name, at, schema, has_manifest, code.pipeline)
 
 
 async def go_on(
     backend: StateBackend,
     application: Application,
-    run_id: str,
+    stored: Stored,
     answer: Any = NO_ANSWER,
     version: str | None = None,
 ) -> Outcome:
     """Bring a run as far as it goes, under a claim. It is loaded and compared again under that.
 
+    The answer is for the question at which `stored` waits, and for no other.
+
     Args:
         backend: The store.
         application: The code.
-        run_id: The run.
+        stored: The run, as it stood when the question was read.
         answer: A person's answer, if it waits for one.
         version: As of `prepare`.
 
@@ -216,12 +228,12 @@ async def go_on(
         InvalidAnswerError, NotWaitingError: the answer does not fit, or the run does not wait for one.
         RunNotFoundError, RunHeldError, LostClaimError, StateIncompatibilityError, UsageError: as of `Flujo`.
     """
-    stored = await stored_run(backend, run_id)
+    seen = stored.result(application.context_model, None)
     if application.library is not None:
-        return await _hand_over(backend, application, stored, answer, version)
+        return await _hand_over(backend, application, stored, Reply(answer, seen), version)
     runner = application.runner(backend, stored.summary.pipeline_name, version)
     answers = () if answer is NO_ANSWER else (answer,)
-    return _outcome(await runner.resume_async(run_id, *answers))
+    return _outcome(await runner.resume_async(seen, *answers))
 
 
 async def try_again(
@@ -237,11 +249,11 @@ async def try_again(
     if not stored.goes_on:
         raise OperationFailedError(f"{run_id} is {stored.status} by now", hint=f"lens show {run_id}", run_id=run_id)
     await check_free(backend, stored, now, lease_of(application.lease), force=False)
-    return await go_on(backend, application, run_id, version=version)
+    return await go_on(backend, application, stored, version=version)
 
 
 async def _hand_over(
-    backend: StateBackend, application: Application, stored: Stored, answer: Any, version: str | None
+    backend: StateBackend, application: Application, stored: Stored, reply: Reply, version: str | None
 ) -> Outcome:
     """Bring a run of the library as far as it goes, by the library itself."""
     library = application.library
@@ -252,21 +264,16 @@ async def _hand_over(
             source = application.source_for(stored.summary.pipeline_name, version)
             fitted = await fit(backend, source, stored, application.context_model)
             code = fitted.code
-            if answer is not NO_ANSWER:
-                _check_waiting(stored)
+            reply.check(stored, code.pipeline)
+            if reply.has_answer:
                 step = code.pipeline.steps[fitted.waiting]
-                checked = checked_answer(answer, step.input_schema, step.name)
+                checked = checked_answer(reply.answer, step.input_schema, step.name)
                 await library.answer(backend, stored, code.name, code.version, checked)
             elif stored.goes_on:
                 await library.start(backend, stored, code.name, code.version)
     now, steps = await stored_run(backend, stored.run_id), code.pipeline.steps
     at = len(now.done)
     return _stored_now(now, steps[at].name if now.status == "paused" and at < len(steps) else None)
-
-
-def _check_waiting(stored: Stored) -> None:
-    if stored.status != "paused":
-        raise NotWaitingError.of(stored.run_id, f"it is {stored.status}")
 
 
 def _stored_now(stored: Stored, step: str | None = None) -> Outcome:

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from flujo_lens.errors import LensError, RunNotFoundError, UsageError
+from flujo_lens.errors import LensError, RunHeldError, RunNotFoundError, UsageError
 from flujo_lens.operations.changes import Recorder, Report
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.resume import Outcome
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.forks import unstarted_fork_of
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["RetryPlan", "plan_named", "plan_wanted", "retry"]
@@ -51,6 +52,8 @@ async def plan_named(backend: StateBackend, run_ids: Sequence[str]) -> RetryPlan
 async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
     """The runs that a filter admits: those that failed, unless it asks for those that are said to run.
 
+    A fork that nobody has resumed has not failed: it is retried where it is named.
+
     Raises:
         UsageError: it asks for others.
     """
@@ -61,7 +64,8 @@ async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
             hint="retry is for failed runs, and for running ones whose process is dead; paused ones: lens resume RUN",
         )
     chosen = wanted._replace(statuses=statuses, top_level=True)
-    return RetryPlan(tuple([run async for run in backend.iter_runs(chosen)]))
+    found = [run async for run in backend.iter_runs(chosen)]
+    return RetryPlan(tuple(run for run in found if unstarted_fork_of(run) is None))
 
 
 async def retry(
@@ -128,7 +132,8 @@ async def _worker(waiting: Iterator[str], work: Work, stop: Stop, finished: Watc
             return
         except LensError as error:
             told = getattr(error, "reason", error.message)
-            finished(Outcome(run_id, "failed", error=told, code=error.code))
+            status = "running" if isinstance(error, RunHeldError) else "failed"
+            finished(Outcome(run_id, status, error=told, code=error.code))
 
 
 async def _stopped(stop: Stop, workers: Sequence[asyncio.Task[None]]) -> None:

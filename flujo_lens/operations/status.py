@@ -9,11 +9,12 @@ from flujo_lens.operations.failures import FAILED, silent_runs
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.figures import StoreStatus
+from flujo_lens.state.forks import unstarted_fork_of
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["WINDOW", "store_status"]
+__all__ = ["store_status"]
 
-WINDOW = timedelta(hours=1)
+_WINDOW = timedelta(hours=1)
 """What counts as failing now."""
 
 USUAL_OVER = 24
@@ -58,17 +59,18 @@ async def store_status(
 
 async def _failing(backend: StateBackend, now: datetime, wanted: RunFilter) -> tuple[Failures, float]:
     """The failures of the last hour, and how many a usual hour of the day before had."""
-    recent = wanted._replace(statuses=FAILED, active_since=now - WINDOW * (USUAL_OVER + 1))
+    recent = wanted._replace(statuses=FAILED, active_since=now - _WINDOW * (USUAL_OVER + 1))
     lately: list[str] = []
     before = 0
     async for run in backend.iter_runs(recent, ordered=False, details=False):
-        if run.updated_at is not None and run.updated_at >= now - WINDOW:
+        if run.updated_at is not None and run.updated_at >= now - _WINDOW:
             lately.append(run.run_id)
         else:
             before += 1
     failing = Failures()
     for run in await backend.read_summaries(lately):
-        failing.add_run(run)
+        if unstarted_fork_of(run) is None:
+            failing.add_run(run)
     return failing, before / USUAL_OVER
 
 

@@ -20,13 +20,13 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import orjson
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError
-from flujo_lens.operations.audit_files import write_all
 from flujo_lens.operations.audit_lines import plain_text, written_time
+from flujo_lens.operations.files import beside, try_lock, write_all
 from flujo_lens.state.claims import Holder
 from flujo_lens.state.timestamps import parse_instant
 
@@ -38,8 +38,6 @@ _LEAST_WAIT = 0.2
 
 _PAUSE = 0.01
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_NO_LOCKS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS})
-_Outcome = Literal["taken", "busy", "unsupported"]
 
 
 class LockHolder(NamedTuple):
@@ -86,8 +84,7 @@ class StoreLock:
     @staticmethod
     def path_beside(store_path: Path) -> Path:
         """The lock's place for a store that is a file or a folder: beside it, also where a link leads to it."""
-        real = Path(os.path.realpath(store_path))
-        return real.with_name(f"{real.name}{SUFFIX}")
+        return beside(store_path, SUFFIX)
 
     def check(self) -> None:
         """Find out whether another command holds it now. Nothing is made.
@@ -123,7 +120,7 @@ class StoreLock:
         if file is None:
             return False
         try:
-            outcome = _lock(file, fcntl.LOCK_EX)
+            outcome = try_lock(file, fcntl.LOCK_EX)
             if outcome == "busy" or not _is_current(file, self.path):
                 return False
             if outcome == "unsupported" and _names_another(file):
@@ -186,23 +183,11 @@ def holder_of(path: Path) -> LockHolder | None:
     except OSError:
         return None
     try:
-        outcome = _lock(file, fcntl.LOCK_SH)
+        outcome = try_lock(file, fcntl.LOCK_SH)
         free = outcome == "taken" or (outcome == "unsupported" and not _names_another(file))
         return None if free else _parsed(file) or LockHolder(Holder("an unknown host", "", 0, ""), None, (), "unknown")
     finally:
         os.close(file)
-
-
-def _lock(file: int, kind: int) -> _Outcome:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "busy"
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return "unsupported"
-        raise
-    return "taken"
 
 
 def _names_another(file: int) -> bool:

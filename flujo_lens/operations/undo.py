@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
-from flujo_lens.errors import AmbiguousRunError, ArchiveError, RunNotFoundError
+from flujo_lens.errors import AmbiguousRunError, ArchiveError, OperationFailedError, RunNotFoundError
 from flujo_lens.operations.archive_reading import survey
 from flujo_lens.operations.bin import LEAST_PREFIX, Bin, BinItem
 from flujo_lens.operations.changes import Recorder
@@ -13,7 +13,7 @@ from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.restoring import Restoration, RestorePlan, bring_back
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["runs_meant", "undo"]
+__all__ = ["check_order", "runs_meant", "undo"]
 
 
 def runs_meant(item: BinItem, asked: Mapping[str, str], *, prefix: bool) -> frozenset[str]:
@@ -50,6 +50,30 @@ def _begun(text: str, found: Collection[str], item: BinItem, prefix: bool) -> st
         hint = "\n".join(["type more of the one you mean:", *(f"  {one}" for one in begin[:10])])
         raise AmbiguousRunError(f'"{text}" is the beginning of several run ids', hint=hint, run_id=text)
     return begin[0]
+
+
+def check_order(bin: Bin, item: BinItem, plan: RestorePlan) -> None:
+    """See that no state comes back alone whose history was deleted after it, and is in the bin.
+
+    The history could not come back then, since there would be a run of its id.
+
+    Raises:
+        OperationFailedError: one would; the item that has to come back first is named.
+    """
+    states = plan.found.states.intersection(plan.run_ids)
+    if not states:
+        return
+    for other in bin.items():
+        if other.made_at < item.made_at:
+            return
+        found = survey(other.path)
+        for run_id in states.intersection(found.run_ids) - found.states:
+            raise OperationFailedError(
+                f"the history of {run_id} was deleted after its state; nothing was changed",
+                hint=f"bring that back first: lens undo {other.audit_id}",
+                run_id=run_id,
+                audit_id=other.audit_id,
+            )
 
 
 async def undo(

@@ -15,9 +15,8 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.human import Human
 from flujo_lens.state.fingerprint import plain_error
 
-__all__ = ["VIEWS", "Cell", "Field", "View", "choose_fields", "human_value", "run_note"]
+__all__ = ["Field", "View", "choose_fields", "human_value"]
 
-Cell = str
 Getter = Callable[[Any], Any]
 
 
@@ -117,7 +116,7 @@ def _progress(run: Any, _: Human) -> str:
     return f"{min(run.current_step_index, run.total_steps)}/{run.total_steps}"
 
 
-def run_note(run: Any) -> str:
+def _run_note(run: Any) -> str:
     """What matters about a run, in one line: the question, the error, its tasks."""
     if run.status == "paused":
         return ": ".join(part for part in (run.step_name, run.pause_message) if part)
@@ -165,7 +164,7 @@ RUN = View(
         Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60),
         Shown("TIME", lambda run, _: human.duration(run.duration_ms), 30, "right"),
         Shown("STEP", _progress, 20, "right"),
-        Shown("NOTE", lambda run, _: run_note(run), 80, "fold"),
+        Shown("NOTE", lambda run, _: _run_note(run), 80, "fold"),
     ),
     id="run_id",
 )
@@ -389,15 +388,22 @@ def _typed(entry: Any, _: Human) -> str:
     return shlex.join(entry.command)
 
 
+def _done(entry: Any, shown: Human) -> str:
+    """The command; of an entry that tells the end of another, which one that is."""
+    if entry.closes is None:
+        return _typed(entry, shown)
+    return f"outcome of {entry.closes}{f', ended by {entry.error}' if entry.error else ''}"
+
+
 AUDIT = View(
     name="audit",
-    fields=_plain("audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids"),
+    fields=_plain("audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids", "closes", "error"),
     table=(
         Shown("AUDIT ID", lambda entry, _: entry.audit_id, 100, "id"),
         Shown("WHEN", lambda entry, shown: shown.time(entry.at), 95),
         Shown("WHO", lambda entry, _: entry.actor, 80),
         Shown("HOST", lambda entry, _: entry.host, 40),
-        Shown("DID", _typed, 90, "fold"),
+        Shown("DID", _done, 90, "fold"),
         Shown("COUNTS", lambda entry, _: ", ".join(f"{n:,} {what}" for what, n in entry.counts.items()), 70),
         Shown("RUNS", lambda entry, _: human.count(entry.run_count), 50, "right"),
         Shown("REASON", lambda entry, _: entry.reason or "", 60, "fold"),
@@ -432,10 +438,10 @@ CONFIG = View(
 
 STORE = View(
     name="store",
-    fields=_plain("name", "uri", "driver", "capabilities", "default"),
+    fields=_plain("name", "uri", "driver", "capabilities", "default", "readonly"),
     table=(
         Shown("NAME", lambda row, _: row["name"] or "-", 100, "id"),
-        Shown("", lambda row, _: "default" if row["default"] else "", 60),
+        Shown("", lambda row, _: " ".join(word for word in ("default", "readonly") if row[word]), 60, "fold"),
         Shown("DRIVER", lambda row, _: row["driver"], 70, "fold"),
         Shown("CAN", lambda row, _: ", ".join(row["capabilities"]) or "-", 40, "fold"),
         Shown("URI", lambda row, _: row["uri"], 90, "fold"),
@@ -495,15 +501,3 @@ CHECK = View(
     ),
     id="sample_run_id",
 )
-
-VIEWS = {
-    view.name: view
-    for view in (
-        RUN, WAITING, TASK, STEP, SPAN, FAILURE, PIPELINE, SPAN_NAME, STATS, STATUS, EVALUATION, SYSTEM, CONFIG, STORE,
-        AUDIT,
-        BIN,
-        FINDING,
-        CHECK,
-        EXPLANATION, PAGE,
-    )
-}  # fmt: skip

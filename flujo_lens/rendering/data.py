@@ -14,10 +14,9 @@ from flujo_lens.rendering.columns import Field, View
 from flujo_lens.rendering.redact import Redactor
 from flujo_lens.rendering.text import escape_tsv
 
-__all__ = ["FORMATS", "MACHINE_FORMATS", "RowWriter", "check_format", "compact", "document", "utc"]
+__all__ = ["FORMATS", "RowWriter", "check_format", "compact", "document", "utc"]
 
 FORMATS = ("table", "json", "ndjson", "csv", "tsv", "id")
-MACHINE_FORMATS = FORMATS[1:]
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 _LATE_CONTROLS = re.compile(
     rb"\x7f|\xc2[\x80-\x9f\xad]|\xd8\x9c|\xe2\x80[\x8b\x8e\x8f\xa8-\xae]|\xe2\x81[\xa0-\xa9]|\xef\xbb\xbf"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from difflib import SequenceMatcher
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len
@@ -86,8 +88,12 @@ def _told(error: Mapping[str, Any]) -> str:
 
 
 def _sentences(error: Mapping[str, Any]) -> list[str]:
-    """What hinders the run and has no place in the table."""
-    return [each["sentence"] for each in _hindrances(error) if each["kind"] not in _REMARKS]
+    """What hinders the run and has no place in the table; what is behind it first."""
+    cause = error.get("cause")
+    return [
+        *([cause] if cause else []),
+        *(each["sentence"] for each in _hindrances(error) if each["kind"] not in _REMARKS),
+    ]
 
 
 def _hindrances(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -136,8 +142,7 @@ def _step_rows(error: Mapping[str, Any], arrow: str) -> Iterator[_Row]:
     saved, current = _saved_names(error), _names(error["current"])
     told = {each["step"]: each for each in _hindrances(error)}
     renamed = any(remedy["id"] == "alias" for remedy in error["remediations"])
-    for index in range(max(len(saved), len(current))):
-        old, new = _at(saved, index), _at(current, index)
+    for index, old, new in _aligned(error, saved, current):
         theirs = told.get(old) if _is_of_saved(told.get(old)) else None
         ours = told.get(new) if told.get(new, {}).get("kind") == "step-inserted" else None
         remark = _remark(theirs or ours, arrow)
@@ -146,7 +151,14 @@ def _step_rows(error: Mapping[str, Any], arrow: str) -> Iterator[_Row]:
         if not remark and old and old == error["waiting"]:
             remark = "stands here"
         unknown = "" if error["saved"] else "?"
-        yield _Row(f"step {index}", old or unknown, new or "", remark, theirs is not None, ours is not None)
+        yield _Row(
+            "" if index is None else f"step {index}",
+            old or unknown,
+            new or "",
+            remark,
+            theirs is not None,
+            ours is not None,
+        )
 
 
 def _is_of_saved(difference: Mapping[str, Any] | None) -> bool:
@@ -155,7 +167,7 @@ def _is_of_saved(difference: Mapping[str, Any] | None) -> bool:
 
 def _field_rows(error: Mapping[str, Any]) -> Iterator[_Row]:
     for each in _hindrances(error):
-        if each["kind"].startswith("context-"):
+        if each["kind"].startswith("context-") and each["kind"] in _REMARKS:
             remark = _REMARKS[each["kind"]]
             yield _Row(f"field {each['step']}", each["saved"] or "-", each["current"] or "-", remark, False, True)
 
@@ -196,8 +208,51 @@ def _names(manifest: Mapping[str, Any] | None) -> list[str]:
     return [step["name"] for step in manifest["steps"]] if manifest else []
 
 
+def _aligned(
+    error: Mapping[str, Any], saved: Sequence[str], current: Sequence[str]
+) -> Iterator[tuple[int | None, str | None, str | None]]:
+    """The steps beside each other as a diff has them: one that is gone, or is new, is one gap.
+
+    Yields:
+        The index in the saved pipeline, the saved name and the current one; None where there is no such step.
+    """
+    if not error["saved"]:  # how it goes on behind the names that are known is not: nothing to compare
+        for index in range(max(len(saved), len(current))):
+            yield index, _at(saved, index), _at(current, index)
+        return
+    former = _former_names(error["current"], saved)
+    kinds = _kinds(error["saved"]), _kinds(error["current"])
+    for tag, begin, end, start, stop in SequenceMatcher(None, saved, former, autojunk=False).get_opcodes():
+        pairs: Iterable[tuple[int | None, int | None]] = zip_longest(range(begin, end), range(start, stop))
+        if tag == "replace" and end - begin != stop - start and all(kinds):
+            pairs = _by_kind(range(begin, end), range(start, stop), *kinds)
+        for at, now in pairs:
+            yield at, None if at is None else saved[at], None if now is None else current[now]
+
+
 def _at(names: Sequence[str], index: int) -> str | None:
     return names[index] if index < len(names) else None
+
+
+def _by_kind(old: range, new: range, was: Sequence[str], now: Sequence[str]) -> Iterator[tuple[int | None, int | None]]:
+    """Steps that have taken the place of others, those of one kind beside each other."""
+    matcher = SequenceMatcher(None, [was[at] for at in old], [now[at] for at in new], autojunk=False)
+    for _, begin, end, start, stop in matcher.get_opcodes():
+        yield from zip_longest(old[begin:end], new[start:stop])
+
+
+def _former_names(current: Mapping[str, Any] | None, saved: Sequence[str]) -> list[str]:
+    """The names of the code's steps; of one that is known by an alias, the one that was saved."""
+    steps = current["steps"] if current else ()
+    return [next((name for name in _called(step) if name in saved), step["name"]) for step in steps]
+
+
+def _called(step: Mapping[str, Any]) -> list[str]:
+    return [step["name"], *step.get("aliases", ())]
+
+
+def _kinds(manifest: Mapping[str, Any] | None) -> list[str]:
+    return [step["kind"] for step in manifest["steps"]] if manifest else []
 
 
 # --- what to do

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["BUILT_IN_KEYS", "MASK", "Redactor"]
+__all__ = ["MASK", "Redactor"]
 
 MASK = "***"
 TOO_DEEP = "<nested too deep>"
 _DEEPEST = 200
-BUILT_IN_KEYS = (
+_BUILT_IN_KEYS = (
     "*password*",
     "*passwd*",
     "*secret*",
@@ -37,7 +37,7 @@ class Redactor:
 
     def __init__(self, keys: Iterable[str] = (), *, show: bool = False) -> None:
         self.show = show
-        globs = [re.escape(k.casefold()).replace(r"\*", ".*").replace(r"\?", ".") for k in (*BUILT_IN_KEYS, *keys)]
+        globs = [re.escape(k.casefold()).replace(r"\*", ".*").replace(r"\?", ".") for k in (*_BUILT_IN_KEYS, *keys)]
         pattern = re.compile("|".join(globs), re.DOTALL)
         self._secret = lru_cache(maxsize=2048)(lambda key: pattern.fullmatch(key.casefold()) is not None)
 

@@ -177,6 +177,8 @@ def _found(registry: PipelineRegistry, name: str, version: str) -> tuple[Pipelin
 
 
 def _called(target: str, function: Any) -> Any:
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{target} is an async function, which --app does not await; it has to be a plain one")
     try:
         inspect.signature(function).bind()
     except (TypeError, ValueError) as error:

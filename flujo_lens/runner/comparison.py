@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flujo_lens.runner.differences import Difference
@@ -45,7 +46,7 @@ class Comparison:
             *self._later(),
             *self._context(),
         ]
-        return [*found, *self._versions(bool(found))]
+        return [*found, *self._versions(bool(found)), *self._questions()]
 
     # --- steps that are done
 
@@ -72,7 +73,13 @@ class Comparison:
         fit = self._fitting.fit(old["output"], new["output"])
         if fit is not Fit.SAME:
             kind = kinds.get(fit, "completed-step-output")
-            yield _changed(kind, old["name"], words[fit], old["output"] or _UNTOLD, new["output"] or _UNTOLD)
+            yield self._of_output(old, new, kind, words[fit])
+
+    def _of_output(self, old: JSONObject, new: JSONObject, kind: str, words: str) -> Difference:
+        """Another output; of two types that are called alike it says where they differ."""
+        found = _changed(kind, old["name"], words, old["output"] or _UNTOLD, new["output"] or _UNTOLD)
+        why = self._fitting.told(old["output"], new["output"])
+        return replace(found, sentence=f"{found.sentence}: {why}") if why else found
 
     def _moved(self) -> Iterator[Difference]:
         """Completed steps that stand in another order, or behind the step where the run stands."""
@@ -131,8 +138,7 @@ class Comparison:
             yield _of_kind(old, new, "waiting-step-kind", "at which the run stands")
         elif self._fitting.fit(old["output"], new["output"]) not in (Fit.SAME, Fit.RENAMED):
             sentence = "the output of {0}, which is still to come, is {2} now, was {1}"
-            outputs = (old["output"] or _UNTOLD, new["output"] or _UNTOLD)
-            yield _changed("waiting-step-output", old["name"], sentence, *outputs)
+            yield self._of_output(old, new, "waiting-step-output", sentence)
 
     def _later(self) -> Iterator[Difference]:
         known = {at for at in self._found if at is not None}
@@ -151,7 +157,6 @@ class Comparison:
                 yield Difference("later-step-added", name, None, name, f'step "{name}" is new, and still to come')
 
     def _later_one(self, old: JSONObject, at: int | None) -> Iterator[Difference]:
-        name = old["name"]
         if at is None:
             yield _lost(old, "later-step-removed", "which was still to come, is not in this code")
             return
@@ -160,10 +165,16 @@ class Comparison:
         if old["kind"] != new["kind"]:
             yield _of_kind(old, new, "later-step-changed", "which is still to come")
         elif self._fitting.fit(old["output"], new["output"]) is not Fit.SAME:
-            outputs = (old["output"] or _UNTOLD, new["output"] or _UNTOLD)
-            yield _changed(
-                "later-step-changed", name, "the output of {0}, still to come, is {2} now, was {1}", *outputs
-            )
+            told = "the output of {0}, still to come, is {2} now, was {1}"
+            yield self._of_output(old, new, "later-step-changed", told)
+
+    def _questions(self) -> Iterator[Difference]:
+        """Texts of questions that are open or still to come; an older manifest does not have them."""
+        for old, at in list(zip(self._old, self._found, strict=True))[self._done :]:
+            was, now = old.get("question"), None if at is None else self._new[at].get("question")
+            if was is not None and now is not None and was != now:
+                told = 'the question of step "{0}" was "{1}", is "{2}" now'
+                yield _changed("question-changed", old["name"], told, was, now)
 
     # --- context and version
 
@@ -182,7 +193,9 @@ class Comparison:
         fit = self._fitting.fit(old["type"], new["type"])
         if fit is Fit.OTHER:
             told = "the context's field {0} is {2} now, was {1}"
-            yield _changed("context-field-retyped", name, told, old["type"], new["type"])
+            found = _changed("context-field-retyped", name, told, old["type"], new["type"])
+            why = self._fitting.told(old["type"], new["type"])
+            yield replace(found, sentence=f"{found.sentence}: {why}") if why else found
         elif fit is not Fit.SAME:
             told = "the context's field {0} is {2} now, was {1}; what is saved fits, or cannot be told from it"
             yield _changed("context-field-wider", name, told, old["type"], new["type"])

@@ -8,6 +8,7 @@ of the note.
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,8 @@ from flujo_lens.serialization import safe_serialize
 __all__ = [
     "HumanInteraction",
     "PipelineContext",
+    "check_context",
+    "copied",
     "dump_context",
     "load_context",
     "make_context",
@@ -31,6 +34,8 @@ JSONObject = dict[str, Any]
 
 _NOTES = ("status", "current_step", "pause_message", "hitl_data")
 _PAUSED = "paused"
+
+_log = logging.getLogger("flujo_lens")
 
 
 class HumanInteraction(BaseModel):
@@ -105,6 +110,30 @@ def load_context(saved: JSONObject, model: type[ContextT], run_id: str) -> Conte
             run_id=run_id,
             field=where,
         ) from error
+
+
+def copied(context: ContextT) -> ContextT:
+    """A deep copy, for a try that may fail; the context itself where something in it cannot be copied."""
+    try:
+        return context.model_copy(deep=True)
+    except Exception as error:  # noqa: BLE001 - whatever the application keeps there
+        _log.debug("the context cannot be copied: %s", error)
+        return context
+
+
+def check_context(context: BaseModel) -> None:
+    """See that a step left every field as its model wants it: what does not fit could not be loaded again.
+
+    Raises:
+        InvalidStateError: it did not.
+    """
+    fields = {name: getattr(context, name) for name in type(context).model_fields if hasattr(context, name)}
+    values = {**fields, **(context.model_extra or {})}
+    try:
+        type(context).model_validate(values, by_alias=False, by_name=True)
+    except ValidationError as error:
+        name = type(context).__name__
+        raise InvalidStateError(f"the step left a context that does not fit {name}: {_first(error)}") from error
 
 
 def peek_context(saved: JSONObject, model: type[ContextT], run_id: str) -> BaseModel:

@@ -23,6 +23,8 @@ CODES = {
     "version-differs": "LENS-C6",
     "not-registered": "LENS-C7",
     "migration-failed": "LENS-C9",
+    "input-lost": "LENS-C10",
+    "value-lost": "LENS-C10",
 }
 """Kind of a difference that keeps a run from going on -> error code. Of several the first in this order counts."""
 
@@ -42,11 +44,15 @@ HARMLESS = {
     "output-untold",
     "output-wider",
     "pipeline-renamed",
+    "question-changed",
     "version-changed",
     "version-not-bumped",
     "waiting-step-output",
 }
 """Kinds with which a run goes on as it was saved."""
+
+WORDING = {"question-changed"}
+"""Those of `HARMLESS` that are no change of the shape: a note, and the verdict is as without them."""
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,9 @@ def step(
 ) -> Step | Callable[[StepFunction], Step]:
     """Make a step of a function: ``@step`` or ``@step(name=..., retries=...)``.
 
-    The step is called as its function unless `name` says otherwise; the rest is as in `Step`.
+    The step is called as its function unless `name` says otherwise; the rest is as in `Step`. A plain function that
+    is over its `timeout` cannot be stopped: the step has failed, and its thread works on until the function returns.
+    A coroutine function is cancelled.
     """
     known = tuple(aliases)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Generic, overload
 
-from flujo_lens.errors import NotSupportedError, NotWaitingError, RunNotFoundError, UsageError
+from flujo_lens.errors import NotSupportedError, RunNotFoundError, UsageError
 from flujo_lens.runner.context import PipelineContext, make_context
 from flujo_lens.runner.dsl import Pipeline, Step
 from flujo_lens.runner.execution import Answer, Execution
@@ -16,6 +16,7 @@ from flujo_lens.runner.loops import loop_runs, run_to_end
 from flujo_lens.runner.placing import Code, Fitted, Source, fit
 from flujo_lens.runner.record import Record, new_run_id
 from flujo_lens.runner.registry import PipelineRegistry
+from flujo_lens.runner.replies import NO_ANSWER, Reply
 from flujo_lens.runner.results import ContextT, PipelineResult, ReadyResult
 from flujo_lens.runner.stored import Stored, load
 from flujo_lens.runner.values import checked_answer
@@ -23,8 +24,7 @@ from flujo_lens.state.backends.base import JSONObject, StateBackend
 
 __all__ = ["Flujo"]
 
-_NOTHING: Any = object()
-"""No answer: None is one."""
+_SILENT = Reply()
 
 
 class Flujo(Generic[ContextT]):
@@ -131,7 +131,8 @@ class Flujo(Generic[ContextT]):
         died at the step that was not saved.
 
         Args:
-            initial_input: The input of the first step; of a run that goes on, the stored one counts.
+            initial_input: The input of the first step; of a run that goes on, the stored one counts, and a warning
+                is logged where this is another.
             run_id: The id of the run, which the context gets too; by default that of `initial_context_data`, else
                 a new one.
             initial_context_data: Values of fields of the context, for a run that begins.
@@ -144,12 +145,16 @@ class Flujo(Generic[ContextT]):
             RunHeldError: another process works on it.
             LostClaimError: another process has taken it over meanwhile.
             StateIncompatibilityError: it does not fit the code. Nothing was changed.
-            UsageError: it is of another pipeline, or its context cannot be made.
+            UsageError: it is of another pipeline, its context cannot be made, or `run_id` is empty.
         """
         data = {**self._initial, **(initial_context_data or {})}
-        wanted = run_id if run_id is not None else data.get("run_id")
+        wanted = run_id if run_id is not None else data.get("run_id") or None
+        if wanted == "":
+            raise UsageError("a run needs an id: run_id is empty", hint="leave run_id out, and the run gets a new one")
         stored = None if wanted is None else await load(self.state_backend, wanted)
         if stored is not None:
+            if "initial_prompt" not in data:
+                stored.compare_input(initial_input)
             return await self._continue(stored, given=initial_input)
         record, code = self._begun(new_run_id() if wanted is None else wanted, initial_input, data, metadata)
         with terminable():
@@ -159,12 +164,14 @@ class Flujo(Generic[ContextT]):
                     return await self._execute(record, code, holding)
         return await self._continue(stored, given=initial_input)
 
-    def resume(self, paused: PipelineResult[ContextT] | str, human_input: Any = _NOTHING) -> PipelineResult[ContextT]:
+    def resume(
+        self, paused: PipelineResult[ContextT] | str, human_input: Any = NO_ANSWER, *, step: str | None = None
+    ) -> PipelineResult[ContextT]:
         """`resume_async`, for programs without an event loop."""
-        return _to_the_end("resume", lambda: self._resume(paused, human_input))
+        return _to_the_end("resume", lambda: self._resume(paused, human_input, step))
 
     def resume_async(
-        self, paused: PipelineResult[ContextT] | str, human_input: Any = _NOTHING
+        self, paused: PipelineResult[ContextT] | str, human_input: Any = NO_ANSWER, *, step: str | None = None
     ) -> Coroutine[Any, Any, PipelineResult[ContextT]]:
         """Go on with a run, as a rule with the answer of the person for whom it waits.
 
@@ -176,6 +183,8 @@ class Flujo(Generic[ContextT]):
                 refused: the answer would go to another question. One that is completed comes back as it is stored.
             human_input: The answer; checked against the step's input schema before anything is changed. Without
                 it the run goes on as by `run_async`.
+            step: The step that the answer is for: a run that does not wait there is refused. With a run id alone
+                nothing else keeps a late answer from the next question.
 
         Raises:
             InvalidAnswerError: the answer does not fit.
@@ -184,34 +193,28 @@ class Flujo(Generic[ContextT]):
             RunHeldError, LostClaimError, StateIncompatibilityError, UsageError: as `run_async`.
         """
         if loop_runs():
-            return self._resume(paused, human_input)
-        return ReadyResult.of(run_to_end(self._resume(paused, human_input)))
+            return self._resume(paused, human_input, step)
+        return ReadyResult.of(run_to_end(self._resume(paused, human_input, step)))
 
     # --- going on
 
-    async def _resume(self, paused: PipelineResult[ContextT] | str, human_input: Any) -> PipelineResult[ContextT]:
+    async def _resume(
+        self, paused: PipelineResult[ContextT] | str, human_input: Any, step: str | None
+    ) -> PipelineResult[ContextT]:
         run_id = paused if isinstance(paused, str) else paused.run_id
         stored = await load(self.state_backend, run_id)
         if stored is None:
             raise RunNotFoundError(f"there is no state of {run_id} in the store", hint="lens list", run_id=run_id)
         if isinstance(paused, str):
-            return await self._continue(stored, response=human_input)
+            return await self._continue(stored, reply=Reply(human_input, step=step))
         # A script that is run again has the finished run in its hands, and nobody's question.
-        response = _NOTHING if paused.success else human_input
-        return await self._continue(stored, expected=paused, response=response)
+        return await self._continue(stored, reply=Reply() if paused.success else Reply(human_input, paused, step))
 
-    async def _continue(
-        self,
-        stored: Stored,
-        *,
-        given: Any = None,
-        expected: PipelineResult[ContextT] | None = None,
-        response: Any = _NOTHING,
-    ) -> PipelineResult[ContextT]:
+    async def _continue(self, stored: Stored, *, given: Any = None, reply: Reply = _SILENT) -> PipelineResult[ContextT]:
         """Go on with a run if it can: looked at before it is claimed, so that a refusal writes nothing; and after."""
         if stored.status == "running":
             await _check_free(self.state_backend, stored.run_id)
-        prepared = await self._prepared(stored, given, expected, response)
+        prepared = await self._prepared(stored, given, reply)
         if prepared is None:
             return stored.result(self.context_model, self._code_of(stored))
         with terminable():
@@ -219,28 +222,28 @@ class Flujo(Generic[ContextT]):
                 found = await load(self.state_backend, stored.run_id)
                 if found is None:
                     raise RunNotFoundError(f"{stored.run_id} was deleted meanwhile", run_id=stored.run_id)
-                prepared = await self._prepared(found, given, expected, response)
+                prepared = await self._prepared(found, given, reply)
                 if prepared is None:
                     return found.result(self.context_model, self._code_of(found))
                 fitted, answer = prepared
                 return await self._execute(fitted.record, fitted.code, holding, answer)
 
     async def _prepared(
-        self, stored: Stored, given: Any, expected: PipelineResult[ContextT] | None, response: Any
+        self, stored: Stored, given: Any, reply: Reply
     ) -> tuple[Fitted[ContextT], Answer | None] | None:
         """The run as it goes on, with the answer; None if it does not go on by itself, and there is no answer.
 
         Raises:
             NotWaitingError: there is an answer, and the run does not wait for it.
         """
-        if response is _NOTHING:
+        reply.check(stored, self._code_of(stored))
+        if not reply.has_answer:
             if not stored.goes_on:
                 return None
             return await fit(self.state_backend, self.source, stored, self.context_model, given), None
-        _check_waiting(stored, expected)
         fitted = await fit(self.state_backend, self.source, stored, self.context_model)
         asking = fitted.code.pipeline.steps[fitted.waiting]
-        return fitted, Answer(checked_answer(response, asking.input_schema, asking.name), fitted.waiting)
+        return fitted, Answer(checked_answer(reply.answer, asking.input_schema, asking.name), fitted.waiting)
 
     def _begun(
         self, run_id: str, initial_input: Any, data: JSONObject, metadata: JSONObject | None
@@ -274,22 +277,6 @@ class Flujo(Generic[ContextT]):
         if source.pipeline is not None or source.registry is None:
             return source.pipeline
         return source.registry.get(source.name, stored.summary.pipeline_version) or source.registry.latest(source.name)
-
-
-def _check_waiting(stored: Stored, expected: PipelineResult[Any] | None) -> None:
-    """See that the run waits for the answer to the question that was asked.
-
-    Raises:
-        NotWaitingError: it does not.
-    """
-    if stored.status != "paused":
-        raise NotWaitingError.of(stored.run_id, f"it is {stored.status}")
-    if expected is not None and _question(expected) != (stored.summary.step_name, len(stored.done)):
-        raise NotWaitingError.of(stored.run_id, f'it waits at "{stored.summary.step_name}" by now')
-
-
-def _question(paused: PipelineResult[Any]) -> tuple[str | None, int]:
-    return paused.paused_step, sum(step.success for step in paused.step_history)
 
 
 async def _check_free(backend: StateBackend, run_id: str) -> None:

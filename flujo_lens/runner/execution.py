@@ -82,6 +82,8 @@ class Execution(Generic[ContextT]):
             self._turn = turn = Turn(record.step)
             result = await turn.take(record.value, record.context)
             self._turn = None
+            if result.success:
+                record.context = turn.context
             await self._save((record.succeed if result.success else record.fail)(result, turn.began))
             if not result.success:
                 return

@@ -52,6 +52,30 @@ class Fitting:
             return Fit.SAME
         return self._nodes(parse(saved or ANY), parse(current or ANY))
 
+    def told(self, saved: str | None, current: str | None) -> str:
+        """Where two types of one name differ: in which field, and how; "" where they are not called alike."""
+        return self._told(parse(saved or ANY), parse(current or ANY), set()) if saved == current else ""
+
+    def _told(self, saved: Node, current: Node, seen: set[str]) -> str:
+        if saved.name in self._saved and current.name in self._current and saved.name not in seen:
+            seen.add(saved.name)  # a class may have fields of its own type
+            return self._told_of_fields(saved.name, current.name, seen)
+        pairs = zip(saved.arguments, current.arguments, strict=False)
+        return next(filter(None, (self._told(one, other, seen) for one, other in pairs)), "")
+
+    def _told_of_fields(self, saved: str, current: str, seen: set[str]) -> str:
+        old, new = self._saved[saved].get("fields", {}), self._current[current].get("fields", {})
+        for name in [*old, *(name for name in new if name not in old)]:
+            one, other = old.get(name), new.get(name)
+            if one is None:
+                return f"{_plain(current)} has a field {name} ({other['type']}) that it had not"
+            if other is None:
+                return f"{_plain(saved)} had a field {name} ({one['type']}) that it has not"
+            if one["type"] != other["type"]:
+                return f"its field {name} is {other['type']} now, was {one['type']}"
+        nested = (self._told(parse(old[name]["type"]), parse(new[name]["type"]), seen) for name in old)
+        return next(filter(None, nested), "")
+
     def _nodes(self, saved: Node, current: Node) -> Fit:
         if ANY in (saved.name, current.name):
             return Fit.SAME if saved.name == current.name else Fit.UNTOLD

@@ -28,7 +28,6 @@ from flujo_lens.state.backends.base import JSONObject, StateBackend
 
 __all__ = ["Library", "library_of"]
 
-_NO_ANSWER: Any = object()
 _MANAGERS = ("flujo.application.core.state_manager", "flujo.application.core.execution.state_manager")
 _STORES = {True: ("flujo.state.backends.file", "FileBackend"), False: ("flujo.state.backends.sqlite", "SQLiteBackend")}
 

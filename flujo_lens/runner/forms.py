@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-__all__ = ["FormField", "form_of"]
+__all__ = ["FormField", "form_of", "wanted"]
 
 _KINDS = {
     "string": "text",
@@ -73,6 +73,15 @@ def form_of(schema: Any) -> tuple[FormField, ...]:
         adapter: TypeAdapter[Any] = TypeAdapter(schema)
         return (FormField(None, *_shape(adapter), None, None, adapter),)
     return tuple(_field(name, field) for name, field in schema.model_fields.items())
+
+
+def wanted(schema: Any) -> list[str]:
+    """What an answer has to be, in lines of a hint: the fields with their types. Nothing for no schema."""
+    fields = form_of(schema)
+    if fields and fields[0].name is None:
+        return [f"the answer is a {fields[0].kind}"]
+    told = [f"  {one.name}: {one.kind}" + (f" [{one.default}]" if one.default is not None else "") for one in fields]
+    return ["the answer is an object, --input-json '{...}', with", *told] if told else []
 
 
 def _field(name: str, field: Any) -> FormField:

@@ -8,7 +8,7 @@ from typing import Any
 from flujo_lens.errors import IncompatibleError
 from flujo_lens.runner.differences import CODES, Difference
 from flujo_lens.runner.migrations import MigrationError
-from flujo_lens.runner.remedies import Remediation, remedies_for
+from flujo_lens.runner.remedies import Remediation, as_registered, name_context, remedies_for
 from flujo_lens.runner.shapes import JSONObject
 from flujo_lens.runner.verdicts import Place, Verdict
 from flujo_lens.state.interpret import NAMELESS
@@ -18,19 +18,20 @@ __all__ = ["OPENING", "STATE_CODES", "StateIncompatibilityError", "migration_fai
 OPENING = "Cannot resume workflow due to a mismatch between the saved state and the current pipeline code."
 """The words with which every such message begins."""
 
-STATE_CODES = tuple(sorted(set(CODES.values())))
+STATE_CODES = tuple(dict.fromkeys(sorted(CODES.values(), key=lambda code: int(code[6:]))))
 """The codes that the error has: one a kind of incompatibility."""
 
 _REASONS = {
     "LENS-C1": "has done steps that this code does not have, or has in another place",
     "LENS-C2": "has done a step whose output is of another type now",
     "LENS-C3": "has passed a place at which this code has another step",
-    "LENS-C4": "waits at a step that this code does not have",
+    "LENS-C4": "{stands} at a step that this code does not have",
     "LENS-C5": "was saved with a context that this code cannot read",
     "LENS-C6": "does not say enough about itself to go on safely",
     "LENS-C7": "belongs to a pipeline, or to a version of it, that is not registered",
-    "LENS-C8": "waits at a step that is of another kind now",
+    "LENS-C8": "{stands} at a step that is of another kind now",
     "LENS-C9": "was saved by another version, and the migration to this one does not work",
+    "LENS-C10": "was saved without a value that its next steps would get",
 }
 
 
@@ -49,10 +50,11 @@ class StateIncompatibilityError(IncompatibleError):
         database: The name of the store's file, where it is one.
 
     Attributes:
-        code: ``LENS-C1`` to ``LENS-C9``.
+        code: ``LENS-C1`` to ``LENS-C10``.
         message: Begins with `OPENING`; then the run, the differences, and the remedies by number.
         differences: All that differs; what hinders it first.
         remediations: What applies, the safest first.
+        cause: What is behind the differences, if the application tells (`of_application`).
     """
 
     def __init__(
@@ -82,12 +84,31 @@ class StateIncompatibilityError(IncompatibleError):
         self.remediations = remedies_for(
             run_id, verdict, saved, current, place, pipeline=self.pipeline, database=database
         )
-        super().__init__(self._message(len(hindrances)), hint=f"lens explain {self.code}")
+        self.cause: str | None = None
+        super().__init__(self._message(), hint=f"lens explain {self.code}")
+
+    def of_application(self, target: str, *, tells_context: bool, has_version: bool) -> None:
+        """Say what only the application tells, which was named by ``module:attribute``: its causes come first.
+
+        Args:
+            target: What was named.
+            tells_context: Whether it tells the type of the context.
+            has_version: Whether the version that the run began with is registered there.
+        """
+        if not tells_context and any(each.kind == "context-field-removed" for each in self.differences):
+            self.cause = f"{target} does not tell the type of the context, and the run has one of its own"
+            self.remediations = (name_context(self.run_id, target), *self.remediations)
+        if has_version:
+            self.remediations = tuple(map(as_registered, self.remediations))
+        self.message = self._message()
+        self.args = (self.message,)
 
     @property
     def reason(self) -> str:
         """What is wrong, in one sentence: ``run r1 waits at a step that this code does not have``."""
-        return f"run {self.run_id} {_REASONS[self.code]}"
+        return (
+            f"run {self.run_id} {_REASONS[self.code].format(stands='waits' if self.status == 'paused' else 'stands')}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The error as ``-o json`` prints it: plain JSON, without anything from the run's context."""
@@ -98,6 +119,7 @@ class StateIncompatibilityError(IncompatibleError):
             "reason": self.reason,
             "run_id": self.run_id,
             "status": self.status,
+            "cause": self.cause,
             "verdict": self.verdict,
             "pipeline_name": self.pipeline,
             "pipeline_version": self.version,
@@ -115,10 +137,11 @@ class StateIncompatibilityError(IncompatibleError):
         """An error goes to another process as it is: it is not made again."""
         return _revived, (self.message, self.__dict__)
 
-    def _message(self, hindrances: int) -> str:
+    def _message(self) -> str:
         titled = f"{self.reason} ({self.pipeline} {self.version or ''}".rstrip() + ")"
         lines = [OPENING, f"{titled}. Nothing was changed: it is still {self.status}."]
-        lines += [f"  - {difference.sentence}" for difference in self.differences[:hindrances]]
+        lines += [f"  - {self.cause}"] if self.cause else []
+        lines += [f"  - {difference.sentence}" for difference in self.differences if difference.code is not None]
         lines.append("What to do, safest first:")
         for number, remedy in enumerate(self.remediations, 1):
             lines += _numbered(number, remedy)

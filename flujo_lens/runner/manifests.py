@@ -30,9 +30,10 @@ def manifest_of(pipeline: Pipeline, name: str, version: str, context_model: type
         context_model: The class of the context; None for a run without a model of its own.
 
     Returns:
-        ``{"format", "pipeline", "version", "steps": [{"name", "kind", "output", "aliases"?}], "context":
+        ``{"format", "pipeline", "version", "steps": [{"name", "kind", "output", "question"?, "aliases"?}], "context":
         {field: {"type", "required"}}, "types": {class: shape}}``. An output is a type in words, or None where the
-        step says nothing; that of a human step is the type of the answer. `Shapes` says what stands in ``types``.
+        step says nothing; that of a human step is the type of the answer, and its question the text that is shown.
+        `Shapes` says what stands in ``types``.
     """
     shapes = Shapes()
     return {
@@ -58,6 +59,8 @@ def _step(step: Step, shapes: Shapes) -> JSONObject:
         "kind": step.kind,
         "output": None if output is None else shapes.name(output),
     }
+    if step.message_for_user is not None:
+        made["question"] = step.message_for_user
     if step.aliases:
         made["aliases"] = sorted(step.aliases)
     return made

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from flujo_lens.errors import InvalidStateError, NotSupportedError, UsageError, nearest
 from flujo_lens.runner.context import load_context, without_notes
 from flujo_lens.runner.differences import Difference
-from flujo_lens.runner.dsl import Pipeline
+from flujo_lens.runner.dsl import HUMAN, Pipeline
 from flujo_lens.runner.incompatibility import StateIncompatibilityError, migration_failed, not_registered
 from flujo_lens.runner.manifests import digest_of, manifest_of
 from flujo_lens.runner.migrations import MigrationError, MigrationFunction, migrated
@@ -18,7 +18,7 @@ from flujo_lens.runner.results import ContextT
 from flujo_lens.runner.stored import Stored
 from flujo_lens.runner.values import restored
 from flujo_lens.runner.verdicts import Place, Verdict, assess
-from flujo_lens.serialization import PlainList, safe_serialize
+from flujo_lens.serialization import PlainList, lost_in, safe_serialize
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.interpret import NAMELESS
 
@@ -212,11 +212,19 @@ def fitting_context(
     """The saved context, brought to the version of the code. What is stored stays as it is.
 
     Raises:
-        StateIncompatibilityError: a migration does not work, or the code cannot read what comes of it.
+        StateIncompatibilityError: a migration does not work, or the code cannot read what comes of it; or a value
+            that the next steps would get was not kept.
     """
     data = without_notes(stored.context, model)
     try:
-        return load_context(migrated(data, verdict.migrations), model, stored.run_id)
+        ready = migrated(data, verdict.migrations)
+        lost = _lost(stored, code, verdict, ready)
+        if lost is not None:
+            refused = Verdict("broken", "LENS-C10", (lost,), None)
+            raise StateIncompatibilityError(
+                stored.run_id, refused, saved=saved, current=code.manifest, place=place, pipeline=code.name
+            )
+        return load_context(ready, model, stored.run_id)
     except (MigrationError, InvalidStateError) as error:
         if saved is not None and verdict.migrations:
             raise migration_failed(
@@ -228,6 +236,23 @@ def fitting_context(
         raise StateIncompatibilityError(
             stored.run_id, refused, saved=saved, current=code.manifest, place=place, pipeline=code.name
         ) from error
+
+
+def _lost(stored: Stored, code: Code, verdict: Verdict, context: JSONObject) -> Difference | None:
+    """A mark that stands where the next step, or any, would look for a value."""
+    steps, index = code.pipeline.steps, verdict.next_index
+    if index is not None and index < len(steps) and steps[index].kind != HUMAN:
+        found = lost_in(stored.value(None))
+        if found is not None:
+            told = 'the input of step "{0}" was not kept when it was saved: {1} stands at {2}'
+            return Difference(
+                "input-lost", steps[index].name, found[1], None, told.format(steps[index].name, *reversed(found))
+            )
+    found = lost_in(context)
+    if found is None:
+        return None
+    told = f"a value of the context was not kept when it was saved: {found[1]} stands at {found[0]}"
+    return Difference("value-lost", None, found[1], None, told)
 
 
 def _record(stored: Stored, code: Code, index: int, context: ContextT, given: Any) -> Record[ContextT]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flujo_lens.errors import AppNotFoundError, UnknownValueError, UsageError
 from flujo_lens.runner.dsl import Pipeline, Step
+from flujo_lens.runner.manifests import manifest_of
 from flujo_lens.runner.migrations import MigrationFunction
 
 __all__ = ["PipelineRegistry", "load_attribute", "version_key"]
@@ -35,7 +36,7 @@ class PipelineRegistry:
         *,
         migrations: Mapping[str, MigrationFunction] | None = None,
     ) -> None:
-        """Register a pipeline, in place of one of the same name and version.
+        """Register a pipeline; again, as where a module is loaded twice, as long as its shape is the same.
 
         Args:
             pipeline: The pipeline; a step is one of itself alone.
@@ -45,7 +46,7 @@ class PipelineRegistry:
                 each leads on to the next.
 
         Raises:
-            UsageError: the name or the version is empty, or the version is "latest".
+            UsageError: the name or the version is empty, or the version is "latest"; or another pipeline has them.
         """
         if not name or not version or version == "latest":
             raise UsageError(
@@ -53,6 +54,16 @@ class PipelineRegistry:
                 hint='registry.register(pipeline, name="orders", version="1.0.0")',
             )
         made = Pipeline.from_step(pipeline) if isinstance(pipeline, Step) else pipeline
+        known = self._pipelines.get(name, {}).get(version)
+        if (
+            known is not None
+            and known is not made
+            and manifest_of(known, name, version) != manifest_of(made, name, version)
+        ):
+            raise UsageError(
+                f'another pipeline is registered as "{name}" {version} already',
+                hint="give the changed one a version of its own; stored runs go on with the one they began with",
+            )
         self._pipelines.setdefault(name, {})[version] = made
         self._migrations.setdefault(name, {})[version] = dict(migrations or {})
 
@@ -91,7 +102,7 @@ class PipelineRegistry:
         if name not in self._pipelines:
             raise UnknownValueError.of("registered pipeline", name, self.names() or ("none at all",))
         if pipeline is None:
-            raise UnknownValueError.of(f'version of the pipeline "{name}"', version, self.versions(name))
+            raise UnknownValueError.of(f"version of {name} called", version, self.versions(name))
         return pipeline, str(self.get_latest_version(name) if version == "latest" else version)
 
     def migrations(self, name: str, old: str, new: str) -> tuple[MigrationFunction, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flujo_lens.runner.comparison import matched
@@ -14,7 +14,7 @@ from flujo_lens.runner.shapes import JSONObject
 from flujo_lens.runner.verdicts import Place, Verdict, assess
 from flujo_lens.state.interpret import NAMELESS, VERSIONLESS
 
-__all__ = ["Remediation", "remedies_for"]
+__all__ = ["Remediation", "as_registered", "name_context", "remedies_for"]
 
 _NEW_VERSION = "<new version>"
 
@@ -24,8 +24,9 @@ class Remediation:
     """One thing to do.
 
     Attributes:
-        id: Its name for programs: ``alias``, ``default``, ``keep-old-version``, ``migrate``, ``mend-migration``,
-            ``other-version``, ``fork``, ``cancel``, ``delete``, ``prune``, ``database-file`` or ``new-run-id``.
+        id: Its name for programs: ``name-context``, ``alias``, ``default``, ``keep-old-version``,
+            ``migrate``, ``mend-migration``, ``other-version``, ``fork``, ``cancel``, ``delete``, ``prune``,
+            ``database-file`` or ``new-run-id``.
         title: What it is, in a few words.
         command: What to type, word for word but for what stands in ``<>``; None where it is done in code alone.
         safe: Whether nothing that is stored is lost, and no step runs twice.
@@ -85,8 +86,9 @@ def remedies_for(
 def _in_code(case: _Case) -> Iterator[Remediation]:
     yield from _alias(case)
     yield from _default(case)
-    yield from _keep_old(case)
-    yield from _migrate(case)
+    in_the_context = (_migrate, _keep_old) if case.verdict.code == "LENS-C9" else (_keep_old, _migrate)
+    for remedies in in_the_context:
+        yield from remedies(case)
     yield from _other_version(case)
 
 
@@ -165,7 +167,7 @@ def _default(case: _Case) -> Iterator[Remediation]:
 
 
 def _keep_old(case: _Case) -> Iterator[Remediation]:
-    if case.version in VERSIONLESS or case.pipeline in NAMELESS or case.verdict.code == "LENS-C9":
+    if case.version in VERSIONLESS or case.pipeline in NAMELESS or case.verdict.code == "LENS-C10":
         return
     name, version = json.dumps(case.pipeline), json.dumps(case.version)
     lines = [f"registry.register(old_pipeline, name={name}, version={version})"]
@@ -181,13 +183,17 @@ def _migrate(case: _Case) -> Iterator[Remediation]:
     if case.verdict.code == "LENS-C9":
         told = "nothing was changed by it; when it works, the run goes on where it stands"
         yield Remediation("mend-migration", "mend the migration", _again(case), True, told)
-    elif case.verdict.code == "LENS-C5" and case.current is not None:
+    elif case.current is not None and (case.verdict.code == "LENS-C5" or _has_lost_of_context(case)):
         new = case.current["version"]
-        bumped = new if new != case.version else _NEW_VERSION
+        bumped = _NEW_VERSION if new in (case.version, *VERSIONLESS) else new
         where = f"name={json.dumps(case.pipeline)}, version={json.dumps(bumped)}"
         code = f"registry.register(pipeline, {where}, migrations={{{json.dumps(case.version)}: function}})"
         told = "the function gets the saved context as a dict and returns it as this code wants it"
         yield Remediation("migrate", "bring the context up to date", _again(case), True, told, code)
+
+
+def _has_lost_of_context(case: _Case) -> bool:
+    return any(each.kind == "value-lost" for each in case.verdict.hindrances)
 
 
 def _other_version(case: _Case) -> Iterator[Remediation]:
@@ -204,6 +210,23 @@ def _again(case: _Case) -> str:
     return _lens("resume", case.run_id)
 
 
+def name_context(run_id: str, target: str) -> Remediation:
+    """For a run with a context of its own, where what was named of the application does not tell its type."""
+    module = target.partition(":")[0]
+    command = _lens("resume", run_id, f"--app {shlex.quote(f'{module}:<flujo>')}")
+    told = "the run goes on with the type that it tells, if nothing else differs"
+    return Remediation(
+        "name-context", "name the Flujo", command, True, told, "flujo = Flujo(registry=..., context_model=...)"
+    )
+
+
+def as_registered(remedy: Remediation) -> Remediation:
+    """The remedy where the version that the run began with is registered: then nothing has to be written for it."""
+    if remedy.id != "keep-old-version":
+        return remedy
+    return replace(remedy, title="go on with its own version", code=None)
+
+
 # --- at the store
 
 
@@ -218,7 +241,8 @@ def _fork(case: _Case) -> Iterator[Remediation]:
 def _fork_point(case: _Case) -> str | None:
     """The latest step that is done, from which on nothing of the saved run would be needed any more."""
     kinds = {each.kind for each in case.verdict.hindrances}
-    if case.saved is None or case.current is None or any(kind.startswith("context-") for kind in kinds):
+    is_of_context = any(kind.startswith("context-") or kind in ("migration-failed", "value-lost") for kind in kinds)
+    if case.saved is None or case.current is None or is_of_context:
         return None
     old: Sequence[JSONObject] = case.saved["steps"][: case.place.index]
     new: Sequence[JSONObject] = case.current["steps"]

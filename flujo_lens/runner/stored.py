@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = ["Stored", "load", "step_called"]
+
+_PLAIN = (str, int, float, list, dict)
+"""Inputs whose texts are the same in every process."""
+
+_log = logging.getLogger("flujo_lens")
 
 _FIELDS = {each.name for each in fields(StepResult)}
 
@@ -69,6 +75,12 @@ class Stored:
     def began(self) -> datetime:
         """When it was started."""
         return self.summary.created_at or datetime.now(UTC)
+
+    def compare_input(self, given: Any) -> None:
+        """Log a warning if the run was begun with another input than is given now, as far as its context tells."""
+        begun = self.context.get("initial_prompt")
+        if isinstance(given, _PLAIN) and isinstance(begun, str) and str(given) != begun:
+            _log.warning("%s goes on with the input that it began with; the one given now is another", self.run_id)
 
     def place(self) -> Place:
         """Where it stands, for the comparison of its shape with that of the code."""

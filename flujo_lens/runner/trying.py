@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from flujo_lens.runner.context import check_context, copied
 from flujo_lens.runner.dsl import Step
 from flujo_lens.runner.results import StepResult
 
@@ -20,6 +21,7 @@ _LONGEST_WAIT = 3600.0
 """Seconds before a retry, however often it was doubled."""
 
 _MOST = 2**63
+_RUNS_ON = "it may still be running: a plain function cannot be stopped; make it async"
 
 
 class Turn:
@@ -27,18 +29,24 @@ class Turn:
 
     Args:
         step: A step with a function.
+
+    Attributes:
+        context: What the try that succeeded has made of the context; None before that.
     """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.attempts = 0
+        self.context: Any = None
         self.began = time.time()
         self._clock = time.monotonic()
 
     async def take(self, value: Any, context: Any) -> StepResult:
         """Call the function until it succeeds or its retries are used up; whatever it raises becomes a result.
 
-        A plain function that is over its time cannot be stopped: it runs on unheard, and is not tried again.
+        Each try gets a copy of `context`; that of the one that succeeded is `self.context` then, and has to fit its
+        model. A failed try leaves nothing behind. A plain function that is over its time cannot be stopped: it runs
+        on unheard, and is not tried again.
 
         Raises:
             asyncio.CancelledError, SystemExit, KeyboardInterrupt: the run itself is to end.
@@ -47,11 +55,12 @@ class Turn:
             self.attempts += 1
             try:
                 async with asyncio.timeout(self.step.timeout) as limit:
-                    output = await self._call(value, context)
+                    output = await self._try(value, context)
             except Exception as error:  # noqa: BLE001 - the application's, whatever it is
                 over = limit.expired()
-                reason = f"timed out after {self.step.timeout:g} s" if over else told(error)
-                if self.attempts > self.step.retries or (over and not _is_async(self.step.function)):
+                runs_on = over and not _is_async(self.step.function)
+                reason = self._over(runs_on) if over else told(error)
+                if self.attempts > self.step.retries or runs_on:
                     return self.failed(reason)
             else:
                 return self._done(output)
@@ -71,6 +80,20 @@ class Turn:
     def _wait(self) -> float:
         doubled = min(self.attempts - 1, 64)
         return float(min(self.step.backoff * 2**doubled, _LONGEST_WAIT))
+
+    def _over(self, runs_on: bool) -> str:
+        reason = f"timed out after {self.step.timeout:g} s"
+        return f"{reason}; {_RUNS_ON}" if runs_on else reason
+
+    async def _try(self, value: Any, context: Any) -> Any:
+        if not self.step.wants_context:
+            self.context = context
+            return await self._call(value, context)
+        own = copied(context)
+        output = await self._call(value, own)
+        check_context(own)
+        self.context = own
+        return output
 
     async def _call(self, value: Any, context: Any) -> Any:
         function = self.step.function

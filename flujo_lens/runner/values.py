@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from flujo_lens.errors import InvalidAnswerError
+from flujo_lens.runner.forms import wanted
 
 __all__ = ["checked_answer", "restored"]
 
@@ -44,21 +45,30 @@ def checked_answer(answer: Any, schema: Any, step: str) -> Any:
         return adapter.validate_python(answer)
     except ValidationError as error:
         if not isinstance(answer, str):
-            raise _refused(error, step) from error
+            raise _refused(error, step, schema) from error
         as_text = error
     try:
         return adapter.validate_json(answer)
     except ValidationError as error:
         told = as_text if error.errors()[0]["type"] == "json_invalid" else error
-        raise _refused(told, step) from error
+        raise _refused(told, step, schema) from error
 
 
-def _refused(error: ValidationError, step: str) -> InvalidAnswerError:
+def _refused(error: ValidationError, step: str, schema: Any) -> InvalidAnswerError:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     return InvalidAnswerError(
-        f'the answer does not fit what "{step}" asks for: {where or "it"}: {first["msg"]}',
-        hint="lens waiting; then an object with the fields that it asks for: --input-json '{...}'",
+        f'the answer does not fit what "{step}" asks for: {_sentence(where, first["msg"])}',
+        hint="\n".join(wanted(schema)),
         step=step,
         field=where or None,
     )
+
+
+def _sentence(where: str, told: str) -> str:
+    """What pydantic says of a field, or of the whole answer, with its subject."""
+    if not where and told.startswith("Input should be a valid dictionary"):
+        return "it should be an object"
+    if told.startswith("Input should"):
+        return f"{where or 'it'} should{told.removeprefix('Input should')}"
+    return f"{where}: {told}" if where else told

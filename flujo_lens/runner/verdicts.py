@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flujo_lens.runner.comparison import Comparison, is_called
-from flujo_lens.runner.differences import CODES, MOVES, Difference
+from flujo_lens.runner.differences import CODES, MOVES, WORDING, Difference
 from flujo_lens.runner.manifests import FORMAT
 from flujo_lens.runner.migrations import MigrationFunction
 from flujo_lens.runner.shapes import JSONObject
@@ -51,7 +51,7 @@ class Verdict:
         kind: ``identical``; ``compatible`` (nothing that matters to this run has changed); ``remapped`` (its place
             was found again by an alias, or at another index); ``needs-migration`` (the context has changed);
             ``broken``; and without a manifest ``names-match`` or ``unknown``.
-        code: ``LENS-C1`` to ``LENS-C9`` where it cannot go on, else None.
+        code: ``LENS-C1`` to ``LENS-C10`` where it cannot go on, else None.
         differences: All that differs, what matters most first.
         next_index: Of the step that runs next under the current code; None where it cannot go on.
         waiting_index: Where the step at which it stands is now. It is behind `next_index` if steps that were still
@@ -135,7 +135,7 @@ def _is_readable(saved: JSONObject) -> bool:
 
 
 def _judged(differences: Sequence[Difference], has_path: bool) -> tuple[VerdictKind, str | None]:
-    kinds = {difference.kind for difference in differences}
+    kinds = {difference.kind for difference in differences} - WORDING
     codes = [code for kind, code in CODES.items() if kind in kinds]
     if codes and codes != ["LENS-C5"] * len(codes):
         return "broken", next(code for code in codes if code != "LENS-C5")

@@ -8,7 +8,7 @@ reported. `register_custom_serializer` and `register_custom_deserializer` teach 
 from __future__ import annotations
 
 from flujo_lens.serialization.loading import safe_deserialize, safe_loads
-from flujo_lens.serialization.lossy import LossyValue
+from flujo_lens.serialization.lossy import LossyValue, lost_in
 from flujo_lens.serialization.registry import (
     lookup_custom_deserializer,
     lookup_custom_serializer,
@@ -24,6 +24,7 @@ __all__ = [
     "PlainList",
     "lookup_custom_deserializer",
     "lookup_custom_serializer",
+    "lost_in",
     "register_custom_deserializer",
     "register_custom_serializer",
     "reset_custom_serializer_registry",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, TypeVar, get_args, get_type_hints, is_typeddict
 
-__all__ = ["construct", "fields_of", "is_read_as_written", "model_keys", "substituted", "validate_model"]
+__all__ = ["construct", "fields_of", "is_read_as_written", "model_keys", "validate_model"]
 
 
 def construct(target: Any, values: dict[str, Any]) -> Any:
@@ -45,10 +45,10 @@ def fields_of(target: Any, arguments: tuple[Any, ...] = ()) -> list[tuple[str, A
     except Exception:  # noqa: BLE001 - names that only the application's type checker can resolve
         hints = {}
     bound = dict(zip(getattr(target, "__parameters__", ()), arguments, strict=False))
-    return [(name, substituted(hints.get(name, Any), bound)) for name in names]
+    return [(name, _substituted(hints.get(name, Any), bound)) for name in names]
 
 
-def substituted(hint: Any, bound: dict[Any, Any]) -> Any:
+def _substituted(hint: Any, bound: dict[Any, Any]) -> Any:
     """An annotation with type parameters replaced by what they stand for."""
     if not bound:
         return hint

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["CIRCULAR", "TOO_DEEP", "LossyValue", "class_name", "path_text", "printable", "unserializable", "words_of"]
+__all__ = [
+    "CIRCULAR",
+    "TOO_DEEP",
+    "LossyValue",
+    "class_name",
+    "lost_in",
+    "path_text",
+    "printable",
+    "unserializable",
+    "words_of",
+]
 
 CIRCULAR = "<circular-ref>"
 """Stands for a value that contains itself (as in the library's own stores)."""
 
 TOO_DEEP = "<too-deep>"
 """Stands for what lies deeper than any document that ends."""
+
+_LOST = "<unserializable: "
 
 _name_of: Any = type.__dict__["__name__"].__get__
 _qualified_name_of: Any = type.__dict__["__qualname__"].__get__
@@ -37,7 +49,22 @@ class LossyValue(NamedTuple):
 
 def unserializable(kind: type) -> str:
     """The mark for a value of a class that nobody knows how to write."""
-    return f"<unserializable: {printable(_name_of(kind))}>"
+    return f"{_LOST}{printable(_name_of(kind))}>"
+
+
+def lost_in(saved: object) -> tuple[str, str] | None:
+    """The first mark in plain data for a value that was not kept: its path from the root, and the mark; or None."""
+    left: list[tuple[tuple[object, ...], object]] = [((), saved)]
+    while left:
+        at, value = left.pop()
+        if isinstance(value, str):
+            if value in (CIRCULAR, TOO_DEEP) or (value.startswith(_LOST) and value.endswith(">")):
+                return path_text(at), value
+        elif isinstance(value, dict):
+            left += [((*at, key), each) for key, each in reversed(value.items())]
+        elif isinstance(value, list):
+            left += [((*at, index), value[index]) for index in reversed(range(len(value)))]
+    return None
 
 
 def class_name(kind: type) -> str:

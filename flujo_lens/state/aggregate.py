@@ -50,13 +50,6 @@ class Histogram:
         else:
             self.buckets[bucket] += count
 
-    def merge(self, other: Histogram) -> None:
-        """Count all that `other` counted."""
-        self.buckets.update(other.buckets)
-        self.count += other.count
-        self.zeros += other.zeros
-        self.total += other.total
-
     def percentile(self, share: float) -> float:
         """The middle of the bucket in which the value at `share` (0 to 1) of the sorted ones lies."""
         rank = max(1, math.ceil(share * self.count))

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from flujo_lens.state.views import EMPTY, RunFilter
 
-__all__ = ["Deleted", "DeletionPlan", "DeletionRequest", "Keep", "Kept", "Record", "Restored", "Skipped"]
+__all__ = [
+    "ORPHANS_AGE",
+    "Deleted",
+    "DeletionPlan",
+    "DeletionRequest",
+    "Keep",
+    "Kept",
+    "Record",
+    "Restored",
+    "Skipped",
+]
 
 Record = dict[str, Any]
 """What a store holds of one run, or a part of that, as JSON-ready data: ``run_id``, and what its driver understands.
@@ -28,6 +38,10 @@ Keep = Callable[[Sequence[Record]], None]
 It is called before they are deleted, on a thread of the driver, which may hold a lock meanwhile. What it raises stops
 the deletion; the batch stays.
 """
+
+
+ORPHANS_AGE = timedelta(days=1)
+"""How old a row without a run has to be where no age is given: its run may be about to be saved."""
 
 
 class DeletionRequest(NamedTuple):
@@ -45,6 +59,8 @@ class DeletionRequest(NamedTuple):
         keep_last: So many runs of each pipeline stay: those that started last, of those that the filter admits.
         keep_paused: Families with a paused run stay.
         orphans_before: Rows that hang on no run are deleted too, if the newest of their id is older; None: they stay.
+        alive_since: A run that is said to be running, and gave a sign at this instant or later, is taken for one that a
+            living process holds, though it has no claim; None: claims alone tell. Named runs it does not concern.
         force: Also what a living process holds.
     """
 
@@ -56,6 +72,7 @@ class DeletionRequest(NamedTuple):
     keep_last: int | None = None
     keep_paused: bool = False
     orphans_before: datetime | None = None
+    alive_since: datetime | None = None
     force: bool = False
 
 
@@ -65,9 +82,9 @@ class Kept(NamedTuple):
     Attributes:
         paused: They are paused, or of a family with a run that is.
         unknown_age: A time of theirs is missing, cannot be read, or lies in the future.
-        family: They are old, but another of their family is not, or has another status.
+        family: They are old, but another of their family is not, or is none of those that were asked for.
         last: They are among the last of their pipeline.
-        held: A living process holds them.
+        held: A living process holds them, or they may be alive (see `DeletionRequest.alive_since`).
     """
 
     paused: int = 0
@@ -98,6 +115,7 @@ class DeletionPlan:
         size_bytes: About how much room all that takes.
         is_estimate: Whether `rows` and `size_bytes` are estimated from a sample.
         orphans: Rows that hang on no run and would go, by table.
+        young_orphans: Rows that hang on no run and stay, since they are too young, as far as the driver counts them.
         unfinished: Runs whose deletion began earlier and was interrupted. They are among the others, unless the driver
             shows them to nobody any more.
     """
@@ -115,6 +133,7 @@ class DeletionPlan:
     size_bytes: int = 0
     is_estimate: bool = False
     orphans: Mapping[str, int] = field(default_factory=dict)
+    young_orphans: int = 0
     unfinished: int = 0
 
     @property
@@ -128,7 +147,10 @@ class DeletionPlan:
 
 
 class Skipped(NamedTuple):
-    """A run of the plan that stayed, and why: it ``changed`` meanwhile, is ``held``, or ``paused`` now."""
+    """A run of the plan that stayed, and why: it ``changed`` meanwhile, is ``held``, or ``paused`` now.
+
+    Or ``stateless``: its state alone was to go, and it has none.
+    """
 
     run_id: str
     why: str

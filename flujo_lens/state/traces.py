@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 from flujo_lens.state.timestamps import read_instant
 from flujo_lens.state.views import EMPTY, Span
 
-__all__ = ["SpanRow", "build_trees", "flatten", "prune_depth", "span_rows", "spans_of_tree", "trace_document"]
+__all__ = [
+    "SpanRow",
+    "build_trees",
+    "flatten",
+    "prune_depth",
+    "span_document",
+    "span_rows",
+    "spans_of_tree",
+    "trace_document",
+]
 
 EPOCH_FROM = 1e9
 """Seconds from which a span's clock is the date (2001); a monotonic clock would need 31 years to get there."""
@@ -78,14 +87,15 @@ def trace_document(rows: Sequence[SpanRow]) -> dict[str, Any] | None:
     The root of a run is one, as a rule; what belongs to further roots is in `build_trees` alone.
     """
     tree = next(_forest(_in_order(rows)), [])
-    documents = [_document(row) for row, _ in tree]
+    documents = [{**span_document(row), "children": []} for row, _ in tree]
     for document, (_, parent_at) in zip(documents, tree, strict=True):
         if parent_at is not None:
             documents[parent_at]["children"].append(document)
     return documents[0] if documents else None
 
 
-def _document(row: SpanRow) -> dict[str, Any]:
+def span_document(row: SpanRow) -> dict[str, Any]:
+    """A span as `StateBackend.get_spans` returns it."""
     return {
         "span_id": row.span_id,
         "parent_span_id": row.parent_span_id,
@@ -94,7 +104,6 @@ def _document(row: SpanRow) -> dict[str, Any]:
         "end_time": row.end,
         "status": row.status,
         "attributes": dict(row.attributes),
-        "children": [],
     }
 
 

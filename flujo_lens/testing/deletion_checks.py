@@ -136,6 +136,31 @@ class DeletionChecks(Harness):
         equal((await _ids(backend, plan), plan.kept.family), (["other"], 1), "the runs of the plan, families kept")
 
     @on_nothing
+    async def test_a_run_that_gave_a_sign_lately_may_be_alive(self, backend: StateBackend) -> None:
+        for name, age, status in (
+            ("alive", _HOUR / 4, "running"),
+            ("silent", _HOUR, "running"),
+            ("done", _HOUR / 4, "failed"),
+        ):
+            await self._put(backend, name, age, status)
+        asked = self._asked(None, keep_last=0, alive_since=self._now - _HOUR / 2)
+        plan = await backend.plan_deletion(asked)
+        equal(
+            (await _ids(backend, plan), plan.kept.held), (["done", "silent"], 1), "those that go, those that may live"
+        )
+        await self._put(backend, "silent", _HOUR / 4, "running")
+        equal(_gone(await _carried_out(backend, plan)), ["done"], "what went after another sign")
+        forced = await backend.plan_deletion(asked._replace(force=True))
+        equal(await _ids(backend, forced), ["alive", "silent"], "those that go with force")
+
+    @on_nothing
+    async def test_a_task_stays_with_a_run_that_is_not_asked_for(self, backend: StateBackend) -> None:
+        await self._put(backend, "done", 2 * _MONTH)
+        await self._put_task(backend, "done-task", "done", 2 * _MONTH, status="failed")
+        plan = await backend.plan_deletion(self._asked(wanted=RunFilter(statuses=frozenset({"failed"}))))
+        equal((await _ids(backend, plan), plan.kept.family), ([], 1), "the runs of the plan, what stays of a family")
+
+    @on_nothing
     async def test_paused_runs_stay_where_that_is_asked(self, backend: StateBackend) -> None:
         await self._put(backend, "paused", 2 * _MONTH, "paused")
         await self._put(backend, "done", 2 * _MONTH)

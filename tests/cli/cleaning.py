@@ -62,7 +62,16 @@ def ids(lens: Lens, line: str = "list --all -o id") -> set[str]:
 
 
 def entries(lens: Lens) -> list[dict[str, Any]]:
-    """The audit log beside the store, the oldest entry first."""
+    """What was begun by the audit log beside the store, the oldest entry first."""
+    return [entry for entry in _log(lens) if "closes" not in entry]
+
+
+def outcomes(lens: Lens) -> list[dict[str, Any]]:
+    """What came of it, by the same log."""
+    return [entry for entry in _log(lens) if "closes" in entry]
+
+
+def _log(lens: Lens) -> list[dict[str, Any]]:
     (log,) = lens.cwd.glob("*.lens-audit.ndjson")
     return [json.loads(line) for line in log.read_bytes().splitlines()]
 

@@ -41,5 +41,5 @@ TASK = [*RUN, "background_error"]
 EVALUATION = ["run_id", "step_name", "score", "feedback", "metadata", "created_at"]
 SYSTEM = ["key", "value", "updated_at"]
 CONFIG = ["key", "value", "source"]
-STORE = ["name", "uri", "driver", "capabilities", "default"]
+STORE = ["name", "uri", "driver", "capabilities", "default", "readonly"]
 STATUSES = {"running", "paused", "completed", "failed", "cancelled"}

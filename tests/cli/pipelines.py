@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ registry.register(load >> ask >> charge, name="billing", version="1.0.0")
 registry.register(load >> form >> charge, name="forms", version="1.0.0")
 registry.register(load >> charge, name="orders", version="1.0.0")
 registry.register(load >> ask >> form >> charge, name="twice", version="1.0.0")
+other = Step.human_in_the_loop("decide", message_for_user="And now?")
+registry.register(load >> ask >> other >> charge, name="thrice", version="1.0.0")
 flujo = Flujo(registry=registry, pipeline_name="billing")
 single = load >> ask >> charge
 
@@ -66,6 +68,9 @@ def made():
 
 def broken():
     raise RuntimeError("no settings")
+
+async def later():
+    return registry
 
 def wants(one):
     return registry
@@ -94,6 +99,7 @@ class Shop:
     def __init__(self, lens: Lens, store: str = STORE) -> None:
         self.lens, self.store, self.cwd = lens, store, lens.cwd
         lens.env["LENS_STORE"] = store if store.endswith(".db") else f"{store}/"
+        lens.env["PYTHONDONTWRITEBYTECODE"] = "1"  # shop.py is edited within a second, often without a change of size
         lens.write("shop.py", SHOP)
 
     def begin(self, pipeline: str, *run_ids: str) -> None:
@@ -142,7 +148,7 @@ class Shop:
         log = Path(f"{self.cwd / self.store}.lens-audit.ndjson")
         return [json.loads(line) for line in log.read_bytes().splitlines()] if log.exists() else []
 
-    def typing(self, command: str, answers: Sequence[str]) -> tuple[int, str]:
+    def typing(self, command: str, answers: Iterable[str]) -> tuple[int, str]:
         """Run lens on a terminal, where each answer is typed when it is asked for; the exit code, and all shown."""
         ours, theirs = pty.openpty()
         env = {"TERM": "xterm-256color", "NO_COLOR": "1"}

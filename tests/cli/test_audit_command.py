@@ -11,7 +11,7 @@ from support import NOW, PACKAGE, Lens, tree
 from flujo_lens.cli.recorded import recorded
 from flujo_lens.operations.audit import AuditLog
 
-FIELDS = ["audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids"]
+FIELDS = ["audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids", "closes", "error"]
 
 
 def write(path: Path, *run_ids: str, hours: int = 0, reason: str | None = "disk full") -> str:
@@ -228,3 +228,13 @@ def test_text_is_data(lens: Lens) -> None:
 )
 def test_what_is_kept_of_a_command_line(typed: str, kept: str) -> None:
     assert recorded(typed.split(), ["card"]) == kept.split()
+
+
+def test_the_log_and_the_bin_of_a_store_that_is_gone_are_told(lens: Lens) -> None:
+    lens("delete fail-001 --yes")
+    (lens.cwd / "flujo_ops.db").unlink()
+    store = f"-s {lens.cwd}/flujo_ops.db"
+    assert "fail-001" in lens(f"audit --run fail-001 -o json {store}").out
+    assert lens(f"audit verify {store}").code == 0
+    assert [item["runs"] for item in lens(f"undo -o json {store}").json] == [1]
+    assert lens("audit -s ./nowhere.db").code == lens("undo -s ./nowhere.db").code == 5

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from cleaning import REPORT, answered, entries, ids, left_in_pipe, mentioned, rows
-from support import NEW, OLD, PACKAGE, Lens, tree
-from test_prune_command import holding, path_of
+from support import NEW, NOW, OLD, PACKAGE, Lens, tree
+from test_prune_command import at_work, holding, path_of
 
 ODD = ("weird id/with slash", "per%cent_under", "üñí-run")
 
@@ -260,7 +261,45 @@ def test_the_state_alone_of_files(file_lens: Lens) -> None:
     assert {path.name: path.read_bytes() for path in folder.glob("*.json")} == before
 
 
+def test_a_state_that_is_not_there_is_not_deleted(lens: Lens) -> None:
+    assert lens("delete paused-001 --state-only --yes").code == 0
+    before = rows(path_of(lens))
+    told = "paused-001 has no state: there is nothing to delete of it"
+    assert told in lens("delete paused-001 --state-only --dry-run").out
+    again = lens("delete paused-001 --state-only --yes")
+    assert (again.code, "Deleted the state" in again.out, "have no state" in again.out) == (6, False, True)
+    assert lens("delete paused-001 --state-only --yes -o json").json["skipped"] == 1
+    assert rows(path_of(lens)) == before
+    assert [item["runs"] for item in lens("undo -o json").json] == [1]
+
+
+def test_what_failed_is_told_after_the_state_is_gone(lens: Lens) -> None:
+    lens.edit("UPDATE workflow_state SET error_message = 'boom' WHERE run_id = 'fail-001'")
+    before = rows(path_of(lens))
+    assert lens("delete fail-001 --state-only --yes").code == 0
+    run = lens("show fail-001 -o json").json["run"]
+    assert (run["status"], run["error_message"]) == ("cancelled", "boom")
+    assert lens(f"undo {entries(lens)[0]['audit_id']} --yes").code == 0
+    assert rows(path_of(lens)) == before
+
+
+def test_the_state_alone_of_a_run_without_a_history(file_lens: Lens) -> None:
+    assert "; no step or span is stored apart from it: nothing of them stays" in (
+        file_lens("delete plain-001 --state-only --dry-run").out
+    )
+
+
 # --- what is in the way
+
+
+def test_a_run_that_gave_a_sign_lately_is_said_to_be_at_work(lens: Lens) -> None:
+    at_work(lens, "plain-001", NOW - timedelta(seconds=43))
+    told = "it is said to be running, last sign 43s ago"
+    assert told in lens("delete plain-001 --dry-run").out
+    done = lens("delete plain-001 --yes")
+    assert (done.code, told in done.err, gone(lens, "plain-001")) == (0, True, True)
+    at_work(lens, "fail-001", NOW - timedelta(hours=2))
+    assert "said to be running" not in lens("delete fail-001 --dry-run").out
 
 
 def test_a_held_run_is_refused_and_its_holder_named(lens: Lens) -> None:
@@ -280,8 +319,35 @@ def test_a_read_only_store(lens: Lens) -> None:
     lens.write("lens.toml", 'default = "prod"\n[stores.prod]\nuri = "flujo_ops.db"\nreadonly = true\n')
     before = tree(lens.cwd)
     assert lens("delete fail-001 --yes").code == 5
-    assert lens("delete fail-001 --dry-run").code == 5
+    assert lens("delete fail-001 --dry-run").code == 0
     assert tree(lens.cwd) == before
+
+
+@pytest.mark.parametrize("by", ["path", "link", "hard link", "uri", "variable", "usual"])
+def test_a_read_only_store_by_any_other_name(lens: Lens, by: str) -> None:
+    lens.write("lens.toml", '[stores.prod]\nuri = "flujo_ops.db"\nreadonly = true\n')
+    path = lens.cwd / "flujo_ops.db"
+    (lens.cwd / "link.db").symlink_to("flujo_ops.db")
+    (lens.cwd / "hard.db").hardlink_to(path)
+    options = {
+        "path": "-s ./flujo_ops.db",
+        "link": "-s link.db",
+        "hard link": "-s hard.db",
+        "uri": f"-s sqlite:///{path}",
+    }
+    before = tree(lens.cwd)
+    env = {"FLUJO_STATE_URI": "flujo_ops.db"} if by == "variable" else {}
+    refused = lens(f"delete fail-001 --yes {options.get(by, '')}", env=env)
+    assert (refused.code, "LENS-S5" in refused.err) == (5, True)
+    assert "lens.toml:3\n  --dry-run" in refused.err
+    assert tree(lens.cwd) == before
+
+
+def test_the_list_of_stores_tells_which_is_read_only(lens: Lens) -> None:
+    lens.write("lens.toml", 'default = "prod"\n[stores.prod]\nuri = "flujo_ops.db"\nreadonly = true\n')
+    (row,) = lens("stores -o json").json
+    assert (row["readonly"], {"delete", "undo"} & {*row["capabilities"]}) == (True, set())
+    assert "default readonly" in lens("stores", tty=True, width=140).out
 
 
 def test_where_nothing_can_be_written_down_nothing_is_deleted(lens: Lens) -> None:

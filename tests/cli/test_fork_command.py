@@ -135,3 +135,15 @@ def test_the_way_out_that_a_refused_resume_tells(bare_lens: Lens) -> None:
     assert asked["status"] == "paused"
     assert bare_lens.process("resume", new, "--app", "shop:registry", "--input", "yes").out == "charged yes\n"
     assert shop.signs() == ["load", "load", "charge"]
+
+
+def test_a_fork_that_nobody_has_resumed_has_not_failed(shop: Shop) -> None:
+    new = shop.lens("fork done --from-step charge -o id").lines[0]
+    assert shop.lens("failed --flat -o id").lines == []
+    assert shop.lens("status -o json").json["failing"] == []
+    assert "nothing to retry" in shop.lens("retry --pipeline billing --app shop:registry --yes").out
+    assert f"forked from done, not started yet: lens resume {new}" in shop.lens("show", new, "-o", "table").out
+    shop.lens.write("broken", "")
+    assert shop.lens.process("resume", new, "--app", "shop:registry").code == 1
+    assert shop.lens("failed --flat -o id").lines == [new]
+    assert shop.lens("status -o json").json["failing"][0]["count"] == 1

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
+import subprocess
+import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -38,6 +43,19 @@ def is_open(lens: Lens) -> closing[sqlite3.Connection]:
     db.execute("BEGIN")
     db.execute("SELECT count(*) FROM runs").fetchone()
     return closing(db)
+
+
+@contextmanager
+def open_elsewhere(lens: Lens, code: str) -> Iterator[int]:
+    """The id of a process that ran ``code``, which ends in ``input()``, and waits there until the block is over."""
+    command = [sys.executable, "-c", code.replace("input()", "print(flush=True); input()")]
+    with subprocess.Popen(command, cwd=lens.cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -255,6 +273,18 @@ class TestOptimize:
         assert "make the index" in refused.out
         assert not any(name.startswith("lens_") for name in indexes(well))
 
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not say who has a file open")
+    def test_without_a_wal_too_it_is_refused_while_somebody_has_the_store_open(self, well: Lens) -> None:
+        well.edit("PRAGMA journal_mode = delete")
+        code = "c = __import__('sqlite3').connect('flujo_ops.db'); c.execute('SELECT 1 FROM runs').fetchall(); input()"
+        with open_elsewhere(well, code) as pid:
+            assert f"the processes {pid} (" in well("doctor").out
+            refused = well("optimize --vacuum --yes --timeout 0.1")
+            assert (refused.code, refused.out) == (7, "")
+            assert "while another process has it open; nothing was changed" in refused.err
+        assert "no other process has the store open" in well("doctor").out
+        assert well("optimize --vacuum --yes --timeout 0.1").code == 0
+
     def test_it_is_refused_while_somebody_has_the_store_open(self, well: Lens) -> None:
         with is_open(well):
             refused = well("optimize --yes --timeout 0.1 -o json")
@@ -288,3 +318,62 @@ class TestOptimize:
     def test_there_is_no_store(self, bare_lens: Lens) -> None:
         assert bare_lens("optimize --yes -s nowhere.db").code == 5
         assert tree(bare_lens.cwd) == {}
+
+
+class TestOrphans:
+    @pytest.mark.parametrize(("age", "old"), [(2, True), (0, False)])
+    def test_doctor_and_prune_agree_about_their_age(self, well: Lens, age: int, old: bool) -> None:
+        when = f"strftime('%Y-%m-%dT%H:%M:%f+00:00', '2026-11-21 03:00:00', '-{age} days')"
+        well.edit(
+            *(f"DELETE FROM {table}" for table in ("runs", "workflow_state", "spans", "traces", "evaluations")),
+            f"UPDATE steps SET created_at = {when}",
+        )
+        (found,) = (row for row in well("doctor -o json").json if row["check"] == "orphans in steps")
+        shown = well("prune --orphans --dry-run").out
+        assert ("0 by now" in found["fix"]) is not old
+        assert "lens show" not in found["fix"]
+        assert (f"kept {found['count']} rows without a run, younger than 1d" in shown) is not old
+        assert (f"rows that hang on no run: {found['count']} steps" in shown) is old
+
+
+def test_a_file_of_the_wal_that_nobody_may_write_is_found(well: Lens) -> None:
+    left = well.write("flujo_ops.db-shm", "\0" * 32768)
+    for mode, ok in ((0o444, False), (0o644, True)):
+        left.chmod(mode)
+        (found,) = (row for row in well("doctor -o json").json if row["check"] == "files of the WAL")
+        assert (found["ok"], found["count"], "chmod" in (found["fix"] or "")) == (ok, int(not ok), not ok)
+
+
+AS_NOBODY = """
+import os, sys
+from flujo_lens.cli.app import main
+def run(store):
+    for words in ("prune --older-than 1h --yes", "optimize --yes", "system set a {}"):
+        sys.argv = ["lens", *words.split(), "--store", store]
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        print(code, flush=True)
+run("warm.db")  # the modules are loaded by one who may read them
+print("--", flush=True)
+if os.geteuid() == 0:
+    os.setuid(65534)
+run("flujo_ops.db")
+"""
+
+
+def test_beside_a_file_that_may_not_be_written_nothing_is_left(lens: Lens) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for store in ("warm.db", "flujo_ops.db"):
+            shutil.copyfile(lens.cwd / "flujo_ops.db", folder / store)
+        folder.chmod(0o777)
+        (folder / "flujo_ops.db").chmod(0o444)
+        command = [sys.executable, "-c", AS_NOBODY]
+        done = subprocess.run(command, cwd=folder, env=lens.environment(), capture_output=True, text=True)
+        codes = done.stdout.split("--\n")[1].split()
+        assert (codes, done.stderr.count("LENS-S5")) == (["5", "5", "5"], 3)
+        beside = {path.name for path in folder.glob("flujo_ops.db*")}
+        assert beside == {"flujo_ops.db", "flujo_ops.db.lens-audit.ndjson"}

@@ -28,6 +28,7 @@ from cleaning import (
     left_in_pipe,
     many,
     mentioned,
+    outcomes,
     rows,
 )
 from support import DATA, NEW, NOW, OLD, WAL, Lens, tree
@@ -179,6 +180,31 @@ def test_days_that_are_none(lens: Lens, days: str) -> None:
     before = tree(lens.cwd)
     assert lens(f"prune --days-old {days} --yes").code == 2
     assert tree(lens.cwd) == before
+
+
+@pytest.mark.parametrize("age", ["99999999d", "739000d", "9999999999w"])
+def test_ages_longer_than_time_goes_back_take_nothing(lens: Lens, age: str) -> None:
+    done = lens(f"prune --older-than {age} --dry-run")
+    assert (done.code, done.err) == ((0, "") if age.endswith("d") else (2, done.err))
+    assert age in done.out + done.err
+
+
+@pytest.mark.parametrize("option", ["--older-than 26h", "--days-old 1.5", "--older-than 4w"])
+def test_an_age_is_told_as_it_was_typed(lens: Lens, option: str) -> None:
+    typed = "1.5d" if "days" in option else option.split()[1]
+    assert lens(f"prune {option} --dry-run").out.startswith(f"Older than {typed} (")
+
+
+def test_months_are_not_offered_to_whoever_meant_minutes(lens: Lens) -> None:
+    assert "months: 1080d" in lens("prune --older-than 36m --yes").err
+    assert "months" not in lens("prune --older-than 90m --yes").err
+
+
+def test_a_mistyped_pipeline_is_told(lens: Lens) -> None:
+    (name, *_) = (row["pipeline_name"] for row in lens("stats -o json").json["by_pipeline"])
+    done = lens("prune", "--older-than", "1h", "--pipeline", f"{name}x", "--yes")
+    assert (done.code, f'no run is of a pipeline "{name}x"; did you mean {name}?' in done.err) == (0, True)
+    assert lens("prune", "--older-than", "900d", "--pipeline", name, "--yes").err == ""
 
 
 def test_an_age_is_needed_and_one_is_enough(lens: Lens) -> None:
@@ -334,6 +360,30 @@ def test_what_a_living_process_holds_stays_unless_forced(lens: Lens) -> None:
     assert ids(lens) == set()
 
 
+def test_a_run_that_gave_a_sign_lately_stays_unless_forced(lens: Lens) -> None:
+    """Applications of the library take no claim."""
+    at_work(lens, "plain-001", NOW - timedelta(minutes=59))
+    line = "prune --keep-last 0 --include-paused"
+    done = lens(f"{line} --yes")
+    assert (done.code, ids(lens)) == (0, {"plain-001"})
+    told = "kept 1 that may be alive: a process holds them, or they gave a sign lately; --force takes them too"
+    assert told in " ".join(done.out.split())
+    assert "running    1   may be alive" in lens(f"{line} --force --dry-run").out
+    lens.write("lens.toml", 'silent_after = "58m"\n')
+    assert "running    1   may be alive, though without a sign for long" in lens(f"{line} --dry-run").out
+    assert lens(f"{line} --yes").code == 0
+    assert ids(lens) == set()
+
+
+def at_work(lens: Lens, run_id: str, when: datetime) -> None:
+    """Have the store say that a run is running, and gave its last sign at an instant."""
+    lens.edit(
+        f"UPDATE workflow_state SET status = 'running', updated_at = '{when.isoformat()}' WHERE run_id = '{run_id}'",
+        f"UPDATE runs SET status = 'running', end_time = NULL, updated_at = '{when.isoformat()}' "
+        f"WHERE run_id = '{run_id}'",
+    )
+
+
 def holding(lens: Lens, run_id: str) -> subprocess.Popen[bytes]:
     """A process that holds a run for as long as the block; by the tests' present."""
     code = (
@@ -407,6 +457,9 @@ def test_the_entry_in_the_audit_log(lens: Lens) -> None:
     assert lens(line, env={"LENS_ACTOR": "ana"}).code == 0
     (entry,) = entries(lens)
     assert (entry["actor"], entry["reason"], entry["run_ids"]) == ("ana", "TICKET 88", ["fail-001"])
+    (outcome,) = outcomes(lens)
+    assert (outcome["closes"], outcome["reason"]) == (entry["audit_id"], "TICKET 88")
+    assert (outcome["counts"], outcome["run_ids"]) == ({"deleted": 1, "skipped": 0, "left": 0}, ["fail-001"])
     assert entry["command"] == [
         *("lens", "prune", "--older-than=1h", "--max-delete=5", "--status=failed", "--yes"),
         *("--store=flujo_ops.db", "--reason=TICKET 88"),
@@ -466,16 +519,16 @@ def test_max_duration_stops_after_a_batch_and_the_same_command_goes_on(lens: Len
     with held_for(path_of(lens), 1.5):
         told = lens(line.format("b").replace(" -o json", ""))
     assert told.code == 0
-    assert "the same command goes on" in told.out
+    assert "the same command goes on, into another file (--archive DIR/ names each)" in " ".join(told.out.split())
     assert lens("prune --older-than 30d --yes --archive c.ndjson").code == 0
     assert len(ids(lens)) == 30
     for name in "abc":
         assert lens(f"import {name}.ndjson --yes").code == 0
     assert rows(path_of(lens)) == before
-    assert [entry["counts"] for entry in entries(lens)[:2]] == [
-        {"planned": 400},
-        {"deleted": first["deleted"], "skipped": 0, "left": first["left"]},
-    ]
+    begun, outcome = entries(lens)[0], outcomes(lens)[0]
+    assert begun["counts"] == {"planned": 400}
+    assert outcome["counts"] == {"deleted": first["deleted"], "skipped": 0, "left": first["left"]}
+    assert (outcome["closes"], len(outcome["run_ids"])) == (begun["audit_id"], first["deleted"])
 
 
 def test_durations_that_are_none(lens: Lens) -> None:
@@ -572,6 +625,24 @@ def test_the_archive_folder_of_the_settings(lens: Lens) -> None:
     assert Path(done["archive"]).name == archive.name == "flujo_ops-20261121T031108Z.ndjson"
     assert lens("prune --yes").code == 0, "nothing to delete makes no second one"
     assert list((lens.cwd / "archive").iterdir()) == [archive]
+
+
+def test_of_the_archive_folder_of_the_settings_the_last_part_alone_is_made(lens: Lens) -> None:
+    lens.write("lens.toml", '[prune]\nolder_than = "1h"\narchive_dir = "not-mounted/archive"\n')
+    before = tree(lens.cwd)
+    for more in ("--dry-run", "--yes"):
+        refused = lens(f"prune {more}")
+        assert (refused.code, "there is no folder " in refused.err) == (2, True)
+    assert tree(lens.cwd) == before
+
+
+def test_the_undo_line_names_the_store_that_was_typed(lens: Lens) -> None:
+    (lens.cwd / "my store.db").write_bytes(path_of(lens).read_bytes())
+    done = lens("prune", "--older-than", "1h", "--yes", "--quiet", "-s", "my store.db")
+    undo = done.lines[0].partition("undo: ")[2]
+    assert "'my store.db'" in undo
+    assert lens(*shlex.split(undo)[1:], "--yes").code == 0
+    assert "my store.db" not in lens("prune --older-than 1h --yes --quiet").out
 
 
 # --- what is in the way
@@ -734,8 +805,11 @@ def test_the_lines_of_the_guide_are_right(lens: Lens) -> None:
 
 
 @pytest.mark.parametrize("line", ["prune --older-than 30d", "delete fail-001"])
-def test_ctrl_c_at_the_question(lens: Lens, line: str) -> None:
+@pytest.mark.parametrize(("typed", "code"), [(CTRL_C, 130), ("\x04", 1)])
+def test_ctrl_c_and_ctrl_d_at_the_question(lens: Lens, line: str, typed: str, code: int) -> None:
     aged(lens)
     before = tree(lens.cwd)
-    assert answered(lens, line, CTRL_C).code == 130
+    done = answered(lens, line, typed)
+    assert done.code == code
+    assert done.lines[-1] == "nothing was changed", "on a line of its own"
     assert tree(lens.cwd) == before

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ class TestAnswers:
         assert done.lines == [
             "one waits at decide:",
             "    Decide [b]now[/b]",
-            "answer it: lens resume one --input ANSWER",
+            f"answer it: lens resume {APP} one --input ANSWER",
         ]
         assert shop.run("one")["step_name"] == "decide"
 
@@ -135,6 +136,43 @@ class TestTerminal:
         assert resume(shop, f"one- {APP} --input yes").code == 3
         assert shop.typing(f"resume @paused {APP} --input yes", [])[0] == 0
 
+    def test_a_late_answer_does_not_go_to_the_next_question(self, any_shop: Shop) -> None:
+        any_shop.begin("thrice", "one")
+
+        def typed() -> Iterator[str]:
+            yield ""
+            assert resume(any_shop, f"one {APP} --input first").code == 0
+            yield "late"
+
+        code, shown = any_shop.typing(f"resume one {APP}", typed())
+        assert (code, 'it waits at "decide" by now' in shown) == (1, True)
+        assert any_shop.run("one")["step_name"] == "decide"
+
+
+class TestTheStepThatWaits:
+    def test_the_one_that_is_named_is_answered(self, shop: Shop) -> None:
+        shop.begin("thrice", "one")
+        assert resume(shop, f"one {APP} --step approve --input yes").code == 0
+        refused = resume(shop, f"one {APP} --step approve --input yes -o json")
+        assert (refused.code, refused.error["code"]) == (1, "LENS-F2")
+        assert shop.run("one")["step_name"] == "decide"
+        assert shop.entries()[0]["command"][3:5] == ["--input=***", "--step=approve"]
+
+    @pytest.mark.parametrize("words", ["--input NO", "--input-json 1", "--step approve"])
+    @pytest.mark.parametrize("end", ["completed", "cancelled", "failed"])
+    def test_nobody_waits_any_more(self, shop: Shop, end: str, words: str) -> None:
+        if end == "failed":
+            shop.fail("late")
+        else:
+            shop.begin("billing", "late")
+            last = f"resume late {APP} --input yes" if end == "completed" else "cancel late --yes"
+            assert shop.lens.process(last).code == 0
+        before = (shop.signs(), shop.run("late"), shop.entries())
+        refused = resume(shop, f"late {APP} {words} -o json")
+        assert (refused.code, refused.error["code"]) == (1, "LENS-F2")
+        assert f"it is {end}" in refused.error["message"]
+        assert (shop.signs(), shop.run("late"), shop.entries()) == before
+
 
 class TestOtherStatuses:
     def test_a_failed_run_goes_on_at_the_step_that_failed(self, any_shop: Shop) -> None:
@@ -174,7 +212,7 @@ class TestOtherStatuses:
         (shop.cwd / "slow").unlink()
         assert resume(shop, f"one {APP}").code == 0, "its holder is gone"
 
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_what_is_interrupted_is_left_failed(self, any_shop: Shop, number: int, code: int) -> None:
         any_shop.fail("one")
         slow = any_shop.lens.write("slow", "")
@@ -185,8 +223,7 @@ class TestOtherStatuses:
         assert process.returncode == code
         run = any_shop.run("one")
         assert (run["status"], run["error_message"]) == ("failed", "interrupted")
-        if number == signal.SIGINT:
-            assert "lens resume one goes on" in told
+        assert f"lens resume {APP} one goes on" in told
         slow.unlink()
         assert resume(any_shop, f"one {APP}").out == "charged HELLO\n"
 
@@ -301,6 +338,8 @@ class TestIncompatible:
         )
         refused = resume(shop, f"one {APP} --input yes")
         assert (refused.code, "context_model=" in refused.err) == (4, True)
+        assert "shop:registry does not tell the type of the context" in refused.err
+        assert "lens resume one --app 'shop:<flujo>'" in refused.err.partition("  2  ")[0]
         assert resume(shop, "one --app shop:own --input yes").out == "charged yes\n"
         assert shop.lens("show one --state -o json").json["state"]["pipeline_context"]["number"] == 4711
 
@@ -333,6 +372,7 @@ class TestApplications:
             ("torn:registry", "importing torn failed: SyntaxError"),
             ("shop:broken", "importing shop:broken failed: RuntimeError: no settings"),
             ("shop:wants", "cannot be called without arguments"),
+            ("shop:later", "is an async function"),
             ("shop:number", "is of the type int"),
             ("shop:registri", 'there is no "registri"'),
             ("shop", "not of the form module:attribute"),

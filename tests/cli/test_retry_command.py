@@ -115,7 +115,7 @@ def test_a_dry_run_changes_nothing(shop: Shop) -> None:
     assert tree(shop.cwd) == before
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_it_stops_cleanly(shop: Shop, number: int, code: int) -> None:
     shop.fail("one", "two", "three")
     slow = shop.lens.write("slow", "")
@@ -139,3 +139,20 @@ def _wait_for_two(shop: Shop, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None
         time.sleep(0.025)
     raise AssertionError("they did not begin")
+
+
+def test_what_another_process_holds_has_not_failed_again(shop: Shop) -> None:
+    shop.fail("one", "two")
+    slow = shop.lens.write("slow", "")
+    with shop.lens.start(f"resume one {APP}", stderr=subprocess.PIPE) as holder:
+        while shop.signs().count("charge") < 3:  # both have failed there once
+            assert holder.poll() is None
+            time.sleep(0.02)
+        done = retry(shop, f"one {APP} -o json")
+        told = retry(shop, f"one {APP}")
+        holder.kill()
+    slow.unlink()
+    assert (done.code, done.json["runs"][0]["code"], done.json["runs"][0]["status"]) == (6, "LENS-B2", "running")
+    assert told.code == 6
+    assert told.lines[-1] == "1 run: 0 went on, 0 failed again, 1 held elsewhere"
+    assert told.lines[0].startswith("one is held elsewhere: LENS-B2: ")

@@ -118,7 +118,7 @@ def test_all_comes_back(lens: Lens) -> None:
     assert everything(lens) != before
     done = lens(f"undo {ID} --yes --reason sorry -o json")
     assert done.code == 0
-    assert list(done.json) == REPORT
+    assert list(done.json) == [*REPORT, "existing"]
     assert [done.json[name] for name in REPORT[:6]] == [3, 3, 0, 0, 0, False]
     assert everything(lens) == before
     (entry,) = entries(lens)
@@ -155,8 +155,24 @@ def test_what_exists_again_is_skipped(lens: Lens) -> None:
     rest = lens(f"undo {ID} --yes -o json")
     assert rest.code == 6
     assert (rest.json["matched"], rest.json["done"], rest.json["skipped"]) == (3, 2, 1)
+    assert rest.json["existing"] == ["fail-001"]
     again = lens(f"undo {ID} --yes")
-    assert (again.code, again.lines) == (6, ["0 runs brought back", "left alone: 3 runs whose id exists"])
+    named = [f"  {run_id}" for run_id in sorted(RUNS)]
+    assert (again.code, again.lines) == (6, ["0 runs brought back", "left alone: 3 runs whose id exists", *named])
+    assert lens(f"undo {ID} --yes -q").lines == ["0 runs brought back; left alone: 3 runs whose id exists"]
+
+
+def test_a_state_does_not_come_back_before_the_history_that_was_deleted_after_it(lens: Lens) -> None:
+    if not (lens.cwd / "flujo_ops.db").exists():
+        pytest.skip("a folder of the library has no history")
+    before = everything(lens)
+    state = lens("delete fail-001 --state-only --yes -o json").json["audit_id"]
+    whole = lens("delete fail-001 --yes -o json").json["audit_id"]
+    refused = lens(f"undo {state} --yes -o json")
+    assert (refused.code, f"lens undo {whole}" in refused.error["hint"]) == (1, True)
+    assert lens(f"undo {whole} --yes").code == 0
+    assert lens(f"undo {state} --yes").code == 0
+    assert everything(lens) == before
 
 
 @pytest.mark.parametrize(
@@ -196,6 +212,16 @@ def test_a_read_only_store(lens: Lens) -> None:
     assert lens("undo -o id").lines == [ID]
     assert lens(f"undo {ID} --yes").code == 5
     assert tree(lens.cwd) == before
+
+
+def test_the_list_tells_who_is_deleting_at_the_moment(lens: Lens) -> None:
+    store = store_of(lens)
+    path = StoreLock.path_beside(store.path)  # type: ignore[attr-defined]
+    with StoreLock(path, command=["lens", "prune"], actor="ana", now=NOW):
+        listed = lens("undo -o json")
+    assert (listed.code, listed.json) == (0, [])
+    assert "lens prune" in listed.err
+    assert "what it deletes can be brought back when it is done" in listed.err
 
 
 def test_while_another_cleans_up(lens: Lens) -> None:

@@ -179,7 +179,7 @@ def test_the_rest_of_the_filter_is_about_the_run_alone() -> None:
         member("c", admitted=False),
         member("d", parent="c"),
     )
-    assert (ids(found), found.kept) == ([("a", "b")], Kept())
+    assert (ids(found), found.kept) == ([("a", "b")], Kept(family=1)), "d fits, and stays with c"
 
 
 def test_paused_runs_stay_where_that_is_asked() -> None:
@@ -256,3 +256,43 @@ def test_batches_are_of_whole_families() -> None:
     found = [("a",), ("b", "c"), ("d", "e", "f", "g"), ("h",)]
     assert list(in_batches(found, 3)) == [[("a",), ("b", "c")], [("d", "e", "f", "g")], [("h",)]]
     assert list(in_batches([], 3)) == []
+
+
+# --- runs that may be alive, and tasks whose run is not asked for
+
+
+@pytest.mark.parametrize(("silent", "goes"), [(HOUR, False), (HOUR - timedelta(seconds=1), False), (2 * HOUR, True)])
+def test_a_run_that_gave_a_sign_lately_may_be_alive(silent: timedelta, goes: bool) -> None:
+    request = asked(cutoff=None, keep_last=0, alive_since=NOW - HOUR)
+    found = plan(request, member("r", NOW - silent, "running"))
+    assert (found.count, found.kept.held) == ((1, 0) if goes else (0, 1))
+    assert plan(request._replace(force=True), member("r", NOW - silent, "running")).count == 1
+    assert plan(request, member("r", NOW - silent, "failed")).count == 1
+    assert why_not(request, [member("r", NOW - silent, "running")], ()) == ("" if goes else "held")
+
+
+def test_a_running_run_of_a_time_behind_the_present_may_be_alive() -> None:
+    request = asked(cutoff=None, keep_last=0, alive_since=NOW - HOUR)
+    assert plan(request, member("r", None, "running")).kept.held == 1
+    assert plan(request, member("r", None, "failed")).count == 1
+
+
+def test_an_old_run_may_be_alive_where_silence_is_long() -> None:
+    request = asked(alive_since=NOW - timedelta(days=90))
+    assert plan(request, member("r", OLD, "running"), member("old", status="completed")).count == 1
+
+
+def test_a_family_with_a_run_that_may_be_alive_stays() -> None:
+    request = asked(cutoff=None, keep_last=0, alive_since=NOW - HOUR)
+    found = plan(request, member("r", OLD), member("t", NOW, "running", parent="r"))
+    assert (found.count, found.kept.held) == (0, 1)
+
+
+def test_a_task_that_fits_stays_with_a_run_that_does_not() -> None:
+    failed = asked(wanted=RunFilter(statuses=frozenset({"failed"})))
+    family = member("r"), member("t", status="failed", parent="r"), member("u", parent="r")
+    assert plan(failed, *family).kept == Kept(family=1)
+    assert plan(failed._replace(wanted=failed.wanted._replace(top_level=True)), *family).kept == Kept()
+    young = member("t", YOUNG, status="failed", parent="r")
+    assert plan(failed, family[0], young).kept == Kept()
+    assert plan(failed, member("r", YOUNG), family[1]).kept == Kept(), "a young run is not told of"

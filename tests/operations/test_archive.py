@@ -256,7 +256,10 @@ def test_a_folder_gets_a_dated_name(tmp_path: Path) -> None:
 def test_a_folder_of_the_settings_is_made(tmp_path: Path) -> None:
     folder = tmp_path / "x" / "archive"
     assert archive_path(f"{folder}/", NOW).parent == folder
-    assert not folder.exists()
+    with pytest.raises(UsageError, match="there is no folder"):
+        archive_path(f"{folder}/", NOW, make=True)
+    assert not folder.parent.exists(), "that may be a disk which is not mounted"
+    folder.parent.mkdir()
     path = archive_path(f"{folder}/", NOW, make=True)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     write(path)

@@ -222,6 +222,13 @@ def test_contexts_are_counted_by_what_is_wrong_with_them() -> None:
     assert checked(application(), b1=bad).stranded == 0, "by manifests alone no context is read"
 
 
+def test_a_value_that_was_not_kept_is_found_by_looking_deeply() -> None:
+    lost = {"scratchpad": {"clients": [1, "<unserializable: Client>"]}}
+    report = checked(application(), deep=True, b1=lost, b2=lost)
+    assert outline(report)[0] == ("broken", "LENS-C10", "paused", "approve", 2, "b1")
+    assert "stands at $.scratchpad.clients[1]" in report.groups[0].differences[0].sentence
+
+
 def test_different_errors_are_different_rows() -> None:
     report = checked(application(model=Order), deep=True, b1={"customer": 7}, b2={"scratchpad": 7})
     assert [(each.code, each.runs, each.sample_run_id) for each in report.groups[:2]] == [

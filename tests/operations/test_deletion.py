@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import signal
 import sqlite3
@@ -21,7 +22,7 @@ from flujo_lens.operations.audit import AuditLog
 from flujo_lens.operations.bin import Bin
 from flujo_lens.operations.copies import Keeping
 from flujo_lens.operations.deletion import Deletion, Stop, delete, dry_run
-from flujo_lens.operations.deletion_limits import LEAST_ROOM, check_limits, check_room
+from flujo_lens.operations.deletion_limits import check_limits, check_room, room_of_batch
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
@@ -85,9 +86,12 @@ def test_it_is_kept_written_down_and_gone(place: Place) -> None:
     done = place.delete(OLD, batch_size=4)
     assert place.ids() == set()
     assert (done.deleted, done.left, done.is_through) == (len(before), 0, True)
-    (entry,) = place.entries()
+    entry, outcome = place.entries()
     assert (entry.audit_id, entry.reason, list(entry.command)) == (done.audit_id, "why", COMMAND)
     assert (set(entry.run_ids), dict(entry.counts)) == (before, {"planned": len(before)})
+    assert (outcome.closes, outcome.reason, outcome.error) == (done.audit_id, "why", None)
+    assert set(outcome.run_ids) == before
+    assert dict(outcome.counts) == {"deleted": len(before), "skipped": 0, "left": 0}
     (item,) = place.bin.items()
     assert (item.audit_id, item.runs) == (done.audit_id, len(before))
     for kept in (survey(place.archive), survey(item.path)):
@@ -149,7 +153,9 @@ def test_a_failure_in_the_middle_leaves_what_is_kept_and_a_second_entry(place: P
     left = place.ids()
     assert set(survey(place.archive).run_ids) == before - left
     first, second = place.entries()
-    assert (second.reason, second.counts["deleted"]) == (f"{first.audit_id} came to this", len(before) - len(left))
+    assert (second.closes, second.reason, second.error) == (first.audit_id, first.reason, "LENS-F1")
+    assert second.counts["deleted"] == len(before) - len(left)
+    assert set(second.run_ids) == before - left
     assert [item.audit_id for item in place.bin.items()] == [first.audit_id], "what went can be brought back"
 
 
@@ -229,8 +235,9 @@ def test_stop_is_true_when_it_is_time() -> None:
 def test_of_very_many_runs_the_log_has_the_number(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "MOST_NAMED", 5)
     done = place.delete(OLD)
-    (entry,) = place.entries()
+    entry, outcome = place.entries()
     assert (list(entry.run_ids), dict(entry.counts)) == ([], {"planned": done.deleted})
+    assert (list(outcome.run_ids), outcome.counts["deleted"]) == ([], done.deleted)
 
 
 # --- limits
@@ -263,8 +270,13 @@ def test_limits(count: int, total: int, most: int | None, share: float | None, f
 
 
 def test_room(tmp_path: Path) -> None:
-    check_room(None)
-    check_room(tmp_path / "not" / "there")
-    check_room(Path("/proc/version"))  # of no disk
-    assert shutil.disk_usage(tmp_path).free > LEAST_ROOM
-    check_room(tmp_path)
+    check_room(None, 100)
+    check_room(tmp_path / "not" / "there", 100)
+    check_room(Path("/proc/version"), 100)  # of no disk
+    assert shutil.disk_usage(tmp_path).free > room_of_batch(100)
+    check_room(tmp_path, 100)
+    with pytest.raises(OperationFailedError, match="nothing was deleted") as caught:
+        check_room(tmp_path, 10**12)
+    fitting = re.search(r"--batch-size (\d+)", caught.value.hint or "")
+    assert fitting is not None
+    check_room(tmp_path, int(fitting[1]) * 9 // 10)  # what it names does fit, but for what others write meanwhile

@@ -25,6 +25,7 @@ from flujo_lens.errors import (
     StoreNotFoundError,
 )
 from flujo_lens.operations.audit import AuditLog
+from flujo_lens.operations.changes import Recorder
 from flujo_lens.operations.migrate import Migrated, migrate
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
@@ -66,9 +67,8 @@ def migrated(path: Path, log: AuditLog | None = None, *, backup: bool = True) ->
     async def work() -> Migrated:
         async with SQLiteBackend(path, timeout=0.2) as backend:
             await backend.plan_migration(NOW)
-            return await migrate(
-                backend, log or log_of(path), NOW, backup=backup, command=["lens", "migrate"], reason="new version"
-            )
+            writer = Recorder(log or log_of(path), ["lens", "migrate"], "new version")
+            return await migrate(backend, writer, NOW, backup=backup)
 
     return asyncio.run(work())
 

@@ -284,7 +284,7 @@ def test_one_that_is_changed_while_it_is_read(place: Place, tmp_path: Path) -> N
         place.run(work)
     first, second = place.log.entries()
     assert dict(first.counts) == {"restored": 3}
-    assert second.reason == f"{first.audit_id} ended early: LENS-T2"
+    assert (second.closes, second.reason, second.error) == (first.audit_id, first.reason, "LENS-T2")
     assert second.counts["restored"] == len(second.run_ids) < 3
     path.write_bytes(whole)
     done = place.bring_in(path)
@@ -354,6 +354,6 @@ def test_it_ends_after_a_batch_when_it_is_asked_to(place: Place, tmp_path: Path)
     done = place.run(work)
     assert (told, done.report.matched, done.report.done, done.report.left) == ([1], 3, 1, 2)
     first, second = place.log.entries()
-    assert (second.reason, dict(second.counts)) == (f"{first.audit_id} was stopped", {"restored": 1})
+    assert (second.closes, second.reason, dict(second.counts)) == (first.audit_id, first.reason, {"restored": 1})
     assert place.bring_in(path).report.done == 2
     assert place.content() == before

@@ -34,6 +34,8 @@ from test_edits import (
 
 from flujo_lens import errors
 from flujo_lens.cli.exit_codes import exit_code_of
+from flujo_lens.runner.differences import Difference
+from flujo_lens.runner.fitting import Fitting
 from flujo_lens.runner.incompatibility import (
     OPENING,
     STATE_CODES,
@@ -42,7 +44,8 @@ from flujo_lens.runner.incompatibility import (
     not_registered,
 )
 from flujo_lens.runner.migrations import MigrationError, migrated
-from flujo_lens.runner.verdicts import Place
+from flujo_lens.runner.shapes import JSONObject
+from flujo_lens.runner.verdicts import Place, Verdict, assess
 
 REFUSED = [edit for edit in EDITS if edit.error != "-"]
 SAFEST_FIRST = [
@@ -129,10 +132,15 @@ def test_the_remedies_come_safest_first(edit: Edit) -> None:
     assert safe == sorted(safe, reverse=True)
 
 
+LOST = Verdict("broken", "LENS-C10", (Difference("input-lost", "charge", "<unserializable: Client>", None, ""),), None)
+
+
 def test_every_code_can_be_raised() -> None:
     raised = {edit.error for edit in REFUSED} | {not_registered("r", PLACE, "billing", ()).code}
     failed = migration_failed("r", "no", saved=manifest(SAVED), current=manifest(Code()), place=PLACE)
-    assert sorted(raised | {failed.code}) == list(STATE_CODES) == [f"LENS-C{n}" for n in range(1, 10)]
+    lost = StateIncompatibilityError("r", LOST, saved=manifest(SAVED), current=manifest(Code()), place=PLACE)
+    assert raised | {failed.code, lost.code} == set(STATE_CODES)
+    assert list(STATE_CODES) == [f"LENS-C{n}" for n in range(1, 11)]
 
 
 def test_a_run_that_can_go_on_is_no_error() -> None:
@@ -264,10 +272,62 @@ def test_a_migration_that_fails() -> None:
     error = migration_failed("r1", caught.value, saved=manifest(SAVED), current=manifest(Code()), place=PLACE)
     assert (error.code, error.verdict) == ("LENS-C9", "needs-migration")
     assert "the migration raising raised KeyError" in error.message
-    assert ids(error)[0] == "mend-migration"
+    assert ids(error)[:2] == ["mend-migration", "keep-old-version"]
+    assert "fork" not in ids(error)
 
 
 def test_context_is_compared_by_its_fields() -> None:
     assert manifest(SAVED)["context"] == {"customer": {"type": "str", "required": True}}
     assert Context.__name__ not in json.dumps(manifest(SAVED)["context"])
     assert len(TITLES) >= 20
+
+
+def test_types_of_one_name_are_told_apart_by_a_field() -> None:
+    def shape(**fields: str) -> JSONObject:
+        told = {name: {"type": kind, "required": True} for name, kind in fields.items()}
+        return {"kind": "model", "fields": told}
+
+    def told(old: JSONObject, new: JSONObject, kind: str = "list[Decision]") -> str:
+        return Fitting({"Decision": old}, {"Decision": new}).told(kind, kind)
+
+    assert told(shape(limit="int"), shape(limit="str")) == "its field limit is str now, was int"
+    assert told(shape(a="int"), shape()) == "Decision had a field a (int) that it has not"
+    assert told(shape(), shape(a="int")) == "Decision has a field a (int) that it had not"
+    tree = {"child": "Decision | None"}
+    assert told(shape(**tree, limit="int"), shape(**tree, limit="str")) == "its field limit is str now, was int"
+    assert told(shape(a="int"), shape(a="int")) == ""
+    assert Fitting({}, {}).told("int", "str") == ""
+    saved, current = manifest(SAVED), manifest(Code())
+    for each, kind in ((saved, "int"), (current, "str")):
+        each["steps"][0]["output"], each["types"] = "Decision", {"Decision": shape(limit=kind)}
+    found = assess(saved, current, PLACE).differences
+    assert any(each.sentence.endswith(": its field limit is str now, was int") for each in found)
+
+
+def test_no_version_called_latest_is_advised() -> None:
+    change = {"version": "latest"}
+    current = {**manifest(Code()), **change, "context": {"needed": {"type": "str", "required": True}}}
+    saved = manifest(SAVED)
+    error = StateIncompatibilityError("r1", assess(saved, current, PLACE), saved=saved, current=current, place=PLACE)
+    assert "latest" not in remedy_of(error, "migrate").code
+
+
+def test_a_version_that_is_registered_has_not_to_be_registered() -> None:
+    current = {**manifest(Code()), "version": "9.0.0", "steps": []}
+    saved = manifest(SAVED)
+    error = StateIncompatibilityError("r1", assess(saved, current, PLACE), saved=saved, current=current, place=PLACE)
+    error.of_application("m:registry", tells_context=True, has_version=True)
+    assert remedy_of(error, "keep-old-version").code is None
+    assert "registry.register(old_pipeline" not in error.message
+
+
+def test_a_failed_run_stands_at_a_step() -> None:
+    saved, current = manifest(SAVED), manifest(Code())
+    at = current["steps"].pop(PLACE.index)["name"]
+    assert at
+    for status, word in (("failed", "stands"), ("paused", "waits")):
+        place = replace(PLACE, status=status)
+        error = StateIncompatibilityError(
+            "r1", assess(saved, current, place), saved=saved, current=current, place=place
+        )
+        assert f"run r1 {word} at a step" in error.reason

@@ -32,6 +32,9 @@ from flujo_lens.errors import (
     UnknownValueError,
     UsageError,
 )
+from flujo_lens.runner.placing import fit
+from flujo_lens.runner.stored import load as stored_of
+from flujo_lens.runner.verdicts import Verdict as Judged
 
 Make = Callable[[], StateBackend]
 
@@ -57,6 +60,9 @@ class Invoice(BaseModel):
 class Verdict(BaseModel):
     approved: bool
     note: str = ""
+
+
+STUCK = "timed out after 0.05 s; it may still be running: a plain function cannot be stopped; make it async"
 
 
 class Counting(PipelineContext):
@@ -268,7 +274,61 @@ def test_a_plain_function_over_its_time_is_left_behind_and_not_tried_again(backe
         failed = flujo(stuck, backend).run("x")
     finally:
         free.set()
-    assert (failed.status, failed.error, calls) == ("failed", "timed out after 0.05 s", ["x"])
+    assert (failed.status, failed.error, calls) == ("failed", STUCK, ["x"])
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_failed_try_leaves_nothing_in_the_context(backend: StateBackend, retries: int) -> None:
+    calls: list[int] = []
+
+    @step(retries=retries)
+    async def pay(value: str, context: Counting) -> str:
+        calls.append(context.count)
+        context.count += 100
+        context.scratchpad.setdefault("paid", []).append(value)
+        if len(calls) < 3:
+            raise ValueError("card declined")
+        return value
+
+    runner = flujo(pay, backend, context_model=Counting)
+    done = runner.run("x", run_id="r")
+    while done.status == "failed":
+        assert done.final_pipeline_context.count == 0
+        done = runner.resume("r")
+    assert calls == [0, 0, 0]
+    assert (done.final_pipeline_context.count, done.final_pipeline_context.scratchpad) == (100, {"paid": ["x"]})
+
+
+def test_a_context_that_cannot_be_copied_is_shared_by_the_tries(backend: StateBackend) -> None:
+    lock = threading.Lock()
+
+    @step
+    async def keep(value: str, context: Counting) -> str:
+        context.scratchpad["lock"] = lock
+        return value
+
+    @step(name="next")
+    async def use(value: str, context: Counting) -> bool:
+        return context.scratchpad["lock"] is lock
+
+    assert flujo(keep >> use, backend, context_model=Counting).run("x").output is True
+
+
+def test_a_step_that_leaves_a_context_of_another_type_fails_and_can_be_mended(backend: StateBackend) -> None:
+    @step(name="count")
+    async def wrong(value: str, context: Counting) -> str:
+        context.count = "nonsense"  # type: ignore[assignment]
+        return value
+
+    @step(name="count")
+    async def right(value: str, context: Counting) -> int:
+        context.count += 1
+        return context.count
+
+    failed = flujo(wrong, backend, context_model=Counting).run("x", run_id="r")
+    assert failed.status == "failed"
+    assert "does not fit Counting: count: Input should be a valid integer" in str(failed.error)
+    assert flujo(right, backend, context_model=Counting).resume("r").output == 1
 
 
 def test_a_timeout_error_of_the_steps_own_is_told_as_it_is(backend: StateBackend) -> None:
@@ -351,12 +411,68 @@ def test_an_answer_never_goes_to_another_question(backend: StateBackend) -> None
         runner.resume("r", "no")
 
 
+def test_an_answer_may_name_its_step(backend: StateBackend) -> None:
+    one = Step.human_in_the_loop("one", aliases=["first"])
+    runner = flujo(load >> one >> Step.human_in_the_loop("two"), backend)
+    runner.run(1, run_id="r")
+    with pytest.raises(NotWaitingError, match='it waits at "one" by now'):
+        runner.resume("r", "yes", step="two")
+    assert runner.resume("r", "yes", step="first").paused_step == "two"
+    with pytest.raises(NotWaitingError, match='it waits at "two" by now'):
+        runner.resume("r", "yes", step="one")
+    assert runner.resume("r", step="two").status == "paused"
+    assert runner.resume("r", "no", step="two").output == "no"
+    with pytest.raises(NotWaitingError, match="it is completed"):
+        runner.resume("r", step="two")
+
+
 def test_an_answer_to_a_failed_run_is_refused(backend: StateBackend) -> None:
     runner = flujo(Step("pay", function=Failing(1)), backend)
     runner.run("x", run_id="r")
     with pytest.raises(NotWaitingError, match="it is failed"):
         runner.resume("r", "yes")
     assert runner.resume("r").status == "completed"
+
+
+def test_another_input_of_a_stored_run_is_told(backend: StateBackend, caplog: pytest.LogCaptureFixture) -> None:
+    runner = flujo(Step("pay", function=Failing(9)), backend)
+    runner.run("one", run_id="r")
+    runner.run("one", run_id="r")
+    assert caplog.text == ""
+    runner.run("OTHER", run_id="r")
+    assert "r goes on with the input that it began with" in caplog.text
+    assert "OTHER" not in caplog.text
+
+
+def test_an_empty_id_is_refused(backend: StateBackend) -> None:
+    with pytest.raises(UsageError, match="run_id is empty"):
+        flujo(load, backend).run(1, run_id="")
+    assert flujo(load, backend).run(1, initial_context_data={"run_id": ""}).run_id.startswith("run_")
+
+
+def test_a_changed_question_is_a_note(backend: StateBackend) -> None:
+    runner = flujo(Step.human_in_the_loop("ask", "Pay?"), backend)
+    runner.run("x", run_id="r")
+    changed = flujo(Step.human_in_the_loop("ask", "Refund?"), backend)
+
+    async def judged() -> Judged:
+        stored = await stored_of(backend, "r")
+        assert stored is not None
+        return (await fit(backend, changed.source, stored, PipelineContext)).verdict
+
+    verdict = asyncio.run(judged())
+    assert (verdict.kind, verdict.notes) == ("identical", ('the question of step "ask" was "Pay?", is "Refund?" now',))
+    assert changed.run("x", run_id="r").pause_message == "Pay?"
+
+
+def test_a_version_belongs_to_one_pipeline() -> None:
+    registry = PipelineRegistry()
+    for _ in range(2):
+        registry.register(load >> describe, "orders", "1.0.0")
+    registry.register(Pipeline((load, describe)), "orders", "1.0.0")
+    with pytest.raises(UsageError, match=r'another pipeline is registered as "orders" 1\.0\.0 already'):
+        registry.register(load, "orders", "1.0.0")
+    assert len(registry.find("orders", "1.0.0")[0].steps) == 2
 
 
 def test_no_run_of_that_id(backend: StateBackend) -> None:
@@ -424,6 +540,60 @@ def test_a_step_that_moved_before_the_question_runs_first(backend: StateBackend)
     done = flujo(load >> after >> ask, backend).resume("r", "yes")
     assert [(each.name, each.success) for each in done.step_history] == [("load", True), ("after", True), ("ask", True)]
     assert done.output == "yes"
+
+
+class Client:
+    """Nobody knows how to write it."""
+
+
+def test_no_step_gets_a_mark_in_place_of_its_input(backend: StateBackend, caplog: pytest.LogCaptureFixture) -> None:
+    fail, seen = Failing(1), []
+
+    @step
+    async def connect(value: str) -> Any:
+        return {"clients": [Client()]}
+
+    @step
+    async def use(value: Any) -> str:
+        seen.append(value)
+        return await fail("x")
+
+    runner = flujo(connect >> use, backend)
+    assert runner.run("x", run_id="r").status == "failed"
+    assert "1 value(s) could not be kept: " in caplog.text
+    before = asyncio.run(backend.load_state("r"))
+    with pytest.raises(StateIncompatibilityError, match=r"<unserializable: Client> stands at .*clients") as caught:
+        runner.resume("r")
+    assert (caught.value.code, len(seen)) == ("LENS-C10", 1)
+    assert caught.value.remediations[0].id == "fork"
+    assert "--from-step connect" in str(caught.value.remediations[0].command)
+    assert asyncio.run(backend.load_state("r")) == before
+
+
+def test_no_step_gets_a_context_with_a_mark(backend: StateBackend) -> None:
+    @step
+    async def connect(value: str, context: PipelineContext) -> str:
+        context.scratchpad["client"] = Client()
+        return value
+
+    runner = flujo(connect >> Step.human_in_the_loop("ask"), backend)
+    runner.run("x", run_id="r")
+    with pytest.raises(
+        StateIncompatibilityError, match=r"<unserializable: Client> stands at \$\.scratchpad\.client"
+    ) as caught:
+        runner.resume("r", "yes")
+    assert (caught.value.code, caught.value.verdict) == ("LENS-C10", "broken")
+    assert [each.id for each in caught.value.remediations][:2] == ["migrate", "cancel"]
+
+
+def test_an_output_that_was_not_kept_is_no_hindrance_where_a_person_answers_next(backend: StateBackend) -> None:
+    @step
+    async def connect(value: str) -> Any:
+        return Client()
+
+    runner = flujo(connect >> Step.human_in_the_loop("ask", "Well?"), backend)
+    runner.run("x", run_id="r")
+    assert runner.resume("r", "yes").output == "yes"
 
 
 def test_a_context_is_migrated_version_by_version(backend: StateBackend) -> None:

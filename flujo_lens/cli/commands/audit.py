@@ -9,7 +9,7 @@ import typer
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.groups import make_group
-from flujo_lens.cli.options import OutputOptions
+from flujo_lens.cli.options import JsonOption, OutputOptions
 
 AuditFile = Annotated[Path | None, typer.Option("--audit-file", help="Where the audit log is.", metavar="FILE")]
 
@@ -24,10 +24,13 @@ def list_entries(
     since: Annotated[
         str | None, typer.Option("--since", help="Made at or after: 2h, 30d, today.", metavar="TIME")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="So many.", min=1, metavar="N")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="So many entries.", min=1, metavar="N")] = 50,
     audit_file: AuditFile = None,
 ) -> None:
-    """List who changed what in the store, the newest first."""
+    """List who changed what in the store, the newest first.
+
+    lens audit list --since 7d     the last week
+    """
     from flujo_lens.cli.audit_screen import Wanted, audit_list
 
     audit_list(app, app.output(output), audit_file, Wanted(run, since, limit))
@@ -36,10 +39,18 @@ def list_entries(
 def verify_log(
     app: App,
     audit_file: AuditFile = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="table or json.", metavar="FORMAT")] = None,
-    json: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="table or json.", metavar="FORMAT", rich_help_panel="Output"),
+    ] = None,
+    json: JsonOption = False,
 ) -> None:
-    """Follow the chain of hashes through the audit log. Exit 1 at the first line that does not fit."""
+    """Follow the chain of hashes through the audit log.
+
+    Exit 1 at the first line that does not fit.
+
+    lens audit verify || page somebody
+    """
     from flujo_lens.cli.audit_screen import print_verdict
 
     if not print_verdict(

@@ -8,19 +8,15 @@ from typing import Annotated
 import typer
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.options import FilterOptions, OutputOptions
+from flujo_lens.cli.options import AppDirOption, AppOption, FilterOptions, OutputOptions
 
 
 def check(
     app: App,
     filters: FilterOptions,
     output: OutputOptions,
-    target: Annotated[
-        str | None, typer.Option("--app", help="The code: an application's pipelines.", metavar="MODULE:ATTR")
-    ] = None,
-    app_dir: Annotated[
-        Path | None, typer.Option("--app-dir", help="The folder to import it from (the current one).", metavar="DIR")
-    ] = None,
+    target: AppOption = None,
+    app_dir: AppDirOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every run, and validate its context.")] = False,
     save: Annotated[
         Path | None, typer.Option("--save", help="Save where the runs stand, for --from.", metavar="FILE")
@@ -40,14 +36,16 @@ def check(
         int, typer.Option("--min-runs", help="Fail if fewer runs were checked.", min=0, metavar="N")
     ] = 0,
 ) -> None:
-    """Say whether the stored runs would go on under this code. Exit 1 if any would not.
+    """Say whether the stored runs would go on under this code.
+
+    Exit 1 if any would not.
 
     lens check --app myapp.pipelines:registry               before a deploy
     lens check --save inflight.json                         where the store is
     lens check --from inflight.json --max-age 1d -o github  in CI; or -o junit
     """
-    from flujo_lens.cli.check_screen import Asked, run_check
+    from flujo_lens.cli.check_screen import Checking, run_check
 
-    asked = Asked(target, app_dir, deep, save, force, from_file, max_age, fail_on, min_runs)
+    asked = Checking(target, app_dir, deep, save, force, from_file, max_age, fail_on, min_runs)
     if not run_check(app, filters, output, asked):
         raise typer.Exit(1)

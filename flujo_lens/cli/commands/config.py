@@ -7,7 +7,10 @@ from flujo_lens.cli.options import OutputOptions
 
 
 def config(app: App, output: OutputOptions) -> None:
-    """Show every setting, its value and where it came from."""
+    """Show every setting, its value and where it came from.
+
+    lens config --store prod     as it is for the store "prod"
+    """
     from flujo_lens.rendering.columns import CONFIG
 
     app.output(output).show(CONFIG, app.settings.rows, "there are no settings")

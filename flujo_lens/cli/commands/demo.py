@@ -16,7 +16,10 @@ def demo(
         Path | None, typer.Argument(metavar="[PATH]", help="Where to (flujo_demo.db).", show_default=False)
     ] = None,
 ) -> None:
-    """Make a sample store to play with."""
+    """Make a sample store to play with.
+
+    lens demo && lens status --store flujo_demo.db
+    """
     import asyncio
     import shlex
 

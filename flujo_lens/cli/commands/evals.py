@@ -14,9 +14,12 @@ def evals(
     app: App,
     output: OutputOptions,
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Of this run.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="So many.", min=1, metavar="N")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="So many scores.", min=1, metavar="N")] = 50,
 ) -> None:
-    """List stored evaluation scores, the newest first."""
+    """List stored evaluation scores, the newest first.
+
+    lens evals run-1     those of one run
+    """
     from flujo_lens.cli.screens import evaluation_list
 
     evaluation_list(app, app.output(output), run, limit)

@@ -17,7 +17,12 @@ def explain(
         str | None, typer.Argument(metavar="[CODE]", help="As an error shows it: LENS-B1, or B1.", show_default=False)
     ] = None,
 ) -> None:
-    """Explain an error code: what it means, why it happens, what to do. Without a code: list them all."""
+    """Explain an error code: what it means, why it happens, what to do.
+
+    Without a code: list them all.
+
+    lens explain LENS-B1
+    """
     from flujo_lens.cli.explain_screen import print_codes, print_page
 
     out = app.output(output)

@@ -21,7 +21,7 @@ def failed(
     ] = 24,
     flat: Annotated[bool, typer.Option("--flat", help="One row a run rather than one an error.")] = False,
 ) -> None:
-    """Show what failed lately, grouped by error: how often, first and last, where, and what to type next.
+    """Show what failed lately, by error: how often, when and where.
 
     lens failed --hours 1                       the last hour
     lens failed --error "RateLimitError*" --flat    the runs of one group

@@ -22,9 +22,10 @@ def fork(
     ],
     cancel_old: Annotated[bool, typer.Option("--cancel-old", help="Cancel the run that is forked.")] = False,
 ) -> None:
-    """Make a new run out of one: it stands before an earlier step, which runs again. It acts at once.
+    """Make a new run out of one: it goes back to an earlier step.
 
-    The new run has the outputs of the steps before; of the context it has what there is now.
+    That step runs again, and all behind it. The new run has the outputs of the steps before; of the context it has
+    what there is now. It acts at once.
 
     lens fork run-1 --from-step enrich --dry-run     what would run again
     """

@@ -14,10 +14,14 @@ from flujo_lens.cli.options import ChangeOptions, YesOption
 def import_archive(
     app: App,
     change: ChangeOptions,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An archive: .ndjson, .ndjson.gz or .ndjson.zst.", show_default=False)
+    ],
     yes: YesOption = False,
 ) -> None:
-    """Bring in the runs of an archive that prune --archive made; those that exist are left alone.
+    """Bring in the runs of an archive that prune --archive made.
+
+    Those that exist are left alone.
 
     lens import archive.ndjson.zst --dry-run
     """

@@ -17,10 +17,12 @@ def optimize(
     force: Annotated[bool, typer.Option("--force", help="Also while another process has the store open.")] = False,
     yes: YesOption = False,
 ) -> None:
-    """Make the indexes that lists and statistics are read by, gather figures about them, and shrink the file.
+    """Make indexes for lists and statistics, and shrink the file.
+
+    Figures about the indexes are gathered for the choice between them.
 
     lens optimize --vacuum --dry-run     what it would do, and the room that it needs
     """
-    from flujo_lens.cli.optimizing import Asked, run_optimization
+    from flujo_lens.cli.optimizing import Optimizing, run_optimization
 
-    run_optimization(app, Asked(yes, vacuum, force), change)
+    run_optimization(app, Optimizing(yes, vacuum, force), change)

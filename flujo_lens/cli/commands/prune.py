@@ -9,7 +9,9 @@ from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions, Y
 
 
 def prune(app: App, what: PruneOptions, filters: FilterOptions, change: ChangeOptions, yes: YesOption = False) -> None:
-    """Delete old runs, with all that hangs on them, in small batches that hold nobody up.
+    """Delete old runs, in small batches that hold nobody up.
+
+    All that hangs on a run goes with it: steps, spans, scores, background tasks (with --top-level too).
 
     lens prune --older-than 30d --dry-run            what would go
     lens prune --days-old 90 --status completed --yes

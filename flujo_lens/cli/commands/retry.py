@@ -22,7 +22,9 @@ def retry(
     concurrency: Annotated[int, typer.Option("--concurrency", help="So many at once.", min=1, metavar="N")] = 1,
     yes: YesOption = False,
 ) -> None:
-    """Go on with failed runs at the step that failed. One that fails again does not stop the others.
+    """Go on with failed runs, each at the step that failed.
+
+    One that fails again does not stop the others.
 
     lens retry run-1 run-2 --app myapp.pipelines:registry
     lens retry --error "RateLimit*" --since 2h --concurrency 4 --yes

@@ -21,7 +21,9 @@ def show(
     state: Annotated[bool, typer.Option("--state", help="The whole saved state.")] = False,
     final_output: Annotated[bool, typer.Option("--final-output", help="Only what the run returned, as JSON.")] = False,
 ) -> None:
-    """Show one run: where it stands and why, its steps with time, cost, tokens and tries.
+    """Show one run: where it stands and why, and its steps.
+
+    Each step is with its time, cost, tokens and tries.
 
     lens show @failed -v            the newest failed run, with all texts
     """

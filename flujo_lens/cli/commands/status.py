@@ -17,7 +17,12 @@ def status(
         bool, typer.Option("--exit-status", help="Exit 1 if anything fails now or is silent.")
     ] = False,
 ) -> None:
-    """The 3 a.m. screen: what fails now against usual, what is silent, who waits, what to type next."""
+    """Show what fails, what is silent, who waits, what to type next.
+
+    Failures of the last hour are held against what is usual.
+
+    lens status --exit-status --quiet >/dev/null || page somebody
+    """
     from flujo_lens.cli.screens import print_status
 
     red = print_status(app, app.output(output, ("table", "json", "ndjson", "csv", "tsv")))

@@ -7,7 +7,12 @@ from flujo_lens.cli.options import OutputOptions
 
 
 def stores(app: App, output: OutputOptions) -> None:
-    """List the known stores, their drivers and what these can do. Nothing is opened."""
+    """List the known stores, their drivers and what these can do.
+
+    Nothing is opened.
+
+    lens stores -o json     with what each driver can do
+    """
     from flujo_lens.cli.screens import store_list
 
     store_list(app, app.output(output))

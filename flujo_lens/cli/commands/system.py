@@ -14,14 +14,20 @@ Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]
 
 
 def list_entries(app: App, output: OutputOptions) -> None:
-    """List the global keys with their values."""
+    """List the global keys with their values.
+
+    lens system list -o json     whole values
+    """
     from flujo_lens.cli.screens import system_list
 
     system_list(app, app.output(output))
 
 
 def get_entry(app: App, key: Key, output: OutputOptions) -> None:
-    """Print the value of one global key."""
+    """Print the value of one global key.
+
+    lens system get watermark:crm | jq .cursor
+    """
     from flujo_lens.cli.screens import system_value
 
     system_value(app, app.output(output), key)
@@ -33,7 +39,9 @@ def set_entry(
     value: Annotated[str, typer.Argument(metavar="JSON", help="An object.", show_default=False)],
     change: ChangeOptions,
 ) -> None:
-    """Set one global key, in place of the value before. It acts at once.
+    """Set one global key, in place of the value before.
+
+    It acts at once.
 
     lens system set limits '{"per_minute": 60}'
     """

@@ -20,7 +20,10 @@ def list_tasks(
     parent: Parent = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="So many tasks.", min=1, metavar="N")] = 50,
 ) -> None:
-    """List background tasks, the newest first."""
+    """List background tasks, the newest first.
+
+    lens tasks list --status failed --since 1d     which ones failed lately
+    """
     from flujo_lens.cli.screens import task_list
 
     task_list(app, app.output(output), app.wanted(filters)._replace(tasks_only=True), parent, limit)
@@ -35,11 +38,13 @@ def sweep_tasks(
         typer.Option("--silent-for", help="Without a save so long: 30m, 2h, 1d (silent_after).", metavar="AGE"),
     ] = None,
     stale_hours: Annotated[
-        float | None, typer.Option("--stale-hours", help="The same in hours.", metavar="HOURS", show_default=False)
+        float | None, typer.Option("--stale-hours", help="The same in hours.", metavar="N", show_default=False)
     ] = None,
     parent: Parent = None,
 ) -> None:
-    """Mark background tasks that run, and gave no sign for so long, as failed. It acts at once.
+    """Mark background tasks as failed that run, and gave no sign for so long.
+
+    It acts at once.
 
     lens tasks sweep --silent-for 2h --dry-run     which ones that would be
     """

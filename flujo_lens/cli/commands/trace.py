@@ -22,14 +22,18 @@ def trace(
     output: OutputOptions,
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="A run id, a unique prefix, or @latest, @failed, @paused."),
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run id, a unique prefix of 4 or more characters, or @latest, @failed, @paused.",
+            show_default=False,
+        ),
     ] = None,
     flat: Annotated[bool, typer.Option("--spans", help="A flat list rather than the tree.")] = False,
     status: Statuses = None,
     name: Name = None,
     depth: Annotated[int | None, typer.Option("--depth", help="So many levels.", min=1, metavar="N")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="A trace saved by -o json, in place of RUN.", metavar="F")
+        Path | None, typer.Option("--file", help="A trace saved by -o json, in place of RUN.", metavar="FILE")
     ] = None,
 ) -> None:
     """Draw the spans of a run as a tree, with a time bar a span.
@@ -39,12 +43,15 @@ def trace(
     from flujo_lens.cli.trace_screen import SpanChoice, print_trace
 
     if (run is None) == (file is None):
-        raise UsageError("trace takes a RUN or --file F, and one of them", hint="lens trace @latest")
+        raise UsageError("trace takes a RUN or --file FILE, and one of them", hint="lens trace @latest")
     print_trace(app, app.output(output), run, file, SpanChoice(flat, status, name, depth))
 
 
 def spans(app: App, run: RunArgument, output: OutputOptions, status: Statuses = None, name: Name = None) -> None:
-    """List the spans of a run flat: the same as trace --spans."""
+    """List the spans of a run flat: the same as trace --spans.
+
+    lens spans @failed --status failed     what failed in the newest failed run
+    """
     from flujo_lens.cli.trace_screen import SpanChoice, print_trace
 
     print_trace(app, app.output(output), run, None, SpanChoice(True, status, name, None))

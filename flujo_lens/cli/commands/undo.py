@@ -25,7 +25,9 @@ def undo(
     ] = None,
     yes: YesOption = False,
 ) -> None:
-    """Bring back what a delete or prune took. Without AUDIT_ID: list what can be brought back, and until when.
+    """Bring back what a delete or prune took.
+
+    Without AUDIT_ID: list what can be brought back, and until when.
 
     lens undo                  what is in the bin
     lens undo 20261121 --run run-1

@@ -7,7 +7,12 @@ from flujo_lens.cli.options import FilterOptions, OutputOptions
 
 
 def waiting(app: App, filters: FilterOptions, output: OutputOptions) -> None:
-    """Show the runs that wait for a person, the longest waiting first: what they ask, how to answer."""
+    """Show the runs that wait for a person: what they ask, how to answer.
+
+    The longest waiting are first.
+
+    lens waiting --pipeline approvals     those of one pipeline
+    """
     from flujo_lens.cli.screens import waiting_list
 
     wanted = app.wanted(filters)._replace(statuses=frozenset({"paused"}))

@@ -35,7 +35,6 @@ __all__ = [
     "findable",
     "findable_filter",
     "findable_ids",
-    "is_storable",
     "place_of",
 ]
 
@@ -46,7 +45,7 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # --- texts
 
 
-def is_storable(text: str) -> bool:
+def _is_storable(text: str) -> bool:
     """Whether every store can keep a text as an id: it has no NUL and no half of a surrogate pair."""
     if text.isascii():
         return "\0" not in text
@@ -79,7 +78,7 @@ def check_run_id(run_id: object) -> str:
         TypeError: it is of another type.
     """
     found = asked_id(run_id)
-    if not is_storable(found):
+    if not _is_storable(found):
         raise ValueError(f"run_id must have no NUL and no half of a surrogate pair: {found!r}")
     return found
 
@@ -104,7 +103,7 @@ def check_key(key: object) -> None:
     if key is None:
         raise ValueError("the key is missing")
     check_text(key, "key")
-    if not is_storable(str(key)):
+    if not _is_storable(str(key)):
         raise ValueError(f"key must have no NUL and no half of a surrogate pair: {key!r}")
 
 

@@ -14,7 +14,7 @@ applied. A driver of ours defines the second half and inherits the first from
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["JSONObject", "StateBackend", "capabilities_of", "overrides"]
 
 JSONObject = dict[str, Any]
-SerializerDefault = Callable[[Any], Any]
 Position = tuple[datetime | None, str]
 """Where a page begins: start and id of the last run of the page before."""
 

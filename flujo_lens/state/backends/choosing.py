@@ -84,7 +84,8 @@ class Chooser:
     def offer(self, members: Sequence[Member]) -> None:
         """Decide on a family. A family is offered once."""
         head = members[0]
-        if not (head.admitted and self._has_status(head)):
+        if not self._is_wanted(head):
+            self.kept["family"] += self._left_behind(members)
             return
         reason, count = self.reason_to_stay(members)
         if count:
@@ -101,6 +102,19 @@ class Chooser:
         for member in members:
             self.by_status[member.status] += 1
             self.by_pipeline[member.pipeline] += 1
+
+    def _is_wanted(self, member: Member) -> bool:
+        return member.admitted and self._has_status(member)
+
+    def _left_behind(self, members: Sequence[Member]) -> int:
+        """How many tasks fit the request by themselves, and stay since their run, which is as old, does not."""
+        if self.asked.wanted.top_level or not self._is_old(members[0]):
+            return 0
+        return sum(self._is_wanted(member) and self._is_old(member) for member in members[1:])
+
+    def _is_old(self, member: Member) -> bool:
+        cutoff = self.asked.cutoff
+        return cutoff is None or bool(member.updated and member.updated < cutoff)
 
     def _has_status(self, member: Member) -> bool:
         return not self.asked.wanted.statuses or member.status in self.asked.wanted.statuses
@@ -122,14 +136,21 @@ class Chooser:
         paused = sum(member.status == "paused" for member in members)
         if paused and self.asked.keep_paused:
             return "paused", paused
-        held = 0 if self.asked.force else sum(member.held for member in members)
+        held = 0 if self.asked.force else sum(member.held or self._may_be_alive(member) for member in members)
         return ("held", held) if held else ("", 0)
 
     def _goes_for_certain(self, member: Member) -> bool:
         """Whether a run without tasks is old and in nobody's way: most are, so it is seen at a glance."""
         updated, cutoff = member.updated, self.asked.cutoff
-        is_free = not member.held and member.status != "paused" and self._has_status(member)
+        is_free = member.status not in ("paused", "running") and not member.held and self._has_status(member)
         return is_free and bool(updated and cutoff and updated < cutoff)
+
+    def _may_be_alive(self, member: Member) -> bool:
+        """Whether a run may be executed by an application that takes no claim; a time behind the present is a sign."""
+        since = self.asked.alive_since
+        if since is None or member.status != "running":
+            return False
+        return member.updated is None or member.updated >= since
 
     def _rank(self, head: Member, members: Sequence[Member]) -> None:
         """Count a run among the last of its pipeline; take whichever of them is so no more."""

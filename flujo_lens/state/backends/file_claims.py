@@ -17,13 +17,13 @@ from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.file_writing import drafted, read_file
 from flujo_lens.state.claims import Claim, Holder
 
-__all__ = ["beat", "claim_name", "get_manifest", "put_manifest", "read_claims", "release", "remove_claim", "take"]
+__all__ = ["beat", "get_manifest", "put_manifest", "read_claims", "release", "remove_claim", "take"]
 
 _CLAIM, _MANIFEST = ".claim", ".manifest"
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
-def claim_name(run_id: str) -> str:
+def _claim_name(run_id: str) -> str:
     """The name of the file of a run's claim."""
     return _name(run_id, _CLAIM)
 
@@ -72,7 +72,7 @@ def release(histories: int, claim: Claim) -> None:
 def remove_claim(histories: int, run_id: str) -> None:
     """Remove the claim on a run, whoever has it; none is no error."""
     with suppress(FileNotFoundError):
-        os.unlink(claim_name(run_id), dir_fd=histories)
+        os.unlink(_claim_name(run_id), dir_fd=histories)
 
 
 def put_manifest(histories: int, digest: str, body: bytes) -> None:
@@ -84,7 +84,7 @@ def put_manifest(histories: int, digest: str, body: bytes) -> None:
 
 
 def _write(histories: int, claim: Claim) -> Claim:
-    name = claim_name(claim.run_id)
+    name = _claim_name(claim.run_id)
     with drafted(histories, safe_dumps(claim.to_dict()), name) as draft:
         draft.place(name)
     return claim
@@ -108,11 +108,11 @@ def get_manifest(histories: int, digest: str) -> dict[str, Any] | None:
 def _claim_names(histories: int, run_ids: Sequence[str] | None) -> Iterator[str]:
     if run_ids is None:
         return (name for name in os.listdir(histories) if name.endswith(_CLAIM))
-    return map(claim_name, run_ids)
+    return map(_claim_name, run_ids)
 
 
 def _find(histories: int, run_id: str) -> Claim | None:
-    return _claim(_object(histories, claim_name(run_id)))
+    return _claim(_object(histories, _claim_name(run_id)))
 
 
 def _claim(stored: dict[str, Any] | None) -> Claim | None:

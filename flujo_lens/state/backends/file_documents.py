@@ -38,14 +38,12 @@ __all__ = [
     "load_object",
     "lstat",
     "names_of",
-    "plain_name",
     "printable",
     "problem_of",
     "read_document",
     "run_id_of",
     "size_of",
     "stat_document",
-    "stem_of",
 ]
 
 ENDING = ".json"
@@ -91,12 +89,12 @@ def printable(name: str) -> str:
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def stem_of(name: str) -> str:
+def _stem_of(name: str) -> str:
     """The run id that a file's name stands for."""
     return printable(name.removesuffix(ENDING))
 
 
-def plain_name(run_id: str, ending: str = ENDING) -> str | None:
+def _plain_name(run_id: str, ending: str = ENDING) -> str | None:
     """``<run_id>.json``, or None if that is not the name of a file or not that of a run."""
     if run_id in ("", ".", "..") or "/" in run_id or "\0" in run_id or is_blob(run_id):
         return None
@@ -110,7 +108,7 @@ def names_of(run_id: str, ending: str = ENDING) -> Iterator[str]:
 
     The others are for a name that is taken by another run.
     """
-    plain = plain_name(run_id, ending)
+    plain = _plain_name(run_id, ending)
     if plain is not None:
         yield plain
     for attempt in range(3):
@@ -174,7 +172,7 @@ def run_id_of(inside: Any, name: str) -> str:
     """The run id that counts: that inside the state, else the one that the file's name stands for."""
     if isinstance(inside, str) and (inside or name in names_of("")):
         return inside
-    return str(inside) if isinstance(inside, int) and not isinstance(inside, bool) else stem_of(name)
+    return str(inside) if isinstance(inside, int) and not isinstance(inside, bool) else _stem_of(name)
 
 
 def problem_of(name: str, reason: object = None) -> str:
@@ -286,7 +284,7 @@ def read_document(folder: int, name: str, *, exact: bool = False) -> Document | 
     except FileNotFoundError:
         return None
     except UnreadableFile as error:
-        return Document(stem_of(name), None, problem_of(name, error), changed_at)
+        return Document(_stem_of(name), None, problem_of(name, error), changed_at)
     return Document(run_id_of(state.get("run_id"), name), state) if is_state(state) else None
 
 

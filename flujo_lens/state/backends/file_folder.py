@@ -38,7 +38,7 @@ from flujo_lens.state.views import Page, RunDetail, RunFilter, RunSummary, StepR
 if TYPE_CHECKING:
     from flujo_lens.state.backends.file_history import History
 
-__all__ = ["Folder", "opened", "whole_state"]
+__all__ = ["Folder", "opened"]
 
 
 class Folder:
@@ -135,7 +135,7 @@ class Folder:
     def _whole(self, run_id: str, found: Document) -> dict[str, Any]:
         if found.state is None:
             raise CorruptStoreError(found.problem or "", hint=RESTORE, run_id=run_id, path=str(self.path))
-        return self.codec.opened(run_id, whole_state(found))
+        return self.codec.opened(run_id, _whole_state(found))
 
     def _by_scan(self, folder: int, run_id: str, stop: threading.Event) -> Document | None:
         try:
@@ -251,7 +251,7 @@ def _find_by_name(reader: Reader, run_id: str) -> Document | None:
     return None
 
 
-def whole_state(document: Document) -> dict[str, Any]:
+def _whole_state(document: Document) -> dict[str, Any]:
     """The state in a file, with the run id that counts."""
     state = document.state or {}
     return state if state.get("run_id") == document.run_id else {**state, "run_id": document.run_id}
@@ -282,7 +282,7 @@ def _detail(source: Source, run: RunSummary, children: tuple[RunSummary, ...]) -
         return RunDetail(run=run, children=children, has_spans=bool(history and history.spans))
     raw = source.raw()
     rows = _rows_of(history) if history else []
-    state = whole_state(document) if document else None
+    state = _whole_state(document) if document else None
     return RunDetail(
         run=run,
         steps=tuple(interpret.steps_of(raw, rows, {})),

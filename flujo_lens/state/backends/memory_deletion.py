@@ -178,6 +178,8 @@ class DeletingMemory(DurableMemory):
             for run_ids in batch:
                 family = [members[run_id] for run_id in run_ids if run_id in members]
                 why = why_not(asked, family, members.values()) if family else ""
+                if asked.state_only and not why and not any(self._runs[member.run_id].state for member in family):
+                    why = "stateless" if family else ""
                 if why:
                     skipped += [Skipped(member.run_id, why) for member in family]
                 else:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from flujo_lens.serialization import safe_dumps
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject
-from flujo_lens.state.backends.vocabulary import last_update
 
-__all__ = ["last_update_of", "raw_of"]
-
-_STATE_TIMES = ("created_at", "updated_at")
-_RUN_TIMES = ("created_at", "updated_at", "end_time")
+__all__ = ["raw_of"]
 
 
 def raw_of(
@@ -32,8 +27,3 @@ def raw_of(
     if failed:
         raw.failed_step, raw.failed_step_error = failed[-1]["step_name"], safe_dumps(failed[-1].get("error"))
     return raw
-
-
-def last_update_of(state: JSONObject, row: JSONObject) -> datetime | None:
-    """The newest of a run's times; None, which is never old, if there is none or one cannot be read."""
-    return last_update([state.get(name) for name in _STATE_TIMES], [row.get(name) for name in _RUN_TIMES])

@@ -34,7 +34,6 @@ __all__ = [
     "span_row",
     "span_rows",
     "step_row",
-    "time_text",
     "timed_out",
     "trace_rows",
     "with_times",
@@ -79,7 +78,7 @@ def now_text() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def time_text(value: Any) -> Any:
+def _time_text(value: Any) -> Any:
     """A time as it is stored: ISO 8601 in UTC for a `datetime`; anything else as it is."""
     if not isinstance(value, datetime):
         return value
@@ -227,7 +226,7 @@ def _renamed(data: Mapping[str, Any], names: Mapping[str, str]) -> JSONObject:
     given = {key: value for key, value in data.items() if value is not None}
     old = {names[key]: value for key, value in given.items() if key in names}
     row = old | {key: value for key, value in given.items() if key not in names}
-    return row | {key: time_text(row[key]) for key in _TIMES if key in row}
+    return row | {key: _time_text(row[key]) for key in _TIMES if key in row}
 
 
 def span_row(data: Mapping[str, Any]) -> JSONObject | None:

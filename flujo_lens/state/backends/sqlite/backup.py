@@ -21,14 +21,21 @@ from urllib.parse import quote
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, SchemaError
 from flujo_lens.state.backends.sqlite.migrations import migrate, read_layout
+from flujo_lens.state.backends.sqlite.openers import openers
 from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy
-from flujo_lens.state.backends.sqlite.patience import SLICE, patiently, translate_write
+from flujo_lens.state.backends.sqlite.patience import SLICE, check_may_write, patiently, translate_write
 from flujo_lens.state.upkeep import Migration, MigrationPlan
 
 __all__ = ["alone", "back_up", "backup_path", "check_room", "migrate_safely", "plan_migration"]
 
 _PAGES_AT_ONCE = 2_000
 """Between two such parts a backup that nobody wants any more ends."""
+
+
+class _OpenElsewhereError(sqlite3.OperationalError):
+    """Another process has the file open, and holds no lock on it."""
+
+    sqlite_errorname = "SQLITE_BUSY"
 
 
 class _Stopped(Exception):  # noqa: N818 - it is no error
@@ -90,6 +97,7 @@ def migrate_safely(
     deadline, stopped = time.monotonic() + timeout, stopped or threading.Event()
     made: Path | None = None
     check_is_sqlite(path)
+    check_may_write(path)
     try:
         with alone(path, deadline, stopped) as db:
             plan = plan_migration(db, path, now)
@@ -170,10 +178,17 @@ def _open_alone(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA locking_mode = exclusive")
         db.execute("BEGIN EXCLUSIVE")
         db.execute("COMMIT")
+        _check_nobody_else(db, path)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _check_nobody_else(db: sqlite3.Connection, path: Path) -> None:
+    """In the other modes a connection that does nothing at the moment holds no lock: those that have it open count."""
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal" and openers(path):
+        raise _OpenElsewhereError("another process has the file open")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,15 +11,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
+from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
 
+from flujo_lens.state.backends.sqlite.breathing import Breaths
 from flujo_lens.state.backends.sqlite.fixes import missing_indexes
 from flujo_lens.state.backends.sqlite.marks import unfinished_ids
 from flujo_lens.state.backends.sqlite.migrations import read_layout
+from flujo_lens.state.backends.sqlite.openers import lock_holders, openers
 from flujo_lens.state.backends.sqlite.opening import is_busy
+from flujo_lens.state.backends.sqlite.orphans import Orphans, find_orphans
 from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION, Shape
 from flujo_lens.state.backends.sqlite.session import Session
+from flujo_lens.state.deletion import ORPHANS_AGE
 from flujo_lens.state.interpret import BAD, decode
 from flujo_lens.state.upkeep import Finding
 
@@ -52,24 +57,27 @@ _LOOKS_LIKE_A_TIME = "GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'"
 _SAVE_WHAT_CAN_BE = "copy the file first; `sqlite3 FILE .recover` then saves what can be read"
 
 
-def check_up(session: Session, path: Path, *, full: bool = False) -> list[Finding]:
+def check_up(session: Session, path: Path, now: datetime, *, full: bool = False) -> list[Finding]:
     """Look for what is wrong with a store.
 
     Args:
         session: An open session; its connection is interrupted when the time for the pages is over.
         path: The file.
+        now: The present.
         full: Look at everything, however long it takes.
     """
+    orphans = cache(lambda: find_orphans(session, now - ORPHANS_AGE, Breaths(session.connection)))
     checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("integrity", lambda: _integrity(session, full)),
         ("schema", lambda: _schema(session, path)),
         ("unfinished deletions", lambda: _unfinished(session)),
-        *((f"orphans in {table}", partial(_orphans, session, table)) for table in _children(session.shape)),
+        *((f"orphans in {table}", partial(_orphans, session, table, orphans)) for table in _children(session.shape)),
         ("statuses that disagree", lambda: _disagreements(session)),
         ("unreadable values", lambda: _unreadable(session, full)),
         ("unreadable times", lambda: _bad_times(session, full)),
         ("free pages", lambda: _free_pages(session)),
         ("WAL", lambda: _wal(path)),
+        ("files of the WAL", lambda: _files_of_wal(path)),
         ("indexes", lambda: _indexes(session, path)),
         ("locks", lambda: _locks(path)),
     )
@@ -176,6 +184,23 @@ def _wal(path: Path) -> Finding:
     return Finding("WAL", False, size, detail, fix, "fold the WAL into the file")
 
 
+def _files_of_wal(path: Path) -> Finding:
+    """A program that opens a store which it may not write leaves such files; SQLite then calls it read-only."""
+    name, may = "files of the WAL", _who_may_write(path)
+    closed = [f"{path}{end}" for end in ("-wal", "-shm") if may & ~_who_may_write(f"{path}{end}", may)]
+    if not closed:
+        return Finding(name, True, 0, "whoever may write the store may write them")
+    detail = f"who may write the store may not write {' and '.join(closed)}: nothing can be saved"
+    return Finding(name, False, len(closed), detail, f"chmod --reference={path} {' '.join(closed)}")
+
+
+def _who_may_write(path: Path | str, otherwise: int = 0) -> int:
+    try:
+        return os.stat(path).st_mode & 0o222
+    except OSError:
+        return otherwise
+
+
 def _indexes(session: Session, path: Path) -> Finding:
     older = session.shape.version > KNOWN_VERSION or read_layout(session.connection, path).is_older
     missing = missing_indexes(session.shape)
@@ -189,26 +214,13 @@ def _indexes(session: Session, path: Path) -> Finding:
 
 
 def _locks(path: Path) -> Finding:
-    holders = _holders(path)
-    if holders is None:
+    holders, having = lock_holders(path), openers(path)
+    if holders is None and having is None:
         return Finding("locks", True, None, "this system does not tell who holds them")
-    if not holders:
-        return Finding("locks", True, 0, "no other process holds one")
-    names = ", ".join(f"{pid} ({_command(pid)})" for pid in sorted(holders))
-    return Finding("locks", True, len(holders), f"held by the processes {names}: they have the store open")
-
-
-def _holders(path: Path) -> set[int] | None:
-    """The processes that hold a POSIX lock on the file or its ``-shm``; None where the system does not say."""
-    try:
-        with open("/proc/locks", encoding="ascii") as file:
-            lines = [line.replace("-> ", "").split() for line in file]
-    except OSError:
-        return None
-    # By inode alone: a layered file system tells of another device than the locks do.
-    inodes = {os.stat(name).st_ino for name in (path, f"{path}-shm") if os.path.exists(name)}
-    found = {int(line[4]) for line in lines if line[1] == "POSIX" and int(line[5].rpartition(":")[2]) in inodes}
-    return found - {os.getpid()}
+    if found := (holders or set()) | (having or set()):
+        names = ", ".join(f"{pid} ({_command(pid)})" for pid in sorted(found))
+        return Finding("locks", True, len(found), f"the processes {names} have the store open")
+    return Finding("locks", True, 0, "no other process has the store open")
 
 
 def _command(pid: int) -> str:
@@ -234,7 +246,7 @@ def _unfinished(session: Session) -> Finding:
     return Finding("unfinished deletions", False, count, detail, "the next lens prune finishes them")
 
 
-def _orphans(session: Session, table: str) -> Finding:
+def _orphans(session: Session, table: str, find: Callable[[], Orphans]) -> Finding:
     known = [name for name in ("runs", "workflow_state") if session.shape.has(name, "run_id")]
     nowhere = " AND ".join(f"NOT EXISTS (SELECT 1 FROM {name} k WHERE k.run_id = c.run_id)" for name in known)
     rows = int(session.value(f"SELECT count(*) FROM {table} c WHERE {nowhere}"))
@@ -243,7 +255,9 @@ def _orphans(session: Session, table: str) -> Finding:
         return Finding(name, True, 0, "every row has its run")
     some = session.value(f"SELECT run_id FROM {table} c WHERE {nowhere} LIMIT 1")
     detail = f"rows of runs that neither runs nor workflow_state know, such as {some!s}: left by a deletion in part"
-    return Finding(name, False, rows, detail, "lens prune --orphans deletes them; lens show RUN shows one")
+    old = sum(find().old.get(table, {}).values())
+    which = "deletes them" if old == rows else f"deletes those older than 1d, {old:,} by now: a run may be saved later"
+    return Finding(name, False, rows, detail, f"lens prune --orphans {which}")
 
 
 def _disagreements(session: Session) -> Finding:

@@ -228,6 +228,8 @@ class Deletion:
         if self._named is not None or self._batch.begun:
             if not asked.force and any(member.held for member in members):
                 return "held"
+            if asked.state_only and not any(key.state for key in family.keys):
+                return "stateless"
             if not (self._batch.begun and members):
                 return ""
             signs = [sign_of(session.connection, member.run_id) for member in members]

@@ -18,7 +18,7 @@ from flujo_lens.state.backends.choosing import Chooser, Member, last_sign
 from flujo_lens.state.backends.sqlite import queries
 from flujo_lens.state.backends.sqlite.breathing import Breaths
 from flujo_lens.state.backends.sqlite.marks import read_held, unfinished_ids
-from flujo_lens.state.backends.sqlite.orphans import find_orphans
+from flujo_lens.state.backends.sqlite.orphans import Orphans, find_orphans
 from flujo_lens.state.backends.sqlite.runs import count_all
 from flujo_lens.state.backends.sqlite.session import Session, as_text
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
@@ -91,8 +91,8 @@ def make_plan(session: Session, asked: DeletionRequest) -> DeletionPlan:
             for family in looker.families(frozenset(as_text(run_id) for run_id in begun)):
                 chooser.offer(family)
     plan = chooser.plan(choice, count_all(session))
-    orphans = find_orphans(session, asked.orphans_before, breaths) if asked.orphans_before else {}
-    choice.orphans = list({run_id: None for ids in orphans.values() for run_id in ids})
+    orphans = find_orphans(session, asked.orphans_before, breaths) if asked.orphans_before else Orphans({})
+    choice.orphans = list({run_id: None for ids in orphans.old.values() for run_id in ids})
     held = {run_id: who for run_id, who in looker.held.items() if run_id in (asked.run_ids or ())}
     return _completed(session, plan, missing, held, orphans)
 
@@ -110,11 +110,16 @@ def _take_named(looker: Looker, chooser: Chooser, run_ids: Sequence[str]) -> tup
     return tuple(run_id for run_id in dict.fromkeys(run_ids) if run_id not in found)
 
 
-def _completed(session: Session, plan: DeletionPlan, missing: tuple[str, ...], held: Any, orphans: Any) -> DeletionPlan:
+def _completed(
+    session: Session, plan: DeletionPlan, missing: tuple[str, ...], held: Any, orphans: Orphans
+) -> DeletionPlan:
     from flujo_lens.state.backends.sqlite.sizes import measure
 
-    counts = {table: sum(ids.values()) for table, ids in orphans.items()}
-    told = replace(plan, missing=missing, held=held, orphans=counts, unfinished=plan.choice.unfinished)
+    counts = {table: sum(ids.values()) for table, ids in orphans.old.items()}
+    told = replace(
+        plan, missing=missing, held=held, orphans=counts, young_orphans=orphans.young,
+        unfinished=plan.choice.unfinished,
+    )  # fmt: skip
     return told.with_counts(*measure(session, plan))
 
 

@@ -13,25 +13,11 @@ from flujo_lens.state.backends.sqlite.loading import Opener
 from flujo_lens.state.backends.sqlite.session import Session, as_text
 from flujo_lens.state.backends.vocabulary import moment_before
 from flujo_lens.state.interpret import as_int, as_number
-from flujo_lens.state.traces import SpanRow
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["known", "run_extras", "span_document", "step_extras", "workflow_stats"]
+__all__ = ["known", "run_extras", "step_extras", "workflow_stats"]
 
 Documents = dict[str, dict[str, Any]]
-
-
-def span_document(row: SpanRow) -> dict[str, Any]:
-    """A span as `get_spans` returns it."""
-    return {
-        "span_id": row.span_id,
-        "parent_span_id": row.parent_span_id,
-        "name": row.name,
-        "start_time": row.start,
-        "end_time": row.end,
-        "status": row.status,
-        "attributes": dict(row.attributes),
-    }
 
 
 def workflow_stats(session: Session) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.sqlite.breathing import Breaths
 from flujo_lens.state.backends.sqlite.schema import Shape
 from flujo_lens.state.backends.sqlite.session import Session
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = ["children", "find_orphans", "knows"]
+__all__ = ["Orphans", "children", "find_orphans", "knows"]
 
 _CHILDREN = ("spans", "steps", "traces", "evaluations")
 _AT_A_TIME = 5_000
@@ -29,8 +29,15 @@ def knows(shape: Shape, run_id: str) -> str:
     return " OR ".join(f"EXISTS (SELECT 1 FROM {table} k WHERE k.run_id = {run_id})" for table in tables)
 
 
-def find_orphans(session: Session, before: datetime, breaths: Breaths) -> dict[str, dict[Any, int]]:
-    """Ids without a run whose newest row, in any table, is older than `before`: by table, with how many rows.
+class Orphans(NamedTuple):
+    """Ids without a run, by table, with how many rows they have there; and how many rows are too young."""
+
+    old: dict[str, dict[Any, int]]
+    young: int = 0
+
+
+def find_orphans(session: Session, before: datetime, breaths: Breaths) -> Orphans:
+    """The ids without a run, of which those are old whose newest row, in any table, is older than `before`.
 
     A row without a readable time is never old.
     """
@@ -42,7 +49,8 @@ def find_orphans(session: Session, before: datetime, breaths: Breaths) -> dict[s
             young.add(run_id)
         breaths.take()
     told = {table: {i: n for i, n in counts.items() if i not in young} for table, counts in found.items()}
-    return {table: counts for table, counts in told.items() if counts}
+    rows = sum(n for counts in found.values() for i, n in counts.items() if i in young)
+    return Orphans({table: counts for table, counts in told.items() if counts}, rows)
 
 
 def _alone(session: Session, table: str, breaths: Breaths) -> dict[Any, int]:

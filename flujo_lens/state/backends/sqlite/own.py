@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["CLAIMS", "DELETIONS", "HANGING", "MANIFESTS", "RUN_MANIFESTS", "hanging", "is_there", "make"]
+__all__ = ["CLAIMS", "DELETIONS", "MANIFESTS", "RUN_MANIFESTS", "hanging", "is_there", "make"]
 
 CLAIMS, MANIFESTS, RUN_MANIFESTS = "lens_claims", "lens_manifests", "lens_run_manifests"
 
-HANGING = (CLAIMS, RUN_MANIFESTS)
+_HANGING = (CLAIMS, RUN_MANIFESTS)
 """Those with rows that belong to one run, and are deleted with it."""
 
 DELETIONS = "lens_deletions"
@@ -53,5 +53,5 @@ def is_there(db: sqlite3.Connection, table: str) -> bool:
 
 
 def hanging(db: sqlite3.Connection) -> list[str]:
-    """Those of `HANGING` that there are."""
-    return [table for table in HANGING if is_there(db, table)]
+    """Those of `_HANGING` that there are."""
+    return [table for table in _HANGING if is_there(db, table)]

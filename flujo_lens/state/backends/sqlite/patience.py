@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import sqlite3
 import threading
@@ -13,7 +15,7 @@ from typing import TypeVar
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.sqlite.opening import WHO_MAY_WRITE, is_busy, translate
 
-__all__ = ["SLICE", "patiently", "translate_write"]
+__all__ = ["SLICE", "check_may_write", "patiently", "translate_write"]
 
 T = TypeVar("T")
 SLICE = 0.01
@@ -45,6 +47,23 @@ def patiently(
             if not passes(error) or left <= 0 or stopped.wait(min(left, pause * random.uniform(0.5, 1))):
                 raise
         pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def check_may_write(path: Path) -> None:
+    """See that a file may be written, before SQLite opens it.
+
+    It opens one that may not be written for reading, with a ``-wal`` and a ``-shm`` that nobody may write either, and
+    leaves them behind.
+
+    Raises:
+        ReadOnlyStoreError: it may not.
+    """
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise ReadOnlyStoreError(
+            f"{path} may not be written: {os.strerror(errno.EACCES)}; nothing was changed",
+            hint=WHO_MAY_WRITE,
+            path=str(path),
+        )
 
 
 def translate_write(error: sqlite3.Error, path: Path) -> LensError:

@@ -34,6 +34,7 @@ from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION
 from flujo_lens.state.backends.sqlite.session import Session, open_session
 from flujo_lens.state.backends.sqlite.worker import Worker
 from flujo_lens.state.interpret import BAD, decode
+from flujo_lens.state.traces import span_document
 from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
 
 if TYPE_CHECKING:
@@ -155,13 +156,11 @@ class SQLiteReads(ReadingBackend):
     @empty_if_missing(list[JSONObject])
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
         """Return the spans of a run in the order of their start, times in seconds of the writer's clock."""
-        from flujo_lens.state.backends.sqlite import detail, documents
+        from flujo_lens.state.backends.sqlite import detail
 
         sought = findable(asked_id(run_id))
         rows = await self._read(lambda session: detail.span_rows(session, sought, self._value))
-        return [
-            documents.span_document(row) for row in rows if status in (None, row.status) and name in (None, row.name)
-        ]
+        return [span_document(row) for row in rows if status in (None, row.status) and name in (None, row.name)]
 
     async def read_extras(self, run_ids: Sequence[str], *, contexts: bool = False) -> Mapping[str, JSONObject]:
         """Return the columns of runs that a summary does not hold."""

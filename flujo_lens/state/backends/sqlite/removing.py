@@ -69,12 +69,19 @@ def delete_some(session: Session, ids: Sequence[Any], most: int) -> dict[str, in
 
 
 def cancel(session: Session, ids: Sequence[Any]) -> dict[str, int]:
-    """Delete the states of these runs; their history says that they were cancelled."""
+    """Delete the states of these runs; their history says that they were cancelled, and what had failed."""
     if not ids:
         return {}
     if session.shape.has("runs", "status"):
-        session.rows(f"UPDATE runs SET status = 'cancelled' WHERE run_id IN {queries.marks(ids)}", ids)
+        session.rows(f"UPDATE runs SET {_cancelled(session)} WHERE run_id IN {queries.marks(ids)}", ids)
     return {"workflow_state": _delete_from(session, "workflow_state", ids)}
+
+
+def _cancelled(session: Session) -> str:
+    if not all(session.shape.has(table, "error_message") for table in ("runs", "workflow_state")):
+        return "status = 'cancelled'"
+    error = "SELECT s.error_message FROM workflow_state s WHERE s.run_id = runs.run_id"
+    return f"status = 'cancelled', error_message = coalesce(nullif(error_message, ''), ({error}), error_message)"
 
 
 def _delete_from(session: Session, table: str, ids: Sequence[Any]) -> int:

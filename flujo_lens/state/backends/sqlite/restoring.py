@@ -147,12 +147,18 @@ def _run_ids(tables: Sequence[Mapping[str, Any]]) -> Any:
 def _restore_state(into: _Into, tables: Mapping[str, Any]) -> bool:
     """Put a state back beside its history, which gets the status that it had."""
     run_id = next(_run_ids([tables]), None)
-    if into.db.execute("SELECT 1 FROM workflow_state WHERE run_id = ?", (run_id,)).fetchone():
+    if (
+        "workflow_state" not in tables
+        or into.db.execute("SELECT 1 FROM workflow_state WHERE run_id = ?", (run_id,)).fetchone()
+    ):
         return False
     _insert(into, "workflow_state", tables["workflow_state"])
     if "runs" in tables and tables["runs"]["rows"]:
-        status = decoded(tables["runs"]["rows"][0][tables["runs"]["columns"].index("status")])[0]
-        into.db.execute("UPDATE runs SET status = ? WHERE run_id = ? AND status = 'cancelled'", (status, run_id))
+        had = dict(zip(tables["runs"]["columns"], tables["runs"]["rows"][0], strict=True))
+        names = [name for name in ("status", "error_message") if name in had and into.shape.has("runs", name)]
+        sets = ", ".join(f"{name} = ?" for name in names)
+        values = [*(decoded(had[name])[0] for name in names), run_id]
+        into.db.execute(f"UPDATE runs SET {sets} WHERE run_id = ? AND status = 'cancelled'", values)
     return True
 
 

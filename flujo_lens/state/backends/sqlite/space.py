@@ -20,7 +20,7 @@ from urllib.parse import quote
 from flujo_lens.errors import BusyError, OperationFailedError
 from flujo_lens.state.backends.sqlite.backup import alone
 from flujo_lens.state.backends.sqlite.opening import check_is_sqlite, is_busy
-from flujo_lens.state.backends.sqlite.patience import translate_write
+from flujo_lens.state.backends.sqlite.patience import check_may_write, translate_write
 from flujo_lens.state.upkeep import Room, Space
 
 __all__ = ["check_rooms", "checkpoint", "read_space", "rooms_of_vacuum", "taken", "vacuum", "vacuum_open"]
@@ -156,6 +156,7 @@ def taken(
     stopped = stopped or threading.Event()
     deadline = time.monotonic() + timeout
     check_is_sqlite(path)
+    check_may_write(path)
     try:
         with _shared(path, timeout) if force else alone(path, deadline, stopped) as db:
             db.set_progress_handler(stopped.is_set, _STEPS_BETWEEN_LOOKS)

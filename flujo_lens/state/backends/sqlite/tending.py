@@ -69,7 +69,7 @@ class TendedStore(SQLiteReads):
         from flujo_lens.state.upkeep import silent_finding
 
         silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
-        found = await self._read(lambda session: check_up(session, self._reader.path, full=full))
+        found = await self._read(lambda session: check_up(session, self._reader.path, now, full=full))
         return (*found, silent_finding(silent, silent_after))
 
     async def mend(self, checks: Sequence[str]) -> Sequence[Mended]:

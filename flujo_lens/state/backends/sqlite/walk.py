@@ -1,9 +1,8 @@
 """Runs in the order of their start, read off the indexes that the library makes: no sorting, no OFFSET.
 
 Ordered streams are merged: ``runs`` by start lead, states without a run (by their save) are read up to where
-those are. Where an
-index's order is not quite that of the instants, `TextOrder.slack` says by how much a row may be late, and a
-row waits until no earlier one can come.
+those are. Where an index's order is not quite that of the instants, `TextOrder.slack` says by how much a row may be
+late, and a row waits until no earlier one can come.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.sqlite import queries
 from flujo_lens.state.backends.sqlite.order import TextOrder, text_order
 from flujo_lens.state.backends.sqlite.session import Session
+from flujo_lens.state.backends.sqlite.walk_conditions import condition
 from flujo_lens.state.matching import sort_key
 from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -200,7 +200,7 @@ def _run_stream(session: Session, way: Walk, after: Position | None, at: int) ->
     column = queries.start_columns(session.shape)[at]
     order = _order_of(session, _RUNS, column, UTC)
     bounds, values = _bounds(order, way, after)
-    extra, more = _condition(session, way.wanted, run=True)
+    extra, more = condition(session, way.wanted, run=True)
     sql = queries.runs_by_start(session.shape, at, bounds, extra, way.direction, way.budget)
     columns = queries.run_columns(session.shape, "r.run_id", state=True, run=True, details=way.details)
     count = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {bounds.format(c=column)} LIMIT {way.budget})"
@@ -235,7 +235,7 @@ class _States:
 
     def _query(self, budget: int | None) -> tuple[str, list[Any]]:
         way, shape = self._way, self._session.shape
-        extra, more = _condition(self._session, way.wanted, run=False)
+        extra, more = condition(self._session, way.wanted, run=False)
         sql = queries.states_by_first_save(shape, self._bounds, extra, way.direction, budget)
         columns = queries.run_columns(shape, "s.run_id", state=True, run=False, details=way.details)
         return sql.replace("{columns}", columns), more
@@ -261,53 +261,6 @@ def _bounds(order: TextOrder, way: Walk, after: Position | None) -> tuple[str, l
         most = border if most is None else min(most, border)
     values = ["0" if least is None else order.at_least(least), ":" if most is None else order.at_most(most)]
     return "{c} >= ? AND {c} < ?", values
-
-
-def _condition(session: Session, wanted: RunFilter, *, run: bool) -> tuple[str, list[Any]]:
-    """SQL that leaves out most of the rows that are not wanted. What it lets pass is tested again."""
-    conditions, values = ["1"], []
-    state = session.shape.has(_WS, "status")
-    if wanted.statuses:
-        found, more = _status_condition(session, wanted.statuses, state=state, run=run)
-        conditions.append(found)
-        values += more
-    if wanted.pipeline is not None:
-        table, alias = (_RUNS, "r") if run else (_WS, "s")
-        name = session.shape.col(table, alias, "pipeline_name")
-        conditions.append(f"COALESCE({name}, '') IN (?, 'unknown', '')")
-        values.append(wanted.pipeline)
-    return " AND ".join(conditions), values
-
-
-def _status_condition(session: Session, statuses: frozenset[str], *, state: bool, run: bool) -> tuple[str, list[str]]:
-    """The status by the state's where there is one; a cancelled run may be stored as failed and completed."""
-    asked = sorted(statuses | {""})
-    test, values = _state_has(session, asked)
-    if not run:
-        return test, values
-    marks = queries.marks(asked)
-    if not state:
-        return f"r.status IN {marks}", asked
-    if "cancelled" in statuses:
-        disguised, more = _state_has(session, ["failed"])
-        test, values = f"({test} OR (r.status = 'completed' AND {disguised}))", values + more
-    return f"CASE WHEN s.rowid IS NULL THEN r.status IN {marks} ELSE {test} END", [*asked, *values]
-
-
-def _state_has(session: Session, statuses: list[str]) -> tuple[str, list[str]]:
-    """Whether the state has one of these statuses, by the index alone where there is one.
-
-    In the row itself the status lies behind the blobs, and to get there takes several pages.
-    """
-    index = session.shape.index_on(_WS, "status")
-    if index is None:
-        return f"s.status IN {queries.marks(statuses)}", statuses
-    sought = f"SELECT 1 FROM {_WS} INDEXED BY {index} WHERE status = ? LIMIT 1"
-    present = [status for status in statuses if session.value(sought, (status,))]
-    if not present:
-        return "0", []
-    test = f"SELECT 1 FROM {_WS} f INDEXED BY {index} WHERE f.status IN {queries.marks(present)} AND f.rowid = s.rowid"
-    return f"EXISTS ({test})", present
 
 
 def _merged(streams: list[_Stream | _Trailing], way: Walk, after: Position | None) -> Iterator[RunSummary]:

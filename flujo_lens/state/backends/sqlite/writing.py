@@ -23,7 +23,7 @@ from flujo_lens.errors import BusyError, OperationFailedError, ReadOnlyStoreErro
 from flujo_lens.state.backends.sqlite import migrations
 from flujo_lens.state.backends.sqlite.ddl import CREATE
 from flujo_lens.state.backends.sqlite.opening import Identity, check_is_sqlite, identity, is_busy
-from flujo_lens.state.backends.sqlite.patience import SLICE, patiently, translate_write
+from flujo_lens.state.backends.sqlite.patience import SLICE, check_may_write, patiently, translate_write
 from flujo_lens.state.backends.sqlite.saving import is_large, save_large_state, save_state
 from flujo_lens.state.backends.sqlite.worker import Worker
 
@@ -238,6 +238,7 @@ class Writer:
             self._make_folder()
         else:
             check_is_sqlite(self.path)
+            check_may_write(self.path)
         self._file = identity(self.given)
         uri = f"file:{quote(str(self.path))}?mode={'rwc' if fresh else 'rw'}"
         wait = min(self.timeout, SLICE)

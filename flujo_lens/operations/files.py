@@ -1,4 +1,4 @@
-"""The file below the audit log: its lock, its end, and writing to it. Only `OSError` comes out."""
+"""Files beside a store: their locks, their ends, and writing to them. Only `OSError` comes out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["last_line", "lock", "settled_size", "sync_folder", "write_all"]
+__all__ = ["Lock", "beside", "last_line", "lock", "settled_size", "sync_folder", "try_lock", "write_all"]
+
+Lock = Literal["taken", "busy", "unsupported"]
+"""What became of a lock: it is held, somebody else has it, or the file system knows none."""
 
 _BLOCK = 1 << 16
 _LONGEST_PAUSE = 0.05
@@ -42,22 +46,34 @@ def write_all(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
+def beside(store_path: Path, suffix: str) -> Path:
+    """The place of a file for a store that is a file or a folder: beside it, also where a link leads to it."""
+    real = Path(os.path.realpath(store_path))
+    return real.with_name(f"{real.name}{suffix}")
+
+
+def try_lock(file: int, kind: int) -> Lock:
+    """Take the `fcntl.flock` of a file now (``LOCK_SH`` or ``LOCK_EX``), or say why not."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "busy"
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return "unsupported"
+        raise
+    return "taken"
+
+
 def lock(file: int, kind: int, deadline: float) -> bool:
     """Whether the lock was taken before the deadline; also where the file system knows none."""
     pause = 0.001
-    while True:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return True
-            raise
+    while try_lock(file, kind) == "busy":
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+    return True
 
 
 def settled_size(file: int, deadline: float) -> int:

@@ -1,0 +1,91 @@
+"""Commands that lens tells a person to type: they repeat the options that say which store and application are meant.
+
+An option that was given on this command line would be missing from the next one, which would then look into, or
+change, another store. What settings and variables say counts there as it does here, and is not repeated.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["Repeated"]
+
+_WITH_CODE = ("check", "resume", "retry")
+_LOOKS = ("status", "list", "show", "trace", "spans", "stats", "failed", "waiting", "evals", "doctor")
+_CHANGES = ("fork", "cancel", "delete", "prune", "undo", "import", "migrate", "optimize")
+_GROUPS = ("tasks", "system", "audit")
+
+_ALONE = "|".join((*_WITH_CODE, *_LOOKS, *_CHANGES))
+_COMMAND = re.compile(rf"\blens (?P<name>{_ALONE}|(?:{'|'.join(_GROUPS)}) [a-z]+)(?![\w-])")
+_NAMES = {"--store": "--store", "-s": "--store", "--config": "--config", "--app": "--app", "--app-dir": "--app-dir"}
+_OF_CODE = ("--app", "--app-dir")
+
+
+class Repeated(NamedTuple):
+    """The options of this command line that commands to type repeat: pairs of a name and a value, each name once."""
+
+    options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> Repeated:
+        """Those among the words of a command line; of an option that is given twice the last counts."""
+        given = dict(_given(arguments))
+        return cls(tuple((name, given[name]) for name in dict.fromkeys(_NAMES.values()) if name in given))
+
+    def command(self, text: str) -> str:
+        """A command line that begins with ``lens``, with the options behind the command's name."""
+        return _COMMAND.sub(self._with_options, text, count=1) if text.startswith("lens ") else text
+
+    def prose(self, text: str) -> str:
+        """A text in which command lines may stand."""
+        return _COMMAND.sub(self._with_options, text) if self.options else text
+
+    def error(self, told: dict[str, Any]) -> dict[str, Any]:
+        """An error as `LensError.to_dict` gives it, with the options in its hint and in the commands of its remedies.
+
+        Its message has commands only where it has remedies.
+        """
+        made = {**told, "hint": self.prose(told["hint"]) if told.get("hint") else told.get("hint")}
+        if "remediations" in told:
+            made["message"] = self.prose(told["message"])
+            made["remediations"] = [self._remedy(remedy) for remedy in told["remediations"]]
+        return made
+
+    def _remedy(self, remedy: dict[str, Any]) -> dict[str, Any]:
+        return {**remedy, "command": self.command(remedy["command"]) if remedy["command"] else None}
+
+    def _with_options(self, found: re.Match[str]) -> str:
+        there = found.string[found.end() :].partition("\n")[0]
+        takes_code = found["name"] in _WITH_CODE and "--save" not in there  # that alone needs no code
+        words = [
+            f"{name} {shlex.quote(_shown(value))}"
+            for name, value in self.options
+            if (takes_code or name not in _OF_CODE) and f"{name} " not in there
+        ]
+        return " ".join([found[0], *words])
+
+
+def _shown(value: str) -> str:
+    """A value without a password: what is printed may end in a log."""
+    from flujo_lens.config import mask_uri
+    from flujo_lens.rendering.text import escape_controls
+
+    return escape_controls(mask_uri(value))
+
+
+def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options and their values, in the order of the words; what stands behind ``--`` is none."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return
+        name, is_joined, value = word.partition("=")
+        if name in _NAMES and is_joined and name != "-s":
+            yield _NAMES[name], value
+        elif word in _NAMES:
+            yield from ((_NAMES[word], value) for value in [next(words, "")] if value)
+        elif word.startswith("-s") and len(word) > 2 and not word.startswith("--"):
+            yield "--store", word[2:]

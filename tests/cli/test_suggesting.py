@@ -1,0 +1,95 @@
+"""What lens tells to type repeats the store and the application that it was given, and nothing else."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from pipelines import Shop
+from support import Lens
+
+from flujo_lens.cli.suggesting import Repeated
+
+OPTIONS = "--store 'my runs.db'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ("show r1", ()),
+        ("show r1 --store a.db", (("--store", "a.db"),)),
+        ("-s a.db show r1", (("--store", "a.db"),)),
+        ("show r1 -sa.db", (("--store", "a.db"),)),
+        ("show --store=a.db --store b.db r1", (("--store", "b.db"),)),
+        ("resume r1 --app m:a --app-dir=src", (("--app", "m:a"), ("--app-dir", "src"))),
+        ("show -- --store=a.db", ()),
+        ("show --store", ()),
+    ],
+)
+def test_what_was_given(arguments: str, options: tuple[tuple[str, str], ...]) -> None:
+    assert Repeated.of(arguments.split()).options == options
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lens show r1", f"lens show {OPTIONS} r1"),
+        ("lens cancel --reason x -- -r1", f"lens cancel {OPTIONS} --reason x -- -r1"),
+        ("lens resume r1", f"lens resume {OPTIONS} --app m:a r1"),
+        ("lens resume r1 --app m:b --dry-run", f"lens resume {OPTIONS} r1 --app m:b --dry-run"),
+        ("lens check --save in.json", f"lens check {OPTIONS} --save in.json"),
+        ("lens tasks sweep", f"lens tasks sweep {OPTIONS}"),
+        ("lens explain LENS-C1", "lens explain LENS-C1"),
+        ("`lens list --all` names them; lens stores", f"`lens list {OPTIONS} --all` names them; lens stores"),
+    ],
+)
+def test_commands_in_texts(text: str, told: str) -> None:
+    assert Repeated((("--store", "my runs.db"), ("--app", "m:a"))).prose(text) == told
+
+
+def test_only_a_command_is_one() -> None:
+    assert Repeated((("--store", "a.db"),)).command("run lens show") == "run lens show"
+
+
+def test_a_password_is_not_printed() -> None:
+    assert "secret" not in Repeated((("--store", "postgresql://me:secret@db/x"),)).command("lens list")
+
+
+def test_nothing_is_repeated_of_settings_and_variables(lens: Lens) -> None:
+    assert "next: lens" in lens("status -o table").out
+    assert "--store" not in lens("status -o table").out.partition("next:")[2]
+
+
+def test_the_next_command_finds_the_run(bare_lens: Lens) -> None:
+    shop = Shop(bare_lens)
+    shop.begin("billing", "one")
+    shop.lens.env.pop("LENS_STORE", None)
+    (shop.cwd / shop.store).rename(shop.cwd / "my runs.db")
+    shown = shop.lens("show", "one", "--store", "my runs.db", "-o", "table")
+    (line,) = [line for line in shown.lines if "lens resume" in line]
+    typed = shlex.split(line.removeprefix("next: ").partition(" \u00b7 ")[0].strip())[1:]
+    assert typed == ["resume", "--store", "my runs.db", "one", "--input", "ANSWER"]
+    done = shop.lens.process(*typed, "--app", "shop:registry")
+    assert done.out == "charged ANSWER\n"
+    refused = shop.lens("resume", "one", "--store", "my runs.db", "--from", "x", "-o", "json")
+    assert refused.code == 2
+
+
+def test_errors_and_remedies_repeat_them(bare_lens: Lens) -> None:
+    shop = Shop(bare_lens)
+    shop.begin("billing", "one")
+    text = (shop.cwd / "shop.py").read_text().replace('"approve"', '"approve_it"')
+    shop.lens.write("shop.py", text)
+    refused = shop.lens.process("resume", "one", "--store", shop.store, "--app", "shop:registry", "-o", "json").error
+    commands = [remedy["command"] for remedy in refused["remediations"] if remedy["command"]]
+    assert f"lens delete --store {shop.store} one" in commands
+    assert all(f"--store {shop.store}" in command for command in commands)
+    assert all("--app shop:registry" in command for command in commands if command.startswith("lens resume"))
+    assert f"lens delete --store {shop.store} one" in refused["message"]
+
+
+def test_a_table_in_a_file_has_no_blanks_at_the_end_of_a_line(lens: Lens) -> None:
+    for command in ("list", "status", "failed", "stats"):
+        found = lens(f"{command} -o table")
+        assert found.lines
+        assert [line for line in found.lines if line != line.rstrip()] == []
