@@ -133,7 +133,10 @@ def check_context(context: BaseModel) -> None:
         type(context).model_validate(values, by_alias=False, by_name=True)
     except ValidationError as error:
         name = type(context).__name__
-        raise InvalidStateError(f"the step left a context that does not fit {name}: {_first(error)}") from error
+        raise InvalidStateError(
+            f"the step left a context that does not fit {name}: {_first(error)}",
+            hint="mend what the step puts there; the run goes on at this step",
+        ) from error
 
 
 def peek_context(saved: JSONObject, model: type[ContextT], run_id: str) -> BaseModel:

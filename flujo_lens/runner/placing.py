@@ -218,7 +218,8 @@ def fitting_context(
     data = without_notes(stored.context, model)
     try:
         ready = migrated(data, verdict.migrations)
-        lost = _lost(stored, code, verdict, ready)
+        seen = {name: value for name, value in ready.items() if name in model.model_fields}
+        lost = _lost(stored, code, verdict, seen)
         if lost is not None:
             refused = Verdict("broken", "LENS-C10", (lost,), None)
             raise StateIncompatibilityError(
@@ -239,7 +240,10 @@ def fitting_context(
 
 
 def _lost(stored: Stored, code: Code, verdict: Verdict, context: JSONObject) -> Difference | None:
-    """A mark that stands where the next step, or any, would look for a value."""
+    """A mark that stands where the next step, or any, would look for a value.
+
+    `context` is what the code's model has fields for: what else was saved is carried on, and no step sees it.
+    """
     steps, index = code.pipeline.steps, verdict.next_index
     if index is not None and index < len(steps) and steps[index].kind != HUMAN:
         found = lost_in(stored.value(None))

@@ -292,10 +292,9 @@ def step_name_of(raw: RawRun, status: str) -> str | None:
 
 def _open_span(raw: RawRun) -> str | None:
     """The step whose span was not closed; the library leaves those of a run that was resumed as they were."""
-    if raw.open_span is None:
-        return None
-    done = {entry.get("name") for entry in raw.steps() if entry.get("success") is not False}
-    return None if raw.open_span in done else raw.open_span
+    name = _text(raw.open_span)
+    done = [entry.get("name") for entry in raw.steps() if entry.get("success") is not False]
+    return None if name in done else name
 
 
 def _paused_step(raw: RawRun) -> Any:

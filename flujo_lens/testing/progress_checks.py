@@ -24,11 +24,14 @@ def _history(*names: str, failed: bool = False) -> list[dict[str, Any]]:
     return [*entries[:-1], {**entries[-1], "success": False, "feedback": "no"}] if failed else entries
 
 
+_NAMED = {"pipeline_name": "p", "pipeline_version": "1"}
+
+
 def _progress(run_id: str = "r", **more: Any) -> Progress:
     """All that a step leaves behind."""
     return Progress(
         run_id,
-        state=plain_state(run_id, status="paused", step_history=_history("load"), current_step_index=1),
+        state={**plain_state(run_id, status="paused", step_history=_history("load"), current_step_index=1), **_NAMED},
         run_start={**_START, "run_id": run_id},
         step={"step_name": "load", "step_index": 0, "status": "completed", "output": {"n": 1}},
         spans=[{"span_id": "1", "name": "load", "start_time": 1.0, "end_time": 2.0, "status": "completed"}],

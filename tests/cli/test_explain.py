@@ -89,7 +89,7 @@ def test_every_command_that_is_named_exists(page: Explanation, bare_lens: Lens) 
 
 def test_commands_are_found_in_the_pages() -> None:
     found = [command for page in PAGES for command in commands_of(page)]
-    assert {"list", "show", "config", "stores", "explain", "demo", "failed", "system"} <= {words[0] for words in found}
+    assert {"list", "show", "config", "stores", "explain", "demo", "failed", "prune"} <= {words[0] for words in found}
     assert len(found) > 2 * len(PAGES)
 
 

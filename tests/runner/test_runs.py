@@ -628,7 +628,7 @@ def test_a_pipeline_that_is_not_registered(backend: StateBackend) -> None:
     registry.register(load, "orders", "1.0.0")
     with pytest.raises(UnknownValueError, match=r'no registered pipeline "order"\. Did you mean orders\?'):
         Flujo(registry=registry, pipeline_name="order", state_backend=backend).run(1)
-    with pytest.raises(UnknownValueError, match=r'no version of the pipeline "orders" "2\.0\.0"'):
+    with pytest.raises(UnknownValueError, match=r'no version of orders called "2\.0\.0"'):
         Flujo(registry=registry, pipeline_name="orders", pipeline_version="2.0.0", state_backend=backend).run(1)
     with pytest.raises(UsageError, match="the runner has no pipeline"):
         Flujo(state_backend=backend).run(1)
