@@ -10,9 +10,10 @@ import pty
 import signal
 import sqlite3
 import struct
+import subprocess
 import termios
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from fcntl import ioctl
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,20 @@ def answered(lens: Lens, line: str, answer: str, *, width: int = 100, env: Mappi
         with open(ours, "r+b", buffering=0) as terminal:
             shown = _until(terminal, b"] ")
             if shown.endswith(b"] ") and answer == CTRL_C:  # it is no session's terminal, which would send it
-                process.send_signal(signal.SIGINT)
+                _interrupt(process)
             elif shown.endswith(b"] "):
                 terminal.write(answer.encode())
             shown += _until(terminal, None)
     return Result(process.returncode, shown.replace(b"\r\n", b"\n"), b"")
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Press Ctrl-C until it is heard: one that comes just before the process begins to read is seen after that."""
+    for _ in range(60):
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+            return
 
 
 def _until(terminal: Any, end: bytes | None) -> bytes:

@@ -16,7 +16,6 @@ import pytest
 from support import Lens, tree
 
 from flujo_lens import errors
-from flujo_lens.cli.app import COMMANDS
 from flujo_lens.cli.exit_codes import exit_code_of
 from flujo_lens.operations.explain import Explanation, explain, explanations
 from flujo_lens.runner.incompatibility import STATE_CODES, StateIncompatibilityError
@@ -28,10 +27,6 @@ PAGES = explanations()
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`]+)`")
 VARIABLES = {"LENS_STORE", "LENS_CONFIG", "LENS_TIMEOUT", "LENS_LEASE", "LENS_KEY", "LENS_KEY_FILE"}
-
-
-COMING = {"resume", "fork", "cancel", "delete", "prune"} - COMMANDS.keys()
-"""Named in the pages before they are there; each counts as soon as it is."""
 
 
 def page_id(page: Explanation) -> str:
@@ -72,7 +67,7 @@ def commands_of(page: Explanation) -> Iterator[list[str]]:
     """The words after ``lens`` of each command of a page, in blocks of the shell and within lines."""
     shell = "\n".join(text for language, text in FENCED.findall(page.text) if language == "sh")
     for line in [*shell.splitlines(), *INLINE.findall(FENCED.sub("", page.text))]:
-        if line.startswith("lens ") and line.split()[1] not in COMING:
+        if line.startswith("lens "):
             yield list(takewhile(lambda word: word not in ("2>", ">", "|"), shlex.split(line)[1:]))
 
 
