@@ -13,7 +13,7 @@ import pytest
 import flujo_lens
 
 PACKAGE = Path(flujo_lens.__file__).resolve().parent
-LONGEST_FILE, LONGEST_FUNCTION = 350, 60
+LONGEST_FILE, LONGEST_FUNCTION = 600, 60
 
 ALLOWED = {
     "errors": (),
@@ -42,16 +42,8 @@ BACKENDS = ("arguments", "base", "choosing", "reading", "shapes", "gathering", "
 """What drivers share; every other module of `state.backends` is a driver's: file and file_index are of one."""
 
 PRINTING = {"print", "sys.exit", "exit", "quit", "os._exit", "typer.echo", "input"}
-LARGE_FILES = {
-    "errors",
-    "config",
-    "config_sources",
-    "rendering.columns",
-    "state.interpret",
-    "state.backends.base",
-}
-"""Exceptions of today: the tree of errors, tables of settings and of columns, the rules of interpretation, the contract
-with its words."""
+LARGE_FILES = {"state.backends.base"}
+"""Exceptions of today: the contract with its words."""
 
 
 def _files() -> list[Path]:
