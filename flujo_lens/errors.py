@@ -370,9 +370,29 @@ class ArchiveError(LensError):
     code = "LENS-T1"
 
     @classmethod
-    def unreadable(cls, path: object, why: str) -> ArchiveError:
+    def unreadable(cls, path: object, why: str, hint: str = "nothing was changed") -> ArchiveError:
         """Build the error for a file that cannot be read, and `why`."""
-        return cls(f"cannot read the archive {path}: {why}", hint="nothing was changed", path=str(path))
+        return cls(f"cannot read the archive {path}: {why}", hint=hint, path=str(path))
+
+    @classmethod
+    def no_archive(cls, path: object, why: str, hint: str | None = None) -> ArchiveError:
+        """Build the error for a file that is something else, and `why`."""
+        made_by = "nothing was changed; archives are made by lens prune --archive FILE"
+        return cls(f"{path} is no archive of runs: {why}", hint=hint or made_by, path=str(path))
+
+    @classmethod
+    def cut_off(cls, path: object, why: str) -> ArchiveError:
+        """Build the error for a file of which not even the first line is there."""
+        hint = "nothing was changed; get it again from where it came: its size there and here should be the same"
+        return cls(f"the archive {path} is cut off: {why}", hint=hint, path=str(path))
+
+    @classmethod
+    def too_large(cls, path: object, why: str, option: str) -> ArchiveError:
+        """Build the error for a file that takes more than the limit which `option` sets."""
+        hint = (
+            f"is it what it should be? then allow more: lens import FILE {option} SIZE, as in 20G; nothing was changed"
+        )
+        return cls(f"the archive {path} is too large: {why}", hint=hint, path=str(path), option=option)
 
 
 class CorruptArchiveError(ArchiveError):
@@ -381,16 +401,11 @@ class CorruptArchiveError(ArchiveError):
     code = "LENS-T2"
 
     @classmethod
-    def at(cls, path: object, line: int, why: str, whole: int) -> CorruptArchiveError:
-        """Build the error for the `line` that does not fit; the lines up to `whole` do."""
-        rescue = f"the lines up to {whole} are whole, and can be imported: head -n {whole} (of a compressed file: "
-        return cls(
-            f"line {line} of the archive {path} {why}",
-            hint=f"{rescue}zcat or zstdcat, then head) into another .ndjson file, then lens import that",
-            path=str(path),
-            line=line,
-            whole=whole,
-        )
+    def at(cls, path: object, line: int, why: str, whole: int, rescue: str | None) -> CorruptArchiveError:
+        """Build the error for the `line` that does not fit; the lines up to `whole` do, and `rescue` imports them."""
+        lines = f"the lines up to {whole} are whole, and can be imported"
+        hint = f"{lines}: {rescue}" if rescue else "nothing before it is whole: get another copy; nothing was changed"
+        return cls(f"line {line} of the archive {path} {why}", hint=hint, path=str(path), line=line, whole=whole)
 
 
 class InflightError(LensError):

@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
+from flujo_lens.cli.archive_input import STDIN, ArchiveInput, archive_input
 from flujo_lens.cli.beside import bin_of, bin_of_gone, lock_of, path_of
 from flujo_lens.cli.changing import recorder, report_output, tell
-from flujo_lens.cli.confirm import can_ask, check_writable, confirm
+from flujo_lens.cli.confirm import can_ask, check_can_ask, check_writable, confirm
 from flujo_lens.cli.context import App
 from flujo_lens.cli.named_runs import MOST_SHOWN, listed
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.progress_screen import Bar
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.errors import UsageError
+from flujo_lens.operations.archive_forms import LIMITS, Limits
 from flujo_lens.operations.bin import BinItem
 from flujo_lens.operations.changes import Recorder, Report
 from flujo_lens.operations.deletion import Stop
-from flujo_lens.operations.restoring import Restoration, RestorePlan, bring_back, plan_restore
+from flujo_lens.operations.restoring import Restoration, RestorePlan, bring_back, plan_restore, store_is_empty
 from flujo_lens.operations.store_lock import StoreLock, holder_of
 from flujo_lens.operations.undo import check_order, runs_meant, undo
 from flujo_lens.rendering import columns, human
@@ -47,6 +49,7 @@ class Importing(NamedTuple):
     file: Path
     yes: bool
     change: ChangeOptions
+    limits: Limits = LIMITS
 
 
 def list_bin(app: App, change: ChangeOptions, runs: Sequence[str]) -> None:
@@ -106,16 +109,18 @@ def run_undo(app: App, asked: Undoing) -> int:
 def run_import(app: App, asked: Importing) -> int:
     """Ask if the store holds runs, import an archive, and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
-    path = app.world.cwd / asked.file
+    if not (asked.yes or asked.change.dry_run or can_ask(app) or app.run(store_is_empty)):
+        check_can_ask(app, asked.yes)  # before anything is read from stdin
+    with archive_input(app, asked.file) as given:
+        return _import(app, asked, given)
 
+
+def _import(app: App, asked: Importing, given: ArchiveInput) -> int:
     async def look(backend: StateBackend) -> RestorePlan:
-        return await plan_restore(backend, path)
+        return await plan_restore(backend, given.path, limits=asked.limits, source=given.source)
 
     plan = app.run(look)
-    if plan.found.manifest is None:
-        app.note(
-            f"{path} was cut off when it was written: its {human.plural(len(plan.found.run_ids), 'run')} are whole"
-        )
+    _note_incomplete(app, plan)
 
     async def work(backend: StateBackend, writer: Recorder, stop: Stop, progress: Progress) -> Restoration:
         return await bring_back(backend, plan, writer, stop=stop, progress=progress)
@@ -123,6 +128,16 @@ def run_import(app: App, asked: Importing) -> int:
     question = f"import {human.plural(len(plan.run_ids), 'run')} of {plan.found.header.store}?"
     yes = asked.yes or plan.store_is_empty
     return _run(app, plan, asked.change, yes, ["lens", "import", str(asked.file)], question, work)
+
+
+def _note_incomplete(app: App, plan: RestorePlan) -> None:
+    """Tell, also with --quiet, that the end of an archive is missing."""
+    found = plan.found
+    if found.manifest is not None and not found.torn:
+        return
+    name = "what came by stdin" if str(plan.path) == STDIN else escape_controls(str(plan.path))
+    whole = f"its {human.plural(len(found.run_ids), 'run')} are whole" if found.run_ids else "no run in it is whole"
+    app.tell(f"{name} was cut off when it was written or copied: {whole}")
 
 
 def _run(
@@ -136,7 +151,8 @@ def _run(
             *_named_existing(plan.existing),
             "nothing was changed (--dry-run)",
         ]
-        tell(app, out, plan.report.document() | {"existing": plan.existing}, plan.run_ids, lines)
+        document = plan.report.document() | {"existing": plan.existing, "complete": plan.found.is_complete}
+        tell(app, out, document, plan.run_ids, lines)
         return exit_codes.OK
     lines = [_existing(len(plan.existing)), *_named_existing(plan.existing)] if plan.existing else []
     if plan.run_ids and not confirm(app, question, yes, lines):
@@ -154,7 +170,8 @@ def _run(
 
     done = app.run(locked)
     lines = _lines(done, quiet=app.options.quiet)
-    tell(app, out, done.report.document() | {"existing": done.existing}, done.run_ids, lines)
+    document = done.report.document() | {"existing": done.existing, "complete": plan.found.is_complete}
+    tell(app, out, document, done.run_ids, lines)
     _note_failed(app, done)
     partial = done.report.skipped or done.report.failed
     return code_of(stop) or (exit_codes.PARTIAL if partial else exit_codes.OK)

@@ -202,7 +202,7 @@ def parsed_manifest(line: bytes) -> Manifest:
     if not isinstance(told, dict) or type(told.get("complete")) is not bool:
         raise ValueError("no manifest")
     runs, records, batches = _counts(told, "runs", "records", "batches")
-    rows, by_status = (dict(told.get(name) or {}) for name in ("rows", "by_status"))
+    rows, by_status = (_object_in(told, name) for name in ("rows", "by_status"))
     return Manifest(runs, records, batches, rows, by_status, told["complete"], _digest(told))
 
 
@@ -211,6 +211,13 @@ def _object(line: bytes) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise ValueError("no object")
     return told
+
+
+def _object_in(told: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = told.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
 
 
 def _counts(told: Mapping[str, Any], *names: str) -> list[Any]:

@@ -14,14 +14,16 @@ from typing import NamedTuple
 
 from flujo_lens.errors import ArchiveError, LensError, SchemaError
 from flujo_lens.operations.archive import driver_kind
-from flujo_lens.operations.archive_reading import Survey, read_archive, survey
+from flujo_lens.operations.archive_forms import LIMITS, Limits
+from flujo_lens.operations.archive_lines import Header
+from flujo_lens.operations.archive_reading import Survey, read_archive, runs_of, survey
 from flujo_lens.operations.changes import Recorder, Report
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["Restoration", "RestorePlan", "bring_back", "plan_restore"]
+__all__ = ["Restoration", "RestorePlan", "bring_back", "plan_restore", "store_is_empty"]
 
 _AT_ONCE = 500
 
@@ -35,6 +37,8 @@ class RestorePlan(NamedTuple):
         run_ids: Those that would come back, in the archive's order.
         existing: Those that would be left alone, since a run of that id exists.
         store_is_empty: Whether the store holds no run at all.
+        limits: How much may come out of the archive.
+        source: A descriptor of the archive, if it has no name.
     """
 
     path: Path
@@ -42,6 +46,8 @@ class RestorePlan(NamedTuple):
     run_ids: tuple[str, ...]
     existing: tuple[str, ...]
     store_is_empty: bool
+    limits: Limits = LIMITS
+    source: int | None = None
 
     @property
     def report(self) -> Report:
@@ -66,33 +72,48 @@ class Restoration(NamedTuple):
     failed: dict[str, str]
 
 
-async def plan_restore(backend: StateBackend, path: Path, wanted: Collection[str] | None = None) -> RestorePlan:
+async def plan_restore(
+    backend: StateBackend,
+    path: Path,
+    wanted: Collection[str] | None = None,
+    *,
+    limits: Limits = LIMITS,
+    source: int | None = None,
+) -> RestorePlan:
     """See what would come back from an archive. The whole archive is read and checked; nothing is changed.
 
     Args:
         backend: The store.
-        path: The archive.
+        path: The archive, which may be several that were joined.
         wanted: Only these of its runs; None for all.
+        limits: How much may come out of it.
+        source: A descriptor of the archive, if it has no name; `path` is what messages call it then.
 
     Raises:
         ArchiveError, CorruptArchiveError: it cannot be read, or was made from another kind of store.
     """
-    _check_kind(backend, path)
-    found = survey(path)
+    with read_archive(path, limits, source) as archive:
+        _check_kind(backend, path, archive.headers)
+    found = survey(path, limits, source)
+    _check_kind(backend, path, found.headers)
     run_ids = [run_id for run_id in found.run_ids if wanted is None or run_id in wanted]
-    is_empty = not (await backend.query_runs(RunFilter(), limit=1)).items
+    is_empty = await store_is_empty(backend)
     existing = set() if is_empty else await _existing(backend, run_ids, found.states)
     new = tuple(run_id for run_id in run_ids if run_id not in existing)
     old = tuple(run_id for run_id in run_ids if run_id in existing)
-    return RestorePlan(path, found, new, old, is_empty)
+    return RestorePlan(path, found, new, old, is_empty, limits, source)
 
 
-def _check_kind(backend: StateBackend, path: Path) -> None:
-    with read_archive(path) as archive:
-        made_by = archive.header.driver
-    if (kind := driver_kind(backend)) != made_by:
+async def store_is_empty(backend: StateBackend) -> bool:
+    """Whether a store holds no run at all."""
+    return not (await backend.query_runs(RunFilter(), limit=1)).items
+
+
+def _check_kind(backend: StateBackend, path: Path, headers: Sequence[Header]) -> None:
+    kind = driver_kind(backend)
+    if others := [header.driver for header in headers if header.driver != kind]:
         raise ArchiveError(
-            f"{path} was made from a store of the driver {made_by}, and this one is of {kind}",
+            f"{path} was made from a store of the driver {others[0]}, and this one is of {kind}",
             hint="name a store of the same kind: --store NAME_OR_URI; nothing was changed",
             path=str(path),
         )
@@ -184,17 +205,31 @@ def _restoration(plan: RestorePlan, done: _Done, audit_id: str) -> Restoration:
 async def _restore_all(
     backend: StateBackend, plan: RestorePlan, done: _Done, stop: Stop, progress: Callable[[int], None] | None
 ) -> None:
+    """Restore group by group; states that were deleted alone come after their history."""
     wanted = set(plan.run_ids)
-    with read_archive(plan.path) as archive:
-        for records in archive.groups():
-            chosen = [record for record in records if record["run_id"] in wanted]
-            if not chosen:
-                continue
-            if stop:
-                return
-            await _restore(backend, chosen, done)
-            if progress is not None:
-                progress(done.count)
+    for states in (False, True) if plan.found.states and len(plan.found.headers) > 1 else (None,):
+        with read_archive(plan.path, plan.limits, plan.source) as archive:
+            for number, records in enumerate(archive.groups()):
+                chosen = _chosen(plan, records, number, states, wanted)
+                if not chosen:
+                    continue
+                if stop:
+                    return
+                await _restore(backend, chosen, done)
+                if progress is not None:
+                    progress(done.count)
+
+
+def _chosen(
+    plan: RestorePlan, records: list[Record], number: int, states: bool | None, wanted: Collection[str]
+) -> list[Record]:
+    """The records of a group that are to be restored from it."""
+    return [
+        record
+        for key, run in runs_of(records)
+        if key[0] in wanted and plan.found.chosen[key] == number and states in (None, key[1])
+        for record in run
+    ]
 
 
 async def _restore(backend: StateBackend, records: list[Record], done: _Done) -> None:

@@ -118,7 +118,7 @@ def test_all_comes_back(lens: Lens) -> None:
     assert everything(lens) != before
     done = lens(f"undo {ID} --yes --reason sorry -o json")
     assert done.code == 0
-    assert list(done.json) == [*REPORT, "existing"]
+    assert list(done.json) == [*REPORT, "existing", "complete"]
     assert [done.json[name] for name in REPORT[:6]] == [3, 3, 0, 0, 0, False]
     assert everything(lens) == before
     (entry,) = entries(lens)

@@ -389,12 +389,22 @@ def test_any_changed_byte_shows(path: Path) -> None:
         (lambda lines: lines[:2] + lines[3:], 3),
         (lambda lines: [*lines[:4], lines[9], lines[10], *lines[4:9], lines[11]], 6),
         (lambda lines: lines + lines[-1:], 13),
-        (lambda lines: [*lines, b"\n"], 13),
+        (lambda lines: [*lines, b"[]\n"], 13),
         (lambda lines: [*lines[:4], b"{}\n", *lines[4:]], 5),
         (lambda lines: [lines[0].replace(b"prune", b"purge"), *lines[1:]], 12),
         (lambda lines: [*lines[:9], *lines[11:]], 10),
     ],
-    ids=["first batch", "second batch", "record", "order", "manifest twice", "empty line", "foreign", "header", "last"],
+    ids=[
+        "first batch",
+        "second batch",
+        "record",
+        "order",
+        "manifest twice",
+        "behind it",
+        "foreign",
+        "header",
+        "last",
+    ],
 )
 def test_lines_that_were_removed_moved_or_added(plain: Path, change: Any, line: int) -> None:
     write(plain)
@@ -419,8 +429,8 @@ def test_the_hint_rescues_what_is_before(plain: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"{}\n", b"\x00" * 5000, b"SQLite format 3\x00", b'{"lens_archive":', b'{"lens_archive":1}\n',
-     b'{"lens_archive":"1"}\n', b'{"lens_archive":0}\n', b"\x1f\x8b\x08", b"\x1f\x8b\x08rubbish", b"\x28\xb5\x2f\xfd",
+    [b"", b"\n", b"{}\n", b"\x00" * 5000, b"SQLite format 3\x00", b'{"lens_archive":1}\n',
+     b'{"lens_archive":"1"}\n', b'{"lens_archive":0}\n', b"\x1f\x8b\x08rubbish",
      b"\x28\xb5\x2f\xfdrubbish", gzip.compress(b"something else", mtime=0), b'{"lens_archive":1,"store":1}\n'],
 )  # fmt: skip
 def test_what_is_no_archive(plain: Path, content: bytes) -> None:
