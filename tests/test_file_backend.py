@@ -678,7 +678,7 @@ class TestIndex:
         expected = self.light(place)
         good = place.index().read_bytes()
         altered = good.replace(b"completed", b"cancelled")
-        older = good.replace(b"files 2", b"files 1")
+        older = good.replace(b"files 3", b"files 2")
         head = good.partition(b"\n")[0]
         for bad in (b"", b"\n", b"x" * 99, good[:-9], good + b" ", altered, older, head, head + b"\n"):
             place.index().write_bytes(bad)
@@ -696,7 +696,7 @@ class TestIndex:
         expected = self.light(place)
         body = b"[[1]]"
         digest = hashlib.blake2b(body, digest_size=16).hexdigest().encode()
-        place.index().write_bytes(b"flujo-lens files 2 " + digest + b"\n" + body)
+        place.index().write_bytes(b"flujo-lens files 3 " + digest + b"\n" + body)
         assert self.light(place) == expected
 
     def test_modes(self, place: Place) -> None:

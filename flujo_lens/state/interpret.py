@@ -24,6 +24,7 @@ __all__ = [
     "as_int",
     "as_number",
     "decode",
+    "failed_again",
     "named",
     "pause_of",
     "raw_from_documents",
@@ -242,14 +243,32 @@ def status_of(raw: RawRun) -> str:
     """The effective status: the state's, or the run's where there is no state.
 
     0.6.11 stores a cancelled run as failed in the state and completed in ``runs``; what tells it from a
-    failure is that no step of its history failed.
+    failure is that no step of its history failed. One that failed again after it was resumed or restarted it
+    leaves paused in the state and failed in ``runs``; what tells it from a pause is that nobody is asked.
     """
     if raw.state_status is None:
         return _text(raw.run_status) or UNREADABLE
     doubtful = raw.state_status == "failed" and raw.run_status == "completed"
     if doubtful and not _some_step_failed(raw):
         return "cancelled"
+    if raw.state_status == "paused" and raw.run_status in ("failed", None) and failed_again(raw):
+        return "failed"
     return _text(raw.state_status) or UNREADABLE
+
+
+def failed_again(raw: RawRun) -> bool:
+    """Whether a state that says paused is of a run that failed, as 0.6.11 leaves one that did so more than once.
+
+    A pause notes the step that asks (or the loop round it) in the context, and an answer takes that note away; the
+    message of the last question may stay. ``runs`` alone does not tell: it stays failed when a run that failed is
+    restarted and pauses.
+    """
+    context = raw.mapping("context")
+    if _paused_step(raw) or context.get("loop_resume_requires_hitl_output"):
+        return False
+    if raw.run_status == "failed" and _pause_message(context) is None:
+        return True
+    return "hitl_data" in context and any(entry.get("success") is False for entry in raw.steps())
 
 
 def _some_step_failed(raw: RawRun) -> bool:
@@ -317,12 +336,14 @@ def pause_of(raw: RawRun, status: str) -> Pause | None:
     """What a paused run waits for; None for any other."""
     if status != "paused":
         return None
-    context = raw.mapping("context")
+    return Pause(step=step_name_of(raw, status), message=_text(_pause_message(raw.mapping("context"))))
+
+
+def _pause_message(context: Mapping[str, Any]) -> Any:
+    """What the context says that a person is asked; 0.4.x keeps it in its ``scratchpad``."""
     scratchpad = context.get("scratchpad")
     message = context.get("pause_message")
-    if message is None and isinstance(scratchpad, dict):
-        message = scratchpad.get("pause_message")
-    return Pause(step=step_name_of(raw, status), message=_text(message))
+    return scratchpad.get("pause_message") if message is None and isinstance(scratchpad, dict) else message
 
 
 def as_int(value: Any) -> int | None:

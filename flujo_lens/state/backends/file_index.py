@@ -35,7 +35,7 @@ R = TypeVar("R", bound=Rows)
 WORTH_WRITING = 64
 """The cache is written when more than one row in so many has changed: reading a few files is cheaper."""
 
-_FORMAT = b"flujo-lens files 2"
+_FORMAT = b"flujo-lens files 3"
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 
 

@@ -8,10 +8,20 @@ from typing import Any
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.file_history_table import HistoryTable
-from flujo_lens.state.backends.file_table import Moment, Table
+from flujo_lens.state.backends.file_table import (
+    FAILED_UNSEEN,
+    PAUSED_FOR_NOBODY,
+    PAUSED_UNLESS_FAILED,
+    Moment,
+    Table,
+)
 from flujo_lens.state.views import UNREADABLE
 
 __all__ = ["joined"]
+
+_ASKS = {"hitl_data": {"last_hitl_step": "a step"}}
+_CONTEXTS: dict[int, dict[str, Any]] = {PAUSED_FOR_NOBODY: {"hitl_data": {}}, PAUSED_UNLESS_FAILED: {}}
+"""Contexts that mean what a `Table` keeps of the real ones."""
 
 Micros = Callable[[Moment], int | None]
 
@@ -38,17 +48,18 @@ def joined(states: Table, row_of: dict[str, int], histories: HistoryTable, micro
 
 def _alone(run_id: str, histories: HistoryTable, at: int) -> Table:
     start = histories.start[at]
-    status, pipeline, version = _kind(None, False, None, None, *_told(histories, at))
+    status, pipeline, version = _kind(None, 0, None, None, *_told(histories, at))
     facts = [run_id, start if isinstance(start, int) else None, histories.updated[at], status, pipeline, version]
-    return Table.of([value] for value in ("", 0, 0, 0, 0, *facts, None, False, True, False))
+    return Table.of([value] for value in ("", 0, 0, 0, 0, *facts, None, False, True, 0))
 
 
 def _correct(table: Table, row: int, histories: HistoryTable, at: int, micros: Micros) -> None:
     start = histories.start[at]
     saved = (micros(table.created[row]), micros(table.updated[row]))
+    doubt = table.doubt[row] or 0
     kind = _kind(
-        table.status[row],
-        bool(table.failed_unseen[row]),
+        "paused" if doubt == PAUSED_FOR_NOBODY else table.status[row],
+        doubt,
         table.pipeline[row],
         table.version[row],
         *_told(histories, at),
@@ -68,7 +79,7 @@ def _told(histories: HistoryTable, at: int) -> tuple[Any, ...]:
 @lru_cache(maxsize=4096)
 def _kind(
     status: str | None,
-    failed_unseen: bool,
+    doubt: int,
     name: str | None,
     version: str | None,
     run_status: str | None,
@@ -90,7 +101,8 @@ def _kind(
         run_name=run_name,
         run_version=run_version,
         root_attributes={"flujo.pipeline.name": root_name, "flujo.pipeline.version": root_version},
-        history=[] if failed_unseen else [{"success": False}],
+        history=[] if doubt == FAILED_UNSEEN else [{"success": False}],
+        context=_CONTEXTS.get(doubt, _ASKS),
         failed_step="" if step_failed else None,
     )
     return interpret.status_of(raw), *interpret.named(raw)

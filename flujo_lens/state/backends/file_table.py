@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.file_history_table import HistoryScan
 
 __all__ = [
+    "FAILED_UNSEEN",
     "MICROSECOND",
+    "PAUSED_FOR_NOBODY",
+    "PAUSED_UNLESS_FAILED",
     "Moment",
     "Rows",
     "Scan",
@@ -58,6 +61,16 @@ Told = tuple[Any, ...]
 _NO_STAMP: Stamp = (0, 0, 0, 0)
 _NO_RUN: Told = (None,) * 10
 _NOTHING: dict[str, Any] = {}
+
+
+FAILED_UNSEEN = 1
+"""Failed, with no step that did: cancelled, if the history says that the run completed."""
+
+PAUSED_FOR_NOBODY = 2
+"""Paused, and nobody is asked: failed, unless the history says something else."""
+
+PAUSED_UNLESS_FAILED = 3
+"""Paused: failed, if the history says that the run did."""
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -118,14 +131,14 @@ class _TableColumns(NamedTuple):
     parent: list[str | None]
     background: list[bool | None]
     readable: list[bool | None]
-    failed_unseen: list[bool | None]
+    doubt: list[int | None]
 
 
 class Table(Rows, _TableColumns):
     """Files of states, one a row. One that is no run has None as `run_id` and as `readable`.
 
-    `modified` and `changed` are in nanoseconds. `failed_unseen` is true for a state that failed with no failed step
-    in it: the run was cancelled if its history says that it completed.
+    `modified` and `changed` are in nanoseconds. `doubt` is how the status of a state depends on what a history says of
+    the run: one of `FAILED_UNSEEN`, `PAUSED_FOR_NOBODY`, `PAUSED_UNLESS_FAILED`, or 0.
     """
 
     __slots__ = ()
@@ -277,19 +290,29 @@ def _told(state: dict[str, Any]) -> Told | None:
         get("parent_run_id") or meta("parent_run_id"),
         get("is_background_task", meta("is_background_task")),
         True,
-        get("status") == "failed" and _failed_unseen(get("step_history")),
+        _doubt(state) if get("status") in ("failed", "paused") else 0,
     )
 
 
-def _failed_unseen(history: Any) -> bool:
-    raw = interpret.RawRun("", has_state=True, has_run=True, state_status="failed", history=history)
-    raw.run_status = "completed"
-    return interpret.status_of(raw) != "failed"
+def _doubt(state: dict[str, Any]) -> int:
+    """How the status of a failed or paused state depends on a history."""
+
+    def read(run_status: str | None) -> str:
+        history, context = state.get("step_history"), state.get("pipeline_context")
+        raw = interpret.RawRun("", has_state=True, state_status=state["status"], history=history, context=context)
+        raw.run_status = run_status
+        return interpret.status_of(raw)
+
+    if state["status"] == "failed":
+        return FAILED_UNSEEN if read("completed") != "failed" else 0
+    if read(None) == "failed":
+        return PAUSED_FOR_NOBODY
+    return PAUSED_UNLESS_FAILED if read("failed") == "failed" else 0
 
 
 def _unreadable(stamp: Stamp) -> Told:
     when = documents.instant_of(stamp[0]).isoformat() if stamp[0] else None
-    return (None, when, when, None, None, None, None, False, False, False)
+    return (None, when, when, None, None, None, None, False, False, 0)
 
 
 def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
@@ -298,7 +321,7 @@ def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
         return Table.empty()
     names, stamps, told = zip(*rows, strict=True)
     modified, changed, size, inode = map(list, zip(*stamps, strict=True))
-    ids, created, updated, statuses, pipelines, versions, parents, background, readable, unseen = zip(
+    ids, created, updated, statuses, pipelines, versions, parents, background, readable, doubts = zip(
         *(one or _NO_RUN for one in told), strict=True
     )
     moments = [moment_of(text) for text in created]
@@ -312,13 +335,13 @@ def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
         run_id=[one and documents.run_id_of(run_id, name) for one, run_id, name in zip(told, ids, names, strict=True)],
         created=moments,
         updated=[m if u == c else moment_of(u) for m, c, u in zip(moments, created, updated, strict=True)],
-        status=[kind[0] for kind in kinds],
+        status=["failed" if doubt == PAUSED_FOR_NOBODY else kind[0] for kind, doubt in zip(kinds, doubts, strict=True)],
         pipeline=[kind[1] for kind in kinds],
         version=[kind[2] for kind in kinds],
         parent=_texts(parents),
         background=[bool(one) for one in background],
         readable=list(readable),
-        failed_unseen=list(unseen),
+        doubt=list(doubts),
     )
 
 

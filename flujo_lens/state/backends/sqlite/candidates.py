@@ -111,14 +111,25 @@ def _of_status(session: Session, statuses: frozenset[str]) -> Candidates:
     tables = [table for table in _tables(session) if session.shape.has(table, "status")]
     parts = [f"SELECT run_id FROM {t} WHERE status IN {queries.marks(stored)}" for t in tables]
     offer = _probed(session, " UNION ".join(parts), tuple(stored) * len(parts))
-    if "cancelled" not in statuses or len(parts) < 2:
+    for status, other in (("cancelled", "failed"), ("failed", "paused")):
+        if status in statuses and not statuses >= {other} and session.shape.has(_WS, "status"):
+            offer = _with_disguised(session, offer, other)
+    return offer
+
+
+def _with_disguised(session: Session, offer: Candidates, stored: str) -> Candidates:
+    """`offer`, and the runs whose state has a status that may not be meant (see `interpret.status_of`)."""
+    states = f"SELECT s.run_id FROM {_WS} s WHERE s.status = '{stored}'"
+    number = max(offer.number, _probed(session, states).number) if offer.few else offer.number
+    if session.shape.has(_RUNS, "status"):
+        unclear = queries.doubtful(f"'{stored}'", "r.status")
+        states = (
+            f"SELECT s.run_id FROM {_WS} s LEFT JOIN {_RUNS} r ON r.run_id = s.run_id "
+            f"WHERE s.status = '{stored}' AND {unclear}"
+        )
+    elif stored == "failed":
         return offer
-    failed = _probed(session, f"SELECT run_id FROM {_WS} WHERE status = 'failed'") if offer.few else offer
-    disguised = (
-        f"SELECT s.run_id FROM {_WS} s CROSS JOIN {_RUNS} r ON r.run_id = s.run_id "
-        "WHERE s.status = 'failed' AND r.status = 'completed'"
-    )
-    return Candidates(f"{offer.sql} UNION {disguised}", offer.values, max(offer.number, failed.number))
+    return Candidates(f"{offer.sql} UNION {states}", offer.values, number)
 
 
 def _of_pipeline(session: Session, name: str) -> Candidates:
@@ -203,7 +214,8 @@ def _recent_failures(session: Session, wanted: RunFilter) -> Candidates:
         tests = [_not_older(session, table, column, since, naive) for column in there]
         if session.shape.has(table):
             recent = " OR ".join(sql for sql, _ in tests) or "1"
-            parts.append(f"SELECT run_id FROM {table} WHERE status = 'failed' AND ({recent})")
+            stored = "('failed', 'paused')" if table == _WS else "('failed')"  # paused: see `interpret.status_of`
+            parts.append(f"SELECT run_id FROM {table} WHERE status IN {stored} AND ({recent})")
             values += [value for _, value in tests]
     return Candidates(" UNION ".join(parts), tuple(values), 0)
 

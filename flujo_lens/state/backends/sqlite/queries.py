@@ -14,7 +14,9 @@ __all__ = [
     "NO_NAME",
     "by_ids",
     "children_by_status",
+    "doubtful",
     "failed",
+    "failed_again",
     "marks",
     "run_columns",
     "run_without_start",
@@ -35,6 +37,21 @@ _WS, _RUNS = "workflow_state", "runs"
 def marks(values: Sequence[object]) -> str:
     """``(?, ?, ?)`` for as many values."""
     return f"({', '.join('?' * len(values))})"
+
+
+def doubtful(state: str, run: str) -> str:
+    """SQL for whether two statuses leave open which is meant; what `interpret.status_of` then reads tells.
+
+    Args:
+        state: SQL for the status of the state.
+        run: SQL for that of the row of ``runs``; NULL where there is none.
+    """
+    return f"(({state} = 'failed' AND {run} = 'completed') OR {failed_again(state, run)})"
+
+
+def failed_again(state: str, run: str) -> str:
+    """SQL for whether a state that says paused may be of a run that failed."""
+    return f"({state} = 'paused' AND COALESCE(NULLIF({run}, ''), 'failed') = 'failed')"
 
 
 def start_columns(shape: Shape) -> list[str]:
@@ -120,11 +137,12 @@ def _number_columns(s: _Side, r: _Side) -> list[str]:
 
 def _blob_columns(s: _Side, r: _Side, details: bool) -> list[str]:
     """metadata, context, history, last_output."""
-    doubtful = f"{s('status')} = 'failed' AND {r('status')} = 'completed'"
+    unclear = doubtful(s("status"), r.first("status"))
     if not details:
         alone = f"NOT ({r.exists})"
-        return ["NULL", "NULL", f"CASE WHEN {doubtful} OR {alone} THEN {s('step_history')} END", "NULL"]
-    told = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({doubtful}, 0)"
+        context = f"CASE WHEN {failed_again(s('status'), r.first('status'))} THEN {s('pipeline_context')} END"
+        return ["NULL", context, f"CASE WHEN {unclear} OR {alone} THEN {s('step_history')} END", "NULL"]
+    told = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({unclear}, 0)"
     unneeded = f"{s('status')} = 'completed' OR ({told})"
     context = f"CASE WHEN NOT COALESCE({unneeded}, 0) THEN {s('pipeline_context')} END"
     return [s("metadata"), context, s("step_history"), "NULL"]
@@ -279,13 +297,13 @@ def starts_by_ids(shape: Shape, ids: str) -> str:
 def failed(shape: Shape) -> str:
     """Every run whose state says failed, and failed ones without a state, with details, in the order of the table.
 
-    Read straight through, for there may be many. Cancelled runs are among them (see `interpret.status_of`).
+    Read straight through, for there may be many. Cancelled and paused runs are among them (see `interpret.status_of`).
     """
     with_state = run_columns(shape, "s.run_id", state=True, run=True, details=True)
     without = run_columns(shape, "r.run_id", state=False, run=True, details=True)
     return (
         f"SELECT {with_state} FROM workflow_state s LEFT JOIN runs r ON r.run_id = s.run_id "
-        "WHERE s.status IN ('failed', '') "
+        f"WHERE s.status IN ('failed', '') OR {failed_again('s.status', 'r.status')} "
         f"UNION ALL SELECT {without} FROM runs r WHERE r.status = 'failed' "
         "AND NOT EXISTS (SELECT 1 FROM workflow_state x WHERE x.run_id = r.run_id)"
     )

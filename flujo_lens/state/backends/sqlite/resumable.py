@@ -59,7 +59,7 @@ class _Facts(NamedTuple):
 
     def tell(self) -> bool:
         """Whether they tell the place, without a look at the blobs."""
-        doubtful = self.status == "failed" and self.run_status == "completed"
+        doubtful = (self.status, self.run_status) in (("failed", "completed"), ("paused", "failed"))
         has_name = self.run_name not in NAMELESS or self.name not in NAMELESS
         return bool(self.digest and has_name and self.status and type(self.index) is int) and not (
             doubtful or self.is_child
@@ -84,6 +84,8 @@ class _Grouping:
         self._tally = Tally()
         self._names: dict[tuple[str, int], str | None] = {}
         self._statuses = ", ".join(f"'{status}'" for status in sorted(admitted.statuses))
+        may_be_paused = {"paused"} if "failed" in admitted.statuses else set()
+        self._stored = ", ".join(f"'{status}'" for status in sorted(admitted.statuses | may_be_paused))
         self._join = self._among_wanted()
 
     def _among_wanted(self) -> str:
@@ -139,7 +141,7 @@ class _Grouping:
         facts = ["s.status", *state, index, self._digest(), *run, run_status, child]
         source = f"{_WS} s {self._join.format('s')} {self._joined_as_needed()}"
         told = ", ".join(["s.rowid", "CAST(s.run_id AS TEXT)", *facts])
-        return f"SELECT {told} FROM {source} WHERE s.status IN ({self._statuses}, '')"
+        return f"SELECT {told} FROM {source} WHERE s.status IN ({self._stored}, '')"
 
     def _digest(self) -> str:
         return "m.digest" if self._has_manifests else "NULL"

@@ -122,7 +122,7 @@ def _is_plain(shape: Shape) -> bool:
     return shape.has("runs", "status", "pipeline_name") and shape.has("workflow_state", "status")
 
 
-_DOUBTFUL = "o.status = 'failed' AND r.status = 'completed'"
+_DOUBTFUL = queries.doubtful("o.status", "r.status")
 
 
 def _plain_groups(session: Session) -> str:

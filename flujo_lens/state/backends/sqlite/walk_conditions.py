@@ -36,17 +36,20 @@ def condition(session: Session, wanted: RunFilter, *, run: bool) -> tuple[str, l
 
 
 def _status_condition(session: Session, statuses: frozenset[str], *, state: bool, run: bool) -> tuple[str, list[str]]:
-    """The status by the state's where there is one; a cancelled run may be stored as failed and completed."""
+    """The status by the state's where there is one. It may be stored as another: see `interpret.status_of`."""
     asked = sorted(statuses | {""})
-    test, values = _state_has(session, asked)
     if not run:
-        return test, values
+        return _state_has(session, sorted({*asked, "paused"}) if "failed" in statuses else asked)
+    test, values = _state_has(session, asked)
     marks = queries.marks(asked)
     if not state:
         return f"r.status IN {marks}", asked
     if "cancelled" in statuses:
         disguised, more = _state_has(session, ["failed"])
         test, values = f"({test} OR (r.status = 'completed' AND {disguised}))", values + more
+    if "failed" in statuses:
+        disguised, more = _state_has(session, ["paused"])
+        test, values = f"({test} OR (r.status = 'failed' AND {disguised}))", values + more
     return f"CASE WHEN s.rowid IS NULL THEN r.status IN {marks} ELSE {test} END", [*asked, *values]
 
 
