@@ -10,6 +10,7 @@ from flujo_lens.errors import OperationFailedError, UsageError
 from flujo_lens.operations.runs import read_run
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.traces import build_trees, spans_of_tree
 from flujo_lens.state.views import RunSummary, Span
 
 __all__ = ["Trace", "pick_spans", "read_trace", "read_trace_file"]
@@ -34,7 +35,9 @@ def pick_spans(spans: Sequence[Span], statuses: frozenset[str], name: str | None
 
 
 def read_trace_file(path: Path) -> Trace:
-    """A trace that ``lens trace RUN -o json`` printed into a file.
+    """A trace from a file: of ``lens trace -o json`` or ``lens spans -o json``, or the library's debug export.
+
+    What ``flujo run --debug-export`` writes has the tree under ``trace_tree``; its root alone will do, too.
 
     Raises:
         OperationFailedError: the file cannot be read.
@@ -48,10 +51,55 @@ def read_trace_file(path: Path) -> Trace:
         raise OperationFailedError(f"cannot read {path}: {error.strerror or error}") from error
     except orjson.JSONDecodeError as error:
         raise UsageError(f"{path} is no saved trace: {error}") from error
+    run = None
+    if isinstance(document, dict) and "trace_tree" in document:
+        run, document = _exported_run(document), document["trace_tree"] or []
     roots = document if isinstance(document, list) else [document]
     if not all(isinstance(root, dict) and "name" in root for root in roots):
-        raise UsageError(f"{path} is no saved trace", hint=f"lens trace RUN -o json > {path.name} makes one")
-    return Trace([_span(root) for root in roots])
+        hint = f"lens trace RUN -o json > {path.name} makes one; so does flujo run --debug-export"
+        raise UsageError(f"{path} is no saved trace", hint=hint)
+    return Trace(_trees(roots), run)
+
+
+def _trees(roots: Sequence[Mapping[str, Any]]) -> list[Span]:
+    """The trees of a file: its spans have offsets as lens prints them, or the clock's times as the library has them."""
+    if any("start_time" in root or "end_time" in root for root in roots):
+        return [_clocked(root) for root in roots]
+    if any("children" in root for root in roots):
+        return [_span(root) for root in roots]
+    return _nested([_span(root) for root in roots])
+
+
+def _clocked(root: Mapping[str, Any]) -> Span:
+    """A tree with the times of its writer's clock."""
+    return build_trees(spans_of_tree(root), None)[0]
+
+
+def _nested(flat: Sequence[Span]) -> list[Span]:
+    """A flat list of spans, parents first, as trees. One whose parent is not in it is a root."""
+    ids = {span.span_id for span in flat}
+    children: dict[str | None, list[Span]] = {}
+    for span in reversed(flat):
+        below = tuple(reversed(children.pop(span.span_id, [])))
+        parent = span.parent_span_id if span.parent_span_id in ids else None
+        children.setdefault(parent, []).append(span._replace(children=below))
+    return children.get(None, [])[::-1]
+
+
+def _exported_run(document: Mapping[str, Any]) -> RunSummary | None:
+    """The run of a debug export, as far as that names it."""
+    tree = document["trace_tree"]
+    if not isinstance(document.get("run_id"), str) or not isinstance(tree, dict):
+        return None
+    attributes = tree.get("attributes")
+    known = attributes if isinstance(attributes, dict) else {}
+    name = known.get("flujo.pipeline.name") or document.get("pipeline_name")
+    return RunSummary(
+        run_id=document["run_id"],
+        pipeline_name=str(name or "unknown"),
+        pipeline_version=str(known.get("flujo.pipeline.version") or "latest"),
+        status=str(tree.get("status") or "running"),
+    )
 
 
 def _span(document: Mapping[str, Any]) -> Span:

@@ -53,16 +53,28 @@ def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
 
 
 def spans_of_tree(tree: Mapping[str, Any], parent: str | None = None) -> list[SpanRow]:
-    """The spans of a stored trace tree (children under ``children``), parents first."""
+    """The spans of a stored trace tree (children under ``children``), parents first.
+
+    A span without an id gets its number; its events, if it has any, are among its attributes.
+    """
     rows: list[SpanRow] = []
     waiting = [(tree, parent)]
     while waiting:
         node, above = waiting.pop()
-        rows += span_rows([{**node, "parent_span_id": above}])
+        rows += span_rows(
+            [{**_with_events(node), "span_id": node.get("span_id", len(rows) + 1), "parent_span_id": above}]
+        )
         children = node.get("children")
         if isinstance(children, list):
             waiting += [(child, rows[-1].span_id) for child in reversed(children) if isinstance(child, dict)]
     return rows
+
+
+def _with_events(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    attributes = node.get("attributes")
+    if not node.get("events"):
+        return node
+    return {**node, "attributes": {**(attributes if isinstance(attributes, dict) else {}), "events": node["events"]}}
 
 
 def _seconds(value: Any) -> float | None:

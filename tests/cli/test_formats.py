@@ -421,3 +421,75 @@ def test_what_is_proposed_to_type_leads_back(lens: Lens) -> None:
 def test_an_id_that_looks_like_an_option(lens: Lens) -> None:
     lens.rename("single-001", "--help")
     assert lens("show", "-o", "json", "--", "--help").json["run"]["run_id"] == "--help"
+
+
+EXPORT = {
+    "exported_at": "2026-11-21T03:00:00Z",
+    "pipeline_name": "orders",
+    "run_id": "run-7",
+    "env": {"FLUJO_DEBUG": None},
+    "trace_tree": {
+        "name": "pipeline_run",
+        "status": "failed",
+        "start_time": 5000.25,
+        "end_time": 5002.25,
+        "attributes": {"flujo.run_id": "run-7", "flujo.pipeline.version": "1.2.0"},
+        "events": [],
+        "children": [
+            {
+                "name": "load",
+                "status": "completed",
+                "start_time": 5000.5,
+                "end_time": 5001.0,
+                "attributes": {"success": True},
+                "events": [{"name": "agent.usage", "attributes": {"input_tokens": 7}}],
+                "children": [],
+            },
+            {"name": "charge", "status": "failed", "start_time": 5001.5, "end_time": None, "children": []},
+        ],
+    },
+    "result": {"step_history": []},
+}
+"""What ``flujo run --debug-export`` writes: times of a monotonic clock, no ids."""
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_debug_export_of_the_library_is_a_trace(lens: Lens, is_whole: bool) -> None:
+    document = EXPORT if is_whole else EXPORT["trace_tree"]
+    (lens.cwd / "debug.json").write_text(json.dumps(document))
+    (root,) = lens("trace --file debug.json -o json").json
+    assert (root["name"], root["status"], root["start_offset_ms"], root["duration_ms"]) == (
+        "pipeline_run",
+        "failed",
+        0,
+        2000,
+    )
+    load, charge = root["children"]
+    assert (load["start_offset_ms"], load["duration_ms"], load["started_at"]) == (250, 500, None)
+    assert load["attributes"]["events"] == [{"name": "agent.usage", "attributes": {"input_tokens": 7}}]
+    assert (charge["start_offset_ms"], charge["duration_ms"]) == (1250, None)
+    assert load["parent_span_id"] == charge["parent_span_id"] == root["span_id"]
+    assert len({span["span_id"] for span in (root, load, charge)}) == 3
+    drawn = lens("trace --file debug.json -o table").out
+    assert [name for name in ("load", "charge") if name in drawn] == ["load", "charge"]
+    assert ("run-7" in drawn.splitlines()[0]) == is_whole
+    assert ("orders 1.2.0" in drawn) == is_whole
+    assert lens("trace --file debug.json --spans --status failed --name charge -o id").lines == [charge["span_id"]]
+
+
+def test_a_debug_export_without_a_tree_has_no_spans(lens: Lens) -> None:
+    (lens.cwd / "debug.json").write_text(json.dumps({**EXPORT, "trace_tree": {}}))
+    shown = lens("trace --file debug.json -o json")
+    assert (shown.json, "no spans" in shown.err) == ([], True)
+
+
+def test_a_saved_list_of_spans_is_a_trace(lens: Lens) -> None:
+    (lens.cwd / "flat.json").write_bytes(lens("spans orders-v1-001 -o json").stdout)
+    assert lens("trace --file flat.json -o json").json == lens("trace orders-v1-001 -o json").json
+
+
+@pytest.mark.parametrize("content", ['{"trace_tree": 5}', '{"trace_tree": [1]}', "7", '{"run": {}}'])
+def test_what_is_no_trace_is_refused(lens: Lens, content: str) -> None:
+    (lens.cwd / "debug.json").write_text(content)
+    refused = lens("trace --file debug.json")
+    assert (refused.code, "no saved trace" in refused.err) == (2, True)

@@ -33,7 +33,10 @@ def trace(
     name: Name = None,
     depth: Annotated[int | None, typer.Option("--depth", help="So many levels.", min=1, metavar="N")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="A trace saved by -o json, in place of RUN.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--file", help="In place of RUN: saved by -o json, or by flujo run --debug-export.", metavar="FILE"
+        ),
     ] = None,
 ) -> None:
     """Draw the spans of a run as a tree, with a time bar a span.
