@@ -58,7 +58,9 @@ def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Ch
         InflightError: a file cannot be used.
         OperationFailedError: it is too old.
     """
-    wanted, age = app.wanted(filters), _checked_options(asked)
+    age = _checked_options(asked)
+    saved = None if asked.from_file is None else _young_enough(app, asked.from_file, age)
+    wanted = app.wanted(filters, saved and (lambda: {group.status for group in saved.groups}))
     out = app.output(output, (*FORMATS, *_CI))
     out.fields(columns.CHECK)  # a wrong name is told before anything is read
     if asked.save is not None and asked.target is None:
@@ -68,7 +70,7 @@ def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Ch
     from flujo_lens.runner.context import PipelineContext
 
     failing = _fail_on(asked.fail_on)
-    kept = None if asked.from_file is None else _young_enough(app, asked.from_file, age).only(wanted)
+    kept = None if saved is None else saved.only(wanted)
     with redirect_stdout(app.world.stderr):  # whatever the application prints: stdout is for the result
         application = _application(app, asked)
         report, source = _report(app, wanted, asked, kept, application)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
@@ -176,11 +176,23 @@ class App:
         finally:
             await backend.shutdown()
 
-    def wanted(self, options: FilterOptions, **more: Any) -> RunFilter:
-        """The filter that the options describe."""
+    def wanted(self, options: FilterOptions, statuses: Callable[[], Collection[str]] | None = None) -> RunFilter:
+        """The filter that the options describe.
+
+        Args:
+            options: As they were typed.
+            statuses: Gives the statuses that are stored, where runs do not come from the store; it is asked only
+                for a status that lens does not know.
+        """
         from flujo_lens.cli.filters import run_filter
 
-        return run_filter(options, self.world.now(), self.zone, **more)
+        return run_filter(options, self.world.now(), self.zone, statuses or self._stored_statuses)
+
+    def _stored_statuses(self) -> Collection[str]:
+        async def work(backend: StateBackend) -> Collection[str]:
+            return await backend.read_statuses()
+
+        return self.run(work)
 
     # --- printing
 

@@ -2,32 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, tzinfo
 from typing import Any
 
 from flujo_lens.cli.options import FilterOptions
-from flujo_lens.errors import UnknownValueError, UsageError
+from flujo_lens.errors import UnknownValueError, UsageError, nearest
 from flujo_lens.state.timestamps import parse_when
 from flujo_lens.state.views import RUN_STATUSES, UNREADABLE, RunFilter
 
 __all__ = ["run_filter", "statuses"]
 
 
-def statuses(asked: list[str] | None, legal: tuple[str, ...] = RUN_STATUSES) -> frozenset[str]:
-    """The statuses of ``--status a,b --status c``.
+_MOST_NAMED = 20
+"""Statuses that an error names, at most."""
+
+
+def statuses(
+    asked: list[str] | None, stored: Callable[[], Collection[str]], legal: tuple[str, ...] = RUN_STATUSES
+) -> frozenset[str]:
+    """The statuses of ``--status a,b --status c``, as they are stored.
+
+    A status is legal if lens knows it or the store holds it. As it is written comes first, then with the escapes read
+    back that tables print, then in any case of its letters.
+
+    Args:
+        asked: The values of the option.
+        stored: Gives the statuses that the store holds; called only for one that lens does not know.
+        legal: The statuses that lens knows.
 
     Raises:
-        UnknownValueError: there is no such status; names the nearest.
+        UnknownValueError: neither knows the status; names the nearest of both.
     """
-    names = [name.strip().lower() for text in asked or [] for name in text.split(",")]
-    for name in names:
-        if name not in (*legal, UNREADABLE):
-            raise UnknownValueError.of("status", name, legal)
-    return frozenset(names)
+    known = {*legal, UNREADABLE}
+    names = [name.strip() for text in asked or [] for name in text.split(",")]
+    if known.issuperset(names):
+        return frozenset(names)
+    held = frozenset(stored())
+    found: set[str] = set()
+    for text in asked or []:
+        for name in [text] if text in held else text.split(","):
+            found |= _meant(name, known | held) or _refused(name, legal, held)
+    return frozenset(found)
 
 
-def run_filter(options: FilterOptions, now: datetime, zone: tzinfo, **more: Any) -> RunFilter:
-    """The filter that the options describe; `more` sets further fields.
+def _meant(name: str, legal: Collection[str]) -> set[str]:
+    """Those of the legal statuses that `name` means."""
+    from flujo_lens.rendering.text import unescape
+
+    for spelling in (name, name.strip(), unescape(name.strip())):
+        if spelling in legal:
+            return {spelling}
+    folded = name.strip().casefold()
+    return {status for status in legal if status.casefold() == folded}
+
+
+def _refused(name: str, legal: tuple[str, ...], held: Iterable[str]) -> set[str]:
+    others = sorted(set(held) - {*legal, UNREADABLE})
+    asked = name.strip()
+    near = nearest(asked, (*legal, *others))
+    named = [*legal, *others[:_MOST_NAMED]]
+    more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+    raise UnknownValueError(
+        f'no status "{asked}". {f"Did you mean {near}? " if near else ""}There are: {", ".join(named)}{more}',
+        value=asked,
+    )
+
+
+def run_filter(
+    options: FilterOptions, now: datetime, zone: tzinfo, stored: Callable[[], Collection[str]], **more: Any
+) -> RunFilter:
+    """The filter that the options describe; `stored` gives the store's statuses, `more` sets further fields.
 
     Raises:
         UsageError: a status, time or KEY=VALUE that cannot be read.
@@ -37,7 +82,7 @@ def run_filter(options: FilterOptions, now: datetime, zone: tzinfo, **more: Any)
         return None if text is None else parse_when(text, now, zone)
 
     fields: dict[str, Any] = {
-        "statuses": statuses(options.status),
+        "statuses": statuses(options.status, stored),
         "pipeline": options.pipeline,
         "version": options.version,
         "since": when(options.since),

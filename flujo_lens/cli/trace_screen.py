@@ -31,8 +31,8 @@ class SpanChoice(NamedTuple):
 
 def print_trace(app: App, out: Output, run: str | None, file: Path | None, choice: SpanChoice) -> None:
     """The spans of a run: a tree on a terminal and in JSON, rows in the other formats."""
-    wanted = statuses(choice.status, SPAN_STATUSES)
     trace = read_trace_file(app.world.cwd / file) if file is not None else _from_store(app, str(run))
+    wanted = statuses(choice.status, lambda: {span.status for span in flatten(trace.roots)}, SPAN_STATUSES)
     roots = prune_depth(trace.roots, choice.depth) if choice.depth is not None else list(trace.roots)
     if not trace.roots:
         app.note("no spans are stored of this run (a run that was killed leaves none)")

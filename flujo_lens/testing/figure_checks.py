@@ -40,6 +40,12 @@ class FigureChecks(Harness):
             equal(sum(group.count for group in stats.failures), len(failed), f"failures of {wanted}")
 
     @on_samples
+    async def test_every_status_that_a_run_has_is_told(self, backend: StateBackend) -> None:
+        shown = {run.status async for run in backend.iter_runs(RunFilter())}
+        missing = shown - await backend.read_statuses()
+        equal(missing, set(), "statuses that the list shows and read_statuses lacks")
+
+    @on_samples
     async def test_failures_are_grouped_by_their_normalised_error(self, backend: StateBackend) -> None:
         stats = await backend.read_stats(RunFilter(statuses=frozenset({"failed"}), pipeline="payments"))
         (group,) = stats.failures

@@ -381,6 +381,13 @@ class StateBackend(ABC):
             count += 1
         return count
 
+    async def read_statuses(self) -> frozenset[str]:
+        """Return every status that a run of the store has, as `iter_runs` tells it; there may be a few more.
+
+        The default goes through `iter_runs`.
+        """
+        return frozenset({run.status async for run in self.iter_runs(RunFilter(), ordered=False, details=False)})
+
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return up to `limit` run ids that begin with `prefix`, in order of the id.
 

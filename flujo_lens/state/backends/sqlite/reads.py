@@ -276,6 +276,10 @@ class SQLiteReads(ReadingBackend):
         async with self._beside() as counting:
             return await counting._read(runs.count_all)
 
+    async def read_statuses(self) -> frozenset[str]:
+        """Return every status that a run has; of one whose state says otherwise, also that of its row in ``runs``."""
+        return await self._read(runs.statuses)
+
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`."""
         check_prefix(prefix, limit)

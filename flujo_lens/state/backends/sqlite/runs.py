@@ -14,9 +14,9 @@ from flujo_lens.state.backends.sqlite.session import Session, as_text, page_ids
 from flujo_lens.state.backends.sqlite.walk import BudgetSpentError, Walk, walk
 from flujo_lens.state.matching import matches, needs_details, sort_key
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.views import RunFilter, RunSummary
+from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
-__all__ = ["count_all", "find_ids", "select", "select_page", "with_details"]
+__all__ = ["count_all", "find_ids", "select", "select_page", "statuses", "with_details"]
 
 WALK_BUDGET = 30_000
 """Rows a walk may look at before all candidates are read and sorted instead."""
@@ -142,6 +142,14 @@ def count_all(session: Session) -> int:
             "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id))"
         )
     )
+
+
+def statuses(session: Session) -> frozenset[str]:
+    """The statuses of either table, as `interpret` reads them; off an index where there is one."""
+    tables = [table for table in ("workflow_state", "runs") if session.shape.has(table, "status")]
+    sql = " UNION ".join(f"SELECT DISTINCT status FROM {table}" for table in tables)
+    found = {as_text(status) if status is not None else "" for (status,) in session.rows(sql)} if tables else {""}
+    return frozenset(status or UNREADABLE for status in found)
 
 
 def find_ids(session: Session, prefix: str, limit: int) -> list[str]:
