@@ -8,6 +8,7 @@ error, also where another file overrides it; a ``${VAR}`` that is not set is non
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta, tzinfo
@@ -121,6 +122,8 @@ class Settings(NamedTuple):
         rows: Every setting with its source.
         files: The files that were read, the one that counts most first.
         default: `default_store` with its source.
+        distrusted: Files that nobody named and that somebody else may have written, each with why.
+        distrusted_code: Of ``resume.app`` and ``drivers.SCHEME`` those that such a file says, each with the file.
     """
 
     default_store: str | None
@@ -139,6 +142,22 @@ class Settings(NamedTuple):
     rows: tuple[Setting, ...]
     files: tuple[Path, ...]
     default: DefaultStore | None = None
+    distrusted: Mapping[Path, str] = {}
+    distrusted_code: Mapping[str, Path] = {}
+
+    def check_trusted(self, key: str) -> None:
+        """See that code of `key` (``resume.app``, ``drivers.SCHEME``) may be imported.
+
+        Raises:
+            ConfigError: a file says which that somebody else may have written.
+        """
+        if (path := self.distrusted_code.get(key)) is not None:
+            message = f"{path} {self.distrusted[path]}, and would have code imported ({key}); nothing was imported"
+            raise ConfigError(message, hint=_meant(path), file=str(path), key=key)
+
+
+def _meant(path: Path) -> str:
+    return f"--config {shlex.quote(str(path))}, or {LENS_CONFIG}, says that this file is meant"
 
 
 class StoreChoice(NamedTuple):
@@ -229,8 +248,20 @@ def load_settings(world: World, *, config: str | None = None, timeout: float | N
         rows=tuple(_rows(world, found, found_stores, drivers, default)),
         files=tuple(file.path for file in files),
         default=default,
+        distrusted={file.path: file.distrust for file in files if file.distrust},
+        distrusted_code=_distrusted_code(files),
         **{key.replace(".", "_"): each.value for key, each in found.items()},
     )
+
+
+def _distrusted_code(files: Sequence[SourceFile]) -> dict[str, Path]:
+    """What names code, and is taken from a file that somebody else may have written."""
+    first: dict[str, SourceFile] = {}
+    for file in files:
+        named = [f"drivers.{scheme}" for scheme in file.data.get("drivers", {})]
+        for key in [*named, *(["resume.app"] if "app" in file.data.get("resume", {}) else [])]:
+            first.setdefault(key, file)
+    return {key: file.path for key, file in first.items() if file.distrust}
 
 
 def _check_names(file: SourceFile) -> None:
@@ -278,6 +309,8 @@ def _found(files: Sequence[SourceFile], world: World) -> dict[str, _Found]:
 
 
 def _value(file: SourceFile, where: tuple[str, ...], rule: _Rule, raw: Any, world: World) -> _Found:
+    if problem := _secret_sharing(file, where, raw):
+        raise problem
     try:
         text = _expanded(raw, world.env)
     except KeyError as exc:
@@ -287,6 +320,15 @@ def _value(file: SourceFile, where: tuple[str, ...], rule: _Rule, raw: Any, worl
         value = Path(absolute_path(text, file.path.parent, world.home))
         text = str(value)
     return _Found(value, text, file.source(*where))
+
+
+def _secret_sharing(file: SourceFile, where: tuple[str, ...], raw: Any) -> ConfigError | None:
+    """The error for variables in a file that somebody else may have written: they could go to another's server."""
+    texts = raw if isinstance(raw, list) else [raw]
+    if file.distrust is None or not any(isinstance(text, str) and "${" in text for text in texts):
+        return None
+    message = f"takes a variable from the environment, and the file {file.distrust}"
+    return file.error(where, message, _meant(file.path))
 
 
 def _expanded(raw: Any, env: Mapping[str, str]) -> Any:
@@ -340,6 +382,8 @@ def _entry(file: SourceFile, name: str, table: Mapping[str, Any], world: World) 
 def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> StoreEntry:
     """The nameless store that the text `raw` at `where` is; has a problem rather than raises."""
     base, uri, problem = file.path.parent, raw, None
+    if refused := _secret_sharing(file, where, raw):
+        return StoreEntry("", uri, False, file.source(*where), base, refused.message)
     try:
         text = expand(raw, world.env)
         uri = absolute_uri(text, base, world.home)

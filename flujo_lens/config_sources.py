@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class SourceFile(NamedTuple):
         text: The whole text, for line numbers.
         root: The path of `data` inside the file.
         renamed: Keys of `data` that stand elsewhere in the file, and where.
+        distrust: Why somebody else may have written the file, which nobody named, as in "belongs to ana"; else None.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class SourceFile(NamedTuple):
     text: str
     root: tuple[str, ...] = ()
     renamed: Mapping[str, tuple[str, ...]] = {}
+    distrust: str | None = None
 
     def line(self, *key: str) -> int | None:
         """The line of `key`, counted from 1; the nearest table's if need be; None if it is not found."""
@@ -142,13 +145,41 @@ def read_files(world: World, config: str | None, named_by: str = "--config") -> 
     if config is not None:
         return (_read_named(world, config, named_by),)
     found = [
-        _first(_lens_file, _upward(world.cwd, LENS_TOML)),
-        _first(_pyproject_file, _upward(world.cwd, PYPROJECT)),
-        _first(_flujo_file, _upward(world.cwd, FLUJO_TOML), only_nearest=True),
+        _met(_first(_lens_file, _upward(world.cwd, LENS_TOML)), world),
+        _met(_first(_pyproject_file, _upward(world.cwd, PYPROJECT)), world),
+        _met(_first(_flujo_file, _upward(world.cwd, FLUJO_TOML), only_nearest=True), world),
         _first(_lens_file, _in_folder(_user_config_dir(world))),
         _first(_lens_file, _in_folder(world.etc_dir)),
     ]
     return tuple({file.path: file for file in found if file}.values())
+
+
+def _met(file: SourceFile | None, world: World) -> SourceFile | None:
+    """A file that was met on the way upward, with why it may be somebody else's."""
+    return file and file._replace(distrust=_distrust(file.path, world))
+
+
+def _distrust(path: Path, world: World) -> str | None:
+    """Why another user than this one (or root, or who called sudo) may have written a file; None if none may have."""
+    user = os.geteuid()
+    trusted = {str(user), "0", *([world.env["SUDO_UID"]] if user == 0 and world.env.get("SUDO_UID") else ())}
+    try:
+        link, found = os.lstat(path), os.stat(path)
+    except OSError:
+        return "cannot be looked at"
+    for each in (link, found):
+        if str(each.st_uid) not in trusted:
+            return f"belongs to {_user_name(each.st_uid)}"
+    return "can be written by every user" if found.st_mode & stat.S_IWOTH else None
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def _first(

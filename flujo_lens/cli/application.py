@@ -25,6 +25,8 @@ def _target_of(app: App, given: str | None) -> str:
         UsageError: nothing says which application is meant.
     """
     target = given or app.settings.resume_app
+    if not given:
+        app.settings.check_trusted("resume.app")
     if target is None:
         raise UsageError(
             "which application has the pipelines?",

@@ -33,7 +33,7 @@ def bin_of_gone(app: App) -> Bin | None:
     path = gone_path(app)
     if path is None or not os.path.isdir(Bin.path_beside(path)):
         return None
-    return Bin(Bin.path_beside(path), app.settings.bin_keep, app.settings.bin_max_runs)
+    return Bin(Bin.path_beside(path), app.settings.bin_keep, app.settings.bin_max_runs, app.world.now())
 
 
 def bin_of(app: App, backend: StateBackend) -> Bin:
@@ -43,7 +43,7 @@ def bin_of(app: App, backend: StateBackend) -> Bin:
         NotSupportedError: the store is at no path.
     """
     settings = app.settings
-    return Bin(Bin.path_beside(_store_path(backend)), settings.bin_keep, settings.bin_max_runs)
+    return Bin(Bin.path_beside(_store_path(backend)), settings.bin_keep, settings.bin_max_runs, app.world.now())
 
 
 def lock_of(app: App, backend: StateBackend, command: Sequence[str]) -> StoreLock:

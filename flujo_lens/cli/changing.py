@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flujo_lens.cli.beside import path_of
+from flujo_lens.cli.beside import bin_of, path_of
 from flujo_lens.cli.confirm import audit_log
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
@@ -27,7 +27,11 @@ def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: Chang
         backend: The store.
         words: The command in its long form, with its values; secrets are masked here.
         asked: How the change is made.
+
+    What was in the bin for long enough is removed: any command that writes does that.
     """
+    if path_of(backend) is not None:
+        bin_of(app, backend).expire(app.world.now())
     told = recorded(words, app.settings.redact_keys)
     return Recorder(audit_log(app, _place(app, backend, asked), asked.audit_file), told, asked.reason)
 

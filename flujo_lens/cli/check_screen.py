@@ -119,6 +119,8 @@ def _application(app: App, asked: Checking) -> Application:
     from flujo_lens.runner.application import load_application
 
     target = asked.target or app.settings.resume_app
+    if not asked.target:
+        app.settings.check_trusted("resume.app")
     if target is None:
         raise UsageError(
             "nothing says which code the runs are to be checked against",

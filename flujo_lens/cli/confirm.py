@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
         dry_run: Whether nothing is to be changed, which every store allows.
 
     Raises:
-        UsageError: a variable and a file name different stores.
+        UsageError: a variable and a file name different stores, or somebody else may have written the settings.
         ReadOnlyStoreError: the settings say so.
     """
     from flujo_lens.config import mask_uri
@@ -36,11 +37,22 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
             "a variable and a file name different stores; nothing was changed",
             hint="say which one is meant: --store NAME_OR_URI",
         )
+    _check_settings(app, dry_run)
     if choice.readonly and not dry_run:
         raise ReadOnlyStoreError(
             f"the store {choice.name or mask_uri(choice.uri)} is read-only by the settings; nothing was changed",
             hint=f"readonly = true says so: {choice.readonly_at}\n--dry-run shows what would be done",
         )
+
+
+def _check_settings(app: App, dry_run: bool) -> None:
+    """See that nobody else says which store is changed, and where what is deleted is kept and written down."""
+    for path, why in app.settings.distrusted.items():
+        if not dry_run:
+            raise UsageError(
+                f"the settings in {path} count here, and the file {why}; nothing was changed",
+                hint=f"--config {shlex.quote(str(path))}, or LENS_CONFIG, says that this file is meant",
+            )
 
 
 def check_can_ask(app: App, yes: bool) -> None:

@@ -139,7 +139,10 @@ class App:
         """The settings of all files, variables and options."""
         from flujo_lens.config import load_settings
 
-        return load_settings(self._config_world, config=self.options.config, timeout=self.options.timeout)
+        found = load_settings(self._config_world, config=self.options.config, timeout=self.options.timeout)
+        for path, why in found.distrusted.items():
+            self.note(f"settings are read from {path}, which {why}")
+        return found
 
     @cached_property
     def store(self) -> StoreChoice:
@@ -168,6 +171,7 @@ class App:
         from flujo_lens.state.registry import open_backend
 
         settings, store = self.settings, self.store
+        settings.check_trusted(f"drivers.{store.uri.partition('://')[0].lower()}")
         backend = open_backend(store.uri, settings.drivers, timeout=settings.timeout, zone=settings.timezone)
         try:
             return await work(backend)

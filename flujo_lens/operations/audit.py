@@ -37,7 +37,7 @@ from flujo_lens.operations.audit_lines import (
     told_runs,
     written_time,
 )
-from flujo_lens.operations.files import beside, last_line, lock, settled_size, sync_folder, write_all
+from flujo_lens.operations.files import beside, last_line, lock, open_own, settled_size, sync_folder, write_all
 
 __all__ = ["AuditEntry", "AuditLog", "AuditReport", "Flaw", "new_audit_id"]
 
@@ -187,7 +187,7 @@ class AuditLog:
             OSError: it cannot be opened, or is no plain file.
         """
         # Without O_NONBLOCK, a FIFO of that name would be waited for.
-        file = os.open(self.path, flags | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        file = open_own(self.path, flags | os.O_APPEND | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
             raise OSError(errno.EINVAL, "it is no plain file")

@@ -28,7 +28,7 @@ from flujo_lens.errors import (
 from flujo_lens.operations.archive import ArchiveWriter
 from flujo_lens.operations.archive_lines import Header, Manifest, parsed_manifest
 from flujo_lens.operations.archive_reading import read_archive, survey
-from flujo_lens.operations.files import beside, sync_folder
+from flujo_lens.operations.files import beside, check_folder, sync_folder
 
 __all__ = ["Bin", "BinItem"]
 
@@ -81,10 +81,12 @@ class Bin:
         folder: Where it is, or is to be.
         keep: For how long things are kept.
         max_runs: How many runs one command may put into it.
+        now: The present, in UTC: what was kept for long enough is not in it any more, also where nobody has removed it
+            yet. None to see that too.
     """
 
-    def __init__(self, folder: Path, keep: timedelta, max_runs: int) -> None:
-        self.folder, self.keep, self.max_runs = folder, keep, max_runs
+    def __init__(self, folder: Path, keep: timedelta, max_runs: int, now: datetime | None = None) -> None:
+        self.folder, self.keep, self.max_runs, self.now = folder, keep, max_runs, now
 
     @staticmethod
     def path_beside(store_path: Path) -> Path:
@@ -100,6 +102,8 @@ class Bin:
             runs: How many runs.
             size_estimate: What they take of the store, in bytes; packed they take less.
         """
+        if not self.keep:
+            return "the bin keeps nothing (keep = 0)"
         if runs > self.max_runs:
             return f"{runs:,} runs are too many for the bin (max_runs = {self.max_runs:,})"
         free, needed = _free(self.folder), size_estimate // _PACKED + _LEAST
@@ -132,6 +136,7 @@ class Bin:
         with suppress(FileExistsError):
             self.folder.mkdir(mode=0o700)
             sync_folder(self.folder.parent)
+        check_folder(self.folder)
         try:
             return ArchiveWriter(self._path(audit_id), header)
         except UsageError:
@@ -145,12 +150,39 @@ class Bin:
     # --- looking
 
     def items(self) -> list[BinItem]:
-        """What is in it, the newest first. Files that are no archives, or are being written, are left out."""
+        """What is in it, the newest first. Files that are no archives, or are being written, are left out.
+
+        Raises:
+            ArchiveError: others could have put something into its folder.
+        """
+        self._check()
         found = []
         for audit_id in sorted(self._ids(), reverse=True):
             with suppress(OSError, ArchiveError):
                 found.append(self._item(audit_id))
-        return found
+        return [item for item in found if not self._is_over(item.until)]
+
+    def _is_over(self, until: datetime) -> bool:
+        return self.now is not None and until <= self.now
+
+    def _check(self) -> None:
+        """See that nobody else could have put something into it.
+
+        Raises:
+            ArchiveError: somebody could.
+        """
+        try:
+            check_folder(self.folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ELOOP, errno.ENOTDIR):
+                return
+            raise ArchiveError(
+                f"the bin {self.folder} is not used: {error.strerror}; nothing was changed",
+                hint="who put what into it? then chmod 700 it, if it is yours; lens import FILE takes one item of it",
+                path=str(self.folder),
+            ) from error
 
     def find(self, text: str, *, prefix: bool = True) -> BinItem:
         """The item with an audit id.
@@ -163,8 +195,9 @@ class Bin:
             RunNotFoundError: there is none, or only a part of an id was given, and `prefix` is False.
             AmbiguousRunError: several ids begin so.
             BusyError: it is being written.
-            ArchiveError: it cannot be read.
+            ArchiveError: it cannot be read, or others could have put it there.
         """
+        self._check()
         ids = sorted(self._ids())
         begin = [one for one in ids if one.startswith(text)] if prefix and len(text) >= LEAST_PREFIX else []
         meant = [text] if text in ids else begin
@@ -181,11 +214,18 @@ class Bin:
 
     def _found(self, audit_id: str) -> BinItem:
         try:
-            return self._item(audit_id)
+            item = self._item(audit_id)
+            if not self._is_over(item.until):
+                return item
         except BlockingIOError as error:
             raise BusyError(f"{audit_id} is still being deleted", hint="try again when that is done") from error
         except OSError as error:
             raise ArchiveError.unreadable(self._path(audit_id), error.strerror or str(error)) from error
+        raise RunNotFoundError(
+            f"{audit_id} was kept until {item.until:%Y-%m-%d %H:%M:%SZ}, and has expired; nothing was changed",
+            hint="keep under [bin] in lens.toml says for how long; an archive that --archive made is for lens import",
+            audit_id=audit_id,
+        )
 
     def _ids(self) -> list[str]:
         try:
@@ -210,7 +250,11 @@ class Bin:
 
         What somebody writes or reads at the moment stays, and so do files whose names are no audit ids.
         """
-        old = [audit_id for audit_id in self._ids() if (made := _made_at(audit_id)) and now - made > self.keep]
+        try:
+            check_folder(self.folder)
+        except OSError:
+            return 0
+        old = [audit_id for audit_id in self._ids() if (made := _made_at(audit_id)) and now - made >= self.keep]
         count = sum(self.remove(self._path(audit_id)) for audit_id in old)
         self._remove_if_empty()
         return count

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flujo_lens.errors import OperationFailedError
@@ -29,22 +31,31 @@ async def make_demo(path: Path, now: datetime) -> int:
 
     from flujo_lens.state.backends.sqlite import SQLiteBackend
 
-    if path.exists():
+    if os.path.lexists(path):
         raise OperationFailedError(f"{path} exists, and lens demo overwrites nothing", hint="lens demo OTHER.db")
     if not path.parent.is_dir():
         raise OperationFailedError(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
     sample = orjson.loads(files("flujo_lens").joinpath("data", SAMPLE).read_bytes())
-    draft = path.with_name(f".{path.name}.making")
-    draft.unlink(missing_ok=True)
-    async with SQLiteBackend(draft) as backend:
-        for run in sample["runs"]:
-            await _Run(run, now).save(backend)
-        for row in sample["evaluations"]:
-            await backend.persist_evaluation(**row)
-        for key, value in sample["system"].items():
-            await backend.set_system_state(key, value)
-    draft.rename(path)
+    # In a folder of its own, which only this user may enter: nobody else can put a link in its place meanwhile.
+    with _folder_in(path.parent) as folder:
+        draft = Path(folder, path.name)
+        async with SQLiteBackend(draft) as backend:
+            for run in sample["runs"]:
+                await _Run(run, now).save(backend)
+            for row in sample["evaluations"]:
+                await backend.persist_evaluation(**row)
+            for key, value in sample["system"].items():
+                await backend.set_system_state(key, value)
+        draft.rename(path)
     return len(sample["runs"])
+
+
+def _folder_in(parent: Path) -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix=".lens-demo-", dir=parent)
+    except OSError as error:
+        why = error.strerror or error
+        raise OperationFailedError(f"cannot make a store in {parent}: {why}", hint="lens demo OTHER.db") from error
 
 
 class _Run:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Lock", "beside", "last_line", "lock", "settled_size", "sync_folder", "try_lock", "write_all"]
+__all__ = [
+    "Lock",
+    "beside",
+    "check_folder",
+    "check_link",
+    "last_line",
+    "lock",
+    "open_own",
+    "settled_size",
+    "sync_folder",
+    "try_lock",
+    "user_name",
+    "write_all",
+]
 
 Lock = Literal["taken", "busy", "unsupported"]
 """What became of a lock: it is held, somebody else has it, or the file system knows none."""
@@ -44,6 +58,59 @@ def write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
+
+
+def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file that may be a symbolic link only if this user, or root, made the link.
+
+    Whoever may write in the folder of a store could else have lens write to any file that its user may change.
+
+    Raises:
+        OSError: as `os.open`; ELOOP where another user made the link.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EMLINK):
+            raise
+    check_link(path)
+    return os.open(path, flags | os.O_CLOEXEC, mode)
+
+
+def check_link(path: Path) -> None:
+    """See that a path is no symbolic link of another user.
+
+    Raises:
+        OSError: it is (ELOOP).
+    """
+    with suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.geteuid(), 0):
+            raise OSError(errno.ELOOP, f"it is a symbolic link, made by {user_name(found.st_uid)}")
+
+
+def check_folder(path: Path) -> None:
+    """See that nobody else could have put something into a folder that only lens is to write in.
+
+    Raises:
+        OSError: every user may write in it (EPERM), it is a symbolic link of another user (ELOOP), or no folder.
+    """
+    check_link(path)
+    found = os.stat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.ENOTDIR, "it is no folder")
+    if found.st_mode & stat.S_IWOTH:
+        raise OSError(errno.EPERM, "every user may write in it")
+
+
+def user_name(uid: int) -> str:
+    """The name of a user; ``user 1001`` where there is none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def beside(store_path: Path, suffix: str) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flujo_lens.errors import InflightError, NotSupportedError, OperationFailedError, UsageError
-from flujo_lens.operations.files import sync_folder, write_all
+from flujo_lens.operations.files import check_link, sync_folder, write_all
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import ResumableGroup
 from flujo_lens.state.views import RunFilter
@@ -125,6 +125,11 @@ def save_inflight(path: Path, found: Inflight, *, force: bool = False) -> None:
         InflightError: there is something else, and it was not replaced.
         OperationFailedError: it cannot be written.
     """
+    try:
+        check_link(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise OperationFailedError(f"cannot write {path}: {why}", hint="nothing was left there") from error
     place = path.resolve()
     if not force and (place.is_dir() or (place.exists() and not _is_ours(place))):
         raise InflightError.in_the_way(path)

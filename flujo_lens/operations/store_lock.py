@@ -142,7 +142,11 @@ class StoreLock:
         flags = os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             file = os.open(self.path, os.O_RDWR | flags, 0o644)
-        except PermissionError:
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK):
+                raise OSError(error.errno, "it is a symbolic link") from None
+            if not isinstance(error, PermissionError):
+                raise
             # One that another user left can be locked all the same, and tells who holds it.
             try:
                 file = os.open(self.path, os.O_RDONLY | flags & ~os.O_CREAT)
@@ -179,7 +183,7 @@ def holder_of(path: Path) -> LockHolder | None:
     A holder whose file cannot be read is one of no name.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
@@ -209,7 +213,7 @@ def _is_current(file: int, path: Path) -> bool:
 
 def _said(path: Path) -> LockHolder | None:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:

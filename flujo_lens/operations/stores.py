@@ -48,7 +48,9 @@ def _row(
 ) -> dict[str, Any]:
     driver, capabilities = "", list[str]()
     try:
-        driver = driver_name(scheme_of(store.uri), settings.drivers)
+        scheme = scheme_of(store.uri)
+        settings.check_trusted(f"drivers.{scheme}")
+        driver = driver_name(scheme, settings.drivers)
         all_of_them = capabilities_of(load_driver(driver))
         capabilities = [name for name in all_of_them if not (store.readonly and name in _CHANGING)]
     except LensError as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Any, cast
 
@@ -93,7 +95,8 @@ def load_driver(name: str) -> type[StateBackend]:
     """
     module_name, _, class_name = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        with _without_current_folder():
+            found = getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as error:
         raise _missing(name, str(error.name)) from error
     except (ImportError, AttributeError) as error:
@@ -102,6 +105,39 @@ def load_driver(name: str) -> type[StateBackend]:
     if not inspect.isclass(found) or lacking:
         raise ConfigError(f"{name} is no state backend: it lacks {', '.join(lacking) or 'being a class'}")
     return _with_defaults(found)
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Nothing is imported from the current folder in this block, unless it is a place of packages.
+
+    It comes into ``sys.path`` by an empty or relative entry of PYTHONPATH, and by ``--app`` for the application.
+    """
+    before = list(sys.path)
+    sys.path[:] = [entry for entry in before if entry in _PLACES or not _is_current_folder(entry)]
+    try:
+        yield
+    finally:
+        sys.path[:] = [*before, *(entry for entry in sys.path if entry not in before)]
+
+
+def _is_current_folder(entry: str) -> bool:
+    try:
+        return os.path.samefile(entry or os.curdir, os.curdir)
+    except OSError:
+        return False
+
+
+def _places() -> frozenset[str]:
+    """Where packages are when this is imported: all but what PYTHONPATH names by its place in the current folder."""
+    named = os.environ.get("PYTHONPATH")
+    loose: set[str] = set()
+    with suppress(OSError):  # the current folder was removed
+        loose = {os.path.abspath(entry) for entry in (named or "/").split(os.pathsep) if not os.path.isabs(entry)}
+    return frozenset(entry for entry in sys.path if entry and entry not in loose)
+
+
+_PLACES = _places()
 
 
 def _missing(driver: str, module: str) -> UsageError:

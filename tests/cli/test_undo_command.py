@@ -195,6 +195,7 @@ def test_refused(lens: Lens, line: str, code: int) -> None:
 
 def test_on_a_terminal_it_asks_and_takes_prefixes(lens: Lens) -> None:
     take(lens)
+    lens.write("lens.toml", '[bin]\nkeep = "9000d"\n')  # it is asked by a process, at the time that it is now
     before = tree(lens.cwd)
     refused = answered(lens, "undo 2026112", "n\n")
     assert refused.code == 1
@@ -290,7 +291,7 @@ def test_one_whose_writer_was_stopped(lens: Lens) -> None:
     take(lens, archive="a.ndjson", end=False)
     done = lens("import a.ndjson --yes")
     assert done.code == 0
-    assert "was cut off when it was written: its 3 runs are whole" in done.err
+    assert "was cut off when it was written or copied: its 3 runs are whole" in done.err
 
 
 def test_what_cannot_be_imported(lens: Lens) -> None:

@@ -31,6 +31,9 @@ _PART = 4 * 1024 * 1024
 """Bytes of a file that are in one record."""
 
 _READING = os.O_RDONLY | os.O_NONBLOCK
+_MODES = 0o777
+"""Permissions that a file can come back with: none to act in the name of its owner."""
+_FAR = 1 << 62
 _PLACES = {"states": documents.ENDING, "histories": file_history.ENDING}
 
 
@@ -129,6 +132,22 @@ def kept_runs(records: Sequence[Record]) -> Iterator[KeptRun]:
 
 
 def _kept_run(records: Sequence[Record]) -> KeptRun:
+    """The run of some records, which somebody else may have written.
+
+    Raises:
+        SchemaError: they do not have the form of such.
+    """
+    try:
+        return _made_run(records)
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise SchemaError(
+            f"what was kept of run {records[0].get('run_id')} does not have the form in which lens keeps runs; "
+            "nothing of it came back",
+            hint="was it written by a newer version? then update flujo-lens; else do not trust where it comes from",
+        ) from error
+
+
+def _made_run(records: Sequence[Record]) -> KeptRun:
     files: list[KeptFile] = []
     for record in records:
         content = _content(record, "text")
@@ -147,7 +166,10 @@ def _kept_file(record: Record, content: bytes) -> KeptFile:
         told, run_id = documents.printable(name), record["run_id"]
         message = f"{told} is no name for a file of run {run_id}; nothing of it came back"
         raise SchemaError(message, hint="was it written by a newer version? then update flujo-lens")
-    return KeptFile(record["place"], name, int(record.get("mode", 0o600)), int(record.get("modified", 0)), content)
+    mode, modified = int(record.get("mode", 0o600)) & _MODES, int(record.get("modified", 0))
+    if not -_FAR <= modified <= _FAR:
+        raise OverflowError("no time of a file")
+    return KeptFile(record["place"], name, mode, modified, content)
 
 
 def _is_name(name: str, ending: str) -> bool:
@@ -164,4 +186,4 @@ def _content(record: Mapping[str, object], key: str) -> bytes:
             f"what was kept of run {record.get('run_id')} is not of a folder of JSON files",
             hint="bring it back into a store of the kind that it was taken from",
         )
-    return b64decode(encoded)
+    return b64decode(encoded, validate=True)

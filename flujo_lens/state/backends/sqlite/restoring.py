@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +57,10 @@ class Restorer:
         began, done = time.monotonic(), dict[str, bool]()
         into = _Into(db, read_shape(db, self._path))
         for run_id, records in self._waiting.items():
-            done[run_id] = _restore_run(into, records)
+            try:
+                done[run_id] = _restore_run(into, run_id, records)
+            except _MALFORMED as error:
+                raise _malformed(run_id) from error
             if time.monotonic() - began > _LONGEST:
                 break
         return done
@@ -100,12 +103,30 @@ class _Into:
         return self._columns[table]
 
 
-def _restore_run(into: _Into, records: Sequence[Record]) -> bool:
+_MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What comes of a record that does not have the form of one: somebody else may have written it."""
+_UNBINDABLE = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)
+"""What SQLite says to a value that it has no place for."""
+
+
+def _malformed(run_id: str) -> SchemaError:
+    return SchemaError(
+        f"what was kept of run {run_id} does not have the form in which lens keeps runs; nothing was changed",
+        hint="was it written by a newer version? then update flujo-lens; else do not trust where it comes from",
+        run_id=run_id,
+    )
+
+
+def _restore_run(into: _Into, run_id: str, records: Sequence[Record]) -> bool:
     """Put the rows of a run back; False, and nothing done, if the run is there.
 
     A row gets the rowid that it had, unless another has it by now.
+
+    Raises:
+        ValueError, and its like: a record does not have the form of one, or has rows of another run.
     """
     tables = [_tables(record) for record in records]
+    _check_run(run_id, tables)
     if any(record.get("state_only") for record in records):
         return _restore_state(into, tables[-1])
     if _exists(into.db, into.shape, tables):
@@ -136,12 +157,22 @@ def _exists(db: sqlite3.Connection, shape: Shape, tables: Sequence[Mapping[str, 
     return bool(looked) and db.execute(f"{sql} LIMIT 1", (run_id,)).fetchone() is not None
 
 
-def _run_ids(tables: Sequence[Mapping[str, Any]]) -> Any:
+def _check_run(run_id: str, tables: Sequence[Mapping[str, Any]]) -> None:
+    """See that all rows are those of one run, and of this one where its id is a text as others are."""
+    found = {decoded(stored) for stored in _stored_ids(tables)}
+    if len(found) > 1 or any(isinstance(value, str) and value != run_id for value, _ in found):
+        raise ValueError("rows of another run")
+
+
+def _stored_ids(tables: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
     for part in tables:
         for kept in part.values():
             at = kept["columns"].index("run_id")
-            for row in kept["rows"]:
-                yield decoded(row[at])[0]
+            yield from (row[at] for row in kept["rows"])
+
+
+def _run_ids(tables: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    return (decoded(stored)[0] for stored in _stored_ids(tables))
 
 
 def _restore_state(into: _Into, tables: Mapping[str, Any]) -> bool:
@@ -187,6 +218,8 @@ def _inserted_as_it_is(db: sqlite3.Connection, table: str, names: tuple[str, ...
         db.execute(_statement(table, names), row)
     except sqlite3.IntegrityError:
         return False
+    except _UNBINDABLE as error:
+        raise ValueError("a value that no column takes") from error
     return True
 
 
@@ -231,7 +264,10 @@ def _insert_row(db: sqlite3.Connection, table: str, given: Mapping[str, _Value],
 def _execute(db: sqlite3.Connection, table: str, given: Mapping[str, _Value]) -> None:
     names = ", ".join(f'"{column}"' for column in given)
     marks = ", ".join("CAST(? AS TEXT)" if is_text else "?" for _, is_text in given.values())
-    db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", [value for value, _ in given.values()])
+    try:
+        db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", [value for value, _ in given.values()])
+    except _UNBINDABLE as error:
+        raise ValueError("a value that no column takes") from error
 
 
 def _no_place(table: str, column: str | None) -> SchemaError:

@@ -50,7 +50,7 @@ def decoded(value: Any) -> tuple[Any, bool]:
     kind, told = next(iter(value.items()))
     if kind == "float":
         return float(told), False
-    return b64decode(told), kind == "text"
+    return b64decode(told, validate=True), kind == "text"
 
 
 def _readable(stored: bytes) -> str:
