@@ -20,10 +20,12 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +46,7 @@ NEEDS = {"compression-and-encryption.md": "cryptography"}
 
 REDIS_URL = "redis://localhost:6379/0"
 WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "reference")
-EVERY = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md"]
+EVERY = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"]
 BLOCK = re.compile(r"(?:^<!-- file: (\S+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 EXIT = re.compile(r"  # exit (\d+)$")
 TOLD = re.compile(r"^(?P<indent> *)(?P<code>\S.*?)  # -> (?P<value>.+)$")
@@ -305,3 +307,105 @@ def test_the_guide_to_what_does_not_resume_has_a_section_a_code() -> None:
     sections = dict(re.findall(r"^## (LENS-.+?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
     assert list(sections) == [f"{page.code}: {page.title}" for page in map(explain, STATE_CODES)]
     assert all("```python" in section for section in sections.values())
+
+
+# --- what runs every night
+
+
+def _nightly() -> list[str]:
+    """The blocks of the page on cleaning up that are no commands of a shell."""
+    return [block.text for block in blocks_of(DOCS / "guides" / "cleaning-up.md") if not block.language]
+
+
+def _units() -> dict[str, str]:
+    (text,) = (text for text in _nightly() if text.startswith("# /etc/systemd/system/"))
+    parts = re.split(r"^# /etc/systemd/system/(\S+)\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _lens_lines() -> list[list[str]]:
+    """The command lines of the unit, the crontab and the job, as their programs read them."""
+    unit = re.findall(r"^ExecStart=(.*)$", _units()["lens-prune.service"], re.MULTILINE)[0].replace("%%", "%")
+    (cron,) = (text for text in _nightly() if text.startswith("10 3 * * * "))
+    (job,) = re.findall(r"^ +command: \[(.*)\]$", "\n".join(_nightly()), re.MULTILINE)
+    words = [word.strip().strip('"') for word in job.split(",")]
+    return [shlex.split(unit), shlex.split(cron.removeprefix("10 3 * * * ").replace("\\%", "%")), words]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    for name, text in _units().items():
+        (tmp_path / name).write_text(text.replace("/usr/local/bin/lens", shutil.which("true") or "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *(str(tmp_path / name) for name in _units())],
+        capture_output=True, check=False, timeout=60, env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_unit_does_not_fail_where_nothing_is_wrong() -> None:
+    assert "SuccessExitStatus=7 143\n" in _units()["lens-prune.service"]
+
+
+def test_kubernetes_is_told_which_exit_codes_do_not_count() -> None:
+    yaml = pytest.importorskip("yaml")
+    (text,) = (text for text in _nightly() if text.startswith("apiVersion: "))
+    job = yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]
+    rules = job["podFailurePolicy"]["rules"]
+    by_code = {code: rule["action"] for rule in rules for code in rule.get("onExitCodes", {}).get("values", ())}
+    assert by_code == {7: "Ignore", 1: "FailJob", 2: "FailJob", 5: "FailJob"}
+    assert pod["restartPolicy"] == "Never"  # else the policy is refused
+    names = {container["name"] for container in pod["containers"]}
+    for rule in rules:
+        codes = rule.get("onExitCodes", {"values": []})
+        assert codes["values"] == sorted(codes["values"])  # else it is refused, too
+        assert {codes["containerName"]} <= names if codes["values"] else rule["onPodConditions"]
+
+
+@pytest.mark.parametrize("number", range(3), ids=["systemd", "cron", "kubernetes"])
+def test_the_nightly_lines_do_what_they_say(number: int, tmp_path: Path) -> None:
+    """In an environment as empty as cron's: once something is deleted, the second time nothing, and nothing printed."""
+    words = _lens_lines()[number]
+    assert words[0].startswith("/") or number == 2
+    store = shutil.copyfile(DATA / "flujo-0.6.11" / "flujo_ops.db", tmp_path / "flujo_ops.db")
+    (tmp_path / "archive").mkdir()
+    words = [word.replace("/var/lib/app", str(tmp_path)).replace("50%", "100%") for word in words[1:]]
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "LENS_STORE": str(store)}
+    env |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    _age_by_years(store)
+
+    def run() -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "flujo_lens", *words], env=env, cwd="/", capture_output=True, text=True, timeout=120
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, first = run()
+    assert (code, len(first.splitlines()), first.startswith("deleted ")) == (0, 1, True), first
+    assert run() == (0, "")
+
+
+def _age_by_years(store: Path) -> None:
+    with closing(sqlite3.connect(store)) as db, db:
+        for table in ("runs", "workflow_state"):
+            there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+            for column in there & {"created_at", "updated_at", "end_time"}:
+                db.execute(f"UPDATE {table} SET {column} = '2020' || substr({column}, 5) WHERE {column} IS NOT NULL")
+
+
+# --- the guards
+
+
+def test_every_guard_has_its_test() -> None:
+    """SECURITY.md names tests that are there; a name alone is of the file before it."""
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith("| ") and "tests/" in row]
+    assert len(rows) > 15
+    for row in rows:
+        path = ""
+        for name in re.findall(r"`((?:tests/[\w/]+\.py)?(?:::)?(?:test_\w+)?)`", row.rpartition(" | ")[2]):
+            file, _, test = name.rpartition("::") if "::" in name else (name, "", "") if "/" in name else ("", "", name)
+            path = file or path
+            assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), name
+            assert (ROOT / path).is_file(), name

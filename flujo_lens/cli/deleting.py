@@ -11,7 +11,7 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.beside import bin_of, lock_of, path_of
 from flujo_lens.cli.changing import recorder, tell
 from flujo_lens.cli.context import App
-from flujo_lens.cli.deletion_lines import done_lines, folded, short_line
+from flujo_lens.cli.deletion_lines import done_lines, folded, is_nothing, short_line
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.progress_screen import Bar
@@ -152,7 +152,10 @@ def report_dry(
 
 
 def _report(app: App, out: Output, done: Deletion, lines: Sequence[str]) -> None:
-    told = [short_line(done, _undo_line(app, done))] if app.options.quiet else folded(lines, app.world.columns)
+    if app.options.quiet:
+        told = [] if is_nothing(done) else [short_line(done, _undo_line(app, done))]
+    else:
+        told = folded(lines, app.world.columns)
     tell(app, out, done.document(), (), told)
 
 

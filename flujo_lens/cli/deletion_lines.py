@@ -149,6 +149,11 @@ def _young_orphans(plan: DeletionPlan) -> list[str]:
     return [f"kept {human.plural(plan.young_orphans, 'row')} without a run, younger than {age}"]
 
 
+def is_nothing(done: Deletion) -> bool:
+    """Whether a deletion that was not only looked at changed nothing, and left nothing: cron mails what is printed."""
+    return not (done.is_dry or done.deleted or _orphans(done) or done.skipped or done.is_stopped)
+
+
 def short_line(done: Deletion, undo: str = "") -> str:
     """All of it on one line, for cron; `undo`: the command that takes it back."""
     plan, kept = done.plan, done.plan.kept

@@ -16,7 +16,7 @@ from flujo_lens.cli.named_runs import MOST_SHOWN, listed
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.progress_screen import Bar
 from flujo_lens.cli.signals import code_of, heard
-from flujo_lens.errors import UsageError
+from flujo_lens.errors import ArchiveError, UsageError
 from flujo_lens.operations.archive_forms import LIMITS, Limits
 from flujo_lens.operations.bin import BinItem
 from flujo_lens.operations.changes import Recorder, Report
@@ -109,8 +109,8 @@ def run_undo(app: App, asked: Undoing) -> int:
 def run_import(app: App, asked: Importing) -> int:
     """Ask if the store holds runs, import an archive, and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
-    if not (asked.yes or asked.change.dry_run or can_ask(app) or app.run(store_is_empty)):
-        check_can_ask(app, asked.yes)  # before anything is read from stdin
+    if str(asked.file) == STDIN and not (asked.yes or asked.change.dry_run or app.run(store_is_empty)):
+        check_can_ask(app, asked.yes)  # before anything is read
     with archive_input(app, asked.file) as given:
         return _import(app, asked, given)
 
@@ -131,12 +131,18 @@ def _import(app: App, asked: Importing, given: ArchiveInput) -> int:
 
 
 def _note_incomplete(app: App, plan: RestorePlan) -> None:
-    """Tell, also with --quiet, that the end of an archive is missing."""
+    """Tell, also with --quiet, that the end of an archive is missing.
+
+    Raises:
+        ArchiveError: nothing in it is whole.
+    """
     found = plan.found
     if found.manifest is not None and not found.torn:
         return
     name = "what came by stdin" if str(plan.path) == STDIN else escape_controls(str(plan.path))
-    whole = f"its {human.plural(len(found.run_ids), 'run')} are whole" if found.run_ids else "no run in it is whole"
+    if not found.run_ids:
+        raise ArchiveError.cut_off(plan.path, "no run in it is whole")
+    whole = f"its {human.plural(len(found.run_ids), 'run')} are whole"
     app.tell(f"{name} was cut off when it was written or copied: {whole}")
 
 

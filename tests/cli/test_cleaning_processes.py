@@ -279,7 +279,8 @@ def test_a_store_that_may_not_be_written(lens: Lens) -> None:
 def test_a_place_that_may_not_be_written(lens: Lens, place: str) -> None:
     aged(lens)
     path_of(lens).chmod(0o666)
-    (lens.cwd / place).mkdir(mode=0o755)
+    lens.write(f"{place}/something", "an empty folder would be made anew")
+    (lens.cwd / place).chmod(0o755)
     os.chown(lens.cwd, NOBODY, NOBODY)
     before = rows(path_of(lens))
     more = {"kept": "--archive kept/", "log": "--audit-file log/log.ndjson"}.get(place, "")
@@ -287,7 +288,7 @@ def test_a_place_that_may_not_be_written(lens: Lens, place: str) -> None:
     assert refused.code in (1, 5)
     assert "nothing was" in refused.err
     assert rows(path_of(lens)) == before
-    assert not any((lens.cwd / place).iterdir())
+    assert [path.name for path in (lens.cwd / place).iterdir()] == ["something"]
 
 
 # --- beside others
