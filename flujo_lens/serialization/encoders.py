@@ -30,11 +30,22 @@ from uuid import UUID
 from flujo_lens.serialization.lossy import class_name, unserializable, words_of
 from flujo_lens.serialization.registry import Registry
 
-__all__ = ["PLAIN_MODEL", "Encoder", "LossError", "Lost", "encoder_for", "is_unknown", "quick_encoder_for"]
+__all__ = [
+    "PLAIN_MODEL",
+    "Custom",
+    "Encoder",
+    "LossError",
+    "Lost",
+    "encoder_for",
+    "is_unknown",
+    "quick_encoder_for",
+]
 
 Encoder = Callable[[Any], Any]
 _MOST_TYPES = 4096
 """More are not remembered at a time: an application may make classes as it goes."""
+
+_MOST_WRAPPERS = 20
 
 
 class LossError(Exception):
@@ -81,50 +92,63 @@ def quick_encoder_for(registry: Registry, kind: type) -> Encoder:
     """How values of a type are written while orjson is at work; remembered with the registry.
 
     No code of the application may run then: if it changed a list that orjson is in, the process would crash.
-    So for what only such code can write, the encoder raises `LossError`.
+    What only such code can write is a `Custom`, for later.
     """
     table = registry.quick_encoders
     encoder = encoder_for(registry, kind)
-    if isinstance(encoder, _Custom) or is_unknown(encoder) or getattr(encoder, "runs_code", False):
-        encoder = _not_quickly
+    if getattr(encoder, "runs_code", False):
+        encoder = Custom(encoder, kind)
     if len(table) >= _MOST_TYPES:
         table.clear()
     table[kind] = encoder
     return encoder
 
 
-def _not_quickly(value: Any) -> Any:
-    raise LossError(None, "it takes code of the application")
-
-
 def _find(registry: Registry, kind: type) -> Encoder:
     custom = registry.serializer_of(kind)
-    if custom is not None:
-        return _Custom(custom)
+    return _built_in(kind) if custom is None else Custom(custom, kind)
+
+
+def _built_in(kind: type) -> Encoder:
     for base in kind.__mro__:
         if base in _BY_TYPE:
             return _BY_TYPE[base]
         named = _BY_NAME.get(f"{base.__module__}.{base.__qualname__}")
         if named is not None:
             return named
-    return _by_shape(kind) or _unknown
+    is_callable = any("__call__" in base.__dict__ for base in kind.__mro__)
+    return _by_shape(kind) or (_named if is_callable else _unknown)
 
 
-class _Custom:
-    """A registered serializer: it may return anything, so that nothing is taken for granted of it."""
+class Custom:
+    """A registered serializer: it may return anything, so that nothing is taken for granted of it.
 
-    __slots__ = ("_serializer",)
+    Attributes:
+        serializer: The function.
+        built_in: How the type would be written without it.
+        is_leaf: Whether that has no parts.
+    """
 
-    def __init__(self, serializer: Encoder) -> None:
-        self._serializer = serializer
+    __slots__ = ("built_in", "is_leaf", "serializer")
+
+    def __init__(self, serializer: Encoder, kind: type) -> None:
+        built_in = _built_in(kind)
+        self.serializer, self.built_in = serializer, _given_back if built_in is _unknown else built_in
+        self.is_leaf = self.built_in in _LEAVES
 
     def __call__(self, value: Any) -> Any:
-        return self._serializer(value)
+        return self.serializer(value)
 
 
 def is_unknown(encoder: Encoder) -> bool:
-    """Whether nobody knows how to write the type."""
-    return encoder is _unknown
+    """Whether nobody knows how to write the type: at best a name can be written in the place of a value."""
+    return encoder in _NAMES
+
+
+def _given_back(value: Any) -> Any:
+    raise LossError(
+        unserializable(type(value)), "its serializer gives it back as it is, and there is no built-in form of it"
+    )
 
 
 def _unknown(value: Any) -> Any:
@@ -222,9 +246,24 @@ def _exception(error: BaseException) -> Any:
 
 
 def _callable(value: Any) -> Any:
+    raise LossError(_name_of(value) or unserializable(type(value)), "of a function or a class the name is kept")
+
+
+def _name_of(value: Any) -> str | None:
     name = getattr(value, "__name__", None)
-    mark = name if isinstance(name, str) else unserializable(type(value))
-    raise LossError(mark, "of a function or a class the name is kept")
+    return name if isinstance(name, str) else None
+
+
+def _named(value: Any) -> Any:
+    """An object that can be called: its own name, that of the function in it, or that of its class."""
+    inner = value
+    for _ in range(_MOST_WRAPPERS):
+        below = None if _name_of(inner) else getattr(inner, "func", None)
+        if not callable(below):
+            break
+        inner = below
+    name = _name_of(inner) or class_name(type(inner)).rpartition(".")[2]
+    raise LossError(name, "of an object that can be called the name is kept")
 
 
 def _secret(value: Any) -> Any:
@@ -287,7 +326,7 @@ _BY_TYPE: dict[type, Encoder] = {
 }
 _BY_NAME: dict[str, Encoder] = {
     "collections.deque": list,
-    "functools.partial": _callable,
+    "functools.partial": _named,
     "fractions.Fraction": str,
     "ipaddress._IPAddressBase": str,
     "collections.UserString": str,
@@ -301,3 +340,9 @@ _BY_NAME: dict[str, Encoder] = {
     "pydantic.networks._BaseMultiHostUrl": str,
 }
 """Types of modules that need not be imported."""
+
+_PARTS = (dict.copy, list.copy, list, _set, _namespace, _mapping)
+_LEAVES = frozenset(each for each in (*_BY_TYPE.values(), *_BY_NAME.values()) if each not in _PARTS)
+"""The encoders of types without parts."""
+
+_NAMES = (_unknown, _given_back, _named)

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import date, datetime, time
 from enum import Enum
 from typing import Any, TypeVar
 from uuid import UUID
@@ -30,8 +29,8 @@ T = TypeVar("T")
 Serializer = Callable[[Any], Any]
 Deserializer = Callable[[Any], Any]
 
-_NATIVE = (str, int, float, bool, type(None), dict, list, tuple, datetime, date, time, UUID, Enum)
-"""Types that the JSON engine writes without asking."""
+_NATIVE = (str, int, float, bool, type(None), dict, list, tuple, UUID, Enum)
+"""Types that the JSON engine writes without asking. (It can be told to ask for dates and times.)"""
 
 
 class Registry:
@@ -44,6 +43,7 @@ class Registry:
     Attributes:
         encoders: What is known of how to write each type that was met; kept by `flujo_lens.serialization.encoders`.
         quick_encoders: The same for use while orjson is at work.
+        annotations: Which annotations name a class with a deserializer; kept by `flujo_lens.serialization.registered`.
         overrides_natives: Whether a serializer stands for a type that the JSON engine would write without asking.
     """
 
@@ -55,6 +55,7 @@ class Registry:
         self._lock = threading.Lock()
         self._serializers = dict(serializers or {})
         self._deserializers = dict(deserializers or {})
+        self.annotations: dict[Any, bool] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -79,11 +80,13 @@ class Registry:
         _check(kind, deserializer, "deserializer")
         with self._lock:
             self._deserializers = {**self._deserializers, kind: deserializer}
+            self.annotations = {}
 
     def clear(self) -> None:
         """Forget all that was registered."""
         with self._lock:
             self._serializers, self._deserializers = {}, {}
+            self.annotations = {}
             self._forget()
 
     def serializer_of(self, kind: type) -> Serializer | None:
@@ -91,15 +94,40 @@ class Registry:
         return _nearest(self._serializers, kind)
 
     def deserializer_of(self, kind: type) -> Deserializer | None:
-        """The deserializer of a class: its own, else that of the nearest class that it derives from."""
-        return _nearest(self._deserializers, kind)
+        """The deserializer of a class: its own, else that of the nearest class that it derives from.
+
+        None for whatever is no class: ``Optional[int]``, ``list[Money]``, None.
+        """
+        return _nearest(self._deserializers, kind) if _is_class(kind) else None
+
+    def deserializers_for(self, kind: type) -> list[tuple[type, Deserializer]]:
+        """What may make a value of a class: the class that each is registered for, and the function.
+
+        First the one of `deserializer_of`, then those of the classes that derive from `kind`.
+        """
+        table = self._deserializers
+        if not table or not _is_class(kind):
+            return []
+        nearest = next((base for base in kind.__mro__ if base in table), None)
+        derived = [each for each in table if each is not kind and kind is not object and kind in each.__mro__]
+        return [(each, table[each]) for each in [*([nearest] if nearest else []), *derived]]
+
+    @property
+    def has_deserializers(self) -> bool:
+        """Whether there is any."""
+        return bool(self._deserializers)
 
 
-def _check(kind: object, function: object, role: str) -> None:
-    if not isinstance(kind, type):
+def _check(kind: Any, function: object, role: str) -> None:
+    if not _is_class(kind):
         raise TypeError(f"a {role} is registered for a class, not for {kind!r}")
     if not callable(function):
         raise TypeError(f"the {role} for {kind.__qualname__} is no function: {function!r}")
+
+
+def _is_class(kind: object) -> bool:
+    """Whether it is a class indeed: some objects only say so, and `Any` is none that has objects."""
+    return issubclass(type(kind), type) and kind is not Any
 
 
 def _nearest(table: dict[type, T], kind: type) -> T | None:
@@ -148,7 +176,8 @@ def register_custom_serializer(obj_type: type, serializer_func: Serializer) -> N
 
     Args:
         obj_type: The class.
-        serializer_func: Takes a value and returns data: anything that can be serialized itself.
+        serializer_func: Takes a value and returns data: anything that can be serialized itself. Where that is the
+            value itself, or another that the same function serves, it is written in the built-in form.
 
     Raises:
         TypeError: `obj_type` is no class, or `serializer_func` cannot be called.
@@ -177,8 +206,8 @@ def lookup_custom_serializer(value: Any) -> Serializer | None:
     return current_registry().serializer_of(type(value))
 
 
-def lookup_custom_deserializer(obj_type: type) -> Deserializer | None:
-    """The registered deserializer for a class, or None."""
+def lookup_custom_deserializer(obj_type: Any) -> Deserializer | None:
+    """The registered deserializer for a class, or None; None also for an annotation that is no class."""
     return current_registry().deserializer_of(obj_type)
 
 

@@ -3,8 +3,9 @@
 There are two ways, and both give the same data. The quick one hands the value to orjson, with a hook for the
 types that orjson does not know. Where it meets what JSON has no form for (NaN, half a surrogate pair, an
 integer of more than 64 bits, a key that is no text, a cycle, great depth, an unknown type), the careful one
-takes over from the start (`flujo_lens.serialization.walker`): it knows the path of every value. It does so too
-where a serializer of the application is needed: orjson crashes if a list changes that it is in.
+takes over from the start (`flujo_lens.serialization.walker`): it knows the path of every value. Where a serializer
+of the application is needed, the quick way leaves a gap, and fills it when orjson is done: orjson crashes if a list
+changes that it is in.
 
 orjson writes NaN and infinities as ``null`` and says nothing. So whoever finds a ``null`` in what was
 written looks whether a None accounts for it (`_nulls_are_none`); not so of a `PlainList`.
@@ -18,11 +19,11 @@ import marshal
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from flujo_lens.serialization.encoders import PLAIN_MODEL, quick_encoder_for
+from flujo_lens.serialization.encoders import PLAIN_MODEL, Custom, quick_encoder_for
 from flujo_lens.serialization.lossy import LossyValue
 from flujo_lens.serialization.registry import Registry, current_registry
 from flujo_lens.serialization.walker import walk
@@ -35,6 +36,11 @@ Report = Callable[[LossyValue], None]
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 """orjson would round offsets from UTC to minutes; those of old times have seconds."""
 
+_GAP, _PLACE = b"\0", orjson.Fragment(b"\0")
+_SEPARATOR, _COMMA = b",\1,", orjson.Fragment(b"\1")
+"""orjson writes neither byte itself: in a text both are escaped."""
+
+_DEEPEST = 50
 _MANY = 20
 _LARGE = 2**24
 _SUSPICIOUS = re.compile(rb"g[\s\S]{6}[\xf0-\xff][\x7f\xff]").search
@@ -112,12 +118,90 @@ def serializer_default(obj: Any) -> Any:
 # --- the quick way
 
 
+class _Later(NamedTuple):
+    """A value that code of the application writes, when orjson is done with what is around it.
+
+    Attributes:
+        value: The value.
+        encoder: How it is written.
+        outer: The values around it that such code wrote, the nearest last.
+    """
+
+    value: Any
+    encoder: Custom
+    outer: tuple[_Later, ...] = ()
+
+    def begins_again(self, is_root: bool) -> bool:
+        """Whether a serializer comes to a value that it was given before, or to another that is not for it."""
+        if any(self.value is each.value for each in self.outer):
+            return True
+        asked = self.encoder.serializer
+        return (is_root or self.encoder.is_leaf) and any(asked is each.encoder.serializer for each in self.outer)
+
+
 def _quick(obj: Any, registry: Registry, sort_keys: bool) -> bytes | None:
     """JSON of a value, None if it has anything in it that only the careful way can write."""
-    known, plain_model, instant = registry.quick_encoders.get, PLAIN_MODEL, datetime
+    later: list[_Later] = []
+    data = _dump_quickly(obj, registry, sort_keys, later)
+    if data is None or not later:
+        return data
+    return _filled(data, later, registry, sort_keys)
+
+
+def _filled(data: bytes, later: list[_Later], registry: Registry, sort_keys: bool) -> bytes | None:
+    """The JSON with what code of the application writes in the places that were left for it; None as `_quick`."""
+    parts = data.split(_GAP)
+    if len(parts) != len(later) + 1:
+        return None
+    made: list[Any] = []
+    try:
+        for value, encoder, _ in later:
+            found = encoder(value)
+            made += (encoder.built_in(value) if found is value else found, _COMMA)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - code of the application; the careful way says what is wrong
+        return None
+    inner: list[_Later] = []
+    below = _dump_quickly(made, registry, sort_keys, inner)
+    pieces = None if below is None else below[1:-3].split(_SEPARATOR)  # without [ and ,\1]
+    if pieces is None or len(pieces) != len(later):
+        return None
+    if inner:
+        pieces = _filled_pieces(pieces, later, inner, registry, sort_keys)
+    if pieces is None:
+        return None
+    whole = [parts[0]]
+    for piece, part in zip(pieces, parts[1:], strict=True):
+        whole += (piece, part)
+    return b"".join(whole)
+
+
+def _filled_pieces(
+    pieces: list[bytes], later: list[_Later], inner: list[_Later], registry: Registry, sort_keys: bool
+) -> list[bytes] | None:
+    """What serializers returned that holds further values for serializers."""
+    placed: list[_Later] = []
+    for piece, outer in zip(pieces, later, strict=True):
+        around = (*outer.outer, outer)
+        for value, encoder, _ in inner[len(placed) : len(placed) + piece.count(_GAP)]:
+            one = _Later(value, encoder, around)
+            if len(around) > _DEEPEST or one.begins_again(piece == _GAP):
+                return None
+            placed.append(one)
+    if len(placed) != len(inner):
+        return None
+    whole = _filled(_SEPARATOR.join(pieces), placed, registry, sort_keys)
+    return None if whole is None else whole.split(_SEPARATOR)
+
+
+def _dump_quickly(obj: Any, registry: Registry, sort_keys: bool, later: list[_Later]) -> bytes | None:
+    """JSON with a gap for each value of which `later` is told, None as `_quick`."""
+    known, plain_model = registry.quick_encoders.get, PLAIN_MODEL
+    instant = datetime if registry.serializer_of(datetime) is None else None
     models: list[dict[str, Any]] = []
     others: list[type] = []
-    add_model, add_other = models.append, others.append
+    add_model, add_other, add_later = models.append, others.append, later.append
 
     def hook(value: Any) -> Any:
         kind = type(value)
@@ -129,13 +213,24 @@ def _quick(obj: Any, registry: Registry, sort_keys: bool) -> bytes | None:
             add_model(fields)
             return fields
         add_other(kind)
-        return encoder(value) if encoder is not None else quick_encoder_for(registry, kind)(value)
+        if encoder is None:
+            encoder = quick_encoder_for(registry, kind)
+        if type(encoder) is Custom:
+            add_later(_Later(value, encoder))
+            return _PLACE
+        return encoder(value)
+
+    def below(value: Any) -> Any:
+        kind = type(value)
+        if kind is datetime or type(known(kind)) is Custom or kind is orjson.Fragment:
+            return ""
+        return hook(value)
 
     try:
         data = orjson.dumps(obj, hook, _OPTIONS | orjson.OPT_SORT_KEYS if sort_keys else _OPTIONS)
     except (TypeError, ValueError, RecursionError):  # orjson's own error is a TypeError
         return None
-    if type(obj) is PlainList or b"null" not in data or _nulls_are_none(obj, data, models, others, hook):
+    if type(obj) is PlainList or b"null" not in data or _nulls_are_none(obj, data, models, others, below):
         return data
     return None
 
@@ -152,17 +247,16 @@ def _instant(value: datetime) -> Any:
 
 
 def _nulls_are_none(
-    obj: Any, data: bytes, models: list[dict[str, Any]], others: list[type], hook: Default
+    obj: Any, data: bytes, models: list[dict[str, Any]], others: list[type], below: Default
 ) -> bool:  # fmt: skip
     """Whether no NaN and no infinity became a ``null``; False also where it cannot be told quickly."""
     if not models and not others:
-        return all(map(_is_finite, _pieces(obj, len(data))))
-    if data.count(b"null") == len([item for fields in models for item in fields.values() if item is None]):
+        try:
+            return all(map(_is_finite, _pieces(obj, len(data))))
+        except ValueError:  # there is a time among it
+            pass
+    elif data.count(b"null") == len([item for fields in models for item in fields.values() if item is None]):
         return True
-
-    def below(value: Any) -> Any:
-        return "" if type(value) is datetime else hook(value)
-
     told = json.JSONEncoder(allow_nan=False, check_circular=False, ensure_ascii=False, default=below)
     try:
         for piece in _pieces(obj, len(data)):
@@ -182,11 +276,12 @@ def _pieces(obj: Any, size: int) -> Iterator[Any]:
 
 
 def _is_finite(obj: Any) -> bool:
-    """Whether plain data has no NaN and no infinity; False also where it cannot be told quickly."""
-    try:
-        data = marshal.dumps(obj, 2)
-    except ValueError:
-        return False
+    """Whether plain data has no NaN and no infinity; False also where it cannot be told quickly.
+
+    Raises:
+        ValueError: it is not plain.
+    """
+    data = marshal.dumps(obj, 2)
     return not ((b"\x7f" in data or b"\xff" in data) and _SUSPICIOUS(data))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any, NamedTuple
 
-from flujo_lens.serialization.encoders import Encoder, LossError, Lost, encoder_for, is_unknown
+from flujo_lens.serialization.encoders import Custom, Encoder, LossError, Lost, encoder_for, is_unknown
 from flujo_lens.serialization.lossy import (
     CIRCULAR,
     TOO_DEEP,
@@ -37,12 +37,31 @@ _CONTAINERS = frozenset({dict, list, tuple})
 Report = Callable[[LossyValue], None]
 
 
+class _Origins:
+    """What a value was on its way to plain data.
+
+    Attributes:
+        values: The value, and what it was converted to in turn.
+        opened: Those of them that were written in the built-in form: what is met again inside contains itself.
+        served: Those that a serializer of the application was given: met again, they are written in the built-in form.
+        serializers: The functions that were given one.
+    """
+
+    __slots__ = ("opened", "serializers", "served", "values")
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.opened: list[int] = []
+        self.served: list[int] = []
+        self.serializers: list[Encoder] = []
+
+
 class _Frame(NamedTuple):
     """A container that is being copied: what is left of it, the copy, and the objects that it was made from."""
 
     items: Iterator[tuple[Any, Any]]
     copy: Any
-    origins: list[Any]
+    origins: _Origins
     is_object: bool
 
 
@@ -52,7 +71,8 @@ class _Walk:
         self._custom = registry.overrides_natives
         self._frames: list[_Frame] = []
         self._at: list[Any] = []
-        self._active = set[int]()
+        self._opened, self._served = set[int](), set[int]()
+        self._serving: list[Encoder] = []
 
     def run(self, root: Any) -> Any:
         copy, frame = self._begin(root)
@@ -65,7 +85,9 @@ class _Walk:
     def _enter(self, frame: _Frame) -> None:
         self._frames.append(frame)
         self._at.append(None)
-        self._active.update(map(id, frame.origins))
+        self._opened.update(frame.origins.opened)
+        self._served.update(frame.origins.served)
+        self._serving += frame.origins.serializers
 
     def _advance(self, frame: _Frame) -> _Frame | None:
         """Copy what is left of a container, up to the first container in it, which is returned."""
@@ -83,7 +105,10 @@ class _Walk:
                 return below
         self._frames.pop()
         path.pop()
-        self._active.difference_update(map(id, frame.origins))
+        origins = frame.origins
+        self._opened.difference_update(origins.opened)
+        self._served.difference_update(origins.served)
+        del self._serving[len(self._serving) - len(origins.serializers) :]
         return None
 
     def _put(self, copy: dict[str, Any], key: Any, plain: Any) -> None:
@@ -110,45 +135,84 @@ class _Walk:
 
         What a serializer returned is data: a text, a number, a list or a dict among it is not asked for again.
         """
-        origins: list[Any] = []
+        origins = _Origins()
         try:
             return self._reduce(value, origins)
         except LossError as lost:
-            return self._lose(origins[-1], lost.reason, lost.mark), None
-        except Exception as error:  # noqa: BLE001 - code of the application
-            at_fault = origins[-1] if origins else value
+            return self._lose(origins.values[-1], lost.reason, lost.mark), None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - code of the application, also if it calls sys.exit
+            at_fault = origins.values[-1] if origins.values else value
             reason = f"its serializer failed: {class_name(type(error))}: {words_of(error)}"
             return self._lose(at_fault, reason, unserializable(type(at_fault))), None
 
-    def _reduce(self, value: Any, origins: list[Any]) -> tuple[Any, _Frame | None]:
+    def _reduce(self, value: Any, origins: _Origins) -> tuple[Any, _Frame | None]:
         """Convert a value until it is plain; `origins` takes what it was on the way."""
-        while len(origins) < _MAX_CONVERSIONS:
+        for _ in range(_MAX_CONVERSIONS):
             kind = type(value)
-            as_it_is = bool(origins) or not self._custom or self._registry.serializer_of(kind) is None
-            if as_it_is and kind in _SCALARS:
+            encoder = self._encoder(kind, value, origins)
+            is_custom = isinstance(encoder, Custom)
+            if not is_custom and kind in _SCALARS:
                 return self._scalar(kind, value), None
-            circular = id(value) in self._active or any(value is origin for origin in origins)
-            origins.append(value)
-            if circular:
+            at = id(value)
+            origins.values.append(value)
+            if is_custom:
+                origins.served.append(at)
+                origins.serializers.append(encoder.serializer)
+            elif at in self._opened or at in origins.opened:
                 raise LossError(CIRCULAR, "it contains itself")
-            if as_it_is and kind in _CONTAINERS:
-                return self._open(kind, value, origins)
-            value = self._convert(kind, value)
-        raise LossError(unserializable(type(origins[0])), "its serializer does not come to an end")
+            else:
+                origins.opened.append(at)
+                if kind in _CONTAINERS:
+                    return self._open(kind, value, origins)
+            value = self._convert(kind, value, encoder)
+        raise LossError(unserializable(type(origins.values[0])), "its serializer does not come to an end")
 
-    def _convert(self, kind: type, value: Any) -> Any:
+    def _encoder(self, kind: type, value: Any, origins: _Origins) -> Any:
+        """How a value is written, None for what is plain.
+
+        A serializer is not asked for what it returned itself, and for what it was given already: for that there is
+        the built-in form.
+        """
+        is_plain = kind in _SCALARS or kind in _CONTAINERS
+        if is_plain and (origins.values or not self._custom):
+            return None
+        encoder = encoder_for(self._registry, kind)
+        if not isinstance(encoder, Custom):
+            return None if is_plain else encoder
+        if self._is_served(id(value), encoder, origins):
+            return None if is_plain else encoder.built_in
+        return encoder
+
+    def _is_served(self, at: int, encoder: Custom, origins: _Origins) -> bool:
+        if at in self._served or at in origins.served:
+            return True
+        if encoder.serializer in origins.serializers:
+            return not is_unknown(encoder.built_in)
+        return encoder.is_leaf and encoder.serializer in self._serving
+
+    def _convert(self, kind: type, value: Any, encoder: Encoder) -> Any:
         if kind is Lost:
             self._report(LossyValue(path_text(self._at), class_name(value.kind), printable(value.reason)))
             return value.mark
-        encoder = encoder_for(self._registry, kind)
         if self._default is None or not is_unknown(encoder):
             return encoder(value)
         try:
             return self._default(value)
         except TypeError:
-            raise LossError(unserializable(kind), "serializer_default does not take it, and nobody else") from None
+            return self._without_default(kind, value, encoder)
 
-    def _open(self, kind: type, value: Any, origins: list[Any]) -> tuple[Any, _Frame | None]:
+    @staticmethod
+    def _without_default(kind: type, value: Any, encoder: Encoder) -> Any:
+        try:
+            return encoder(value)
+        except LossError as lost:
+            if lost.mark != unserializable(kind):
+                raise
+        raise LossError(unserializable(kind), "serializer_default does not take it, and nobody else")
+
+    def _open(self, kind: type, value: Any, origins: _Origins) -> tuple[Any, _Frame | None]:
         if len(self._frames) >= _MAX_DEPTH:
             raise LossError(TOO_DEEP, f"it lies more than {_MAX_DEPTH} levels deep")
         if kind is dict:
