@@ -38,7 +38,9 @@ def held(backend: InMemoryBackend, run_id: str) -> bytes:
 @ran
 async def test_a_state_is_kept_as_the_document_of_a_store() -> None:
     backend = InMemoryBackend()
-    await backend.save_state("r", {"status": "running", "created_at": "x", "updated_at": BASE, "metadata": {"é": {1}}})
+    await backend.save_state(
+        "r", {"run_id": "r", "status": "running", "created_at": "x", "updated_at": BASE, "metadata": {"é": {1}}}
+    )
     at = b'"updated_at":"2026-03-01T09:00:00+00:00"'
     wanted = b'{"created_at":"x","metadata":{"\\u00e9":[1]},"run_id":"r","status":"running",' + at + b"}"
     assert held(backend, "r") == wanted

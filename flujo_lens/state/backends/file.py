@@ -17,7 +17,6 @@ from flujo_lens.state.backends.arguments import (
     check_hours,
     check_key,
     check_run_id,
-    check_state,
     check_timeout,
     check_zone,
     place_of,
@@ -29,14 +28,15 @@ from flujo_lens.state.backends.file_durable import DurableFiles
 from flujo_lens.state.backends.file_folder import Folder
 from flujo_lens.state.backends.file_workers import Workers
 from flujo_lens.state.backends.vocabulary import (
+    as_object,
     end_row,
     evaluation_row,
+    filled,
     moment_before,
     run_row,
     span_rows,
     step_row,
     trace_rows,
-    with_times,
 )
 from flujo_lens.state.timestamps import local_zone
 
@@ -110,7 +110,7 @@ class FileBackend(DurableFiles):
         check_codec(serializer_default, envelope, validate)
         check_zone(zone)
         self.path = place_of(path, type(self))
-        self._codec = Codec(serializer_default, envelope, validate)
+        self._codec, self._default = Codec(serializer_default, envelope, validate), serializer_default
         self._folder = Folder(self.path, zone or local_zone(), cache_dir, self._codec)
         self._timeout = check_timeout(timeout)
         self._readers, self._writers = Workers(), Workers()
@@ -153,9 +153,9 @@ class FileBackend(DurableFiles):
         Raises:
             InvalidStateError: it does not fit the model that states are checked against.
         """
-        check_state(state)
-        self._codec.check(state)
-        data = encode_state(self._codec.real, check_run_id(run_id), with_times(state))
+        given = as_object(state, self._default)
+        self._codec.check(given)
+        data = encode_state(self._codec.real, check_run_id(run_id), filled(given, run_id))
         await self._write(lambda stop: self._changes.save(run_id, data, stop), run_id)
 
     async def delete_state(self, run_id: str) -> None:

@@ -12,7 +12,7 @@ from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.state.backends.arguments import asked_id, check_run_id, check_state
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.file_reads import FileReads
-from flujo_lens.state.backends.vocabulary import end_row, run_row, span_rows, step_row, with_times
+from flujo_lens.state.backends.vocabulary import end_row, filled, run_row, span_rows, step_row
 
 if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
@@ -175,7 +175,7 @@ class DurableFiles(FileReads):
             return None
         check_state(progress.state)
         self._folder.codec.check(progress.state)
-        return encode_state(self._folder.codec.real, progress.run_id, with_times(progress.state))
+        return encode_state(self._folder.codec.real, progress.run_id, filled(progress.state, progress.run_id))
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from flujo_lens.state.backends.file_index import Catalogue
 from flujo_lens.state.backends.file_runs import Pick, Reader, Snapshot, Source, in_order, instant
 from flujo_lens.state.backends.file_table import Scan
 from flujo_lens.state.backends.leaving_out import readable
+from flujo_lens.state.backends.vocabulary import as_saved
 from flujo_lens.state.views import Page, RunDetail, RunFilter, RunSummary, StepRecord
 
 if TYPE_CHECKING:
@@ -252,9 +253,9 @@ def _find_by_name(reader: Reader, run_id: str) -> Document | None:
 
 
 def _whole_state(document: Document) -> dict[str, Any]:
-    """The state in a file, with the run id that counts."""
+    """The state in a file, with the run id that counts, as it was saved."""
     state = document.state or {}
-    return state if state.get("run_id") == document.run_id else {**state, "run_id": document.run_id}
+    return as_saved(state if state.get("run_id") == document.run_id else {**state, "run_id": document.run_id})
 
 
 def _pass_over_graves(folder: int, found: Scan) -> None:

@@ -18,7 +18,6 @@ from flujo_lens.state.backends.arguments import (
     check_page,
     check_prefix,
     check_run_id,
-    check_state,
     check_text,
 )
 from flujo_lens.state.backends.base import JSONObject, Position
@@ -29,10 +28,13 @@ from flujo_lens.state.backends.memory_durable import KeptRun
 from flujo_lens.state.backends.memory_raw import raw_of
 from flujo_lens.state.backends.shapes import WorkflowTally
 from flujo_lens.state.backends.vocabulary import (
+    as_object,
+    as_saved,
     cancelled,
     end_row,
     evaluation_row,
     extras_of,
+    filled,
     is_open,
     is_stale,
     moment_before,
@@ -42,7 +44,6 @@ from flujo_lens.state.backends.vocabulary import (
     step_row,
     timed_out,
     trace_rows,
-    with_times,
 )
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import parse_instant
@@ -82,13 +83,12 @@ class InMemoryBackend(DeletingMemory):
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
         """Save the state in place of the one before."""
-        self._put_state(check_run_id(run_id), state)
+        self._put_state(check_run_id(run_id), as_object(state, self._default))
 
     def _put_state(self, run_id: str, state: JSONObject) -> None:
-        check_state(state)
-        named = {**with_times(state), "run_id": run_id}
-        self._codec.check(named)
-        document = self._codec.document(run_id, named)
+        kept = filled(state, run_id)
+        self._codec.check(kept)
+        document = self._codec.document(run_id, kept)
         with self._lock:
             self._runs.setdefault(run_id, KeptRun()).state = document
 
@@ -97,9 +97,10 @@ class InMemoryBackend(DeletingMemory):
         asked_id(run_id)
         with self._lock:
             found = self._state(run_id)
-        if found is not None:
-            self._codec.check(found)
-        return found
+        if found is None:
+            return None
+        self._codec.check(found)
+        return as_saved(found)
 
     def _state(self, run_id: str) -> JSONObject | None:
         kept = self._runs.get(run_id)
@@ -124,7 +125,7 @@ class InMemoryBackend(DeletingMemory):
             found = [readable(run_id, partial(self._state, run_id)) for run_id in self._runs]
         states = [state for state in found if state is not None]
         wanted = [state for state in states if status is None or state.get("status") == status]
-        return sorted(wanted, key=lambda state: str(state.get("updated_at") or ""), reverse=True)
+        return list(map(as_saved, sorted(wanted, key=lambda state: str(state.get("updated_at") or ""), reverse=True)))
 
     # --- history
 
@@ -299,7 +300,7 @@ class InMemoryBackend(DeletingMemory):
             return RunDetail(
                 run=run,
                 steps=tuple(interpret.steps_of(raw, map(step_of, self._steps(run_id)), {})),
-                state=state,
+                state=None if state is None else as_saved(state),
                 pause=interpret.pause_of(raw, run.status),
                 children=tuple(order_runs(self._selected(RunFilter(parent=run_id)), None, True)),
                 final_output=None if state is None else state.get("last_step_output"),

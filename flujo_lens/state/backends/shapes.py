@@ -50,8 +50,8 @@ def run_document(run: RunSummary, extras: Mapping[str, Any] | None = None) -> JS
 def step_document(run_id: str, step: StepRecord, extras: Mapping[str, Any] | None = None) -> JSONObject:
     """A step as `list_run_steps` returns it, in the words of all versions.
 
-    Where the store keeps no times of start and end, the end is the time of saving, and the start lies before it
-    by the duration (or is the same, if none is known).
+    Where the store keeps no start, that is the time of saving without the duration, as far as one is known. An end
+    that the store does not keep is None.
     """
     saved, length = step.created_at, timedelta(milliseconds=step.duration_ms or 0)
     document = {
@@ -71,7 +71,7 @@ def step_document(run_id: str, step: StepRecord, extras: Mapping[str, Any] | Non
         "duration_ms": step.duration_ms,
         "created_at": saved.isoformat() if saved else None,
         "start_time": (saved - length).isoformat() if saved else None,
-        "end_time": saved.isoformat() if saved else None,
+        "end_time": None,
     }
     known = ("raw_response", "start_time", "end_time")
     return document | {name: extras[name] for name in known if extras and extras.get(name) is not None}

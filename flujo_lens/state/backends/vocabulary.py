@@ -12,19 +12,29 @@ texts stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
-from flujo_lens.state.backends.arguments import check_object, check_rows, check_run_id, check_score, check_text
+from flujo_lens.state.backends.arguments import (
+    check_object,
+    check_rows,
+    check_run_id,
+    check_score,
+    check_state,
+    check_text,
+)
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.timestamps import parse_instant
 
 __all__ = [
+    "as_object",
+    "as_saved",
     "cancelled",
     "end_row",
     "evaluation_row",
     "extras_of",
+    "filled",
     "is_open",
     "is_stale",
     "last_update",
@@ -36,7 +46,6 @@ __all__ = [
     "step_row",
     "timed_out",
     "trace_rows",
-    "with_times",
 ]
 
 _ENDS = ("completed", "cancelled")
@@ -51,6 +60,7 @@ _STEP_NAMES = {
     "error_message": "error",
 }
 _MOST_SECONDS = 2**63
+_FILLED = "lens_filled"
 _NAMELESS = (None, "", "unknown")
 _TIMES = ("created_at", "updated_at", "start_time", "end_time")
 _RUN_DEFAULTS: JSONObject = {
@@ -116,9 +126,41 @@ def is_stale(state: Mapping[str, Any], cutoff: datetime, naive: tzinfo = UTC) ->
     return saved is not None and saved < cutoff
 
 
-def with_times(state: Mapping[str, Any]) -> JSONObject:
-    """A state as it is saved: one without ``created_at`` or ``updated_at`` was made or changed just now."""
-    return {**state, **{name: now_text() for name in ("created_at", "updated_at") if not state.get(name)}}
+def filled(state: Mapping[str, Any], run_id: str) -> JSONObject:
+    """A state as it is kept, with its id; one without ``created_at`` or ``updated_at`` was made or changed just now.
+
+    What is put in, and what stood there before, is noted in it: `as_saved` takes it out again.
+    """
+    added = {name: now_text() for name in ("created_at", "updated_at") if not state.get(name)}
+    missing = [name for name in ("created_at", "run_id", "updated_at") if name in added or name not in state]
+    marks = {_FILLED: [[name, state[name]] if name in state else [name] for name in missing]} if missing else {}
+    return {**state, **added, **marks, "run_id": run_id}
+
+
+def as_saved(kept: JSONObject) -> JSONObject:
+    """A state as it was before `filled` put anything in."""
+    notes = kept.get(_FILLED)
+    if not isinstance(notes, list) or not all(isinstance(note, list) and note for note in notes):
+        return kept
+    names = [note[0] for note in notes]
+    state = {name: value for name, value in kept.items() if name != _FILLED and name not in names}
+    return state | {note[0]: note[1] for note in notes if len(note) > 1}
+
+
+def as_object(state: Any, default: Callable[[Any], Any] | None) -> JSONObject:
+    """A state by field name: a dict as it is, of any other object what is written of it.
+
+    Raises:
+        TypeError: that has no fields.
+    """
+    if not isinstance(state, Mapping | list | str | int | float | None):
+        from flujo_lens.serialization import safe_serialize
+
+        plain = safe_serialize(state, default, on_lossy=lambda lost: None)
+        if isinstance(plain, dict):
+            return plain
+    check_state(state)
+    return dict(state)
 
 
 def is_open(state: Mapping[str, Any] | None, run: Mapping[str, Any] | None) -> bool:

@@ -17,7 +17,6 @@ from flujo_lens.state.backends.arguments import (
     check_hours,
     check_key,
     check_run_id,
-    check_state,
     check_timeout,
     check_zone,
     findable,
@@ -103,6 +102,7 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
         migrate: bool = True,
     ) -> None:
         check_codec(serializer_default, envelope, validate)
+        self._default = serializer_default
         check_zone(zone)
         self._synchronous, self._migrate = _level(synchronous), migrate
 
@@ -154,10 +154,11 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
             InvalidStateError: it does not fit the model that it is checked against.
         """
         from flujo_lens.state.backends.sqlite.records import state_values
+        from flujo_lens.state.backends.vocabulary import as_object
 
-        check_state(state)
-        self._codec.check(state)
-        await self._writer.save_state(state_values(self._codec, run_id, state))
+        given = as_object(state, self._default)
+        self._codec.check(given)
+        await self._writer.save_state(state_values(self._codec, run_id, given))
 
     async def delete_state(self, run_id: str) -> None:
         """Delete the state of a run; history stays. A file that is not there is not made."""
