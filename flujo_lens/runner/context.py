@@ -9,6 +9,7 @@ of the note.
 from __future__ import annotations
 
 import logging
+import shlex
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flujo_lens.errors import InvalidStateError, UsageError
 from flujo_lens.runner.results import ContextT
+from flujo_lens.runner.values import UnreadableValueError, made_again
 from flujo_lens.serialization import safe_serialize
+from flujo_lens.serialization.fields import model_keys, validate_model
 
 __all__ = [
     "HumanInteraction",
@@ -24,6 +27,7 @@ __all__ = [
     "check_context",
     "copied",
     "dump_context",
+    "field_of",
     "load_context",
     "make_context",
     "peek_context",
@@ -76,13 +80,15 @@ def make_context(model: type[ContextT], run_id: str, initial_input: Any, data: J
     Raises:
         UsageError: the model does not take them.
     """
+    given = {"initial_prompt": str(initial_input), **data, "run_id": run_id}
     try:
-        return model.model_validate({"initial_prompt": str(initial_input), **data, "run_id": run_id})
+        made: ContextT = validate_model(model, given)
     except ValidationError as error:
         raise UsageError(
             f"the context {model.__name__} cannot be made: {_first(error)}",
             hint="give the missing fields with initial_context_data={...}, or give them defaults",
         ) from error
+    return made
 
 
 def dump_context(context: BaseModel, notes: JSONObject) -> JSONObject:
@@ -97,19 +103,33 @@ def dump_context(context: BaseModel, notes: JSONObject) -> JSONObject:
 def load_context(saved: JSONObject, model: type[ContextT], run_id: str) -> ContextT:
     """The context out of what was saved, without the runner's notes.
 
+    Fields may go by their names or by their aliases. Values of registered classes are made by their deserializers.
+
     Raises:
-        InvalidStateError: it does not fit the model.
+        InvalidStateError: it does not fit the model. Its details: ``field``, and where a class could not be made
+            ``kind`` and ``raised``, as of `UnreadableValueError`.
     """
+    data = {**without_notes(saved, model), "run_id": run_id}
     try:
-        return model.model_validate({**without_notes(saved, model), "run_id": run_id})
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
+        made: ContextT = made_again(data, model, lambda plain: validate_model(model, plain))
+    except UnreadableValueError as error:
+        hint = "give the field a default, or register a migration"
         raise InvalidStateError(
-            f"the saved context of {run_id} does not fit {model.__name__}: {_first(error)}",
-            hint=f"lens show {run_id} --state; give the field a default, or register a migration",
+            f"the saved context of {run_id} does not fit {model.__name__}: {error}",
+            hint=f"lens show {shlex.quote(run_id)} --state; {_register(error) or hint}",
             run_id=run_id,
-            field=where,
+            field=error.field,
+            kind=error.kind,
+            raised=error.raised,
         ) from error
+    return made
+
+
+def _register(error: UnreadableValueError) -> str | None:
+    """What to do about a class that could not be made."""
+    if error.kind is None:
+        return None
+    return f"mend the deserializer of {error.kind}" if error.raised else f"register a deserializer of {error.kind}"
 
 
 def copied(context: ContextT) -> ContextT:
@@ -158,6 +178,12 @@ def without_notes(saved: JSONObject, model: type[BaseModel]) -> JSONObject:
             key: value for key, value in scratchpad.items() if key not in noted or noted[key] != value
         }
     return plain
+
+
+def field_of(name: str, model: type[BaseModel]) -> str | None:
+    """The field of a model that a saved name stands for: its own name, or an alias; None if there is none."""
+    found = model_keys(model).get(name)
+    return None if found is None else found[0]
 
 
 def _first(error: ValidationError) -> str:

@@ -18,12 +18,16 @@ CODES = {
     "context-field-required": "LENS-C5",
     "context-field-removed": "LENS-C5",
     "context-field-retyped": "LENS-C5",
+    "context-unreadable": "LENS-C5",
+    "deserializer-failed": "LENS-C5",
+    "deserializer-missing": "LENS-C5",
     "place-unclear": "LENS-C6",
     "names-differ": "LENS-C6",
     "version-differs": "LENS-C6",
     "not-registered": "LENS-C7",
     "migration-failed": "LENS-C9",
     "input-lost": "LENS-C10",
+    "input-unreadable": "LENS-C10",
     "value-lost": "LENS-C10",
 }
 """Kind of a difference that keeps a run from going on -> error code. Of several the first in this order counts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-__all__ = ["FormField", "form_of", "wanted"]
+__all__ = ["FormField", "answer_adapter", "form_of", "wanted"]
 
 _KINDS = {
     "string": "text",
@@ -65,14 +65,55 @@ class FormField(NamedTuple):
 
 def form_of(schema: Any) -> tuple[FormField, ...]:
     """The fields that a schema asks for: those of a pydantic model, one for any other type, none for no schema."""
-    from pydantic import BaseModel, TypeAdapter
+    from pydantic import BaseModel
 
     if schema is None:
         return ()
     if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
-        adapter: TypeAdapter[Any] = TypeAdapter(schema)
+        adapter = answer_adapter(schema)
         return (FormField(None, *_shape(adapter), None, None, adapter),)
     return tuple(_field(name, field) for name, field in schema.model_fields.items())
+
+
+def answer_adapter(schema: Any) -> Any:
+    """Checks answers as a pydantic ``TypeAdapter`` does, and makes values of registered classes."""
+    from flujo_lens.serialization.registered import adapter_of, names_registered
+
+    adapter = adapter_of(schema)
+    return _RegisteredAdapter(schema, adapter) if names_registered(schema) else adapter
+
+
+class _RegisteredAdapter(NamedTuple):
+    """A ``TypeAdapter`` behind the deserializers of an application."""
+
+    schema: Any
+    adapter: Any
+
+    def validate_python(self, data: Any) -> Any:
+        """The answer as its type.
+
+        Raises:
+            ValidationError: it does not fit.
+        """
+        from flujo_lens.serialization.registered import with_registered
+
+        return self.adapter.validate_python(with_registered(data, self.schema, []))
+
+    def validate_json(self, data: str) -> Any:
+        """The answer in a text of JSON.
+
+        Raises:
+            ValidationError: it is none, or does not fit.
+        """
+        from pydantic import JsonValue, TypeAdapter
+
+        json_adapter: TypeAdapter[Any] = TypeAdapter(JsonValue)
+        return self.validate_python(json_adapter.validate_json(data))
+
+    def json_schema(self) -> dict[str, Any]:
+        """What the answer may be."""
+        made: dict[str, Any] = self.adapter.json_schema()
+        return made
 
 
 def wanted(schema: Any) -> list[str]:
@@ -85,9 +126,7 @@ def wanted(schema: Any) -> list[str]:
 
 
 def _field(name: str, field: Any) -> FormField:
-    from pydantic import TypeAdapter
-
-    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+    adapter = answer_adapter(field.rebuild_annotation())
     called = field.alias if isinstance(field.alias, str) else name
     default = None if field.is_required() else _text(field.get_default(call_default_factory=True))
     return FormField(called, *_shape(adapter), default, field.description, adapter)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from flujo_lens.errors import InvalidStateError, NotSupportedError, UsageError, nearest
-from flujo_lens.runner.context import load_context, without_notes
+from flujo_lens.runner.context import field_of, load_context, without_notes
 from flujo_lens.runner.differences import Difference
 from flujo_lens.runner.dsl import HUMAN, Pipeline
 from flujo_lens.runner.incompatibility import StateIncompatibilityError, migration_failed, not_registered
@@ -16,7 +16,7 @@ from flujo_lens.runner.record import Record
 from flujo_lens.runner.registry import PipelineRegistry
 from flujo_lens.runner.results import ContextT
 from flujo_lens.runner.stored import Stored
-from flujo_lens.runner.values import restored
+from flujo_lens.runner.values import UnreadableValueError, restored, typed
 from flujo_lens.runner.verdicts import Place, Verdict, assess
 from flujo_lens.serialization import PlainList, lost_in, safe_serialize
 from flujo_lens.state.backends.base import JSONObject, StateBackend
@@ -193,7 +193,7 @@ async def _saved_manifest(backend: StateBackend, run_id: str, code: Code) -> JSO
 def _unknown_fields(stored: Stored, model: type[BaseModel]) -> JSONObject:
     """What the saved context has and the model does not: another model of it may."""
     saved = without_notes(stored.context, model)
-    return {name: value for name, value in saved.items() if name not in model.model_fields}
+    return {name: value for name, value in saved.items() if field_of(name, model) is None}
 
 
 def _file_of(backend: StateBackend) -> str | None:
@@ -218,8 +218,8 @@ def fitting_context(
     data = without_notes(stored.context, model)
     try:
         ready = migrated(data, verdict.migrations)
-        seen = {name: value for name, value in ready.items() if name in model.model_fields}
-        lost = _lost(stored, code, verdict, seen)
+        seen = {name: value for name, value in ready.items() if field_of(name, model) is not None}
+        lost = _lost(stored, code, verdict, seen) or _unreadable_input(stored, code, verdict)
         if lost is not None:
             refused = Verdict("broken", "LENS-C10", (lost,), None)
             raise StateIncompatibilityError(
@@ -231,8 +231,7 @@ def fitting_context(
             raise migration_failed(
                 stored.run_id, error.args[0], saved=saved, current=code.manifest, place=place
             ) from error
-        field = error.details.get("field") if isinstance(error, InvalidStateError) else None
-        unfit = Difference("context-field-retyped", field, None, None, str(error))
+        unfit = _unfit(error)
         refused = Verdict("needs-migration", "LENS-C5", (unfit,), None)
         raise StateIncompatibilityError(
             stored.run_id, refused, saved=saved, current=code.manifest, place=place, pipeline=code.name
@@ -259,11 +258,39 @@ def _lost(stored: Stored, code: Code, verdict: Verdict, context: JSONObject) -> 
     return Difference("value-lost", None, found[1], None, told)
 
 
+def _unfit(error: MigrationError | InvalidStateError) -> Difference:
+    """What keeps a context from being loaded."""
+    details = error.details if isinstance(error, InvalidStateError) else {}
+    kind = "context-unreadable"
+    if details.get("kind") is not None:
+        kind = "deserializer-failed" if details["raised"] else "deserializer-missing"
+    return Difference(kind, details.get("field"), None, details.get("kind"), str(error))
+
+
+def _unreadable_input(stored: Stored, code: Code, verdict: Verdict) -> Difference | None:
+    """Why the value that the next step gets cannot be made again."""
+    steps, index = code.pipeline.steps, verdict.next_index
+    if index is None or index >= len(steps) or steps[index].kind == HUMAN:
+        return None
+    if stored.state.get("last_step_output") is None and not stored.done:
+        return None  # it is given again
+    try:
+        typed(stored.value(None), *_hints(code, index))
+    except UnreadableValueError as error:
+        name = steps[index].name
+        told = f'the input of step "{name}" cannot be made again: {error}'
+        return Difference("input-unreadable", name, None, None if error.raised else error.kind, told)
+    return None
+
+
+def _hints(code: Code, index: int) -> tuple[Any, Any]:
+    """The annotations that tell the type of what a step gets: of the output before it, and of its own input."""
+    steps = code.pipeline.steps
+    before = steps[index - 1].output_type if index else None
+    return before, steps[index].input_type if index < len(steps) else None
+
+
 def _record(stored: Stored, code: Code, index: int, context: ContextT, given: Any) -> Record[ContextT]:
-    before = code.pipeline.steps[index - 1] if index else None
-    after = code.pipeline.steps[index] if index < len(code.pipeline.steps) else None
-    hints = (before.output_type if before else None, after.input_type if after else None)
-    plain = stored.value(given)
     paused_at = stored.summary.updated_at
     done = stored.done
     return Record(
@@ -272,7 +299,7 @@ def _record(stored: Stored, code: Code, index: int, context: ContextT, given: An
         version=code.version,
         pipeline=code.pipeline,
         context=context,
-        value=restored(plain, *hints),
+        value=restored(stored.value(given), *_hints(code, index)),
         index=index,
         results=[each for each in stored.results() if each.success],
         history=PlainList(safe_serialize(done)),

@@ -24,8 +24,9 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-    is_typeddict,
 )
+
+from flujo_lens.serialization.fields import is_typed_dict
 
 __all__ = ["ANY", "JSONObject", "Shapes", "split"]
 
@@ -199,7 +200,7 @@ def _record(target: Any) -> tuple[str, dict[str, tuple[Any, bool]]] | None:
         missing = dataclasses.MISSING
         made = {f.name: f.default is missing and f.default_factory is missing for f in dataclasses.fields(target)}
         return "dataclass", _typed(target, made)
-    if is_typeddict(target):
+    if is_typed_dict(target):
         needed: frozenset[str] = getattr(target, "__required_keys__", frozenset())
         return "typed dict", _typed(target, {name: name in needed for name in target.__annotations__})
     if issubclass(target, tuple) and hasattr(target, "_fields"):

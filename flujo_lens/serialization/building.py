@@ -20,10 +20,16 @@ from typing import (
     Union,
     get_args,
     get_origin,
-    is_typeddict,
 )
 
-from flujo_lens.serialization.fields import construct, fields_of, is_read_as_written, model_keys, validate_model
+from flujo_lens.serialization.fields import (
+    construct,
+    fields_of,
+    is_read_as_written,
+    is_typed_dict,
+    model_keys,
+    validate_model,
+)
 from flujo_lens.serialization.lossy import path_text
 from flujo_lens.serialization.making import MAKERS, NEEDS_TYPE, Make, Misfit, call, dict_of, list_of, misfit
 from flujo_lens.serialization.registry import current_registry
@@ -194,7 +200,7 @@ class _Builder:
         custom = self._registry.deserializer_of(target)
         if custom is not None:
             return call(custom, data)
-        if is_typeddict(target) or (issubclass(target, tuple) and hasattr(target, "_fields")):
+        if is_typed_dict(target) or (issubclass(target, tuple) and hasattr(target, "_fields")):
             return self._object(data, target, fields_of(target) or [])
         for base in target.__mro__:
             if base in MAKERS:
@@ -233,7 +239,8 @@ class _Builder:
         """A pydantic model; if it does not take the data as it is, what its fields are made of comes first."""
         if isinstance(data, target):
             return data
-        if is_read_as_written(target) or not isinstance(data, dict):
+        as_written = is_read_as_written(target) and not _has_registered(target)
+        if as_written or not isinstance(data, dict):
             try:
                 return call(validate_model, target, data)
             except Misfit:
@@ -254,9 +261,15 @@ class _Builder:
             data = dict(zip(names, data, strict=False))
         found = dict_of(data)
         values = {name: self._part(found[name], kind, name) for name, kind in fields if name in found}
-        if is_typeddict(target):
+        if is_typed_dict(target):
             return {**found, **values}
         return call(construct, target, values)
+
+
+def _has_registered(target: Any) -> bool:
+    from flujo_lens.serialization.registered import names_registered
+
+    return names_registered(target)
 
 
 def _literal_of(name: str) -> Any:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, TypeVar, get_args, get_type_hints, is_typeddict
 
-__all__ = ["construct", "fields_of", "is_read_as_written", "model_keys", "validate_model"]
+__all__ = [
+    "construct",
+    "fields_of",
+    "is_read_as_written",
+    "is_typed_dict",
+    "model_keys",
+    "validate_by_name",
+    "validate_model",
+]
 
 
 def construct(target: Any, values: dict[str, Any]) -> Any:
@@ -36,7 +43,7 @@ def fields_of(target: Any, arguments: tuple[Any, ...] = ()) -> list[tuple[str, A
         names = [attribute.name for attribute in target.__attrs_attrs__]
     elif issubclass(target, tuple) and hasattr(target, "_fields"):
         names = list(target._fields)
-    elif is_typeddict(target):
+    elif is_typed_dict(target):
         names = list(target.__annotations__)
     else:
         return None
@@ -46,6 +53,11 @@ def fields_of(target: Any, arguments: tuple[Any, ...] = ()) -> list[tuple[str, A
         hints = {}
     bound = dict(zip(getattr(target, "__parameters__", ()), arguments, strict=False))
     return [(name, _substituted(hints.get(name, Any), bound)) for name in names]
+
+
+def is_typed_dict(target: Any) -> bool:
+    """Whether a class is a ``TypedDict``, of `typing` or of ``typing_extensions``."""
+    return is_typeddict(target) or type(target).__name__ == "_TypedDictMeta"
 
 
 def _substituted(hint: Any, bound: dict[Any, Any]) -> Any:
@@ -61,38 +73,28 @@ def _substituted(hint: Any, bound: dict[Any, Any]) -> Any:
 
 
 def model_keys(target: Any) -> dict[str, tuple[str, Any]]:
-    """Of a pydantic model each key that may stand in data, the name that validation takes for it, and its type."""
-    found: dict[str, tuple[str, Any]] = {}
-    for name, field in target.model_fields.items():
-        alias = field.validation_alias or field.alias
-        wanted = alias if isinstance(alias, str) and not _takes_names() else name
-        for key in (name, field.serialization_alias, field.alias, alias):
+    """Of a pydantic model each key that may stand in data, the name of its field, and its type."""
+    fields = target.model_fields
+    found: dict[str, tuple[str, Any]] = {name: (name, field.annotation) for name, field in fields.items()}
+    for name, field in fields.items():
+        for key in (field.serialization_alias, field.alias, field.validation_alias):
             if isinstance(key, str):
-                found.setdefault(key, (wanted, field.annotation))
+                found.setdefault(key, (name, field.annotation))
     return found
 
 
 def validate_model(target: Any, data: Any) -> Any:
     """`model_validate`, for data that has its fields by name or by alias."""
-    if _takes_names():
-        return target.model_validate(data, by_alias=True, by_name=True)
-    return target.model_validate(data)
+    return target.model_validate(data, by_alias=True, by_name=True)
 
 
-@cache
-def _takes_names() -> bool:
-    """Whether this pydantic (2.11 and later) can be told to take fields by name whatever a model's config says."""
-    import inspect
-
-    from pydantic import BaseModel
-
-    return "by_name" in inspect.signature(BaseModel.model_validate).parameters
+def validate_by_name(adapter: Any, data: Any) -> Any:
+    """`validate_python` of a ``TypeAdapter``, for data that has fields by name or by alias."""
+    return adapter.validate_python(data, by_alias=True, by_name=True)
 
 
 def is_read_as_written(target: Any) -> bool:
     """Whether validation finds all that was written of a model: it does not know aliases for writing alone."""
-    if not _takes_names():
-        return False
     if not target.model_config.get("serialize_by_alias"):
         return True
     return all(f.serialization_alias in (None, f.alias, f.validation_alias) for f in target.model_fields.values())

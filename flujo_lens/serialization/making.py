@@ -29,13 +29,13 @@ def call(make: Callable[..., Any], *arguments: Any) -> Any:
     """Make a value by code that may be the application's: whatever it raises is a misfit."""
     try:
         return make(*arguments)
-    except (Misfit, RecursionError):
+    except (Misfit, RecursionError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # code of the application, also if it calls sys.exit
         raise Misfit(_words(error)) from error
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):
         first = error.errors(include_url=False)[0]
         return f"{path_text(first['loc'])}: {first['msg']}"

@@ -6,6 +6,7 @@ There is one registry for the process. `scoped_registry` puts a copy in its plac
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,13 +104,15 @@ class Registry:
     def deserializers_for(self, kind: type) -> list[tuple[type, Deserializer]]:
         """What may make a value of a class: the class that each is registered for, and the function.
 
-        First the one of `deserializer_of`, then those of the classes that derive from `kind`.
+        First the one of `deserializer_of`, then those of the classes that derive from `kind`, unless it is Python's
+        own: a text is no value of an application's subclass of `str`.
         """
         table = self._deserializers
         if not table or not _is_class(kind):
             return []
         nearest = next((base for base in kind.__mro__ if base in table), None)
-        derived = [each for each in table if each is not kind and kind is not object and kind in each.__mro__]
+        is_pythons = kind.__module__.partition(".")[0] in sys.stdlib_module_names
+        derived = [] if is_pythons else [each for each in table if each is not kind and kind in each.__mro__]
         return [(each, table[each]) for each in [*([nearest] if nearest else []), *derived]]
 
     @property
