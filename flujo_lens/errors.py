@@ -77,6 +77,7 @@ __all__ = [
     "UnknownValueError",
     "UnreachableStoreError",
     "UsageError",
+    "command_line",
     "nearest",
 ]
 
@@ -359,7 +360,7 @@ class NotWaitingError(OperationFailedError):
         """Build the error for a run that stands as `found` says."""
         return cls(
             f"{run_id} does not wait for this answer: {found}",
-            hint=f"lens show {run_id}",
+            hint=command_line("show", run_id),
             run_id=run_id,
         )
 
@@ -429,6 +430,18 @@ class InternalError(LensError):
     """A fault of lens itself: please report it."""
 
     code = "LENS-X1"
+
+
+def command_line(command: str, run_id: str, options: str = "") -> str:
+    """A command line of ours about a run, to be typed as it stands: ``lens show run_7 --state``.
+
+    The id is quoted for a shell. One that looks like an option stands behind ``--``.
+    """
+    import shlex
+
+    quoted = shlex.quote(run_id)
+    words = [command, options, "--", quoted] if run_id.startswith("-") else [command, quoted, options]
+    return " ".join(["lens", *filter(None, words)])
 
 
 def nearest(value: str, legal: Iterable[str]) -> str | None:

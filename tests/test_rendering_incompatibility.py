@@ -81,13 +81,13 @@ paused. 14 other runs have this problem.
                                lens resume paused-001 --pipeline-version 1.3.0
   3  go back a step            lens fork paused-001 --from-step enrich
                                (enrich runs again, in a new run; this one stays as it is)
-  4  give it up, keep history  lens cancel paused-001 --reason "..."
+  4  start afresh              use a new, unique run_id: every step runs, this run stays as it is
+  5  give it up, keep history  lens cancel paused-001 --reason "..."
                                (the run will never go on; its history stays)
-  5  remove this state         lens delete paused-001
+  6  remove this state         lens delete paused-001
                                (state and history are gone; lens undo brings them back for a while)
-  6  clean up old states       lens prune --days-old <N>   (every state older than N days is gone)
-  7  the database file         delete flujo_ops.db as the last resort: every run in it is gone
-  8  start afresh              use a new, unique run_id: every step runs, this run stays as it is
+  7  clean up old states       lens prune --days-old <N>   (every state older than N days is gone)
+  8  the database file         delete flujo_ops.db as the last resort: every run in it is gone
 more: lens explain LENS-C4"""
     )
 

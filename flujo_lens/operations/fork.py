@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from flujo_lens.errors import NotSupportedError, OperationFailedError, RunNotFoundError, UnknownValueError
+from flujo_lens.errors import NotSupportedError, OperationFailedError, RunNotFoundError, UnknownValueError, command_line
 from flujo_lens.operations.changes import Recorder, Report
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import Progress
@@ -129,7 +129,7 @@ def _standing(old: RunDetail, step: str, names: Sequence[str]) -> int:
     if any(record.step_name == step and record.status == "completed" for record in old.steps):
         raise OperationFailedError(
             f"the state of {old.run.run_id} does not have what its steps returned: it cannot be forked",
-            hint=f"lens show {old.run.run_id} --show-output shows what the history has",
+            hint=f"{command_line('show', old.run.run_id, '--show-output')} shows what the history has",
             run_id=old.run.run_id,
         )
     there = [*names, *([old.run.step_name] if old.run.step_name and old.run.step_name not in names else [])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flujo_lens.errors import BusyError, NotSupportedError, OperationFailedError, RunNotFoundError
+from flujo_lens.errors import BusyError, NotSupportedError, OperationFailedError, RunNotFoundError, command_line
 from flujo_lens.runner.context import PipelineContext
 from flujo_lens.runner.holding import Holding, lease_of
 from flujo_lens.runner.incompatibility import StateIncompatibilityError
@@ -108,7 +108,7 @@ async def stored_run(backend: StateBackend, run_id: str) -> Stored:
     if stored is None:
         raise RunNotFoundError(
             f"there is no state of {run_id} in the store, and its history alone cannot go on",
-            hint=f"lens show {run_id} shows what there is",
+            hint=f"{command_line('show', run_id)} shows what there is",
             run_id=run_id,
         )
     return stored
@@ -126,7 +126,7 @@ def stored_outcome(stored: Stored, reply: Reply) -> Outcome | None:
     if stored.status == "cancelled":
         raise OperationFailedError(
             f"{stored.run_id} is cancelled: nothing resumes it",
-            hint=f"lens fork {stored.run_id} --from-step STEP makes a new run of it",
+            hint=f"{command_line('fork', stored.run_id, '--from-step STEP')} makes a new run of it",
             run_id=stored.run_id,
         )
     return _stored_now(stored) if stored.status == "completed" else None
@@ -247,7 +247,9 @@ async def try_again(
     """
     stored = await stored_run(backend, run_id)
     if not stored.goes_on:
-        raise OperationFailedError(f"{run_id} is {stored.status} by now", hint=f"lens show {run_id}", run_id=run_id)
+        raise OperationFailedError(
+            f"{run_id} is {stored.status} by now", hint=command_line("show", run_id), run_id=run_id
+        )
     await check_free(backend, stored, now, lease_of(application.lease), force=False)
     return await go_on(backend, application, stored, version=version)
 

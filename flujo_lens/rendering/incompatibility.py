@@ -283,8 +283,8 @@ def _set_in(line: str, column: int, lead: str) -> RenderableType:
 
 def _lines(remedy: Mapping[str, Any]) -> list[str]:
     """What to write and to type."""
-    texts = [text for text in (remedy["code"], remedy["command"]) if text]
-    return [escape_controls(line) for text in texts for line in text.split("\n")]
+    code = [escape_controls(line) for line in (remedy["code"] or "").split("\n") if line]
+    return [*code, *([escape_controls(remedy["command"])] if remedy["command"] else [])]
 
 
 def _consequence(remedy: Mapping[str, Any]) -> str:

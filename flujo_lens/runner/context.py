@@ -9,13 +9,12 @@ of the note.
 from __future__ import annotations
 
 import logging
-import shlex
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flujo_lens.errors import InvalidStateError, UsageError
+from flujo_lens.errors import InvalidStateError, UsageError, command_line
 from flujo_lens.runner.results import ContextT
 from flujo_lens.runner.values import UnreadableValueError, made_again
 from flujo_lens.serialization import safe_serialize
@@ -116,7 +115,7 @@ def load_context(saved: JSONObject, model: type[ContextT], run_id: str) -> Conte
         hint = "give the field a default, or register a migration"
         raise InvalidStateError(
             f"the saved context of {run_id} does not fit {model.__name__}: {error}",
-            hint=f"lens show {shlex.quote(run_id)} --state; {_register(error) or hint}",
+            hint=f"{command_line('show', run_id, '--state')}; {_register(error) or hint}",
             run_id=run_id,
             field=error.field,
             kind=error.kind,

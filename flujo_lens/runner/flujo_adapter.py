@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flujo_lens.errors import LensError, NotSupportedError, OperationFailedError, UsageError
+from flujo_lens.errors import LensError, NotSupportedError, OperationFailedError, UsageError, command_line
 from flujo_lens.runner.dsl import HUMAN, STEP, Pipeline, Step
 from flujo_lens.runner.placing import Source
 from flujo_lens.runner.registry import PipelineRegistry
@@ -257,7 +257,7 @@ async def _watched(runner: Any, stored: Stored, work: Callable[[], Awaitable[Any
         raise
     except Exception as error:
         told = f"the library's runner gave up {stored.run_id}: {type(error).__name__}: {error}"
-        hint = f"lens show {stored.run_id} says where it stands; --debug shows where it came from"
+        hint = f"{command_line('show', stored.run_id)} says where it stands; --debug shows where it came from"
         raise OperationFailedError(told, hint=hint, run_id=stored.run_id) from error
     if task is not None and task.cancelling():
         await _interrupted(runner, stored.run_id)

@@ -199,4 +199,11 @@ def _stands_at(saved: JSONObject | None, place: Place) -> str | None:
 
 def _numbered(number: int, remedy: Remediation) -> list[str]:
     lines = [f"  {number}. {remedy.title}: {remedy.consequence}"]
-    return [*lines, *(f"     {line}" for text in (remedy.code, remedy.command) if text for line in text.split("\n"))]
+    lines += [f"     {line}" for line in (remedy.code or "").split("\n") if line]
+    return [*lines, *([f"     {_on_one_line(remedy.command)}"] if remedy.command else [])]
+
+
+def _on_one_line(command: str) -> str:
+    """A command with what would break its line as escapes, which every command reads in an id."""
+    shown = (one if one.isprintable() or one > "\uffff" else f"\\u{ord(one):04x}" for one in command)
+    return "".join(shown)

@@ -264,7 +264,13 @@ def _unfit(error: MigrationError | InvalidStateError) -> Difference:
     kind = "context-unreadable"
     if details.get("kind") is not None:
         kind = "deserializer-failed" if details["raised"] else "deserializer-missing"
-    return Difference(kind, details.get("field"), None, details.get("kind"), str(error))
+    raised, missing = _kinds(details.get("kind"), details.get("raised", False))
+    return Difference(kind, details.get("field"), raised, missing, str(error))
+
+
+def _kinds(kind: str | None, raised: bool) -> tuple[str | None, str | None]:
+    """The class whose deserializer failed, and the one that has none."""
+    return (kind, None) if raised else (None, kind)
 
 
 def _unreadable_input(stored: Stored, code: Code, verdict: Verdict) -> Difference | None:
@@ -279,7 +285,7 @@ def _unreadable_input(stored: Stored, code: Code, verdict: Verdict) -> Differenc
     except UnreadableValueError as error:
         name = steps[index].name
         told = f'the input of step "{name}" cannot be made again: {error}'
-        return Difference("input-unreadable", name, None, None if error.raised else error.kind, told)
+        return Difference("input-unreadable", name, *_kinds(error.kind, error.raised), told)
     return None
 
 

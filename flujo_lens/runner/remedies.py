@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import keyword
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from flujo_lens.errors import command_line
 from flujo_lens.runner.comparison import matched
 from flujo_lens.runner.fitting import Fit, Fitting
 from flujo_lens.runner.shapes import JSONObject
@@ -17,6 +18,8 @@ from flujo_lens.state.interpret import NAMELESS, VERSIONLESS
 __all__ = ["Remediation", "as_registered", "name_context", "remedies_for"]
 
 _NEW_VERSION = "<new version>"
+_OF_CONTEXT = ("migration-failed", "value-lost", "deserializer-missing", "deserializer-failed")
+_OF_DESERIALIZERS = ("deserializer-missing", "deserializer-failed", "input-unreadable")
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,9 @@ class Remediation:
     """One thing to do.
 
     Attributes:
-        id: Its name for programs: ``name-context``, ``alias``, ``default``, ``keep-old-version``,
-            ``migrate``, ``mend-migration``, ``other-version``, ``fork``, ``cancel``, ``delete``, ``prune``,
-            ``database-file`` or ``new-run-id``.
+        id: Its name for programs: ``register``, ``mend-deserializer``, ``name-context``, ``alias``, ``default``,
+            ``keep-old-version``, ``migrate``, ``mend-migration``, ``other-version``, ``fork``, ``new-run-id``,
+            ``cancel``, ``delete``, ``prune`` or ``database-file``.
         title: What it is, in a few words.
         command: What to type, word for word but for what stands in ``<>``; None where it is done in code alone.
         safe: Whether nothing that is stored is lost, and no step runs twice.
@@ -67,7 +70,7 @@ def remedies_for(
     pipeline: str,
     database: str | None = None,
 ) -> tuple[Remediation, ...]:
-    """The remedies for one run.
+    """The remedies for one run: those in the code first, then by the harm that they do.
 
     Args:
         run_id: The run.
@@ -84,6 +87,10 @@ def remedies_for(
 
 
 def _in_code(case: _Case) -> Iterator[Remediation]:
+    deserializers = [each for each in case.verdict.hindrances if each.kind in _OF_DESERIALIZERS]
+    if deserializers:
+        yield from (_deserializer(case, each.saved, each.current) for each in deserializers)
+        return
     yield from _alias(case)
     yield from _default(case)
     in_the_context = (_migrate, _keep_old) if case.verdict.code == "LENS-C9" else (_keep_old, _migrate)
@@ -95,20 +102,37 @@ def _in_code(case: _Case) -> Iterator[Remediation]:
 def _at_the_store(case: _Case, database: str | None) -> Iterator[Remediation]:
     run = case.run_id
     yield from _fork(case)
+    told = "use a new, unique run_id: every step runs, this run stays as it is"
+    yield Remediation("new-run-id", "start afresh", None, False, told)
     told = "the run will never go on; its history stays"
-    yield Remediation("cancel", "give it up, keep history", _lens("cancel", run, '--reason "..."'), False, told)
+    yield Remediation("cancel", "give it up, keep history", command_line("cancel", run, '--reason "..."'), False, told)
     told = "state and history are gone; lens undo brings them back for a while"
-    yield Remediation("delete", "remove this state", _lens("delete", run), False, told)
+    yield Remediation("delete", "remove this state", command_line("delete", run), False, told)
     told = "every state older than N days is gone"
     yield Remediation("prune", "clean up old states", "lens prune --days-old <N>", False, told)
     if database is not None:
         told = f"delete {database} as the last resort: every run in it is gone"
         yield Remediation("database-file", "the database file", None, False, told)
-    told = "use a new, unique run_id: every step runs, this run stays as it is"
-    yield Remediation("new-run-id", "start afresh", None, False, told)
 
 
 # --- in the code
+
+
+def _literal(text: object) -> str:
+    """A text as Python's source has it, in double quotes where that needs no more escapes."""
+    made = repr(text)
+    return f'"{made[1:-1]}"' if made[0] == "'" and '"' not in made else made
+
+
+def _deserializer(case: _Case, failed: str | None, missing: str | None) -> Remediation:
+    told = "nothing is lost: what was saved is there, and the run goes on where it stands"
+    if missing is None:
+        return Remediation("mend-deserializer", f"mend the deserializer of {failed}", _again(case), True, told)
+    code = (
+        "from flujo_lens.serialization import register_custom_deserializer\n"
+        f"register_custom_deserializer({missing}, lambda saved: {missing}(...))"
+    )
+    return Remediation("register", f"say how a {missing} is made again", _again(case), True, told, code)
 
 
 def _alias(case: _Case) -> Iterator[Remediation]:
@@ -152,7 +176,7 @@ def _is_like(old: JSONObject, new: JSONObject, fitting: Fitting) -> bool:
 
 
 def _with_alias(old: JSONObject, new: JSONObject) -> str:
-    name, alias = json.dumps(new["name"]), json.dumps(old["name"])
+    name, alias = _literal(new["name"]), _literal(old["name"])
     if new["kind"] == "human":
         return f"Step.human_in_the_loop({name}, ..., aliases=[{alias}])"
     return f"@step(name={name}, aliases=[{alias}])"
@@ -161,21 +185,27 @@ def _with_alias(old: JSONObject, new: JSONObject) -> str:
 def _default(case: _Case) -> Iterator[Remediation]:
     hindrances = case.verdict.hindrances
     if hindrances and all(each.kind == "context-field-required" for each in hindrances):
-        lines = "\n".join(f"{each.step}: {each.current} = ..." for each in hindrances)
+        lines = "\n".join(_field_with_default(each.step, each.current) for each in hindrances)
         title = "give the new field a default" if len(hindrances) == 1 else "give the new fields defaults"
         yield Remediation("default", title, _again(case), True, "the run goes on with the default", lines)
+
+
+def _field_with_default(name: str | None, kind: str | None) -> str:
+    if name is None or not name.isidentifier() or keyword.iskeyword(name):
+        return f"# a default for the field {_literal(name)}"
+    return f"{name}: {kind} = ..."
 
 
 def _keep_old(case: _Case) -> Iterator[Remediation]:
     if case.version in VERSIONLESS or case.pipeline in NAMELESS or case.verdict.code == "LENS-C10":
         return
-    name, version = json.dumps(case.pipeline), json.dumps(case.version)
+    name, version = _literal(case.pipeline), _literal(case.version)
     lines = [f"registry.register(old_pipeline, name={name}, version={version})"]
     told, title = "the run goes on with the pipeline that it began with", "keep both versions"
     if case.current is not None and case.current["version"] == case.version:
-        lines.append(f'registry.register(pipeline, name={name}, version="{_NEW_VERSION}")')
+        lines.append(f"registry.register(pipeline, name={name}, version={_literal(_NEW_VERSION)})")
         told, title = f"{told}; what has changed needs a version of its own", "two versions instead of one"
-    command = _lens("resume", case.run_id, f"--pipeline-version {shlex.quote(case.version)}")
+    command = command_line("resume", case.run_id, f"--pipeline-version {shlex.quote(case.version)}")
     yield Remediation("keep-old-version", title, command, True, told, "\n".join(lines))
 
 
@@ -186,8 +216,8 @@ def _migrate(case: _Case) -> Iterator[Remediation]:
     elif case.current is not None and (case.verdict.code == "LENS-C5" or _has_lost_of_context(case)):
         new = case.current["version"]
         bumped = _NEW_VERSION if new in (case.version, *VERSIONLESS) else new
-        where = f"name={json.dumps(case.pipeline)}, version={json.dumps(bumped)}"
-        code = f"registry.register(pipeline, {where}, migrations={{{json.dumps(case.version)}: function}})"
+        where = f"name={_literal(case.pipeline)}, version={_literal(bumped)}"
+        code = f"registry.register(pipeline, {where}, migrations={{{_literal(case.version)}: function}})"
         told = "the function gets the saved context as a dict and returns it as this code wants it"
         yield Remediation("migrate", "bring the context up to date", _again(case), True, told, code)
 
@@ -201,19 +231,19 @@ def _other_version(case: _Case) -> Iterator[Remediation]:
     for each in case.verdict.hindrances:
         if each.kind == "not-registered" and each.current:
             version = shlex.quote(each.current.rpartition(", ")[2])
-            command = _lens("resume", case.run_id, f"--pipeline-version {version} --dry-run")
+            command = command_line("resume", case.run_id, f"--pipeline-version {version} --dry-run")
             told = "says whether the run would go on with it; changes nothing"
             yield Remediation("other-version", "try a version that is registered", command, True, told)
 
 
 def _again(case: _Case) -> str:
-    return _lens("resume", case.run_id)
+    return command_line("resume", case.run_id)
 
 
 def name_context(run_id: str, target: str) -> Remediation:
     """For a run with a context of its own, where what was named of the application does not tell its type."""
     module = target.partition(":")[0]
-    command = _lens("resume", run_id, f"--app {shlex.quote(f'{module}:<flujo>')}")
+    command = command_line("resume", run_id, f"--app {shlex.quote(f'{module}:<flujo>')}")
     told = "the run goes on with the type that it tells, if nothing else differs"
     return Remediation(
         "name-context", "name the Flujo", command, True, told, "flujo = Flujo(registry=..., context_model=...)"
@@ -233,7 +263,7 @@ def as_registered(remedy: Remediation) -> Remediation:
 def _fork(case: _Case) -> Iterator[Remediation]:
     step = _fork_point(case)
     if step is not None:
-        command = _lens("fork", case.run_id, f"--from-step {shlex.quote(step)}")
+        command = command_line("fork", case.run_id, f"--from-step {shlex.quote(step)}")
         told = f"{step} runs again, in a new run; this one stays as it is"
         yield Remediation("fork", "go back a step", command, False, told)
 
@@ -241,7 +271,7 @@ def _fork(case: _Case) -> Iterator[Remediation]:
 def _fork_point(case: _Case) -> str | None:
     """The latest step that is done, from which on nothing of the saved run would be needed any more."""
     kinds = {each.kind for each in case.verdict.hindrances}
-    is_of_context = any(kind.startswith("context-") or kind in ("migration-failed", "value-lost") for kind in kinds)
+    is_of_context = any(kind.startswith("context-") or kind in _OF_CONTEXT for kind in kinds)
     if case.saved is None or case.current is None or is_of_context:
         return None
     old: Sequence[JSONObject] = case.saved["steps"][: case.place.index]
@@ -255,10 +285,3 @@ def _fork_point(case: _Case) -> str | None:
     if good < len(old) and found[good] == good:
         return str(old[good]["name"])
     return str(old[good - 1]["name"]) if good else None
-
-
-def _lens(command: str, run_id: str, options: str = "") -> str:
-    """A command line; an id that looks like an option stands behind ``--``."""
-    quoted = shlex.quote(run_id)
-    words = [command, options, "--", quoted] if run_id.startswith("-") else [command, quoted, options]
-    return " ".join(["lens", *filter(None, words)])

@@ -37,6 +37,7 @@ from flujo_lens.serialization.registry import current_registry
 __all__ = ["build"]
 
 _TRANSPARENT = (Annotated, Final, ClassVar, Required, NotRequired)
+_JSON = (str, int, float, bool, type(None), dict, list)
 _LISTS: dict[Any, Make] = {
     list: list,
     set: set,
@@ -199,7 +200,7 @@ class _Builder:
     def _instance(self, data: Any, target: Any) -> Any:
         custom = self._registry.deserializer_of(target)
         if custom is not None:
-            return call(custom, data)
+            return data if type(data) not in _JSON and isinstance(data, target) else call(custom, data)
         if is_typed_dict(target) or (issubclass(target, tuple) and hasattr(target, "_fields")):
             return self._object(data, target, fields_of(target) or [])
         for base in target.__mro__:

@@ -12,7 +12,19 @@ from ast import literal_eval
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    NamedTuple,
+    NotRequired,
+    Required,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from flujo_lens.serialization.fields import fields_of, is_typed_dict, model_keys, validate_by_name
 from flujo_lens.serialization.lossy import words_of
@@ -21,6 +33,7 @@ from flujo_lens.serialization.safe import safe_serialize
 
 __all__ = ["Failure", "adapter_of", "classes_in", "names_registered", "with_registered"]
 
+_TRANSPARENT = (Annotated, Final, ClassVar, Required, NotRequired)
 _JSON = (str, int, float, bool, type(None), dict, list)
 _MISSING: Any = object()
 _MOST_ADAPTERS = 512
@@ -77,7 +90,7 @@ def _parts(hint: Any) -> list[Any]:
     if meant is not hint:
         return [meant]
     origin = get_origin(hint)
-    if origin is not None and not hasattr(hint, "model_fields"):
+    if origin is not None:
         return [origin, *get_args(hint)]
     if isinstance(hint, TypeVar):
         return [*hint.__constraints__, hint.__bound__]
@@ -125,7 +138,7 @@ class _Preparation:
             return self._one_of(data, get_args(hint))
         if isinstance(hint, TypeVar):
             return self._one_of(data, hint.__constraints__ or (hint.__bound__,))
-        if origin is not None and not hasattr(hint, "model_fields"):
+        if origin is not None:
             return self._generic(data, origin, get_args(hint))
         return self._instance(data, hint)
 
@@ -142,8 +155,10 @@ class _Preparation:
             return self.value(data, hint)
 
     def _generic(self, data: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
-        if not isinstance(origin, type):  # Annotated, Final, Required, ...
-            return self.value(data, arguments[0]) if arguments else data
+        if origin in _TRANSPARENT:
+            return self.value(data, arguments[0])
+        if not isinstance(origin, type):
+            return data
         fields = fields_of(origin, arguments)
         if fields is not None:
             return self._fields(data, origin, dict(fields))

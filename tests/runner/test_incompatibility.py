@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import pickle
 import shlex
@@ -35,6 +36,7 @@ from test_edits import (
 from flujo_lens import errors
 from flujo_lens.cli.exit_codes import exit_code_of
 from flujo_lens.runner.differences import Difference
+from flujo_lens.runner.dsl import Pipeline
 from flujo_lens.runner.fitting import Fitting
 from flujo_lens.runner.incompatibility import (
     OPENING,
@@ -43,6 +45,7 @@ from flujo_lens.runner.incompatibility import (
     migration_failed,
     not_registered,
 )
+from flujo_lens.runner.manifests import manifest_of
 from flujo_lens.runner.migrations import MigrationError, migrated
 from flujo_lens.runner.shapes import JSONObject
 from flujo_lens.runner.verdicts import Place, Verdict, assess
@@ -56,11 +59,11 @@ SAFEST_FIRST = [
     "mend-migration",
     "other-version",
     "fork",
+    "new-run-id",
     "cancel",
     "delete",
     "prune",
     "database-file",
-    "new-run-id",
 ]
 
 every_refusal = pytest.mark.parametrize("edit", REFUSED, ids=lambda edit: edit.edit.replace(" ", "-"))
@@ -126,7 +129,7 @@ def test_it_is_plain_json_and_can_be_sent_to_another_process(edit: Edit) -> None
 def test_the_remedies_come_safest_first(edit: Edit) -> None:
     found = ids(refused(edit, database="flujo_ops.db"))
     assert found == sorted(found, key=SAFEST_FIRST.index)
-    assert found[-5:] == ["cancel", "delete", "prune", "database-file", "new-run-id"]
+    assert found[-5:] == ["new-run-id", "cancel", "delete", "prune", "database-file"]
     assert "keep-old-version" in found
     safe = [remedy.safe for remedy in refused(edit).remediations]
     assert safe == sorted(safe, reverse=True)
@@ -229,6 +232,30 @@ def test_commands_can_be_copied(run_id: str) -> None:
             words = shlex.split(remedy.command)
             assert run_id in words
             assert not run_id.startswith("-") or words[-2:] == ["--", run_id]
+
+
+ODD_NAMES = [
+    *['say "hi"', "it's", "a\nb\tc", "back\\slash\\", "漢字 😀", "\u202e\x1b[31m", "{0} %s"],
+    *['\'"""\'', "\\N{DASH}", "#"],
+]
+
+
+@pytest.mark.parametrize("odd", ODD_NAMES)
+def test_the_code_of_a_remedy_is_python_whatever_the_names(odd: str) -> None:
+    """It calls what it is meant to call, with the names as they are."""
+    old = Pipeline((validate, enrich, replace(approve, name=odd), charge))
+    saved = manifest_of(old, odd, f"{odd} 1", ContextWithCountry)
+    place = Place("paused", 2, odd, ("validate", "enrich"), f"{odd} 1")
+    for now, model in ((f"{odd} now", ContextWithCountry), (odd, ContextWithNumber)):
+        current = manifest_of(Pipeline((validate, enrich, replace(approve, name=now), charge)), odd, f"{odd} 2", model)
+        verdict = assess(saved, current, place)
+        error = StateIncompatibilityError("r", verdict, saved=saved, current=current, place=place)
+        found = {remedy.id: remedy.code for remedy in error.remediations if remedy.code}
+        assert found
+        calls = [ast.parse(line.removeprefix("@")).body[0] for code in found.values() for line in code.split("\n")]
+        texts = {each.value for call in calls for each in ast.walk(call) if isinstance(each, ast.Constant)}
+        assert texts - {...} <= {odd, f"{odd} now", f"{odd} 1", f"{odd} 2", "<new version>"}
+        assert {odd, f"{odd} 1"} <= texts
 
 
 # --- what is not in the registry, and migrations that fail
