@@ -58,6 +58,7 @@ class DeletionRequest(NamedTuple):
         state_only: Of `run_ids`, delete the state and keep the history, marked as cancelled.
         keep_last: So many runs of each pipeline stay: those that started last, of those that the filter admits.
         keep_paused: Families with a paused run stay.
+        keep_unknown: Families stay that have a run with a status which is none of `RUN_STATUSES`.
         orphans_before: Rows that hang on no run are deleted too, if the newest of their id is older; None: they stay.
         alive_since: A run that is said to be running, and gave a sign at this instant or later, is taken for one that a
             living process holds, though it has no claim; None: claims alone tell. Named runs it does not concern.
@@ -71,6 +72,7 @@ class DeletionRequest(NamedTuple):
     state_only: bool = False
     keep_last: int | None = None
     keep_paused: bool = False
+    keep_unknown: bool = False
     orphans_before: datetime | None = None
     alive_since: datetime | None = None
     force: bool = False
@@ -85,6 +87,7 @@ class Kept(NamedTuple):
         family: They are old, but another of their family is not, or is none of those that were asked for.
         last: They are among the last of their pipeline.
         held: A living process holds them, or they may be alive (see `DeletionRequest.alive_since`).
+        unknown_status: Their status is none of `RUN_STATUSES`, or they are of a family with such a run.
     """
 
     paused: int = 0
@@ -92,6 +95,7 @@ class Kept(NamedTuple):
     family: int = 0
     last: int = 0
     held: int = 0
+    unknown_status: int = 0
 
 
 _NONE_KEPT = Kept()
@@ -112,8 +116,9 @@ class DeletionPlan:
         missing: Of `request.run_ids`, those that no table knows.
         held: Runs that a living process holds, and by whom; they stay unless `request.force`.
         rows: Rows that hang on them, by table (``steps``, ``spans``, ...).
-        size_bytes: About how much room all that takes.
-        is_estimate: Whether `rows` and `size_bytes` are estimated from a sample.
+        size_bytes: How much room all that takes.
+        is_estimate: Whether `rows` are estimated from a sample.
+        is_size_estimate: Whether `size_bytes` is.
         orphans: Rows that hang on no run and would go, by table.
         young_orphans: Rows that hang on no run and stay, since they are too young, as far as the driver counts them.
         unfinished: Runs whose deletion began earlier and was interrupted. They are among the others, unless the driver
@@ -132,6 +137,7 @@ class DeletionPlan:
     rows: Mapping[str, int] = field(default_factory=dict)
     size_bytes: int = 0
     is_estimate: bool = False
+    is_size_estimate: bool = False
     orphans: Mapping[str, int] = field(default_factory=dict)
     young_orphans: int = 0
     unfinished: int = 0
@@ -142,8 +148,8 @@ class DeletionPlan:
         return not (self.count or self.orphans or self.unfinished)
 
     def with_counts(self, rows: Mapping[str, int], size_bytes: int, is_estimate: bool) -> DeletionPlan:
-        """The plan with what hangs on its runs."""
-        return replace(self, rows=rows, size_bytes=size_bytes, is_estimate=is_estimate)
+        """The plan with what hangs on its runs, and about how much room it takes."""
+        return replace(self, rows=rows, size_bytes=size_bytes, is_estimate=is_estimate, is_size_estimate=True)
 
 
 class Skipped(NamedTuple):

@@ -21,7 +21,7 @@ import pytest
 from stores import ALL, NEW, OLD, copy, edit, read, runs
 
 from flujo_lens.errors import OperationFailedError, SchemaError
-from flujo_lens.state.backends.sqlite import SQLiteBackend, deleting
+from flujo_lens.state.backends.sqlite import SQLiteBackend, deleting, sizes
 from flujo_lens.state.backends.sqlite.ddl import CREATE
 from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Kept, Record
 from flujo_lens.state.views import RunFilter
@@ -149,6 +149,35 @@ def test_a_plan_and_its_ids_change_nothing(tmp_path: Path) -> None:
     assert plan.rows["steps"] > 0
     assert plan.size_bytes > 10_000
     assert not plan.is_estimate
+
+
+@pytest.mark.parametrize(("counted", "sampled"), [(10_000, 500), (1_000, 500), (600, 100), (50, 7)])
+def test_what_hangs_on_runs_is_counted_or_said_to_be_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int, sampled: int
+) -> None:
+    """A sample may meet the only runs that have spans; of a table it never says more than it has."""
+    monkeypatch.setattr(sizes, "COUNTED", counted)
+    monkeypatch.setattr(sizes, "SAMPLED", sampled)
+    path = copy(NEW, tmp_path)
+    run = "'n-' || i, 'p', 'many', '1', 'completed', '2020-01-01T00:00:00+00:00', '2020-01-01T00:00:00+00:00'"
+    numbers = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
+    edit(
+        path,
+        f"{numbers} INSERT INTO runs (run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at, "
+        f"updated_at) SELECT {run} FROM n",
+    )
+    plan = planned(path)
+    ids = ids_of(delete(path, plan)) if counted > plan.count else []
+    (tmp_path / "again").mkdir()
+    hung = rows(copy(NEW, tmp_path / "again"))
+    whole = {table: len(hung[table]) for table in ("steps", "spans", "evaluations")}
+    assert plan.is_estimate == (counted < plan.count)
+    assert all(plan.rows.get(table, 0) <= count for table, count in whole.items())
+    if not plan.is_estimate:
+        assert len(ids) == plan.count > 1_000
+        left = rows(path)
+        assert plan.rows == {table: whole[table] - len(left[table]) for table in whole}
+    assert plan.is_size_estimate
 
 
 def test_columns_and_tables_that_nobody_knows_stay_out_of_the_way(tmp_path: Path) -> None:
