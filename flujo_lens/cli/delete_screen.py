@@ -10,7 +10,7 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.changing import report_output
 from flujo_lens.cli.confirm import can_ask, check_can_ask, check_writable, confirm
 from flujo_lens.cli.context import App
-from flujo_lens.cli.deleting import Work, carry_out, copy_lines, report_dry, say, store_name
+from flujo_lens.cli.deleting import Work, carry_out, check_bin, copy_lines, report_dry, say, store_name
 from flujo_lens.cli.deletion_lines import hanging, hung, statuses
 from flujo_lens.cli.named_runs import MOST_SHOWN, check_free, described, listed, named, typed
 from flujo_lens.cli.options import ChangeOptions
@@ -79,6 +79,7 @@ def run_delete(app: App, asked: Deleting) -> int:
         copies = copy_lines(app, plan, None, asked.uses_bin) if lines else []
         told = ["would delete:", *lines, *copies] if lines else ["nothing to delete"]
         report_dry(app, out, plan, None, asked.uses_bin, told)
+        app.run(lambda backend: check_bin(app, backend, plan, asked.uses_bin))
         return exit_codes.OK
     check_can_ask(app, asked.yes)
     if not (asked.yes or plan.is_empty):
@@ -89,7 +90,10 @@ def run_delete(app: App, asked: Deleting) -> int:
         app.note(line)
     told = asked.words(app.options.store, plan.request.run_ids or ())
     one = _one(shown, asked) if plan.count == 1 else None
-    work = Work(told, asked.change, asked.yes, Stop(), one=one, all_meant=True)
+    work = Work(
+        told, asked.change, asked.yes, Stop(), one=one, all_meant=True, may_be_missing=asked.ignore_missing,
+        needs_bin=asked.yes,
+    )  # fmt: skip
     return carry_out(app, out, plan, None, asked.uses_bin, work)
 
 

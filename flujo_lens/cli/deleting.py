@@ -16,7 +16,7 @@ from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.progress_screen import Bar
 from flujo_lens.cli.signals import code_of, heard
-from flujo_lens.errors import LensError, NotSupportedError
+from flujo_lens.errors import LensError, NotSupportedError, OperationFailedError
 from flujo_lens.operations.changes import Recorder
 from flujo_lens.operations.copies import Keeping
 from flujo_lens.operations.deletion import Deletion, Stop, delete, dry_run
@@ -25,7 +25,17 @@ from flujo_lens.rendering.text import escape_tsv
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.deletion import Deleted, DeletionPlan
 
-__all__ = ["Work", "carry_out", "check_unlocked", "copy_lines", "report_dry", "say", "store_name", "vacuum_lines"]
+__all__ = [
+    "Work",
+    "carry_out",
+    "check_bin",
+    "check_unlocked",
+    "copy_lines",
+    "report_dry",
+    "say",
+    "store_name",
+    "vacuum_lines",
+]
 
 
 class Work(NamedTuple):
@@ -42,6 +52,8 @@ class Work(NamedTuple):
         force: Whether that is done while another process has the store open.
         one: Describes the only run of a plan; None if there are more.
         all_meant: Whether each run was named, so that one that stays makes the work partial.
+        may_be_missing: Whether it is no matter that one of those was gone already.
+        needs_bin: Whether nothing goes where the bin cannot take it.
     """
 
     words: Sequence[str]
@@ -54,6 +66,8 @@ class Work(NamedTuple):
     force: bool = False
     one: str | None = None
     all_meant: bool = False
+    may_be_missing: bool = False
+    needs_bin: bool = False
 
 
 def say(app: App, lines: Sequence[str]) -> None:
@@ -88,6 +102,26 @@ def keeping_of(
     bin = bin_of(app, backend)
     why = bin.why_not(plan.count, plan.size_bytes)
     return (keeping, why) if why else (keeping._replace(bin=bin), None)
+
+
+def no_bin(plan: DeletionPlan, why: str) -> OperationFailedError:
+    """The error of what was to go where nobody is asked, and could not be brought back."""
+    it = "it" if plan.count == 1 else "they"
+    return OperationFailedError(
+        f"{why}, so {it} could not be brought back; nothing was deleted",
+        hint="--no-bin deletes without a copy for lens undo",
+    )
+
+
+async def check_bin(app: App, backend: StateBackend, plan: DeletionPlan, uses_bin: bool) -> None:
+    """See that what is to go fits into the bin, if it is to be kept there.
+
+    Raises:
+        OperationFailedError: it does not.
+    """
+    _, why = keeping_of(app, backend, plan, None, uses_bin)
+    if why:
+        raise no_bin(plan, why)
 
 
 def copy_lines(
@@ -170,6 +204,8 @@ def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, u
     async def run(backend: StateBackend) -> Deletion:
         keeping, why = keeping_of(app, backend, plan, archive, uses_bin)
         writer = recorder(app, backend, work.words, work.change)
+        if why and work.needs_bin:
+            raise no_bin(plan, why)
         if why and work.yes and archive is None:
             app.note(_lost(plan, why, _can_archive(backend, work.locks)))
 
@@ -191,7 +227,8 @@ def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, u
         return code
     if failed:
         raise failed[0]
-    return exit_codes.PARTIAL if work.all_meant and done.skipped else exit_codes.OK
+    stayed = [why for why in done.skipped if not (why == "gone" and work.may_be_missing)]
+    return exit_codes.PARTIAL if work.all_meant and stayed else exit_codes.OK
 
 
 async def _deleted(

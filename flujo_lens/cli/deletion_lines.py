@@ -22,6 +22,7 @@ _NOTES = {
     "paused": "could still be resumed (lens waiting shows them)",
     "running": "may be alive, though without a sign for long (lens status shows them)",
 }
+_UNKNOWN = "a status that lens does not know"
 _HANGING = {
     "steps": "step",
     "spans": "span",
@@ -81,7 +82,7 @@ def plan_lines(plan: DeletionPlan, store: str, clock: human.Human, age: str | No
     if len(plan.by_pipeline) > 1:
         lines.append(f"of {_pipelines(plan.by_pipeline)}")
     if plan.count:
-        size = f", {'about ' if plan.is_estimate else ''}{human.size(plan.size_bytes)}" if plan.size_bytes else ""
+        size = f", {'about ' if plan.is_size_estimate else ''}{human.size(plan.size_bytes)}" if plan.size_bytes else ""
         lines.append(f"{human.plural(plan.count, 'run')}{hanging(plan.rows, plan.is_estimate)}{size}")
     if plan.orphans:
         rows = ", ".join(f"{count:,} {table}" for table, count in plan.orphans.items())
@@ -92,7 +93,10 @@ def plan_lines(plan: DeletionPlan, store: str, clock: human.Human, age: str | No
 def _count_lines(plan: DeletionPlan) -> list[str]:
     counts = _in_order(plan.by_status)
     notes = {**_NOTES, "running": "may be alive (--force)"} if plan.request.force else _NOTES
-    noted = [(f"{status:<9}", count, notes.get(status, "")) for status, count in counts]
+    noted = [
+        (f"{status:<9}", count, notes.get(status, "" if status in RUN_STATUSES else _UNKNOWN))
+        for status, count in counts
+    ]
     if plan.unfinished:
         noted.append(
             (f"{'begun':<9}", plan.unfinished, "of them by a deletion that was interrupted; it goes on with them")
@@ -130,6 +134,7 @@ def _kept_lines(plan: DeletionPlan) -> list[str]:
     kept = plan.kept
     told = (
         (kept.paused, "paused; --include-paused takes them too"),
+        (kept.unknown_status, "of a status that lens does not know; --status NAME takes them"),
         (kept.unknown_age, "of unknown age: a time of theirs is missing, unreadable or in the future"),
         (
             kept.family,
@@ -163,7 +168,12 @@ def short_line(done: Deletion, undo: str = "") -> str:
     parts += [f"{number:,} rows without a run"] if (number := _orphans(done)) else []
     parts += [
         f"kept {number:,} {why}"
-        for number, why in ((kept.paused, "paused"), (kept.unknown_age, "of unknown age"), (kept.held, "held"))
+        for number, why in (
+            (kept.paused, "paused"),
+            (kept.unknown_status, "of unknown status"),
+            (kept.unknown_age, "of unknown age"),
+            (kept.held, "held"),
+        )
         if number
     ]
     parts += [f"{done.skipped.total():,} skipped"] if done.skipped else []
@@ -218,6 +228,7 @@ def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = Non
 _WHY = {
     "stateless": "they have no state: there is nothing to delete of them",
     "changed": "they were changed meanwhile",
+    "gone": "another process deleted them meanwhile",
     "held": "a living process holds them",
     "paused": "they are paused now",
 }

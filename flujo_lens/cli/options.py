@@ -186,11 +186,11 @@ class PruneOptions(NamedTuple):
         int | None, _option(_OLD, "--keep-last", help="Keep the last N of each pipeline.", metavar="N", min=0)
     ] = None
     include_paused: Annotated[
-        bool, _option(_OLD, "--include-paused", help="With --yes paused runs stay; this takes them too.")
+        bool, _option(_OLD, "--include-paused", help="Also paused runs, which stay otherwise.")
     ] = False
-    orphans: Annotated[
-        bool, _option(_OLD, "--orphans", help="Rows that hang on no run, too: by the same age, else 1d.")
-    ] = False
+    orphans: Annotated[bool, _option(_OLD, "--orphans", help="Rows without a run (1d old); alone, nothing else.")] = (
+        False
+    )
     archive: Annotated[
         str | None,
         _option(
@@ -203,7 +203,12 @@ class PruneOptions(NamedTuple):
     no_bin: NoBinOption = False
     max_share: Annotated[
         str | None,
-        _option(_LIMIT, "--max-share", help="Refuse to delete a larger part of all runs: 50%.", metavar="PERCENT"),
+        _option(
+            _LIMIT,
+            "--max-share",
+            help="Refuse to delete a larger part of all runs (default with --yes: 50%).",
+            metavar="PERCENT",
+        ),
     ] = None
     max_delete: Annotated[
         int | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions
 from flujo_lens.errors import UsageError, nearest
 from flujo_lens.operations.archive import archive_path, check_archive_path
 from flujo_lens.operations.deletion import Stop
-from flujo_lens.operations.deletion_limits import check_limits
+from flujo_lens.operations.deletion_limits import UNATTENDED_SHARE, Bounds
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
@@ -57,26 +58,25 @@ def run_prune(app: App, asked: Pruning) -> int:
     """Make the plan, ask, carry it out and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
     out, lasts = report_output(app, asked.change), _duration(asked)
-    request = _request(app, asked)
-    share = None if asked.what.max_share is None else limits.share(asked.what.max_share)
+    request, bounds = _request(app, asked), _bounds(asked)
     archive = _archive(app, asked, request.now)
     if not asked.change.dry_run:
         check_can_ask(app, asked.yes)
-    unattended = asked.yes or asked.change.dry_run
-    plan, notes = _planned(app, request._replace(keep_paused=unattended and _keeps_paused(asked)), asked)
-    uses_bin = not asked.what.no_bin
+    plans = _planned(app, request, asked)
+    plan, uses_bin = plans.unattended, not asked.what.no_bin
     if asked.change.dry_run:
-        report_dry(app, out, plan, archive, uses_bin, _told(app, asked, plan, notes, archive))
-        check_limits(plan, asked.what.max_delete, share)
+        report_dry(app, out, plan, archive, uses_bin, _told(app, asked, plans, archive))
+        bounds.check(plan)
         return exit_codes.OK
-    check_limits(plan, asked.what.max_delete, share)
-    if not (asked.yes or plan.is_empty):
-        say(app, _told(app, asked, plan, notes, archive))
-        answered = _ask(app, plan, asked)
+    bounds.check(plan)
+    if not (asked.yes or plans.shown.is_empty):
+        say(app, _told(app, asked, plans, archive))
+        answered = _ask(app, plans)
         if answered is None:
             app.tell("nothing was changed")
             return exit_codes.FAILED
         plan = answered
+        bounds.check(plan)
     if archive is not None and not plan.is_empty:
         archive = _archive(app, asked, request.now, make=True)
     work = Work(
@@ -84,6 +84,35 @@ def run_prune(app: App, asked: Pruning) -> int:
         batch_size=asked.what.batch_size, locks=True, vacuum=asked.what.vacuum, force=asked.what.force,
     )  # fmt: skip
     return carry_out(app, out, plan, archive, uses_bin, work)
+
+
+class _Plans(NamedTuple):
+    """What can be answered.
+
+    Attributes:
+        unattended: What `y`, ``--yes`` and a dry run take.
+        whole: What `a` takes: also what is left alone where nobody reads a question; None if that is the same, or
+            nobody is asked.
+        notes: What a vacuum takes, if one is to follow.
+    """
+
+    unattended: DeletionPlan
+    whole: DeletionPlan | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def shown(self) -> DeletionPlan:
+        """The larger of them, which the question is about."""
+        return self.whole or self.unattended
+
+
+def _bounds(asked: Pruning) -> Bounds:
+    """How much may go. Where nobody is asked there is a bound in any case."""
+    what = asked.what
+    if what.max_share is not None:
+        return Bounds(what.max_delete, limits.share(what.max_share))
+    unattended = asked.yes or asked.change.dry_run
+    return Bounds(what.max_delete, UNATTENDED_SHARE if unattended else None, is_default=True)
 
 
 def _duration(asked: Pruning) -> float | None:
@@ -97,29 +126,34 @@ def _stop(lasts: float | None) -> Stop:
 
 
 def _request(app: App, asked: Pruning) -> DeletionRequest:
-    """What is to go.
+    """What is to go where nobody reads a question.
 
     Raises:
-        UsageError: no age, no number to keep, and no orphans were asked for.
+        UsageError: no age, no number to keep, and no orphans were asked for; or no age for runs beside the orphans.
     """
     now, what = app.world.now(), asked.what
-    age = _age(app, what)
-    if age is None and what.keep_last is None and not what.orphans:
+    age, has_filters = _age(app, what), bool(asked.filters.words())
+    names_runs = not what.orphans or has_filters or _is_old_typed(what) or what.keep_last is not None
+    if names_runs and age is None and what.keep_last is None:
+        orphans_hint = f"--orphans{' without a filter' if what.orphans else ''} takes rows without a run"
         raise UsageError(
             "prune needs to know what is old; nothing was deleted",
             hint="lens prune --older-than 30d --dry-run shows what that would delete\n"
-            "--keep-last N keeps the last of each pipeline, --orphans takes rows without a run\n"
+            f"--keep-last N keeps the last of each pipeline, {orphans_hint}\n"
             "older_than under [prune] in lens.toml says it for good",
         )
     cutoff = None if age is None else _before(now, age)
     orphans = (cutoff or _before(now, ORPHANS_AGE)) if what.orphans else None
-    if what.orphans and what.keep_last is None and what.older_than is None and what.days_old is None:
-        cutoff = None  # orphans alone: an age in the settings is about runs
-    wanted = app.wanted(asked.filters)
     return DeletionRequest(
-        now, cutoff, wanted, keep_last=what.keep_last, orphans_before=orphans,
-        alive_since=_before(now, app.silent_after), force=what.force,
+        now, cutoff if names_runs else None, app.wanted(asked.filters), keep_last=what.keep_last,
+        keep_paused=not (what.include_paused or asked.filters.status), keep_unknown=not asked.filters.status,
+        orphans_before=orphans, alive_since=_before(now, app.silent_after), force=what.force,
     )  # fmt: skip
+
+
+def _is_old_typed(what: PruneOptions) -> bool:
+    """Whether an age was typed; one in the settings is about runs."""
+    return what.older_than is not None or what.days_old is not None
 
 
 def _age(app: App, what: PruneOptions) -> timedelta | None:
@@ -148,11 +182,6 @@ def _before(now: datetime, age: timedelta) -> datetime:
         return _FIRST
 
 
-def _keeps_paused(asked: Pruning) -> bool:
-    """Whether paused runs stay where nobody reads a question: unless somebody asked for them, or for a status."""
-    return not (asked.what.include_paused or asked.filters.status)
-
-
 def _archive(app: App, asked: Pruning, now: datetime, *, make: bool = False) -> Path | None:
     """The archive; its name has to be free, and its folder there, unless the settings name the folder."""
     stem = Path(app.store.name or app.store.uri.rpartition("/")[2].partition("?")[0] or "runs").stem
@@ -173,20 +202,22 @@ def _absolute(app: App, place: str) -> str:
     return f"{app.world.cwd / place}{ending}"
 
 
-def _planned(app: App, request: DeletionRequest, asked: Pruning) -> tuple[DeletionPlan, list[str]]:
-    """The plan, and what a vacuum takes if one is to follow."""
+def _planned(app: App, request: DeletionRequest, asked: Pruning) -> _Plans:
+    """What would go, and where somebody is asked, what else could."""
+    asks = not (asked.yes or asked.change.dry_run)
 
-    async def look(backend: StateBackend) -> tuple[DeletionPlan, list[str]]:
+    async def look(backend: StateBackend) -> _Plans:
         if not asked.change.dry_run:
             check_unlocked(app, backend)
         notes = await vacuum_lines(backend) if asked.what.vacuum else []
-        plan = await backend.plan_deletion(request)
+        plan, whole = await backend.plan_deletion(request), None
+        if asks and (plan.kept.paused or plan.kept.unknown_status):
+            whole = await backend.plan_deletion(request._replace(keep_paused=False, keep_unknown=False))
         if plan.is_empty and request.wanted.pipeline:
             await _note_unknown(app, backend, request.wanted.pipeline)
-        return plan, notes
+        return _Plans(plan, whole if whole and whole.count > plan.count else None, notes)
 
-    plan, notes = app.run(look)
-    return plan, [] if plan.is_empty else notes
+    return app.run(look)
 
 
 async def _note_unknown(app: App, backend: StateBackend, pipeline: str) -> None:
@@ -198,22 +229,32 @@ async def _note_unknown(app: App, backend: StateBackend, pipeline: str) -> None:
     app.note(escape_controls(f'no run is of a pipeline "{pipeline}"{f"; did you mean {near}?" if near else ""}'))
 
 
-def _told(app: App, asked: Pruning, plan: DeletionPlan, notes: list[str], archive: Path | None) -> list[str]:
+def _told(app: App, asked: Pruning, plans: _Plans, archive: Path | None) -> list[str]:
     """What a person should know before the answer."""
+    plan = plans.shown
     lines = plan_lines(plan, store_name(app), Human(app.world.now(), app.zone, "local"), _typed_age(app, asked.what))
-    uses_bin = not asked.what.no_bin
-    copies = [] if plan.is_empty else copy_lines(app, plan, archive, uses_bin, takes_archive=True)
-    return [*lines, *notes, *copies]
+    if plan.is_empty:
+        return lines
+    return [*lines, *plans.notes, *copy_lines(app, plan, archive, not asked.what.no_bin, takes_archive=True)]
 
 
-def _ask(app: App, plan: DeletionPlan, asked: Pruning) -> DeletionPlan | None:
+def _ask(app: App, plans: _Plans) -> DeletionPlan | None:
     """The plan that a person agrees to; None if to none."""
-    paused = plan.by_status.get("paused", 0)
-    asks_twice = bool(paused) and _keeps_paused(asked)
-    choice = f"[y all / k keep the {paused:,} paused / N]" if asks_twice else "[y/N]"
-    typed = answer(app, f"Delete {'it' if plan.count == 1 else 'them'}? {choice} ")
-    if typed in ("y", "yes", "y all"):
-        return plan
-    if asks_twice and typed in ("k", "keep"):
-        return _planned(app, plan.request._replace(keep_paused=True), asked)[0]
-    return None
+    choice = "[y/N]" if plans.whole is None else f"[{_choices(plans.unattended, plans.whole)} / N]"
+    typed = answer(app, f"Delete {'it' if plans.shown.count == 1 else 'them'}? {choice} ")
+    if typed in ("y", "yes"):
+        return plans.unattended
+    return plans.whole if typed in ("a", "all") else None
+
+
+def _choices(careful: DeletionPlan, whole: DeletionPlan) -> str:
+    """``y the 812 that are not paused / a all 815``."""
+    kept = careful.kept
+    known = "of a status that lens does not know"
+    others = " or ".join(told for told, count in (("paused", kept.paused), (known, kept.unknown_status)) if count)
+    every = f"a {'it' if whole.count == 1 else f'all {whole.count:,}'}"
+    if careful.count:
+        are = "is" if careful.count == 1 else "are"
+        return f"y the {careful.count:,} that {are} not {others} / {every}"
+    rows = "y the rows without a run / " if careful.orphans else ""
+    return f"{rows}{every}"

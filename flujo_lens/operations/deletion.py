@@ -67,7 +67,7 @@ class Deletion:
         is_dry: Whether nothing was to be done.
         by_status: Runs that went, by the status that they had.
         rows: Rows that went, by table.
-        skipped: Runs of the plan that stayed, by why.
+        skipped: Runs of the plan that stayed, or were ``gone`` already, by why.
         orphans: Rows without a run that went.
         run_ids: The runs that went, unless `MOST_NAMED` were fewer than the planned ones.
         seen: Runs of the plan that were come to.
@@ -130,6 +130,7 @@ class Deletion:
             "file_bytes_after": self.after.file_bytes,
             "rows": {t: n for t, n in (plan.rows if self.is_dry else self.rows).items() if t not in HEADS},
             "orphans": sum(plan.orphans.values()) if self.is_dry else self.orphans,
+            "estimated": self.is_dry and plan.is_estimate,
         }
 
 
@@ -189,6 +190,7 @@ async def delete(
         done.audit_id = audit_id
         try:
             await _carry_out(backend, plan, copies, done, batch_size, Stop() if stop is None else stop, watch)
+            _count_gone(done)
             copies.finish(complete=not done.is_stopped, by_status=done.by_status, rows=done.rows)
         except BaseException as error:
             if isinstance(error, BusyError | ReadOnlyStoreError) and not (done.seen or done.rows):
@@ -237,6 +239,14 @@ def _count(done: Deletion, batch: Deleted) -> None:
     done.seen += len(batch.run_ids) + len(batch.skipped)
     if done.plan.count <= MOST_NAMED:
         done.run_ids += batch.run_ids
+
+
+def _count_gone(done: Deletion) -> None:
+    """Count the runs that drivers do not tell of, since another process has deleted them meanwhile."""
+    gone = done.plan.count - done.seen
+    if gone > 0 and not done.is_stopped:
+        done.skipped["gone"] += gone
+        done.seen += gone
 
 
 def _planned(plan: DeletionPlan) -> dict[str, int]:

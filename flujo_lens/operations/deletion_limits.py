@@ -5,41 +5,60 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from flujo_lens.errors import OperationFailedError, ReadOnlyStoreError
 from flujo_lens.state.deletion import DeletionPlan
 
-__all__ = ["check_limits", "check_may_write", "check_room", "room_of_batch"]
+__all__ = ["UNATTENDED_SHARE", "Bounds", "check_may_write", "check_room", "room_of_batch"]
 
 _ROOM, _ROOM_OF_RUN = 128 << 10, 40 << 10
 """Bytes that the log of one batch takes of a disk at most: whatever is in it, and for each run."""
 
+UNATTENDED_SHARE = 0.5
+"""The part of all runs that goes at most where nobody is asked, unless somebody says otherwise."""
+
 _NARROWER = "--dry-run shows which; a longer --older-than or a filter narrows it down\na larger {} allows it"
 
 
-def check_limits(plan: DeletionPlan, most: int | None, share: float | None) -> None:
-    """See that a plan is not more than somebody thought it would be.
+class Bounds(NamedTuple):
+    """How much may go.
 
-    Args:
-        plan: What would go.
+    Attributes:
         most: So many runs at most.
         share: Such a part (0 to 1) of all runs at most.
-
-    Raises:
-        OperationFailedError: it is more; nothing was deleted.
+        is_default: Whether nobody gave the share.
     """
-    if most is not None and plan.count > most:
-        raise OperationFailedError(
-            f"{plan.count:,} runs would go, more than --max-delete {most:,}; nothing was deleted",
-            hint=_NARROWER.format("--max-delete"),
+
+    most: int | None = None
+    share: float | None = None
+    is_default: bool = False
+
+    def check(self, plan: DeletionPlan) -> None:
+        """See that a plan is not more than somebody thought it would be.
+
+        Raises:
+            OperationFailedError: it is more; nothing was deleted.
+        """
+        if self.most is not None and plan.count > self.most:
+            raise OperationFailedError(
+                f"{plan.count:,} runs would go, more than --max-delete {self.most:,}; nothing was deleted",
+                hint=_NARROWER.format("--max-delete"),
+                matched=plan.count,
+            )
+        if self.share is not None and plan.count > self.share * plan.total:
+            raise self._too_large(plan, self.share)
+
+    def _too_large(self, plan: DeletionPlan, share: float) -> OperationFailedError:
+        given = f"--max-share {share * 100:g}%"
+        what = f"{given}, the default where nobody is asked" if self.is_default else given
+        allow = "--max-share 100% allows it, and without --yes a terminal asks" if self.is_default else None
+        return OperationFailedError(
+            f"{plan.count:,} of {plan.total:,} runs ({plan.count / plan.total:.1%}) would go, more than {what}; "
+            "nothing was deleted",
+            hint=_NARROWER.format("--max-share") if allow is None else f"{_NARROWER.partition(chr(10))[0]}\n{allow}",
             matched=plan.count,
-        )
-    if share is not None and plan.count > share * plan.total:
-        raise OperationFailedError(
-            f"{plan.count:,} of {plan.total:,} runs ({plan.count / plan.total:.1%}) would go, "
-            f"more than --max-share {share * 100:g}%; nothing was deleted",
-            hint=_NARROWER.format("--max-share"),
-            matched=plan.count,
+            total=plan.total,
         )
 
 

@@ -65,6 +65,7 @@ def by_lens(path: Path, hours: int) -> tuple[float, float]:
     """Seconds that ``lens prune`` takes, its start included, and its largest memory in MiB."""
     code = "from flujo_lens.cli.app import main; main()"
     words = ["prune", "--store", str(path), "--older-than", f"{hours}h", "--include-paused", "--no-bin", "--yes", "-q"]
+    words.append("--max-share=100%")
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

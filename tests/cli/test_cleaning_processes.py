@@ -56,7 +56,7 @@ def pruning(lens: Lens, line: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-PRUNE = "prune --older-than 30d --status completed --yes --batch-size 5 --archive kept.ndjson"
+PRUNE = "prune --older-than 30d --max-share 100% --status completed --yes --batch-size 5 --archive kept.ndjson"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -104,7 +104,7 @@ def test_a_signal_before_the_first_batch_changes_nothing(lens: Lens) -> None:
     with closing(sqlite3.connect(path_of(lens), isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with lens.start("prune --older-than 30d --yes --timeout 1", **pipes) as process:
+        with lens.start("prune --older-than 30d --max-share 100% --yes --timeout 1", **pipes) as process:
             while not list(lens.cwd.glob("*.lens-audit.ndjson")):
                 time.sleep(0.01)
             process.send_signal(signal.SIGTERM)
@@ -174,7 +174,9 @@ def test_a_disk_that_is_full_while_it_archives(lens: Lens, more: str) -> None:
     size = large(lens)
     whole, before = ids(lens), rows(path_of(lens))
     done = limited(
-        lens, f"prune --older-than 30d --include-paused --yes --batch-size 1 --archive kept.ndjson {more}", size
+        lens,
+        f"prune --older-than 30d --max-share 100% --include-paused --yes --batch-size 1 --archive kept.ndjson {more}",
+        size,
     )
     assert done.code == 1
     assert "kept.ndjson: File too large; nothing of this batch was deleted; before that " in done.err
@@ -191,7 +193,9 @@ def test_a_disk_that_is_full_in_the_first_batch(lens: Lens) -> None:
     size = large(lens)
     before = rows(path_of(lens))
     for more in ("", "--no-bin"):
-        done = limited(lens, f"prune --older-than 30d --yes --include-paused --archive kept.ndjson {more}", size)
+        done = limited(
+            lens, f"prune --older-than 30d --max-share 100% --yes --include-paused --archive kept.ndjson {more}", size
+        )
         assert (done.code, "nothing of this batch was deleted" in done.err) == (1, True)
         assert rows(path_of(lens)) == before
         assert sorted(path.name for path in lens.cwd.iterdir() if "bin" not in path.name) == [
@@ -208,7 +212,7 @@ def test_a_disk_that_is_full_already(lens: Lens) -> None:
     script = f"""
         mount -t tmpfs -o size=$(($(du -k flujo_ops.db | cut -f1) + 450))k tmpfs disk || exit 77
         cp flujo_ops.db disk/
-        {lens_here} prune --older-than 30d --yes -s disk/flujo_ops.db
+        {lens_here} prune --older-than 30d --max-share 100% --yes -s disk/flujo_ops.db
         code=$?
         {lens_here} list --count -s disk/flujo_ops.db
         ls disk
@@ -266,11 +270,15 @@ def as_nobody(lens: Lens, line: str) -> Result:
 def test_a_store_that_may_not_be_written(lens: Lens) -> None:
     aged(lens)
     before = tree(lens.cwd)
-    for line in ("prune --older-than 30d --yes", "delete fail-001 --yes", "prune --older-than 30d --yes --no-bin"):
+    for line in (
+        "prune --older-than 30d --max-share 100% --yes",
+        "delete fail-001 --yes",
+        "prune --older-than 30d --max-share 100% --yes --no-bin",
+    ):
         refused = as_nobody(lens, f"{line} -o json")
         assert refused.code == 5, line
         assert refused.error["hint"]
-    assert as_nobody(lens, "prune --older-than 30d --dry-run -o id").lines
+    assert as_nobody(lens, "prune --older-than 30d --max-share 100% --dry-run -o id").lines
     assert {name: stat for name, stat in tree(lens.cwd).items() if name != "."} == before
 
 
@@ -284,7 +292,7 @@ def test_a_place_that_may_not_be_written(lens: Lens, place: str) -> None:
     os.chown(lens.cwd, NOBODY, NOBODY)
     before = rows(path_of(lens))
     more = {"kept": "--archive kept/", "log": "--audit-file log/log.ndjson"}.get(place, "")
-    refused = as_nobody(lens, f"prune --older-than 30d --yes {more}")
+    refused = as_nobody(lens, f"prune --older-than 30d --max-share 100% --yes {more}")
     assert refused.code in (1, 5)
     assert "nothing was" in refused.err
     assert rows(path_of(lens)) == before
@@ -297,13 +305,13 @@ def test_a_place_that_may_not_be_written(lens: Lens, place: str) -> None:
 def test_two_at_once(lens: Lens) -> None:
     added = many(lens, 4000)
     with pruning(lens, PRUNE) as first:
-        second = lens.process("prune --older-than 30d --yes --quiet -o json")
+        second = lens.process("prune --older-than 30d --max-share 100% --yes --quiet -o json")
         assert (second.code, second.error["pid"]) == (7, first.pid)
         assert f"lens prune (pid {first.pid} on " in second.error["message"]
         first.send_signal(signal.SIGTERM)
         first.communicate(timeout=60)
     assert whole_in_store(lens, added)
-    assert lens.process("prune --older-than 30d --status completed --yes --no-bin").code == 0
+    assert lens.process("prune --older-than 30d --max-share 100% --status completed --yes --no-bin").code == 0
     assert not whole_in_store(lens, added)
 
 
@@ -324,7 +332,7 @@ def test_an_application_writes_all_the_while(lens: Lens) -> None:
     with subprocess.Popen(command, cwd=lens.cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"go\n"
-        assert lens("prune --older-than 30d --yes --quiet").code == 0
+        assert lens("prune --older-than 30d --max-share 100% --yes --quiet").code == 0
         out, err = writer.communicate(timeout=60)
     assert (out, err) == (b"done\n", b"")
     assert not whole_in_store(lens, added)
@@ -374,7 +382,9 @@ def test_an_application_of_the_library_that_starts_meanwhile_keeps_its_file(bare
         assert application.stdout is not None
         assert application.stdin is not None
         assert application.stdout.readline() == b"ready\n"
-        with pruning(bare_lens, "prune --older-than 30d --yes --batch-size 2 --archive kept.ndjson") as process:
+        with pruning(
+            bare_lens, "prune --older-than 30d --max-share 100% --yes --batch-size 2 --archive kept.ndjson"
+        ) as process:
             application.stdin.write(b"\n")
             application.stdin.flush()
             assert any(line == b"done\n" for line in application.stdout), "its log is there too"
@@ -386,14 +396,14 @@ def test_an_application_of_the_library_that_starts_meanwhile_keeps_its_file(bare
     assert not [path.name for path in bare_lens.cwd.iterdir() if "corrupt" in path.name]
     left = ids(bare_lens)
     assert {f"app-{number}" for number in range(20)} | {"keep-001"} <= left
-    assert bare_lens("prune --older-than 30d --yes --quiet").code == 0
+    assert bare_lens("prune --older-than 30d --max-share 100% --yes --quiet").code == 0
     assert not any(run_id.startswith("m-") for run_id in ids(bare_lens))
 
 
 def test_cleaning_up_starts_without_rich(lens: Lens) -> None:
     code = (
         "import sys\nfrom flujo_lens.cli.app import run\nfrom flujo_lens.cli.context import World\n"
-        "code = run(['prune', '--older-than', '30d', '--yes', '--quiet'], World())\n"
+        "code = run(['prune', '--older-than', '30d', '--max-share', '100%', '--yes', '--quiet'], World())\n"
         "print(code, sorted({'rich', 'pydantic'} & set(sys.modules)))"
     )
     done = subprocess.run(

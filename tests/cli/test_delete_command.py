@@ -172,6 +172,26 @@ def test_what_cannot_be_brought_back_is_said_before(lens: Lens) -> None:
     assert "too many for the bin" in answered(lens, "delete fail-001 plain-001", "n\n").out
 
 
+def test_unattended_nothing_goes_that_the_bin_cannot_take(lens: Lens) -> None:
+    lens.write("lens.toml", "[bin]\nmax_runs = 1\n")
+    before = tree(lens.cwd)
+    for more in ("--yes", "--dry-run"):
+        refused = lens(f"delete fail-001 plain-001 {more} -o json")
+        assert (refused.code, refused.error["code"]) == (1, "LENS-F1")
+        assert "too many for the bin (max_runs = 1), so they could not be brought back" in refused.error["message"]
+        assert refused.error["hint"].startswith("--no-bin ")
+        assert tree(lens.cwd) == before
+    assert lens("delete fail-001 plain-001 --no-bin --dry-run").code == 0
+    done = lens("delete fail-001 plain-001 --no-bin --yes -o json")
+    assert (done.code, done.json["deleted"], done.json["undo"], done.err) == (0, 2, False, "")
+
+
+def test_a_person_may_delete_what_the_bin_cannot_take(lens: Lens) -> None:
+    lens.write("lens.toml", "[bin]\nmax_runs = 1\n")
+    done = answered(lens, "delete fail-001 plain-001", "y\n")
+    assert (done.code, "they cannot be brought back" in done.out) == (0, True)
+
+
 def test_its_tasks_stay_and_that_is_said(lens: Lens) -> None:
     tasks = {run_id for run_id in ids(lens) if run_id.startswith("bgparent-001_bg")}
     dry = lens("delete bgparent-001 --dry-run").lines
@@ -404,11 +424,14 @@ def test_a_driver_of_somebody_else_that_keeps_nothing(bare_lens: Lens) -> None:
     refused = bare_lens.process(f"delete a --yes -s acme://{file}", env=env)
     assert (refused.code, "--audit-file FILE" in refused.err) == (2, True)
     assert json.loads(file.read_text()) == states
-    done = bare_lens.process(f"delete a --yes {store}", env=env)
-    assert (done.code, done.out) == (0, "Deleted a (failed, p 1).\n")
-    assert done.err == "this driver has no bin: it cannot be brought back\n"
-    refused = bare_lens.process(f"prune --older-than 30d --yes --archive k.ndjson {store}", env=env)
+    for more in ("--yes", "--dry-run"):
+        refused = bare_lens.process(f"delete a {more} {store}", env=env)
+        assert (refused.code, "this driver has no bin, so it could not be brought back" in refused.err) == (1, True)
+        assert json.loads(file.read_text()) == states
+    done = bare_lens.process(f"delete a --yes --no-bin {store}", env=env)
+    assert (done.code, done.out, done.err) == (0, "Deleted a (failed, p 1).\n", "")
+    refused = bare_lens.process(f"prune --older-than 30d --max-share 100% --yes --archive k.ndjson {store}", env=env)
     assert (refused.code, "--archive" in refused.err) == (2, True)
-    report = bare_lens.process(f"prune --older-than 30d --yes -o json {store}", env=env).json
+    report = bare_lens.process(f"prune --older-than 30d --max-share 100% --yes -o json {store}", env=env).json
     assert (report["deleted"], report["kept"]["paused"], report["undo"]) == (1, 1, False)
     assert list(json.loads(file.read_text())) == ["b"]

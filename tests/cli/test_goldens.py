@@ -243,10 +243,10 @@ FILES = [
 ]
 
 CLEANING = [
-    Case("prune-dry-run-paused", "prune --older-than 2h --include-paused --no-bin --dry-run", "80"),
-    Case("prune-dry-run-files", "prune --older-than 2h --dry-run -s states", "80 json", store="files"),
-    Case("prune-dry-run-formats", "prune --older-than 2h --dry-run", "80 160 pipe json id"),
-    Case("prune-dry-run-last", "prune --keep-last 1 --older-than 2h --dry-run", "80 160"),
+    Case("prune-dry-run-paused", "prune --max-share 100% --older-than 2h --include-paused --no-bin --dry-run", "80"),
+    Case("prune-dry-run-files", "prune --max-share 100% --older-than 2h --dry-run -s states", "80 json", store="files"),
+    Case("prune-dry-run-formats", "prune --max-share 100% --older-than 2h --dry-run", "80 160 pipe json id"),
+    Case("prune-dry-run-last", "prune --max-share 100% --keep-last 1 --older-than 2h --dry-run", "80 160"),
     Case("prune-dry-run-nothing", "prune --days-old 30 --dry-run", "80 pipe json id"),
     Case("delete-dry-run", "delete bgparent-001 --dry-run", "80 160 pipe json id"),
     Case("delete-dry-run-several", "delete fail-001 paused-001 'weird id/with slash' --dry-run", "80 pipe"),
@@ -303,6 +303,7 @@ ERRORS = [
         ("prune-age", "prune --older-than 3m --yes"),
         ("prune-no-age", "prune --yes"),
         ("prune-too-many", "prune --older-than 2h --max-delete 10 --yes"),
+        ("prune-share", "prune --older-than 2h --yes"),
         ("delete-missing", "delete fail-001 fail-002 --yes"),
         ("delete-unasked", "delete fail-001"),
     )

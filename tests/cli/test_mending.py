@@ -348,7 +348,7 @@ AS_NOBODY = """
 import os, sys
 from flujo_lens.cli.app import main
 def run(store):
-    for words in ("prune --older-than 1h --yes", "optimize --yes", "system set a {}"):
+    for words in ("prune --older-than 1h --max-share 100% --yes", "optimize --yes", "system set a {}"):
         sys.argv = ["lens", *words.split(), "--store", store]
         try:
             main()

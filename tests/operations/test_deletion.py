@@ -22,7 +22,7 @@ from flujo_lens.operations.audit import AuditLog
 from flujo_lens.operations.bin import Bin
 from flujo_lens.operations.copies import Keeping
 from flujo_lens.operations.deletion import Deletion, Stop, delete, dry_run
-from flujo_lens.operations.deletion_limits import check_limits, check_room, room_of_batch
+from flujo_lens.operations.deletion_limits import Bounds, check_room, room_of_batch
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
@@ -240,6 +240,36 @@ def test_of_very_many_runs_the_log_has_the_number(place: Place, monkeypatch: pyt
     assert (list(outcome.run_ids), outcome.counts["deleted"]) == ([], done.deleted)
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "files"])
+@pytest.mark.parametrize("named", [False, True])
+def test_what_two_deletions_at_once_count_adds_up(tmp_path: Path, kind: str, named: bool) -> None:
+    """Each run is counted by one of them; the other says that it was gone."""
+    place = Place(kind, tmp_path)
+
+    async def work() -> tuple[set[str], list[Deletion]]:
+        async with place.backend() as first, place.backend() as second:
+            before = {run.run_id async for run in first.iter_runs(RunFilter())}
+            asked = OLD._replace(run_ids=tuple(sorted(before))) if named else OLD
+            plans = [await backend.plan_deletion(asked) for backend in (first, second)]
+            logs = [AuditLog(tmp_path / f"{at}.log", actor="ana", host="here", now=lambda: NOW) for at in (1, 2)]
+            done = await asyncio.gather(
+                *(
+                    delete(backend, plan, Keeping(), log, command=COMMAND, reason=None, now=NOW, batch_size=2)
+                    for backend, plan, log in zip((first, second), plans, logs, strict=True)
+                )
+            )
+            after = {run.run_id async for run in first.iter_runs(RunFilter())}
+            return before - after, list(done)
+
+    gone, done = asyncio.run(work())
+    assert sum(one.deleted for one in done) == len(gone) > 8
+    assert sorted(run_id for one in done for run_id in one.run_ids) == sorted(gone)
+    for one in done:
+        report = one.document()
+        assert report["matched"] == report["done"] + report["skipped"] + report["failed"] + report["left"]
+        assert one.skipped["gone"] == len(gone) - one.deleted
+
+
 # --- limits
 
 
@@ -262,10 +292,10 @@ def planned(count: int, total: int) -> DeletionPlan:
 )
 def test_limits(count: int, total: int, most: int | None, share: float | None, fits: bool) -> None:
     if fits:
-        check_limits(planned(count, total), most, share)
+        Bounds(most, share).check(planned(count, total))
         return
     with pytest.raises(OperationFailedError, match="nothing was deleted") as caught:
-        check_limits(planned(count, total), most, share)
+        Bounds(most, share).check(planned(count, total))
     assert caught.value.details["matched"] == count
 
 

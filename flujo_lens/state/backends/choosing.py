@@ -14,11 +14,17 @@ from typing import Any, NamedTuple, Protocol
 
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest, Kept
 from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.views import RUN_STATUSES
 
-__all__ = ["Chooser", "Chosen", "Families", "Member", "families", "in_batches", "last_sign", "why_not"]
+__all__ = ["Chooser", "Chosen", "Families", "Member", "families", "in_batches", "last_sign", "skipped_why", "why_not"]
 
 
 _ABSENT = frozenset({None, ""})
+_KNOWN = frozenset(RUN_STATUSES)
+_ENDED = _KNOWN - {"paused", "running"}
+
+_CHANGED = frozenset({"young", "family", "unknown_age", "unknown_status"})
+"""Reasons to stay that a run of a plan has got since: it was changed."""
 
 
 class Member(NamedTuple):
@@ -128,21 +134,24 @@ class Chooser:
             young = [member.updated is not None and member.updated >= cutoff for member in members]
             if any(young):
                 return ("young", 0) if young[0] else ("family", 1)
-            unknown = sum(member.updated is None for member in members)
-            if unknown:
-                return "unknown_age", unknown
+            undated = sum(member.updated is None for member in members)
+            if undated:
+                return "unknown_age", undated
         if not all(self._has_status(member) for member in members):
             return "family", 1
         paused = sum(member.status == "paused" for member in members)
         if paused and self.asked.keep_paused:
             return "paused", paused
+        unknown = sum(member.status not in _KNOWN for member in members)
+        if unknown and self.asked.keep_unknown:
+            return "unknown_status", unknown
         held = 0 if self.asked.force else sum(member.held or self._may_be_alive(member) for member in members)
         return ("held", held) if held else ("", 0)
 
     def _goes_for_certain(self, member: Member) -> bool:
         """Whether a run without tasks is old and in nobody's way: most are, so it is seen at a glance."""
         updated, cutoff = member.updated, self.asked.cutoff
-        is_free = member.status not in ("paused", "running") and not member.held and self._has_status(member)
+        is_free = member.status in _ENDED and not member.held and self._has_status(member)
         return is_free and bool(updated and cutoff and updated < cutoff)
 
     def _may_be_alive(self, member: Member) -> bool:
@@ -215,7 +224,12 @@ def why_not(asked: DeletionRequest, family: Sequence[Member], all_members: Itera
     if any(member.parent in ids and member.run_id not in ids for member in all_members):
         return "changed"
     reason, _ = Chooser(asked, Families()).reason_to_stay(family)
-    return "changed" if reason in ("young", "family", "unknown_age") else reason
+    return skipped_why(reason)
+
+
+def skipped_why(reason: str) -> str:
+    """Why a run of a plan stays (see `Skipped`), for a reason of `Chooser.reason_to_stay`."""
+    return "changed" if reason in _CHANGED else reason
 
 
 def _head(member: Member, known: Mapping[str, Member]) -> Member | None:

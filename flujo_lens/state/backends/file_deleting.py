@@ -21,7 +21,7 @@ from typing import NamedTuple
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.state.backends import file_claims, file_history
 from flujo_lens.state.backends import file_documents as documents
-from flujo_lens.state.backends.choosing import Chooser, Families
+from flujo_lens.state.backends.choosing import Chooser, Families, skipped_why
 from flujo_lens.state.backends.file_burying import remove_at_once
 from flujo_lens.state.backends.file_changes import Changes
 from flujo_lens.state.backends.file_deletion import Choice, Files, Looker, Orphan
@@ -149,7 +149,7 @@ class Deletion:
         if all(looker.files(run_id).mark == mark for run_id, mark in family.items()):
             return "held" if is_held else ""
         reason, _ = Chooser(self._asked, Families()).reason_to_stay([looker.member(run_id) for run_id in family])
-        return {"young": "changed", "family": "changed", "unknown_age": "changed"}.get(reason, reason)
+        return skipped_why(reason)
 
     # --- deleting
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flujo_lens.errors import NotSupportedError
-from flujo_lens.state.backends.choosing import Chooser, Families, Member
+from flujo_lens.state.backends.choosing import Chooser, Families, Member, skipped_why
 from flujo_lens.state.backends.sqlite import queries
 from flujo_lens.state.backends.sqlite.batches import Batch, Family, Going, Seen, count_heads, sign, without
 from flujo_lens.state.backends.sqlite.copying import Copying
@@ -239,7 +239,7 @@ class Deletion:
         if not (members[0].admitted or family.whole):
             return "changed"
         reason = self._rules.reason_to_stay(members)[0]
-        return {"young": "changed", "family": "changed", "unknown_age": "changed"}.get(reason, reason)
+        return skipped_why(reason)
 
     def _forget_marks(self, session: Session, skipped: Sequence[Skipped]) -> None:
         """A run that stays is no longer one whose deletion began."""
