@@ -190,7 +190,6 @@ async def delete(
         done.audit_id = audit_id
         try:
             await _carry_out(backend, plan, copies, done, batch_size, Stop() if stop is None else stop, watch)
-            _count_gone(done)
             copies.finish(complete=not done.is_stopped, by_status=done.by_status, rows=done.rows)
         except BaseException as error:
             if isinstance(error, BusyError | ReadOnlyStoreError) and not (done.seen or done.rows):
@@ -229,6 +228,7 @@ async def _carry_out(
         if stop.signal is None and not (stop and done.seen):
             raise
         done.is_stopped = True
+    _count_gone(done)
 
 
 def _count(done: Deletion, batch: Deleted) -> None:
