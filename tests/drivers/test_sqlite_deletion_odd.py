@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import subprocess
 import sys
@@ -322,6 +323,40 @@ def test_a_plan_lets_others_write_into_a_store_without_a_wal(tmp_path: Path, mon
         thread.join()
     assert plan.count == 3_000
     assert len([when for when in written if began < when < ended]) > 2
+
+
+def test_the_wal_is_folded_in_before_the_commit_of_another_has_to(tmp_path: Path) -> None:
+    """A connection folds it in when its commit finds a thousand pages there. The file is as long as it ever was."""
+    path = empty(tmp_path)
+    many(path, 1_200)
+    edit(path, "UPDATE workflow_state SET pipeline_context = zeroblob(3000)")
+    over, commits = threading.Event(), []
+
+    def write() -> None:
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as db:
+            db.execute("PRAGMA wal_autocheckpoint = 0")
+            while not over.is_set():
+                db.execute("REPLACE INTO system_state VALUES ('x', '1', '')")
+                commits.append(1)
+                time.sleep(0.005)
+
+    async def work(backend: SQLiteBackend) -> tuple[int, int]:
+        plan = await backend.plan_deletion(asked())
+        async for _ in backend.delete_planned(plan):
+            pass
+        return plan.count, os.stat(f"{path}-wal").st_size
+
+    with closing(sqlite3.connect(path)) as open_:
+        open_.execute("PRAGMA wal_checkpoint(truncate)")
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            count, size = read(path, work)
+        finally:
+            over.set()
+            thread.join()
+    assert (count, len(commits) > 10) == (1_200, True)
+    assert 0 < size < 1_000 * 4_120, "the pages of all are several times as many"
 
 
 def test_a_lock_between_two_batches_is_no_error(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from flujo_lens.state.backends.sqlite.copying import Copying
 from flujo_lens.state.backends.sqlite.deletion_plan import Choice, Key, Looker
 from flujo_lens.state.backends.sqlite.marks import mark, sign_of, unmark
 from flujo_lens.state.backends.sqlite.orphans import knows
+from flujo_lens.state.backends.sqlite.politeness import LONGEST
 from flujo_lens.state.backends.sqlite.removing import cancel, count_rows, delete_all, delete_some
 from flujo_lens.state.backends.sqlite.schema import Shape, read_shape
 from flujo_lens.state.backends.sqlite.session import Session, as_text
@@ -35,11 +36,16 @@ from flujo_lens.state.deletion import Deleted, DeletionPlan, Keep, Record, Skipp
 
 __all__ = ["Deletion"]
 
-_LONGEST, _SHORT = 0.06, 0.015
-"""Seconds in a transaction beyond which the next batch is smaller, and below which it may be larger."""
+_SHORT = 0.25
+"""The part of the longest time of a transaction below which the next one may be larger."""
 
-_MANY_ROWS = 5_000
-"""Rows that a batch of several families deletes at most; so many at a time go of a run with more than `_TOO_MANY`."""
+_MANY_ROWS, _FEW_ROWS = 5_000, 1_000
+"""Rows that a batch of several families deletes at most; so many at a time go of a run with more than `_TOO_MANY`: the
+smaller number where a transaction is to be short.
+"""
+
+_FIRST = 4
+"""The first batch is so much smaller than the largest: nobody knows yet whether others write, or how fast a disk is."""
 
 _TOO_MANY = 20_000
 _MANY_RUNS = 200
@@ -65,7 +71,8 @@ class Deletion:
             raise NotSupportedError(f"this plan is not of the store {path}", hint="make it with plan_deletion")
         self._path, self._plan, self._choice = path, plan, choice
         self._size_of_run = plan.size_bytes // max(1, plan.count)
-        self._most = self._size = max(1, min(batch_size, _MANY_BYTES // max(1, self._size_of_run)))
+        self._most = max(1, min(batch_size, _MANY_BYTES // max(1, self._size_of_run)))
+        self._size = max(1, self._most // _FIRST)
         self._families: Iterator[list[Key]] = choice.families()
         self._waiting: deque[Family] = deque()
         self._orphans = deque(choice.orphans)
@@ -83,6 +90,7 @@ class Deletion:
         self._named = None if plan.request.run_ids is None else frozenset(plan.request.run_ids)
         self._shapes: dict[int, Shape] = {}
         self._seconds = 0.0
+        self._some_rows = _MANY_ROWS
 
     # --- from batch to batch
 
@@ -124,8 +132,12 @@ class Deletion:
         ends = range(len(keys), 0, -_MANY_RUNS)
         return [Family(keys[max(0, end - _MANY_RUNS) : end], self._split) for end in ends]
 
-    def settle(self) -> None:
-        """The batch is committed: what it left for later waits its turn, and the next one has a fitting size."""
+    def settle(self, longest: float = LONGEST) -> None:
+        """The batch is committed: what it left for later waits its turn, and the next one has a fitting size.
+
+        Args:
+            longest: Seconds in a transaction beyond which the next one is smaller.
+        """
         self._waiting.extendleft(reversed(self._rest))
         self._orphans.extendleft(reversed(self._orphans_left))
         self._rest, self._orphans_left, self._is_large = [], [], self._goes_on
@@ -133,9 +145,10 @@ class Deletion:
             self._batch = self._batch._replace(families=self._at, orphans=self._orphans_at)
         else:
             self._copying.forget()
-        if self._seconds > _LONGEST:
+        self._some_rows = _MANY_ROWS if longest >= LONGEST else _FEW_ROWS
+        if self._seconds > longest:
             self._size = max(1, self._size // 2)
-        elif self._seconds < _SHORT:
+        elif self._seconds < longest * _SHORT:
             self._size = min(self._most, self._size * 2)
 
     # --- one batch
@@ -285,7 +298,7 @@ class Deletion:
         """Delete a part of what hangs on a family, and mark it."""
         for member in members:
             mark(session.connection, member.run_id, self._plan.request.now, sign(member))
-        return delete_some(session, ids, _MANY_ROWS)
+        return delete_some(session, ids, self._some_rows)
 
     # --- what hangs on no run
 
@@ -296,7 +309,7 @@ class Deletion:
         ids = [run_id for run_id in ids if as_text(run_id) not in changed]
         if count_rows(session, ids, _MANY_ROWS) > _MANY_ROWS:
             self._goes_on, self._orphans_at = True, tuple(ids)
-            deleted = delete_some(session, ids, _MANY_ROWS)
+            deleted = delete_some(session, ids, self._some_rows)
         else:
             deleted = delete_all(session, ids, 0)
         return Deleted(rows=deleted, orphans=sum(deleted.values()))

@@ -55,7 +55,8 @@ class PruningRuns(SQLiteReads):
 
         `keep` is called before the transaction, so that nobody waits for the disk, and inside it for what could not
         be seen before. A run that has changed since it was kept stays. A batch that took the lock for long is
-        followed by a smaller one, and where others write, by a pause. Between two, the WAL is folded in.
+        followed by a smaller one. Between two, the WAL is folded in before another connection has to. Where others
+        write, batches are smaller still, and followed by a pause.
         """
         from flujo_lens.state.backends.sqlite.deleting import Deletion
         from flujo_lens.state.backends.sqlite.politeness import Politeness
@@ -71,7 +72,7 @@ class PruningRuns(SQLiteReads):
                     raise StoreNotFoundError(
                         f"the store {self.path} is gone", hint="it was there when this was planned"
                     )
-                deletion.settle()
+                deletion.settle(politeness.longest)
                 yield done
                 await asyncio.sleep(await self._writer.between(politeness.rest) or 0)
         finally:
