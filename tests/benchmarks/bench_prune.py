@@ -140,9 +140,8 @@ def main() -> int:
     ratio = statistics.median(ratios)
     print(f"prune of half the runs, to SQL by hand   {ratio:.2f}   (limit {LIMIT})")
     print(f"memory                                   {memory:.0f} MiB   (limit {MEMORY_LIMIT:.0f})")
-    print(
-        f"another's {count:,} commits, p99           {p99:.1f} ms   (limit {WAIT_LIMIT:.0f}; p50 {p50:.1f}, longest {most:.0f})"
-    )
+    limits = f"limit {WAIT_LIMIT:.0f}; p50 {p50:.1f}, longest {most:.0f}"
+    print(f"another's {count:,} commits, p99           {p99:.1f} ms   ({limits})")
     for path in (ours, bare):
         fresh(store, path).unlink()
     return int(ratio > LIMIT or memory > MEMORY_LIMIT or p99 > WAIT_LIMIT)
