@@ -6,19 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
+from flujo_lens.cli.beside import bin_of, path_of
 from flujo_lens.cli.changing import recorder, report_output, tell
 from flujo_lens.cli.confirm import check_writable, confirm
 from flujo_lens.cli.context import App
+from flujo_lens.cli.deleting import store_name
 from flujo_lens.cli.named_runs import MOST_SHOWN, check_free, described, listed, meant_all, named, typed
 from flujo_lens.cli.options import ChangeOptions
-from flujo_lens.operations.cancel import CancelPlan, cancel, plan_cancel
+from flujo_lens.operations.cancel import Cancelled, CancelPlan, can_keep, cancel, plan_cancel
 from flujo_lens.operations.changes import Recorder, Report
-from flujo_lens.rendering.human import plural
+from flujo_lens.operations.copies import Keeping
+from flujo_lens.rendering.human import age, plural
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunSummary
 
 __all__ = ["Cancelling", "check_cancellable", "run_cancel"]
+
+
+_RECORD = 4096
+"""Bytes that are kept of a run that is cancelled: about."""
 
 
 class Cancelling(NamedTuple):
@@ -48,21 +55,46 @@ def run_cancel(app: App, asked: Cancelling) -> int:
     plan = app.run(look)
     check_cancellable(plan.held, asked.force)
     if asks and plan.runs:
-        question = "cancel it? it can never go on then" if len(plan.runs) == 1 else f"cancel these {len(plan.runs):,}?"
+        question = "cancel it? nothing resumes it then" if len(plan.runs) == 1 else f"cancel these {len(plan.runs):,}?"
         if not confirm(app, question, asked.yes, _lines(plan.runs)):
             return exit_codes.FAILED
 
-    async def work(backend: StateBackend) -> tuple[Sequence[str], Report]:
+    async def work(backend: StateBackend) -> Cancelled:
         told = asked.words(app.options.store, [run.run_id for run in plan.runs])
 
         def record() -> Recorder:
             return recorder(app, backend, told, asked.change)
 
-        return await cancel(backend, plan, None if asked.change.dry_run else record, force=asked.force)
+        keeping = _keeping(app, backend, plan)
+        made = None if asked.change.dry_run else record
+        return await cancel(backend, plan, made, keeping, now, force=asked.force)
 
-    done, report = app.run(work)
-    tell(app, out, report.document(), done, _report_lines(done, plan, report))
-    return exit_codes.PARTIAL if report.done < len(plan.runs) and not report.dry_run else exit_codes.OK
+    done = app.run(work)
+    lines = _report_lines(done.run_ids, plan, done.report)
+    if done.can_undo and not done.report.dry_run:
+        undo = app.suggest(f"lens undo {done.report.audit_id}")
+        lines.append(f"Take it back within {age(app.settings.bin_keep)}: {undo}")
+    tell(app, out, done.document(), done.run_ids, lines)
+    return exit_codes.PARTIAL if done.report.done < len(plan.runs) and not done.report.dry_run else exit_codes.OK
+
+
+def _keeping(app: App, backend: StateBackend, plan: CancelPlan) -> Keeping:
+    """The bin; none where a driver has none, or it cannot take what the runs are now, which is told.
+
+    A cancellation deletes nothing, so it does not depend on that.
+    """
+    keeping = Keeping(store=store_name(app))
+    if not plan.runs:
+        return keeping
+    if path_of(backend) is None or not can_keep(backend):
+        why: str | None = "this driver has no bin"
+    else:
+        bin = bin_of(app, backend)
+        why = bin.why_not(len(plan.runs), len(plan.runs) * _RECORD) or bin.why_unwritable()
+        keeping = keeping._replace(bin=None if why else bin)
+    if why:
+        app.note(f"{why}: lens undo cannot take it back")
+    return keeping
 
 
 def check_cancellable(held: Mapping[str, str], force: bool) -> None:

@@ -102,7 +102,8 @@ def run_undo(app: App, asked: Undoing) -> int:
         bin = bin_of(app, backend)
         return await undo(backend, bin, item, plan, writer, app.world.now(), stop=stop, progress=progress)
 
-    what = f"{human.plural(len(plan.run_ids), 'run')} that {item.audit_id} deleted"
+    did = "cancelled" if plan.found.cancelled else "deleted"
+    what = f"{human.plural(len(plan.run_ids), 'run')} that {item.audit_id} {did}"
     return _run(app, plan, asked.change, asked.yes, words, f"bring back {what}?", work)
 
 
@@ -153,14 +154,14 @@ def _run(
     if change.dry_run:
         lines = [
             *_counted(plan.report, len(plan.run_ids), "would be brought back"),
-            *([_existing(len(plan.existing))] if plan.existing else []),
+            *([_existing(plan)] if plan.existing else []),
             *_named_existing(plan.existing),
             "nothing was changed (--dry-run)",
         ]
         document = plan.report.document() | {"existing": plan.existing, "complete": plan.found.is_complete}
         tell(app, out, document, plan.run_ids, lines)
         return exit_codes.OK
-    lines = [_existing(len(plan.existing)), *_named_existing(plan.existing)] if plan.existing else []
+    lines = [_existing(plan), *_named_existing(plan.existing)] if plan.existing else []
     if plan.run_ids and not confirm(app, question, yes, lines):
         return exit_codes.FAILED
     told, stop = [*words, *(["--yes"] if yes else []), *change.words(app.options.store)], Stop()
@@ -175,7 +176,7 @@ def _run(
             return await work(backend, writer, stop, bar.update)
 
     done = app.run(locked)
-    lines = _lines(done, quiet=app.options.quiet)
+    lines = _lines(plan, done, quiet=app.options.quiet)
     document = done.report.document() | {"existing": done.existing, "complete": plan.found.is_complete}
     tell(app, out, document, done.run_ids, lines)
     _note_failed(app, done)
@@ -189,17 +190,18 @@ def _counted(report: Report, count: int, verb: str) -> list[str]:
     return [f"{human.plural(count, 'run')} {verb}"]
 
 
-def _existing(count: int) -> str:
-    return f"left alone: {human.plural(count, 'run')} whose id exists"
+def _existing(plan: RestorePlan, count: int | None = None) -> str:
+    told = human.plural(len(plan.existing) if count is None else count, "run")
+    return f"left alone: {told} {'changed since' if plan.found.cancelled else 'whose id exists'}"
 
 
 def _named_existing(run_ids: Sequence[str]) -> list[str]:
     return listed(run_ids, aside=" (-o json has them all)")
 
 
-def _lines(done: Restoration, *, quiet: bool) -> list[str]:
+def _lines(plan: RestorePlan, done: Restoration, *, quiet: bool) -> list[str]:
     came = _counted(done.report, len(done.run_ids), "brought back")
-    stayed = [_existing(len(done.existing))] if done.existing else []
+    stayed = [_existing(plan, len(done.existing))] if done.existing else []
     left = done.report.left
     stopped = [f"stopped: {human.plural(left, 'run')} left; the same command goes on"] if left else []
     if quiet:

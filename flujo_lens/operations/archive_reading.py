@@ -288,6 +288,7 @@ class Survey(NamedTuple):
         has_all: Whether every writer said that all was there.
         chosen: By run, and by whether only its state was deleted, the number of the group to take it from: where joined
             archives have a run more than once, that of the archive that was made last.
+        cancelled: Those of its runs that were cancelled, and not deleted.
     """
 
     header: Header
@@ -299,6 +300,7 @@ class Survey(NamedTuple):
     headers: tuple[Header, ...]
     has_all: bool
     chosen: Mapping[tuple[str, bool], int]
+    cancelled: frozenset[str] = frozenset()
 
     @property
     def is_complete(self) -> bool:
@@ -314,10 +316,12 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
     """
     found: dict[str, None] = {}
     newest: dict[tuple[str, bool], tuple[datetime, int]] = {}
+    cancelled: set[str] = set()
     with read_archive(path, limits, source) as archive:
         for number, records in enumerate(archive.groups()):
             made_at = archive.headers[-1].made_at
-            for key, _ in runs_of(records):
+            for key, told in runs_of(records):
+                cancelled.update([key[0]] if "cancelled" in told[-1] else [])
                 found[key[0]] = None
                 newest[key] = max(newest.get(key, (made_at, number)), (made_at, number))
         unfinished = tuple(dict.fromkeys(run_id for run_id in archive.unfinished if run_id not in found))
@@ -325,7 +329,7 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
         chosen = {key: number for key, (_, number) in newest.items()}
         return Survey(
             archive.header, archive.manifest, archive.torn, tuple(found), unfinished, states, tuple(archive.headers),
-            archive.has_all, chosen,
+            archive.has_all, chosen, frozenset(cancelled),
         )  # fmt: skip
 
 

@@ -114,6 +114,13 @@ class Bin:
             f"and {_mib(_RESERVE)} are to stay free for the store)"
         )
 
+    def why_unwritable(self) -> str | None:
+        """Why nothing can be put into it, in words; None if it can, as far as permissions tell."""
+        there = self.folder if os.path.lexists(self.folder) else self.folder.parent
+        if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
+            return None
+        return f"the bin {self.folder} cannot be written"
+
     def open(self, audit_id: str, header: Header) -> ArchiveWriter:
         """A writer of what the command with this entry deletes.
 

@@ -1,18 +1,23 @@
-"""Cancelling runs: nothing resumes them any more, and their history stays."""
+"""Cancelling runs: nothing resumes them any more, and their history stays. What they were goes into the bin."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from inspect import signature
+from typing import Any, NamedTuple
 
 from flujo_lens.errors import NotSupportedError, RunNotFoundError
+from flujo_lens.operations.archive import driver_kind
+from flujo_lens.operations.archive_lines import Header
+from flujo_lens.operations.audit import new_audit_id
 from flujo_lens.operations.changes import Recorder, Report
-from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.operations.copies import Copies, Keeping
+from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.claims import Claim
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["CancelPlan", "cancel", "held_claims", "plan_cancel"]
+__all__ = ["CancelPlan", "Cancelled", "can_keep", "cancel", "held_claims", "plan_cancel"]
 
 _ENDS = ("completed", "cancelled")
 
@@ -63,10 +68,41 @@ async def held_claims(backend: StateBackend, run_ids: Sequence[str], now: dateti
     return {run_id: claim for run_id, claim in claims.items() if not claim.has_ended(now)}
 
 
+class Cancelled(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        run_ids: The runs that were cancelled; that would be, if nothing is changed.
+        report: How many.
+        can_undo: Whether the bin has what they were.
+    """
+
+    run_ids: Sequence[str]
+    report: Report
+    can_undo: bool = False
+
+    def document(self) -> dict[str, Any]:
+        """The report as ``-o json`` prints it."""
+        return self.report.document() | {"undo": self.can_undo}
+
+
+def can_keep(backend: StateBackend) -> bool:
+    """Whether a driver can hand out what runs are before it cancels them, and take it back."""
+    kind = type(backend)
+    takes = "keep" in signature(kind.cancel_runs).parameters
+    return takes and overrides(kind, "cancel_runs") and overrides(kind, "restore")
+
+
 async def cancel(
-    backend: StateBackend, plan: CancelPlan, record: Callable[[], Recorder] | None, *, force: bool = False
-) -> tuple[Sequence[str], Report]:
-    """Cancel the runs of a plan; the entry in the audit log comes first.
+    backend: StateBackend,
+    plan: CancelPlan,
+    record: Callable[[], Recorder] | None,
+    keeping: Keeping,
+    now: datetime,
+    *,
+    force: bool = False,
+) -> Cancelled:
+    """Cancel the runs of a plan; the entry in the audit log comes first, then what they were goes into the bin.
 
     Each is looked at again when it is marked; one that has ended meanwhile, or is held, stays, and is counted as
     skipped.
@@ -75,21 +111,26 @@ async def cancel(
         backend: The store.
         plan: What to cancel.
         record: Makes the recorder; None to change nothing.
+        keeping: The bin, if the driver `can_keep` and there is one.
+        now: The present.
         force: Also what a living process holds, which saves nothing more of it.
 
-    Returns:
-        The runs that were cancelled (that would be, if nothing is changed), and the report.
-
     Raises:
-        LensError: the log or the store cannot be written.
+        LensError: the bin, the log or the store cannot be written.
     """
     ids = [run.run_id for run in plan.runs]
     matched = len(ids) + len(plan.ended)
     if record is None or not ids:
-        return ids, Report(matched, skipped=len(plan.ended), left=len(ids), dry_run=record is None)
+        report = Report(matched, skipped=len(plan.ended), left=len(ids), dry_run=record is None)
+        return Cancelled(ids, report, bool(ids) and keeping.bin is not None)
+    recorder, audit_id = record(), new_audit_id(now)
+    header = Header(keeping.store, driver_kind(backend), now, audit_id, tuple(recorder.command))
+    with Copies(keeping, header) as copies:
 
-    async def change() -> Sequence[str]:
-        return await backend.cancel_runs(ids, force=force)
+        async def change() -> Sequence[str]:
+            more: dict[str, Any] = {"keep": copies.keep} if copies else {}
+            return await backend.cancel_runs(ids, force=force, **more)
 
-    audit_id, done = await record().recorded({"runs": len(ids)}, ids, change)
-    return done, Report(matched, len(done), matched - len(done), audit_id=audit_id)
+        audit_id, done = await recorder.recorded({"runs": len(ids)}, ids, change, audit_id)
+        copies.finish(complete=True, by_status={}, rows={})
+    return Cancelled(done, Report(matched, len(done), matched - len(done), audit_id=audit_id), copies.has_bin)

@@ -56,7 +56,11 @@ class Recorder(NamedTuple):
     reason: str | None = None
 
     async def recorded(
-        self, counts: Mapping[str, int], run_ids: Sequence[str], change: Callable[[], Awaitable[T]]
+        self,
+        counts: Mapping[str, int],
+        run_ids: Sequence[str],
+        change: Callable[[], Awaitable[T]],
+        audit_id: str | None = None,
     ) -> tuple[str, T]:
         """Write an entry, then return its id and ``await change()``.
 
@@ -67,16 +71,19 @@ class Recorder(NamedTuple):
             counts: How many of what it is about.
             run_ids: The runs that it is about.
             change: Makes the change, all of it or nothing.
+            audit_id: The id of the entry, where it was needed before; None to make one.
 
         Raises:
             LensError: the entry cannot be written, and nothing was changed; or as `change`.
         """
-        audit_id = self.log.append(command=self.command, reason=self.reason, counts=counts, run_ids=run_ids)
+        entry = self.log.append(
+            command=self.command, reason=self.reason, counts=counts, run_ids=run_ids, audit_id=audit_id
+        )
         try:
-            return audit_id, await change()
+            return entry, await change()
         except LensError as error:
             with suppress(LensError):
-                self._take_back(audit_id, error)
+                self._take_back(entry, error)
             raise
 
     def _take_back(self, audit_id: str, error: LensError) -> None:

@@ -35,7 +35,7 @@ class RestorePlan(NamedTuple):
         path: The archive.
         found: What it holds; all of it was checked.
         run_ids: Those that would come back, in the archive's order.
-        existing: Those that would be left alone, since a run of that id exists.
+        existing: Those that would be left alone, since a run of that id exists, or has changed since it was cancelled.
         store_is_empty: Whether the store holds no run at all.
         limits: How much may come out of the archive.
         source: A descriptor of the archive, if it has no name.
@@ -98,7 +98,7 @@ async def plan_restore(
     _check_kind(backend, path, found.headers)
     run_ids = [run_id for run_id in found.run_ids if wanted is None or run_id in wanted]
     is_empty = await store_is_empty(backend)
-    existing = set() if is_empty else await _existing(backend, run_ids, found.states)
+    existing = await _existing(backend, run_ids, found) if found.cancelled or not is_empty else set()
     new = tuple(run_id for run_id in run_ids if run_id not in existing)
     old = tuple(run_id for run_id in run_ids if run_id in existing)
     return RestorePlan(path, found, new, old, is_empty, limits, source)
@@ -119,15 +119,21 @@ def _check_kind(backend: StateBackend, path: Path, headers: Sequence[Header]) ->
         )
 
 
-async def _existing(backend: StateBackend, run_ids: Sequence[str], states: Collection[str]) -> set[str]:
-    """Those that are there; where the history stayed when its state was deleted, that is no obstacle."""
-    found: set[str] = set()
+async def _existing(backend: StateBackend, run_ids: Sequence[str], found: Survey) -> set[str]:
+    """Those that are there, and are to stay.
+
+    Where the history stayed when its state was deleted, that is no obstacle. One that was cancelled has to be there,
+    as it was left; whether nothing of it has changed since, the driver sees.
+    """
+    there: set[str] = set()
+    marked: set[str] = set()
     for begin in range(0, len(run_ids), _AT_ONCE):
-        runs = await backend.read_summaries(run_ids[begin : begin + _AT_ONCE])
-        for run in runs:
-            if run.run_id not in states or await backend.load_state(run.run_id) is not None:
-                found.add(run.run_id)
-    return found
+        for run in await backend.read_summaries(run_ids[begin : begin + _AT_ONCE]):
+            if run.run_id in found.cancelled:
+                marked.update([run.run_id] if run.status == "cancelled" else [])
+            elif run.run_id not in found.states or await backend.load_state(run.run_id) is not None:
+                there.add(run.run_id)
+    return there | (found.cancelled - marked).intersection(run_ids)
 
 
 @dataclass(slots=True)

@@ -487,7 +487,9 @@ class StateBackend(ABC):
         """
         raise self._lacks("read_claims")
 
-    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+    async def cancel_runs(
+        self, run_ids: Sequence[str], *, force: bool = False, keep: Keep | None = None
+    ) -> Sequence[str]:
         """Mark runs as cancelled, so that nothing resumes them; history stays. Return the ids of those marked.
 
         Each run is looked at in the transaction that marks it, which takes the claim on it away: one that is
@@ -497,12 +499,19 @@ class StateBackend(ABC):
         Args:
             run_ids: The runs; marked ones are returned in this order.
             force: Also those that are held. Their holders save nothing more (`LostClaimError`).
+            keep: Is handed the records by which `restore` makes the runs what they were, before they are marked. A run
+                that changed since it was marked stays as it is then.
+
+        Raises:
+            NotSupportedError: `keep` is given, and the driver cannot do that; nothing was marked.
 
         The default loads and saves the state of one run after the other, and ends it by `save_run_end`; what is
         saved in between is lost, and claims stay.
         """
         from flujo_lens.state.backends.gathered_cancelling import cancel_gathered
 
+        if keep is not None:
+            raise self._lacks("cancel_runs")
         return await cancel_gathered(self, run_ids, force)
 
     async def put_manifest(self, digest: str, manifest: JSONObject) -> None:

@@ -231,12 +231,14 @@ class FileBackend(DurableFiles):
         cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
         return await self._write(lambda stop: file_cleanup.delete_old(self._changes, cutoff, stop))
 
-    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+    async def cancel_runs(
+        self, run_ids: Sequence[str], *, force: bool = False, keep: Keep | None = None
+    ) -> Sequence[str]:
         """Mark runs as cancelled, one after the other."""
         from flujo_lens.state.backends import file_cleanup
 
         wanted = [asked_id(run_id) for run_id in run_ids]
-        return await self._write(lambda stop: file_cleanup.cancel(self._changes, wanted, force, stop))
+        return await self._write(lambda stop: file_cleanup.cancel(self._changes, wanted, force, stop, keep))
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
         """Mark running background tasks without a save for `stale_hours` as failed, one after the other."""

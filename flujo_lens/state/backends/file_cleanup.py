@@ -17,6 +17,7 @@ from flujo_lens.state.backends.file_claims import read_claims, remove_claim
 from flujo_lens.state.backends.file_history import append, cut_unfinished
 from flujo_lens.state.backends.file_lines import line_of
 from flujo_lens.state.backends.file_runs import Reader, Source
+from flujo_lens.state.backends.file_snapshots import cancelled_records
 from flujo_lens.state.backends.file_table import Stopped
 from flujo_lens.state.backends.file_writing import drafted
 from flujo_lens.state.backends.vocabulary import (
@@ -28,6 +29,7 @@ from flujo_lens.state.backends.vocabulary import (
     now_text,
     timed_out,
 )
+from flujo_lens.state.deletion import Keep
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["cancel", "delete_old", "give_up"]
@@ -123,7 +125,14 @@ def _put(
     changes: Changes, folder: int, histories: int | None, run_id: str, name: str, state: Mapping[str, Any]
 ) -> None:
     """Put a state, sealed as it is, in place of the one before, without progress that did not come to its end."""
-    data = documents.encode_state(StateCodec(), run_id, dict(state), is_stored=True)
+    _put_data(changes, folder, histories, run_id, name, _data_of(run_id, state))
+
+
+def _data_of(run_id: str, state: Mapping[str, Any]) -> bytes:
+    return documents.encode_state(StateCodec(), run_id, dict(state), is_stored=True)
+
+
+def _put_data(changes: Changes, folder: int, histories: int | None, run_id: str, name: str, data: bytes) -> None:
     with drafted(folder, data, name) as draft:
         if histories is not None:
             cut_unfinished(folder, histories, run_id)
@@ -131,7 +140,7 @@ def _put(
     changes.settle(folder)
 
 
-def cancel(changes: Changes, run_ids: Sequence[str], force: bool, stop: Stop) -> list[str]:
+def cancel(changes: Changes, run_ids: Sequence[str], force: bool, stop: Stop, keep: Keep | None = None) -> list[str]:
     """Mark those of the runs as cancelled that could go on and, without `force`, that nobody holds; return their ids.
 
     Each is looked at again and written under the locks. A process that dies on the way leaves the rest, or of one
@@ -144,13 +153,19 @@ def cancel(changes: Changes, run_ids: Sequence[str], force: bool, stop: Stop) ->
     done = []
     for run_id in dict.fromkeys(run_ids):
         with changes.both(stop) as (folder, histories):
-            if _cancel_one(changes, folder, histories, run_id, snapshot.files_of(run_id), force):
+            if _cancel_one(changes, folder, histories, run_id, snapshot.files_of(run_id), force, keep):
                 done.append(run_id)
     return done
 
 
 def _cancel_one(
-    changes: Changes, folder: int, histories: int | None, run_id: str, names: Sequence[str], force: bool
+    changes: Changes,
+    folder: int,
+    histories: int | None,
+    run_id: str,
+    names: Sequence[str],
+    force: bool,
+    keep: Keep | None,
 ) -> bool:
     found = documents.read_document(folder, names[0], exact=True) if names else None
     state = found.state if found is not None and found.run_id == run_id else None
@@ -159,11 +174,15 @@ def _cancel_one(
     if not is_open(state, run) or not _is_free(histories, run_id, force):
         return False
     now = now_text()
-    if histories is not None and run is not None:
-        line = line_of(changes.folder.codec.real, run_id, "run_end", end_row(cancelled(now)))
+    has_history = histories is not None and run is not None
+    line = line_of(changes.folder.codec.real, run_id, "run_end", end_row(cancelled(now))) if has_history else b""
+    data = None if state is None else _data_of(run_id, state | cancelled(now))
+    if keep is not None:
+        keep(cancelled_records(folder, run_id, names[0] if data else None, data, line))
+    if histories is not None and line:
         append(folder, histories, run_id, line)
-    if state is not None:
-        _put(changes, folder, histories, run_id, names[0], state | cancelled(now))
+    if data is not None:
+        _put_data(changes, folder, histories, run_id, names[0], data)
     if histories is not None:
         remove_claim(histories, run_id)
     return True

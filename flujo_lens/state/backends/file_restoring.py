@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
+from hashlib import sha256
 
 from flujo_lens.errors import NotAStoreError, OperationFailedError
 from flujo_lens.state.backends import file_documents as documents
@@ -19,7 +20,7 @@ from flujo_lens.state.backends.file_burying import bury, dig, uncover
 from flujo_lens.state.backends.file_changes import Changes
 from flujo_lens.state.backends.file_graves import Grave, Graves, mark_of
 from flujo_lens.state.backends.file_snapshots import KeptFile, KeptRun, kept_runs
-from flujo_lens.state.backends.file_writing import Draft, drafted, sync_all
+from flujo_lens.state.backends.file_writing import Draft, drafted, read_file, sync_all
 from flujo_lens.state.deletion import Record, Restored
 
 __all__ = ["restore"]
@@ -39,8 +40,9 @@ def restore(changes: Changes, records: Sequence[Record], stop: threading.Event) 
         with changes.restoring(stop, histories=make) as (folder, histories):
             known = _known(changes, folder, stop) if known is None else known
             found = _Restoring(changes, folder, histories, known)
-            absent = [run for run in runs[at : at + _BATCH] if not found.has(run)]
+            absent = [run for run in runs[at : at + _BATCH] if run.cancelled is None and not found.has(run)]
             found.put_back(absent)
+            absent += [run for run in runs[at : at + _BATCH] if run.cancelled is not None and found.uncancel(run)]
         done += (run.run_id for run in absent)
         existing += (run.run_id for run in runs[at : at + _BATCH] if run not in absent)
     return Restored(tuple(done), tuple(existing))
@@ -134,6 +136,43 @@ class _Restoring:
                 bury(self._folder, histories)
             raise
         uncover(histories)
+
+    def uncancel(self, run: KeptRun) -> bool:
+        """Make a run what it was before it was cancelled; False, and nothing done, if it has changed since."""
+        if not (self._is_as_cancelled(run) and self._has_mark(run)):
+            return False
+        for file in run.files:
+            with drafted(self._folder, file.content, file.name, file.modified) as draft:
+                draft.place(file.name)
+            self._changes.settle(self._folder)
+        self._take_back_the_mark(run)
+        return True
+
+    def _is_as_cancelled(self, run: KeptRun) -> bool:
+        if not run.files:
+            return not self._known.get(run.run_id, False) and not self._has_own_file(run.run_id)
+        try:
+            file = os.open(run.files[0].name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=self._folder)
+        except OSError:
+            return False
+        try:
+            return sha256(read_file(file)).hexdigest() == run.cancelled
+        finally:
+            os.close(file)
+
+    def _has_mark(self, run: KeptRun) -> bool:
+        """Whether the line that its history got is the last of it."""
+        if not run.mark or self._histories is None:
+            return not run.mark
+        length = len(run.mark)
+        for name in self._names_of_history(run.run_id):
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._histories)
+            try:
+                if os.pread(file, length, max(0, os.fstat(file).st_size - length)) == run.mark:
+                    return True
+            finally:
+                os.close(file)
+        return False
 
     def _take_back_the_mark(self, run: KeptRun) -> None:
         """Cut off the line that said that the run was cancelled, if it still is the last."""

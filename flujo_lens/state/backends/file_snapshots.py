@@ -16,6 +16,7 @@ import os
 import stat
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 from flujo_lens.errors import OperationFailedError, SchemaError
@@ -25,7 +26,7 @@ from flujo_lens.state.backends.file_deletion import Files
 from flujo_lens.state.backends.file_writing import read_file
 from flujo_lens.state.deletion import Record
 
-__all__ = ["KeptFile", "KeptRun", "kept_runs", "records_of"]
+__all__ = ["KeptFile", "KeptRun", "cancelled_records", "kept_runs", "records_of"]
 
 _PART = 4 * 1024 * 1024
 """Bytes of a file that are in one record."""
@@ -61,6 +62,22 @@ def records_of(
     if mark is not None:
         found = [{**record, "state_only": True, "mark": mark.decode()} for record in found]
     return [*found[:-1], {**found[-1], "last": True}] if found else []
+
+
+def cancelled_records(folder: int, run_id: str, name: str | None, after: bytes | None, mark: bytes) -> list[Record]:
+    """What is kept of a run that is about to be cancelled: the file of its state, and by what it is told unchanged.
+
+    Args:
+        folder: The folder.
+        run_id: The run.
+        name: The file of its state; None if it has none.
+        after: What that has in it afterwards.
+        mark: The line that its history gets; empty if it gets none.
+    """
+    told = {"cancelled": sha256(after or b"").hexdigest(), "mark": mark.decode()}
+    parts = list(_parts(folder, "states", name)) if name is not None else [{}]
+    found: list[Record] = [{"run_id": run_id, **part, **told} for part in parts]
+    return [*found[:-1], {**found[-1], "last": True}]
 
 
 def _parts(folder: int, place: str, name: str) -> Iterator[Record]:
@@ -105,11 +122,19 @@ class KeptFile(NamedTuple):
 
 
 class KeptRun(NamedTuple):
-    """A run that is to come back. `mark` is the line that its history got when its state alone went."""
+    """A run that is to come back.
+
+    Attributes:
+        run_id: The run.
+        files: Its files.
+        mark: The line that its history got when its state alone went, or it was cancelled.
+        cancelled: The digest of its state after it was cancelled, which is there still; None if it was not that.
+    """
 
     run_id: str
     files: tuple[KeptFile, ...]
     mark: bytes | None
+    cancelled: str | None = None
 
 
 def kept_runs(records: Sequence[Record]) -> Iterator[KeptRun]:
@@ -150,13 +175,16 @@ def _kept_run(records: Sequence[Record]) -> KeptRun:
 def _made_run(records: Sequence[Record]) -> KeptRun:
     files: list[KeptFile] = []
     for record in records:
+        if "cancelled" in record and "place" not in record:
+            continue  # it had no state
         content = _content(record, "text")
         if record.get("part"):
             files[-1] = files[-1]._replace(content=files[-1].content + content)
         else:
             files.append(_kept_file(record, content))
     mark = records[0].get("mark")
-    return KeptRun(records[0]["run_id"], tuple(files), None if mark is None else mark.encode())
+    digest = records[0].get("cancelled")
+    return KeptRun(records[0]["run_id"], tuple(files), None if mark is None else mark.encode(), digest)
 
 
 def _kept_file(record: Record, content: bytes) -> KeptFile:

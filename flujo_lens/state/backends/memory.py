@@ -45,6 +45,7 @@ from flujo_lens.state.backends.vocabulary import (
     timed_out,
     trace_rows,
 )
+from flujo_lens.state.deletion import Keep
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import build_trees
@@ -217,10 +218,14 @@ class InMemoryBackend(DeletingMemory):
 
     # --- cleaning up
 
-    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+    async def cancel_runs(
+        self, run_ids: Sequence[str], *, force: bool = False, keep: Keep | None = None
+    ) -> Sequence[str]:
         """Mark runs as cancelled; all or none."""
         with self._lock:
             done = [run_id for run_id in dict.fromkeys(run_ids) if self._is_open(asked_id(run_id), force)]
+            if keep is not None and done:
+                keep([self._cancellable(run_id) for run_id in done])
             for run_id in done:
                 state, row = self._state(run_id), self._row(run_id)
                 if state is not None:
@@ -228,6 +233,7 @@ class InMemoryBackend(DeletingMemory):
                 if row is not None:
                     self._runs[run_id].row = safe_dumps(row | cancelled(now_text()))
                 self._claims.pop(run_id, None)
+                self._cancelled[run_id] = self._runs[run_id].state, self._runs[run_id].row
         return done
 
     def _is_open(self, run_id: str, force: bool) -> bool:

@@ -41,6 +41,7 @@ class DeletingMemory(DurableMemory):
     def __init__(self) -> None:
         super().__init__()
         self._evaluations: list[tuple[str, bytes]] = []
+        self._cancelled: dict[str, tuple[bytes | None, bytes | None]] = {}
 
     def _state(self, run_id: str) -> JSONObject | None:
         raise NotImplementedError
@@ -62,6 +63,7 @@ class DeletingMemory(DurableMemory):
     def _remove(self, run_ids: set[str]) -> None:
         self._forget(run_ids)
         for run_id in run_ids:
+            self._cancelled.pop(run_id, None)
             self._runs.pop(run_id, None)
         self._evaluations = [(run_id, row) for run_id, row in self._evaluations if run_id not in run_ids]
 
@@ -233,7 +235,7 @@ class DeletingMemory(DurableMemory):
 
     async def restore(self, records: Sequence[Record]) -> Restored:
         """Bring back runs, all or none."""
-        if any(not isinstance(record.get("kept"), dict) for record in records):
+        if any(not isinstance(record.get("kept", record.get("cancelled")), dict) for record in records):
             raise OperationFailedError(
                 "what was kept is not of a store in memory; nothing came back",
                 hint="bring it back into a store of the kind that it was taken from",
@@ -245,8 +247,10 @@ class DeletingMemory(DurableMemory):
         return Restored(tuple(run_id for run_id, is_back in done.items() if is_back), existing)
 
     def _put_back(self, record: Record) -> bool:
-        run_id, texts = record["run_id"], record["kept"]
-        there = self._runs.get(run_id)
+        run_id = record["run_id"]
+        if "cancelled" in record:
+            return self._take_cancellation_back(run_id, record["cancelled"])
+        texts, there = record["kept"], self._runs.get(run_id)
         if record.get("state_only"):
             return self._put_state_back(run_id, texts, there)
         if there is not None or any(of == run_id for of, _ in self._evaluations):
@@ -258,6 +262,23 @@ class DeletingMemory(DurableMemory):
         self._evaluations += [(run_id, row.encode()) for row in texts["evaluations"]]
         if texts["manifest"] is not None:
             self._manifest_of[run_id] = texts["manifest"]
+        return True
+
+    def _cancellable(self, run_id: str) -> Record:
+        """What a run is before it is cancelled."""
+        kept = self._runs[run_id]
+        texts = {
+            name: None if part is None else part.decode() for name, part in (("state", kept.state), ("row", kept.row))
+        }
+        return {"run_id": run_id, "cancelled": texts, "last": True}
+
+    def _take_cancellation_back(self, run_id: str, texts: JSONObject) -> bool:
+        """Make a run what it was before it was cancelled, unless it has changed since."""
+        kept = self._runs.get(run_id)
+        if kept is None or self._cancelled.get(run_id) != (kept.state, kept.row):
+            return False
+        kept.state, kept.row = _encoded(texts["state"]), _encoded(texts["row"])
+        del self._cancelled[run_id]
         return True
 
     def _put_state_back(self, run_id: str, texts: JSONObject, there: KeptRun | None) -> bool:

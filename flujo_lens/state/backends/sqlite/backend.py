@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
     from flujo_lens.state.backends.sqlite.maintenance import Old
     from flujo_lens.state.backends.sqlite.writing import Writer
+    from flujo_lens.state.deletion import Keep
 
 __all__ = ["SQLiteBackend", "path_of_uri"]
 
@@ -263,14 +264,16 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
 
         return sum([await delete(part) for part in old.parts(_RUNS_A_TRANSACTION)])
 
-    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+    async def cancel_runs(
+        self, run_ids: Sequence[str], *, force: bool = False, keep: Keep | None = None
+    ) -> Sequence[str]:
         """Mark runs as cancelled, all in one transaction; on tables of any version."""
         from flujo_lens.state.backends.sqlite.maintenance import cancel
 
-        wanted = [findable(asked_id(run_id)) for run_id in run_ids]
+        wanted, now = [findable(asked_id(run_id)) for run_id in run_ids], now_text()
 
         def work(db: sqlite3.Connection) -> list[str]:
-            return cancel(db, self.path, wanted, now_text(), force)
+            return cancel(db, self.path, wanted, now, force, keep)
 
         return await self._writer.write(work, creates=False) or []
 

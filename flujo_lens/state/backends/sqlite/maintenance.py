@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.sqlite import claims, queries
 from flujo_lens.state.backends.sqlite.own import hanging
 from flujo_lens.state.backends.sqlite.schema import TABLES, Shape, read_shape
 from flujo_lens.state.backends.sqlite.session import Session, as_text, open_session
+from flujo_lens.state.backends.sqlite.snapshots import decoded, encoded
 from flujo_lens.state.backends.vocabulary import cancelled, is_open, is_stale, last_update, timed_out
+from flujo_lens.state.deletion import Keep, Record
 from flujo_lens.state.interpret import RawRun, decode
 
-__all__ = ["Old", "cancel", "delete_old", "delete_run", "delete_state", "fail_stale", "old_runs"]
+__all__ = ["Old", "cancel", "delete_old", "delete_run", "delete_state", "fail_stale", "old_runs", "restore_cancelled"]
 
 _CHILDREN_FIRST = tuple(table for table in (*TABLES[2:], *TABLES[:2]) if table != "system_state")
 _THIS_RUN = "run_id IN (:run, CAST(:run AS BLOB))"
@@ -85,28 +87,62 @@ def delete_state(db: sqlite3.Connection, path: Path, run_id: str) -> None:
         db.execute(f"DELETE FROM workflow_state WHERE {_THIS_RUN}", {"run": run_id})
 
 
-def cancel(db: sqlite3.Connection, path: Path, run_ids: Sequence[str], now: str, force: bool) -> list[str]:
-    """Mark those of the runs cancelled that could go on and, without `force`, that nobody holds; return their ids."""
+_Fields = Mapping[str, Any]
+
+
+def cancel(
+    db: sqlite3.Connection, path: Path, run_ids: Sequence[str], now: str, force: bool, keep: Keep | None = None
+) -> list[str]:
+    """Mark those of the runs cancelled that could go on and, without `force`, that nobody holds; return their ids.
+
+    `keep` is handed what `restore_cancelled` takes: of each table that has the run, the fields that change.
+    """
     shape = read_shape(db, path)
-    return [run_id for run_id in dict.fromkeys(run_ids) if _cancel(db, shape, run_id, now, force)]
+    looked = {run_id: _marked_fields(db, shape, run_id) for run_id in dict.fromkeys(run_ids)}
+    going = {run_id: had for run_id, had in looked.items() if _may_cancel(db, run_id, had, force)}
+    if keep is not None and going:
+        keep([_cancelled_record(run_id, now, had) for run_id, had in going.items()])
+    for run_id, had in going.items():
+        for table, fields in had.items():
+            _set_fields(db, table, run_id, {name: cancelled(now)[name] for name in fields})
+    return list(going)
 
 
-def _cancel(db: sqlite3.Connection, shape: Shape, run_id: str, now: str, force: bool) -> bool:
-    tables = [table for table in ("workflow_state", "runs") if shape.has(table, "run_id", "status")]
-    stored = {table: _status(db, table, run_id) for table in tables}
-    state, run = stored.get("workflow_state"), stored.get("runs")
-    if not is_open(state, run) or not claims.take_away(db, run_id, force):
+def _may_cancel(db: sqlite3.Connection, run_id: str, had: Mapping[str, _Fields], force: bool) -> bool:
+    return is_open(had.get("workflow_state"), had.get("runs")) and claims.take_away(db, run_id, force)
+
+
+def _marked_fields(db: sqlite3.Connection, shape: Shape, run_id: str) -> dict[str, _Fields]:
+    """The fields of a run that a cancellation changes, by table; tables that do not have it are left out."""
+    found: dict[str, _Fields] = {}
+    for table in (table for table in ("workflow_state", "runs") if shape.has(table, "run_id", "status")):
+        names = [name for name in cancelled("") if shape.has(table, name)]
+        row = db.execute(f"SELECT {', '.join(names)} FROM {table} WHERE {_THIS_RUN}", {"run": run_id}).fetchone()
+        if row is not None:
+            found[table] = dict(zip(names, row, strict=True))
+    return found
+
+
+def _set_fields(db: sqlite3.Connection, table: str, run_id: str, fields: _Fields) -> None:
+    sets = ", ".join(f"{name} = :{name}" for name in fields)
+    db.execute(f"UPDATE {table} SET {sets} WHERE {_THIS_RUN}", {**fields, "run": run_id})
+
+
+def _cancelled_record(run_id: str, now: str, had: Mapping[str, _Fields]) -> Record:
+    before = {table: {name: encoded(value) for name, value in fields.items()} for table, fields in had.items()}
+    return {"run_id": run_id, "cancelled": {"at": now, "before": before}, "last": True}
+
+
+def restore_cancelled(db: sqlite3.Connection, shape: Shape, record: Record) -> bool:
+    """Make a run what it was before it was cancelled; False, and nothing done, if it has changed since."""
+    run_id, told = str(record["run_id"]), record["cancelled"]
+    before, now = told["before"], _marked_fields(db, shape, run_id)
+    marked = {table: {name: cancelled(told["at"])[name] for name in fields} for table, fields in before.items()}
+    if not before or now != marked:
         return False
-    for table in (table for table in tables if stored[table] is not None):
-        fields = {name: value for name, value in cancelled(now).items() if shape.has(table, name)}
-        sets = ", ".join(f"{name} = :{name}" for name in fields)
-        db.execute(f"UPDATE {table} SET {sets} WHERE {_THIS_RUN}", {**fields, "run": run_id})
+    for table, fields in before.items():
+        _set_fields(db, table, run_id, {name: decoded(value)[0] for name, value in fields.items()})
     return True
-
-
-def _status(db: sqlite3.Connection, table: str, run_id: str) -> dict[str, object] | None:
-    row = db.execute(f"SELECT status FROM {table} WHERE {_THIS_RUN}", {"run": run_id}).fetchone()
-    return None if row is None else {"status": row[0]}
 
 
 def fail_stale(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from flujo_lens.errors import OperationFailedError, SchemaError
 from flujo_lens.state.backends.sqlite import own
+from flujo_lens.state.backends.sqlite.maintenance import restore_cancelled
 from flujo_lens.state.backends.sqlite.migrations import moved, nothing
 from flujo_lens.state.backends.sqlite.orphans import children
 from flujo_lens.state.backends.sqlite.schema import Shape, read_shape
@@ -125,6 +126,8 @@ def _restore_run(into: _Into, run_id: str, records: Sequence[Record]) -> bool:
     Raises:
         ValueError, and its like: a record does not have the form of one, or has rows of another run.
     """
+    if "cancelled" in records[-1]:
+        return restore_cancelled(into.db, into.shape, records[-1])
     tables = [_tables(record) for record in records]
     _check_run(run_id, tables)
     if any(record.get("state_only") for record in records):

@@ -18,7 +18,7 @@ from flujo_lens.state.backends.sqlite.orphans import children
 from flujo_lens.state.backends.sqlite.session import Session, as_text
 from flujo_lens.state.deletion import Record
 
-__all__ = ["decoded", "read_records", "readable_texts", "tables_of"]
+__all__ = ["decoded", "encoded", "read_records", "readable_texts", "tables_of"]
 
 ROWID = "rowid"
 """The name of the first column in a record, for what most tables have without saying so."""
@@ -35,7 +35,8 @@ def _text(stored: bytes) -> str | _NoText:
         return _NoText(stored)
 
 
-def _encoded(value: Any) -> Any:
+def encoded(value: Any) -> Any:
+    """A stored value as JSON has it; `decoded` takes it back."""
     if isinstance(value, bytes):
         return {"text" if isinstance(value, _NoText) else "blob": b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):
@@ -85,7 +86,7 @@ def read_records(session: Session, run_ids: Sequence[Any], tables: Sequence[str]
         for table in tables:
             for columns, run_id, row in _rows(session, table, run_ids):
                 kept = found[run_id].setdefault(table, {"columns": columns, "rows": []})
-                kept["rows"].append([_encoded(value) for value in row])
+                kept["rows"].append([encoded(value) for value in row])
     return [{"run_id": as_text(run_id), "tables": kept, "last": True} for run_id, kept in found.items()]
 
 
