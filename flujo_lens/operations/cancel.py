@@ -124,6 +124,7 @@ async def cancel(
         report = Report(matched, skipped=len(plan.ended), left=len(ids), dry_run=record is None)
         return Cancelled(ids, report, bool(ids) and keeping.bin is not None)
     recorder, audit_id = record(), new_audit_id(now)
+    recorder.log.check()
     header = Header(keeping.store, driver_kind(backend), now, audit_id, tuple(recorder.command))
     with Copies(keeping, header) as copies:
 
@@ -133,4 +134,6 @@ async def cancel(
 
         audit_id, done = await recorder.recorded({"runs": len(ids)}, ids, change, audit_id)
         copies.finish(complete=True, by_status={}, rows={})
+    if keeping.bin is not None:
+        keeping.bin.expire(now)
     return Cancelled(done, Report(matched, len(done), matched - len(done), audit_id=audit_id), copies.has_bin)

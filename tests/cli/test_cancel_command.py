@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
+from cleaning import rows
 from pipelines import Shop
 from support import Lens, tree
 
+from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.claims import Holder
 
-REPORT = ["matched", "done", "skipped", "failed", "left", "dry_run", "audit_id"]
+REPORT = ["matched", "done", "skipped", "failed", "left", "dry_run", "audit_id", "undo"]
 
 
 @pytest.fixture(params=["lens", "old_lens", "file_lens"])
@@ -39,7 +44,7 @@ def test_a_paused_run_is_cancelled_and_its_history_stays(any_lens: Lens) -> None
     before = any_lens("show paused-001 -o json").json
     done = any_lens("cancel paused-001 --yes --reason withdrawn -o json")
     assert (done.code, list(done.json)) == (0, REPORT)
-    assert done.json | {"audit_id": ""} == dict(zip(REPORT, (1, 1, 0, 0, 0, False, ""), strict=True))
+    assert done.json | {"audit_id": ""} == dict(zip(REPORT, (1, 1, 0, 0, 0, False, "", True), strict=True))
     after = any_lens("show paused-001 -o json").json
     assert after["run"]["status"] == "cancelled"
     assert after["steps"] == before["steps"]
@@ -49,9 +54,76 @@ def test_a_paused_run_is_cancelled_and_its_history_stays(any_lens: Lens) -> None
     assert entry["audit_id"] == done.json["audit_id"]
 
 
+def content(lens: Lens) -> object:
+    """All that a store holds: every row, or the bytes of every file."""
+    database = lens.cwd / "flujo_ops.db"
+    if database.exists():
+        return rows(database)
+    return {path.name: path.read_bytes() for path in (lens.cwd / "states").rglob("*") if path.is_file()}
+
+
+def test_an_undo_makes_the_runs_what_they_were(any_lens: Lens) -> None:
+    before = content(any_lens)
+    dry = any_lens("cancel paused-001 fail-001 --dry-run -o json")
+    assert (dry.code, dry.json["undo"]) == (0, True)
+    assert content(any_lens) == before
+    done = any_lens("cancel paused-001 fail-001 crashed-001 --yes")
+    audit_id = done.lines[-1].rpartition(" ")[2]
+    assert (done.code, done.lines[-1]) == (0, f"Take it back within 7d: lens undo {audit_id}")
+    assert content(any_lens) != before
+    listed = any_lens("undo -o json").json
+    assert [(row["audit_id"], row["runs"], row["command"][:2]) for row in listed] == [(audit_id, 3, ["lens", "cancel"])]
+    assert any_lens(f"undo {audit_id} --dry-run -o id").lines == ["paused-001", "fail-001", "crashed-001"]
+    back = any_lens(f"undo {audit_id} --yes -o json")
+    assert (back.code, back.json["done"], back.json["skipped"]) == (0, 3, 0)
+    assert content(any_lens) == before
+    assert any_lens("undo -o json").json == [], "nothing is left of it"
+    assert [status(any_lens, run) for run in ("paused-001", "fail-001")] == ["paused", "failed"]
+
+
+@pytest.mark.parametrize("how", ["saved", "deleted", "cancelled again"])
+def test_an_undo_leaves_alone_what_has_changed_since(any_lens: Lens, how: str) -> None:
+    audit_id = any_lens("cancel paused-001 fail-001 --yes -o json").json["audit_id"]
+    if how == "deleted":
+        assert any_lens("delete paused-001 --yes --no-bin").code == 0
+    else:
+        asyncio.run(_save_again(any_lens, "cancelled" if "again" in how else "running"))
+    before = content(any_lens)
+    done = any_lens(f"undo {audit_id} --run paused-001 --yes")
+    assert (done.code, "left alone: 1 run changed since" in done.out) == (6, True)
+    assert content(any_lens) == before
+    rest = any_lens(f"undo {audit_id} --yes -o json")
+    assert (rest.code, rest.json["done"], rest.json["existing"]) == (6, 1, ["paused-001"])
+    assert status(any_lens, "fail-001") == "failed"
+
+
+async def _save_again(lens: Lens, status: str) -> None:
+    database = lens.cwd / "flujo_ops.db"
+    if not database.exists():
+        async with FileBackend(lens.cwd / "states") as files:
+            state = await files.load_state("paused-001")
+            assert state is not None
+            await files.save_state("paused-001", {**state, "status": status, "updated_at": datetime.now(UTC)})
+        return
+    with closing(sqlite3.connect(database)) as db:
+        now = datetime.now(UTC).isoformat()
+        db.execute("UPDATE workflow_state SET status = ?, updated_at = ? WHERE run_id = 'paused-001'", (status, now))
+        db.commit()
+
+
+def test_a_run_can_be_cancelled_where_the_bin_cannot_be_had(lens: Lens) -> None:
+    lens.write("flujo_ops.db.lens-bin", "no folder")
+    done = lens("cancel paused-001 --yes -o json")
+    assert (done.code, done.json["done"], done.json["undo"]) == (0, 1, False)
+    assert "lens undo cannot take it back" in done.err
+    assert status(lens, "paused-001") == "cancelled"
+
+
 def test_what_it_says(lens: Lens) -> None:
     done = lens("cancel paused-001 fail-001 resumed-001 --yes")
-    assert done.out == (
+    *told, last = done.out.splitlines(keepends=True)
+    assert last.startswith("Take it back within 7d: lens undo ")
+    assert "".join(told) == (
         "2 runs cancelled; the history stays\n"
         "  paused-001 (paused, approvals 1.0.0)\n"
         "  fail-001 (failed, payments 1.0.0)\n"

@@ -15,7 +15,7 @@ def cancel(
     force: HeldOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Give up runs: nothing resumes them any more; their history stays.
+    """Give up runs: nothing resumes them any more; their history stays. lens undo takes it back.
 
     lens cancel run-1 --reason "the order was withdrawn"
     lens list --status paused --active-until 90d -o id | lens cancel - --yes

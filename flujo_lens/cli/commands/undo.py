@@ -16,7 +16,9 @@ def undo(
     audit_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[AUDIT_ID]", help="What a delete or prune printed; without it, list them.", show_default=False
+            metavar="[AUDIT_ID]",
+            help="What a delete, prune or cancel printed; without it, list them.",
+            show_default=False,
         ),
     ] = None,
     run: Annotated[
@@ -25,7 +27,7 @@ def undo(
     ] = None,
     yes: YesOption = False,
 ) -> None:
-    """Bring back what a delete or prune took.
+    """Bring back what a delete or prune took, or take a cancel back.
 
     Without AUDIT_ID: list what can be brought back, and until when.
 
