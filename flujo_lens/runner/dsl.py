@@ -6,20 +6,20 @@ answer is its output. Nothing here runs a step, opens a store or imports more th
 
 from __future__ import annotations
 
-import inspect
-import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, overload
 
 from flujo_lens.errors import UsageError
+from flujo_lens.runner.signature import Signature
 
 __all__ = ["HUMAN", "STEP", "Kind", "Pipeline", "Step", "StepFunction", "step"]
 
 Kind = Literal["step", "human"]
 StepFunction = Callable[..., Any]
-"""Takes its input as the first argument, and the pipeline's context as ``context=`` if it has such a parameter.
+"""Takes its input, and the run's context if it has a parameter for it: one that is annotated with a type of contexts,
+or is called ``context`` (see `flujo_lens.runner.signature`).
 
 A coroutine function runs in the event loop, a plain one in a thread.
 """
@@ -88,34 +88,29 @@ class Step:
 
         An annotation that names what cannot be found is as none.
         """
-        if self.function is None:
+        if self.signature is None:
             return self.input_schema
-        return self._hints.get("return")
+        return _told(self.signature.annotations.get("return"))
 
     @property
     def input_type(self) -> Any:
-        """The type of the input, as the annotation of the function's first parameter says; None if it does not."""
-        first = next((name for name in self._parameters if name != "context"), None)
-        return None if first is None else self._hints.get(first)
+        """The type of the input, as the annotation of the parameter that takes it says; None if it does not."""
+        name = None if self.signature is None else self.signature.input()
+        return None if name is None or self.signature is None else _told(self.signature.annotations.get(name))
 
     @cached_property
-    def _hints(self) -> dict[str, Any]:
-        try:
-            return typing.get_type_hints(self.function)
-        except (NameError, TypeError, AttributeError):
-            return {}
-
-    @cached_property
-    def _parameters(self) -> tuple[str, ...]:
-        if inspect.isfunction(self.function) and not hasattr(self.function, "__wrapped__"):
-            code = self.function.__code__  # ten times quicker than a signature
-            return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        return () if self.function is None else tuple(inspect.signature(self.function).parameters)
+    def signature(self) -> Signature | None:
+        """Which parameter takes what; None for a human step."""
+        return None if self.function is None else Signature.of(self.function)
 
     @property
     def wants_context(self) -> bool:
-        """Whether the function has a parameter named ``context``."""
-        return "context" in self._parameters
+        """Whether the function has a parameter for the context."""
+        return self.takes_context(None)
+
+    def takes_context(self, model: type[Any] | None) -> bool:
+        """Whether the function has a parameter for a context of the type `model`; None for any."""
+        return self.signature is not None and self.signature.context(model) is not None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself, as its tests do: no retries, no timeout, no state."""
@@ -156,6 +151,11 @@ class Pipeline:
 
     def __rshift__(self, other: Step | Pipeline) -> Pipeline:
         return Pipeline(self.steps + (other.steps if isinstance(other, Pipeline) else (other,)))
+
+
+def _told(annotation: Any) -> Any:
+    """An annotation; None for one that names what cannot be found."""
+    return None if isinstance(annotation, str) else annotation
 
 
 @overload

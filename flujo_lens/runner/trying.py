@@ -86,7 +86,7 @@ class Turn:
         return f"{reason}; {_RUNS_ON}" if runs_on else reason
 
     async def _try(self, value: Any, context: Any) -> Any:
-        if not self.step.wants_context:
+        if not self.step.takes_context(type(context)):
             self.context = context
             return await self._call(value, context)
         own = copied(context)
@@ -98,10 +98,12 @@ class Turn:
     async def _call(self, value: Any, context: Any) -> Any:
         function = self.step.function
         assert function is not None
-        shared = {"context": context} if self.step.wants_context else {}
+        signature = self.step.signature
+        assert signature is not None
+        arguments, named = signature.arguments(value, context)
         if _is_async(function):
-            return await function(value, **shared)
-        made = await _in_thread(lambda: function(value, **shared), self.step.name)
+            return await function(*arguments, **named)
+        made = await _in_thread(lambda: function(*arguments, **named), self.step.name)
         return await made if inspect.isawaitable(made) else made
 
 
