@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flujo_lens.cli.output import Output
     from flujo_lens.config import Settings, StoreChoice
     from flujo_lens.state.backends.base import StateBackend
-    from flujo_lens.state.views import RunFilter
+    from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["App", "World", "silence"]
 
@@ -197,6 +197,12 @@ class App:
             return await backend.read_statuses()
 
         return self.run(work)
+
+    async def with_signs(self, backend: StateBackend, runs: Sequence[RunSummary]) -> list[RunSummary]:
+        """The runs, with who works on those that are said to run, and which of them are stale."""
+        from flujo_lens.state.silence import with_signs
+
+        return await with_signs(backend, runs, self.world.now(), self.silent_after)
 
     # --- printing
 

@@ -15,7 +15,7 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.text import escape_controls, one_line, unescape
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import RunDetail, StepRecord
+from flujo_lens.state.views import GONE, NO_SIGN, RunDetail, StepRecord
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,7 +34,9 @@ class ShowParts(NamedTuple):
 
 def _read(app: App, text: str) -> RunDetail:
     async def work(backend: StateBackend) -> RunDetail:
-        return await read_run(backend, text, unescape(text))
+        detail = await read_run(backend, text, unescape(text))
+        run, *children = await app.with_signs(backend, [detail.run, *detail.children])
+        return detail._replace(run=run, children=tuple(children))
 
     return app.run(work)
 
@@ -118,10 +120,19 @@ class _Screen:
         run = self.run
         title = Text(escape_controls(run.run_id), style="bold")
         waits = f" for {self.out.human.since(run.updated_at)}" if run.status == "paused" else ""
-        parts = (status_text(run.status).append(waits), Text(f"{run.pipeline_name} {run.pipeline_version}"))
+        parts = (
+            status_text(run.status).append(waits or self._dead()),
+            Text(f"{run.pipeline_name} {run.pipeline_version}"),
+        )
         for part in parts:
             title.append("   ").append_text(part) if isinstance(part, Text) else None
         return Text(escape_controls(title.plain), spans=title.spans, style="")
+
+    def _dead(self) -> str:
+        """What is wrong with a run that is said to run."""
+        if self.run.stale == GONE:
+            return " (process is gone)"
+        return f" (no sign for {self.out.human.since(self.run.updated_at)})" if self.run.stale == NO_SIGN else ""
 
     def _facts(self) -> Iterator[Text]:
         from rich.text import Text
@@ -133,7 +144,9 @@ class _Screen:
         if run.duration_ms is not None:
             facts.append(f"ran {human.duration(run.duration_ms)}")
         elif run.status == "running":
-            facts.append(f"last sign {shown.ago(run.updated_at)}")
+            facts.append(f"last save {shown.ago(run.updated_at)}")
+        if run.holder is not None:
+            facts.append(f"{'was' if run.stale else 'is'} worked on by {escape_controls(run.holder)}")
         yield Text(", ".join([*facts, self._progress(), self._spent()]))
         if run.is_background_task:
             yield Text(f"background task of {escape_controls(run.parent_run_id or 'an unknown run')}")
@@ -171,7 +184,8 @@ class _Screen:
         last = steps[-1].step_name if steps else None
         if run.status in ("paused", "running", "cancelled") and run.step_name and run.step_name != last:
             index = (steps[-1].step_index if steps else -1) or 0
-            steps.append(StepRecord(index + 1 if steps else 0, run.step_name, run.status))
+            status = "running (dead)" if run.stale == GONE else run.status
+            steps.append(StepRecord(index + 1 if steps else 0, run.step_name, status))
         return steps
 
     def _draw_texts(self) -> None:
@@ -215,7 +229,11 @@ class _Screen:
 
     def _can_resume(self) -> bool:
         run = self.run
-        return run.status in ("paused", "failed") and not run.is_background_task and self.detail.state is not None
+        return (
+            (run.status in ("paused", "failed") or run.stale is not None)
+            and not run.is_background_task
+            and self.detail.state is not None
+        )
 
     def _next(self) -> Iterator[str]:
         name = quoted(self.run.run_id)

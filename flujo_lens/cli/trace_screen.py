@@ -15,7 +15,7 @@ from flujo_lens.rendering.columns import SPAN
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.traces import flatten, prune_depth
-from flujo_lens.state.views import SPAN_STATUSES, Span
+from flujo_lens.state.views import GONE, SPAN_STATUSES, Span
 
 __all__ = ["SpanChoice", "print_trace"]
 
@@ -48,7 +48,8 @@ def print_trace(app: App, out: Output, run: str | None, file: Path | None, choic
 
 def _from_store(app: App, text: str) -> Trace:
     async def work(backend: StateBackend) -> Trace:
-        return await read_trace(backend, text, unescape(text))
+        trace = await read_trace(backend, text, unescape(text))
+        return trace._replace(run=(await app.with_signs(backend, [trace.run]))[0]) if trace.run else trace
 
     return app.run(work)
 
@@ -73,7 +74,11 @@ def _draw(app: App, out: Output, trace: Trace, roots: Sequence[Span]) -> None:
 
     if trace.run is not None:
         run = trace.run
-        title = Text(escape_controls(run.run_id), style="bold").append("   ").append_text(status_text(run.status))
+        title = (
+            Text(escape_controls(run.run_id), style="bold")
+            .append("   ")
+            .append_text(status_text(run.status).append(" (process is gone)" if run.stale == GONE else ""))
+        )
         title.append(f"   {escape_controls(f'{run.pipeline_name} {run.pipeline_version}')}", style="not bold")
         if run.duration_ms is not None:
             title.append(f"   {human.duration(run.duration_ms)}", style="not bold")

@@ -11,7 +11,7 @@ from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.figures import FailureGroup
 from flujo_lens.state.forks import unstarted_fork_of
-from flujo_lens.state.silence import silent_ids
+from flujo_lens.state.silence import silent_ids, with_signs
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["FailureReport", "failed_runs", "failure_report", "silent_runs"]
@@ -59,6 +59,11 @@ async def _grouped(backend: StateBackend, wanted: RunFilter) -> tuple[Failures, 
 async def silent_runs(
     backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
 ) -> list[RunSummary]:
-    """Runs that are said to run and gave no sign for `silent_after`, the longest silent first."""
+    """Runs that are said to run and gave no sign for `silent_after`, or whose process is known to be dead.
+
+    The longest silent are first.
+    """
     found = await backend.read_summaries(await silent_ids(backend, wanted, now - silent_after, now))
-    return sorted(found, key=lambda run: (run.updated_at or now, run.run_id))
+    return sorted(
+        await with_signs(backend, found, now, silent_after), key=lambda run: (run.updated_at or now, run.run_id)
+    )

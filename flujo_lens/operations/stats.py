@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.figures import Stats
+from flujo_lens.state.silence import claims_of, gone_runs
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["statistics"]
@@ -15,4 +16,5 @@ __all__ = ["statistics"]
 async def statistics(backend: StateBackend, wanted: RunFilter) -> Stats:
     """Counts, durations and failures of the runs that `wanted` admits, and their spans by name."""
     stats, spans = await asyncio.gather(backend.read_stats(wanted), backend.read_span_stats(wanted))
-    return replace(stats, spans=spans)
+    gone = await gone_runs(backend, wanted, (await claims_of(backend)).values()) if "running" in stats.by_status else []
+    return replace(stats, spans=spans, gone=len(gone))

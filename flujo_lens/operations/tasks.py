@@ -44,7 +44,7 @@ async def sweep(
         LensError: the log or the store cannot be written; nothing was changed.
     """
     cutoff = now - silent_for
-    found = await silent_ids(backend, wanted._replace(tasks_only=True), cutoff, now)
+    found = await silent_ids(backend, wanted._replace(tasks_only=True), cutoff, now, gone=False)
     if record is None or not found:
         return Swept(found, Report(len(found), left=len(found), dry_run=record is None))
     hours = silent_for / timedelta(hours=1)

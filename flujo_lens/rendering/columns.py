@@ -14,6 +14,7 @@ from flujo_lens.errors import UnknownValueError
 from flujo_lens.rendering import human
 from flujo_lens.rendering.human import Human
 from flujo_lens.state.fingerprint import plain_error
+from flujo_lens.state.views import GONE
 
 __all__ = ["Field", "View", "choose_fields", "human_value"]
 
@@ -116,8 +117,14 @@ def _progress(run: Any, _: Human) -> str:
     return f"{min(run.current_step_index, run.total_steps)}/{run.total_steps}"
 
 
-def _run_note(run: Any) -> str:
+def _status(run: Any, _: Human) -> str:
+    return "running (dead)" if run.stale == GONE else run.status
+
+
+def _run_note(run: Any, shown: Human) -> str:
     """What matters about a run, in one line: the question, the error, its tasks."""
+    if run.stale is not None:
+        return _stale_note(run, shown)
     if run.status == "paused":
         return ": ".join(part for part in (run.step_name, run.pause_message) if part)
     if run.error_message:
@@ -132,39 +139,50 @@ def _run_note(run: Any) -> str:
     return f"last seen at {run.step_name}" if run.step_name and run.status == "running" else ""
 
 
+def _stale_note(run: Any, shown: Human) -> str:
+    where = f", at {run.step_name}" if run.step_name else ""
+    if run.stale != GONE:
+        return f"no sign for {human.age(shown.now - run.updated_at)}{where}"
+    return f"process is gone{f' ({run.holder})' if run.holder else ''}{where}"
+
+
 def _tasks(tasks: Mapping[str, int]) -> str:
     notable = [f"{n} {status}" for status, n in tasks.items() if status != "completed"]
     return ", ".join([human.plural(sum(tasks.values()), "background task"), *notable])
 
 
+_RUN_FIELDS = _plain(
+    "run_id",
+    "pipeline_name",
+    "pipeline_version",
+    "status",
+    "created_at",
+    "updated_at",
+    "duration_ms",
+    "current_step_index",
+    "step_name",
+    "total_steps",
+    "error_message",
+    "pause_message",
+    "parent_run_id",
+    "task_id",
+    "is_background_task",
+    "metadata",
+)
+_SIGN = _plain("holder", "stale")
+"""Who works on a run that is said to run, and why it is taken not to; null of all others."""
+
 RUN = View(
     name="run",
-    fields=_plain(
-        "run_id",
-        "pipeline_name",
-        "pipeline_version",
-        "status",
-        "created_at",
-        "updated_at",
-        "duration_ms",
-        "current_step_index",
-        "step_name",
-        "total_steps",
-        "error_message",
-        "pause_message",
-        "parent_run_id",
-        "task_id",
-        "is_background_task",
-        "metadata",
-    ),
+    fields=(*_RUN_FIELDS, *_SIGN),
     table=(
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),
         Shown("PIPELINE", _pipeline, 70, "name"),
-        Shown("STATUS", lambda run, _: run.status, 90, "status"),
+        Shown("STATUS", _status, 90, "status"),
         Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60),
         Shown("TIME", lambda run, _: human.duration(run.duration_ms), 30, "right"),
         Shown("STEP", _progress, 20, "right"),
-        Shown("NOTE", lambda run, _: _run_note(run), 80, "fold"),
+        Shown("NOTE", _run_note, 80, "fold"),
     ),
     id="run_id",
 )
@@ -184,10 +202,10 @@ WAITING = View(
 
 TASK = View(
     name="task",
-    fields=(*RUN.fields, *_plain("background_error")),
+    fields=(*_RUN_FIELDS, *_plain("background_error"), *_SIGN),
     table=(
         Shown("TASK", lambda run, _: run.run_id, 100, "id"),
-        Shown("STATUS", lambda run, _: run.status, 90, "status"),
+        Shown("STATUS", _status, 90, "status"),
         Shown("STEP", lambda run, _: run.metadata.get("step_name") or run.step_name or "-", 60),
         Shown("LAST SAVE", lambda run, shown: shown.time(run.updated_at), 50),
         Shown("PARENT", lambda run, _: run.parent_run_id or "-", 40),
@@ -444,7 +462,7 @@ STORE = View(
         Shown("", lambda row, _: " ".join(word for word in ("default", "readonly") if row[word]), 60, "fold"),
         Shown("DRIVER", lambda row, _: row["driver"], 70, "fold"),
         Shown("CAN", lambda row, _: ", ".join(row["capabilities"]) or "-", 40, "fold"),
-        Shown("URI", lambda row, _: row["uri"], 90, "fold"),
+        Shown("URI", lambda row, _: row["uri"], 90, "id"),
     ),
     id="name",
 )

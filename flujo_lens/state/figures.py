@@ -60,7 +60,7 @@ class SpanStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts and durations over the runs that a filter admits."""
+    """Counts and durations over the runs that a filter admits. `gone`: runs whose process is known to be dead."""
 
     total: int
     by_status: Mapping[str, int]
@@ -70,6 +70,7 @@ class Stats:
     since: datetime | None = None
     until: datetime | None = None
     problems: tuple[str, ...] = ()
+    gone: int = 0
 
 
 @dataclass(frozen=True, slots=True)

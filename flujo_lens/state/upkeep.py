@@ -153,9 +153,9 @@ def silent_finding(count: int, silent_after: timedelta) -> Finding:
     if not count:
         return Finding("silent runs", True, 0, "every running run gave a sign lately")
     border = _words(silent_after)
-    detail = f"runs that are said to run gave no sign for {border}: their processes died, or hang"
+    detail = f"runs that are said to run gave no sign for {border}, or their process is gone: they died, or hang"
     fix = (
-        f"lens list --status running --active-until {border} has them; lens resume RUN goes on with one, "
+        "lens list --status running shows which; lens resume RUN goes on with one, "
         "lens cancel RUN ends it, lens tasks sweep marks dead background tasks failed"
     )
     return Finding("silent runs", False, count, detail, fix)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMPTY",
+    "GONE",
+    "NO_SIGN",
     "RUN_STATUSES",
     "SPAN_STATUSES",
     "UNREADABLE",
@@ -48,6 +50,10 @@ RUN_STATUSES = ("running", "paused", "completed", "failed", "cancelled")
 SPAN_STATUSES = ("running", "paused", "completed", "failed")
 UNREADABLE = "unreadable"
 """The status of a run of which there is something that cannot be read."""
+GONE = "process gone"
+"""Why a run is stale: the process that claims it is known to be dead."""
+NO_SIGN = "no sign"
+"""Why a run is stale: it was not saved for long, and no process that is known to live claims it."""
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 _FIGURES = frozenset({"Durations", "FailureGroup", "PipelineStats", "SpanStats", "Stats", "StoreStatus"})
@@ -92,6 +98,10 @@ class RunSummary(NamedTuple):
     tasks: Mapping[str, int] = EMPTY
     """Background tasks of this run by status (filled where a page of runs is read, else empty)."""
     problems: tuple[str, ...] = ()
+    holder: str | None = None
+    """Who claims this run, as ``pid 4711 on web-1`` (filled by `flujo_lens.state.silence`, as is `stale`)."""
+    stale: str | None = None
+    """Why a run that is said to run does not: `GONE` or `NO_SIGN`."""
 
 
 class RunFilter(NamedTuple):

@@ -17,6 +17,8 @@ RUN = [
     "task_id",
     "is_background_task",
     "metadata",
+    "holder",
+    "stale",
 ]
 FAILURE = ["error", "count", "first_at", "last_at", "step_name", "sample_run_id"]
 STEP = [
@@ -37,7 +39,7 @@ DURATIONS = ["avg", "p50", "p95", "p99"]
 SPAN_NAME = ["name", "count", "failed", "duration_ms"]
 STATS = ["total", "by_status", "by_pipeline", "failures", "spans", "window"]
 STATUS = ["store", "last_write_at", "failing", "silent", "waiting", "size_bytes", "runs"]
-TASK = [*RUN, "background_error"]
+TASK = [*RUN[:-2], "background_error", *RUN[-2:]]
 EVALUATION = ["run_id", "step_name", "score", "feedback", "metadata", "created_at"]
 SYSTEM = ["key", "value", "updated_at"]
 CONFIG = ["key", "value", "source"]
