@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flujo_lens.cli.application import aside
 from flujo_lens.cli.context import App
+from flujo_lens.cli.contradictions import refuse_beside
 from flujo_lens.cli.options import FilterOptions, OutputOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.progress_screen import Bar
@@ -61,9 +62,13 @@ def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Ch
     age = _checked_options(asked)
     saved = None if asked.from_file is None else _young_enough(app, asked.from_file, age)
     wanted = app.wanted(filters, saved and (lambda: {group.status for group in saved.groups}))
-    out = app.output(output, (*FORMATS, *_CI))
+    saves_alone = asked.save is not None and asked.target is None
+    if saves_alone:
+        others = {"--fail-on": asked.fail_on, "--app-dir": asked.app_dir, "--columns": output.columns}
+        refuse_beside("--save", others, "without --app nothing is compared: the file is all that comes of it")
+    out = app.output(output, ("table", "tsv", "json") if saves_alone else (*FORMATS, *_CI))
     out.fields(columns.CHECK)  # a wrong name is told before anything is read
-    if asked.save is not None and asked.target is None:
+    if saves_alone:
         found = _found(app, wanted)
         _save(app, out, found, asked)
         return _enough(app, found.runs, asked)

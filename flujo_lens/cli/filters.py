@@ -82,7 +82,7 @@ def run_filter(
         return None if text is None else parse_when(text, now, zone)
 
     fields: dict[str, Any] = {
-        "statuses": statuses(options.status, stored),
+        "statuses": frozenset(),
         "pipeline": options.pipeline,
         "version": options.version,
         "since": when(options.since),
@@ -94,7 +94,28 @@ def run_filter(
         "error": options.error,
         "top_level": options.top_level,
     }
-    return RunFilter(**(fields | more))
+    _check_order(fields["since"], fields["until"], "")
+    _check_order(fields["active_since"], fields["active_until"], "active-")
+    _check_meta(fields["meta"])
+    return RunFilter(**(fields | {"statuses": statuses(options.status, stored)} | more))
+
+
+def _check_order(since: datetime | None, until: datetime | None, which: str) -> None:
+    if since is not None and until is not None and since >= until:
+        raise UsageError(
+            f"--{which}since is not before --{which}until: no run can match",
+            hint=f"--{which}since is the earlier bound, --{which}until the later: --{which}since 2d --{which}until 1d",
+        )
+
+
+def _check_meta(pairs: tuple[tuple[str, str], ...]) -> None:
+    asked: dict[str, str] = {}
+    for key, value in pairs:
+        if asked.setdefault(key, value) != value:
+            raise UsageError(
+                f"--meta {key}={asked[key]} and --meta {key}={value} contradict each other",
+                hint="a run has one value of a key, and has to fit every --meta",
+            )
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ __all__ = [
     "FilterOptions",
     "HeldOption",
     "JsonOption",
+    "LimitOption",
     "NoBinOption",
     "OutputOptions",
     "PruneOptions",
@@ -68,6 +69,14 @@ JsonOption = Annotated[bool, _option(_OUTPUT, "--json", help="The same as -o jso
 
 RunsArgument = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run ids; - reads them from stdin.", show_default=False)
+]
+
+
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", "-n", help="Maximum number of rows (default: all).", min=1, metavar="N", show_default=False
+    ),
 ]
 
 
@@ -146,7 +155,9 @@ class OutputOptions(NamedTuple):
     columns: Annotated[
         str | None, _option(_OUTPUT, "--columns", help="These fields, in this order.", metavar="A,B,C")
     ] = None
-    no_header: Annotated[bool, _option(_OUTPUT, "--no-header", help="No line of names above csv and tsv.")] = False
+    no_header: Annotated[bool, _option(_OUTPUT, "--no-header", help="No line of names above tables, csv and tsv.")] = (
+        False
+    )
     utc: Annotated[bool, _option(_OUTPUT, "--utc", help="Times in UTC rather than local.")] = False
     time: Annotated[
         str | None, _option(_OUTPUT, "--time", help="iso, relative or local, in tables.", metavar="STYLE")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from flujo_lens.cli.context import App
+from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
+from flujo_lens.cli.suggesting import with_filters
 from flujo_lens.operations.runs import decode_cursor, encode_cursor
 from flujo_lens.rendering.columns import View
 from flujo_lens.state.backends.base import Position, StateBackend
 from flujo_lens.state.views import Page, RunFilter, RunSummary
 
-__all__ = ["note_problems", "print_count", "print_page", "stream_all"]
+__all__ = ["Asked", "note_problems", "print_count", "print_page", "stream_all"]
 
 MOST_PROBLEMS = 5
 
@@ -27,34 +30,45 @@ def print_count(app: App, out: Output, wanted: RunFilter) -> None:
     out.write(f"{app.run(work)}\n".encode())
 
 
-def print_page(
-    app: App, out: Output, view: View, wanted: RunFilter, limit: int | None, cursor: str | None, reverse: bool
-) -> None:
+class Asked(NamedTuple):
+    """The options of the page that is printed, which the command for the next one repeats."""
+
+    filters: FilterOptions
+    limit: int | None = None
+    cursor: str | None = None
+    reverse: bool = False
+
+
+def print_page(app: App, out: Output, view: View, wanted: RunFilter, limit: int | None, asked: Asked) -> None:
     """One page (all runs, if `limit` is None), and on stderr how to get the next."""
-    after = decode_cursor(cursor) if cursor is not None else None
+    after, reverse = decode_cursor(asked.cursor) if asked.cursor is not None else None, asked.reverse
 
     async def work(backend: StateBackend) -> Page[RunSummary]:
         if limit is not None:
-            return await backend.query_runs(wanted, after=after, limit=limit, reverse=reverse)
-        return Page(tuple([run async for run in backend.iter_runs(wanted, after=after, reverse=reverse)]))
+            page = await backend.query_runs(wanted, after=after, limit=limit, reverse=reverse)
+        else:
+            page = Page(tuple([run async for run in backend.iter_runs(wanted, after=after, reverse=reverse)]))
+        return page._replace(items=tuple(await app.with_signs(backend, page.items)))
 
     page = app.run(work)
     out.show(view, page.items, _nothing(wanted))
     note_problems(app, page.items)
     if page.next is not None:
-        note_next(app, page.next, len(page.items), reverse)
+        note_next(app, page.next, len(page.items), asked)
 
 
 def _nothing(wanted: RunFilter) -> str:
     return "no runs match" if wanted != RunFilter() else "there are no runs in this store"
 
 
-def note_next(app: App, position: Position, shown: int, reverse: bool) -> None:
-    """Say that there is more, and how to get it."""
-    which = "oldest" if reverse else "newest"
-    more = f"lens list --cursor {shlex.quote(encode_cursor(position))}{' --reverse' if reverse else ''}"
-    more, count = app.suggest(more), app.suggest("lens list --count")
-    app.note(f"the {which} {shown}; more: {more}   how many: {count}   (with the same filters)")
+def note_next(app: App, position: Position, shown: int, asked: Asked) -> None:
+    """Say that there is more, and how to get it; as a line each where that is too narrow."""
+    which = "next" if asked.cursor is not None else "oldest" if asked.reverse else "newest"
+    limit = "" if asked.limit is None else f" -n {asked.limit}"
+    more = f"lens list --cursor {shlex.quote(encode_cursor(position))}{limit}{' --reverse' if asked.reverse else ''}"
+    more = app.suggest(with_filters(more, asked.filters))
+    count = app.suggest(with_filters("lens list --count", asked.filters))
+    app.note(f"the {which} {shown}; more: {more}\nhow many: {count}")
 
 
 def note_problems(app: App, runs: Sequence[RunSummary]) -> None:
@@ -75,10 +89,14 @@ def stream_all(app: App, out: Output, view: View, wanted: RunFilter, cursor: str
     writer = out.writer(view)
 
     async def work(backend: StateBackend) -> bool:
+        from flujo_lens.state.silence import Signs, claims_of
+
         found = False
+        # Read at once, for rows are printed as they come; a claim taken since then is of a run saved since then.
+        signs = Signs(await claims_of(backend), app.world.now(), app.silent_after)
         async for run in backend.iter_runs(wanted, after=after, reverse=reverse):
             found = True
-            out.write(writer.line(run))
+            out.write(writer.line(signs.of(run)))
             note_problems(app, [run])
         return found
 

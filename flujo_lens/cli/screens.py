@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.cli.context import App
+from flujo_lens.cli.contradictions import check_statuses
+from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
+from flujo_lens.cli.suggesting import with_filters
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.rendering import columns, human
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "evaluation_list",
-    "failed_groups",
-    "failed_list",
+    "glob_of",
     "print_stats",
     "print_status",
+    "quoted",
     "store_list",
     "system_list",
     "system_value",
@@ -36,28 +37,8 @@ __all__ = [
 ]
 
 FEW_GROUPS = 20
-
-
-def failed_groups(app: App, out: Output, wanted: RunFilter, now: datetime) -> None:
-    """Failures by error; in a table the most frequent ones, and the command for the first group."""
-    from flujo_lens.operations.failures import FailureReport, failure_report
-
-    async def work(backend: StateBackend) -> FailureReport:
-        return await failure_report(backend, wanted, now, app.silent_after)
-
-    report = app.run(work)
-    groups = report.groups
-    out.show(columns.FAILURE, groups[:FEW_GROUPS] if out.is_table else groups, "nothing failed in this time")
-    for problem in islice(report.problems, 5):
-        app.note(f"unreadable: {one_line(problem)}")
-    running = app.suggest("lens list --status running")
-    silent = f"; {report.silent} silent ({running})" if report.silent else ""
-    hidden = f", {len(groups) - FEW_GROUPS} rarer errors not shown" if len(groups) > FEW_GROUPS else ""
-    app.note(f"{human.plural(report.count, 'failed run')}{hidden}{silent}")
-    if groups and out.is_table:
-        first = groups[0]
-        app.note(f"one group: {app.suggest(f'lens failed --error {glob_of(first.error)} --flat')}")
-        app.note(f"one run:   {app.suggest(f'lens trace {quoted(first.sample_run_id)}')}")
+PAUSED = frozenset({"paused"})
+_WAITING = RunFilter(statuses=PAUSED)
 
 
 def glob_of(error: str) -> str:
@@ -73,33 +54,29 @@ def quoted(text: str) -> str:
     return shlex.quote(escape_controls(text))
 
 
-def failed_list(app: App, out: Output, wanted: RunFilter) -> None:
-    """The failed runs one by one, the newest start first."""
-    from flujo_lens.operations.failures import failed_runs
-
-    async def work(backend: StateBackend) -> list[RunSummary]:
-        return [run async for run in failed_runs(backend, wanted)]
-
-    runs = app.run(work)
-    out.show(columns.RUN, runs, "nothing failed in this time")
-    note_problems(app, runs)
-
-
-def waiting_list(app: App, out: Output, wanted: RunFilter) -> None:
+def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | None) -> None:
     """Paused runs, the oldest save first, and how to answer."""
+    wanted = app.wanted(filters)
+    check_statuses("lens waiting", wanted.statuses, PAUSED, "lens list --status S shows the runs of another status")
+    wanted = wanted._replace(statuses=PAUSED)
 
     async def work(backend: StateBackend) -> list[RunSummary]:
         return [run async for run in backend.iter_runs(wanted, ordered=False)]
 
-    runs = sorted(app.run(work), key=lambda run: (run.updated_at or app.world.now(), run.run_id))
-    out.show(columns.WAITING, runs, "nobody is waited for")
+    found = sorted(app.run(work), key=lambda run: (run.updated_at or app.world.now(), run.run_id))
+    runs = found[:limit]
+    out.show(columns.WAITING, runs, "no run waits for a person" if wanted == _WAITING else "no waiting run matches")
     note_problems(app, runs)
+    if len(runs) < len(found):
+        every = app.suggest(with_filters("lens waiting", filters))
+        app.note(f"the {len(runs):,} that have waited longest, of {len(found):,}; all: {every}")
     if runs and out.is_table:
         app.note(f"answer: {app.suggest(f'lens resume {quoted(runs[0].run_id)} --input ANSWER')}")
 
 
-def task_list(app: App, out: Output, wanted: RunFilter, parent: str | None, limit: int) -> None:
+def task_list(app: App, out: Output, filters: FilterOptions, parent: str | None, limit: int) -> None:
     """Background tasks, the newest first."""
+    wanted = app.wanted(filters)._replace(tasks_only=True)
 
     async def work(backend: StateBackend) -> list[RunSummary]:
         asked = wanted
@@ -107,8 +84,10 @@ def task_list(app: App, out: Output, wanted: RunFilter, parent: str | None, limi
             asked = wanted._replace(parent=await resolve_run(backend, parent, unescape(parent)))
         page = await backend.query_runs(asked, limit=limit)
         if page.next is not None:
-            app.note(f"the newest {limit}; more: {app.suggest('lens tasks list --limit N')}")
-        return list(page.items)
+            of = f" --parent {quoted(parent)}" if parent is not None else ""
+            more = app.suggest(with_filters(f"lens tasks list -n {limit * 10}{of}", filters))
+            app.note(f"the newest {limit}; more: {more}")
+        return await app.with_signs(backend, page.items)
 
     runs = app.run(work)
     out.show(columns.TASK, runs, "there are no background tasks")
@@ -157,7 +136,7 @@ def system_value(app: App, out: Output, key: str) -> None:
             hint=f"did you mean {near}?" if near else "lens system list shows the keys",
         )
     entry = _masked(out, entry)
-    if out.options.output is None and not out.options.json:
+    if out.options.output is None and not out.options.json and out.options.columns is None:
         out.document(entry.value)
     elif out.form == "json":
         out.document(columns.SYSTEM.row(entry, out.fields(columns.SYSTEM)))
@@ -207,9 +186,11 @@ def _named(choice: StoreChoice) -> str:
     return f"{choice.name}  {uri}  " if choice.name else f"{uri}  "
 
 
-def print_stats(app: App, out: Output, wanted: RunFilter) -> None:
+def print_stats(app: App, out: Output, filters: FilterOptions) -> None:
     """Print statistics: pipelines, failures and spans as tables, or one JSON document, or the pipelines."""
     from flujo_lens.operations.stats import statistics
+
+    wanted = app.wanted(filters)
 
     async def work(backend: StateBackend) -> Stats:
         return await statistics(backend, wanted)
@@ -218,7 +199,7 @@ def print_stats(app: App, out: Output, wanted: RunFilter) -> None:
     for problem in stats.problems:
         app.note(f"unreadable: {problem}")
     if out.is_table and out.options.columns is None:
-        _draw_stats(app, out, stats)
+        _draw_stats(app, out, stats, filters)
     elif out.form == "json":
         out.document(_stats_row(out, stats))
     else:
@@ -229,7 +210,7 @@ def _stats_row(out: Output, stats: Stats) -> dict[str, Any]:
     return columns.STATS.row(stats, out.fields(columns.STATS))
 
 
-def _draw_stats(app: App, out: Output, stats: Stats) -> None:
+def _draw_stats(app: App, out: Output, stats: Stats, filters: FilterOptions) -> None:
     from rich.text import Text
 
     from flujo_lens.rendering.tables import STATUS_STYLES
@@ -237,15 +218,17 @@ def _draw_stats(app: App, out: Output, stats: Stats) -> None:
     line = Text(human.plural(stats.total, "run"), style="bold")
     for status, number in stats.by_status.items():
         line.append("   ")
-        line.append(f"{number:,} {one_line(status)}", STATUS_STYLES.get(status, ""))
+        dead = f" ({stats.gone:,} dead)" if status == "running" and stats.gone else ""
+        line.append(f"{number:,} {one_line(status)}{dead}", STATUS_STYLES.get(status, ""))
     out.print(line)
-    for view, rows, hint in (
-        (columns.PIPELINE, stats.by_pipeline, "lens list --pipeline NAME"),
-        (columns.FAILURE, stats.failures, "lens failed"),
-        (columns.SPAN_NAME, stats.spans, "lens spans RUN"),
+    for view, rows, what in (
+        (columns.PIPELINE, stats.by_pipeline, "pipelines"),
+        (columns.FAILURE, stats.failures, "errors"),
+        (columns.SPAN_NAME, stats.spans, "names of spans"),
     ):
         if rows:
             out.print(Text())
             out.table(view, rows[:FEW_GROUPS])
         if len(rows) > FEW_GROUPS:
-            app.note(f"{len(rows) - FEW_GROUPS} more rows: -o json; {app.suggest(hint)}")
+            every = app.suggest(with_filters("lens stats -o json", filters))
+            app.note(f"{len(rows) - FEW_GROUPS:,} more {what}: {every}")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flujo_lens.cli.changing import recorder, report_output, tell
 from flujo_lens.cli.confirm import check_writable
 from flujo_lens.cli.context import App
+from flujo_lens.cli.contradictions import check_statuses
 from flujo_lens.cli.named_runs import listed
 from flujo_lens.cli.options import ChangeOptions, FilterOptions
 from flujo_lens.cli.screens import quoted
@@ -60,11 +61,15 @@ class Silence(NamedTuple):
         return [f"{option}={value}" for option, value in values if value is not None]
 
 
+_SWEPT = frozenset({"running"})
+
+
 def sweep_tasks(app: App, filters: FilterOptions, silence: Silence, parent: str | None, asked: ChangeOptions) -> None:
     """Mark background tasks without a sign as failed, and report."""
     check_writable(app, dry_run=asked.dry_run)
     out, now = report_output(app, asked), app.world.now()
     wanted, silent_for = app.wanted(filters), silence.length(app.silent_after)
+    check_statuses("lens tasks sweep", wanted.statuses, _SWEPT, "nothing was changed")
 
     async def work(backend: StateBackend) -> Swept:
         limited = wanted

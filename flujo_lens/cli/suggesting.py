@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["Repeated"]
+if TYPE_CHECKING:
+    from flujo_lens.cli.options import FilterOptions
+
+__all__ = ["Repeated", "with_filters"]
 
 _WITH_CODE = ("check", "resume", "retry")
 _LOOKS = ("status", "list", "show", "trace", "spans", "stats", "failed", "waiting", "evals", "doctor")
@@ -66,6 +69,17 @@ class Repeated(NamedTuple):
             if (takes_code or name not in _OF_CODE) and f"{name} " not in there
         ]
         return " ".join([found[0], *words])
+
+
+def with_filters(command: str, filters: FilterOptions, *, without: Sequence[str] = ()) -> str:
+    """A command line with the filters that were given on this one, but for those that are named."""
+    words = [
+        f"--{name.replace('_', '-')}" if one is True else f"--{name.replace('_', '-')} {shlex.quote(_shown(one))}"
+        for name, value in filters._asdict().items()
+        if value and name not in without
+        for one in (value if isinstance(value, list) else [value])
+    ]
+    return " ".join([command, *words])
 
 
 def _shown(value: str) -> str:

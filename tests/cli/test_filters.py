@@ -145,7 +145,9 @@ def test_the_same_filters_mean_the_same_runs(stored: Lens, command: str, kind: O
     rows = [row for row in _whole(stored) if kind(row)]
     for line, oracle in CASES[COMMANDS.index((command, kind)) :: 3]:
         if "--status" in line and command != "tasks list":
-            continue
+            continue  # the command is about one status, and refuses the others
+        if "since" in line:
+            command = command.removesuffix(" --hours 9999")  # the window has one beginning
         expected = {row["run_id"] for row in rows if oracle(row)}
         assert set(stored(f"{command} -o id {line}").lines) == expected, line
 

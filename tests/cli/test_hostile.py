@@ -85,7 +85,8 @@ def test_nothing_is_obeyed(lens: Lens, kind: str) -> None:
         assert shown.code == 0, (line, shown.err)
         _safe(shown.out + shown.err, "table")
         form = next(forms)
-        printed = lens(*line, "-o", form)
+        rows = [word for word in line if word != "--state" or form not in ("csv", "tsv")]
+        printed = lens(*rows, "-o", form)
         assert printed.code == 0, (line, form, printed.err)
         _safe(printed.out, form)
         _safe(printed.err, "table")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flujo_lens.cli.context import App
+from flujo_lens.errors import UsageError
 
 
 def demo(
@@ -22,6 +23,10 @@ def demo(
     """
     import asyncio
     import shlex
+
+    if app.options.store is not None:
+        given = shlex.quote(app.options.store)
+        raise UsageError("lens demo makes a file: --store says which store to read", hint=f"lens demo {given}")
 
     from flujo_lens.operations.demo import make_demo
 

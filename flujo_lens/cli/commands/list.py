@@ -8,10 +8,12 @@ import typer
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import FilterOptions, OutputOptions
-from flujo_lens.errors import UsageError
 
-Limit = Annotated[int | None, typer.Option("--limit", "-n", help="So many runs (50).", min=1, metavar="N")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", "-n", help="Maximum number of runs (default 50).", min=1, metavar="N")
+]
 DEFAULT_LIMIT = 50
+_COUNTED = ("table", "json", "ndjson", "csv", "tsv")
 
 
 def list_runs(
@@ -21,7 +23,7 @@ def list_runs(
     limit: Limit = None,
     all_: Annotated[bool, typer.Option("--all", help="Every run, however many.")] = False,
     cursor: Annotated[
-        str | None, typer.Option("--cursor", help="Go on behind the page that printed this.", metavar="CURSOR")
+        str | None, typer.Option("--cursor", help="Continue after the page that printed this cursor.", metavar="CURSOR")
     ] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="The oldest start first.")] = False,
     count: Annotated[bool, typer.Option("--count", help="Only how many there are.")] = False,
@@ -32,15 +34,19 @@ def list_runs(
     lens list --meta customer=4711 -o id        ids alone, for a script
     """
     from flujo_lens.cli import paging
+    from flujo_lens.cli.contradictions import refuse_beside
     from flujo_lens.rendering.columns import RUN
 
-    if all_ and limit is not None:
-        raise UsageError("--all and --limit contradict each other")
-    wanted, out = app.wanted(filters), app.output(output)
+    if all_:
+        refuse_beside("--all", {"--limit": limit})
+    if count:
+        others = {"--limit": limit, "--cursor": cursor, "--reverse": reverse, "--columns": output.columns}
+        refuse_beside("--count", others, "--count counts all runs that match the filters")
+    out, wanted = app.output(output, _COUNTED if count else None), app.wanted(filters)
     if count:
         paging.print_count(app, out, wanted)
     elif all_ and not out.is_table:
         paging.stream_all(app, out, RUN, wanted, cursor, reverse)
     else:
-        most = None if all_ else limit or DEFAULT_LIMIT
-        paging.print_page(app, out, RUN, wanted, most, cursor, reverse)
+        page = paging.Asked(filters, limit, cursor, reverse)
+        paging.print_page(app, out, RUN, wanted, None if all_ else limit or DEFAULT_LIMIT, page)

@@ -8,6 +8,9 @@ import typer
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import OutputOptions, RunArgument
+from flujo_lens.errors import UsageError
+
+_ROWS = ("csv", "tsv", "id")
 
 
 def show(
@@ -27,11 +30,21 @@ def show(
 
     lens show @failed -v            the newest failed run, with all texts
     """
+    from flujo_lens.cli.contradictions import refuse_beside
     from flujo_lens.cli.show_screen import ShowParts, print_final_output, print_run
 
-    out = app.output(output)
     if final_output:
-        print_final_output(app, out, run)
+        texts = {"--show-input": show_input, "--show-output": show_output, "--show-error": show_error}
+        others = {**texts, "--verbose": verbose, "--state": state, "--columns": output.columns}
+        refuse_beside("--final-output", others, "--final-output prints one JSON value, and nothing else")
+        print_final_output(app, app.output(output, ("json", "table") if output.output else None), run)
     else:
+        out = app.output(output)
+        if state and (output.columns is not None or (output.output is not None and out.form in _ROWS)):
+            raise UsageError(
+                f"--state does not go with {'--columns' if output.columns is not None else f'-o {out.form}'}, "
+                "which is about steps",
+                hint="the whole state: lens show RUN --state -o json",
+            )
         parts = ShowParts(show_input or verbose, show_output or verbose, show_error or verbose, state)
         print_run(app, out, run, parts)

@@ -15,4 +15,4 @@ def stats(app: App, filters: FilterOptions, output: OutputOptions) -> None:
     """
     from flujo_lens.cli.screens import print_stats
 
-    print_stats(app, app.output(output), app.wanted(filters))
+    print_stats(app, app.output(output), filters)

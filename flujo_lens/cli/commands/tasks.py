@@ -9,6 +9,7 @@ import typer
 from flujo_lens.cli.context import App
 from flujo_lens.cli.groups import make_group
 from flujo_lens.cli.options import ChangeOptions, FilterOptions, OutputOptions
+from flujo_lens.errors import UsageError
 
 Parent = Annotated[str | None, typer.Option("--parent", help="Tasks of this run.", metavar="RUN")]
 
@@ -26,7 +27,8 @@ def list_tasks(
     """
     from flujo_lens.cli.screens import task_list
 
-    task_list(app, app.output(output), app.wanted(filters)._replace(tasks_only=True), parent, limit)
+    _refuse_top_level(filters)
+    task_list(app, app.output(output), filters, parent, limit)
 
 
 def sweep_tasks(
@@ -50,7 +52,13 @@ def sweep_tasks(
     """
     from flujo_lens.cli.small_changes import Silence, sweep_tasks
 
+    _refuse_top_level(filters)
     sweep_tasks(app, filters, Silence(silent_for, stale_hours), parent, change)
+
+
+def _refuse_top_level(filters: FilterOptions) -> None:
+    if filters.top_level:
+        raise UsageError("--top-level leaves background tasks out, and lens tasks is about nothing else")
 
 
 group = make_group(

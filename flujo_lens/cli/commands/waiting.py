@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.options import FilterOptions, OutputOptions
+from flujo_lens.cli.options import FilterOptions, LimitOption, OutputOptions
 
 
-def waiting(app: App, filters: FilterOptions, output: OutputOptions) -> None:
+def waiting(app: App, filters: FilterOptions, output: OutputOptions, limit: LimitOption = None) -> None:
     """Show the runs that wait for a person: what they ask, how to answer.
 
     The longest waiting are first.
@@ -15,5 +15,4 @@ def waiting(app: App, filters: FilterOptions, output: OutputOptions) -> None:
     """
     from flujo_lens.cli.screens import waiting_list
 
-    wanted = app.wanted(filters)._replace(statuses=frozenset({"paused"}))
-    waiting_list(app, app.output(output), wanted)
+    waiting_list(app, app.output(output), filters, limit)
