@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -23,6 +25,7 @@ from flujo_lens.rendering.redact import Redactor
 from flujo_lens.rendering.tables import fit, make_console, table
 from flujo_lens.rendering.text import escape_controls, escape_tsv, one_line, unescape
 from flujo_lens.rendering.trace import tree_lines
+from flujo_lens.state.figures import FailureGroup
 from flujo_lens.state.views import RunSummary, Span
 
 NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)
@@ -234,10 +237,10 @@ def _runs(*ids: str) -> list[RunSummary]:
     ]
 
 
-def _drawn(runs: list[RunSummary], width: int) -> list[str]:
+def _drawn(rows: Sequence[Any], width: int, view: View = columns.RUN) -> list[str]:
     out = io.StringIO()
     console = make_console(out, width=width, colour=False, unicode=True)
-    console.print(table(columns.RUN, runs, Human(NOW, UTC), Redactor(), width))
+    console.print(table(view, rows, Human(NOW, UTC), Redactor(), width))
     return out.getvalue().splitlines()
 
 
@@ -248,7 +251,19 @@ def test_a_table_fits_and_never_cuts_an_id(width: int) -> None:
     first = len(lines[0]) - len(lines[0].removeprefix("RUN").lstrip())
     ids = "".join(_first_cells(line, first).strip() for line in lines[1:])
     for run_id in (RUN_ID, "x" * 90, "漢" * 30):
-        assert run_id in ids
+        is_whole = cell_len(run_id) <= width
+        assert any(line.startswith(run_id) for line in lines) if is_whole else run_id in ids
+
+
+@pytest.mark.parametrize("width", [80, 90])
+def test_a_long_id_that_is_not_first_has_a_line_of_its_own_below(width: int) -> None:
+    group = FailureGroup("ValueError: no such customer", 3, NOW, NOW, "load", "x" * 58)
+    lines = _drawn([group, replace(group, sample_run_id="short")], width, columns.FAILURE)
+    assert max(map(cell_len, lines)) <= width
+    (own,) = (i for i, line in enumerate(lines) if "x" * 58 in line)
+    assert lines[own].strip() == "x" * 58
+    assert any("ValueError" in line for line in lines[1:own])
+    assert any(line.rstrip().endswith("short") for line in lines[own + 1 :])
 
 
 def _first_cells(line: str, width: int) -> str:

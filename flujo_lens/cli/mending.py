@@ -43,7 +43,12 @@ def print_checkup(app: App, options: OutputOptions, full: bool) -> bool:
     """Print what the checks of the store found; return whether all is well."""
     out = app.output(options)
     found = _look(app, full)
-    out.show(columns.FINDING, found, "")
+    if out.is_table and out.options.columns is None:
+        from flujo_lens.cli.doctor_screen import draw_findings
+
+        draw_findings(out, found)
+    else:
+        out.show(columns.FINDING, found, "")
     return _told(app, found)
 
 

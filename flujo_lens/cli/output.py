@@ -23,6 +23,8 @@ __all__ = ["Output"]
 
 _TIME_STYLES = ("iso", "relative", "local")
 
+_WITH_HEADER = ("table", "csv", "tsv")
+
 _PADDING = re.compile(r" +((?:\x1b\[[\d;]*m)*)(?=\n|\Z)")
 """Blanks at the end of a line, before which a colour may end."""
 
@@ -40,8 +42,7 @@ class Output:
         self.app, self.options = app, options
         self.formats = formats or FORMATS
         self.form = self._form()
-        if options.time is not None and options.time not in _TIME_STYLES:
-            raise UnknownValueError.of("--time style", options.time, _TIME_STYLES)
+        self._check_options()
 
     def _form(self) -> str:
         asked = self.options.output
@@ -52,6 +53,18 @@ class Output:
         if asked is None:
             return "table" if self.app.world.is_terminal else "tsv"
         return check_format(asked, self.formats)
+
+    def _check_options(self) -> None:
+        """See that no option is given that the format has no use for."""
+        options, form = self.options, self.form
+        if options.time is not None and options.time not in _TIME_STYLES:
+            raise UnknownValueError.of("--time style", options.time, _TIME_STYLES)
+        if options.time == "local" and options.utc:
+            raise UsageError("--utc and --time local contradict each other", hint="--utc alone shows times in UTC")
+        if options.output is None and not options.json:
+            return
+        if options.no_header and form not in _WITH_HEADER:
+            raise UsageError(f"-o {form} has no header: --no-header is for {', '.join(_WITH_HEADER)}")
 
     @property
     def is_table(self) -> bool:
@@ -87,8 +100,15 @@ class Output:
             buffer.write(data)
 
     def writer(self, view: View) -> RowWriter:
-        """Writes rows of `view` as they come."""
-        return RowWriter(view, self.fields(view), self.form, self.redactor, header=not self.options.no_header)
+        """Writes rows of `view` as they come.
+
+        Raises:
+            UsageError: ids alone were asked for, and other columns.
+        """
+        fields = self.fields(view)
+        if self.form == "id" and self.options.columns is not None and [field.name for field in fields] != [view.id]:
+            raise UsageError("-o id and --columns contradict each other", hint="columns alone: -o tsv --no-header")
+        return RowWriter(view, fields, self.form, self.redactor, header=not self.options.no_header)
 
     def rows(self, view: View, items: Iterable[Any]) -> None:
         """Print rows in a machine format."""
@@ -128,17 +148,22 @@ class Output:
         from flujo_lens.rendering.tables import table
 
         fields = self.fields(view) if self.options.columns is not None else ()
-        self.print(table(view, items, self.human, self.redactor, self.app.world.columns, fields))
+        width, header = self.app.world.columns, not self.options.no_header
+        self.print(table(view, items, self.human, self.redactor, width, fields, header=header))
 
     def next(self, *commands: str) -> None:
         """Say what to type next: on one line, or a line each where that is too narrow."""
-        from rich.text import Text
-
         commands = tuple(map(self.app.suggest, commands))
         line = f"next: {' · '.join(commands)}"
         if len(line) > self.app.world.columns:
             line = "next: " + "\n      ".join(commands)
-        self.print(Text(line))
+        self.command(line)
+
+    def command(self, text: str, style: str = "", indent: int = 0) -> None:
+        """Print a line to copy: what is longer than the terminal is left to that, which copies it whole."""
+        from rich.text import Text
+
+        self.console.print(Text(" " * indent + text, style=style), soft_wrap=True)
 
     def show(self, view: View, items: Sequence[Any], empty: str) -> None:
         """Print rows in whatever format was asked for; `empty` is said if there are none."""

@@ -14,24 +14,52 @@ from flujo_lens.cli.screens import quoted
 from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_controls, one_line
 from flujo_lens.state.figures import FailureGroup, StoreStatus
+from flujo_lens.state.views import GONE
 
 __all__ = ["draw_status"]
 
-_MOST = 5
+_MOST, _LABEL = 5, 10
 _Line = tuple[str, str, Text, str]
 
 
 def draw_status(app: App, out: Output, status: StoreStatus) -> None:
     """The screen: a line a finding, with the command that leads on."""
     written = out.human.ago(status.last_write_at) if status.last_write_at else "never"
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(3):
-        grid.add_column(overflow="fold")
-    for label, style, text, command in _lines(app, out, status):
-        grid.add_row(Text(f" {label}", style=style), text, Text(app.suggest(command), style="dim"))
-    grid.add_row(Text(" written"), Text(written), Text())
-    out.print(Text(one_line(status.store), style="bold"), grid)
+    lines = [(label, style, text, app.suggest(command)) for label, style, text, command in _lines(app, out, status)]
+    out.print(Text(one_line(status.store), style="bold"))
+    for line, command in _laid_out([*lines, ("written", "", Text(written), "")], app.world.columns):
+        out.print(line)
+        if command:
+            out.command(command, "dim", _LABEL)
     out.next(*_next(status))
+
+
+def _laid_out(lines: list[_Line], width: int) -> Iterator[tuple[Text | Table, str]]:
+    """The lines, with the commands below each other behind the texts; one that does not fit stands below its text.
+
+    A text without a command may take the whole line, and what is too long folds at its own beginning. With each goes
+    the command that is to stand below it, if any.
+    """
+    room = width - _LABEL
+    ends = [text.cell_len for _, _, text, command in lines if command and text.cell_len + 2 + len(command) <= room]
+    column = min(max(ends, default=0), room - max((len(line[3]) for line in lines), default=0) - 2)
+    for label, style, text, command in lines:
+        head = Text(f" {label:<{_LABEL - 1}}", style=style)
+        begin = max(column, text.cell_len) + 2
+        if command and begin + len(command) <= room:
+            yield head.append_text(text.copy()).append(" " * (begin - text.cell_len)).append(command, "dim"), ""
+        elif text.cell_len <= room:
+            yield head.append_text(text), command
+        else:
+            yield _hanging(head, text), command
+
+
+def _hanging(head: Text, text: Text) -> Table:
+    grid = Table.grid()
+    grid.add_column(width=_LABEL)
+    grid.add_column(overflow="fold")
+    grid.add_row(head, text)
+    return grid
 
 
 def _lines(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
@@ -73,12 +101,19 @@ def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
     if not status.silent:
         yield "silent", "green", Text(f"none running without a sign for {border}"), ""
         return
-    longest = out.human.since(status.silent[0].updated_at)
-    text = f"{status.silent_count:,} running, no sign for {border} or more (the longest {longest})"
-    yield "silent", "yellow", Text(text), "lens list --status running"
+    gone = sum(run.stale == GONE for run in status.silent)
+    quiet = [run for run in status.silent if run.stale != GONE]
+    texts = [f"{gone:,} running whose process is gone"] if gone else []
+    if quiet:
+        longest = out.human.since(quiet[0].updated_at)
+        texts.append(f"{len(quiet):,} running, no sign for {border} or more (the longest {longest})")
+    yield "silent", "yellow", Text("; ".join(texts)), "lens list --status running"
     for run in status.silent[:_MOST]:
         where = f" at {one_line(run.step_name)}" if run.step_name else ""
-        yield "", "", Text(f"  {escape_controls(run.run_id)}{where}, {out.human.ago(run.updated_at)}"), ""
+        why = f", {escape_controls(run.holder)} is gone" if run.stale == GONE and run.holder else ""
+        yield "", "", Text(f"  {escape_controls(run.run_id)}{where}, {out.human.ago(run.updated_at)}{why}"), ""
+    if len(status.silent) > _MOST:
+        yield "", "", Text(f"  and {len(status.silent) - _MOST:,} more"), ""
 
 
 def _waiting(out: Output, status: StoreStatus) -> Iterator[_Line]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +21,7 @@ STATUS_STYLES = {
     "completed": "green",
     "failed": "red",
     "running": "yellow",
+    "running (dead)": "yellow",
     "paused": "cyan",
     "cancelled": "dim",
     "unreadable": "magenta",
@@ -30,10 +31,16 @@ STATUS_STYLES = {
 _GAP = 2
 _FOLDS_TO = {"fold": 20, "id": 38, "name": 14}
 """Cells that a column of this style may shrink to; an id as long as ``run_`` and 32 digits stays whole."""
+_STAGES: tuple[tuple[dict[str, int], int], ...] = (
+    ({"fold": 28}, 45),
+    ({"fold": _FOLDS_TO["fold"]}, 45),
+    (_FOLDS_TO, 100),
+)
+"""What columns may shrink to, and below which need they go meanwhile: one stage after the other, until it fits."""
 
 _WIDENS = {"name": 1, "id": 2, "fold": 3}
 _LONGEST_CELL = 300
-_NEEDED, _STAYS = 45, 100
+_STAYS, _NEEDED = 100, 60
 
 
 def status_text(status: str) -> Text:
@@ -42,9 +49,16 @@ def status_text(status: str) -> Text:
 
 
 def table(
-    view: View, items: Sequence[Any], shown: Human, redactor: Redactor, width: int, fields: Sequence[Field] = ()
-) -> Table:
-    """The items as a table of at most `width` cells.
+    view: View,
+    items: Sequence[Any],
+    shown: Human,
+    redactor: Redactor,
+    width: int,
+    fields: Sequence[Field] = (),
+    *,
+    header: bool = True,
+) -> Group:
+    """The items as a table of at most `width` cells. An id that is longer than its column has a line of its own.
 
     Args:
         view: What the items are.
@@ -53,16 +67,34 @@ def table(
         redactor: Masks secrets.
         width: Of the terminal.
         fields: Fields that ``--columns`` asked for; without, the view's own table.
+        header: Whether the titles stand above it.
     """
     columns = tuple(_of_field(field, view, redactor) for field in fields) if fields else view.table
     cells = [[_cell(column, item, shown, redactor) for column in columns] for item in items]
     widths = [max([len(c.title), *(cell_len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
     kept = fit(columns, widths, width)
-    made = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    parts: list[Table | Text] = [_part(columns, kept, header)]
+    first, whole = next(iter(kept), 0), _total([kept.get(i, 0) for i in range(len(columns))], list(kept))
+    for row in cells:
+        alone = [i for i in kept if columns[i].style == "id" and kept[i] < cell_len(row[i]) <= width]
+        if first in alone:
+            parts.append(Text(row[first]))
+        if first in alone or not isinstance(parts[-1], Table):
+            parts.append(_part(columns, kept, header=False))
+        part = parts[-1]
+        assert isinstance(part, Table)
+        part.add_row(*(Text("") if i in alone else _styled(columns[i], row[i]) for i in kept))
+        parts += [Text(" " * (whole - cell_len(row[i])) + row[i]) for i in alone if i != first]
+    return Group(*parts)
+
+
+def _part(columns: Sequence[Shown], kept: dict[int, int], header: bool) -> Table:
+    """A part of a table: its columns are as wide as those of the others."""
+    made = Table(
+        box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_edge=False, header_style="bold", show_header=header
+    )
     for i in kept:
         _add_column(made, columns[i], kept[i])
-    for row in cells:
-        made.add_row(*(_styled(columns[i], row[i]) for i in kept))
     return made
 
 
@@ -82,22 +114,32 @@ def _cell(column: Shown, item: Any, shown: Human, redactor: Redactor) -> str:
 def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int, int]:
     """Which columns are shown on a terminal of `width` cells, and how wide each is.
 
-    While it is too wide, the least needed goes. When only needed ones are left, names and long ids fold; and
-    if that is not enough, the next least needed go. What must stay, stays and folds.
+    While it is too wide, the least needed goes. When only needed ones are left, texts and names fold, long ids are to
+    stand alone, and the next least needed go. What must stay, stays and folds.
     """
     kept = [i for i, column in enumerate(columns) if widths[i] > len(column.title) or column.title]
-    unfolded = [min(w, _FOLDS_TO["fold"]) if c.style == "fold" else w for c, w in zip(columns, widths, strict=True)]
-    folded = [min(w, _FOLDS_TO.get(c.style, w)) for c, w in zip(columns, widths, strict=True)]
-    for least, border in ((unfolded, _NEEDED), (folded, _STAYS)):
+    for narrow, border in _STAGES:
+        least = [min(w, narrow.get(c.style, w)) for c, w in zip(columns, widths, strict=True)]
         while _total(least, kept) > width:
             next_to_go = min(kept, key=lambda i: columns[i].need)
             if columns[next_to_go].need >= border:
                 break
             kept.remove(next_to_go)
         if _total(least, kept) <= width:
+            kept = _with_needed(columns, least, kept, width)
             return _widened(columns, least, widths, kept, width)
     room = max(1, (width - _GAP * (len(kept) - 1)) // len(kept))
-    return {i: min(folded[i], room) for i in kept}
+    return {i: min(least[i], room) for i in kept}
+
+
+def _with_needed(columns: Sequence[Shown], least: Sequence[int], kept: Sequence[int], width: int) -> list[int]:
+    """The columns, and of those that went before wider ones did, what is needed and has room after all."""
+    found = list(kept)
+    gone = [i for i, column in enumerate(columns) if i not in found and column.title and column.need >= _NEEDED]
+    for i in sorted(gone, key=lambda i: -columns[i].need):
+        if _total(least, [*found, i]) <= width:
+            found.append(i)
+    return sorted(found)
 
 
 def _widened(

@@ -46,8 +46,20 @@ def test_what_is_wrong_comes_first_and_is_told_by_the_exit_code(well: Lens) -> N
 
 def test_for_a_person(old_lens: Lens) -> None:
     shown = old_lens("doctor", tty=True, width=160)
-    assert "WHAT MENDS IT" in shown.out
     assert "lens migrate" in shown.out
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 160])
+def test_it_uses_the_whole_terminal(old_lens: Lens, width: int) -> None:
+    """What a check found and what mends it have what is left of the line beside the name of the check."""
+    old_lens.edit("UPDATE workflow_state SET updated_at = 'x', created_at = 'y'")
+    lines = [line.rstrip() for line in old_lens("doctor", tty=True, width=width).lines]
+    assert max(map(len, lines)) <= width
+    assert max(map(len, lines)) > width - 12
+    assert lines[0].startswith("WRONG  ")
+    begin = {len(line) - len(line.lstrip()) for line in lines if line.startswith(" ")}
+    assert len(begin) == 1
+    assert width - begin.pop() >= width - 36
 
 
 def test_a_folder(file_lens: Lens) -> None:
