@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := .demo/flujo_demo.db
 
-.PHONY: help demo test lint bench soak goldens clean
+.PHONY: help demo test lint bench soak goldens readme clean
 
 help:
 	@echo "make demo     install, build a sample store, look into it"
@@ -12,6 +12,7 @@ help:
 	@echo "make bench    the performance ratios, in a table"
 	@echo "make soak     the long rounds"
 	@echo "make goldens  write the golden screens anew, for you to read"
+	@echo "make readme   write the screens of README.md anew"
 	@echo "make clean    remove what make made"
 
 # The package is installed, not linked: that is what users run, and its byte code is compiled once.
@@ -54,6 +55,10 @@ soak: $(VENV)/.tested
 goldens: $(VENV)/.tested
 	@LENS_UPDATE_GOLDENS=1 $(BIN)/python -m pytest -q tests/cli tests/test_rendering.py || true
 	@git --no-pager diff --stat -- tests/goldens
+
+readme: $(VENV)/.tested
+	@$(BIN)/python docs/generate_readme.py
+	@git --no-pager diff --stat -- README.md
 
 clean:
 	rm -rf $(VENV) .demo .bench dist build .pytest_cache .mypy_cache .ruff_cache
