@@ -6,6 +6,7 @@ import errno
 import gc
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -56,6 +57,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> (module below `flujo_lens.cli.commands`, with the function or, for a group, none; help panel)."""
 
+_ELSEWHERE = {
+    **dict.fromkeys(("ls", "ps", "runs", "get", "jobs"), "list"),
+    **dict.fromkeys(("describe", "inspect", "info", "view"), "show"),
+    **dict.fromkeys(("logs", "log", "tree"), "trace"),
+    **dict.fromkeys(("rm", "remove"), "delete"),
+    **dict.fromkeys(("gc", "cleanup", "clean", "purge"), "prune"),
+    **dict.fromkeys(("rerun", "restart", "replay"), "retry"),
+    **dict.fromkeys(("approve", "answer", "continue", "run"), "resume"),
+    **dict.fromkeys(("kill", "stop", "abort"), "cancel"),
+    **dict.fromkeys(("errors", "failures"), "failed"),
+    **dict.fromkeys(("paused", "pending", "inbox"), "waiting"),
+    **dict.fromkeys(("restore", "undelete"), "undo"),
+    **dict.fromkeys(("verify", "fsck"), "doctor"),
+    "history": "audit",
+}
+"""What people type who come from other tools, and what that is here."""
+
+_TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
+
 _CONTEXT = {"help_option_names": ["--help", "-h"]}
 
 
@@ -71,7 +91,7 @@ class LazyGroup(Group):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            near = nearest(name, COMMANDS)
+            near = _ELSEWHERE.get(name) or nearest(name, COMMANDS)
             raise UsageError(
                 f'there is no command "{name}".' + (f" Did you mean {near}?" if near else ""),
                 hint="lens --help lists the commands",
@@ -176,7 +196,7 @@ def run(arguments: Sequence[str], world: World) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return exit_codes.INTERRUPTED
     except typer.TyperException as error:
-        return _tell(app, UsageError(_sentence(error), hint=_usage_hint(error)), arguments)
+        return _tell(app, UsageError(_sentence(error), hint=_usage_hint(error, arguments)), arguments)
     except LensError as error:
         return _tell(app, error, arguments)
     except Exception as error:  # noqa: BLE001 - the funnel: whatever comes this far is our own fault
@@ -208,9 +228,18 @@ def _sentence(error: typer.TyperException) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _usage_hint(error: typer.TyperException) -> str:
+def _usage_hint(error: typer.TyperException, arguments: Sequence[str]) -> str:
+    """What to type: the command's help, and what brings a run where its id is missing, or is not taken."""
+    named = next((word for word in arguments if word in COMMANDS), "")
     ctx = getattr(error, "ctx", None)
-    return f"{ctx.command_path if ctx else 'lens'} --help"
+    path = ctx.command_path if ctx else f"lens {named}".rstrip()
+    told = str(error.format_message() if hasattr(error, "format_message") else error)
+    if "issing argument 'RUN'" in told:
+        return f"an id as lens list shows it, or the newest: {path} @latest\n{path} --help"
+    if "unexpected extra argument" in told and named in _TAKE_NO_RUN:
+        extra = shlex.quote(told.partition("(s) (")[2].rstrip(")"))
+        return f"one run: lens show {extra}; by a part of the id: lens list --search {extra}\n{path} --help"
+    return f"{path} --help"
 
 
 def _tell(app: App, error: LensError, arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from datetime import datetime
 
 from flujo_lens.errors import AmbiguousRunError, RunNotFoundError, UsageError
@@ -84,14 +85,18 @@ def _not_found(text: str, similar: list[str]) -> RunNotFoundError:
     hint = "\n".join(["there are:", *map(_indented, similar)]) if similar else None
     return RunNotFoundError(
         f'no run "{text}" in this store{short}',
-        hint=hint or "lens list --search TEXT finds runs by a part of the id, the newest: lens list",
+        hint=hint or f"by a part of the id: lens list --search {shlex.quote(_one_line(text))}; the newest: lens list",
         run_id=text,
     )
 
 
 def _indented(run_id: str) -> str:
     """An id as one line of a hint."""
-    return "  " + run_id.replace("\n", "\\n")
+    return f"  {_one_line(run_id)}"
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n")
 
 
 async def _similar(backend: StateBackend, text: str) -> list[str]:

@@ -325,3 +325,37 @@ def test_reading_leaves_no_trace(lens: Lens) -> None:
         assert lens(line, tty=True).code == 0
         assert lens(f"{line} -o json").code == 0
     assert tree(lens.cwd) == before
+
+
+# --- what to type next
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("ls", "Did you mean list?"),
+        ("get runs", "Did you mean list?"),
+        ("describe fail-001", "Did you mean show?"),
+        ("logs fail-001", "Did you mean trace?"),
+        ("rm fail-001", "Did you mean delete?"),
+        ("approve paused-001", "Did you mean resume?"),
+        ("show", "lens show @latest"),
+        ("list fail-001", "lens show fail-001; by a part of the id: lens list --search fail-001"),
+        ("waiting Paused-001", "lens show Paused-001"),
+        ("failed --since", "lens failed --help"),
+        ("list --limit", "lens list --help"),
+        ("show 4711", "lens list --search 4711"),
+        ("show 'it''s missing'", "lens list --search 'its missing'"),
+    ],
+)
+def test_an_error_names_what_to_type(lens: Lens, line: str, told: str) -> None:
+    result = lens(line)
+    assert result.code in (2, 3)
+    assert told in result.err
+
+
+def test_config_tells_the_store_of_the_option(lens: Lens) -> None:
+    rows = {row["key"]: (row["value"], row["source"]) for row in lens("config --store flujo_ops.db -o json").json}
+    value, source = rows["store"]
+    assert value.endswith("/flujo_ops.db")
+    assert source == "--store"
