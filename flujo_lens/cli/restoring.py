@@ -52,11 +52,11 @@ class Importing(NamedTuple):
     limits: Limits = LIMITS
 
 
-def list_bin(app: App, change: ChangeOptions, runs: Sequence[str]) -> None:
+def list_bin(app: App, change: ChangeOptions, runs: Sequence[str], *, no_header: bool = False) -> None:
     """Print what is in the bin, the newest first."""
     if runs or change.dry_run:
         raise UsageError("what is to be brought back? nothing was changed", hint="lens undo lists the ids")
-    out = app.output(OutputOptions(output=change.output, json=change.json))
+    out = app.output(OutputOptions(output=change.output, json=change.json, no_header=no_header))
 
     async def look(backend: StateBackend) -> list[BinItem]:
         found = bin_of(app, backend).items()

@@ -52,9 +52,11 @@ _FOREIGN = (
     (b"SQLite format 3\x00", "it is an SQLite database", "a store is named by --store: lens list --store FILE"),
     (b"PK\x03\x04", "it is a zip file", _UNPACK.format("unzip -p")),
     (b"\xfd7zXZ\x00", "it is packed by xz", _UNPACK.format("xz -dc")),
+    (b"\x1f\x9d", "it is packed by compress", _UNPACK.format("uncompress -c")),
     (b"BZh", "it is packed by bzip2", _UNPACK.format("bzip2 -dc")),
     (b"\x04\x22\x4d\x18", "it is packed by lz4", _UNPACK.format("lz4 -dc")),
     (b"7z\xbc\xaf\x27\x1c", "it is a 7z file", _UNPACK.format("7z x -so")),
+    (b"<", "it is HTML or XML, as a page that asks for a password is", None),
     (b"PAR1", "it is a Parquet file", None),
     (b"age-encryption.org/", "it is encrypted by age", _UNPACK.format("age -d -i KEY")),
     (b"-----BEGIN PGP MESSAGE", "it is encrypted by PGP", _UNPACK.format("gpg -d")),
@@ -270,7 +272,8 @@ def _kind_of(path: Path, mode: int) -> tuple[str, str]:
         newest = f'lens import "$(ls -t {name}/*.ndjson* | head -n 1)"'
         return "it is a folder", f"name one archive in it, the newest for instance: {newest}"
     if stat.S_ISFIFO(mode):
-        return "it is a pipe (FIFO)", f"nothing was read; lens import - reads one from stdin: lens import - < {name}"
+        by = "COMMAND | lens import -" if str(path).startswith(("/dev/", "/proc/")) else f"lens import - < {name}"
+        return "it is a pipe (FIFO)", f"nothing was read; lens import - reads one from stdin: {by}"
     return "it is no plain file", "nothing was read; what a device holds comes by stdin: lens import - < FILE"
 
 
@@ -357,7 +360,7 @@ class _Members(io.RawIOBase):
             packed = self._input or self._stream.read(1 << 16) or b""
             is_end = not packed
             if self._member is None:
-                packed = packed.lstrip(b"\0")  # a power cut leaves them
+                packed = packed.lstrip(b"\0\r\n\t ")  # a power cut leaves zeros, an editor or echo a line's end
                 self._member = zlib.decompressobj(wbits=31)
             data = self._member.decompress(packed, len(buffer))
             self._input = self._member.unused_data or self._member.unconsumed_tail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -10,6 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
+
+import orjson
 
 from flujo_lens.errors import ArchiveError, CorruptArchiveError
 from flujo_lens.operations.archive_forms import LIMITS, Damaged, Limits, Lines, foreign, is_json, size
@@ -29,6 +32,9 @@ from flujo_lens.operations.archive_lines import (
 from flujo_lens.state.deletion import Record
 
 __all__ = ["ArchiveReader", "Survey", "read_archive", "runs_of", "survey"]
+
+_SPACED = re.compile(rb'\{\s*"\w+"\s*:\s|\{\s+"|\{"\w+"\s')
+"""How a line begins that another program has written anew, as Python's ``json`` does."""
 
 _HEAD = b'{"lens_archive":'
 
@@ -95,7 +101,7 @@ class ArchiveReader:
             start = self._lines.peek()
             if why := foreign(start):
                 raise ArchiveError.no_archive(self.path, *why)
-            line = next(self._rest, b"")
+            line = as_written(next(self._rest, b""))
         except (Damaged, OSError) as error:
             raise ArchiveError.no_archive(self.path, f"it cannot be unpacked ({error})") from error
         if (not line or self._lines.form == "plain") and self._lines.is_cut:
@@ -160,7 +166,7 @@ class ArchiveReader:
     def _numbered(self) -> Iterator[bytes]:
         """The lines that are whole; one that an archive ended in, and another was joined to, is two."""
         try:
-            for line in self._rest:
+            for line in map(as_written, self._rest):
                 if (at := line.find(_HEAD, 1)) > 0 and not is_json(line):
                     self.torn = True
                     line = line[at:]
@@ -242,6 +248,16 @@ class ArchiveReader:
         return f"{first} | lens import -"
 
 
+def as_written(line: bytes) -> bytes:
+    """A line without the blanks, and with the letters, that another program may have written differently."""
+    if not (_SPACED.match(line) and line.endswith(b"\n")):
+        return line
+    try:
+        return orjson.dumps(orjson.loads(line)) + b"\n"
+    except (ValueError, TypeError):
+        return line
+
+
 _UNPACKERS = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
 
 
@@ -253,7 +269,10 @@ def _what_it_is(line: bytes) -> tuple[str, str | None]:
         if line.startswith(start):
             return what, hint
     if line.startswith((RECORD, BATCH, MANIFEST)):
-        return "its first line is missing, and with it all that tells where the runs came from", None
+        hint = "is it a part of one that was split? then join all: cat PARTS | lens import -; nothing was changed"
+        return "its first line is missing", hint
+    if line in (b"{\n", b"[\n", b"{", b"["):
+        return "it is JSON over several lines", "an archive has one object a line: jq -c . FILE | lens import -"
     return ("its first line is JSON, but not that of an archive" if is_json(line) else "it does not begin as one"), None
 
 

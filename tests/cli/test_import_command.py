@@ -67,6 +67,10 @@ TRAVELS: dict[str, Callable[[bytes], bytes]] = {
     "zstd with threads": zstandard.ZstdCompressor(threads=2).compress,
     "zstd frames": frames,
     "zstd without size": lambda data: zstandard.ZstdCompressor(write_content_size=False).compress(data),
+    "gzip and a line's end": lambda data: gzip.compress(data) + b"\n",
+    "written by Python": lambda data: b"".join(
+        json.dumps(json.loads(line)).encode() + b"\n" for line in data.splitlines()
+    ),
     "gzip, blank line, CRLF": lambda data: gzip.compress(data.replace(b"\n", b"\r\n") + b"\r\n"),
 }
 
@@ -230,6 +234,11 @@ OTHERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "UTF-16": (lambda data: data.decode().encode("utf-16"), "UTF-16"),
     "a list of runs": (lambda _: b'{"run_id":"a","status":"failed"}\n', "a list of runs"),
     "JSON": (lambda _: b"[1, 2]\n", "JSON, but not that of an archive"),
+    "lines of JSON": (
+        lambda data: json.dumps(json.loads(data.splitlines()[0]), indent=1).encode(),
+        "over several lines",
+    ),
+    "a page": (lambda _: b"<!DOCTYPE html><title>Log in</title>", "HTML or XML"),
     "prose": (lambda _: b"Dear reader,\n", "does not begin as one"),
     "no header": (lambda data: data.partition(b"\n")[2], "first line is missing"),
 }

@@ -92,6 +92,7 @@ def test_what_is_in_the_bin(lens: Lens) -> None:
     assert (rows[1]["runs"], rows[1]["made_at"]) == (3, "2026-11-20T03:11:08Z")
     assert datetime.fromisoformat(rows[1]["until"]) == NOW + timedelta(days=6)
     assert [row["runs"] for row in lens("undo").tsv] == ["1", "3"]
+    assert len(lens("undo --no-header").lines) == 2
     assert lens("undo -o id").lines == [rows[0]["audit_id"], ID]
     table = lens("undo", tty=True)
     assert "in 6d" in table.out

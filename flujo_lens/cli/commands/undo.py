@@ -26,6 +26,7 @@ def undo(
         typer.Option("--run", help="Only this run; repeatable.", metavar="RUN", show_default=False),
     ] = None,
     yes: YesOption = False,
+    no_header: Annotated[bool, typer.Option("--no-header", help="No line of names above the list in a pipe.")] = False,
 ) -> None:
     """Bring back what a delete or prune took, or take a cancel back.
 
@@ -37,6 +38,6 @@ def undo(
     from flujo_lens.cli.restoring import Undoing, list_bin, run_undo
 
     if audit_id is None:
-        list_bin(app, change, run or ())
+        list_bin(app, change, run or (), no_header=no_header)
     elif code := run_undo(app, Undoing(audit_id, tuple(run or ()), yes, change)):
         raise typer.Exit(code)
