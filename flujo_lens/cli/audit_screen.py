@@ -20,7 +20,7 @@ from flujo_lens.operations.runs import LEAST_PREFIX, ambiguous
 from flujo_lens.rendering import columns
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.timestamps import parse_when
+from flujo_lens.state.typed_times import parse_when
 
 __all__ = ["Wanted", "audit_list", "print_verdict"]
 

@@ -20,7 +20,7 @@ from flujo_lens.rendering import ci, columns, human
 from flujo_lens.rendering.data import FORMATS
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.timestamps import parse_age
+from flujo_lens.state.typed_times import parse_age
 from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.errors import UnknownValueError, UsageError, nearest
-from flujo_lens.state.timestamps import parse_when
+from flujo_lens.state.typed_times import parse_when
 from flujo_lens.state.views import RUN_STATUSES, UNREADABLE, RunFilter
 
 __all__ = ["run_filter", "statuses"]

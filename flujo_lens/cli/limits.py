@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from flujo_lens.errors import TimeFormatError, UsageError
-from flujo_lens.state.timestamps import parse_age
+from flujo_lens.state.typed_times import parse_age
 
 __all__ = ["age", "days", "length", "share"]
 
@@ -24,9 +24,10 @@ def age(text: str, option: str = "--older-than") -> timedelta:
     unit = asked[-1:].lower()
     if asked.isascii() and asked.isdigit():
         raise TimeFormatError(f"{option} {asked} has no unit; nothing was deleted", hint=f"days: {asked}d. {_AGES}")
-    if unit in ("m", "s") and asked[:-1].isdigit():
+    if unit in ("m", "s") and asked.isascii() and asked[:-1].isdigit():
         minutes = "minutes" if unit == "m" else "seconds"
-        months = f"; months: {int(asked[:-1]) * 30}d" if unit == "m" and int(asked[:-1]) <= _MOST_MONTHS else ""
+        number = int(asked[:-1][:9])
+        months = f"; months: {number * 30}d" if unit == "m" and number <= _MOST_MONTHS else ""
         raise TimeFormatError(f"{option} {asked} is {asked[:-1]} {minutes}{months}; nothing was deleted", hint=_AGES)
     found = parse_age(asked)
     if found is None or found <= timedelta(0):

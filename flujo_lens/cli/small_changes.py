@@ -36,7 +36,7 @@ class Silence(NamedTuple):
         Raises:
             UsageError: it was said twice, cannot be read, or is no length of time.
         """
-        from flujo_lens.state.timestamps import parse_age
+        from flujo_lens.state.typed_times import parse_age
 
         if self.age is not None and self.hours is not None:
             raise UsageError("--silent-for and --stale-hours say the same; one of them is enough")

@@ -107,8 +107,15 @@ class Human(NamedTuple):
         """``2026-11-20 19:11:08 -05:00``: with the offset, so that it means one instant."""
         if when is None:
             return "-"
-        there = when.astimezone(self.zone)
+        there = self._there(when)
         if there.utcoffset() == timedelta(0):
             return there.strftime("%Y-%m-%d %H:%M:%SZ")
         offset = there.strftime("%z")
         return there.strftime("%Y-%m-%d %H:%M:%S ") + f"{offset[:3]}:{offset[3:5]}"
+
+    def _there(self, when: datetime) -> datetime:
+        """The instant in the reader's zone; in UTC where that is beyond the calendar."""
+        try:
+            return when.astimezone(self.zone)
+        except (OverflowError, ValueError, OSError):
+            return when.astimezone(UTC)

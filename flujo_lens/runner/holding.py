@@ -11,7 +11,7 @@ from typing import Self
 from flujo_lens.errors import ConfigError, LensError, LostClaimError, NotSupportedError
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import Claim, Holder, check_lease
-from flujo_lens.state.timestamps import parse_age
+from flujo_lens.state.typed_times import parse_age
 
 __all__ = ["Holding", "lease_of"]
 

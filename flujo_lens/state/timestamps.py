@@ -13,14 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
-from flujo_lens.errors import TimeFormatError
-
-__all__ = ["EPOCH", "guess_zone", "local_zone", "parse_age", "parse_instant", "parse_when", "read_instant"]
+__all__ = ["EPOCH", "guess_zone", "local_zone", "parse_instant", "read_instant"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _QUARTER = timedelta(minutes=15)
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_TIME_HINT = "times look like 90s, 10m, 2h, 30d, 4w, today, yesterday, 2026-11-20 or 2026-11-20T19:11:08-05:00"
 
 
 def parse_instant(text: object, naive: tzinfo = UTC) -> datetime | None:
@@ -75,7 +71,10 @@ class _MachineZone(tzinfo):
         return None if dt is None else dt.replace(tzinfo=None).astimezone().tzname()
 
     def fromutc(self, dt: datetime) -> datetime:
-        return dt.replace(tzinfo=UTC).astimezone().replace(tzinfo=self)
+        there = dt.replace(tzinfo=UTC).astimezone()
+        naive = there.replace(tzinfo=None)
+        fold = 0 if naive.astimezone().utcoffset() == there.utcoffset() else 1
+        return naive.replace(tzinfo=self, fold=fold)
 
 
 def guess_zone(pairs: Iterable[tuple[object, object]]) -> tzinfo | None:
@@ -105,45 +104,3 @@ def _naive(text: object) -> datetime | None:
     except ValueError:
         return None
     return when if when is not None and when.tzinfo is None else None
-
-
-def parse_age(text: str) -> timedelta | None:
-    """``90s 10m 2h 30d 4w`` as a length of time; None if `text` has another form."""
-    number, unit = text[:-1], text[-1:].lower()
-    if not number.isascii() or not number.isdigit() or unit not in _UNITS:
-        return None
-    try:
-        return timedelta(seconds=int(number) * _UNITS[unit])
-    except OverflowError:
-        raise TimeFormatError(f'"{text}" is longer than time goes back', hint=_TIME_HINT) from None
-
-
-def parse_when(text: str, now: datetime, zone: tzinfo) -> datetime:
-    """Read a time that a person typed.
-
-    Args:
-        text: An age (counted back from `now`), ``today``, ``yesterday``, an ISO date or datetime.
-        now: The present, aware.
-        zone: The zone of a time without one, and the one whose midnight ``today`` means.
-
-    Raises:
-        TimeFormatError: none of these, or out of range.
-    """
-    asked = text.strip()
-    age = parse_age(asked)
-    try:
-        if age is not None:
-            return (now - age).astimezone(UTC)
-        if asked.lower() in ("now", "today", "yesterday"):
-            return _named(asked.lower(), now, zone).astimezone(UTC)
-        when = datetime.fromisoformat(asked)
-        return (when if when.tzinfo else when.replace(tzinfo=zone)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise TimeFormatError(f'"{text}" is no time', hint=_TIME_HINT) from None
-
-
-def _named(word: str, now: datetime, zone: tzinfo) -> datetime:
-    if word == "now":
-        return now
-    day = now.astimezone(zone).date() - timedelta(days=1 if word == "yesterday" else 0)
-    return datetime(day.year, day.month, day.day, tzinfo=zone)
