@@ -317,7 +317,7 @@ def _value(file: SourceFile, where: tuple[str, ...], rule: _Rule, raw: Any, worl
         raise file.error(where, *_not_set(exc)) from exc
     value = _checked(file, where, rule.check, text)
     if rule.is_path:
-        value = Path(absolute_path(text, file.path.parent, world.home))
+        value = Path(absolute_path(text, file.path.parent, world.env))
         text = str(value)
     return _Found(value, text, file.source(*where))
 
@@ -386,7 +386,7 @@ def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> 
         return StoreEntry("", uri, False, file.source(*where), base, refused.message)
     try:
         text = expand(raw, world.env)
-        uri = absolute_uri(text, base, world.home)
+        uri = absolute_uri(text, base, world.env)
         if not text:
             uri, problem = raw, file.error(where, "is empty once its variables are replaced").message
     except KeyError as exc:
@@ -514,7 +514,7 @@ def _named(world: World, settings: Settings, text: str, source: str) -> StoreCho
     if not text.strip():
         raise UnknownStoreError(f"{source} is empty", hint="name a store, a URI or a path")
     if source == FLUJO_STATE_URI or "://" in text or looks_like_path(text, world.cwd):
-        return StoreChoice(absolute_uri(text, world.cwd, world.home), None, source, readonly=False)
+        return StoreChoice(absolute_uri(text, world.cwd, world.env), None, source, readonly=False)
     raise UnknownStoreError(
         f'{source} names "{text}": {_no_such_store(text, settings.stores)}',
         hint=f"a path has a slash or ends in .db: ./{text}",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta, tzinfo
@@ -19,19 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flujo_lens.errors import ConfigError, TimeFormatError, nearest
+from flujo_lens.folders import config_folder, current_folder, expand_home
 
 LENS_TOML = "lens.toml"
 PYPROJECT = "pyproject.toml"
 PYPROJECT_TABLE = ("tool", "flujo-lens")
 FLUJO_TOML = "flujo.toml"
 FLUJO_KEYS = (("state_uri",), ("settings", "state_uri"))
-
-
-def _current_folder() -> Path:
-    try:
-        return Path.cwd()
-    except FileNotFoundError:  # it was deleted under us: an absolute --store still has to work
-        return Path(os.environ.get("PWD", "/"))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,14 +39,9 @@ class World:
     """
 
     env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
-    cwd: Path = field(default_factory=_current_folder)
+    cwd: Path = field(default_factory=current_folder)
     user_config_dir: Path | None = None
     etc_dir: Path = Path("/etc/flujo-lens")
-
-    @property
-    def home(self) -> str:
-        """The user's home folder."""
-        return self.env.get("HOME") or os.path.expanduser("~")
 
 
 class SourceFile(NamedTuple):
@@ -144,11 +132,12 @@ def read_files(world: World, config: str | None, named_by: str = "--config") -> 
     """
     if config is not None:
         return (_read_named(world, config, named_by),)
+    user = _user_config_dir(world)
     found = [
         _met(_first(_lens_file, _upward(world.cwd, LENS_TOML)), world),
         _met(_first(_pyproject_file, _upward(world.cwd, PYPROJECT)), world),
         _met(_first(_flujo_file, _upward(world.cwd, FLUJO_TOML), only_nearest=True), world),
-        _first(_lens_file, _in_folder(_user_config_dir(world))),
+        _first(_lens_file, _in_folder(user) if user else iter(())),
         _first(_lens_file, _in_folder(world.etc_dir)),
     ]
     return tuple({file.path: file for file in found if file}.values())
@@ -204,21 +193,14 @@ def _in_folder(folder: Path, name: str = LENS_TOML) -> Iterator[Path]:
         yield path
 
 
-def _user_config_dir(world: World) -> Path:
+def _user_config_dir(world: World) -> Path | None:
     if world.user_config_dir is not None:
         return world.user_config_dir
-    if sys.platform == "linux":  # what platformdirs answers; to import it takes longer than all the rest
-        base = world.env.get("XDG_CONFIG_HOME", "")
-        folder = Path(base if os.path.isabs(base) else f"{world.home}/.config", "flujo-lens")
-    else:
-        from platformdirs import user_config_path
-
-        folder = user_config_path("flujo-lens", appauthor=False)
-    return folder
+    return config_folder(world.env)
 
 
 def _read_named(world: World, config: str, named_by: str) -> SourceFile:
-    path = Path(absolute_path(config, world.cwd, world.home))
+    path = Path(absolute_path(config, world.cwd, world.env))
     if not os.path.exists(path):
         raise ConfigError(f"{named_by} names {path}, and there is no such file", file=str(path))
     readers = {PYPROJECT: _pyproject_file, FLUJO_TOML: _flujo_file}
@@ -294,14 +276,16 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     return re.sub(r"\$\$|\$\{([^}]*)\}", lambda hit: "$" if hit[0] == "$$" else env[hit[1]], text)
 
 
-def absolute_path(text: str, base: Path, home: str) -> str:
-    """The path `text`, with ``~`` replaced, absolute against the folder `base`, without ``.`` and ``..``."""
-    if text == "~" or text.startswith("~/"):
-        text = home + text[1:]
-    return _normal(os.path.join(base, os.path.expanduser(text)))
+def absolute_path(text: str, base: Path, env: Mapping[str, str]) -> str:
+    """The path `text`, with ``~`` replaced, absolute against the folder `base`, without ``.`` and ``..``.
+
+    Raises:
+        ConfigError: ``~`` stands for no folder.
+    """
+    return _normal(os.path.join(base, expand_home(text, env)))
 
 
-def absolute_uri(text: str, base: Path, home: str) -> str:
+def absolute_uri(text: str, base: Path, env: Mapping[str, str]) -> str:
     """Make a store's URI or path absolute: paths and ``sqlite:///relative`` against the folder `base`.
 
     ``sqlite:////absolute``, ``file:///absolute`` and every other scheme keep their meaning; what follows a
@@ -310,9 +294,9 @@ def absolute_uri(text: str, base: Path, home: str) -> str:
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in ("file", "sqlite") and not rest.startswith("//"):
         path, mark, query = rest.partition("?")
-        return f"{scheme.lower()}://{'/' * (scheme.lower() == 'sqlite')}{absolute_path(path, base, home)}{mark}{query}"
+        return f"{scheme.lower()}://{'/' * (scheme.lower() == 'sqlite')}{absolute_path(path, base, env)}{mark}{query}"
     if "://" not in text:
-        return absolute_path(text, base, home)
+        return absolute_path(text, base, env)
     scheme, _, rest = text.partition("://")
     path, mark, query = rest.partition("?")
     if scheme.lower() != "sqlite" or path in ("", "/") or path.endswith(":memory:"):

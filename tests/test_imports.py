@@ -17,11 +17,12 @@ LONGEST_FILE, LONGEST_FUNCTION = 600, 60
 
 ALLOWED = {
     "errors": (),
+    "folders": ("errors",),
     "state.views": ("state.figures",),
-    "config": ("config_sources", "errors", "state.timestamps"),
+    "config": ("config_sources", "errors", "folders", "state.timestamps"),
     "state.models": ("errors", "state"),
     "serialization": ("errors", "state.models", "state.views", "serialization"),
-    "state": ("errors", "state", "serialization"),
+    "state": ("errors", "folders", "state", "serialization"),
     "operations": ("errors", "state", "serialization", "operations"),
     "operations.stores": ("errors", "state", "operations", "config"),
     "operations.resume": ("errors", "state", "serialization", "operations", "runner"),
@@ -42,7 +43,7 @@ LIGHT = (
 )
 """Modules of the standard library and of each other alone."""
 
-CLI_TOPS = ("errors", "cli", "operations", "rendering", "state.backends.base", *LIGHT)
+CLI_TOPS = ("errors", "folders", "cli", "operations", "rendering", "state.backends.base", *LIGHT)
 """What a screen may import at its top: the module itself is imported inside a command's body."""
 
 COMMAND_TOPS = ("errors", "cli.context", "cli.options", "cli.groups", "state.views")

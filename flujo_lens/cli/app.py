@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.context import App, World, silence
 from flujo_lens.cli.help import Command, Group
 from flujo_lens.cli.options import CommonOptions, command
+from flujo_lens.cli.streams import escape_what_cannot_be_shown, fill_closed_numbers, in_utf8_mode, words_as_typed
 from flujo_lens.cli.suggesting import Repeated
 from flujo_lens.errors import IncompatibleError, InternalError, LensError, OperationFailedError, UsageError, nearest
 
@@ -75,6 +75,24 @@ _ELSEWHERE = {
 """What people type who come from other tools, and what that is here."""
 
 _TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
+
+_CHANGING = (
+    "resume",
+    "retry",
+    "fork",
+    "cancel",
+    "delete",
+    "prune",
+    "undo",
+    "import",
+    "migrate",
+    "optimize",
+    "doctor",
+    "sweep",
+    "set",
+    "demo",
+)
+"""Words of commands that change something: of what they did before a fault, nothing can be said."""
 
 _CONTEXT = {"help_option_names": ["--help", "-h"]}
 
@@ -179,6 +197,7 @@ def _defaults(built: Any, ctx: typer.Context) -> dict[str, Any]:
 
 def run(arguments: Sequence[str], world: World) -> int:
     """Run one command line; return its exit code. Errors are told on the world's stderr."""
+    escape_what_cannot_be_shown(world.stdout, world.stderr)
     app = App(world, repeated=Repeated.of(arguments))
     arguments = list(arguments)
     try:
@@ -210,10 +229,14 @@ def _fault(error: Exception, arguments: Sequence[str]) -> LensError:
     if isinstance(error, UnicodeEncodeError) and typed is not None:
         return UsageError(f"{typed!a} is no text", hint="what is typed has to be in UTF-8")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-        return OperationFailedError(f"cannot write the output: {error.strerror}")
+        changes = any(word in _CHANGING for word in arguments)
+        hint = "the command itself went on: lens audit list shows what was changed" if changes else None
+        return OperationFailedError(f"cannot write the output: {error.strerror}", hint=hint)
+    changes = any(word in _CHANGING for word in arguments)
+    done = "what was changed until then: lens audit list" if changes else "nothing was changed"
     return InternalError(
         f"a fault of lens itself: {type(error).__name__}: {error}",
-        hint="nothing was changed; please report it with the output of the same command and --debug",
+        hint=f"{done}; please report it with the output of the same command and --debug",
     )
 
 
@@ -309,21 +332,13 @@ def _wants_json(arguments: list[str]) -> bool:
     )
 
 
-def _as_typed(argument: str) -> str:
-    """A word in UTF-8 that Python has read in a poorer locale's encoding."""
-    if _is_text(argument):
-        return argument
-    try:
-        return os.fsencode(argument).decode()
-    except UnicodeDecodeError:
-        return argument
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program ``lens``."""
     # Looking for cycles 100 times during the imports takes a tenth of a short command's time.
     gc.set_threshold(50_000, 20, 20)
+    fill_closed_numbers()
+    in_utf8_mode()
     world = World()
-    code = run([_as_typed(word) for word in sys.argv[1:]] if arguments is None else arguments, world)
+    code = run(words_as_typed(sys.argv[1:]) if arguments is None else arguments, world)
     _flush_what_came_before(world)
     sys.exit(code)

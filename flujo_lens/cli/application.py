@@ -70,7 +70,10 @@ def aside(app: App) -> Iterator[TextIO]:
     kept = os.dup(stdout.fileno())
     try:
         os.dup2(stderr.fileno(), stdout.fileno())
-        with redirect_stdout(stderr), open(kept, "w", encoding=stdout.encoding, closefd=False) as real:
+        with (
+            redirect_stdout(stderr),
+            open(kept, "w", encoding=stdout.encoding, errors="backslashreplace", closefd=False) as real,
+        ):
             yield real
     finally:
         stderr.flush()

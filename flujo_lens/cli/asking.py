@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from flujo_lens.cli.context import App
+from flujo_lens.cli.streams import read_line
 from flujo_lens.errors import InvalidAnswerError
 from flujo_lens.rendering.text import escape_controls
 
@@ -85,7 +86,7 @@ def _read(app: App, prompt: str) -> str:
     app.world.stderr.write(prompt)
     app.world.stderr.flush()
     try:
-        line = app.world.stdin.readline()
+        line = read_line(app.world.stdin)
     except KeyboardInterrupt:
         app.tell("\nnothing was changed")
         raise

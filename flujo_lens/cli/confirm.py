@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flujo_lens.cli.context import App
+from flujo_lens.cli.streams import read_line
 from flujo_lens.errors import NoStoreError, ReadOnlyStoreError, UsageError
 from flujo_lens.rendering.text import escape_controls
 
@@ -107,7 +108,7 @@ def answer(app: App, question: str) -> str:
     try:
         app.world.stderr.write(question)
         app.world.stderr.flush()
-        line = app.world.stdin.readline()
+        line = read_line(app.world.stdin)
     except KeyboardInterrupt:
         app.tell("\nnothing was changed")
         raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
 from flujo_lens.cli.suggesting import Repeated
 from flujo_lens.errors import LensError, OperationFailedError, UnknownValueError, UnreachableStoreError, UsageError
+from flujo_lens.folders import current_folder
 
 if TYPE_CHECKING:
     from flujo_lens.cli.output import Output
@@ -59,7 +60,7 @@ class World:
     stdout: TextIO = field(default_factory=lambda: sys.stdout or _nowhere("w"))
     stderr: TextIO = field(default_factory=lambda: sys.stderr or _nowhere("w"))
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    cwd: Path = field(default_factory=Path.cwd)
+    cwd: Path = field(default_factory=current_folder)
     now: Callable[[], datetime] = _now
     zone: tzinfo | None = None
     width: int | None = None

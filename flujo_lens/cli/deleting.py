@@ -21,7 +21,6 @@ from flujo_lens.operations.changes import Recorder
 from flujo_lens.operations.copies import Keeping
 from flujo_lens.operations.deletion import Deletion, Stop, delete, dry_run
 from flujo_lens.rendering import human
-from flujo_lens.rendering.text import escape_tsv
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.deletion import Deleted, DeletionPlan
 
@@ -177,7 +176,7 @@ def report_dry(
         keeping, _ = keeping_of(app, backend, plan, archive, uses_bin)
         if out.form == "id":
             async for run_id in backend.planned_ids(plan):
-                app.world.stdout.write(f"{escape_tsv(run_id)}\n")
+                out.ids([run_id])
         return await dry_run(backend, plan, keeping)
 
     done = app.run(look)
@@ -241,7 +240,7 @@ async def _deleted(
         so_far[:] = [done]
         bar.update(done.seen)
         if out.form == "id":
-            app.world.stdout.write("".join(f"{escape_tsv(run_id)}\n" for run_id in batch.run_ids))
+            out.ids(batch.run_ids)
 
     try:
         with heard(work.stop), Bar(app, "deleting", "runs", plan.count) as bar:

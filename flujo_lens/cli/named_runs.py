@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from flujo_lens.cli.confirm import can_ask
 from flujo_lens.cli.context import App
+from flujo_lens.cli.streams import read_text
 from flujo_lens.errors import BusyError, RunNotFoundError, UsageError
 from flujo_lens.operations.runs import resolve_run, run_exists
 from flujo_lens.rendering.text import escape_controls, unescape
@@ -31,8 +32,7 @@ def typed(app: App, runs: Sequence[str], asks: bool, command: str) -> list[str]:
             "ids from stdin leave nowhere to answer a question; nothing was read or changed",
             hint=f"... | lens {command} - --yes, or --dry-run first",
         )
-    lines = [line.rstrip("\r\n") for line in app.world.stdin]
-    read = [line for line in lines if line]
+    read = [line for line in read_text(app.world.stdin).split("\n") if line]
     return [run for one in runs for run in (read if one == "-" else [one])]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from flujo_lens.cli.options import OutputOptions
 from flujo_lens.errors import UnknownValueError, UsageError
@@ -90,14 +90,27 @@ class Output:
 
     # --- machine formats
 
-    def write(self, data: bytes) -> None:
-        """Bytes on stdout."""
-        stream = self.app.world.stdout
+    def write(self, data: bytes, to: TextIO | None = None) -> None:
+        """Bytes on stdout, or on the stream that leads there."""
+        stream = to or self.app.world.stdout
         buffer = getattr(stream, "buffer", None)
         if buffer is None:
             stream.write(data.decode())
         else:
             buffer.write(data)
+
+    def ids(self, run_ids: Iterable[str]) -> None:
+        """Run ids, a line each, as every command reads them back; always in UTF-8."""
+        from flujo_lens.rendering.text import escape_tsv
+
+        self.write("".join(f"{escape_tsv(run_id)}\n" for run_id in run_ids).encode("utf-8", "backslashreplace"))
+
+    def result(self, text: str) -> None:
+        """What a run returned: for a terminal in its encoding, for a file or another program in UTF-8."""
+        if self.app.world.is_terminal:
+            self.app.world.stdout.write(f"{text}\n")
+        else:
+            self.write(f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def writer(self, view: View) -> RowWriter:
         """Writes rows of `view` as they come.

@@ -21,6 +21,7 @@ from flujo_lens.cli.options import AppOptions, ChangeOptions, OutputOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens import quoted
 from flujo_lens.cli.signals import code_of, cut_off
+from flujo_lens.cli.streams import decoded, read_text
 from flujo_lens.errors import UsageError
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.system import parse_json
@@ -129,10 +130,13 @@ def run_resume(app: App, asked: Resuming) -> int:
 
 
 def _content(app: App, file: Path) -> str:
+    if str(file) == "-":
+        return read_text(app.world.stdin)
     try:
-        return app.world.stdin.read() if str(file) == "-" else (app.world.cwd / file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        raw = (app.world.cwd / file).read_bytes()
+    except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+    return decoded(raw, str(file))
 
 
 async def _found(app: App, backend: StateBackend, asked: Resuming) -> Stored:
@@ -264,10 +268,10 @@ def _report(app: App, out: Output, outcome: Outcome) -> int:
 
         out.write(dump(out.redactor.value(outcome.document())) + b"\n")
     elif out.form == "id":
-        _print(app, [outcome.run_id])
+        out.ids([outcome.run_id])
     elif outcome.status == "completed":
         output = out.redactor.value(outcome.output)
-        app.world.stdout.write((output if isinstance(output, str) else _json(output)) + "\n")
+        out.result(output if isinstance(output, str) else _json(output))
     else:
         _tell_open(app, outcome)
     return code

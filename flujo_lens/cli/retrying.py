@@ -20,7 +20,7 @@ from flujo_lens.operations.changes import Report
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.retry import RetryPlan, plan_named, plan_wanted, retry
 from flujo_lens.rendering.human import plural
-from flujo_lens.rendering.text import escape_controls
+from flujo_lens.rendering.text import escape_controls, escape_tsv
 from flujo_lens.state.backends.base import StateBackend
 
 __all__ = ["Retrying", "run_retry"]
@@ -113,7 +113,10 @@ class _Watch:
         """Print one; that nobody reads it any more does not end the work."""
         with suppress(BrokenPipeError):
             if line := self._line(outcome):
-                self._stdout.write(f"{line}\n")
+                if self._out.form in ("id", "ndjson"):
+                    self._out.write(f"{line}\n".encode("utf-8", "backslashreplace"), self._stdout)
+                else:
+                    self._stdout.write(f"{line}\n")
                 self._stdout.flush()
 
     def _line(self, outcome: Any) -> str | None:
@@ -122,7 +125,7 @@ class _Watch:
         if self._out.form == "json":
             return None
         if self._out.form == "id":
-            return None if outcome.code or outcome.status == "failed" else str(outcome.run_id)
+            return None if outcome.code or outcome.status == "failed" else escape_tsv(outcome.run_id)
         if self._out.form == "ndjson":
             return dump(self._out.redactor.value(outcome.document() | {"code": outcome.code})).decode()
         return escape_controls(_told(outcome))
@@ -143,7 +146,7 @@ def _report(app: App, out: Output, plan: RetryPlan, rows: list[dict[str, Any]], 
         out.document({**report.document(), "runs": rows})
         return
     if report.dry_run and out.form == "id":
-        app.world.stdout.write("".join(f"{run.run_id}\n" for run in plan.runs))
+        out.ids(run.run_id for run in plan.runs)
     if out.form in ("id", "ndjson"):
         return
     if report.dry_run:

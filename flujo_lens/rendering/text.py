@@ -13,7 +13,7 @@ __all__ = ["escape_controls", "escape_tsv", "one_line", "unescape"]
 _CONTROLS = (
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
-_ESCAPE = r"\\(?:([abfnrtv\\0])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4}))"
+_ESCAPE = r"\\(?:([abfnrtv\\0])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4}))"
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _LONG = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
 
@@ -48,5 +48,5 @@ def unescape(text: str) -> str:
 
 
 def _meant(match: re.Match[str]) -> str:
-    short, byte, unit = match.groups()
-    return _LONG[short] if short else chr(int(byte or unit, 16))
+    short, *numbers = match.groups()
+    return _LONG[short] if short else chr(int(next(filter(None, numbers)), 16))

@@ -8,7 +8,7 @@ import pty
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +148,21 @@ class Shop:
         log = Path(f"{self.cwd / self.store}.lens-audit.ndjson")
         return [json.loads(line) for line in log.read_bytes().splitlines()] if log.exists() else []
 
-    def typing(self, command: str, answers: Iterable[str]) -> tuple[int, str]:
+    def typing(
+        self, command: str, answers: Iterable[str], more: Mapping[str, str] | None = None, encoding: str = "utf-8"
+    ) -> tuple[int, str]:
         """Run lens on a terminal, where each answer is typed when it is asked for; the exit code, and all shown."""
         ours, theirs = pty.openpty()
-        env = {"TERM": "xterm-256color", "NO_COLOR": "1"}
+        env = {"TERM": "xterm-256color", "NO_COLOR": "1", **(more or {})}
         shown = b""
         with self.lens.start(*words([command]), env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
             os.close(theirs)
             for answer in answers:
                 shown += _until_asked(ours)
-                os.write(ours, answer.encode() + b"\n" if answer != "\x04" else b"\x04")
+                os.write(ours, answer.encode(encoding) + b"\n" if answer != "\x04" else b"\x04")
             shown += _to_the_end(ours)
         os.close(ours)
-        return process.returncode, shown.replace(b"\r\n", b"\n").decode()
+        return process.returncode, shown.replace(b"\r\n", b"\n").decode(encoding, "replace")
 
 
 def _until_asked(terminal: int) -> bytes:

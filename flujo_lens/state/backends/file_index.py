@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import orjson
 
+from flujo_lens.folders import cache_folder
 from flujo_lens.state.backends.file_documents import history_folder
 from flujo_lens.state.backends.file_forks import begin_anew_in_children
 from flujo_lens.state.backends.file_table import Rows, Scan, Table, scan
@@ -51,13 +52,8 @@ class IndexFile(Generic[R]):
 
     def __init__(self, cache_dir: Path | None, folder: Path, kind: type[R], stem: str) -> None:
         self._kind = kind
-        chosen = _user_cache() if cache_dir is None else cache_dir
-        real, cache = os.path.realpath(folder), os.path.realpath(chosen)
-        inside = cache == real or cache.startswith(os.path.join(real, ""))
-        # Without a home the user's cache directory begins with a bare "~".
-        nowhere = cache_dir is None and not chosen.is_absolute()
-        name = f"{stem}-{blake2b(os.fsencode(real), digest_size=16).hexdigest()}.index"
-        self.path = None if inside or nowhere else os.path.join(cache, name)
+        chosen = cache_folder(os.environ) if cache_dir is None else cache_dir
+        self.path = None if chosen is None else _index_path(chosen, folder, stem)
 
     def load(self) -> R:
         """The table, empty if the cache is missing or in any way wrong."""
@@ -91,10 +87,12 @@ class IndexFile(Generic[R]):
             _forget(part)
 
 
-def _user_cache() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("flujo-lens")
+def _index_path(cache_dir: Path, folder: Path, stem: str) -> str | None:
+    """The file of a folder's cache; None if it would be inside the folder."""
+    real, cache = os.path.realpath(folder), os.path.realpath(cache_dir)
+    if cache == real or cache.startswith(os.path.join(real, "")):
+        return None
+    return os.path.join(cache, f"{stem}-{blake2b(os.fsencode(real), digest_size=16).hexdigest()}.index")
 
 
 def _head(body: bytes | memoryview) -> bytes:

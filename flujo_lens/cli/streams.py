@@ -1,0 +1,129 @@
+"""The standard streams, whatever the locale: data is UTF-8 both ways, and text that cannot be shown is escaped."""
+
+from __future__ import annotations
+
+import locale
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, TextIO
+
+from flujo_lens.errors import UsageError
+
+__all__ = [
+    "decoded",
+    "escape_what_cannot_be_shown",
+    "fill_closed_numbers",
+    "in_utf8_mode",
+    "read_line",
+    "read_text",
+    "words_as_typed",
+]
+
+_BOM = b"\xef\xbb\xbf"
+
+
+# --- at the start of the program
+
+
+def fill_closed_numbers() -> None:
+    """Put /dev/null behind each of 0, 1 and 2 that is closed.
+
+    The next file that is opened would get that number, and what a library or a child process prints would be
+    written into it.
+    """
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):  # no /dev here
+                os.set_inheritable(os.open(os.devnull, mode), True)
+
+
+def in_utf8_mode() -> None:
+    """Begin anew in Python's UTF-8 mode where the locale has another encoding: file names, words and variables are
+    UTF-8 then, as everything is that lens writes.
+
+    Python does so itself in the locale C. The streams keep the encoding of the locale.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding in ("utf-8", "utf8") or sys.flags.utf8_mode or getattr(sys, "frozen", False) or not sys.executable:
+        return
+    streams = [stream.encoding for stream in (sys.stdout, sys.stderr, sys.stdin) if stream is not None]
+    os.environ.setdefault("PYTHONIOENCODING", streams[0] if streams else encoding)
+    with suppress(OSError):  # then it has to do without
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def words_as_typed(words: Sequence[str]) -> list[str]:
+    """Words of the command line: those that are not UTF-8 are of the locale's encoding, if it knows them."""
+    return [_as_typed(word) for word in words]
+
+
+def _as_typed(word: str) -> str:
+    raw = os.fsencode(word)
+    for encoding in ("utf-8", locale.getencoding()):
+        with suppress(UnicodeDecodeError, LookupError):
+            return raw.decode(encoding)
+    return word
+
+
+def escape_what_cannot_be_shown(*streams: TextIO) -> None:
+    """Have a character that a stream's encoding lacks cost that character, never the output.
+
+    What is written as text is handed on at once, so that it keeps its place among what is written as bytes.
+    """
+    for stream in streams:
+        change: Any = getattr(stream, "reconfigure", None)
+        if change is not None:
+            change(errors="backslashreplace", write_through=True)
+
+
+# --- reading
+
+
+def read_text(stream: TextIO) -> str:
+    """All that stdin holds, its line ends as ``\\n``.
+
+    Raises:
+        UsageError: it is no UTF-8, or cannot be read.
+    """
+    buffer = getattr(stream, "buffer", None)
+    try:
+        return stream.read() if buffer is None else decoded(buffer.read(), "stdin")
+    except OSError as error:
+        raise UsageError(f"cannot read stdin: {error.strerror or error}; nothing was changed") from error
+
+
+def decoded(raw: bytes, name: str) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; its line ends as ``\\n``.
+
+    Args:
+        raw: The bytes.
+        name: What they come from, for the message.
+
+    Raises:
+        UsageError: it is no UTF-8.
+    """
+    try:
+        text = raw.removeprefix(_BOM).decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{name} is not UTF-8 text (line {line}); nothing was changed",
+            hint="iconv -f LATIN1 -t UTF-8 makes it that, if it is in Latin-1",
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_line(stream: TextIO) -> str:
+    """A line that a person typed, "" at the end; where it is no UTF-8, in the terminal's own encoding."""
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None:
+        return stream.readline()
+    raw: bytes = buffer.readline()
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode(stream.encoding or "utf-8", "replace")
