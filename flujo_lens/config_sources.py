@@ -315,7 +315,7 @@ def looks_like_path(text: str, base: Path) -> bool:
     wanted = (
         "/" in text or text.startswith((".", "~", "file:", "sqlite:")) or text.endswith((".db", ".sqlite", ".sqlite3"))
     )
-    return wanted or os.path.exists(base / text)
+    return wanted or os.path.lexists(base / text)
 
 
 def same_place(one: str, other: str) -> bool:

@@ -117,7 +117,7 @@ class Lens:
         *arguments: str,
         tty: bool = False,
         colour: bool = False,
-        width: int = 100,
+        width: int | None = 100,
         encoding: str = "utf-8",
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,

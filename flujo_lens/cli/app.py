@@ -283,7 +283,7 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
 
 def _with_colour(app: App, arguments: list[str]) -> App:
     """The --color of a command line that may be wrong elsewhere."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments[1:], ""], strict=False)
     asked = [two if one == "--color" else one.removeprefix("--color=") for one, two in pairs if "--color" in one]
     when = asked[-1] if asked else None
     return app.with_options(CommonOptions(color=when)) if when in ("auto", "always", "never") else app
@@ -325,7 +325,7 @@ def _fitting(app: App, lines: list[str]) -> list[str]:
 
 def _wants_json(arguments: list[str]) -> bool:
     """Whether JSON was asked for, also where the rest of the line could not be understood."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments[1:], ""], strict=False)
     return any(
         one in ("--json", "-ojson", "-o=json", "--output=json") or (one in ("-o", "--output") and two == "json")
         for one, two in pairs

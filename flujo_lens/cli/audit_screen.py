@@ -4,6 +4,7 @@ without a log from no store."""
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
@@ -79,7 +80,7 @@ class _Found(NamedTuple):
 
 
 def _newest(log: AuditLog, wanted: Wanted, since: datetime | None) -> _Found:
-    newest: deque[AuditEntry] = deque(maxlen=wanted.limit)
+    newest: deque[AuditEntry] = deque(maxlen=min(wanted.limit, sys.maxsize))
     total = 0
     for entry in log.entries(run_id=wanted.run, since=since):
         newest.appendleft(entry)

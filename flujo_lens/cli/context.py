@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["App", "World", "silence"]
 
 T = TypeVar("T")
+_NARROWEST, _WIDEST = 20, 10_000
+"""Cells of a line. What says that it is narrower (1, of a terminal that nobody told its size) is not believed."""
+
 _COLOURS = ("auto", "always", "never")
 
 
@@ -80,12 +83,12 @@ class World:
         if self.width is not None:
             return self.width
         given = self.env.get("COLUMNS", "")
-        if given.isdigit() and int(given) > 0:
-            return int(given)
+        if given.isascii() and given.isdigit() and int(given[:9]) > 0:
+            return min(max(int(given[:9]), _NARROWEST), _WIDEST)
         try:
-            return os.get_terminal_size(self.stdout.fileno()).columns or 80
+            return max(os.get_terminal_size(self.stdout.fileno()).columns or 80, _NARROWEST)
         except (OSError, ValueError):
-            return 80 if self.is_terminal else 10_000
+            return 80 if self.is_terminal else _WIDEST
 
     @cached_property
     def unicode(self) -> bool:

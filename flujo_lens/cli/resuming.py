@@ -131,12 +131,23 @@ def run_resume(app: App, asked: Resuming) -> int:
 
 def _content(app: App, file: Path) -> str:
     if str(file) == "-":
-        return read_text(app.world.stdin)
+        return _some(read_text(app.world.stdin), "stdin")
     try:
         raw = (app.world.cwd / file).read_bytes()
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
-    return decoded(raw, str(file))
+    return _some(decoded(raw, str(file)), str(file))
+
+
+def _some(text: str, name: str) -> str:
+    """The text, if there is any: nothing at all is what a command leaves that failed.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not text:
+        raise UsageError(f"{name} is empty: there is no answer in it; nothing was changed", hint='--input "" is one')
+    return text
 
 
 async def _found(app: App, backend: StateBackend, asked: Resuming) -> Stored:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple, TextIO
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.application import aside, the_application
 from flujo_lens.cli.changing import recorder, report_output
 from flujo_lens.cli.confirm import check_writable, confirm
-from flujo_lens.cli.context import App
+from flujo_lens.cli.context import App, silence
 from flujo_lens.cli.named_runs import MOST_SHOWN, described, listed, meant_all, named, typed
 from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.signals import code_of, heard
-from flujo_lens.errors import UsageError
+from flujo_lens.errors import OperationFailedError, UsageError
 from flujo_lens.operations.changes import Report
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.retry import RetryPlan, plan_named, plan_wanted, retry
@@ -85,7 +84,7 @@ def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int
 
     is_dry = asked.change.dry_run
     application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs and not is_dry else None
-    stop = Stop()
+    stop, watches = Stop(), list[_Watch]()
 
     async def work(backend: StateBackend, stdout: TextIO) -> tuple[list[Outcome], Report]:
         async def one(run_id: str) -> Outcome:
@@ -95,29 +94,61 @@ def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int
         told = asked.words(app.options.store, [run.run_id for run in plan.runs])
         writer = None if is_dry else recorder(app, backend, told, asked.change)
         watch = _Watch(out, stdout)
+        watches.append(watch)
         return await retry(plan, one, writer, concurrency=asked.concurrency, stop=stop, watch=watch)
 
     with aside(app) as stdout, heard(stop):
         done, report = app.run(lambda backend: work(backend, stdout))
-    _report(app, out, plan, [outcome.document() | {"code": outcome.code} for outcome in done], report)
+    rows = [outcome.document() | {"code": outcome.code} for outcome in done]
+    _check_written(app, watches, _summary(plan, report, [row["code"] for row in rows]))
+    _report(app, out, plan, rows, report)
     return code_of(stop) or (exit_codes.PARTIAL if report.failed else exit_codes.OK)
 
 
+def _check_written(app: App, watches: Sequence[_Watch], summary: str) -> None:
+    """See that what was told of the runs could be written.
+
+    Raises:
+        OperationFailedError: it could not; what became of the runs is in the message.
+    """
+    for failure in (watch.failure for watch in watches if watch.failure is not None):
+        command = app.suggest("lens list --status failed")
+        raise OperationFailedError(
+            f"cannot write the output: {failure.strerror}; the runs were retried all the same: {summary}",
+            hint=f"{command} shows those that failed again",
+        )
+
+
 class _Watch:
-    """Prints each run as it comes to an end, where the format is one of lines."""
+    """Prints each run as it comes to an end, where the format is one of lines.
+
+    That nobody reads it any more, or that it cannot be written, does not end the work.
+
+    Attributes:
+        failure: Why it could not be written; None if it could, or if nobody reads it.
+    """
 
     def __init__(self, out: Output, stdout: TextIO) -> None:
         self._out, self._stdout = out, stdout
+        self.failure: OSError | None = None
 
     def __call__(self, outcome: Any) -> None:
-        """Print one; that nobody reads it any more does not end the work."""
-        with suppress(BrokenPipeError):
+        """Print one."""
+        try:
             if line := self._line(outcome):
-                if self._out.form in ("id", "ndjson"):
-                    self._out.write(f"{line}\n".encode("utf-8", "backslashreplace"), self._stdout)
-                else:
-                    self._stdout.write(f"{line}\n")
-                self._stdout.flush()
+                self._write(line)
+        except BrokenPipeError:
+            return
+        except OSError as error:
+            self.failure = self.failure or error
+            silence(self._stdout)  # what is still to be written there would fail again
+
+    def _write(self, line: str) -> None:
+        if self._out.form in ("id", "ndjson"):
+            self._out.write(f"{line}\n".encode("utf-8", "backslashreplace"), self._stdout)
+        else:
+            self._stdout.write(f"{line}\n")
+        self._stdout.flush()
 
     def _line(self, outcome: Any) -> str | None:
         from flujo_lens.rendering.data import dump

@@ -115,8 +115,7 @@ def user_name(uid: int) -> str:
 
 def beside(store_path: Path, suffix: str) -> Path:
     """The place of a file for a store that is a file or a folder: beside it, also where a link leads to it."""
-    real = Path(os.path.realpath(store_path))
-    return real.with_name(f"{real.name}{suffix}")
+    return Path(f"{os.path.realpath(store_path)}{suffix}")
 
 
 def try_lock(file: int, kind: int) -> Lock:

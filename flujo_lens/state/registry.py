@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 from flujo_lens.errors import (
     ConfigError,
     MissingExtraError,
-    StoreNotFoundError,
     UnknownStoreError,
     UsageError,
     nearest,
 )
+from flujo_lens.state.unreached import unreached
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
@@ -41,19 +42,15 @@ def scheme_of(uri: str) -> str:
 
     Raises:
         StoreNotFoundError: nothing is at the path.
+        UnreachableStoreError: it may not be looked at.
     """
     scheme, separator, _ = uri.partition("://")
     if separator:
         return scheme.lower()
-    if os.path.isdir(uri):
-        return "file"
-    if os.path.lexists(uri):
-        return "sqlite"
-    raise StoreNotFoundError(
-        f"there is no store at {uri}",
-        hint="nothing was created; `lens stores` lists the known stores, `lens demo` makes one to play with",
-        path=uri,
-    )
+    try:
+        return "file" if stat.S_ISDIR(os.stat(uri).st_mode) else "sqlite"
+    except OSError as error:
+        raise unreached(uri, error) from error
 
 
 def driver_name(scheme: str, drivers: Mapping[str, str]) -> str:

@@ -159,3 +159,189 @@ def test_home_of_a_known_user_where_the_variable_is_empty(bare_lens: Lens) -> No
         pytest.skip("this user has no entry in passwd")
     done = bare_lens.process("list -s ~/no-such-store-here", env=env)
     assert (done.code, f"at {home.rstrip('/')}/no-such" in done.err) == (5, True)
+
+
+# --- the current folder, and where a store is not
+
+
+def test_a_current_folder_that_was_removed(lens: Lens) -> None:
+    gone = lens.folder / "gone"
+    store = lens.cwd / "flujo_ops.db"
+    for words, code in (
+        (("list", "-s", str(store), "-o", "id"), 0),
+        (("delete", "fail-001", "--yes", "-s", str(store)), 0),
+        (("list",), 2),
+        (("list", "-s", "flujo_ops.db"), 5),
+    ):
+        gone.mkdir()
+        script = f'cd "{gone}" && rmdir "{gone}" && exec "$@"'
+        command = ["sh", "-c", script, "sh", sys.executable, "-m", "flujo_lens", *words]
+        done = subprocess.run(command, env=lens.environment(), capture_output=True, cwd=lens.folder)
+        assert done.returncode == code, done.stderr
+        assert b"Traceback" not in done.stderr
+        assert b"LENS-X1" not in done.stderr
+
+
+def test_a_folder_that_may_not_be_entered(lens: Lens) -> None:
+    shut = lens.cwd / "shut"
+    (shut / "in").mkdir(parents=True)
+    shutil.copy(lens.cwd / "flujo_ops.db", shut / "in")
+    shut.chmod(0)
+    try:
+        for store in ("shut/in/flujo_ops.db", "sqlite:///shut/in/flujo_ops.db", f"file://{shut}/in", "shut/in"):
+            for words in (["list"], ["delete", "fail-001", "--yes"]):
+                command = [*as_nobody(), sys.executable, "-m", "flujo_lens", *words, "-s", store]
+                done = subprocess.run(command, cwd=lens.cwd, env=lens.environment(), capture_output=True)
+                assert done.returncode == 5, done.stderr
+                assert b"Permission denied" in done.stderr
+                assert str(shut).encode() in done.stderr
+                assert b"there is no store" not in done.stderr
+    finally:
+        shut.chmod(0o700)
+
+
+def test_what_is_no_store_says_what_it_is(lens: Lens) -> None:
+    (lens.cwd / "holds").mkdir()
+    shutil.copy(lens.cwd / "flujo_ops.db", lens.cwd / "holds")
+    shutil.copy(lens.cwd / "flujo_ops.db", lens.cwd / "holds" / "a.db")
+    os.symlink("nowhere", lens.cwd / "dangling")
+    os.symlink("circle", lens.cwd / "circle")
+    os.mkfifo(lens.cwd / "fifo")
+    for store, code, told in (
+        ("holds", 5, "/holds/flujo_ops.db"),
+        ("sqlite:///holds", 5, "/holds/flujo_ops.db"),
+        ("dangling", 5, "it is a link to nowhere"),
+        ("circle", 5, "Too many levels of symbolic links"),
+        ("fifo", 5, "no regular file"),
+        ("sqlite:///fifo", 5, "no regular file"),
+        ("/dev/zero", 5, "no regular file"),
+        ("flujo_ops.db/x.db", 5, "flujo_ops.db is a file, not a folder"),
+        ("a" * 300 + ".db", 5, "File name too long"),
+        ("/", 5, "holds no workflow states"),
+        ("nope", 2, "there is no such store"),
+    ):
+        for line in ("list", "prune --older-than 1d --yes", "doctor"):
+            done = lens(*line.split(), "-s", store)
+            assert (done.code, told in " ".join(done.err.split())) == (code, True), done.err
+
+
+def test_one_odd_name_does_not_close_a_folder(file_lens: Lens) -> None:
+    expected = file_lens("list --all -o id").out
+    for name in ("circle", "circle.txt"):
+        os.symlink(name, file_lens.cwd / "states" / name)
+    os.symlink("/nowhere", file_lens.cwd / "states" / "dangling")
+    os.mkfifo(file_lens.cwd / "states" / "fifo")
+    listed = file_lens("list --all -o id")
+    assert (listed.code, listed.out) == (0, expected)
+
+
+# --- streams
+
+
+@pytest.mark.parametrize("redirect", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(bare_lens: Lens, redirect: str) -> None:
+    shop = Shop(bare_lens, "runs")
+    shop.begin("orders", "one")
+    shop.begin("billing", "two")
+    program = f"{sys.executable} -m flujo_lens"
+
+    def sh(line: str) -> subprocess.CompletedProcess[bytes]:
+        script = f"{program} {line} {redirect}"
+        return subprocess.run(["sh", "-c", script], cwd=bare_lens.cwd, env=bare_lens.environment(), capture_output=True)
+
+    listed = sh("list -o id")
+    assert listed.returncode == 0
+    assert (b"two\n" in listed.stdout) is (">&-" not in redirect.split())
+    assert sh("list -s nope.db").returncode == 5
+    done = sh("resume two --input yes --app shop:registry")
+    assert (done.returncode, shop.run("two")["status"]) == (0, "completed"), done.stderr
+    shop.begin("billing", "three")
+    assert sh("resume three --app shop:registry").returncode == 2
+    entries = (bare_lens.cwd / "runs.lens-audit.ndjson").read_bytes().splitlines()
+    assert all(json.loads(line) for line in entries)
+    files = [path for path in (bare_lens.cwd / "runs").iterdir() if path.suffix == ".json"]
+    assert all(json.loads(path.read_bytes()) for path in files)
+
+
+def test_an_empty_answer_from_a_closed_or_empty_stdin_is_none(bare_lens: Lens) -> None:
+    shop = Shop(bare_lens)
+    shop.begin("billing", "one")
+    for redirect in ("<&-", "< /dev/null"):
+        script = f"{sys.executable} -m flujo_lens resume one --app shop:registry --input-file - {redirect}"
+        done = subprocess.run(["sh", "-c", script], cwd=shop.cwd, env=bare_lens.environment(), capture_output=True)
+        assert (done.returncode, b"stdin is empty" in done.stderr) == (2, True), done.stderr
+    assert shop.run("one")["status"] == "paused"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+class TestFullDisk:
+    """Output on a disk that is full: an error, never silence."""
+
+    @pytest.mark.parametrize("line", ["list", "list -o json", "show fail-001 -o table", "--help", "list --count"])
+    def test_of_what_is_read(self, lens: Lens, line: str) -> None:
+        with open("/dev/full", "wb") as full:
+            done = lens.process(line, stdout=full)
+        assert done.code == 1
+        told = done.stderr.splitlines()
+        assert len(told) == 1
+        assert b"cannot write the output: No space left" in told[0]
+
+    @pytest.mark.parametrize("form", ["tsv", "ndjson"])
+    def test_in_the_middle_of_retry(self, bare_lens: Lens, form: str) -> None:
+        shop = Shop(bare_lens)
+        shop.fail("one", "two", "three")
+        with open("/dev/full", "wb") as full:
+            done = bare_lens.process(f"retry --status failed --yes --app shop:registry -o {form}", stdout=full)
+        assert done.code == 1
+        assert "3 runs: 3 went on, 0 failed again" in done.err
+        assert "nothing was changed" not in done.err
+        assert [shop.run(run_id)["status"] for run_id in ("one", "two", "three")] == ["completed"] * 3
+
+    def test_of_what_was_changed(self, lens: Lens) -> None:
+        with open("/dev/full", "wb") as full:
+            done = lens.process("delete fail-001 --yes", stdout=full)
+        assert (done.code, "nothing was changed" in done.err, "lens audit list" in done.err) == (1, False, True)
+        assert lens("show fail-001").code == 3
+
+
+# --- terminals
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello", b"SQLite format 3\0" + b"x" * 100, "folder"])
+def test_bare_lens_on_a_terminal_without_a_good_store(bare_lens: Lens, content: bytes | str | None) -> None:
+    store = bare_lens.cwd / "flujo_ops.db"
+    if isinstance(content, bytes):
+        store.write_bytes(content)
+    elif content is not None:
+        store.mkdir()
+    done = bare_lens(tty=True)
+    assert done.code == (5 if isinstance(content, bytes) else 2)
+    assert "error LENS-" in done.err
+    assert "LENS-X1" not in done.err
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "19", "x", "-3", "٣", "9" * 30])
+def test_odd_widths(lens: Lens, columns: str) -> None:
+    lens.env["COLUMNS"] = columns
+    for line in ("list", "show paused-001", "status", "trace trace4-001", "--help", "list --help"):
+        world = lens.terminal(line, env={"COLUMNS": columns, "LINES": "0"}) if line == "list" else None
+        done = world or lens(line, tty=True, width=None)
+        assert done.code == 0, done.err
+        longest = max(map(len, done.out.split("\n")))
+        assert longest > 10
+
+
+# --- numbers that nothing can hold
+
+
+@pytest.mark.parametrize("number", [str(2**63 - 1), str(2**63), "1" + "0" * 30])
+def test_limits_beyond_64_bits(lens: Lens, number: str) -> None:
+    lens.files(NEW, to="states")
+    for store in ("flujo_ops.db", "states"):
+        whole = lens("list", "--all", "-o", "id", "-s", store).out
+        for more in ([], ["--reverse"]):
+            found = lens("list", "-n", number, "-o", "id", "-s", store, *more)
+            assert (found.code, sorted(found.lines)) == (0, sorted(whole.split("\n")[:-1]))
+        for line in ("tasks list -n", "evals -n", "audit list -n", "trace trace4-001 --depth"):
+            done = lens(*line.split(), number, "-s", store)
+            assert done.code == 0, done.err

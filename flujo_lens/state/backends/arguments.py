@@ -16,6 +16,7 @@ from typing import Any
 from flujo_lens.state.views import RunFilter
 
 __all__ = [
+    "LONGEST_PAGE",
     "asked_id",
     "check_age",
     "check_codec",
@@ -185,6 +186,10 @@ def check_rows(rows: object, name: str) -> None:
 
 
 # --- numbers
+
+
+LONGEST_PAGE = 2**31
+"""Rows of a page that anything can hold; a longer one is asked for by those who want all."""
 
 
 def check_page(limit: int | None, offset: int = 0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from flujo_lens.errors import (
     LensError,
     NotAStoreError,
     StoreNotFoundError,
-    UnreachableStoreError,
 )
 from flujo_lens.state import interpret
 from flujo_lens.state.backends import file_documents as documents
@@ -34,6 +34,7 @@ from flujo_lens.state.backends.file_runs import Pick, Reader, Snapshot, Source, 
 from flujo_lens.state.backends.file_table import Scan
 from flujo_lens.state.backends.leaving_out import readable
 from flujo_lens.state.backends.vocabulary import as_saved
+from flujo_lens.state.unreached import databases_in, unreached
 from flujo_lens.state.views import Page, RunDetail, RunFilter, RunSummary, StepRecord
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ class Folder:
             _pass_over_graves(folder, found)
         snapshot = Snapshot(found, self.zone)
         if snapshot.strange and not snapshot.row_of and not found.has_history:
-            message, strange = f"{self.path} holds no workflow states", snapshot.strange
-            raise NotAStoreError(message, hint=NAME_ANOTHER, path=str(self.path), files=strange)
+            raise _no_states(self.path, snapshot.strange)
         self._last = snapshot
         return found, snapshot
 
@@ -312,12 +312,16 @@ def _notes(found: Scan, snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(f"{count} {words}" for count, words in counted if count)
 
 
+def _no_states(path: Path, files: int) -> NotAStoreError:
+    """The error for a folder that holds other files alone: a database is one of them as a rule."""
+    inside = databases_in(path)
+    more = f"; {inside[0]} in it is an SQLite file" if inside else ""
+    hint = f"lens list --store {shlex.quote(str(path / inside[0]))}" if inside else NAME_ANOTHER
+    return NotAStoreError(f"{path} holds no workflow states{more}", hint=hint, path=str(path), files=files)
+
+
 def _read_error(path: Path, error: OSError) -> LensError:
-    where = str(path)
-    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
-        hint = "nothing was created; `lens stores` lists the known ones"
-        return StoreNotFoundError(f"there is no store at {path}", hint=hint, path=where)
-    if error.errno == errno.ENOTDIR:
-        return NotAStoreError(f"{path} is no folder, so it is no store of JSON files", hint=NAME_ANOTHER, path=where)
-    hint = "read as a user who may read the folder and what is in it"
-    return UnreachableStoreError(f"cannot read {path}: {error.strerror or error}", hint=hint, path=where)
+    if error.errno == errno.ENOTDIR and os.path.lexists(path):
+        hint = NAME_ANOTHER
+        return NotAStoreError(f"{path} is no folder, so it is no store of JSON files", hint=hint, path=str(path))
+    return unreached(path, error)

@@ -9,7 +9,7 @@ from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flujo_lens.state.backends.arguments import asked_id, check_key, check_page, check_prefix, check_text
+from flujo_lens.state.backends.arguments import LONGEST_PAGE, asked_id, check_key, check_page, check_prefix, check_text
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.file_folder import Folder
 from flujo_lens.state.backends.file_runs import Pick, Snapshot
@@ -118,7 +118,8 @@ class FileReads(ReadingBackend):
     ) -> Page[RunSummary]:
         """Return one page; of the runs on it alone the files are read in full."""
         check_page(limit)
-        return await self._run(lambda stop: self._folder.page(wanted, after, limit, reverse, stop))
+        most = min(limit, LONGEST_PAGE)
+        return await self._run(lambda stop: self._folder.page(wanted, after, most, reverse, stop))
 
     async def count_runs(self, wanted: RunFilter) -> int:
         """Return how many runs `wanted` admits."""

@@ -209,10 +209,17 @@ def _names(folder: int, found: Scan) -> list[str]:
                 found.leftovers.append(name)
             elif name == HISTORY and file.is_dir(follow_symlinks=False):
                 found.has_history = True
-            elif file.is_file():
+            elif _is_file(file):
                 found.foreign += 1
     found.blobs = [name for name in names if documents.is_blob(name)]
     return [name for name in names if not documents.is_blob(name)] if found.blobs else names
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads in a circle, or where nobody may look
+        return False
 
 
 def unchanged(

@@ -18,6 +18,7 @@ process to close the store deletes the WAL that the connection still writes to.
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import stat
 import threading
@@ -38,10 +39,10 @@ from flujo_lens.errors import (
     NotAStoreError,
     OperationFailedError,
     ReadOnlyStoreError,
-    StoreNotFoundError,
     UnreachableStoreError,
 )
 from flujo_lens.state.backends.sqlite.engine_errors import ENGINE_ERRORS
+from flujo_lens.state.unreached import databases_in, unreached
 
 __all__ = ["WHO_MAY_WRITE", "Identity", "Reader", "Way", "check_is_sqlite", "identity", "is_busy", "translate"]
 
@@ -88,21 +89,23 @@ def check_is_sqlite(path: Path) -> bytes:
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise _not_a_store(path, "is no regular file, so it is no SQLite store")
+            raise _no_file(path)
         header = _header(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreNotFoundError(
-            f"there is no store at {path}", hint="nothing was created; `lens stores` lists the known ones",
-            path=str(path),
-        ) from None  # fmt: skip
     except OSError as error:
-        reason = error.strerror or error
-        raise UnreachableStoreError(f"cannot read {path}: {reason}", hint=_MAY_I_READ, path=str(path)) from error
+        raise unreached(path, error) from error
     if not header:
         raise _not_a_store(path, "is an empty file, so it is no state store: the first save makes one of it", True)
     if not header.startswith(_MAGIC):
         raise _not_a_store(path, "is no SQLite database, so it is no state store")
     return header
+
+
+def _no_file(path: Path) -> NotAStoreError:
+    inside = databases_in(path)
+    if inside:
+        why, place = f"{path} is a folder, and no SQLite store; {inside[0]} in it may be one", path / inside[0]
+        return NotAStoreError(why, hint=f"lens list --store {shlex.quote(str(place))}", path=str(path))
+    return _not_a_store(path, "is no regular file, so it is no SQLite store")
 
 
 def _not_a_store(path: Path, why: str, is_empty: bool | None = None) -> NotAStoreError:
@@ -282,7 +285,7 @@ class Reader:
         way = _way(self.path, header)
         self._way = Way.LEFT if way is Way.LIVE and self._shm_is_useless else way
         self._stamp = None if self._way.locks else self._stat()
-        uri = f"file:{quote(str(self.path))}?{self._way.value}"
+        uri = f"file:{quote(os.fsencode(self.path))}?{self._way.value}"
         wait = min(self.timeout, _LOCK_WAIT)
         connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
         connection.text_factory = partial(str, encoding="utf-8", errors="replace")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.errors import BusyError, StoreNotFoundError
 from flujo_lens.state.backends.arguments import (
+    LONGEST_PAGE,
     asked_id,
     check_key,
     check_page,
@@ -262,6 +263,7 @@ class SQLiteReads(ReadingBackend):
     ) -> Page[RunSummary]:
         """Return one page, found by keyset: no plan of it takes longer on a larger store."""
         check_page(limit)
+        limit = min(limit, LONGEST_PAGE)
         sought = findable_filter(wanted)
         found = await self._read(lambda session: runs.select_page(session, sought, after, limit + 1, reverse))
         if len(found) <= limit:
@@ -283,7 +285,7 @@ class SQLiteReads(ReadingBackend):
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`."""
         check_prefix(prefix, limit)
-        return await self._read(lambda session: runs.find_ids(session, findable(prefix), limit))
+        return await self._read(lambda session: runs.find_ids(session, findable(prefix), min(limit, LONGEST_PAGE)))
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None."""
@@ -326,7 +328,8 @@ class SQLiteReads(ReadingBackend):
         check_page(limit)
         check_text(run_id, "run_id")
         sought = None if run_id is None else findable(run_id)
-        return await self._read(lambda session: detail.evaluations(session, sought, limit, self._value))
+        most = min(limit, LONGEST_PAGE)
+        return await self._read(lambda session: detail.evaluations(session, sought, most, self._value))
 
     async def read_system_state(self) -> Sequence[SystemEntry]:
         """Return all global keys, by key."""
