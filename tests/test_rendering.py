@@ -283,6 +283,17 @@ def test_columns_that_are_kept_fit(width: int, widths: list[int]) -> None:
     assert sum(kept.values()) + 2 * (len(kept) - 1) <= max(width, 3 * len(kept))
 
 
+def test_where_all_must_stay_the_line_is_used() -> None:
+    """What short columns leave goes to the texts."""
+    runs = [run._replace(metadata={"a": "b " * 60}) for run in _runs("x" * 50, "short")]
+    fields = choose_fields(columns.RUN, "run_id,status,metadata,task_id")
+    out = io.StringIO()
+    console = make_console(out, width=80, colour=False, unicode=True)
+    console.print(table(columns.RUN, runs, Human(NOW, UTC), Redactor(), 80, fields))
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert 70 < max(map(len, lines)) <= 80
+
+
 # --- time bars
 
 SPANS = st.recursive(

@@ -129,7 +129,8 @@ def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int
             kept = _with_needed(columns, least, kept, width)
             return _widened(columns, least, widths, kept, width)
     room = max(1, (width - _GAP * (len(kept) - 1)) // len(kept))
-    return {i: min(least[i], room) for i in kept}
+    shared = [min(cells, room) for cells in least]
+    return _widened(columns, shared, widths, kept, max(width, _total(shared, kept)))
 
 
 def _with_needed(columns: Sequence[Shown], least: Sequence[int], kept: Sequence[int], width: int) -> list[int]:
