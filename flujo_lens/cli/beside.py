@@ -46,19 +46,20 @@ def bin_of(app: App, backend: StateBackend) -> Bin:
     return Bin(Bin.path_beside(_store_path(backend)), settings.bin_keep, settings.bin_max_runs, app.world.now())
 
 
-def lock_of(app: App, backend: StateBackend, command: Sequence[str]) -> StoreLock:
+def lock_of(app: App, backend: StateBackend, command: Sequence[str], file: Path | None = None) -> StoreLock:
     """The lock of a store, not yet taken.
 
     Args:
         app: The invocation: who acts, and how long the lock is waited for.
         backend: The store.
         command: The words that were typed, without secrets.
+        file: Where it is; None for beside the store.
 
     Raises:
         NotSupportedError: the store is at no path.
     """
     return StoreLock(
-        StoreLock.path_beside(_store_path(backend)),
+        StoreLock.path_beside(_store_path(backend)) if file is None else app.world.cwd / file,
         command=command,
         actor=actor_of(app),
         now=app.world.now(),

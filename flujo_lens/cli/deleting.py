@@ -47,6 +47,7 @@ class Work(NamedTuple):
         stop: When to end early.
         batch_size: Runs a transaction at most.
         locks: Whether it takes the lock of the store.
+        lock_file: Where that is; None for beside the store.
         vacuum: Whether free room is given back to the disk then.
         force: Whether that is done while another process has the store open.
         one: Describes the only run of a plan; None if there are more.
@@ -61,6 +62,7 @@ class Work(NamedTuple):
     stop: Stop
     batch_size: int = 100
     locks: bool = False
+    lock_file: Path | None = None
     vacuum: bool = False
     force: bool = False
     one: str | None = None
@@ -214,7 +216,7 @@ def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, u
                 failed.extend(await _vacuumed(app, backend, done, work.force))
             return done
 
-        done = await (_locked(app, backend, writer.command, delete_all) if work.locks else delete_all())
+        done = await (_locked(app, backend, writer.command, delete_all, work.lock_file) if work.locks else delete_all())
         if path_of(backend) is not None:
             bin_of(app, backend).expire(app.world.now())
         return done
@@ -277,10 +279,20 @@ async def _vacuumed(app: App, backend: StateBackend, done: Deletion, force: bool
 
 
 async def _locked(
-    app: App, backend: StateBackend, command: Sequence[str], work: Callable[[], Awaitable[Deletion]]
+    app: App,
+    backend: StateBackend,
+    command: Sequence[str],
+    work: Callable[[], Awaitable[Deletion]],
+    lock_file: Path | None,
 ) -> Deletion:
-    """Do `work` while the lock of the store is held, where the store is at a path."""
-    with nullcontext() if path_of(backend) is None else lock_of(app, backend, command):
+    """Do `work` while the lock of the store is held, where the store is at a path.
+
+    With a lock elsewhere, nobody may hold the one beside the store.
+    """
+    has_path = path_of(backend) is not None
+    if has_path and lock_file is not None:
+        lock_of(app, backend, command).check()
+    with lock_of(app, backend, command, lock_file) if has_path else nullcontext():
         return await work()
 
 

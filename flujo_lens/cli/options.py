@@ -232,6 +232,9 @@ class PruneOptions(NamedTuple):
     batch_size: Annotated[
         int, _option(_LIMIT, "--batch-size", help="Runs a transaction, at most (100).", metavar="N", min=1, max=1000)
     ] = 100
+    lock_file: Annotated[
+        Path | None, _option(_CHANGE, "--lock-file", help="Where its lock is, if not beside the store.", metavar="FILE")
+    ] = None
     vacuum: Annotated[bool, _option(_CHANGE, "--vacuum", help="Then give free room back to the disk.")] = False
     force: Annotated[
         bool, _option(_CHANGE, "--force", help="Also what a living process holds; vacuum beside others.")

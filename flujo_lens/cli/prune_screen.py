@@ -79,9 +79,10 @@ def run_prune(app: App, asked: Pruning) -> int:
         bounds.check(plan)
     if archive is not None and not plan.is_empty:
         archive = _archive(app, asked, request.now, make=True)
+    what = asked.what
     work = Work(
         asked.words(app.options.store), asked.change, asked.yes, _stop(lasts),
-        batch_size=asked.what.batch_size, locks=True, vacuum=asked.what.vacuum, force=asked.what.force,
+        batch_size=what.batch_size, locks=True, lock_file=what.lock_file, vacuum=what.vacuum, force=what.force,
     )  # fmt: skip
     return carry_out(app, out, plan, archive, uses_bin, work)
 

@@ -77,6 +77,14 @@ def check_may_write(store: Path | None) -> None:
     )
 
 
+def _log_of(store: Path) -> int:
+    """Bytes of the log of a SQLite store, which is written anew from its start: that much takes no more room."""
+    try:
+        return os.stat(f"{os.path.realpath(store)}-wal").st_size
+    except OSError:
+        return 0
+
+
 def room_of_batch(runs: int) -> int:
     """Bytes that a disk must have left before a batch of so many runs is deleted from a store on it."""
     return _ROOM + runs * _ROOM_OF_RUN
@@ -98,14 +106,15 @@ def check_room(store: Path | None, runs: int) -> None:
         room = os.statvfs(os.path.realpath(store))
     except OSError:
         return
-    free = room.f_bavail * room.f_frsize
+    free = room.f_bavail * room.f_frsize + _log_of(store)
     if room.f_blocks and free < (needed := room_of_batch(runs)):
         fitting = (free - _ROOM) // _ROOM_OF_RUN
         fewer = f"fewer at a time take less room: lens prune --no-bin --batch-size {fitting}\n" if fitting > 0 else ""
+        elsewhere = "what lens writes beside the store can be elsewhere: --no-bin --audit-file FILE --lock-file FILE\n"
         raise OperationFailedError(
             f"the disk of {store} is full: {free:,} bytes are free, and to delete {runs} at a time takes {needed:,} "
             "for a while; nothing was deleted",
-            hint=f"{fewer}to make a little room: move a log or an archive away from it, or empty the bin "
+            hint=f"{fewer}{elsewhere}to make a little room: move a log or an archive away from it, or empty the bin "
             f"({store}.lens-bin/, then nothing can be brought back)\n"
             "lens optimize --vacuum makes the file smaller afterwards",
             path=str(store),

@@ -37,6 +37,7 @@ _LEAST_WAIT = 0.2
 """Seconds; `holder_of` takes the lock for a moment, and should not be mistaken for a clean-up."""
 
 _PAUSE = 0.01
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -128,14 +129,23 @@ class StoreLock:
             if not _may_write(file):
                 os.unlink(self.path)  # somebody else's, and left over
                 return False
-            os.ftruncate(file, 0)
-            os.lseek(file, 0, os.SEEK_SET)
-            write_all(file, orjson.dumps(self._told) + b"\n")
+            self._write_holder(file, needed=outcome == "unsupported")
             self._file, file = file, -1
         finally:
             if file >= 0:
                 os.close(file)
         return True
+
+    def _write_holder(self, file: int, *, needed: bool) -> None:
+        """Write who has it; on a full disk nobody is named, unless what is written is the lock itself."""
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        try:
+            write_all(file, orjson.dumps(self._told) + b"\n")
+        except OSError as error:
+            if needed or error.errno not in _FULL:
+                raise
+            os.ftruncate(file, 0)
 
     def _opened(self) -> int | None:
         """The lock file; None if it went away just now."""
@@ -174,7 +184,10 @@ class StoreLock:
     def _not_made(self, error: OSError) -> LensError:
         kind = ReadOnlyStoreError if error.errno in _READ_ONLY else OperationFailedError
         message = f"cannot make the lock {self.path}: {error.strerror or error}; nothing was changed"
-        return kind(message, hint="the folder of a store has to be writable to change the store", path=str(self.path))
+        hint = (
+            "the folder of a store has to be writable to change the store; lens prune --lock-file FILE locks elsewhere"
+        )
+        return kind(message, hint=hint, path=str(self.path))
 
 
 def holder_of(path: Path) -> LockHolder | None:

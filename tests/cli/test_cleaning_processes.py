@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_while_it_archives(lens: Lens, more: str) -> None:
 
 
 def test_a_disk_that_is_full_in_the_first_batch(lens: Lens) -> None:
-    size = large(lens)
+    size = large(lens) * 2 // 3  # the first batch has a part of the runs
     before = rows(path_of(lens))
     for more in ("", "--no-bin"):
         done = limited(
@@ -230,6 +230,55 @@ def test_a_disk_that_is_full_already(lens: Lens) -> None:
         done.stderr.split()
     )
     assert done.stdout == "30\nflujo_ops.db\n"
+
+
+LARGE_WAL = """
+import sqlite3, sys
+db = sqlite3.connect("disk/flujo_ops.db")
+db.execute("PRAGMA journal_mode = wal")
+db.execute("PRAGMA wal_autocheckpoint = 0")
+for number in range(300):
+    db.execute("INSERT OR REPLACE INTO system_state VALUES ('app', ?, '')", (f"{number:03000}",))
+    db.commit()
+db.execute("PRAGMA wal_checkpoint(passive)").fetchone()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("more", ["--no-bin --lock-file ../lock", "--no-bin"])
+def test_a_full_disk_with_a_store_in_use_has_room_in_its_log(lens: Lens, more: str) -> None:
+    """Not a byte is free: what an application's WAL has taken of the disk is used again."""
+    aged(lens)
+    (lens.cwd / "disk").mkdir()
+    lens.write("application.py", LARGE_WAL)
+    script = f"""
+        mount -t tmpfs -o size=$(($(du -k flujo_ops.db | cut -f1) + 7000))k tmpfs disk || exit 77
+        cp flujo_ops.db disk/
+        mkfifo ready done
+        {sys.executable} application.py <done >ready &
+        exec 3>done
+        read line <ready
+        cat /dev/zero >disk/fill 2>/dev/null
+        {sys.executable} -m flujo_lens prune --older-than 30d --max-share 100% --yes -s disk/flujo_ops.db \
+            --audit-file log {more}
+        code=$?
+        {sys.executable} -m flujo_lens list --count -s disk/flujo_ops.db
+        ls disk
+        exec 3>&-
+        exit $code
+    """
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", textwrap.dedent(script)],
+        cwd=lens.cwd, env=lens.environment(), capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert (done.returncode, done.stderr) == (0, "")
+    left = "3\nfill\nflujo_ops.db\nflujo_ops.db-shm\nflujo_ops.db-wal\n"
+    assert done.stdout.endswith(left), "no lock is left"
+    assert (lens.cwd / "log").exists()
 
 
 AS_NOBODY = """

@@ -22,6 +22,9 @@ _PAGES = 400
 that, and waits for the disk.
 """
 
+_PAGES_A_ROW = 20.0
+"""Pages that a deleted row takes of the WAL, as long as nobody knows: those of large values are many."""
+
 _WINDOW, _BETWEEN_WINDOWS = 0.105, 0.7
 """Seconds that nobody holds the lock, and seconds after which that is due again: SQLite looks every 100 ms in the end,
 and an application that comes in the middle waits a second for its first commit, before which it is not seen.
@@ -37,7 +40,7 @@ class Politeness:
         self._version: int | None = None
         self._folds = False
         self._folded_at = 0
-        self._pages_a_row = 1.0
+        self._pages_a_row = _PAGES_A_ROW
         self._others_until = 0.0
         self._last_window = time.monotonic()
 
@@ -45,6 +48,18 @@ class Politeness:
     def longest(self) -> float:
         """Seconds that the next transaction should take at most."""
         return _LONGEST_BESIDE if time.monotonic() < self._others_until else LONGEST
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Have the WAL begin anew, if it can: on a full disk what it holds is the room that there is. Never fails."""
+        with suppress(sqlite3.Error):
+            self._take_over(connection)
+            self._fold(connection)
+
+    def _take_over(self, connection: sqlite3.Connection) -> None:
+        """From here on the WAL is folded in between batches, not at the end of one."""
+        if not self._folds:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._folds = True
 
     def rest(self, connection: sqlite3.Connection) -> float:
         """Fold in the WAL now and then; return how many seconds to leave to others.
@@ -58,10 +73,7 @@ class Politeness:
             return _PAUSE
 
     def _rest(self, connection: sqlite3.Connection) -> float:
-        if not self._folds:
-            # From here on the WAL is folded in between batches, not at the end of one.
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-            self._folds = True
+        self._take_over(connection)
         began = time.monotonic()
         before, self._version = self._version, connection.execute("PRAGMA data_version").fetchone()[0]
         if before is not None and before != self._version:
@@ -79,11 +91,11 @@ class Politeness:
         those few pages are folded in while they wait, as they do for a batch.
         """
         busy, there, _ = connection.execute("PRAGMA wal_checkpoint(passive)").fetchone()
-        if busy or there > _PAGES:
+        if busy or there > (_PAGES if self._folded_at else 0):
             busy = connection.execute("PRAGMA wal_checkpoint(restart)").fetchone()[0]
         rows = connection.total_changes - self._folded_at
         if there > 0 and rows > 0:
-            self._pages_a_row = there / rows
+            self._pages_a_row = max(there / rows, self._pages_a_row / 2)
         if not busy:
             self._folded_at = connection.total_changes
 

@@ -65,6 +65,7 @@ class PruningRuns(SQLiteReads):
         # Opens the connection, for what is kept before the first transaction.
         await self._writer.write(lambda db: db.rollback(), creates=False, hold=_HOLD)
         try:
+            await self._writer.between(politeness.begin)
             while deletion.advance():
                 await self._writer.between(deletion.keep_ahead)
                 done = await self._writer.write(deletion.step, creates=False, hold=_HOLD)
