@@ -18,6 +18,7 @@ code (`flujo_lens.cli.exit_codes`; no exit codes here). The words live with the 
     ├── RunNotFoundError          LENS-R1   no run has this id
     │   └── AmbiguousRunError     LENS-R2   several runs begin with it
     ├── IncompatibleError         LENS-C0   a saved state does not fit the code; LENS-C1 to LENS-C10 say how
+    │   └── LibraryVersionError   LENS-C11  the installed library is of another version than the store
     ├── StoreError                LENS-S0
     │   ├── StoreNotFoundError    LENS-S1   nothing is there
     │   ├── UnreachableStoreError LENS-S2   it cannot be opened or reached
@@ -58,6 +59,7 @@ __all__ = [
     "InvalidAnswerError",
     "InvalidStateError",
     "LensError",
+    "LibraryVersionError",
     "LostClaimError",
     "MissingExtraError",
     "NoStoreError",
@@ -247,6 +249,12 @@ class IncompatibleError(LensError):
     """
 
     code = "LENS-C0"
+
+
+class LibraryVersionError(IncompatibleError):
+    """The installed version of the library is none that may open the store, or go on with the run."""
+
+    code = "LENS-C11"
 
 
 class StoreError(LensError):

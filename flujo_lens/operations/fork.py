@@ -6,6 +6,7 @@ import copy
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from flujo_lens.errors import NotSupportedError, OperationFailedError, RunNotFoundError, UnknownValueError, command_line
@@ -117,9 +118,10 @@ async def fork(
 
 
 def _done(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of the step history that succeeded, up to a failure: behind one the library went on without it."""
     history = state.get("step_history")
-    entries = history if isinstance(history, list) else []
-    return [entry for entry in entries if isinstance(entry, dict) and entry.get("success") is not False]
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    return list(takewhile(lambda entry: entry.get("success") is not False, entries))
 
 
 def _standing(old: RunDetail, step: str, names: Sequence[str]) -> int:

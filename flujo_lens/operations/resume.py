@@ -186,6 +186,8 @@ async def prepare(
             has_version=_has(application, error),
         )
         raise
+    if application.library is not None:
+        await application.library.check(backend, stored, fitted.code.name, fitted.code.version)
     return _prepared(stored, fitted)
 
 
@@ -266,6 +268,7 @@ async def _hand_over(
             source = application.source_for(stored.summary.pipeline_name, version)
             fitted = await fit(backend, source, stored, application.context_model)
             code = fitted.code
+            await library.check(backend, stored, code.name, code.version)
             reply.check(stored, code.pipeline)
             if reply.has_answer:
                 step = code.pipeline.steps[fitted.waiting]

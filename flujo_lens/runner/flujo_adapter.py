@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from flujo_lens.errors import LensError, NotSupportedError, OperationFailedError, UsageError, command_line
+from flujo_lens.runner import library_models
 from flujo_lens.runner.dsl import HUMAN, STEP, Pipeline, Step
+from flujo_lens.runner.library_version import check_context, check_store
 from flujo_lens.runner.placing import Source
 from flujo_lens.runner.registry import PipelineRegistry
 from flujo_lens.runner.stored import Stored
@@ -51,6 +53,17 @@ class Library:
     found: Any
     source: Source
 
+    async def check(self, backend: StateBackend, stored: Stored, name: str, version: str) -> None:
+        """See that the library can take a run, before it sees the store and before anybody is asked for an answer.
+
+        Raises:
+            LibraryVersionError: the installed version is none for the store, or for the run.
+            UsageError: the run's context is of a model that the application does not name.
+        """
+        await check_store(backend)
+        check_context(stored.run_id, stored.state)
+        self._context_model(stored, self._pipeline(name, version))
+
     async def start(self, backend: StateBackend, stored: Stored, name: str, version: str) -> None:
         """Bring a run that failed or was killed as far as it goes. It has to be claimed, and to fit the code.
 
@@ -60,35 +73,50 @@ class Library:
             name: Of the pipeline that it goes on with.
             version: Of the same.
         """
-        async with self._runner(backend, name, version) as runner:
+        async with self._runner(backend, stored, name, version) as runner:
             if stored.status == "failed":
-                await _set_back(runner.state_backend, stored)
+                await _set_back(runner.state_backend, stored, name, version)
+            else:
+                await _completed(runner.state_backend, stored, name, version)
             given = stored.context.get("initial_prompt")
             data = _initial(runner, stored)
             await _watched(runner, stored, lambda: _last(runner.run_async(given, run_id=stored.run_id, **data)))
 
     async def answer(self, backend: StateBackend, stored: Stored, name: str, version: str, answer: Any) -> None:
         """Bring a run that waits for a person as far as it goes with the answer; the rest as of `start`."""
-        async with self._runner(backend, name, version) as runner:
+        async with self._runner(backend, stored, name, version) as runner:
+            await _completed(runner.state_backend, stored, name, version)
             paused = await _paused(runner, stored.run_id)
             await _watched(runner, stored, lambda: runner.resume_async(paused, answer))
 
     @asynccontextmanager
-    async def _runner(self, backend: StateBackend, name: str, version: str) -> AsyncIterator[Any]:
+    async def _runner(self, backend: StateBackend, stored: Stored, name: str, version: str) -> AsyncIterator[Any]:
         """The application's own runner, or one of the library's, on the store; which is closed in the end."""
-        store = _opened(backend)
         pipeline = self._pipeline(name, version)
+        model = self._context_model(stored, pipeline)
+        store = _opened(backend)
         try:
             if _is_a(self.found, "Flujo"):
                 runner = copy.copy(self.found)
                 runner.pipeline, runner.state_backend = pipeline, store
                 runner.pipeline_name, runner.pipeline_version = name, version
+                runner.context_model = model
             else:
                 made = importlib.import_module("flujo").Flujo
-                runner = made(pipeline, state_backend=store, pipeline_name=name, pipeline_version=version)
+                given = {"context_model": model, "state_backend": store}
+                runner = made(pipeline, pipeline_name=name, pipeline_version=version, **given)
             yield runner
         finally:
             await _closed(store)
+
+    def _context_model(self, stored: Stored, pipeline: Any) -> Any:
+        """The model of the run's context: the application's, else the one that the pipeline's steps ask for.
+
+        Raises:
+            UsageError: neither names one, and the context has fields that the library's own does not have.
+        """
+        named = getattr(self.found, "context_model", None) if _is_a(self.found, "Flujo") else None
+        return named or library_models.context_model(pipeline, stored)
 
     def _pipeline(self, name: str, version: str) -> Any:
         registry = self.found if _is_a(self.found, "PipelineRegistry") else getattr(self.found, "registry", None)
@@ -141,8 +169,15 @@ def _shape(found: Any) -> Pipeline:
 
 def _step(found: Any) -> Step:
     kind = HUMAN if _is_a(found, "HumanInTheLoopStep") else STEP
-    schema = getattr(found, "input_schema", None) if kind == HUMAN else None
+    schema = getattr(found, "input_schema", None) if kind == HUMAN else _inner_schema(found)
     return Step(str(found.name), kind, message_for_user=getattr(found, "message_for_user", None), input_schema=schema)
+
+
+def _inner_schema(found: Any) -> Any:
+    """What the one human step inside of a loop wants for an answer; None where there are several, or none."""
+    body = getattr(found, "loop_body_pipeline", None)
+    asking = [step for step in getattr(body, "steps", ()) if _is_a(step, "HumanInTheLoopStep")]
+    return getattr(asking[0], "input_schema", None) if len(asking) == 1 else None
 
 
 # --- the library's own store
@@ -174,9 +209,20 @@ async def _closed(store: Any) -> None:
             return
 
 
-async def _set_back(store: Any, stored: Stored) -> None:
-    """Let a run that failed stand at the step that failed, as the library reads it."""
+async def _completed(store: Any, stored: Stored, name: str, version: str) -> None:
+    """Put back into a state what 0.6 reads from it, and does not write while a run goes on: the whole context, and
+    the name with which it asks a registry."""
+    named = {"pipeline_name": name, "pipeline_version": version}
+    is_whole = stored.whole_context is stored.context
+    if not is_whole or any(stored.state.get(field) != value for field, value in named.items()):
+        await _changed(store, stored.run_id, pipeline_context=stored.whole_context, **named)
+
+
+async def _set_back(store: Any, stored: Stored, name: str, version: str) -> None:
+    """Let a run that failed stand at the step that failed, as the library reads it: nobody is asked there."""
     done = stored.done
+    context = stored.whole_context
+    idle: JSONObject = {"status": "running", "pause_message": None, "hitl_data": {}, "paused_step_input": None}
     await _changed(
         store,
         stored.run_id,
@@ -185,6 +231,9 @@ async def _set_back(store: Any, stored: Stored) -> None:
         last_step_output=done[-1].get("output") if done else None,
         status="running",
         error_message=None,
+        pipeline_name=name,
+        pipeline_version=version,
+        pipeline_context={**context, **{name: idle[name] for name in idle if name in context}},
     )
 
 
@@ -201,7 +250,7 @@ def _initial(runner: Any, stored: Stored) -> JSONObject:
     """What a context model that has fields without defaults is made of, before the library loads the stored one."""
     model = getattr(runner, "context_model", None)
     fields = getattr(model, "model_fields", {})
-    data = {name: value for name, value in stored.context.items() if name in fields}
+    data = {name: value for name, value in stored.whole_context.items() if name in fields}
     return {"initial_context_data": data} if data else {}
 
 

@@ -16,6 +16,7 @@ from flujo_lens.runner.values import restored
 from flujo_lens.runner.verdicts import Place
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.interpret import raw_from_documents, summarise
+from flujo_lens.state.resumable import done_before, stands_at
 from flujo_lens.state.views import RunSummary
 
 if TYPE_CHECKING:
@@ -66,10 +67,23 @@ class Stored:
 
     @property
     def done(self) -> list[JSONObject]:
-        """The entries of the step history that succeeded, in order: a failed one is tried again."""
+        """The entries of the step history that succeeded, in order; of a run that failed those before it did."""
+        status = "running" if self.status == "paused" else self.status
+        return done_before(status, self._history)
+
+    @property
+    def _history(self) -> list[JSONObject]:
         history = self.state.get("step_history")
-        entries = history if isinstance(history, list) else []
-        return [entry for entry in entries if isinstance(entry, dict) and entry.get("success") is not False]
+        return [entry for entry in (history if isinstance(history, list) else []) if isinstance(entry, dict)]
+
+    @property
+    def whole_context(self) -> JSONObject:
+        """The saved context; of a killed run of 0.6.11, which saves but notes while it runs, that of its last step."""
+        if "hitl_data" in self.context or "scratchpad" in self.context:
+            return self.context
+        kept = (entry.get("branch_context") for entry in reversed(self._history))
+        last = next((context for context in kept if isinstance(context, dict) and context), None)
+        return self.context if last is None else {**last, "run_id": self.run_id}
 
     @property
     def began(self) -> datetime:
@@ -84,10 +98,11 @@ class Stored:
 
     def place(self) -> Place:
         """Where it stands, for the comparison of its shape with that of the code."""
-        names = tuple(str(entry.get("name")) for entry in self.done)
+        names = tuple(str(entry.get("name")) for entry in done_before(self.status, self._history))
         stored = self.summary.current_step_index or 0
         index = len(names) if self.status == "failed" else stored
-        return Place(self.status, index, self.summary.step_name, names, self.summary.pipeline_version)
+        waiting = stands_at(self.status, self.summary.step_name, self.context, names)
+        return Place(self.status, index, waiting, names, self.summary.pipeline_version)
 
     def value(self, fallback: Any) -> Any:
         """What the next step gets, in plain data: the last output; before the first step, the input of the run."""
@@ -100,8 +115,7 @@ class Stored:
 
     def results(self) -> list[StepResult]:
         """The steps that ran, with outputs in plain data."""
-        history = self.state.get("step_history")
-        return [_result(entry) for entry in (history if isinstance(history, list) else []) if isinstance(entry, dict)]
+        return [_result(entry) for entry in self._history]
 
     def result(self, model: type[BaseModel], pipeline: Pipeline | None) -> PipelineResult[Any]:
         """The run as a caller gets it who does not make it go on.

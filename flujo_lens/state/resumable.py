@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.state import interpret
 from flujo_lens.state.claims import ResumableGroup
@@ -13,10 +13,22 @@ from flujo_lens.state.views import RunDetail, RunFilter
 if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["RESUMABLE", "Tally", "completed_of", "group_runs", "place_of", "resumable", "step_at"]
+__all__ = [
+    "RESUMABLE",
+    "Tally",
+    "completed_of",
+    "done_before",
+    "group_runs",
+    "place_of",
+    "resumable",
+    "stands_at",
+    "step_at",
+]
 
 RESUMABLE = frozenset({"running", "paused", "failed"})
 """Effective statuses of runs that are not at their end."""
+
+Entry = TypeVar("Entry", bound=Mapping[str, Any])
 
 Place = tuple[str, str, str, int | None, str | None, str | None, tuple[str, ...]]
 """The fields of a `ResumableGroup` up to `completed`."""
@@ -55,14 +67,48 @@ def place_of(raw: RawRun, status: str, done: tuple[str, ...]) -> Place:
         status: Its effective status.
         done: The names of the steps done.
     """
-    return (*interpret.named(raw), status, interpret.as_int(raw.step_index), step_name_of(raw, status), None, done)
+    waiting = stands_at(status, step_name_of(raw, status), raw.mapping("context"), done)
+    return (*interpret.named(raw), status, interpret.as_int(raw.step_index), waiting, None, done)
 
 
-def completed_of(raw: RawRun) -> tuple[str, ...] | None:
-    """Names of the steps done, in order, as the step history has them; None if there is no history."""
+def completed_of(raw: RawRun, status: str) -> tuple[str, ...] | None:
+    """Names of the steps that lie behind a run, as the step history has them; None if there is no history."""
     if not isinstance(raw.read("history"), list):
         return None
-    return tuple(str(entry.get("name")) for entry in raw.steps() if entry.get("success") is not False)
+    return tuple(str(entry.get("name")) for entry in done_before(status, raw.steps()))
+
+
+def done_before(status: str, history: Sequence[Entry]) -> list[Entry]:
+    """The entries of a step history that lie behind a run of this effective status.
+
+    The library goes on behind a step that failed, when it is restarted: of a run that failed only what lies before
+    the failure is done; one that waits has passed it.
+    """
+    if status == "paused":
+        return list(history)
+    failures = [at for at, entry in enumerate(history) if entry.get("success") is False]
+    if status == "failed" and failures:
+        return list(history[: failures[0]])
+    return [entry for entry in history if entry.get("success") is not False]
+
+
+def stands_at(status: str, step: str | None, context: Mapping[str, Any], done: Sequence[str]) -> str | None:
+    """The step of its pipeline that a run stands at; None if that is not told.
+
+    Args:
+        status: Its effective status.
+        step: The step that is shown: inside a loop it is one of the loop's own.
+        context: Its saved context, in which 0.6.11 names the step of the pipeline, or the last one of a run that was
+            killed: which is done.
+        done: Names of the steps that are done.
+    """
+    if status == "running" and done and step == done[-1]:
+        return None
+    outer = context.get("current_step")
+    is_inside = (
+        status == "paused" and isinstance(outer, str) and outer and context.get("loop_resume_requires_hitl_output")
+    )
+    return outer if is_inside else step
 
 
 def step_at(manifest: Mapping[str, Any] | None, index: int | None) -> str | None:
@@ -92,7 +138,10 @@ async def group_runs(backend: StateBackend, wanted: RunFilter) -> list[Resumable
         head = run.pipeline_name, run.pipeline_version, run.status, run.current_step_index
         if digest is None:
             detail = await backend.read_run(run.run_id)
-            tally.add((*head, run.step_name, None, _completed(detail)), run.run_id)
+            done, state = _completed(detail), detail.state if detail is not None else None
+            context = (state or {}).get("pipeline_context")
+            waiting = stands_at(run.status, run.step_name, context if isinstance(context, dict) else {}, done)
+            tally.add((*head, waiting, None, done), run.run_id)
             continue
         if digest not in known:
             known[digest] = await backend.get_manifest(digest)
@@ -104,5 +153,5 @@ def _completed(detail: RunDetail | None) -> tuple[str, ...]:
     """Names of the steps done, by the step history, else by the rows of steps."""
     if detail is None:
         return ()
-    told = completed_of(interpret.raw_from_documents(detail.run.run_id, detail.state))
+    told = completed_of(interpret.raw_from_documents(detail.run.run_id, detail.state), detail.run.status)
     return tuple(step.step_name for step in detail.steps if step.status == "completed") if told is None else told

@@ -338,7 +338,7 @@ class SQLiteReads(ReadingBackend):
         return await self._read(detail.system_entries)
 
     async def read_facts(self) -> Mapping[str, Any]:
-        """Return ``size_bytes`` (with the WAL), ``last_write_at`` and ``notes``."""
+        """Return ``size_bytes`` (with the WAL), ``last_write_at``, ``notes`` and ``library`` (``0.4`` or ``0.6``)."""
         return await self._read(self._facts)
 
     def _facts(self, session: Session) -> dict[str, Any]:
@@ -350,4 +350,5 @@ class SQLiteReads(ReadingBackend):
             "size_bytes": sum(_size(f"{self._reader.path}{end}") for end in ("", "-wal")),
             "last_write_at": stats.last_write(session),
             "notes": (newer,) if version > KNOWN_VERSION else (),
+            "library": session.shape.series,
         }

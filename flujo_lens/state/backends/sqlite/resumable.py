@@ -198,13 +198,13 @@ class _Grouping:
             status = status_of(raw)
             if raw.is_background or not self._is_wanted(*named(raw), status):
                 continue
-            place = place_of(raw, status, () if digest else self._done(raw))
+            place = place_of(raw, status, () if digest else self._done(raw, status))
             if digest:
                 place = (*place[:4], self._step(digest, place[3]), digest, ())
             self._tally.add(place, as_text(raw.run_id))
 
-    def _done(self, raw: RawRun) -> tuple[str, ...]:
-        told = completed_of(raw)
+    def _done(self, raw: RawRun, status: str) -> tuple[str, ...]:
+        told = completed_of(raw, status)
         if told is not None or not self._shape.has("steps", "run_id", "step_name", "step_index", "status"):
             return told or ()
         return tuple(as_text(row[0]) for row in self._session.rows(_DONE, (raw.run_id,)))

@@ -40,6 +40,16 @@ class Shape(NamedTuple):
         """The name of an index that begins with this column, quoted; None if there is none."""
         return self.leading.get(table, {}).get(column)
 
+    @property
+    def series(self) -> str:
+        """The series of the library's versions that works on it: ``0.6``, or ``0.4``, which has other columns.
+
+        One that both have opened is for 0.6 alone.
+        """
+        if "runs" in self.columns:
+            return "0.6" if self.has("runs", "created_at") else "0.4"
+        return "0.6" if self.has("workflow_state", "is_background_task") else "0.4"
+
     def pick(self, table: str, alias: str, *columns: str) -> str:
         """SQL for the first of `columns` that is set in a row, out of those that the table has."""
         there = [f"NULLIF({alias}.\"{c}\", '')" for c in columns if self.has(table, c)]
