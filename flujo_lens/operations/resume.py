@@ -29,6 +29,7 @@ __all__ = [
     "Outcome",
     "Prepared",
     "check_free",
+    "check_library",
     "go_on",
     "prepare",
     "stored_outcome",
@@ -160,6 +161,18 @@ async def check_free(backend: StateBackend, stored: Stored, now: datetime, lease
     )
 
 
+async def check_library(backend: StateBackend, application: Application) -> None:
+    """See that the library, if the application is one of it, may open the store; before it sees that.
+
+    Raises:
+        LibraryVersionError: the installed version is none for the store.
+    """
+    if application.library is not None:
+        from flujo_lens.runner.library_version import check_store
+
+        await check_store(backend)
+
+
 async def prepare(
     backend: StateBackend, application: Application, stored: Stored, version: str | None = None
 ) -> Prepared:
@@ -175,6 +188,7 @@ async def prepare(
         StateIncompatibilityError: it does not fit; with `others` counted.
         UsageError: the version is not registered.
     """
+    await check_library(backend, application)
     source = application.source_for(stored.summary.pipeline_name, version)
     try:
         fitted = await fit(backend, source, stored, application.context_model)
