@@ -150,7 +150,10 @@ def _report(
 ) -> tuple[CheckReport, str]:
     """What the check found, and where the runs are; `kept` are those of a file."""
     from flujo_lens.operations.check import check_contexts, check_groups
+    from flujo_lens.operations.resume import check_library
 
+    if kept is None:
+        app.run(lambda backend: check_library(backend, application))
     if asked.deep:
 
         async def work(backend: StateBackend) -> CheckReport:

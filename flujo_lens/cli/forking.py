@@ -39,7 +39,10 @@ def run_fork(app: App, asked: Forking) -> None:
     check_writable(app, dry_run=asked.change.dry_run)
     out, now = report_output(app, asked.change), app.world.now()
 
+    from flujo_lens.runner.library_version import check_store
+
     async def work(backend: StateBackend) -> tuple[ForkPlan, Forked]:
+        await check_store(backend)
         run_id = await meant(backend, asked.run, can_ask(app))
         plan = await plan_fork(backend, run_id, asked.step)
         if asked.cancels_old:

@@ -80,7 +80,7 @@ def _planned(app: App, asked: Retrying) -> RetryPlan:
 
 
 def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int:
-    from flujo_lens.operations.resume import Outcome, try_again
+    from flujo_lens.operations.resume import Outcome, check_library, try_again
 
     is_dry = asked.change.dry_run
     application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs and not is_dry else None
@@ -91,6 +91,8 @@ def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int
             assert application is not None
             return await try_again(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
 
+        if application is not None:
+            await check_library(backend, application)
         told = asked.words(app.options.store, [run.run_id for run in plan.runs])
         writer = None if is_dry else recorder(app, backend, told, asked.change)
         watch = _Watch(out, stdout)

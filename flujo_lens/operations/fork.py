@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ from flujo_lens.state.forks import FORKED_FROM, fork_error
 from flujo_lens.state.views import RunDetail
 
 __all__ = ["ForkPlan", "Forked", "fork", "plan_fork"]
+
+_QUARTER = timedelta(minutes=15)
+"""What the offsets of all zones are multiples of."""
 
 _PAUSE_NOTES = ("pause_message", "hitl_data", "paused_step_input")
 
@@ -199,11 +202,26 @@ def _answers(history: list[Any], kept: Sequence[Mapping[str, Any]], shape: Mappi
     return history[:count]
 
 
+def _as_its_writer_would(old: RunDetail, now: datetime) -> str:
+    """The present in the form of the old state's times: 0.4.x has naive local ones, and subtracts no others."""
+    stored = (old.state or {}).get("updated_at")
+    try:
+        text = stored if isinstance(stored, datetime) else datetime.fromisoformat(str(stored))
+    except ValueError:
+        return now.isoformat()
+    if text.tzinfo is not None or old.run.updated_at is None:
+        return now.isoformat()
+    ahead = round((text - old.run.updated_at.astimezone(UTC).replace(tzinfo=None)) / _QUARTER) * _QUARTER
+    local = now.astimezone(timezone(ahead)) if abs(ahead) < timedelta(hours=15) else now.astimezone()
+    return local.replace(tzinfo=None).isoformat()
+
+
 def _progress(plan: ForkPlan, run_id: str, now: datetime) -> Progress:
     when, old = now.isoformat(), plan.old.run
     error = fork_error(old.run_id)
     context = plan.state["pipeline_context"]
-    own = {"run_id": run_id, "created_at": when, "updated_at": when, "error_message": error}
+    saved = _as_its_writer_would(plan.old, now)
+    own = {"run_id": run_id, "created_at": saved, "updated_at": saved, "error_message": error}
     start = {
         "run_id": run_id,
         "status": "failed",

@@ -10,12 +10,13 @@ import inspect
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import UsageError
 from flujo_lens.runner.stored import Stored
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 __all__ = ["context_model"]
 
@@ -89,6 +90,8 @@ def _asked_for(pipeline: Any) -> Iterator[type[BaseModel]]:
 
 
 def _annotated(agent: Any) -> Iterator[type[BaseModel]]:
+    from pydantic import BaseModel
+
     for name in ("_step_callable", "run"):
         function = getattr(agent, name, None)
         if not callable(function):

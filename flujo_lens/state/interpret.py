@@ -324,7 +324,8 @@ def _paused_step(raw: RawRun) -> Any:
 
 
 def _error(raw: RawRun, status: str) -> str | None:
-    stored = _text(raw.state_error or raw.run_error)
+    has_ended = raw.has_state and status == "completed"  # what the history had of a failure before is over
+    stored = _text(raw.state_error if has_ended else raw.state_error or raw.run_error)
     if status != "failed":
         return stored
     background = raw.background_error or raw.mapping("metadata").get("background_error")
