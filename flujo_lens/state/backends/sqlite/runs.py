@@ -144,12 +144,17 @@ def count_all(session: Session) -> int:
     )
 
 
+_DISGUISED = {"failed": "cancelled", "paused": "failed"}
+
+
 def statuses(session: Session) -> frozenset[str]:
     """The statuses of either table, as `interpret` reads them; off an index where there is one."""
     tables = [table for table in ("workflow_state", "runs") if session.shape.has(table, "status")]
     sql = " UNION ".join(f"SELECT DISTINCT status FROM {table}" for table in tables)
     found = {as_text(status) if status is not None else "" for (status,) in session.rows(sql)} if tables else {""}
-    return frozenset(status or UNREADABLE for status in found)
+    # What is stored as failed may be cancelled, and as paused, failed: see `interpret.status_of`.
+    meant = {_DISGUISED[status] for status in found if status in _DISGUISED}
+    return frozenset(status or UNREADABLE for status in found) | meant
 
 
 def find_ids(session: Session, prefix: str, limit: int) -> list[str]:
