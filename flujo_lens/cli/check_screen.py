@@ -14,7 +14,7 @@ from flujo_lens.cli.contradictions import refuse_beside
 from flujo_lens.cli.options import FilterOptions, OutputOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.progress_screen import Bar
-from flujo_lens.errors import OperationFailedError, UnknownValueError, UsageError
+from flujo_lens.errors import LensError, OperationFailedError, UnknownValueError, UsageError
 from flujo_lens.operations.inflight import Inflight, collect, read_inflight, save_inflight
 from flujo_lens.rendering import ci, columns, human
 from flujo_lens.rendering.data import FORMATS
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["Checking", "run_check"]
 
 _CI = {"github": ci.github, "junit": ci.junit}
+_CI_ERRORS = {"github": ci.github_error, "junit": ci.junit_error}
 _FEW = 3
 """So many groups are told what to do about; the others are like them as a rule."""
+
+_READ_ANYWAY = 1000
+"""The contexts of as many runs are read without ``--deep``: it takes about a second."""
 
 _CLOCKS = timedelta(minutes=5)
 """By so much may two machines' clocks differ."""
@@ -59,16 +63,33 @@ def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Ch
         InflightError: a file cannot be used.
         OperationFailedError: it is too old.
     """
-    age = _checked_options(asked)
-    saved = None if asked.from_file is None else _young_enough(app, asked.from_file, age)
-    wanted = app.wanted(filters, saved and (lambda: {group.status for group in saved.groups}))
     saves_alone = asked.save is not None and asked.target is None
     if saves_alone:
         others = {"--fail-on": asked.fail_on, "--app-dir": asked.app_dir, "--columns": output.columns}
         refuse_beside("--save", others, "without --app nothing is compared: the file is all that comes of it")
     out = app.output(output, ("table", "tsv", "json") if saves_alone else (*FORMATS, *_CI))
+    try:
+        return _checked(app, filters, out, asked)
+    except Exception as error:
+        _tell_ci(out, error)
+        raise
+
+
+def _tell_ci(out: Output, error: Exception) -> None:
+    """Write an error in the format that CI reads: what it gets is never empty."""
+    if out.form not in _CI:
+        return
+    code, message = (error.code, error.message) if isinstance(error, LensError) else ("LENS-X1", type(error).__name__)
+    for line in _CI_ERRORS[out.form](code, message):
+        out.write(f"{out.redactor.text(line)}\n".encode())
+
+
+def _checked(app: App, filters: FilterOptions, out: Output, asked: Checking) -> bool:
+    age = _checked_options(asked)
+    saved = None if asked.from_file is None else _young_enough(app, asked.from_file, age)
+    wanted = app.wanted(filters, saved and (lambda: {group.status for group in saved.groups}))
     out.fields(columns.CHECK)  # a wrong name is told before anything is read
-    if saves_alone:
+    if asked.save is not None and asked.target is None:
         found = _found(app, wanted)
         _save(app, out, found, asked)
         return _enough(app, found.runs, asked)
@@ -152,22 +173,20 @@ def _report(
     from flujo_lens.operations.check import check_contexts, check_groups
     from flujo_lens.operations.resume import check_library
 
-    if kept is None:
-        app.run(lambda backend: check_library(backend, application))
-    if asked.deep:
-
-        async def work(backend: StateBackend) -> CheckReport:
-            total = sum(group.runs for group in await backend.group_resumable(wanted))
-            with Bar(app, "checking", "runs", total) as bar:
-                return await check_contexts(backend, wanted, application, bar.update)
-
-        return app.run(work), _store_name(app)
     if kept is not None:
         return check_groups(kept, application), f"{kept.store} at {_clock(kept)}"
+    app.run(lambda backend: check_library(backend, application))
     found = _found(app, wanted)
     if asked.save is not None:
         save_inflight(asked.save, found, force=asked.force)
-    return check_groups(found, application), found.store
+    if not asked.deep and found.runs > _READ_ANYWAY:
+        return check_groups(found, application), found.store
+
+    async def work(backend: StateBackend) -> CheckReport:
+        with Bar(app, "checking", "runs", found.runs) as bar:
+            return await check_contexts(backend, wanted, application, bar.update)
+
+    return app.run(work), found.store
 
 
 def _young_enough(app: App, path: Path, age: timedelta | None) -> Inflight:
@@ -272,6 +291,10 @@ class _Screen(NamedTuple):
         if self.out.is_table:
             for line in self._what_to_do(report.groups):
                 self.out.print(line)
+        if report.unread:
+            told = f"the contexts of {human.plural(report.unread, 'run')} were not read: their shapes match"
+            hint = "where the store is, --deep reads them" if self.asked.from_file else "--deep reads them"
+            self.app.note(f"{told}; {hint}")
         if report.unshaped:
             named = human.plural(report.unshaped, "run")
             self.app.note(f"{named} without a manifest: judged by the version and the names of the steps alone")

@@ -26,9 +26,21 @@ if TYPE_CHECKING:
     from flujo_lens.runner.application import Application
     from flujo_lens.state.claims import ResumableGroup
 
-__all__ = ["VERDICTS", "CheckReport", "CheckedGroup", "check_contexts", "check_groups"]
+__all__ = ["SHAPE_MATCHES", "VERDICTS", "CheckReport", "CheckedGroup", "check_contexts", "check_groups"]
 
-VERDICTS = ("broken", "unknown", "needs-migration", "remapped", "names-match", "compatible", "identical")
+SHAPE_MATCHES = "shape-matches"
+"""The verdict on runs whose pipeline is as it was, where nobody has read what they saved."""
+
+VERDICTS = (
+    "broken",
+    "unknown",
+    "needs-migration",
+    "remapped",
+    "names-match",
+    SHAPE_MATCHES,
+    "compatible",
+    "identical",
+)
 """Every verdict, the worst first."""
 
 _LOST = "the store has lost the shape that the runs were started with; --deep compares the names of their steps"
@@ -80,6 +92,11 @@ class CheckReport(NamedTuple):
         return sum(group.runs for group in self.groups if group.code is not None)
 
     @property
+    def unread(self) -> int:
+        """How many have a pipeline that is as it was, and a context that nobody has read."""
+        return sum(group.runs for group in self.groups if group.verdict == SHAPE_MATCHES)
+
+    @property
     def unshaped(self) -> int:
         """How many have no manifest, and were judged by names alone."""
         return sum(each.runs for each in self.groups if each.manifest is None and each.code in (None, "LENS-C6"))
@@ -113,6 +130,8 @@ class _Outcome(NamedTuple):
 
 def check_groups(found: Inflight, application: Application) -> CheckReport:
     """Judge groups of runs by their manifests, or where there are none by the names of their steps.
+
+    No context is read, and so none of them is "identical": at best its shape matches.
 
     Args:
         found: The runs.
@@ -191,7 +210,8 @@ class _Judge:
             code, verdict = self.verdict(group.sample_run_id, group.pipeline_name, place, saved)
         except StateIncompatibilityError as error:
             return _Outcome.refused(error)
-        return _Outcome.good(verdict, _next_step(code, verdict))
+        outcome = _Outcome.good(verdict, _next_step(code, verdict))
+        return outcome._replace(verdict=SHAPE_MATCHES) if verdict.kind == "identical" else outcome
 
     def verdict(self, run_id: str, name: str, place: Place, saved: JSONObject | None) -> tuple[Code, Verdict]:
         """The verdict on runs of a pipeline that stand at a place, and the code that it is about.

@@ -10,9 +10,12 @@ from xml.sax.saxutils import escape, quoteattr
 from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_controls
 
-__all__ = ["Checked", "github", "junit"]
+__all__ = ["Checked", "github", "github_error", "junit", "junit_error"]
 
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_SHOWN = 10
+"""So many errors, and so many warnings, of a step are shown by GitHub."""
+
 _NEEDS_A_LOOK = {"remapped", "needs-migration"}
 """Verdicts of runs that go on, but not as they were saved."""
 
@@ -39,21 +42,46 @@ class Checked(NamedTuple):
 
 
 def github(checked: Checked) -> Iterator[str]:
-    """The lines of a log: an error for what fails, a warning for what somebody should look at, then the summary."""
+    """The lines of a log: an error for what fails, a warning for what somebody should look at, then the summary.
+
+    The worst comes first. GitHub shows ten errors and ten warnings a step: the tenth says how many more there are,
+    and these are plain lines of the log.
+    """
     failing = set(map(id, checked.failing))
-    for group in checked.groups:
-        if id(group) in failing:
-            yield _command("error", group)
-        elif group.code is not None or group.verdict in _NEEDS_A_LOOK:
-            yield _command("warning", group)
-    if checked.lacking:
-        yield f"::error title=lens check::{_data(checked.lacking)}"
+    warned = [each for each in checked.groups if id(each) not in failing and _needs_a_look(each)]
+    lacking = [("lens check", checked.lacking)] if checked.lacking else []
+    yield from _annotated("error", [*lacking, *map(_titled, checked.failing)])
+    yield from _annotated("warning", list(map(_titled, warned)))
     yield escape_controls(checked.summary)
 
 
-def _command(kind: str, group: Any) -> str:
-    title = " ".join(["lens check:", group.verdict, *([group.code] if group.code else [])])
-    return f"::{kind} title={_property(title)}::{_data(told(group))}"
+def github_error(code: str, message: str) -> Iterator[str]:
+    """The line of a log for a check that could not be made."""
+    yield _command("error", f"lens check: {code}", escape_controls(message))
+
+
+def _needs_a_look(group: Any) -> bool:
+    return group.code is not None or group.verdict in _NEEDS_A_LOOK
+
+
+def _titled(group: Any) -> tuple[str, str]:
+    return " ".join(["lens check:", group.verdict, *([group.code] if group.code else [])]), told(group)
+
+
+def _annotated(kind: str, found: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Commands for as many as are shown, the others as they are."""
+    left = len(found) - _SHOWN
+    for number, (title, text) in enumerate(found, 1):
+        if number > _SHOWN:
+            yield from text.split("\n")
+            continue
+        more = f"and {left} more, in the log of this step\n" if left > 0 and number == _SHOWN else ""
+        first, newline, rest = text.partition("\n")
+        yield _command(kind, title, f"{first}{newline or (chr(10) if more else '')}{more}{rest}")
+
+
+def _command(kind: str, title: str, text: str) -> str:
+    return f"::{kind} title={_property(title)}::{_data(text)}"
 
 
 def _data(text: str) -> str:
@@ -87,6 +115,19 @@ def junit(checked: Checked) -> Iterator[str]:
         yield f'      <failure type="too-few" message={_attribute(checked.lacking)}/>'
         yield "    </testcase>"
     yield f"    <system-out>{_text(checked.summary)}</system-out>"
+    yield "  </testsuite>"
+    yield "</testsuites>"
+
+
+def junit_error(code: str, message: str) -> Iterator[str]:
+    """A document for a check that could not be made: one test case, with the error."""
+    counts = 'tests="1" failures="0" errors="1" skipped="0"'
+    yield '<?xml version="1.0" encoding="UTF-8"?>'
+    yield f'<testsuites name="lens check" {counts}>'
+    yield f'  <testsuite name="lens check" {counts}>'
+    yield '    <testcase classname="lens check" name="check">'
+    yield f"      <error type={_attribute(code)} message={_attribute(message)}>{_text(message)}</error>"
+    yield "    </testcase>"
     yield "  </testsuite>"
     yield "</testsuites>"
 

@@ -12,8 +12,8 @@ from pydantic.errors import PydanticUserError
 from flujo_lens.errors import InvalidAnswerError
 from flujo_lens.runner.forms import answer_adapter, wanted
 from flujo_lens.serialization.building import build
-from flujo_lens.serialization.fields import validate_by_name
-from flujo_lens.serialization.registered import Failure, adapter_of, classes_in, names_registered, with_registered
+from flujo_lens.serialization.fields import classes_in, validate_by_name
+from flujo_lens.serialization.registered import Failure, adapter_of, names_registered, with_registered
 from flujo_lens.serialization.registry import current_registry
 
 __all__ = ["UnreadableValueError", "checked_answer", "made_again", "restored", "typed"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args, get_type_hints, is_typeddict
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
 __all__ = [
+    "classes_in",
     "construct",
     "fields_of",
+    "has_aliases",
     "is_read_as_written",
     "is_typed_dict",
+    "meant",
     "model_keys",
     "validate_by_name",
     "validate_model",
@@ -85,7 +90,9 @@ def model_keys(target: Any) -> dict[str, tuple[str, Any]]:
 
 def validate_model(target: Any, data: Any) -> Any:
     """`model_validate`, for data that has its fields by name or by alias."""
-    return target.model_validate(data, by_alias=True, by_name=True)
+    if has_aliases(target):
+        return target.model_validate(data, by_alias=True, by_name=True)
+    return target.model_validate(data)  # it takes half the time
 
 
 def validate_by_name(adapter: Any, data: Any) -> Any:
@@ -98,3 +105,54 @@ def is_read_as_written(target: Any) -> bool:
     if not target.model_config.get("serialize_by_alias"):
         return True
     return all(f.serialization_alias in (None, f.alias, f.validation_alias) for f in target.model_fields.values())
+
+
+@lru_cache(512)
+def has_aliases(target: Any) -> bool:
+    """Whether a model, or one that it is made of, has fields that go by other names."""
+    models = (kind for kind in classes_in(target) if hasattr(kind, "model_fields"))
+    return any(field.validation_alias or field.alias for kind in models for field in kind.model_fields.values()) or any(
+        "alias_generator" in getattr(kind, name, {})
+        for kind in classes_in(target)
+        for name in ("model_config", "__pydantic_config__")
+    )
+
+
+def classes_in(hint: Any) -> Iterator[type]:
+    """Every class that an annotation names: itself, its arguments, the types of fields."""
+    left, seen = [hint], list[Any]()
+    known = set[int]()
+    while left:
+        one = left.pop()
+        if id(one) in known:
+            continue
+        known.add(id(one))
+        seen.append(one)  # so that no other object gets its id
+        if isinstance(one, type):
+            yield one
+        left += _parts(one)
+
+
+def _parts(hint: Any) -> list[Any]:
+    behind = meant(hint)
+    if behind is not hint:
+        return [behind]
+    origin = get_origin(hint)
+    if origin is not None:
+        return [origin, *get_args(hint)]
+    if isinstance(hint, TypeVar):
+        return [*hint.__constraints__, hint.__bound__]
+    if isinstance(hint, type) and hasattr(hint, "model_fields"):
+        return [field.annotation for field in hint.model_fields.values()]
+    return [kind for _, kind in fields_of(hint) or []] if isinstance(hint, type) else []
+
+
+def meant(hint: Any) -> Any:
+    """What stands behind an annotation that only wraps another."""
+    if hasattr(hint, "__supertype__"):
+        return hint.__supertype__
+    alias = get_origin(hint) or hint
+    if type(alias).__name__ != "TypeAliasType":
+        return hint
+    arguments = get_args(hint)
+    return alias.__value__[arguments] if arguments and hasattr(alias.__value__, "__getitem__") else alias.__value__

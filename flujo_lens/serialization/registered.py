@@ -26,12 +26,12 @@ from typing import (
     get_origin,
 )
 
-from flujo_lens.serialization.fields import fields_of, is_typed_dict, model_keys, validate_by_name
+from flujo_lens.serialization.fields import classes_in, fields_of, is_typed_dict, meant, model_keys, validate_by_name
 from flujo_lens.serialization.lossy import words_of
 from flujo_lens.serialization.registry import Registry, current_registry
 from flujo_lens.serialization.safe import safe_serialize
 
-__all__ = ["Failure", "adapter_of", "classes_in", "names_registered", "with_registered"]
+__all__ = ["Failure", "adapter_of", "names_registered", "with_registered"]
 
 _TRANSPARENT = (Annotated, Final, ClassVar, Required, NotRequired)
 _JSON = (str, int, float, bool, type(None), dict, list)
@@ -70,46 +70,6 @@ def _names(hint: Any, registry: Registry) -> bool:
     return known
 
 
-def classes_in(hint: Any) -> Iterator[type]:
-    """Every class that an annotation names: itself, its arguments, the types of fields."""
-    left, seen = [hint], list[Any]()
-    known = set[int]()
-    while left:
-        one = left.pop()
-        if id(one) in known:
-            continue
-        known.add(id(one))
-        seen.append(one)  # so that no other object gets its id
-        if isinstance(one, type):
-            yield one
-        left += _parts(one)
-
-
-def _parts(hint: Any) -> list[Any]:
-    meant = _meant(hint)
-    if meant is not hint:
-        return [meant]
-    origin = get_origin(hint)
-    if origin is not None:
-        return [origin, *get_args(hint)]
-    if isinstance(hint, TypeVar):
-        return [*hint.__constraints__, hint.__bound__]
-    if isinstance(hint, type) and hasattr(hint, "model_fields"):
-        return [field.annotation for field in hint.model_fields.values()]
-    return [kind for _, kind in fields_of(hint) or []] if isinstance(hint, type) else []
-
-
-def _meant(hint: Any) -> Any:
-    """What stands behind an annotation that only wraps another."""
-    if hasattr(hint, "__supertype__"):
-        return hint.__supertype__
-    alias = get_origin(hint) or hint
-    if type(alias).__name__ != "TypeAliasType":
-        return hint
-    arguments = get_args(hint)
-    return alias.__value__[arguments] if arguments and hasattr(alias.__value__, "__getitem__") else alias.__value__
-
-
 def with_registered(data: Any, hint: Any, failures: list[Failure]) -> Any:
     """Plain data with values of registered classes where `hint` names them; `data` itself where it names none.
 
@@ -130,9 +90,9 @@ class _Preparation:
         """`data` as `with_registered` makes it."""
         if not _names(hint, self._registry):
             return data
-        meant = _meant(hint)
-        if meant is not hint:
-            return self.value(data, meant)
+        behind = meant(hint)
+        if behind is not hint:
+            return self.value(data, behind)
         origin = get_origin(hint)
         if origin in (Union, types.UnionType):
             return self._one_of(data, get_args(hint))

@@ -249,13 +249,60 @@ def test_a_context_that_nobody_could_resume_with_is_found_by_reading_it(shop: Le
         "WHERE run_id <> 'order-2'",
         store="billing.db",
     )
-    assert checked(shop, "same").code == 0
+    for option in ("", "--deep "):
+        found = checked(shop, "same", f"{option}-o json")
+        assert found.code == 1
+        assert [(row["verdict"], row["code"], row["runs"], row["sample_run_id"]) for row in found.json] == [
+            ("needs-migration", "LENS-C5", 2, "order-1"),
+            ("identical", None, 1, "order-2"),
+        ]
+
+
+def test_many_contexts_are_not_read_without_being_asked_for(shop: Lens) -> None:
+    """Then nothing is called identical: of what was not read nobody knows."""
+    many = "WITH RECURSIVE n(at) AS (SELECT 1 UNION ALL SELECT at + 1 FROM n WHERE at < 1000)"
+    shop.edit(
+        "CREATE TEMP TABLE one AS SELECT * FROM workflow_state WHERE run_id = 'order-1'",
+        "CREATE TEMP TABLE more AS SELECT * FROM one WHERE 0",
+        f"INSERT INTO more {many} SELECT one.* FROM one, n",
+        "UPDATE more SET run_id = 'more-' || rowid",
+        "UPDATE more SET pipeline_context = json_set(pipeline_context, '$.customer', 7) WHERE run_id = 'more-7'",
+        "INSERT INTO workflow_state SELECT * FROM more",
+        "INSERT INTO lens_run_manifests SELECT m.run_id, b.digest FROM more m, lens_run_manifests b "
+        "WHERE b.run_id = 'order-1'",
+        store="billing.db",
+    )
+    found = checked(shop, "same", "-o json")
+    assert (found.code, {row["verdict"] for row in found.json}) == (0, {"shape-matches"})
+    assert "the contexts of 1,003 runs were not read: their shapes match; --deep reads them" in found.err
     found = checked(shop, "same", "--deep -o json")
-    assert found.code == 1
-    assert [(row["verdict"], row["code"], row["runs"], row["sample_run_id"]) for row in found.json] == [
-        ("needs-migration", "LENS-C5", 2, "order-1"),
-        ("identical", None, 1, "order-2"),
-    ]
+    assert (found.code, found.json[0]["code"], found.json[0]["sample_run_id"]) == (1, "LENS-C5", "more-7")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "exit_code"),
+    [
+        ("-s missing.db", "LENS-S1", 5),
+        ("-s shop.py", "LENS-S3", 5),
+        ("--from missing.json", "LENS-T", 2),
+        ("--fail-on nothing", "LENS-U3", 2),
+        ("--app shop:nothing", "LENS-U9", 2),
+        ("--status sleeping", "LENS-U3", 2),
+        ("--from x --deep", "LENS-U1", 2),
+    ],
+)
+def test_an_error_is_told_to_ci_too(shop: Lens, options: str, code: str, exit_code: int) -> None:
+    asked = options if "--app" in options else f"--app shop:same {options}"
+    found = shop.process(f"check {asked} -o junit", env={"PYTHONDONTWRITEBYTECODE": "1"})
+    error = ElementTree.fromstring(found.stdout).find("testsuite/testcase/error")
+    assert error is not None
+    plain = shop.process(f"check {asked} -o json", env={"PYTHONDONTWRITEBYTECODE": "1"})
+    told = json.loads(plain.err.splitlines()[-1])["error"]
+    assert (error.get("type"), error.get("message")) == (told["code"], told["message"])
+    found_by_github = shop.process(f"check {asked} -o github", env={"PYTHONDONTWRITEBYTECODE": "1"})
+    (line,) = found_by_github.lines
+    assert line.startswith(f"::error title=lens check%3A {told['code']}::")
+    assert found.code == plain.code == found_by_github.code
 
 
 def test_too_few_runs(shop: Lens) -> None:

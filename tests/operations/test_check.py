@@ -100,9 +100,11 @@ def outline(report: CheckReport) -> list[tuple[str, str | None, str, str | None,
 def test_one_verdict_a_place() -> None:
     report = checked(application())
     assert outline(report) == [
-        ("identical", None, "paused", "approve", 3, "r1"),
-        ("identical", None, "failed", "price", 1, "f1"),
+        ("shape-matches", None, "paused", "approve", 3, "r1"),
+        ("shape-matches", None, "failed", "price", 1, "f1"),
     ]
+    assert report.unread == 4
+    assert {group.verdict for group in checked(application(), deep=True).groups} == {"identical"}
     assert (report.runs, report.stranded, report.unshaped) == (4, 0, 0)
 
 
@@ -219,7 +221,9 @@ def test_contexts_are_counted_by_what_is_wrong_with_them() -> None:
         ("identical", None, "failed", "price", 1, "f1"),
     ]
     assert "customer: Input should be a valid string" in report.groups[0].differences[0].sentence
-    assert checked(application(), b1=bad).stranded == 0, "by manifests alone no context is read"
+    by_shape = checked(application(), b1=bad)
+    assert by_shape.stranded == 0, "by manifests alone no context is read"
+    assert "identical" not in {group.verdict for group in by_shape.groups}
 
 
 def test_a_value_that_was_not_kept_is_found_by_looking_deeply() -> None:

@@ -17,7 +17,7 @@ def check(
     output: OutputOptions,
     target: AppOption = None,
     app_dir: AppDirOption = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every run, and validate its context.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every context, also of more than 1,000 runs.")] = False,
     save: Annotated[
         Path | None, typer.Option("--save", help="Save where the runs stand, for --from.", metavar="FILE")
     ] = None,
