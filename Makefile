@@ -4,11 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := .demo/flujo_demo.db
 
-.PHONY: help demo test lint bench soak goldens readme clean
+COMPAT := .compat
+
+.PHONY: help demo test lint bench soak goldens readme compat clean
 
 help:
 	@echo "make demo     install, build a sample store, look into it"
 	@echo "make test     ruff, mypy --strict, import rules, pytest"
+	@echo "make compat   the tests beside the real library: 0.4.35, and 0.6.11 where there is Python 3.13"
 	@echo "make bench    the performance ratios, in a table"
 	@echo "make soak     the long rounds"
 	@echo "make goldens  write the golden screens anew, for you to read"
@@ -34,6 +37,14 @@ demo: $(VENV)/.installed
 		$(BIN)/lens $$command --store $(DEMO) -o table || exit 1; \
 	done
 	@echo; echo "Your own: $(BIN)/lens status --store path/to/flujo_ops.db"
+
+# The real library has an environment of its own, never ours: it pins other versions.
+$(COMPAT)/.made: tests/compat/environments.sh
+	@PYTHON=$(PYTHON) tests/compat/environments.sh $(COMPAT) >/dev/null
+	@touch $@
+
+compat: $(VENV)/.tested $(COMPAT)/.made
+	@$(BIN)/python -m pytest -q -n 2 tests/compat
 
 test: lint
 	@$(BIN)/python -m pytest -q -n 2
@@ -61,4 +72,4 @@ readme: $(VENV)/.tested
 	@git --no-pager diff --stat -- README.md
 
 clean:
-	rm -rf $(VENV) .demo .bench dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(COMPAT) .demo .bench dist build .pytest_cache .mypy_cache .ruff_cache

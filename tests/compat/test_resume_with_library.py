@@ -1,6 +1,6 @@
 """Runs that the library began are finished by `lens resume`, inside the Python that has the library.
 
-Needs ``LENS_FLUJO_PYTHON``, as test_round_trip_with_library.py. That Python need not have lens installed: it imports
+On each series of the library that there is (see libraries.py). That Python need not have lens installed: it imports
 the package from here, and brings typer, rich, pydantic, orjson and the rest with the library.
 """
 
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from libraries import LIBRARIES, MISSING
 
-PYTHON = os.environ.get("LENS_FLUJO_PYTHON", "")
-pytestmark = pytest.mark.skipif(not PYTHON, reason="LENS_FLUJO_PYTHON names no Python that has the library")
+pytestmark = pytest.mark.skipif(not LIBRARIES, reason=MISSING)
 
 HERE = Path(__file__).resolve().parent
 APP = "--app library_shop:registry"
@@ -40,12 +40,13 @@ class Done(NamedTuple):
 class Shop:
     """An application of the library with its store, in a folder of its own."""
 
-    def __init__(self, cwd: Path, store: str) -> None:
-        self.cwd, self.store = cwd, store
+    def __init__(self, cwd: Path, store: str, series: str) -> None:
+        self.cwd, self.store, self.series = cwd, store, series
         shutil.copyfile(HERE / "library_shop.py", cwd / "library_shop.py")
 
     def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
         """A process of the library's Python."""
+        python = LIBRARIES[more.pop("series", self.series)]
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.cwd),
@@ -54,17 +55,17 @@ class Shop:
             "LENS_STORE": self.store if self.store.endswith(".db") else f"{self.store}/",
         }
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-        return subprocess.Popen([PYTHON, *words], cwd=self.cwd, env=env, text=True, **pipes)
+        return subprocess.Popen([python, *words], cwd=self.cwd, env=env, text=True, **pipes)
 
     def begin(self, pipeline: str, run_id: str) -> None:
         """Begin a run, as far as it goes."""
         with self.start("library_shop.py", self.store, pipeline, run_id) as process:
-            process.communicate(timeout=60)
+            process.communicate(timeout=240)
 
-    def lens(self, command: str) -> Done:
+    def lens(self, command: str, **more: Any) -> Done:
         """Run lens to its end."""
-        with self.start("-m", "flujo_lens", *shlex.split(command)) as process:
-            out, err = process.communicate(timeout=60)
+        with self.start("-m", "flujo_lens", *shlex.split(command), **more) as process:
+            out, err = process.communicate(timeout=240)
         return Done(process.returncode, out, err)
 
     def touch(self, name: str) -> Path:
@@ -82,9 +83,15 @@ class Shop:
         return dict(self.lens(f"show {run_id} -o json").json["run"])
 
 
+@pytest.fixture(params=LIBRARIES or ["none"])
+def series(request: pytest.FixtureRequest) -> str:
+    """A series of the library."""
+    return str(request.param)
+
+
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path, "runs.db")
+def shop(tmp_path: Path, series: str) -> Shop:
+    return Shop(tmp_path, "runs.db", series)
 
 
 def test_a_paused_run_is_finished_question_by_question(shop: Shop) -> None:
@@ -156,7 +163,7 @@ def test_what_is_interrupted_is_left_failed(shop: Shop, number: int) -> None:
             time.sleep(0.025)
         assert shop.lens("resume one --app library_shop:runner").code == 7
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     assert process.returncode in (130, -signal.SIGTERM)
     run = shop.run("one")
     assert (run["status"], run["error_message"]) == ("failed", "interrupted")
@@ -176,8 +183,8 @@ def test_another_shape_is_refused_and_nothing_is_changed(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("target", ["runner", "single"])
-def test_files_which_tell_neither_name_nor_version(tmp_path: Path, target: str) -> None:
-    shop = Shop(tmp_path, "runs")
+def test_files_which_tell_neither_name_nor_version(tmp_path: Path, target: str, series: str) -> None:
+    shop = Shop(tmp_path, "runs", series)
     broken = shop.touch("broken")
     shop.begin("orders", "one")
     broken.unlink()
@@ -191,3 +198,74 @@ def test_what_has_no_pipelines(shop: Shop) -> None:
     shop.begin("approvals", "one")
     refused = shop.lens("resume one --app library_shop:Pick --input yes")
     assert refused.code == 2
+
+
+def test_a_context_with_required_fields_is_found_from_the_steps(shop: Shop) -> None:
+    """The registry does not name the model: the steps do."""
+    shop.begin("priced", "one")
+    assert shop.lens(f"resume one {APP} --input yes").out == "finished charged yes 4711 1.5\n"
+    die = shop.touch("die")
+    shop.begin("priced", "two")
+    with shop.start("-m", "flujo_lens", "resume", "two", *shlex.split(APP), "--input", "yes") as process:
+        process.communicate(timeout=240)
+    die.unlink()
+    assert shop.run("two")["status"] == "running"
+    assert shop.lens(f"resume two {APP} --force").out.startswith("finished charged yes 4711")
+
+
+def test_a_context_of_a_model_that_nothing_names_is_asked_for_before_the_answer(shop: Shop) -> None:
+    shop.begin("orders", "one")
+    shop.begin("untold", "two")
+    refused = shop.lens(f"resume two {APP} --input yes")
+    assert (refused.code, "number" in refused.err, "context_model" in refused.err) == (2, True, True)
+    assert shop.run("two")["status"] == "paused"
+    assert shop.lens("resume two --app library_shop:untold --input yes").out == "finished yes\n"
+
+
+def test_a_pause_inside_of_a_loop_is_answered(shop: Shop) -> None:
+    shop.begin("talks", "one")
+    assert shop.lens(f"check {APP}").code == 0
+    answered = shop.lens(f"resume one {APP} --input more -o json")
+    assert (answered.code, answered.json["status"]) == (0, "paused")
+    shop.lens(f"resume one {APP} --input stop")
+    assert shop.signs() == ["load", "finish"]
+
+
+def test_a_run_that_failed_again_is_retried(shop: Shop) -> None:
+    """By an answer, and by a plain restart of the application, which goes on behind the step that failed."""
+    broken = shop.touch("broken")
+    shop.begin("orders", "one")
+    shop.begin("orders", "one")
+    shop.begin("approvals", "two")
+    assert shop.lens(f"resume two {APP} --input yes").code == 1
+    assert {run: shop.run(run)["status"] for run in ("one", "two")} == {"one": "failed", "two": "failed"}
+    assert shop.lens("waiting -o json").json == []
+    assert {row["run_id"] for row in shop.lens("failed --flat -o json").json} == {"one", "two"}
+    broken.unlink()
+    assert shop.lens("resume one --app library_shop:runner").out == "finished charged loaded hello\n"
+    assert shop.lens(f"resume two {APP} -o json").json["status"] == "paused"
+
+
+def test_a_fork_in_a_folder_is_read_by_the_runner(tmp_path: Path, series: str) -> None:
+    shop = Shop(tmp_path, "runs", series)
+    shop.begin("orders", "one")
+    fork = shop.lens("fork one --from-step charge -o id").out.strip()
+    times = [json.loads((tmp_path / "runs" / f"{name}.json").read_text())["updated_at"] for name in ("one", fork)]
+    assert len({"+" in when for when in times}) == 1, times
+    done = shop.lens(f"resume {fork} --app library_shop:runner")
+    assert (done.code, done.out) == (0, "finished charged loaded hello\n")
+
+
+@pytest.mark.skipif(len(LIBRARIES) < 2, reason=MISSING)
+@pytest.mark.parametrize("command", ["resume one", "retry one --yes", "check", "fork one --from-step charge"])
+def test_a_store_of_the_other_series_is_refused_as_it_is(shop: Shop, command: str) -> None:
+    broken = shop.touch("broken")
+    shop.begin("orders", "one")
+    broken.unlink()
+    (other,) = set(LIBRARIES) - {shop.series}
+    app = "" if command.startswith("fork") else "--app library_shop:runner"
+    before = (shop.cwd / shop.store).read_bytes()
+    refused = shop.lens(f"{command} {app}", series=other)
+    assert (refused.code, "LENS-C11" in refused.err, f"flujo {shop.series}" in refused.err) == (4, True, True)
+    assert (shop.cwd / shop.store).read_bytes() == before
+    assert not [path for path in shop.cwd.iterdir() if "corrupt" in path.name]

@@ -1,7 +1,7 @@
 """Stores go back and forth between the real library and us.
 
-Needs a Python that has the library: ``LENS_FLUJO_PYTHON=/venv/bin/python pytest tests/compat``. It works in
-processes of its own; it is never imported here.
+Needs a Python that has 0.4 of the library (see libraries.py). It works in processes of its own; it is never imported
+here.
 
 0.4 takes a database of the newest format for a damaged one and moves it aside. So with 0.4 files go both ways,
 and databases from it to us; of a database of ours it is asked to decode the columns. A backend that the command
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import pytest
 import rich_state
+from libraries import LIBRARIES, MISSING
 
 from flujo_lens.errors import SchemaError
 from flujo_lens.serialization import safe_serialize
@@ -30,8 +31,8 @@ from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.views import RunFilter
 
 T = TypeVar("T")
-PYTHON = os.environ.get("LENS_FLUJO_PYTHON", "")
-pytestmark = pytest.mark.skipif(not PYTHON, reason="LENS_FLUJO_PYTHON names no Python that has the library")
+PYTHON = LIBRARIES.get("0.4", "")
+pytestmark = pytest.mark.skipif(not PYTHON, reason=MISSING)
 
 
 HERE = Path(__file__).resolve().parent
