@@ -32,7 +32,8 @@ code (`flujo_lens.cli.exit_codes`; no exit codes here). The words live with the 
     │   ├── RunHeldError          LENS-B2   another process works on the run
     │   └── LostClaimError        LENS-B3   another process has taken the run over
     ├── OperationFailedError      LENS-F1   the operation failed
-    │   └── NotWaitingError       LENS-F2   an answer to a run that does not wait for this one
+    │   ├── NotWaitingError       LENS-F2   an answer to a run that does not wait for this one
+    │   └── ApplicationExitError  LENS-F1   an application's code would have ended the program
     ├── ArchiveError              LENS-T1   a file is no archive of runs that can be read here
     │   └── CorruptArchiveError   LENS-T2   an archive was changed after it was written
     ├── InflightError             LENS-T3   a file is none of ``lens check --save``, or not as it was written
@@ -48,6 +49,7 @@ from typing import Any
 __all__ = [
     "AmbiguousRunError",
     "AppNotFoundError",
+    "ApplicationExitError",
     "ArchiveError",
     "BusyError",
     "ConfigError",
@@ -207,17 +209,20 @@ class AppNotFoundError(UsageError):
         return cls(f'{spec}: there is no "{attribute}"', hint=f"did you mean {near}?" if near else None)
 
     @classmethod
-    def failing(cls, module: str, error: BaseException) -> AppNotFoundError:
-        """Build the error for a `module` that raised `error` when it was imported, or a function when it was called."""
+    def failing(cls, module: str, error: BaseException, told: str) -> AppNotFoundError:
+        """Build the error for a `module` that raised `error` when it was imported, or a function when it was called.
+
+        `told` is the error in words.
+        """
         import traceback
 
         stack = traceback.extract_tb(error.__traceback__)
-        place = stack[-1].filename, stack[-1].lineno
+        place: tuple[str, int | None] = (stack[-1].filename, stack[-1].lineno) if stack else (module, None)
         if isinstance(error, SyntaxError):
             place = error.filename or "", error.lineno
-        words = f": {error.msg}" if isinstance(error, SyntaxError) else f": {error}" if str(error) else ""
+        words = f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else told
         return cls(
-            f"importing {module} failed: {type(error).__name__}{words}",
+            f"importing {module} failed: {words}",
             hint=f"in {place[0]}, line {place[1]}; --debug shows the whole traceback",
             module=module,
         )
@@ -370,6 +375,18 @@ class NotWaitingError(OperationFailedError):
             f"{run_id} does not wait for this answer: {found}",
             hint=command_line("show", run_id),
             run_id=run_id,
+        )
+
+
+class ApplicationExitError(OperationFailedError):
+    """An application's code raised what ends a program or a task: `SystemExit`, `KeyboardInterrupt`, `CancelledError`."""
+
+    @classmethod
+    def of(cls, told: str) -> ApplicationExitError:
+        """Build the error for an exception that is `told` in words."""
+        return cls(
+            f"the application's code gave up: {told}",
+            hint="code that lens calls reports a failure by an exception, never by sys.exit; --debug shows where",
         )
 
 

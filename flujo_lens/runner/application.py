@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.errors import AppNotFoundError, UsageError
+from flujo_lens.runner.application_code import as_exception, describe, end_child
 from flujo_lens.runner.context import PipelineContext
 from flujo_lens.runner.dsl import Pipeline, Step
 from flujo_lens.runner.engine import Flujo
@@ -183,7 +185,12 @@ def _called(target: str, function: Any) -> Any:
         inspect.signature(function).bind()
     except (TypeError, ValueError) as error:
         raise UsageError(f"{target} cannot be called without arguments: {error}") from error
+    pid = os.getpid()
     try:
-        return function()
-    except Exception as error:
-        raise AppNotFoundError.failing(target, error) from error
+        made = function()
+    except BaseException as error:
+        end_child(pid, error)
+        as_exception(error)
+        raise AppNotFoundError.failing(target, error, describe(error)) from error
+    end_child(pid, None)
+    return made

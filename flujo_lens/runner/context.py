@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flujo_lens.errors import InvalidStateError, UsageError, command_line
+from flujo_lens.runner.application_code import as_exception, describe
 from flujo_lens.runner.results import ContextT
 from flujo_lens.runner.values import UnreadableValueError, made_again
 from flujo_lens.serialization import safe_serialize
@@ -87,6 +88,9 @@ def make_context(model: type[ContextT], run_id: str, initial_input: Any, data: J
             f"the context {model.__name__} cannot be made: {_first(error)}",
             hint="give the missing fields with initial_context_data={...}, or give them defaults",
         ) from error
+    except BaseException as error:
+        as_exception(error)
+        raise UsageError(f"the context {model.__name__} cannot be made: {describe(error)}") from error
     return made
 
 
@@ -120,6 +124,13 @@ def load_context(saved: JSONObject, model: type[ContextT], run_id: str) -> Conte
             field=error.field,
             kind=error.kind,
             raised=error.raised,
+        ) from error
+    except BaseException as error:
+        as_exception(error)
+        raise InvalidStateError(
+            f"the saved context of {run_id} cannot be loaded: {model.__name__} raised {describe(error)}",
+            hint=f"{command_line('show', run_id, '--state')} has what was saved",
+            run_id=run_id,
         ) from error
     return made
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple
 
 from flujo_lens.errors import BusyError, LensError, LostClaimError
+from flujo_lens.runner.application_code import application_code, as_exception, describe, end_child
 from flujo_lens.runner.dsl import HUMAN
 from flujo_lens.runner.record import Record
-from flujo_lens.runner.results import ContextT
-from flujo_lens.runner.trying import Turn
+from flujo_lens.runner.results import ContextT, StepResult
+from flujo_lens.runner.trying import Turn, step_context
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import Claim, Progress
 
@@ -51,6 +53,7 @@ class Execution(Generic[ContextT]):
     ) -> None:
         self._backend, self._record, self._claim, self._answer = backend, record, claim, answer
         self._turn: Turn | None = None
+        self._inside, self._pid, self._wishes = step_context(), os.getpid(), 0
 
     async def go(self, digest: str | None) -> None:
         """Run the steps. The run belongs to the manifest with this digest from now on.
@@ -62,12 +65,22 @@ class Execution(Generic[ContextT]):
             LostClaimError: another process has taken the run over. Nothing more was saved.
             LensError: the store did not take it. The step that ran is not saved.
         """
+        task = asyncio.current_task()
+        self._wishes = task.cancelling() if task is not None else 0
         try:
-            await self._save(self._record.begin(digest))
+            with application_code():
+                beginning = self._record.begin(digest)
+            await self._save(beginning)
             await self._steps()
-        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        except (asyncio.CancelledError, KeyboardInterrupt):
             await self._break_off()
             raise
+
+    def _check_wanted(self) -> None:
+        """A step may have swallowed the cancellation that was meant for the run."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > self._wishes:
+            raise asyncio.CancelledError
 
     async def _steps(self) -> None:
         record = self._record
@@ -77,27 +90,42 @@ class Execution(Generic[ContextT]):
                     await self._save(record.pause())
                     return
                 response, self._answer = self._answer.response, None
-                await self._save(record.answer(response))
+                with application_code():
+                    answered = record.answer(response)
+                await self._save(answered)
                 continue
-            self._turn = turn = Turn(record.step)
+            self._check_wanted()
+            self._turn = turn = Turn(record.step, self._inside)
             result = await turn.take(record.value, record.context)
             self._turn = None
-            if result.success:
-                record.context = turn.context
-            await self._save((record.succeed if result.success else record.fail)(result, turn.began))
-            if not result.success:
+            progress = self._succeeded(turn, result) if result.success else record.fail(result, turn.began)
+            await self._save(progress)
+            if record.status == "failed":
                 return
+
+    def _succeeded(self, turn: Turn, result: StepResult) -> Progress:
+        """What is saved of a step that succeeded; one whose output or context cannot be written has failed."""
+        record, before = self._record, self._record.mark()
+        try:
+            record.context = turn.context
+            return record.succeed(result, turn.began)
+        except BaseException as error:  # noqa: BLE001 - what writes them may be the application's
+            end_child(self._pid, error)
+            as_exception(error)
+            record.back_to(before)
+            return record.fail(turn.failed(f"what it returned cannot be saved: {describe(error)}"), turn.began)
 
     async def _break_off(self) -> None:
         """Leave the run failed at the step that it was at, unless it had come to its end."""
         if self._record.status != "running":
             return
-        turn = self._turn or Turn(self._record.step)
-        with suppress(LensError):
+        turn = self._turn or Turn(self._record.step, self._inside)
+        with suppress(LensError), application_code():
             await self._save(self._record.fail(turn.failed("interrupted"), turn.began), waits=())
 
     async def _save(self, progress: Progress, waits: Sequence[float] = _WAITS) -> None:
         """Save to the end, also when the run is cancelled meanwhile: what a step did must be known."""
+        end_child(self._pid, None)
         saving = asyncio.ensure_future(self._persist(progress._replace(claim=self._claim), waits))
         try:
             await asyncio.shield(saving)

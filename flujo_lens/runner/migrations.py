@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable
 
+from flujo_lens.runner.application_code import as_exception, describe, end_child
 from flujo_lens.runner.shapes import JSONObject
 
 __all__ = ["MigrationError", "MigrationFunction", "migrated"]
@@ -27,13 +29,16 @@ def migrated(context: JSONObject, migrations: Iterable[MigrationFunction]) -> JS
     Raises:
         MigrationError: a function raised, or returned something else than a dict. The cause is kept.
     """
-    made = copy.deepcopy(context)
+    made, pid = copy.deepcopy(context), os.getpid()
     for function in migrations:
         name = getattr(function, "__name__", repr(function))
         try:
             made = function(made)
-        except Exception as error:
-            raise MigrationError(f"the migration {name} raised {type(error).__name__}: {error}") from error
+        except BaseException as error:
+            end_child(pid, error)
+            as_exception(error)
+            raise MigrationError(f"the migration {name} raised {describe(error)}") from error
+        end_child(pid, None)
         if not isinstance(made, dict):
             raise MigrationError(f"the migration {name} returned {type(made).__name__}, not a dict")
     return made

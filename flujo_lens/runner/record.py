@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 from flujo_lens.runner import spans
 from flujo_lens.runner.context import HumanInteraction, dump_context
@@ -25,6 +25,18 @@ JSONObject = dict[str, Any]
 def new_run_id() -> str:
     """An id for a run to which nobody gave one."""
     return f"run_{uuid.uuid4().hex}"
+
+
+class Mark(NamedTuple):
+    """Where a record stands."""
+
+    context: Any
+    value: Any
+    saved_value: Any
+    index: int
+    status: str
+    results: int
+    entries: int
 
 
 @dataclass
@@ -125,6 +137,19 @@ class Record(Generic[ContextT]):
         row, span = self._row(entry), spans.of_question(self, entry)
         self.status, self.asked, self.asked_at = "running", None, None
         return self._advanced(response, entry, row, span)
+
+    # --- as if it had not happened
+
+    def mark(self) -> Mark:
+        """Where it stands, for `back_to`."""
+        sizes = len(self.results), len(self.history)
+        return Mark(self.context, self.value, self.saved_value, self.index, self.status, *sizes)
+
+    def back_to(self, mark: Mark) -> None:
+        """Let it stand where it stood: the step behind that was not saved."""
+        self.context, self.value, self.saved_value, self.index, self.status, results, entries = mark
+        del self.results[results:]
+        del self.history[entries:]
 
     # --- what it looks like
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections import deque
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flujo_lens.errors import AppNotFoundError, UnknownValueError, UsageError
+from flujo_lens.runner.application_code import as_exception, describe, end_child
 from flujo_lens.runner.dsl import Pipeline, Step
 from flujo_lens.runner.manifests import manifest_of
 from flujo_lens.runner.migrations import MigrationFunction
@@ -153,16 +155,31 @@ def load_attribute(spec: str, app_dir: Path | str | None = None) -> Any:
         sys.path.insert(0, folder)
     found = _imported(module, folder)
     for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise AppNotFoundError.without_attribute(spec, name, [n for n in dir(found) if not n.startswith("_")])
-        found = getattr(found, name)
+        found = _attribute(spec, found, name)
     return found
 
 
 def _imported(module: str, folder: str) -> Any:
+    pid = os.getpid()
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise AppNotFoundError.without_module(module, error.name or module, folder) from error
-    except (Exception, SystemExit) as error:
-        raise AppNotFoundError.failing(module, error) from error
+    except BaseException as error:
+        end_child(pid, error)
+        as_exception(error)
+        raise AppNotFoundError.failing(module, error, describe(error)) from error
+    end_child(pid, None)
+    return found
+
+
+def _attribute(spec: str, found: Any, name: str) -> Any:
+    """An attribute; a module may make it when it is asked for."""
+    try:
+        return getattr(found, name)
+    except AttributeError as error:
+        there = [each for each in dir(found) if not each.startswith("_")]
+        raise AppNotFoundError.without_attribute(spec, name, there) from error
+    except BaseException as error:
+        as_exception(error)
+        raise AppNotFoundError.failing(spec, error, describe(error)) from error

@@ -1,21 +1,23 @@
-"""One step's turn: the function is called, with a time limit, and again if it fails."""
+"""One step's turn: the function is called in a task of its own, with a time limit, and again if it fails."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import inspect
+import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
+from flujo_lens.runner.application_code import IN_STEP, clean_up, describe, end_child, is_signal
 from flujo_lens.runner.context import check_context, copied
 from flujo_lens.runner.dsl import Step
 from flujo_lens.runner.results import StepResult
 
-__all__ = ["Turn", "told"]
+__all__ = ["Turn", "step_context"]
 
 _LONGEST_WAIT = 3600.0
 """Seconds before a retry, however often it was doubled."""
@@ -24,22 +26,38 @@ _MOST = 2**63
 _RUNS_ON = "it may still be running: a plain function cannot be stopped; make it async"
 
 
+class _Try(NamedTuple):
+    """What came of one try: the result of the step, or an error."""
+
+    result: StepResult | None
+    error: BaseException | None
+
+
+def step_context() -> contextvars.Context:
+    """The context in which the steps of a run are called: what one of them sets there, the next ones see."""
+    made = contextvars.copy_context()
+    made.run(IN_STEP.set, True)
+    return made
+
+
 class Turn:
     """The tries of one step.
 
     Args:
         step: A step with a function.
+        inside: As `step_context` makes it.
 
     Attributes:
         context: What the try that succeeded has made of the context; None before that.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, inside: contextvars.Context | None = None) -> None:
         self.step = step
         self.attempts = 0
         self.context: Any = None
         self.began = time.time()
         self._clock = time.monotonic()
+        self._inside = step_context() if inside is None else inside
 
     async def take(self, value: Any, context: Any) -> StepResult:
         """Call the function until it succeeds or its retries are used up; whatever it raises becomes a result.
@@ -48,31 +66,51 @@ class Turn:
         model. A failed try leaves nothing behind. A plain function that is over its time cannot be stopped: it runs
         on unheard, and is not tried again.
 
+        Each try is a task of its own. So what the function cancels is that one, and a cancellation of the task that
+        waits here is one from outside.
+
         Raises:
-            asyncio.CancelledError, SystemExit, KeyboardInterrupt: the run itself is to end.
+            asyncio.CancelledError, KeyboardInterrupt: the run itself is to end.
         """
+        task = asyncio.current_task()
+        assert task is not None
+        wishes = task.cancelling()
         while True:
             self.attempts += 1
-            try:
-                async with asyncio.timeout(self.step.timeout) as limit:
-                    output = await self._try(value, context)
-            except Exception as error:  # noqa: BLE001 - the application's, whatever it is
-                over = limit.expired()
-                runs_on = over and not _is_async(self.step.function)
-                reason = self._over(runs_on) if over else told(error)
-                if self.attempts > self.step.retries or runs_on:
-                    return self.failed(reason)
-            else:
-                return self._done(output)
+            child = asyncio.Task(self._guarded(value, context), loop=asyncio.get_running_loop(), context=self._inside)
+            over = await _ended(child, self.step.timeout)
+            result, error = _Try(None, asyncio.CancelledError()) if child.cancelled() else child.result()
+            if result is not None:
+                return result
+            assert error is not None
+            if is_signal(error):
+                raise error
+            if task.cancelling() > wishes:
+                raise asyncio.CancelledError
+            runs_on = over and not _is_async(self.step.function)
+            if self.attempts > self.step.retries or runs_on:
+                return self.failed(self._over(runs_on) if over else describe(error))
             await asyncio.sleep(self._wait())
+
+    async def _guarded(self, value: Any, context: Any) -> _Try:
+        """One try; nothing comes out of it but what came of it, and not out of a child of this process."""
+        pid = os.getpid()
+        try:
+            made = _Try(self._done(await self._try(value, context)), None)
+        except BaseException as error:  # noqa: BLE001 - the application's, whatever it is
+            made = _Try(None, error)
+        end_child(pid, made.error)
+        clean_up()
+        return made
 
     def failed(self, reason: str) -> StepResult:
         """The result of a step that did not succeed."""
         return StepResult(self.step.name, None, False, self.attempts, self._seconds(), feedback=reason)
 
     def _done(self, output: Any) -> StepResult:
+        seconds = self._seconds()
         tokens, cost = _number(output, "token_counts"), _number(output, "cost_usd")
-        return StepResult(self.step.name, output, True, self.attempts, self._seconds(), int(tokens), cost)
+        return StepResult(self.step.name, output, True, self.attempts, seconds, int(tokens), cost)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._clock
@@ -107,10 +145,21 @@ class Turn:
         return await made if inspect.isawaitable(made) else made
 
 
-def told(error: BaseException) -> str:
-    """An exception in a line: its type and what it says."""
-    said = str(error)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+async def _ended(child: asyncio.Task[Any], timeout: float | None) -> bool:
+    """Wait for the end of a task, which is cancelled when its time is over, and when this one is; whether it was over.
+
+    A cancellation of this task is passed on, and does not come out of here: `Task.cancelling` still tells it.
+    """
+    over = False
+    while not child.done():
+        try:
+            done, _ = await asyncio.wait([child], timeout=None if over else timeout)
+        except asyncio.CancelledError:
+            child.cancel()
+            continue
+        if not done:
+            over = child.cancel()
+    return over
 
 
 def _is_async(function: Any) -> bool:
@@ -128,7 +177,7 @@ async def _in_thread(work: Callable[[], Any], name: str) -> Any:
     """Return ``work()``, done on a thread of its own that neither keeps the loop nor the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
-    inside = contextvars.copy_context()
+    inside, pid = contextvars.copy_context(), os.getpid()
 
     def settle(result: Any, error: BaseException | None) -> None:
         if future.done():
@@ -136,7 +185,7 @@ async def _in_thread(work: Callable[[], Any], name: str) -> Any:
         if error is None:
             future.set_result(result)
         else:
-            future.set_exception(RuntimeError(told(error)) if isinstance(error, StopIteration) else error)
+            future.set_exception(RuntimeError(describe(error)) if isinstance(error, StopIteration) else error)
 
     def body() -> None:
         result, error = None, None
@@ -144,6 +193,7 @@ async def _in_thread(work: Callable[[], Any], name: str) -> Any:
             result = inside.run(work)
         except BaseException as caught:  # noqa: BLE001 - it is the waiting coroutine's
             error = caught
+        end_child(pid, error)
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, error)
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic.errors import PydanticUserError
 
 from flujo_lens.errors import InvalidAnswerError
+from flujo_lens.runner.application_code import as_exception, describe
 from flujo_lens.runner.forms import answer_adapter, wanted
 from flujo_lens.serialization.building import build
 from flujo_lens.serialization.fields import classes_in, validate_by_name
@@ -104,6 +105,16 @@ def typed(value: Any, *hints: Any) -> Any:
     if hint is Any or hint is type(value):
         return value
     try:
+        return _typed(value, hint)
+    except UnreadableValueError:
+        raise
+    except BaseException as error:
+        as_exception(error)
+        raise UnreadableValueError("", f"its type raised {describe(error)}") from error
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    try:
         adapter = adapter_of(hint)
     except (PydanticUserError, TypeError, NameError):
         return _built(value, hint)
@@ -157,6 +168,17 @@ def checked_answer(answer: Any, schema: Any, step: str) -> Any:
     """
     if schema is None:
         return answer
+    try:
+        return _checked(answer, schema, step)
+    except InvalidAnswerError:
+        raise
+    except BaseException as error:
+        as_exception(error)
+        told = describe(error)
+        raise InvalidAnswerError(f'the answer cannot be checked: what "{step}" asks for raised {told}') from error
+
+
+def _checked(answer: Any, schema: Any, step: str) -> Any:
     adapter = answer_adapter(schema)
     try:
         return adapter.validate_python(answer)
