@@ -328,11 +328,17 @@ class RunHeldError(BusyError):
     code = "LENS-B2"
 
     @classmethod
-    def of(cls, run_id: str, holder: str, beat_at: str, ends_at: str) -> RunHeldError:
-        """Build the error for a run that `holder` has; both times are ISO 8601 texts."""
+    def of(cls, run_id: str, holder: str, beat_at: str, ends_at: str, pid: int | None = None) -> RunHeldError:
+        """Build the error for a run that `holder` has; both times are ISO 8601 texts.
+
+        `pid` is its process, if that is one of this machine and known to live: then the lease ends nothing.
+        """
+        until = f"if that process is dead, the run is free after {ends_at}"
+        if pid is not None:
+            until = f"that process is alive on this machine, and the run is free when it ends (kill {pid} ends it)"
         return cls(
             f"{run_id} is held by {holder}, which gave its last sign at {beat_at}",
-            hint=f"wait until it is done; if that process is dead, the run is free after {ends_at}",
+            hint=f"wait until it is done; {until}",
             run_id=run_id,
             holder=holder,
             beat_at=beat_at,
@@ -379,7 +385,7 @@ class NotWaitingError(OperationFailedError):
 
 
 class ApplicationExitError(OperationFailedError):
-    """An application's code raised what ends a program or a task: `SystemExit`, `KeyboardInterrupt`, `CancelledError`."""
+    """An application's code raised what ends a program or a task, as `SystemExit` and `CancelledError` do."""
 
     @classmethod
     def of(cls, told: str) -> ApplicationExitError:

@@ -55,9 +55,7 @@ class application_code:  # noqa: N801 - a block, as `contextlib.suppress` is one
     def __enter__(self) -> None:
         self._pid = os.getpid()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         end_child(self._pid, error)
         if error is not None and not isinstance(error, Exception):
             raise as_exception(error) from error

@@ -212,6 +212,7 @@ class Flujo(Generic[ContextT]):
 
     async def _continue(self, stored: Stored, *, given: Any = None, reply: Reply = _SILENT) -> PipelineResult[ContextT]:
         """Go on with a run if it can: looked at before it is claimed, so that a refusal writes nothing; and after."""
+        self.source.check_is_ours(stored)
         if stored.status == "running":
             await _check_free(self.state_backend, stored.run_id)
         prepared = await self._prepared(stored, given, reply)
@@ -236,6 +237,7 @@ class Flujo(Generic[ContextT]):
         Raises:
             NotWaitingError: there is an answer, and the run does not wait for it.
         """
+        self.source.check_is_ours(stored)
         reply.check(stored, self._code_of(stored))
         if not reply.has_answer:
             if not stored.goes_on:

@@ -1,4 +1,4 @@
-"""Holding a run: a claim, kept alive by a heartbeat beside the steps, given back at the end."""
+"""Holding a run: a claim, kept alive by a heartbeat on another thread, given back at the end."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from flujo_lens.errors import ConfigError, LensError, LostClaimError, NotSupportedError
+from flujo_lens.runner.heartbeat import Heartbeat
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import Claim, Holder, check_lease
 from flujo_lens.state.typed_times import parse_age
@@ -16,9 +17,6 @@ from flujo_lens.state.typed_times import parse_age
 __all__ = ["Holding", "lease_of"]
 
 _USUAL_LEASE = 30.0
-_BEATS = 3
-"""Signs within one lease."""
-
 _log = logging.getLogger("flujo_lens")
 _told: set[type] = set()
 """Drivers without claims, of which it was said once."""
@@ -54,7 +52,8 @@ def _number(text: str) -> float:
 class Holding:
     """The right to work on a run, for as long as the block lasts.
 
-    When another process takes the run over, the block is cancelled, and `LostClaimError` comes out of it. A driver
+    Signs are given by a thread of its own, so that a step that blocks the event loop keeps its run. When another
+    process takes the run over all the same, the block is cancelled, and `LostClaimError` comes out of it. A driver
     without claims has none: then `claim` is None, and that is logged once.
 
     Args:
@@ -69,8 +68,7 @@ class Holding:
     def __init__(self, backend: StateBackend, run_id: str, lease: float) -> None:
         self.claim: Claim | None = None
         self._backend, self._run_id, self._lease = backend, run_id, lease
-        self._beating: asyncio.Task[None] | None = None
-        self._lost: LostClaimError | None = None
+        self._heart: Heartbeat | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -78,25 +76,25 @@ class Holding:
         except NotSupportedError:
             _tell(type(self._backend))
             return self
-        self._beating = asyncio.create_task(self._beat(self.claim, asyncio.current_task()))
+        self._heart = Heartbeat(self._backend, self.claim)
+        self._heart.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.wait([self._beating])
-        if self._lost is not None:
-            self._end_cancellation(error)
-        if self.claim is not None:
-            await asyncio.shield(asyncio.ensure_future(self._release(self.claim)))
+        if self._heart is None or self.claim is None:
+            return
+        self._heart.stop()
+        if self._heart.lost is not None:
+            self._end_cancellation(self._heart.lost, error)
+        await asyncio.shield(asyncio.ensure_future(self._release(self.claim)))
 
-    def _end_cancellation(self, error: BaseException | None) -> None:
+    def _end_cancellation(self, lost: LostClaimError, error: BaseException | None) -> None:
         """What was lost is an error, not a cancellation; unless somebody else cancelled the task too."""
         task = asyncio.current_task()
         if task is not None and task.uncancel() == 0 and isinstance(error, asyncio.CancelledError):
-            raise self._lost or error from None
+            raise lost from None
 
     async def _release(self, claim: Claim) -> None:
         """Give the run free. Where that fails, the lease or the end of the process does it."""
@@ -104,20 +102,6 @@ class Holding:
             await self._backend.release_run(claim)
         except LensError as error:
             _log.warning("the claim on %s could not be released: %s", self._run_id, error)
-
-    async def _beat(self, claim: Claim, owner: asyncio.Task[object] | None) -> None:
-        """Give signs until cancelled. A store that is busy gets the next one."""
-        while True:
-            await asyncio.sleep(self._lease / _BEATS)
-            try:
-                await self._backend.heartbeat(claim)
-            except LostClaimError as error:
-                self._lost = error
-                if owner is not None:
-                    owner.cancel()
-                return
-            except LensError as error:
-                _log.warning("no sign could be given for %s: %s", self._run_id, error)
 
 
 def _tell(driver: type) -> None:

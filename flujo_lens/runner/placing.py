@@ -74,13 +74,38 @@ class Source(NamedTuple):
             UsageError: the run is of another pipeline.
             StateIncompatibilityError: neither its version nor the runner's own is registered.
         """
+        self.check_is_ours(stored)
+        return self.for_place(stored.run_id, stored.place())
+
+    def check_is_ours(self, stored: Stored) -> None:
+        """See that a run, wherever it stands, is one of this pipeline: a run id belongs to one pipeline, by name.
+
+        Where a name is not known, the steps of one at its end tell: if none of them is of this pipeline, it is of
+        another. Of one that may go on `fit` finds out.
+
+        Raises:
+            UsageError: the run is of another pipeline.
+        """
         theirs = stored.summary.pipeline_name
         if not self.is_for(theirs):
             raise UsageError(
                 f'{stored.run_id} is a run of the pipeline "{theirs}", not of "{self.name}"',
-                hint=f'Flujo(..., pipeline_name="{theirs}")',
+                hint=f"a run id belongs to one pipeline: give this run another; the other is pipeline_name={theirs!r}",
+                run_id=stored.run_id,
+                pipeline_name=theirs,
             )
-        return self.for_place(stored.run_id, stored.place())
+        done = {str(entry.get("name")) for entry in stored.done}
+        is_named = NAMELESS[1] not in (theirs, self.name)
+        if is_named or not done or self.pipeline is None or stored.status not in ("completed", "cancelled"):
+            return
+        if not done & {name for step in self.pipeline.steps for name in (step.name, *step.aliases)}:
+            raise UsageError(
+                f'{stored.run_id} is a run of another pipeline: none of its steps ("{next(iter(sorted(done)))}", ...) '
+                "is one of this one's",
+                hint="a run id belongs to one pipeline: give this run another, and the pipelines names of their own",
+                run_id=stored.run_id,
+                pipeline_name=theirs,
+            )
 
     def is_for(self, theirs: str) -> bool:
         """Whether runs of the pipeline `theirs` may go on with it. A name that is not known fits any."""

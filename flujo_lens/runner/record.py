@@ -33,7 +33,7 @@ class Mark(NamedTuple):
     context: Any
     value: Any
     saved_value: Any
-    index: int
+    at: int
     status: str
     results: int
     entries: int

@@ -2,7 +2,8 @@
 
 A claim is a row beside the run, taken by compare-and-set (`StateBackend.claim_run`). Whoever holds it beats within
 its lease; whoever does not has lost the run to the first that asks. A holder whose process is known to be gone has
-lost it at once.
+lost it at once; one that is known to be alive, since it is a process of this machine, does not lose it, however long
+it is silent.
 
 Times are of the clock of the machine that writes them. A clock that goes ahead of its holder's by as much as the
 lease takes a run from one that lives; one that goes behind waits longer than the lease. So a lease has to be longer
@@ -23,7 +24,16 @@ from typing import Any, NamedTuple
 from flujo_lens.errors import LostClaimError, RunHeldError
 from flujo_lens.state.processes import boot_id, is_other_boot, start_of
 
-__all__ = ["Claim", "Holder", "Progress", "ResumableGroup", "check_lease"]
+__all__ = ["WORKING", "Claim", "Holder", "Progress", "ResumableGroup", "check_lease", "present"]
+
+WORKING: set[str] = set()
+"""Tokens of the claims under which this process works on a run, and gives signs. Of another claim of its own nobody
+knows whether somebody still works under it: that one ends with its lease."""
+
+
+def present() -> datetime:
+    """The present, by this machine's clock: all that the rules of claims know of time."""
+    return datetime.now(UTC)
 
 
 class Holder(NamedTuple):
@@ -52,13 +62,23 @@ class Holder(NamedTuple):
 
         False if it lives, and if nobody here can know.
         """
+        return self._is_alive() is False
+
+    def is_alive(self) -> bool:
+        """Whether the process is known to live: it is one of this machine. False if it is gone, or nobody can know."""
+        return self._is_alive() is True
+
+    def _is_alive(self) -> bool | None:
+        """None if nobody here can know."""
         if self.host != socket.gethostname():
-            return False
+            return None
         rebooted = is_other_boot(self.boot_id)
         if rebooted is not False:
-            return bool(rebooted)
+            return False if rebooted else None
         started = start_of(self.pid)
-        return started is None or bool(started and self.started and started != self.started)
+        if started is None:
+            return False
+        return started == self.started if started and self.started else None
 
     def __str__(self) -> str:
         """``pid 4711 on web-1``."""
@@ -94,11 +114,20 @@ class Claim(NamedTuple):
         return cls(run_id, secrets.token_hex(16), holder, now, now, check_lease(lease))
 
     def has_ended(self, now: datetime) -> bool:
-        """Whether another may take the run at `now`: the lease is over since the last sign, or the holder is gone.
+        """Whether another may take the run at `now`: the holder is gone, or nobody knows and its lease is over.
 
-        A sign that lies in the future by the clock of `now` counts as one.
+        A sign that lies in the future by the clock of `now` counts as one. A holder of this machine that lives keeps
+        its run beyond the lease: it may be stopped, or be kept from giving signs.
         """
-        return now - self.beat_at > timedelta(seconds=self.lease) or self.holder.is_gone()
+        if self.holder.is_gone():
+            return True
+        return now - self.beat_at > timedelta(seconds=self.lease) and not self.is_kept()
+
+    def is_kept(self) -> bool:
+        """Whether its holder is known to live, and to work under it."""
+        if self.token in WORKING:
+            return True
+        return self.holder.pid != os.getpid() and self.holder.is_alive()
 
     def check_free(self, now: datetime) -> None:
         """Do nothing if another may take the run at `now`.
@@ -108,7 +137,8 @@ class Claim(NamedTuple):
         """
         if not self.has_ended(now):
             ends = self.beat_at + timedelta(seconds=self.lease)
-            raise RunHeldError.of(self.run_id, str(self.holder), self.beat_at.isoformat(), ends.isoformat())
+            told = str(self.holder), self.beat_at.isoformat(), ends.isoformat()
+            raise RunHeldError.of(self.run_id, *told, pid=self.holder.pid if self.is_kept() else None)
 
     def check_held(self, found: Claim | None) -> None:
         """Do nothing if `found`, which is stored for the run, is this claim.
@@ -121,7 +151,7 @@ class Claim(NamedTuple):
 
     def beaten(self, now: datetime | None = None) -> Claim:
         """This claim with a sign at `now` (by default the present)."""
-        return self._replace(beat_at=now or datetime.now(UTC))
+        return self._replace(beat_at=now or present())
 
     def to_dict(self) -> dict[str, Any]:
         """The claim in plain values: the holder's fields beside its own, times as ISO 8601 texts."""

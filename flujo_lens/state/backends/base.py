@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.state.backends.arguments import check_page, check_prefix
@@ -83,7 +83,14 @@ class StateBackend(ABC):
     The writing methods of history take the names of all the library's versions (see
     `flujo_lens.state.backends.vocabulary`). A step, span or trace of a run that never was announced by
     `save_run_start` is kept all the same.
+
+    Attributes:
+        any_loop: Whether the methods may be called from any event loop in any thread, also from several at once.
+            Then a runner gives its signs from a thread of its own; else in the loop of the run, where a step that
+            blocks keeps them back.
     """
+
+    any_loop: ClassVar[bool] = False
 
     # --- state
 

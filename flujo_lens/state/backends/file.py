@@ -96,6 +96,8 @@ class FileBackend(DurableFiles):
         OperationFailedError: it cannot be written (no space); the message says whether anything was changed.
     """
 
+    any_loop = True
+
     def __init__(
         self,
         path: Path | str,

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.file_writing import drafted, read_file
-from flujo_lens.state.claims import Claim, Holder
+from flujo_lens.state.claims import Claim, Holder, present
 
 __all__ = ["beat", "get_manifest", "put_manifest", "read_claims", "release", "remove_claim", "take"]
 
@@ -41,7 +40,7 @@ def take(histories: int, run_id: str, holder: Holder, lease: float) -> Claim:
     Raises:
         RunHeldError: somebody has it.
     """
-    now = datetime.now(UTC)
+    now = present()
     found = _find(histories, run_id)
     if found is not None:
         found.check_free(now)

@@ -45,6 +45,7 @@ from flujo_lens.state.backends.vocabulary import (
     timed_out,
     trace_rows,
 )
+from flujo_lens.state.claims import present
 from flujo_lens.state.deletion import Keep
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import parse_instant
@@ -66,6 +67,8 @@ class InMemoryBackend(DeletingMemory):
     Args:
         serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
     """
+
+    any_loop = True
 
     def __init__(
         self,
@@ -238,7 +241,7 @@ class InMemoryBackend(DeletingMemory):
 
     def _is_open(self, run_id: str, force: bool) -> bool:
         claim = self._claims.get(run_id)
-        is_free = force or claim is None or claim.has_ended(datetime.now(UTC))
+        is_free = force or claim is None or claim.has_ended(present())
         return is_free and is_open(self._state(run_id), self._row(run_id))
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:

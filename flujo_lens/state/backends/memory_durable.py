@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.arguments import asked_id, check_run_id
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.reading import ReadingBackend
-from flujo_lens.state.claims import Claim, Holder, Progress
+from flujo_lens.state.claims import Claim, Holder, Progress, present
 
 __all__ = ["DurableMemory", "KeptRun"]
 
@@ -45,7 +44,7 @@ class DurableMemory(ReadingBackend):
     async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
         """Take a run that nobody has."""
         with self._lock:
-            now = datetime.now(UTC)
+            now = present()
             claim = Claim.take(check_run_id(run_id), holder, lease, now)
             if run_id in self._claims:
                 self._claims[run_id].check_free(now)

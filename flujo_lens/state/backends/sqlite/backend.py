@@ -90,6 +90,8 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
         ValueError, TypeError: a run id that is none.
     """
 
+    any_loop = True
+
     def __init__(
         self,
         db_path: Path | str,

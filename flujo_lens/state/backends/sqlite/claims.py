@@ -10,11 +10,10 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from flujo_lens.state.backends.sqlite import own
 from flujo_lens.state.backends.sqlite.session import Session
-from flujo_lens.state.claims import Claim, Holder
+from flujo_lens.state.claims import Claim, Holder, present
 
 __all__ = ["beat", "read", "release", "take", "take_away"]
 
@@ -34,7 +33,7 @@ def take(db: sqlite3.Connection, run_id: str, holder: Holder, lease: float) -> C
         RunHeldError: somebody has it.
     """
     own.make(db, own.CLAIMS)
-    now = datetime.now(UTC)
+    now = present()
     found = _find(db, run_id)
     if found is not None:
         found.check_free(now)
@@ -68,7 +67,7 @@ def take_away(db: sqlite3.Connection, run_id: str, force: bool) -> bool:
     if not own.is_there(db, own.CLAIMS):
         return True
     found = _find(db, run_id)
-    if found is not None and not force and not found.has_ended(datetime.now(UTC)):
+    if found is not None and not force and not found.has_ended(present()):
         return False
     db.execute(_REMOVE, (run_id,))
     return True
