@@ -18,7 +18,15 @@ from flujo_lens.cli.help import Command, Group
 from flujo_lens.cli.options import CommonOptions, command
 from flujo_lens.cli.streams import escape_what_cannot_be_shown, fill_closed_numbers, in_utf8_mode, words_as_typed
 from flujo_lens.cli.suggesting import Repeated
-from flujo_lens.errors import IncompatibleError, InternalError, LensError, OperationFailedError, UsageError, nearest
+from flujo_lens.errors import (
+    ApplicationExitError,
+    IncompatibleError,
+    InternalError,
+    LensError,
+    OperationFailedError,
+    UsageError,
+    nearest,
+)
 
 __all__ = ["COMMANDS", "build", "main", "run"]
 
@@ -209,7 +217,7 @@ def run(arguments: Sequence[str], world: World) -> int:
         return exit_codes.OK
     except SystemExit as left:
         if not isinstance(left.__context__, BrokenPipeError):
-            raise
+            return _tell(app, _stray(left), arguments)
         silence(world.stdout)  # Typer leaves with 1 where the pipe is closed
         return exit_codes.OK
     except (KeyboardInterrupt, typer.Abort):
@@ -222,6 +230,21 @@ def run(arguments: Sequence[str], world: World) -> int:
         fault = _fault(error, arguments)
         fault.__cause__ = error
         return _tell(app, fault, arguments)
+    except BaseException as error:  # noqa: BLE001 - and what is no Exception can come of an application alone
+        return _tell(app, _stray(error), arguments)
+    finally:
+        if world.diverted is not None:
+            from flujo_lens.cli.diversion import undo
+
+            undo(world)
+
+
+def _stray(error: BaseException) -> LensError:
+    from flujo_lens.runner.application_code import describe
+
+    fault = ApplicationExitError.of(describe(error))
+    fault.__cause__ = error
+    return fault
 
 
 def _fault(error: Exception, arguments: Sequence[str]) -> LensError:
@@ -338,7 +361,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     gc.set_threshold(50_000, 20, 20)
     fill_closed_numbers()
     in_utf8_mode()
-    world = World()
+    world = World(owns_process=True)
     code = run(words_as_typed(sys.argv[1:]) if arguments is None else arguments, world)
     _flush_what_came_before(world)
+    if world.diverted is not None:
+        from flujo_lens.cli.diversion import leave
+
+        leave(world, code)
     sys.exit(code)

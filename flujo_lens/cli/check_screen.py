@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from flujo_lens.cli.application import aside
+from flujo_lens.cli.application import the_application
 from flujo_lens.cli.context import App
 from flujo_lens.cli.contradictions import refuse_beside
 from flujo_lens.cli.options import FilterOptions, OutputOptions
@@ -97,9 +96,8 @@ def _checked(app: App, filters: FilterOptions, out: Output, asked: Checking) -> 
 
     failing = _fail_on(asked.fail_on)
     kept = None if saved is None else saved.only(wanted)
-    with redirect_stdout(app.world.stderr):  # whatever the application prints: stdout is for the result
-        application = _application(app, asked)
-        report, source = _report(app, wanted, asked, kept, application)
+    application = _application(app, asked)
+    report, source = _report(app, wanted, asked, kept, application)
     is_plain = application.context_model is PipelineContext
     return _Screen(app, out, asked, application.target, source, is_plain).show(report, failing)
 
@@ -142,18 +140,12 @@ def _fail_on(asked: str | None) -> frozenset[str] | None:
 
 
 def _application(app: App, asked: Checking) -> Application:
-    from flujo_lens.runner.application import load_application
-
-    target = asked.target or app.settings.resume_app
-    if not asked.target:
-        app.settings.check_trusted("resume.app")
-    if target is None:
+    if asked.target is None and app.settings.resume_app is None:
         raise UsageError(
             "nothing says which code the runs are to be checked against",
             hint="--app myapp.pipelines:registry, or in lens.toml: [resume] app = ...",
         )
-    with aside(app):
-        return load_application(target, app.world.cwd / (asked.app_dir or ""))
+    return the_application(app, asked.target, asked.app_dir)
 
 
 # --- what is checked
@@ -178,7 +170,7 @@ def _report(
     app.run(lambda backend: check_library(backend, application))
     found = _found(app, wanted)
     if asked.save is not None:
-        save_inflight(asked.save, found, force=asked.force)
+        save_inflight(app.world.cwd / asked.save, found, force=asked.force)
     if not asked.deep and found.runs > _READ_ANYWAY:
         return check_groups(found, application), found.store
 
@@ -186,7 +178,7 @@ def _report(
         with Bar(app, "checking", "runs", found.runs) as bar:
             return await check_contexts(backend, wanted, application, bar.update)
 
-    return app.run(work), found.store
+    return app.run_steps(work), found.store
 
 
 def _young_enough(app: App, path: Path, age: timedelta | None) -> Inflight:

@@ -57,12 +57,14 @@ class World:
         zone: The reader's zone; None for the machine's.
         width: Cells of a line; None to ask the terminal.
         stdout_tty: Whether stdout is a terminal; None to ask it.
+        owns_process: Whether the process ends with this invocation: nobody prints to stdout after it.
+        diverted: What `flujo_lens.cli.diversion` did to the streams; None as long as no application was imported.
     """
 
     stdin: TextIO = field(default_factory=lambda: sys.stdin or _nowhere("r"))
     stdout: TextIO = field(default_factory=lambda: sys.stdout or _nowhere("w"))
     stderr: TextIO = field(default_factory=lambda: sys.stderr or _nowhere("w"))
-    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     cwd: Path = field(default_factory=current_folder)
     now: Callable[[], datetime] = _now
     zone: tzinfo | None = None
@@ -71,6 +73,8 @@ class World:
     stderr_tty: bool | None = None
     user_config_dir: Path | None = None
     etc_dir: Path = Path("/etc/flujo-lens")
+    owns_process: bool = False
+    diverted: Any = None
 
     @cached_property
     def is_terminal(self) -> bool:
@@ -170,6 +174,20 @@ class App:
     def run(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         """Return what `work` makes of the opened store; the store is closed in any case."""
         return asyncio.run(self._with_backend(work))
+
+    def run_steps(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
+        """`run` for work that calls an application's code, which does not get at lens's own streams, tasks, signals."""
+        from flujo_lens.cli.diversion import divert, spare_of
+        from flujo_lens.cli.process_state import kept
+        from flujo_lens.runner.drive import drive
+
+        divert(self.world)
+
+        async def guarded(backend: StateBackend) -> T:
+            with kept(spare_of(self.world)):
+                return await work(backend)
+
+        return drive(self._with_backend(guarded))
 
     async def _with_backend(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         from flujo_lens.state.registry import open_backend

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TextIO
 
 from flujo_lens.cli import exit_codes
-from flujo_lens.cli.application import aside, the_application
+from flujo_lens.cli.application import the_application
 from flujo_lens.cli.changing import recorder, report_output
 from flujo_lens.cli.confirm import check_writable, confirm
 from flujo_lens.cli.context import App, silence
@@ -86,7 +86,7 @@ def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int
     application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs and not is_dry else None
     stop, watches = Stop(), list[_Watch]()
 
-    async def work(backend: StateBackend, stdout: TextIO) -> tuple[list[Outcome], Report]:
+    async def work(backend: StateBackend) -> tuple[list[Outcome], Report]:
         async def one(run_id: str) -> Outcome:
             assert application is not None
             return await try_again(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
@@ -95,12 +95,12 @@ def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int
             await check_library(backend, application)
         told = asked.words(app.options.store, [run.run_id for run in plan.runs])
         writer = None if is_dry else recorder(app, backend, told, asked.change)
-        watch = _Watch(out, stdout)
+        watch = _Watch(out, app.world.stdout)
         watches.append(watch)
         return await retry(plan, one, writer, concurrency=asked.concurrency, stop=stop, watch=watch)
 
-    with aside(app) as stdout, heard(stop):
-        done, report = app.run(lambda backend: work(backend, stdout))
+    with heard(stop):
+        done, report = (app.run if is_dry else app.run_steps)(work)
     rows = [outcome.document() | {"code": outcome.code} for outcome in done]
     _check_written(app, watches, _summary(plan, report, [row["code"] for row in rows]))
     _report(app, out, plan, rows, report)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flujo_lens.errors import LensError, NotSupportedError, nearest
 from flujo_lens.operations.inflight import Inflight, manifest
+from flujo_lens.runner.application_code import application_code
 from flujo_lens.runner.differences import Difference
 from flujo_lens.runner.incompatibility import StateIncompatibilityError, not_registered
 from flujo_lens.runner.placing import Code, Source, fitting_context
@@ -219,9 +220,10 @@ class _Judge:
         Raises:
             StateIncompatibilityError: they could not go on.
         """
-        source = self.application.source_for(name)
-        code = self._code(source, run_id, name, place)
-        verdict = source.judge(saved, code, place)
+        with application_code():  # shapes are told by the application's types
+            source = self.application.source_for(name)
+            code = self._code(source, run_id, name, place)
+            verdict = source.judge(saved, code, place)
         if not verdict.can_resume:
             raise StateIncompatibilityError(
                 run_id, verdict, saved=saved, current=code.manifest, place=place, pipeline=code.name

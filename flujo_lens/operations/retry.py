@@ -134,6 +134,8 @@ async def _worker(waiting: Iterator[str], work: Work, stop: Stop, finished: Watc
             told = getattr(error, "reason", error.message)
             status = "running" if isinstance(error, RunHeldError) else "failed"
             finished(Outcome(run_id, status, error=told, code=error.code))
+        except Exception as error:  # noqa: BLE001 - of whatever code: the others go on
+            finished(Outcome(run_id, "failed", error=f"{type(error).__name__}: {error}", code="LENS-F1"))
 
 
 async def _stopped(stop: Stop, workers: Sequence[asyncio.Task[None]]) -> None:
