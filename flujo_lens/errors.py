@@ -375,12 +375,18 @@ class NotWaitingError(OperationFailedError):
     code = "LENS-F2"
 
     @classmethod
-    def of(cls, run_id: str, found: str) -> NotWaitingError:
-        """Build the error for a run that stands as `found` says."""
+    def of(cls, run_id: str, found: str, question: str | None = None, step: str | None = None) -> NotWaitingError:
+        """Build the error for a run that stands as `found` says; `question` is the token of what it asks at `step`."""
+        hint = command_line("show", run_id)
+        if question is not None:
+            hint += "\n" + command_line("resume", run_id, "--question", question, "--input", "ANSWER")
+            hint += " answers what it asks now"
         return cls(
             f"{run_id} does not wait for this answer: {found}",
-            hint=command_line("show", run_id),
+            hint=hint,
             run_id=run_id,
+            question=question,
+            step=step,
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from flujo_lens.cli import exit_codes
-from flujo_lens.cli.application import aside, the_application
+from flujo_lens.cli.application import the_application
 from flujo_lens.cli.asking import ask_answer
 from flujo_lens.cli.changing import recorder
 from flujo_lens.cli.confirm import can_ask, check_writable
@@ -19,7 +19,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.named_runs import meant
 from flujo_lens.cli.options import AppOptions, ChangeOptions, OutputOptions
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.screens import quoted
+from flujo_lens.cli.screens import answer_command, quoted
 from flujo_lens.cli.signals import code_of, cut_off
 from flujo_lens.cli.streams import decoded, read_text
 from flujo_lens.errors import UsageError
@@ -84,6 +84,7 @@ class Resuming(NamedTuple):
     code: AppOptions
     given: Given
     step: str | None
+    question: str | None
     force: bool
     change: ChangeOptions
 
@@ -91,6 +92,7 @@ class Resuming(NamedTuple):
         """The command in its long form."""
         force = ["--force"] if self.force else []
         step = [] if self.step is None else [f"--step={self.step}"]
+        step += [] if self.question is None else [f"--question={self.question}"]
         told = [*self.code.words(), *self.given.words(), *step, *force, *self.change.words(store)]
         return ["lens", "resume", *told, run_id]
 
@@ -107,7 +109,8 @@ def run_resume(app: App, asked: Resuming) -> int:
     )
     answer = asked.given.value(app) if asked.given.is_there else NO_ANSWER
     stored = app.run(lambda backend: _found(app, backend, asked))
-    ended = stored_outcome(stored, Reply(answer, step=asked.step))
+    reply = Reply(answer, None, asked.step, asked.question)
+    ended = stored_outcome(stored, reply)
     if ended is not None:
         app.note(f"{escape_controls(stored.run_id)} is completed already: nothing was run")
         return _report(app, out, ended)
@@ -116,7 +119,7 @@ def run_resume(app: App, asked: Resuming) -> int:
     if asked.change.dry_run:
         _tell_dry(app, out, prepared)
         return exit_codes.OK
-    Reply(step=asked.step).check(prepared.stored, prepared.pipeline)
+    reply.check(prepared.stored, prepared.pipeline)
     answer = _answer(app, prepared, answer)
 
     async def work(backend: StateBackend) -> Outcome:
@@ -166,7 +169,7 @@ def _prepared(app: App, application: Application, stored: Stored, asked: Resumin
             await check_free(backend, stored, app.world.now(), lease, force=asked.force)
         return await prepare(backend, application, stored, asked.code.pipeline_version)
 
-    return app.run(look)
+    return app.run_steps(look)
 
 
 def _answer(app: App, prepared: Prepared, given: Any) -> Any:
@@ -193,7 +196,7 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
     if not can_ask(app):
         raise UsageError(
             f'{run_id} waits at "{step}" for a person: {message or "it does not say for what"}',
-            hint="\n".join([f"lens resume {quoted(run_id)} --input ANSWER", *wanted(prepared.schema)]),
+            hint="\n".join([answer_command(prepared.stored.summary), *wanted(prepared.schema)]),
             run_id=run_id,
             step=step,
             pause_message=message,
@@ -220,8 +223,7 @@ def _done(app: App, stored: Stored, work: Any) -> Outcome:
         return outcome
 
     try:
-        with aside(app):
-            return app.run(terminable)
+        return app.run_steps(terminable)
     except KeyboardInterrupt:
         _tell_interrupted(app, stored.run_id)
         raise
@@ -304,7 +306,7 @@ def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
         next_one = app.suggest(f"lens resume {quoted(run_id)}")
         return [f"{run_id} {outcome.status} at {step}: {outcome.error}", f"next: {next_one}"]
     message = [f"    {line}" for line in (outcome.pause_message or "").splitlines()]
-    answer = app.suggest(f"lens resume {quoted(run_id)} --input ANSWER")
+    answer = app.suggest(f"lens resume {quoted(run_id)} --question {outcome.question} --input ANSWER")
     return [f"{run_id} waits at {step}:", *message, f"answer it: {answer}"]
 
 

@@ -54,6 +54,13 @@ def quoted(text: str) -> str:
     return shlex.quote(escape_controls(text))
 
 
+def answer_command(run: RunSummary) -> str:
+    """The command that answers the question with which a run waits, and no other."""
+    from flujo_lens.state.questions import question_of
+
+    return f"lens resume {quoted(run.run_id)} --question {question_of(run)} --input ANSWER"
+
+
 def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | None) -> None:
     """Paused runs, the oldest save first, and how to answer."""
     wanted = app.wanted(filters)
@@ -71,7 +78,7 @@ def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | Non
         every = app.suggest(with_filters("lens waiting", filters))
         app.note(f"the {len(runs):,} that have waited longest, of {len(found):,}; all: {every}")
     if runs and out.is_table:
-        app.note(f"answer: {app.suggest(f'lens resume {quoted(runs[0].run_id)} --input ANSWER')}")
+        app.note(f"answer: {app.suggest(answer_command(runs[0]))}")
 
 
 def task_list(app: App, out: Output, filters: FilterOptions, parent: str | None, limit: int) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
-from flujo_lens.cli.screens import quoted
+from flujo_lens.cli.screens import answer_command, quoted
 from flujo_lens.operations.runs import read_run
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.text import escape_controls, one_line, unescape
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import GONE, NO_SIGN, RunDetail, StepRecord
+from flujo_lens.state.views import GONE, NO_SIGN, Pause, RunDetail, StepRecord
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -69,10 +69,16 @@ def _document(detail: RunDetail, parts: ShowParts) -> dict[str, Any]:
     document = {
         "run": RUN.row(detail.run),
         "steps": [_step(step, parts) for step in detail.steps],
-        "pause": {"step": pause.step, "message": pause.message} if pause else None,
+        "pause": _pause(detail, pause) if pause else None,
         "children": [child.run_id for child in detail.children],
     }
     return {**document, "state": detail.state} if parts.state else document
+
+
+def _pause(detail: RunDetail, pause: Pause) -> dict[str, Any]:
+    from flujo_lens.state.questions import question_of
+
+    return {"step": pause.step, "message": pause.message, "question": question_of(detail.run)}
 
 
 def _step(step: StepRecord, parts: ShowParts) -> dict[str, Any]:
@@ -238,7 +244,7 @@ class _Screen:
     def _next(self) -> Iterator[str]:
         name = quoted(self.run.run_id)
         if self._can_resume():
-            yield f"lens resume {name}{' --input ANSWER' if self.run.status == 'paused' else ''}"
+            yield answer_command(self.run) if self.run.status == "paused" else f"lens resume {name}"
         if self.detail.has_spans:
             yield f"lens trace {name}"
         if not (self.parts.inputs and self.parts.outputs and self.parts.errors):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flujo_lens.errors import BusyError, NotSupportedError, OperationFailedError, RunNotFoundError, command_line
+from flujo_lens.runner.application_code import application_code, as_exception
 from flujo_lens.runner.context import PipelineContext
 from flujo_lens.runner.holding import Holding, lease_of
 from flujo_lens.runner.incompatibility import StateIncompatibilityError
@@ -37,6 +40,8 @@ __all__ = [
     "try_again",
 ]
 
+T = TypeVar("T")
+
 
 class Outcome(NamedTuple):
     """How far a run came.
@@ -49,6 +54,7 @@ class Outcome(NamedTuple):
         step: The step that waits, or failed.
         error: Why it failed.
         code: Of the error of lens that kept it from going on, if one did; then it is as it was before.
+        question: The token of the question, if one is asked.
     """
 
     run_id: str
@@ -58,6 +64,7 @@ class Outcome(NamedTuple):
     step: str | None = None
     error: str | None = None
     code: str | None = None
+    question: str | None = None
 
     def document(self) -> JSONObject:
         """The fields that ``-o json`` prints."""
@@ -67,6 +74,7 @@ class Outcome(NamedTuple):
             "output": self.output,
             "pause_message": self.pause_message,
             "error_message": self.error,
+            **({"question": self.question} if self.question is not None else {}),
         }
 
 
@@ -191,7 +199,7 @@ async def prepare(
     await check_library(backend, application)
     source = application.source_for(stored.summary.pipeline_name, version)
     try:
-        fitted = await fit(backend, source, stored, application.context_model)
+        fitted = await _contained(fit(backend, source, stored, application.context_model))
     except StateIncompatibilityError as error:
         error.others = await _others(backend, error, stored)
         error.of_application(
@@ -244,12 +252,15 @@ async def go_on(
         InvalidAnswerError, NotWaitingError: the answer does not fit, or the run does not wait for one.
         RunNotFoundError, RunHeldError, LostClaimError, StateIncompatibilityError, UsageError: as of `Flujo`.
     """
-    seen = stored.result(application.context_model, None)
-    if application.library is not None:
-        return await _hand_over(backend, application, stored, Reply(answer, seen), version)
-    runner = application.runner(backend, stored.summary.pipeline_name, version)
+    with application_code():
+        seen = stored.result(application.context_model, None)
+        runner = None
+        if application.library is None:
+            runner = application.runner(backend, stored.summary.pipeline_name, version)
+    if runner is None:
+        return await _contained(_hand_over(backend, application, stored, Reply(answer, seen), version))
     answers = () if answer is NO_ANSWER else (answer,)
-    return _outcome(await runner.resume_async(seen, *answers))
+    return _outcome(await _contained(runner.resume_async(seen, *answers)))
 
 
 async def try_again(
@@ -268,6 +279,26 @@ async def try_again(
         )
     await check_free(backend, stored, now, lease_of(application.lease), force=False)
     return await go_on(backend, application, stored, version=version)
+
+
+async def _contained(work: Coroutine[Any, Any, T]) -> T:
+    """Await what calls an application's code; what is no `Exception` was raised by that, unless we were cancelled.
+
+    Raises:
+        ApplicationExitError: in its place.
+    """
+    task = asyncio.current_task()
+    wishes = task.cancelling() if task is not None else 0
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if task is None or task.cancelling() > wishes:
+            raise
+        raise as_exception(error) from error
+    except Exception:
+        raise
+    except BaseException as error:
+        raise as_exception(error) from error
 
 
 async def _hand_over(
@@ -300,7 +331,8 @@ def _stored_now(stored: Stored, step: str | None = None) -> Outcome:
     run, output = stored.summary, None
     if run.status == "completed" and stored.done:
         output = stored.value(None)
-    return Outcome(run.run_id, run.status, output, run.pause_message, step or run.step_name, run.error_message)
+    at, question = step or run.step_name, next(iter(stored.questions), None)
+    return Outcome(run.run_id, run.status, output, run.pause_message, at, run.error_message, question=question)
 
 
 def _outcome(result: PipelineResult[Any]) -> Outcome:
@@ -312,6 +344,7 @@ def _outcome(result: PipelineResult[Any]) -> Outcome:
         result.pause_message,
         result.paused_step or failed,
         result.error,
+        question=result.question,
     )
 
 

@@ -14,6 +14,7 @@ from flujo_lens.errors import UnknownValueError
 from flujo_lens.rendering import human
 from flujo_lens.rendering.human import Human
 from flujo_lens.state.fingerprint import plain_error
+from flujo_lens.state.questions import question_of
 from flujo_lens.state.views import GONE
 
 __all__ = ["Field", "View", "choose_fields", "human_value"]
@@ -189,7 +190,7 @@ RUN = View(
 
 WAITING = View(
     name="waiting",
-    fields=RUN.fields,
+    fields=(*RUN.fields, Field("question", question_of)),
     table=(
         Shown("WAITS", lambda run, shown: shown.since(run.updated_at), 80),
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),

@@ -165,13 +165,23 @@ class Flujo(Generic[ContextT]):
         return await self._continue(stored, given=initial_input)
 
     def resume(
-        self, paused: PipelineResult[ContextT] | str, human_input: Any = NO_ANSWER, *, step: str | None = None
+        self,
+        paused: PipelineResult[ContextT] | str,
+        human_input: Any = NO_ANSWER,
+        *,
+        step: str | None = None,
+        question: str | None = None,
     ) -> PipelineResult[ContextT]:
         """`resume_async`, for programs without an event loop."""
-        return _to_the_end("resume", lambda: self._resume(paused, human_input, step))
+        return _to_the_end("resume", lambda: self._resume(paused, human_input, step, question))
 
     def resume_async(
-        self, paused: PipelineResult[ContextT] | str, human_input: Any = NO_ANSWER, *, step: str | None = None
+        self,
+        paused: PipelineResult[ContextT] | str,
+        human_input: Any = NO_ANSWER,
+        *,
+        step: str | None = None,
+        question: str | None = None,
     ) -> Coroutine[Any, Any, PipelineResult[ContextT]]:
         """Go on with a run, as a rule with the answer of the person for whom it waits.
 
@@ -181,10 +191,13 @@ class Flujo(Generic[ContextT]):
         Args:
             paused: What `run_async` returned, or a run id. A result that is older than what the store has is
                 refused: the answer would go to another question. One that is completed comes back as it is stored.
+                With a run id, `question` or `step` says which question was read; an answer that does not say so is
+                taken for the first question of a run alone.
             human_input: The answer; checked against the step's input schema before anything is changed. Without
                 it the run goes on as by `run_async`.
-            step: The step that the answer is for: a run that does not wait there is refused. With a run id alone
-                nothing else keeps a late answer from the next question.
+            step: The step that the answer is for: a run that does not wait there is refused.
+            question: The token of the question that was read, `PipelineResult.question`: a run that asks another one,
+                at the same step too, is refused.
 
         Raises:
             InvalidAnswerError: the answer does not fit.
@@ -193,22 +206,23 @@ class Flujo(Generic[ContextT]):
             RunHeldError, LostClaimError, StateIncompatibilityError, UsageError: as `run_async`.
         """
         if loop_runs():
-            return self._resume(paused, human_input, step)
-        return ReadyResult.of(run_to_end(self._resume(paused, human_input, step)))
+            return self._resume(paused, human_input, step, question)
+        return ReadyResult.of(run_to_end(self._resume(paused, human_input, step, question)))
 
     # --- going on
 
     async def _resume(
-        self, paused: PipelineResult[ContextT] | str, human_input: Any, step: str | None
+        self, paused: PipelineResult[ContextT] | str, human_input: Any, step: str | None, question: str | None
     ) -> PipelineResult[ContextT]:
         run_id = paused if isinstance(paused, str) else paused.run_id
         stored = await load(self.state_backend, run_id)
         if stored is None:
             raise RunNotFoundError(f"there is no state of {run_id} in the store", hint="lens list", run_id=run_id)
         if isinstance(paused, str):
-            return await self._continue(stored, reply=Reply(human_input, step=step))
+            return await self._continue(stored, reply=Reply(human_input, None, step, question))
         # A script that is run again has the finished run in its hands, and nobody's question.
-        return await self._continue(stored, reply=Reply() if paused.success else Reply(human_input, paused, step))
+        reply = Reply() if paused.success else Reply(human_input, paused, step, question)
+        return await self._continue(stored, reply=reply)
 
     async def _continue(self, stored: Stored, *, given: Any = None, reply: Reply = _SILENT) -> PipelineResult[ContextT]:
         """Go on with a run if it can: looked at before it is claimed, so that a refusal writes nothing; and after."""

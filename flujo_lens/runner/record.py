@@ -16,6 +16,7 @@ from flujo_lens.runner.results import ContextT, PipelineResult, StepResult
 from flujo_lens.runner.spans import as_text
 from flujo_lens.serialization import PlainList, safe_serialize
 from flujo_lens.state.claims import Progress
+from flujo_lens.state.questions import token_of
 
 __all__ = ["Record", "new_run_id"]
 
@@ -59,6 +60,7 @@ class Record(Generic[ContextT]):
         asked_at: Since when.
         began: When the run was started.
         kept: The state as it was loaded: what is not of the runner stays in it.
+        saved_at: When it came to where it does not go on by itself.
         carried: Fields of the loaded context that the model does not have: they stay too.
     """
 
@@ -79,6 +81,7 @@ class Record(Generic[ContextT]):
     kept: JSONObject = field(default_factory=dict)
     carried: JSONObject = field(default_factory=dict)
     saved_value: Any = None
+    saved_at: str | None = None
 
     @property
     def step(self) -> Step:
@@ -166,7 +169,11 @@ class Record(Generic[ContextT]):
             paused_step=self.step.name if waits else None,
             pause_message=self.asked if waits else None,
             input_schema=self.step.input_schema if waits else None,
+            question=self._question() if waits else None,
         )
+
+    def _question(self) -> str:
+        return token_of(self.run_id, self.index, datetime.fromisoformat(self.saved_at) if self.saved_at else None)
 
     def _add(self, result: StepResult) -> JSONObject:
         entry: JSONObject = safe_serialize(vars(result))
@@ -201,7 +208,7 @@ class Record(Generic[ContextT]):
 
     def _ended(self, step: JSONObject | None, span: JSONObject) -> Progress:
         """It does not go on by itself."""
-        now = _now()
+        self.saved_at = now = _now()
         end = {
             "status": self.status,
             "updated_at": now,
@@ -235,7 +242,7 @@ class Record(Generic[ContextT]):
             "step_history": self.history,
             "status": self.status,
             "created_at": self.began.isoformat(),
-            "updated_at": _now(),
+            "updated_at": _now() if self.status == "running" else self.saved_at,
             "total_steps": len(self.pipeline.steps),
             "error_message": self.error,
         }

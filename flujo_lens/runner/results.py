@@ -54,6 +54,8 @@ class PipelineResult(Generic[ContextT]):
         paused_step: The step that waits for a person.
         pause_message: What the person is asked.
         input_schema: The type that the answer is checked against; None if any will do.
+        question: What tells this question from every other one, of the same step too: to be given back with the
+            answer where the result itself is not at hand, as behind a web form.
     """
 
     run_id: str
@@ -65,6 +67,7 @@ class PipelineResult(Generic[ContextT]):
     paused_step: str | None = None
     pause_message: str | None = None
     input_schema: Any = None
+    question: str | None = None
 
     @property
     def success(self) -> bool:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.runner.context import peek_context
-from flujo_lens.runner.dsl import Pipeline, Step
+from flujo_lens.runner.dsl import HUMAN, Pipeline, Step
 from flujo_lens.runner.results import PipelineResult, StepResult
 from flujo_lens.runner.values import restored
 from flujo_lens.runner.verdicts import Place
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.interpret import raw_from_documents, summarise
+from flujo_lens.state.questions import question_of
 from flujo_lens.state.resumable import done_before, stands_at
 from flujo_lens.state.views import RunSummary
 
@@ -39,10 +40,26 @@ class Stored:
     Attributes:
         state: Its saved document.
         summary: What that and the run's history mean.
+        listed: The same as the store's lists have it, of one that waits: of a store whose times have no zone they may
+            read them in another.
     """
 
     state: JSONObject
     summary: RunSummary
+    listed: RunSummary | None = None
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The tokens of the question with which it waits; none if it does not."""
+        found = (question_of(each) for each in (self.listed, self.summary) if each is not None)
+        return tuple(token for token in found if token is not None)
+
+    def has_answers(self, pipeline: Pipeline | None) -> bool:
+        """Whether a person has answered a question of it already; `pipeline` tells which of its steps ask."""
+        if self.context.get("hitl_history"):
+            return True
+        steps = (step_called(pipeline, str(entry.get("name"))) for entry in self.done)
+        return any(step is not None and step.kind == HUMAN for step in steps)
 
     @property
     def run_id(self) -> str:
@@ -138,6 +155,7 @@ class Stored:
             paused_step=self.summary.step_name if self.status == "paused" else None,
             pause_message=self.summary.pause_message,
             input_schema=waits.input_schema if waits else None,
+            question=next(iter(self.questions), None),
         )
 
 
@@ -151,6 +169,9 @@ async def load(backend: StateBackend, run_id: str) -> Stored | None:
     except NotSupportedError:
         run = None
     summary = summarise(raw_from_documents(run_id, state, run))
+    if summary.status == "paused":
+        listed = next(iter(await backend.read_summaries([run_id])), summary)
+        return Stored(state, listed if summary.step_name is None else summary, listed)
     if summary.step_name is None and summary.status not in ("completed", "cancelled"):
         # The library tells it in its spans alone.
         summary = next(iter(await backend.read_summaries([run_id])), summary)
