@@ -379,8 +379,8 @@ class NotWaitingError(OperationFailedError):
         """Build the error for a run that stands as `found` says; `question` is the token of what it asks at `step`."""
         hint = command_line("show", run_id)
         if question is not None:
-            hint += "\n" + command_line("resume", run_id, "--question", question, "--input", "ANSWER")
-            hint += " answers what it asks now"
+            answer = command_line("resume", run_id, f"--question {question} --input ANSWER")
+            hint += f"\n{answer} answers what it asks now"
         return cls(
             f"{run_id} does not wait for this answer: {found}",
             hint=hint,

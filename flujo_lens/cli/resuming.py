@@ -22,7 +22,7 @@ from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens import answer_command, quoted
 from flujo_lens.cli.signals import code_of, cut_off
 from flujo_lens.cli.streams import decoded, read_text
-from flujo_lens.errors import UsageError
+from flujo_lens.errors import UsageError, command_line
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.system import parse_json
 from flujo_lens.rendering.text import escape_controls
@@ -306,7 +306,8 @@ def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
         next_one = app.suggest(f"lens resume {quoted(run_id)}")
         return [f"{run_id} {outcome.status} at {step}: {outcome.error}", f"next: {next_one}"]
     message = [f"    {line}" for line in (outcome.pause_message or "").splitlines()]
-    answer = app.suggest(f"lens resume {quoted(run_id)} --question {outcome.question} --input ANSWER")
+    options = f"--question {outcome.question} --input ANSWER"
+    answer = app.suggest(command_line("resume", escape_controls(run_id), options))
     return [f"{run_id} waits at {step}:", *message, f"answer it: {answer}"]
 
 

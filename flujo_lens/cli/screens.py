@@ -56,9 +56,10 @@ def quoted(text: str) -> str:
 
 def answer_command(run: RunSummary) -> str:
     """The command that answers the question with which a run waits, and no other."""
+    from flujo_lens.errors import command_line
     from flujo_lens.state.questions import question_of
 
-    return f"lens resume {quoted(run.run_id)} --question {question_of(run)} --input ANSWER"
+    return command_line("resume", escape_controls(run.run_id), f"--question {question_of(run)} --input ANSWER")
 
 
 def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | None) -> None:
