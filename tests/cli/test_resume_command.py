@@ -74,10 +74,11 @@ class TestAnswers:
         shop.begin("twice", "one")
         done = resume(shop, f"one {APP} --input yes")
         assert done.code == 0
+        question = resume(shop, f"one {APP} --input yes").err.partition("--question ")[2].split()[0]
         assert done.lines == [
             "one waits at decide:",
             "    Decide [b]now[/b]",
-            f"answer it: lens resume {APP} one --input ANSWER",
+            f"answer it: lens resume {APP} one --question {question} --input ANSWER",
         ]
         assert shop.run("one")["step_name"] == "decide"
 
