@@ -35,13 +35,13 @@ from flujo_lens.config_sources import (
     describe,
     expand,
     looks_like_path,
-    mask_uri,
     parse_duration,
     read_files,
     same_place,
     same_store,
 )
 from flujo_lens.errors import ConfigError, NoStoreError, UnknownStoreError, nearest
+from flujo_lens.redaction import masked_text
 
 __all__ = [
     "Setting",
@@ -51,7 +51,6 @@ __all__ = [
     "World",
     "choose_store",
     "load_settings",
-    "mask_uri",
     "parse_duration",
 ]
 
@@ -65,7 +64,7 @@ USUAL_STORE = "flujo_ops.db"
 
 
 class Setting(NamedTuple):
-    """One row of ``lens config``: a dotted key, its value as effective (passwords masked), and its source."""
+    """One row of ``lens config``: a dotted key, its value as effective, with its passwords, and its source."""
 
     key: str
     value: Any
@@ -371,7 +370,7 @@ def _entry(file: SourceFile, name: str, table: Mapping[str, Any], world: World) 
     entry = _store(file, (*where, "uri"), uri, world)
     said = file.source(*where, "readonly") if "readonly" in table else "default"
     rows = (
-        Setting(f"stores.{name}.uri", mask_uri(entry.uri), entry.source),
+        Setting(f"stores.{name}.uri", entry.uri, entry.source),
         Setting(f"stores.{name}.readonly", readonly, said),
     )
     readonly_at = said if readonly else None
@@ -448,22 +447,24 @@ def _rows(
     drivers: Mapping[str, _Found],
     default: DefaultStore | None,
 ) -> Iterator[Setting]:
-    """Every setting, passwords masked; "store" is the store that is meant without ``--store``."""
+    """Every setting, with its passwords; "store" is the store that is meant without ``--store``."""
     yield _store_row(world, default)
-    yield Setting("default", *((_label(default.entry), default.source) if default else (None, "default")))
+    yield Setting(
+        "default", *((default.entry.name or default.entry.uri, default.source) if default else (None, "default"))
+    )
     for store in stores.values():
         yield from store.rows
     rest = {**found, **{f"drivers.{scheme}": each for scheme, each in drivers.items()}}
     for key, each in rest.items():
-        yield Setting(key, mask_uri(each.shown) if isinstance(each.shown, str) else each.shown, each.source)
+        yield Setting(key, each.shown, each.source)
 
 
 def _store_row(world: World, default: DefaultStore | None) -> Setting:
     for variable in (LENS_STORE, FLUJO_STATE_URI):
         if world.env.get(variable):
-            return Setting("store", mask_uri(world.env[variable]), variable)
+            return Setting("store", world.env[variable], variable)
     if default:
-        return Setting("store", _label(default.entry), default.source)
+        return Setting("store", default.entry.name or default.entry.uri, default.source)
     usual = _usual_store(world)
     return Setting("store", usual.uri, usual.source) if usual else Setting("store", None, "default")
 
@@ -543,7 +544,7 @@ def _conflict(choice: StoreChoice, default: DefaultStore | None) -> str | None:
 
 
 def _label(store: StoreEntry | StoreChoice) -> str:
-    return store.name or mask_uri(store.uri)
+    return store.name or masked_text(store.uri)
 
 
 def _no_store(world: World, settings: Settings) -> NoStoreError:

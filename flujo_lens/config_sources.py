@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from flujo_lens.errors import ConfigError, TimeFormatError, nearest
 from flujo_lens.folders import config_folder, current_folder, expand_home
+from flujo_lens.redaction import masked_text
 
 LENS_TOML = "lens.toml"
 PYPROJECT = "pyproject.toml"
@@ -320,12 +321,12 @@ def looks_like_path(text: str, base: Path) -> bool:
 
 def same_place(one: str, other: str) -> bool:
     """Whether two absolute URIs or paths, compared as texts, name the same store."""
-    return _place(one) == _place(other)
+    return place_of(one) == place_of(other)
 
 
 def same_store(one: str, other: str) -> bool:
     """Whether two absolute URIs or paths lead to the same store: by a link too, or as another user of a server."""
-    place, second = _place(one), _place(other)
+    place, second = place_of(one), place_of(other)
     if place.startswith("/") and second.startswith("/"):
         return place == second or os.path.realpath(place) == os.path.realpath(second) or _is_same_file(place, second)
     return _without_user(place) == _without_user(second)
@@ -342,23 +343,14 @@ def _without_user(uri: str) -> str:
     return re.sub("//[^/?#]*@", "//", uri)
 
 
-def _place(uri: str) -> str:
+def place_of(uri: str) -> str:
+    """The path of a store that is at one, else its URI in one spelling."""
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return uri
     if scheme.lower() in ("sqlite", "file") and rest.startswith("/"):
         return _normal(rest.partition("?")[0])
     return re.sub("^postgres://", "postgresql://", uri)
-
-
-# A password may, wrongly, hold a "/": what follows "//host:" is one unless it begins like a port's number.
-_USERINFO = re.compile(r"""(//[^\s/:@?#\[\]"'<>]*):(?!\d{1,5}(?:[/?#,\s]|$))(?:(?!//)[^\s"'<>])*@""")
-_QUERY = re.compile(r"""([?&][\w.-]*(?:password|passwd|pwd|secret|token|api_?key)=)[^&#\s"'<>]*""", re.I)
-
-
-def mask_uri(text: str) -> str:
-    """`text` with every ``//user:password@`` and ``?password=...`` in it shown as ``***``."""
-    return _QUERY.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
 
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -402,7 +394,7 @@ def describe(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f'the text "{mask_uri(value)}"'
+        return f'the text "{masked_text(value)}"'
     if isinstance(value, int | float):
         return f"the number {value}"
     if isinstance(value, list | dict):

@@ -19,16 +19,17 @@ ALLOWED = {
     "errors": (),
     "folders": ("errors",),
     "state.views": ("state.figures",),
-    "config": ("config_sources", "errors", "folders", "state.timestamps"),
+    "config": ("config_sources", "errors", "folders", "redaction", "state.timestamps"),
+    "redaction": ("redaction",),
     "state.models": ("errors", "state"),
     "serialization": ("errors", "state.models", "state.views", "serialization"),
     "state": ("errors", "folders", "state", "serialization"),
-    "operations": ("errors", "state", "serialization", "operations"),
-    "operations.stores": ("errors", "state", "operations", "config"),
+    "operations": ("errors", "redaction", "state", "serialization", "operations"),
+    "operations.stores": ("errors", "redaction", "state", "operations", "config"),
     "operations.resume": ("errors", "state", "serialization", "operations", "runner"),
     "operations.check": ("errors", "state", "serialization", "operations", "runner"),
     "runner": ("errors", "state", "serialization", "runner"),
-    "rendering": ("errors", "state.views", "state.figures", "state.fingerprint", "state.questions", "rendering"),
+    "rendering": ("errors", "state.views", "state.figures", "state.fingerprint", "state.questions", "redaction", "rendering"),
 }
 """Room -> what it may import from; of two rooms that a module is in, the longer name counts."""
 
@@ -44,7 +45,7 @@ LIGHT = (
 )
 """Modules of the standard library and of each other alone."""
 
-CLI_TOPS = ("errors", "folders", "cli", "operations", "rendering", "state.backends.base", *LIGHT)
+CLI_TOPS = ("errors", "folders", "cli", "operations", "redaction", "rendering", "state.backends.base", *LIGHT)
 """What a screen may import at its top: the module itself is imported inside a command's body."""
 
 COMMAND_TOPS = ("errors", "cli.context", "cli.options", "cli.groups", "state.views")

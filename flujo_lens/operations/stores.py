@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flujo_lens.config import Settings, StoreChoice, StoreEntry, mask_uri
+from flujo_lens.config import Settings, StoreChoice, StoreEntry
 from flujo_lens.errors import LensError
+from flujo_lens.redaction import masked_text
 from flujo_lens.state.backends.base import capabilities_of
 from flujo_lens.state.registry import driver_name, load_driver, scheme_of
 
@@ -39,7 +40,7 @@ def known_stores(
     if choice is not None and choice.name not in settings.stores:
         rows.append(_row(choice, settings, True, problems, None))
     if not show_secrets:
-        rows = [{**row, "uri": mask_uri(row["uri"])} for row in rows]
+        rows = [{**row, "uri": masked_text(row["uri"])} for row in rows]
     return rows, problems
 
 
@@ -56,7 +57,7 @@ def _row(
     except LensError as error:
         problem = problem or error.message
     if problem:
-        problems.append(f"{store.name or store.uri}: {mask_uri(problem)}")
+        problems.append(f"{store.name or store.uri}: {masked_text(problem)}")
     return {
         "name": store.name,
         "uri": store.uri,

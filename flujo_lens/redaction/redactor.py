@@ -1,0 +1,146 @@
+"""Values and texts with their secrets masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+from flujo_lens.redaction.keys import MASK, SecretKeys
+
+if TYPE_CHECKING:
+    from flujo_lens.redaction.texts import SecretTexts
+
+__all__ = ["Redactor", "masked_text"]
+
+TOO_DEEP = "<nested too deep>"
+_DEEPEST = 200
+_HOLDS_NAMES = frozenset({
+    "audit_id", "parent_run_id", "parent_span_id", "pipeline_name", "pipeline_version", "run_id", "run_ids",
+    "sample_run_id", "span_id", "status", "step_name", "task_id",
+})  # fmt: skip
+"""Keys whose texts are ids and names: whoever copies one needs it whole."""
+
+_MARKS = ("//", "sk-", "eyJ", "gh", "glpat-", "xox", "AIza", "PRIVATE KEY", "\\/")
+_SHORTEST = 4
+"""Characters of the shortest text in which there is a key and a secret."""
+
+_PLAIN = frozenset({type(None), bool, int, float})
+
+
+class Redactor:
+    """Shows values and texts without the secrets in them.
+
+    Masked are the values under secret keys, also where they stand in a text (JSON, Python literals, URLs, headers,
+    command lines), passwords in URLs, ``Bearer`` and ``Basic`` credentials, and well-known forms of tokens.
+
+    Args:
+        keys: Globs (``*``, ``?``) added to the built-in ones; compared case-folded with the whole key.
+        show: True to mask nothing.
+    """
+
+    def __init__(self, keys: Iterable[str] = (), *, show: bool = False) -> None:
+        self.show = show
+        self.keys = SecretKeys(keys)
+
+    def is_secret(self, key: str) -> bool:
+        """Whether what is stored under `key` is masked."""
+        return not self.show and self.keys.is_secret(key)
+
+    @cached_property
+    def _texts(self) -> SecretTexts:
+        from flujo_lens.redaction.texts import SecretTexts
+
+        return SecretTexts(self.keys)
+
+    def text(self, text: str) -> str:
+        """`text` with its secrets masked; what is masked once stays as it is."""
+        return self._texts.masked(text) if self._may_hold_secrets(text) else text
+
+    def _may_hold_secrets(self, text: str) -> bool:
+        """A quick look, which most texts end at."""
+        if self.show or len(text) < _SHORTEST:
+            return False
+        if any(map(text.__contains__, _MARKS)):
+            return True
+        if "=" not in text and ":" not in text and " " not in text and "," not in text and ">" not in text:
+            return "%3" in text
+        words, lowered = self.keys.words, text.lower()
+        if words is None or "bearer" in lowered or "basic " in lowered or "curl " in lowered:
+            return True
+        return any(map(lowered.__contains__, words))
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """A copy of `value` (any data that can be printed) with its secrets masked. Numbers are never secrets.
+
+        What is nested deeper than any format can print is left out.
+        """
+        if type(value) in _PLAIN:
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return TOO_DEEP if depth > _DEEPEST else self._mapping(value, depth + 1)
+        if isinstance(value, list | tuple | set | frozenset):
+            return TOO_DEEP if depth > _DEEPEST else [self.value(item, depth + 1) for item in value]
+        return self._object(value, depth)
+
+    def _object(self, value: Any, depth: int) -> Any:
+        if is_dataclass(value) and not isinstance(value, type):
+            return self.value({field.name: getattr(value, field.name) for field in fields(value)}, depth)
+        text = str(value)
+        masked = self.text(text)
+        return value if masked == text else masked
+
+    def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
+        named = self._named_secret(value)
+        made: dict[Any, Any] = {}
+        for key, item in value.items():
+            name = key if isinstance(key, str) else str(key)
+            if self.is_secret(name) or (named and name == "value"):
+                shown = self.masked(item, depth)
+            else:
+                shown = item if name in _HOLDS_NAMES and isinstance(item, str) else self.value(item, depth)
+            made[self._key(key, value) if isinstance(key, str) else key] = shown
+        return made
+
+    def _key(self, key: str, among: Mapping[Any, Any]) -> str:
+        masked = self.text(key)
+        return key if masked == key or masked in among else masked
+
+    def _named_secret(self, value: Mapping[Any, Any]) -> bool:
+        """Whether it is one of a list of names and values, as in a container's environment, and is a secret."""
+        if "value" not in value:
+            return False
+        name = value.get("name", value.get("key"))
+        return isinstance(name, str) and self.is_secret(name)
+
+    def under(self, key: str, value: Any) -> Any:
+        """`value` as it is printed under `key`."""
+        return self.masked(value) if self.is_secret(key) else self.value(value)
+
+    def masked(self, value: Any, depth: int = 0) -> Any:
+        """`value` with every text in it masked: what stands under a secret key."""
+        if self.show or type(value) in _PLAIN:
+            return value
+        if isinstance(value, str | bytes):
+            return MASK if value and (isinstance(value, bytes) or value.strip("*")) else value
+        if isinstance(value, Mapping | list | tuple | set | frozenset) and depth > _DEEPEST:
+            return TOO_DEEP
+        if isinstance(value, Mapping):
+            return {key: self.masked(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.masked(item, depth + 1) for item in value]
+        return value if isinstance(value, date | time | timedelta) or not str(value).strip("*") else MASK
+
+
+@cache
+def _usual() -> Redactor:
+    return Redactor()
+
+
+def masked_text(text: str) -> str:
+    """`text` with its secrets masked by the built-in keys: for messages that are made before settings are read."""
+    return _usual().text(text)
