@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from flujo_lens.rendering.redact import MASK, Redactor
+from flujo_lens.redaction import MASK, Redactor
 
 __all__ = ["recorded"]
 
@@ -13,7 +13,8 @@ def recorded(words: Sequence[str], keys: Iterable[str] = ()) -> list[str]:
     """The typed words without what nobody should read later.
 
     Masked are the values of ``--input`` and of all options that begin so; behind ``system set``, all but options
-    and the first word, which is the key as a rule; the value of KEY=VALUE under a secret key; passwords in URIs.
+    and the first word, which is the key as a rule; what stands under a secret key, also behind an option of that name;
+    and every secret that is masked in a text.
 
     Args:
         words: What was typed, the program's name first.
@@ -27,8 +28,8 @@ def recorded(words: Sequence[str], keys: Iterable[str] = ()) -> list[str]:
 
 
 def _one(word: str, before: str, redactor: Redactor) -> str:
-    if _is_input(before) and "=" not in before:
-        return MASK
+    if before.startswith("--") and "=" not in before and (_is_input(before) or redactor.is_secret(before[2:])):
+        return word if word.startswith("-") and not _is_input(before) else MASK
     if _is_input(word) and "=" in word:
         return f"{word.partition('=')[0]}={MASK}"
     return _without_passwords(word, redactor)
@@ -46,10 +47,10 @@ def _values_set(words: Sequence[str]) -> list[int]:
 
 
 def _without_passwords(word: str, redactor: Redactor) -> str:
-    from flujo_lens.config import mask_uri
-
     option, equals, rest = word.partition("=") if word.startswith("-") else ("", "", word)
     key, has_value, value = rest.partition("=")
     if has_value and value and redactor.is_secret(key):
         rest = f"{key}={MASK}"
-    return mask_uri(f"{option}{equals}{rest}")
+    if equals and rest and redactor.is_secret(option.lstrip("-")):
+        rest = MASK
+    return f"{option}{equals}{redactor.text(rest)}"

@@ -1,8 +1,8 @@
 """The audit log: who changed what in a store, one JSON object a line, chained by hash.
 
 Each entry holds the SHA-256 of the line before it (`previous`) and one of itself (`digest`: of the line as it stands
-without that member). So a line that was changed, and a line that was taken out, show. What was taken from the end does
-not: keep `AuditReport.head` elsewhere and compare.
+without that member). So a line that was changed, and a line that was taken out, show. What was taken from the end shows
+by the log's length and last hash, which are kept in a file beside it (see `audit_head`).
 
 An entry is on the disk when `append` returns. A process that dies while it writes leaves a torn last line at most;
 the next entry begins on a line of its own, chains over the torn one, and says so (`after_torn`).
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
+from flujo_lens.operations.audit_head import Head, read_head, write_head
 from flujo_lens.operations.audit_lines import (
     FIRST,
     AuditEntry,
@@ -30,6 +31,7 @@ from flujo_lens.operations.audit_lines import (
     Chain,
     Flaw,
     Line,
+    State,
     new_audit_id,
     parsed,
     plain_text,
@@ -38,6 +40,7 @@ from flujo_lens.operations.audit_lines import (
     written_time,
 )
 from flujo_lens.operations.files import beside, last_line, lock, open_own, settled_size, sync_folder, write_all
+from flujo_lens.redaction import masked_text
 
 __all__ = ["AuditEntry", "AuditLog", "AuditReport", "Flaw", "new_audit_id"]
 
@@ -60,8 +63,9 @@ class AuditLog:
         actor: Who makes the changes.
         host: On which machine.
         now: The clock; its times are aware.
-        store: Which store is changed, without passwords; for a log that several stores share.
+        store: Which store is changed, without passwords.
         timeout: Seconds to wait for another process that appends.
+        mask: Masks the secrets in a text.
     """
 
     skipped: int
@@ -78,11 +82,17 @@ class AuditLog:
         now: Callable[[], datetime],
         store: str | None = None,
         timeout: float = 10.0,
+        mask: Callable[[str], str] = masked_text,
     ) -> None:
         self.path = path
         self.skipped = self.unsure = 0
         self._actor, self._host, self._store = actor, host, store
-        self._now, self._timeout = now, timeout
+        self._now, self._timeout, self._mask = now, timeout, mask
+
+    @property
+    def store(self) -> str | None:
+        """Which store's changes are written, without passwords."""
+        return self._store
 
     @staticmethod
     def path_beside(store_path: Path) -> Path:
@@ -120,6 +130,7 @@ class AuditLog:
         audit_id: str | None = None,
         closes: str | None = None,
         error: str | None = None,
+        state: State | None = None,
     ) -> str:
         """Write one entry, and wait until it is on the disk.
 
@@ -128,12 +139,13 @@ class AuditLog:
 
         Args:
             command: The words that were typed, without secrets.
-            reason: Why, if somebody said.
+            reason: Why, if somebody said; secrets in it are masked.
             counts: How many of what.
             run_ids: The runs concerned.
             audit_id: The id of the entry, made by `new_audit_id`, where it was needed before; None to make one.
             closes: The id of the entry that this one tells the end of: what really came of it.
             error: The code of the error that ended it.
+            state: ``started`` where another entry will tell the end; None for ``finished``, with an error ``failed``.
 
         Returns:
             The entry's id.
@@ -145,7 +157,8 @@ class AuditLog:
         """
         told = {
             "command": [plain_text(word) for word in command],
-            "reason": None if reason is None else plain_text(reason),
+            "reason": None if reason is None else plain_text(self._mask(reason)),
+            "state": state or ("finished" if error is None else "failed"),
             "counts": dict(counts),
             **told_runs(run_ids),
             **({} if closes is None else {"closes": closes}),
@@ -164,14 +177,14 @@ class AuditLog:
         store = {} if self._store is None else {"store": plain_text(self._store)}
         return {"actor": plain_text(self._actor), "host": plain_text(self._host), **store}
 
-    @staticmethod
-    def _add(file: int, told: Mapping[str, Any]) -> None:
+    def _add(self, file: int, told: Mapping[str, Any]) -> None:
         """Write an entry behind what the locked `file` holds; if that fails, the file is as before."""
         size = os.fstat(file).st_size
         last, ended = last_line(file, size)
         torn: dict[str, Any] = {} if ended or parsed(last) else {"after_torn": True}
         previous = sha256(last).hexdigest() if size else FIRST
-        line = sealed({**told, **torn, "previous": previous})
+        kept = read_head(self.path)
+        line = sealed({**told, **torn, **_since(kept, file), "previous": previous})
         try:
             write_all(file, line if ended else b"\n" + line)
             os.fsync(file)
@@ -179,6 +192,7 @@ class AuditLog:
             with suppress(OSError):
                 os.ftruncate(file, size)
             raise
+        write_head(self.path, Head.of(file))
 
     def _open(self, flags: int) -> int:
         """The log's descriptor.
@@ -264,7 +278,8 @@ class AuditLog:
         Raises:
             UnreachableStoreError: there is a log, and it cannot be read.
         """
-        chain = Chain()
+        kept = read_head(self.path)  # before the log, which others lengthen
+        chain = Chain(*(kept.length, kept.digest) if kept else ())
         for line in self._lines():
             if not chain.take(line):
                 break
@@ -293,6 +308,13 @@ class AuditLog:
     def _not_read(self, error: OSError) -> UnreachableStoreError:
         message = f"cannot read the audit log {self.path}: {error.strerror or error}"
         return UnreachableStoreError(message, hint="it belongs to whoever made it (mode 0600)", path=str(self.path))
+
+
+def _since(kept: Head | None, file: int) -> dict[str, Any]:
+    """What an entry says about the log that it is written to, where that is not as it was left."""
+    if kept is None or kept.is_kept_by(file):
+        return {}
+    return {"continues": kept.digest} if kept.is_moved(file) else {"after_cut": True}
 
 
 def _no_folder() -> OSError:

@@ -19,6 +19,7 @@ __all__ = [
     "Chain",
     "Flaw",
     "Line",
+    "State",
     "new_audit_id",
     "parsed",
     "plain_text",
@@ -27,7 +28,8 @@ __all__ = [
     "written_time",
 ]
 
-Flaw = Literal["changed", "removed", "torn", "no JSON"]
+Flaw = Literal["changed", "removed", "torn", "no JSON", "cut", "after a cut"]
+State = Literal["started", "finished", "failed"]
 
 FIRST = "0" * 64
 """The `previous` of the first entry."""
@@ -54,6 +56,10 @@ class AuditEntry(NamedTuple):
         after_torn: The line before was torn when this one was written.
         closes: The entry that this one tells the end of; its `run_ids` are what really was changed.
         error: The code of the error that ended it.
+        state: ``started``: what was about to be done, of which another entry tells the end; ``finished`` or ``failed``:
+            what was done; None in entries of before, which were written for what succeeded.
+        after_cut: When this one was written, the log had lost lines that had been in it.
+        continues: In the first entry: the hash of the last line of the log that was moved away from its place.
     """
 
     audit_id: str
@@ -71,6 +77,9 @@ class AuditEntry(NamedTuple):
     after_torn: bool = False
     closes: str | None = None
     error: str | None = None
+    state: State | None = None
+    after_cut: bool = False
+    continues: str | None = None
 
 
 class AuditReport(NamedTuple):
@@ -80,9 +89,12 @@ class AuditReport(NamedTuple):
         entries: How many entries fit, up to the first line that does not.
         line: That line's number, counted from 1, or None.
         why: ``changed`` after it was written; ``removed``: it does not follow the line before it, so what stood
-            between was taken out; ``torn``: its writer died, and nothing was written since; ``no JSON``: no entry.
+            between was taken out; ``torn``: its writer died, and nothing was written since; ``no JSON``: no entry;
+            ``cut``: it is missing, with all that followed; ``after a cut``: lines before it are missing.
         torn: Numbers of torn lines that a later entry has chained over: no flaw, but a change may lack its entry.
         head: SHA-256 of the last line that fits, in hex; 64 zeros if there is none.
+        has_length: Whether its length is kept beside it; without, lines cut from its end do not show.
+        continues: The hash of the last line of the log that was there before, and was moved away.
     """
 
     entries: int
@@ -90,6 +102,8 @@ class AuditReport(NamedTuple):
     why: Flaw | None = None
     torn: tuple[int, ...] = ()
     head: str = FIRST
+    has_length: bool = False
+    continues: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -170,13 +184,30 @@ def _made(told: Mapping[str, Any], at: datetime) -> AuditEntry:
         after_torn=told.get("after_torn") is True,
         closes=told.get("closes"),
         error=told.get("error"),
+        state=_state(told),
+        after_cut=told.get("after_cut") is True,
+        continues=told.get("continues"),
     )
 
 
-class Chain:
-    """Takes the lines of a log one by one, and remembers the first that does not fit."""
+def _state(told: Mapping[str, Any]) -> State | None:
+    found = told.get("state")
+    return found if found in ("started", "finished", "failed") else None
 
-    def __init__(self) -> None:
+
+class Chain:
+    """Takes the lines of a log one by one, and remembers the first that does not fit.
+
+    Args:
+        length: The bytes that the log once had, as kept beside it; None if nothing is.
+        digest: The hash of its last line then.
+    """
+
+    def __init__(self, length: int | None = None, digest: str = FIRST) -> None:
+        self._length, self._digest = length, digest
+        self._bytes = self._lines = 0
+        self._is_long_enough = not length
+        self._continues: str | None = None
         self._entries = 0
         self._head = FIRST
         self._torn: list[int] = []
@@ -186,6 +217,9 @@ class Chain:
     def take(self, line: Line) -> bool:
         """Whether `line` fits, as far as can be seen from those before it."""
         entry = parsed(line.data)
+        self._measure(line)
+        if line.number == 1 and entry is not None:
+            self._continues = entry.continues
         if self._unread is not None and not (entry and self._is_chained_over(entry)):
             self._flaw = (self._unread.number, "no JSON")
         elif entry is None:
@@ -194,9 +228,17 @@ class Chain:
             self._flaw = (line.number, "changed")
         elif entry.previous != self._previous():
             self._flaw = (line.number, "removed")
+        elif entry.after_cut:
+            self._flaw = (line.number, "after a cut")
         else:
             self._accept(line)
         return self._flaw is None
+
+    def _measure(self, line: Line) -> None:
+        self._bytes += len(line.data) + line.ended
+        self._lines = line.number
+        if self._bytes == self._length and sha256(line.data).hexdigest() == self._digest:
+            self._is_long_enough = True
 
     def _previous(self) -> str:
         return self._head if self._unread is None else sha256(self._unread.data).hexdigest()
@@ -215,5 +257,8 @@ class Chain:
         """What was found, once all lines were taken."""
         if self._flaw is None and self._unread is not None:
             self._flaw = (self._unread.number, "no JSON" if self._unread.ended else "torn")
+        if self._flaw is None and not self._is_long_enough:
+            self._flaw = (self._lines + 1, "cut")
         number, why = self._flaw or (None, None)
-        return AuditReport(self._entries, number, why, tuple(self._torn), self._head)
+        has_length = self._length is not None
+        return AuditReport(self._entries, number, why, tuple(self._torn), self._head, has_length, self._continues)

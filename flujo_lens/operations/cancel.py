@@ -132,8 +132,13 @@ async def cancel(
             more: dict[str, Any] = {"keep": copies.keep} if copies else {}
             return await backend.cancel_runs(ids, force=force, **more)
 
-        audit_id, done = await recorder.recorded({"runs": len(ids)}, ids, change, audit_id)
+        audit_id, done = await recorder.recorded({"runs": len(ids)}, ids, change, _counted, audit_id=audit_id)
         copies.finish(complete=True, by_status={}, rows={})
     if keeping.bin is not None:
         keeping.bin.expire(now)
     return Cancelled(done, Report(matched, len(done), matched - len(done), audit_id=audit_id), copies.has_bin)
+
+
+def _counted(done: Sequence[str]) -> tuple[dict[str, int], Sequence[str]]:
+    """What came of it, for the log."""
+    return {"cancelled": len(done)}, done

@@ -10,9 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 from flujo_lens.errors import LensError
 from flujo_lens.operations.audit import AuditLog
 
-__all__ = ["Recorder", "Report"]
+__all__ = ["Recorder", "Report", "error_code"]
 
 T = TypeVar("T")
+
+
+def error_code(error: BaseException) -> str:
+    """How the log names an error: by its code, or as the interrupt or the fault that it is."""
+    return error.code if isinstance(error, LensError) else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +65,43 @@ class Recorder(NamedTuple):
         counts: Mapping[str, int],
         run_ids: Sequence[str],
         change: Callable[[], Awaitable[T]],
+        outcome: Callable[[T], tuple[Mapping[str, int], Sequence[str]]] | None = None,
+        *,
         audit_id: str | None = None,
     ) -> tuple[str, T]:
         """Write an entry, then return its id and ``await change()``.
 
-        A change that fails gets a second entry, which closes the first and has the error's code. A process that dies
-        after the first leaves an entry of what it meant to do.
+        A second entry closes the first: it says what came of it, or has the error's code. A process that dies after
+        the first leaves an entry of what it meant to do, which is ``started`` and never finished.
 
         Args:
             counts: How many of what it is about.
             run_ids: The runs that it is about.
             change: Makes the change, all of it or nothing.
+            outcome: From what `change` returned to how many of what were changed, and which runs; without, those
+                that it was about.
             audit_id: The id of the entry, where it was needed before; None to make one.
 
         Raises:
             LensError: the entry cannot be written, and nothing was changed; or as `change`.
         """
         entry = self.log.append(
-            command=self.command, reason=self.reason, counts=counts, run_ids=run_ids, audit_id=audit_id
+            command=self.command, reason=self.reason, counts=counts, run_ids=run_ids, audit_id=audit_id, state="started"
         )
         try:
-            return entry, await change()
-        except LensError as error:
-            with suppress(LensError):
-                self._take_back(entry, error)
+            done = await change()
+        except BaseException as error:
+            self._close(entry, {"done": 0}, (), error)
             raise
+        self._close(entry, *(outcome(done) if outcome else ({}, ())))
+        return entry, done
 
-    def _take_back(self, audit_id: str, error: LensError) -> None:
-        self.log.append(
-            command=self.command, reason=self.reason, counts={"done": 0}, run_ids=(), closes=audit_id, error=error.code
-        )
+    def _close(
+        self, audit_id: str, counts: Mapping[str, int], run_ids: Sequence[str], error: BaseException | None = None
+    ) -> None:
+        """Say what came of it; where that cannot be written, the change stays ``started`` in the log."""
+        code = None if error is None else error_code(error)
+        with suppress(LensError):
+            self.log.append(
+                command=self.command, reason=self.reason, counts=counts, run_ids=run_ids, closes=audit_id, error=code
+            )

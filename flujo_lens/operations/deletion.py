@@ -21,6 +21,7 @@ from flujo_lens.errors import BusyError, LensError, ReadOnlyStoreError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_lines import Header
 from flujo_lens.operations.audit import AuditLog, new_audit_id
+from flujo_lens.operations.changes import error_code
 from flujo_lens.operations.copies import Copies, Keeping
 from flujo_lens.operations.deletion_limits import check_may_write, check_room
 from flujo_lens.state.backends.base import StateBackend
@@ -185,8 +186,10 @@ async def delete(
     audit_id = new_audit_id(now)
     header = Header(keeping.store, driver_kind(backend), now, audit_id, tuple(command), plan.request.cutoff)
     with Copies(keeping, header) as copies:
-        ids = await _ids(backend, plan)
-        log.append(command=command, reason=reason, counts=_planned(plan), run_ids=ids, audit_id=audit_id)
+        log.append(
+            command=command, reason=reason, counts=_planned(plan), run_ids=await _ids(backend, plan),
+            audit_id=audit_id, state="started",
+        )  # fmt: skip
         done.audit_id = audit_id
         try:
             await _carry_out(backend, plan, copies, done, batch_size, Stop() if stop is None else stop, watch)
@@ -270,5 +273,5 @@ def _tell_end(
         log.append(
             command=command, reason=reason, run_ids=done.run_ids, closes=done.audit_id,
             counts=counts | ({"orphans": done.orphans} if done.plan.orphans else {}),
-            error=error.code if isinstance(error, LensError) else None,
+            error=None if error is None else error_code(error),
         )  # fmt: skip

@@ -35,5 +35,9 @@ async def mend(backend: StateBackend, found: Sequence[Finding], record: Recorder
         LensError: the log cannot be written, and nothing was changed.
     """
     checks = [finding.check for finding in found if finding.mend]
-    audit_id, mended = await record.recorded({"fixes": len(checks)}, (), lambda: backend.mend(checks))
+    audit_id, mended = await record.recorded({"fixes": len(checks)}, (), lambda: backend.mend(checks), _counted)
     return Treated(mended, audit_id)
+
+
+def _counted(mended: Sequence[Mended]) -> tuple[dict[str, int], tuple[str, ...]]:
+    return {"fixes": sum(one.done is not None for one in mended)}, ()

@@ -17,7 +17,7 @@ from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_forms import LIMITS, Limits
 from flujo_lens.operations.archive_lines import Header
 from flujo_lens.operations.archive_reading import Survey, read_archive, runs_of, survey
-from flujo_lens.operations.changes import Recorder, Report
+from flujo_lens.operations.changes import Recorder, Report, error_code
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Record
@@ -178,26 +178,25 @@ async def bring_back(
     log, command, reason = recorder
     log.check()
     counts = {"restored": len(plan.run_ids)}
-    audit_id = log.append(command=command, reason=reason, counts=counts, run_ids=plan.run_ids)
+    audit_id = log.append(command=command, reason=reason, counts=counts, run_ids=plan.run_ids, state="started")
     done = _Done()
     try:
         await _restore_all(backend, plan, done, Stop() if stop is None else stop, progress)
-    except LensError as error:
+    except BaseException as error:
         _tell_end(recorder, audit_id, done, error)
         raise
-    if len(done.run_ids) < len(plan.run_ids):
-        _tell_end(recorder, audit_id, done)
+    _tell_end(recorder, audit_id, done)
     return _restoration(plan, done, audit_id)
 
 
-def _tell_end(recorder: Recorder, audit_id: str, done: _Done, error: LensError | None = None) -> None:
-    """Write a second entry, where it came otherwise than the first one says."""
+def _tell_end(recorder: Recorder, audit_id: str, done: _Done, error: BaseException | None = None) -> None:
+    """Write a second entry, which says how many came back."""
     counts = {"restored": len(done.run_ids), "existing": len(done.existing), "failed": len(done.failed)}
     with suppress(LensError):
         recorder.log.append(
             command=recorder.command, reason=recorder.reason, run_ids=done.run_ids, closes=audit_id,
             counts={what: count for what, count in counts.items() if count or what == "restored"},
-            error=None if error is None else error.code,
+            error=None if error is None else error_code(error),
         )  # fmt: skip
 
 

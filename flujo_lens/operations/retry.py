@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -101,10 +102,17 @@ async def retry(
     async def change() -> None:
         await _all(ids, work, concurrency, stop, finished)
 
-    audit_id, _ = await record.recorded({"runs": len(ids)}, ids, change)
+    audit_id, _ = await record.recorded({"runs": len(ids)}, ids, change, lambda _: _counted(done, len(ids)))
     failed = sum(outcome.status == "failed" or outcome.code is not None for outcome in done)
     left = len(ids) - len(done)
     return done, Report(matched, len(done) - failed, len(plan.others), failed, left, audit_id=audit_id)
+
+
+def _counted(done: Sequence[Outcome], matched: int) -> tuple[dict[str, int], list[str]]:
+    """How the runs ended, for the log: by status, those that were not retried, and those that nobody came to."""
+    ended = Counter("not retried" if one.code is not None else str(one.status) for one in done)
+    left = {"left": matched - len(done)} if len(done) < matched else {}
+    return {**ended, **left}, [one.run_id for one in done if one.code is None]
 
 
 async def _all(ids: Sequence[str], work: Work, concurrency: int, stop: Stop, finished: Watch) -> None:

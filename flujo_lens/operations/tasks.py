@@ -52,6 +52,8 @@ async def sweep(
     async def change() -> Sequence[str]:
         return await backend.fail_stale_tasks(found, cutoff, hours)
 
-    audit_id, done = await record().recorded({"tasks": len(found)}, found, change)
+    audit_id, done = await record().recorded(
+        {"tasks": len(found)}, found, change, lambda done: ({"marked failed": len(done)}, done)
+    )
     skipped = len(found) - len(done)
     return Swept(done, Report(len(found), len(done), skipped, audit_id=audit_id))

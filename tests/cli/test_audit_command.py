@@ -11,7 +11,7 @@ from support import NOW, PACKAGE, Lens, tree
 from flujo_lens.cli.recorded import recorded
 from flujo_lens.operations.audit import AuditLog
 
-FIELDS = ["audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids", "closes", "error"]
+FIELDS = ["audit_id", "at", "store", "actor", "host", "command", "reason", "state", "counts", "run_ids", "error"]
 
 
 def write(path: Path, *run_ids: str, hours: int = 0, reason: str | None = "disk full") -> str:
@@ -30,9 +30,9 @@ def path(lens: Lens) -> Path:
 
 
 def test_a_table_newest_first(lens: Lens, path: Path) -> None:
-    shown = lens("audit", tty=True, width=160)
+    shown = lens("audit", tty=True, width=180)
     head, *rows = shown.lines
-    assert head.split() == ["AUDIT", "ID", "WHEN", "WHO", "HOST", "DID", "COUNTS", "RUNS", "REASON"]
+    assert head.split() == ["AUDIT", "ID", "WHEN", "WHO", "HOST", "STORE", "DID", "STATE", "COUNTS", "RUNS", "REASON"]
     assert [row.split()[1] for row in rows] == ["2h", "1d", "2d"]
     assert "lens delete 'a 1' c" in rows[0]
     assert "2 deleted" in rows[0]
@@ -187,6 +187,7 @@ def test_a_broken_chain(lens: Lens, path: Path, change, line: int, why: str) -> 
 
 def test_a_torn_line_that_was_chained_over_is_said(lens: Lens, path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
+    path.with_name(f"{path.name}.head").unlink()  # of a writer that died there was none yet
     write(path, "d")
     shown = lens("audit verify")
     assert (shown.code, shown.out) == (0, "3 entries, chain whole\n")
@@ -238,3 +239,80 @@ def test_the_log_and_the_bin_of_a_store_that_is_gone_are_told(lens: Lens) -> Non
     assert lens(f"audit verify {store}").code == 0
     assert [item["runs"] for item in lens(f"undo -o json {store}").json] == [1]
     assert lens("audit -s ./nowhere.db").code == lens("undo -s ./nowhere.db").code == 5
+
+
+# --- several stores, and what came of a change
+
+
+SHARED = """
+default = "prod"
+[stores.prod]
+uri = "sqlite:///prod.db"
+[stores.staging]
+uri = "sqlite:///staging.db"
+"""
+
+
+@pytest.fixture
+def two(lens: Lens) -> Lens:
+    """Two stores that settings name, with a change in each."""
+    for name in ("prod", "staging"):
+        lens.store(to=f"{name}.db")
+    lens.write("lens.toml", SHARED)
+    return lens
+
+
+@pytest.mark.parametrize("log", ["", '[audit]\npath = "audit.ndjson"\n'])
+def test_the_changes_of_the_store_that_is_meant(two: Lens, log: str) -> None:
+    two.write("lens.toml", SHARED + log)
+    assert two("delete plain-001 --yes -q").code == 0
+    assert two("delete single-001 --yes -q -s staging").code == 0
+    (prod,) = two("audit -o json").json
+    (staging,) = two("audit -s staging -o json").json
+    assert (prod["run_ids"], staging["run_ids"]) == (["plain-001"], ["single-001"])
+    assert prod["store"].endswith("/prod.db")
+    assert staging["store"].endswith("/staging.db")
+    assert two("audit -s staging --run plain-001 -o json").json == []
+    assert two("audit -s ./prod.db -o id").lines == [prod["audit_id"]]
+    every = two("audit --all-stores -o json").json
+    assert {row["audit_id"] for row in every} == {staging["audit_id"], prod["audit_id"]}
+    assert ("of other stores" in two("audit").err) is bool(log)
+
+
+def test_a_store_that_was_renamed_keeps_its_log(lens: Lens) -> None:
+    assert lens("delete plain-001 --yes -q").code == 0
+    for name in ("flujo_ops.db", "flujo_ops.db.lens-audit.ndjson"):
+        (lens.cwd / name).rename(lens.cwd / name.replace("flujo_ops", "other"))
+    assert [row["run_ids"] for row in lens("audit -s other.db -o json").json] == [["plain-001"]]
+
+
+def test_what_was_tried_and_what_came_of_it(lens: Lens) -> None:
+    assert lens("cancel paused-001 --yes --reason 'key api_key=hush-1 leaked'").code == 0
+    lens.edit("CREATE TRIGGER stop BEFORE DELETE ON runs BEGIN SELECT RAISE(ABORT, 'no'); END")
+    assert lens("delete plain-001 --yes").code != 0
+    failed, done = lens("audit -o json").json
+    assert (done["state"], done["counts"], done["run_ids"], done["error"]) == (
+        "finished", {"cancelled": 1}, ["paused-001"], None,
+    )  # fmt: skip
+    assert done["reason"] == "key api_key=*** leaked"
+    assert failed["state"] == "failed"
+    assert failed["error"].startswith("LENS-")
+    assert failed["counts"]["deleted"] == 0
+    assert "failed: LENS-" in lens("audit", tty=True, width=180).out
+    assert "hush" not in (lens.cwd / "flujo_ops.db.lens-audit.ndjson").read_text()
+
+
+def test_a_cut_log(lens: Lens, path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]))
+    shown = lens("audit verify")
+    assert (shown.code, shown.out.partition(" of ")[0]) == (1, "line 3")
+    assert "was cut off" in shown.out
+    assert lens("audit verify -o json").json["why"] == "cut"
+
+
+def test_a_log_of_before_is_whole_with_a_note(lens: Lens, path: Path) -> None:
+    path.with_name(f"{path.name}.head").unlink()
+    shown = lens("audit verify")
+    assert (shown.code, shown.out) == (0, "3 entries, chain whole\n")
+    assert "lines cut from the end would not show" in shown.err

@@ -25,6 +25,8 @@ import pytest
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, UnreachableStoreError
 from flujo_lens.operations.audit import AuditLog, new_audit_id
+from flujo_lens.operations.audit_changes import Newest
+from flujo_lens.operations.audit_head import head_path
 from flujo_lens.operations.files import last_line
 
 NOW = datetime(2026, 11, 21, 3, 11, 8, 123456, tzinfo=UTC)
@@ -54,7 +56,7 @@ def write_three(path: Path) -> list[bytes]:
 def test_an_entry(path: Path) -> None:
     audit_id = write(path, "r 1", "r/2")
     told = json.loads(path.read_bytes())
-    assert list(told)[:8] == ["audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids"]
+    assert list(told)[:9] == ["audit_id", "at", "actor", "host", "command", "reason", "state", "counts", "run_ids"]
     assert told.pop("digest") != told["previous"] == ZEROS
     assert told == {
         "audit_id": audit_id,
@@ -63,6 +65,7 @@ def test_an_entry(path: Path) -> None:
         "host": "ops1",
         "command": ["lens", "delete", "r 1", "r/2"],
         "reason": "why",
+        "state": "finished",
         "counts": {"deleted": 2},
         "run_ids": ["r 1", "r/2"],
         "previous": ZEROS,
@@ -261,10 +264,130 @@ def test_a_line_written_anew_with_its_own_digest(path: Path, tmp_path: Path) -> 
 def test_lines_taken_from_the_end_show_by_the_head(path: Path) -> None:
     lines = write_three(path)
     head = log_at(path).verify().head
+    head_path(path).unlink()
     path.write_bytes(b"".join(line + b"\n" for line in lines[:2]))
     report = log_at(path).verify()
-    assert (report.ok, report.entries) == (True, 2)
+    assert (report.ok, report.entries, report.has_length) == (True, 2, False)
     assert report.head != head
+
+
+# --- the length that is kept beside it
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_lines_cut_from_the_end(path: Path, left: int) -> None:
+    lines = write_three(path)
+    assert log_at(path).verify().has_length
+    path.write_bytes(b"".join(line + b"\n" for line in lines[:left]))
+    report = log_at(path).verify()
+    assert (report.ok, report.entries, report.line, report.why) == (False, left, left + 1, "cut")
+    write(path, "d")
+    report = log_at(path).verify()
+    assert (report.ok, report.line, report.why) == (False, left + 1, "after a cut")
+    assert [entry.run_ids for entry in log_at(path).entries()][-1] == ("d",)
+
+
+def test_an_end_that_was_written_anew_shows(path: Path, tmp_path: Path) -> None:
+    lines = write_three(path)
+    other = tmp_path / "other"
+    other.write_bytes(b"".join(line + b"\n" for line in lines[:2]))
+    write(other, "forged")
+    write(other, "forged, too")
+    path.write_bytes(other.read_bytes())
+    assert (log_at(path).verify().line, log_at(path).verify().why) == (5, "cut")
+
+
+def test_a_log_that_is_gone(path: Path) -> None:
+    write_three(path)
+    path.unlink()
+    assert (log_at(path).verify().line, log_at(path).verify().why) == (1, "cut")
+
+
+def test_a_log_that_was_moved_away(path: Path, tmp_path: Path) -> None:
+    write_three(path)
+    head = log_at(path).verify().head
+    path.rename(tmp_path / "ops.1")
+    write(path, "d")
+    report = log_at(path).verify()
+    assert (report.ok, report.entries, report.continues) == (True, 1, head)
+    assert log_at(tmp_path / "ops.1").verify().head == head
+
+
+def test_a_log_that_was_moved_away_with_its_length(path: Path, tmp_path: Path) -> None:
+    write_three(path)
+    path.rename(tmp_path / "ops.1")
+    head_path(path).rename(head_path(tmp_path / "ops.1"))
+    write(path, "d")
+    report = log_at(path).verify()
+    assert (report.ok, report.entries, report.continues) == (True, 1, None)
+    older = log_at(tmp_path / "ops.1").verify()
+    assert (older.ok, older.entries, older.has_length) == (True, 3, True)
+
+
+def test_a_writer_that_died_before_the_length_was_kept(path: Path) -> None:
+    write_three(path)
+    kept = head_path(path).read_bytes()
+    write(path, "d")
+    head_path(path).write_bytes(kept)
+    assert log_at(path).verify() == log_at(path).verify()._replace(entries=4, line=None, why=None, has_length=True)
+    write(path, "e")
+    assert (log_at(path).verify().ok, log_at(path).verify().entries) == (True, 5)
+
+
+@pytest.mark.parametrize("kept", [b"", b"{", b"[]", b'{"length": "many", "head": 1, "file": 2}'])
+def test_a_length_that_cannot_be_read_is_none(path: Path, kept: bytes) -> None:
+    write_three(path)
+    head_path(path).write_bytes(kept)
+    assert (log_at(path).verify().ok, log_at(path).verify().has_length) == (True, False)
+    write(path, "d")
+    assert log_at(path).verify().has_length
+
+
+def test_only_the_owner_may_read_the_length(path: Path) -> None:
+    write(path, "a")
+    assert stat.S_IMODE(head_path(path).stat().st_mode) == 0o600
+    assert sorted(each.name for each in path.parent.iterdir()) == [path.name, head_path(path).name]
+
+
+# --- what came of it
+
+
+def test_the_end_of_a_change_is_joined_to_its_start(path: Path) -> None:
+    log = log_at(path)
+    words = ["lens", "delete"]
+    begun = log.append(command=words, reason=None, counts={"planned": 2}, run_ids=["a", "b"], state="started")
+    other = log.append(command=words, reason=None, counts={"planned": 1}, run_ids=["c"], state="started")
+    third = log.append(command=words, reason=None, counts={"steps": 1}, run_ids=[])
+    log.append(command=words, reason=None, counts={"deleted": 1}, run_ids=["a"], closes=begun)
+    assert _joined(log) == [
+        (third, "finished", {"steps": 1}, (), None),
+        (other, "started", {"planned": 1}, ("c",), None),
+        (begun, "finished", {"deleted": 1}, ("a",), None),
+    ]
+    log.append(command=words, reason=None, counts={"deleted": 0}, run_ids=[], closes=other, error="LENS-B1")
+    assert _joined(log)[1] == (other, "failed", {"deleted": 0}, (), "LENS-B1")
+    assert [row[0] for row in _joined(log, most=2)] == [third, other]
+    assert _joined(log, since=NOW + timedelta(seconds=1)) == []
+
+
+def test_an_end_without_its_start_stands_for_itself(path: Path) -> None:
+    log = log_at(path)
+    log.append(command=["lens"], reason=None, counts={"deleted": 1}, run_ids=["a"], closes="20261121T000000000000-1")
+    assert _joined(log) == [("20261121T000000000000-1", "finished", {"deleted": 1}, ("a",), None)]
+
+
+def _joined(log: AuditLog, most: int = 9, since: datetime | None = None) -> list[tuple[object, ...]]:
+    newest = Newest(most, since)
+    for entry in log.entries(since=since):
+        newest.take(entry)
+    return [(each.audit_id, each.state, each.counts, each.run_ids, each.error) for each in newest.changes()]
+
+
+def test_secrets_in_a_reason_are_masked(path: Path) -> None:
+    log = log_at(path)
+    log.append(command=["lens"], reason="postgresql://u:secret@h/d", counts={}, run_ids=[])
+    assert b"secret" not in path.read_bytes()
+    assert [entry.reason for entry in log.entries()] == ["postgresql://u:***@h/d"]
 
 
 # --- torn lines
@@ -276,6 +399,7 @@ def test_a_torn_last_line(path: Path) -> None:
     end = whole.rindex(b"\n", 0, -1) + 1
     for cut in (end + 1, end + 40, len(whole) - 2):
         path.write_bytes(whole[:cut])
+        head_path(path).unlink()
         report = log_at(path).verify()
         assert (report.ok, report.entries, report.line, report.why) == (False, 2, 3, "torn")
         write(path, "d")
@@ -290,6 +414,7 @@ def test_a_torn_last_line(path: Path) -> None:
 def test_only_the_newline_is_missing(path: Path) -> None:
     write_three(path)
     path.write_bytes(path.read_bytes()[:-1])
+    head_path(path).unlink()
     assert log_at(path).verify().entries == 3
     write(path, "d")
     report = log_at(path).verify()

@@ -25,15 +25,20 @@ def list_entries(
         str | None, typer.Option("--since", help="Made at or after: 2h, 30d, today.", metavar="TIME")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="So many entries.", min=1, metavar="N")] = 50,
+    all_stores: Annotated[
+        bool, typer.Option("--all-stores", help="Changes of every store: of this log, and of those that settings name.")
+    ] = False,
     audit_file: AuditFile = None,
 ) -> None:
-    """List who changed what in the store, the newest first.
+    """List who changed what in the store and what came of it, the newest first.
+
+    A change is started, finished or failed.
 
     lens audit list --since 7d     the last week
     """
     from flujo_lens.cli.audit_screen import Wanted, audit_list
 
-    audit_list(app, app.output(output), audit_file, Wanted(run, since, limit))
+    audit_list(app, app.output(output), audit_file, Wanted(run, since, limit, all_stores))
 
 
 def verify_log(
