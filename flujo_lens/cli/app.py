@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config:config", SET_UP),
     "explain": ("explain:explain", SET_UP),
     "demo": ("demo:demo", SET_UP),
+    "help": ("help:show_help", SET_UP),
 }
 """Command -> (module below `flujo_lens.cli.commands`, with the function or, for a group, none; help panel)."""
 
@@ -206,8 +207,8 @@ def _defaults(built: Any, ctx: typer.Context) -> dict[str, Any]:
 def run(arguments: Sequence[str], world: World) -> int:
     """Run one command line; return its exit code. Errors are told on the world's stderr."""
     escape_what_cannot_be_shown(world.stdout, world.stderr)
-    app = App(world, repeated=Repeated.of(arguments))
     arguments = list(arguments)
+    app = App(world, repeated=Repeated.of(arguments), shows_secrets="--show-secrets" in arguments)
     try:
         code = _root().main(args=arguments, prog_name="lens", standalone_mode=False, obj=app)
         world.stdout.flush()
@@ -290,7 +291,7 @@ def _usage_hint(error: typer.TyperException, arguments: Sequence[str]) -> str:
 
 def _tell(app: App, error: LensError, arguments: list[str]) -> int:
     _flush_what_came_before(app.world)
-    app = _with_colour(app, arguments)
+    app = _as_asked(app, arguments)
     if "--debug" in arguments:
         import traceback
 
@@ -298,17 +299,18 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
     if _wants_json(arguments):
         from flujo_lens.rendering.data import compact
 
-        app.tell(compact({"error": app.repeated.error(error.to_dict())}))
+        app.write_error(compact({"error": app.redactor.value(app.repeated.error(error.to_dict()))}))
     else:
-        app.tell(_for_people(app, error))
+        app.write_error(_for_people(app, error))
     return exit_codes.exit_code_of(error)
 
 
-def _with_colour(app: App, arguments: list[str]) -> App:
-    """The --color of a command line that may be wrong elsewhere."""
+def _as_asked(app: App, arguments: list[str]) -> App:
+    """With the --color and the --config of a command line that may be wrong elsewhere."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=False)
     asked = [two if one == "--color" else one.removeprefix("--color=") for one, two in pairs if "--color" in one]
     when = asked[-1] if asked else None
+    app = app.with_options(CommonOptions(config=dict(app.repeated.options).get("--config")))
     return app.with_options(CommonOptions(color=when)) if when in ("auto", "always", "never") else app
 
 
@@ -320,17 +322,14 @@ def _flush_what_came_before(world: World) -> None:
 
 
 def _for_people(app: App, error: LensError) -> str:
-    from flujo_lens.config import mask_uri
-    from flujo_lens.rendering.text import escape_controls
-
     if isinstance(error, IncompatibleError) and "remediations" in error.to_dict():
         from flujo_lens.cli.incompatible_screen import told
 
-        return mask_uri(told(app, error))
+        return told(app, error)
     word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
-    lines = [f"{word} {error.code}: {escape_controls(mask_uri(error.message))}"]
+    lines = [f"{word} {error.code}: {app.shown(error.message)}"]
     hint = app.repeated.prose(error.hint or "")
-    lines += [f"  {escape_controls(mask_uri(line))}" for line in hint.splitlines()]
+    lines += [f"  {app.shown(line)}" for line in hint.splitlines()]
     return "\n".join(_fitting(app, lines))
 
 

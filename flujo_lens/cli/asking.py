@@ -83,7 +83,7 @@ def _line(app: App, prompt: str) -> str:
 
 
 def _read(app: App, prompt: str) -> str:
-    app.world.stderr.write(prompt)
+    app.world.stderr.write(app.shown(prompt))
     app.world.stderr.flush()
     try:
         line = read_line(app.world.stdin)

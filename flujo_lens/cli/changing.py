@@ -57,7 +57,6 @@ def report_output(app: App, asked: ChangeOptions, formats: tuple[str, ...] = ("t
 def tell(app: App, out: Output, document: dict[str, Any], ids: Sequence[str], lines: Sequence[str]) -> None:
     """Print a report: as one JSON document, as the ids alone, or in lines for a person."""
     from flujo_lens.cli.deletion_lines import folded
-    from flujo_lens.rendering.text import escape_controls
 
     if out.form == "json":
         out.document(document)
@@ -65,5 +64,4 @@ def tell(app: App, out: Output, document: dict[str, Any], ids: Sequence[str], li
     if out.form == "id":
         out.ids(ids)
         return
-    printed = folded([escape_controls(line) for line in lines], app.world.columns)
-    app.world.stdout.write("".join(f"{line}\n" for line in printed))
+    app.say(folded(map(app.shown, lines), app.world.columns))

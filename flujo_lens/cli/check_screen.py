@@ -205,9 +205,7 @@ def _clock(found: Inflight) -> str:
 
 def _store_name(app: App) -> str:
     """What the store is called, without a password."""
-    from flujo_lens.config import mask_uri
-
-    return app.store.name or mask_uri(app.store.uri)
+    return app.store.name or app.redactor.text(app.store.uri)
 
 
 def _save(app: App, out: Output, found: Inflight, asked: Checking) -> None:
@@ -218,7 +216,7 @@ def _save(app: App, out: Output, found: Inflight, asked: Checking) -> None:
         out.document({**made, "runs": found.runs, "groups": len(found.groups)})
         return
     told = f"saved where {_counted(found.runs, len(found.groups))} stand to {asked.save}"
-    app.world.stdout.write(f"{escape_controls(told)}\n")
+    app.say([told])
 
 
 def _counted(runs: int, groups: int) -> str:
@@ -256,7 +254,7 @@ class _Screen(NamedTuple):
         failing = [each for each in report.groups if _fails(each, verdicts)]
         lacking = _too_few(report.runs, self.asked)
         if self.out.form in _CI:
-            self._for_ci(ci.Checked(report.groups, failing, self._summary(report), lacking, self._properties(report)))
+            self._for_ci(self._checked(report, failing, lacking))
         else:
             self.out.show(columns.CHECK, report.groups, "")
             self._remarks(report)
@@ -264,9 +262,13 @@ class _Screen(NamedTuple):
             self.app.tell(lacking)
         return not failing and lacking is None
 
+    def _checked(self, report: CheckReport, failing: list[CheckedGroup], lacking: str | None) -> ci.Checked:
+        properties, mask = self._properties(report), self.out.redactor.text
+        return ci.Checked(report.groups, failing, self._summary(report), lacking, properties, mask)
+
     def _for_ci(self, checked: ci.Checked) -> None:
         for line in _CI[self.out.form](checked):
-            self.out.write(f"{self.out.redactor.text(line)}\n".encode())
+            self.out.write(f"{line}\n".encode())
 
     def _properties(self, report: CheckReport) -> tuple[tuple[str, str], ...]:
         return ("app", self.target), ("store", self.source), ("runs", str(report.runs))
@@ -282,7 +284,7 @@ class _Screen(NamedTuple):
         """What a person should know beside the rows."""
         if self.out.is_table:
             for line in self._what_to_do(report.groups):
-                self.out.print(line)
+                self.out.print(self.app.shown(line))
         if report.unread:
             told = f"the contexts of {human.plural(report.unread, 'run')} were not read: their shapes match"
             hint = "where the store is, --deep reads them" if self.asked.from_file else "--deep reads them"

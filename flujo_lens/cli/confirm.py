@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.streams import read_line
 from flujo_lens.errors import NoStoreError, ReadOnlyStoreError, UsageError
-from flujo_lens.rendering.text import escape_controls
 
 if TYPE_CHECKING:
     from flujo_lens.operations.audit import AuditLog
@@ -30,8 +29,6 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
         UsageError: a variable and a file name different stores, or somebody else may have written the settings.
         ReadOnlyStoreError: the settings say so.
     """
-    from flujo_lens.config import mask_uri
-
     choice = app.store
     if choice.overridden:
         raise UsageError(
@@ -40,8 +37,9 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
         )
     _check_settings(app, dry_run)
     if choice.readonly and not dry_run:
+        name = choice.name or app.redactor.text(choice.uri)
         raise ReadOnlyStoreError(
-            f"the store {choice.name or mask_uri(choice.uri)} is read-only by the settings; nothing was changed",
+            f"the store {name} is read-only by the settings; nothing was changed",
             hint=f"readonly = true says so: {choice.readonly_at}\n--dry-run shows what would be done",
         )
 
@@ -92,7 +90,7 @@ def confirm(app: App, question: str, yes: bool, lines: Iterable[str] = ()) -> bo
     if yes:
         return True
     for line in lines:
-        app.tell(escape_controls(line))
+        app.tell(line)
     agreed = answer(app, f"{question} [y/N] ") in ("y", "yes")
     if not agreed:
         app.tell("nothing was changed")
@@ -106,7 +104,7 @@ def answer(app: App, question: str) -> str:
         KeyboardInterrupt: Ctrl-C, which is no answer; that nothing was changed is told.
     """
     try:
-        app.world.stderr.write(question)
+        app.world.stderr.write(app.shown(question))
         app.world.stderr.flush()
         line = read_line(app.world.stdin)
     except KeyboardInterrupt:
@@ -130,16 +128,24 @@ def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
         host=platform.node(),
         now=app.world.now,
         timeout=app.settings.timeout,
-        store=_name_of_store(app) if chosen else None,
+        store=_name_of_store(app),
+        mask=_masked_always(app),
     )
 
 
+def _masked_always(app: App) -> Callable[[str], str]:
+    """The secrets of a log are masked whatever is shown on the screen."""
+    from flujo_lens.redaction import Redactor
+
+    return Redactor(app.settings.redact_keys).text
+
+
 def _name_of_store(app: App) -> str | None:
-    """The store that is meant, for a log that may be that of several; None if it is only read, and none is named."""
-    from flujo_lens.config import mask_uri
+    """The store that is meant, without passwords; None if a log is only read, and no store is named."""
+    from flujo_lens.redaction import masked_text
 
     try:
-        return mask_uri(app.store.uri)
+        return masked_text(app.store.uri)
     except NoStoreError:
         return None
 

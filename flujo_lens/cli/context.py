@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
@@ -20,6 +20,7 @@ from flujo_lens.folders import current_folder
 if TYPE_CHECKING:
     from flujo_lens.cli.output import Output
     from flujo_lens.config import Settings, StoreChoice
+    from flujo_lens.redaction import Redactor
     from flujo_lens.state.backends.base import StateBackend
     from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -116,11 +117,13 @@ class App:
 
     Attributes:
         repeated: What commands that lens tells to type have to repeat of this one.
+        shows_secrets: Whether --show-secrets was typed.
     """
 
     world: World
     options: CommonOptions = field(default_factory=CommonOptions)
     repeated: Repeated = field(default_factory=Repeated)
+    shows_secrets: bool = False
 
     def with_options(self, options: CommonOptions) -> App:
         """The same with the options of a command; those given before the command count where it has none."""
@@ -228,6 +231,33 @@ class App:
 
     # --- printing
 
+    @cached_property
+    def redactor(self) -> Redactor:
+        """Masks secrets as the settings and --show-secrets say; settings that cannot be read add no keys."""
+        from flujo_lens.redaction import Redactor
+
+        try:
+            keys = self.settings.redact_keys
+        except (LensError, OSError):
+            keys = ()
+        return Redactor(keys, show=self.shows_secrets)
+
+    def shown(self, text: str) -> str:
+        """A text on one line of a terminal: its secrets masked, and everything escaped that a terminal might obey."""
+        from flujo_lens.rendering.text import escape_controls
+
+        return escape_controls(self.redactor.text(text))
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Print lines on stdout, each as `shown`."""
+        self.say_masked(map(self.redactor.text, lines))
+
+    def say_masked(self, lines: Iterable[str]) -> None:
+        """Print lines on stdout in which secrets are masked already: a name before a text is never taken for a key."""
+        from flujo_lens.rendering.text import escape_controls
+
+        self.world.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))
+
     def suggest(self, command: str) -> str:
         """A command for a person to type, on the store and with the code that this one was given."""
         return self.repeated.command(command)
@@ -244,7 +274,13 @@ class App:
             self.tell(text)
 
     def tell(self, text: str) -> None:
-        """Print a line on stderr; characters that it cannot take are escaped."""
+        """Print lines on stderr, each as `shown`."""
+        from flujo_lens.rendering.text import escape_controls
+
+        self.write_error("\n".join(map(escape_controls, self.redactor.text(text).split("\n"))))
+
+    def write_error(self, text: str) -> None:
+        """Print lines on stderr as they are; characters that it cannot take are escaped."""
         stream = self.world.stderr
         encoding = stream.encoding or "utf-8"
         try:
@@ -269,14 +305,14 @@ def _told(error: Exception, backend: StateBackend, uri: str) -> Exception:
     """The error as it is: but of what a foreign driver lets out, trouble with its store is told from its faults."""
     if isinstance(error, LensError) or type(backend).__module__.startswith("flujo_lens."):
         return error
-    from flujo_lens.config import mask_uri
+    from flujo_lens.redaction import masked_text
 
     if isinstance(error, TypeError | NotImplementedError):
-        return UsageError(f"the driver of {mask_uri(uri)} cannot do this: {error}")
-    words = mask_uri(f"{type(error).__name__}: {error}")
+        return UsageError(f"the driver of {masked_text(uri)} cannot do this: {error}")
+    words = masked_text(f"{type(error).__name__}: {error}")
     # A client's own kind of error tells of its server; a KeyError and its like tell of the code.
     if isinstance(error, OSError) or type(error).__module__ != "builtins":
-        return UnreachableStoreError(mask_uri(f"the driver of {uri} failed: {words}"), hint="--debug shows where")
+        return UnreachableStoreError(masked_text(f"the driver of {uri} failed: {words}"), hint="--debug shows where")
     cls = type(backend)
     return OperationFailedError(
         f"the driver {cls.__module__}:{cls.__qualname__} failed in {_method_of(error, cls)}: {words}",

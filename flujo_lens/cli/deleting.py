@@ -79,9 +79,7 @@ def say(app: App, lines: Sequence[str]) -> None:
 
 def store_name(app: App) -> str:
     """The store that is meant, as it may be shown."""
-    from flujo_lens.config import mask_uri
-
-    return mask_uri(app.store.uri)
+    return app.redactor.text(app.store.uri)
 
 
 def keeping_of(

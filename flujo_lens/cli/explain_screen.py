@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flujo_lens.cli.output import Output
 from flujo_lens.operations.explain import Explanation, explain, explanations
+from flujo_lens.redaction import Redactor
 from flujo_lens.rendering import columns
-from flujo_lens.rendering.redact import Redactor
 
 __all__ = ["print_codes", "print_page"]
 

@@ -18,7 +18,6 @@ def told(app: App, error: IncompatibleError) -> str:
     world, text = app.world, io.StringIO()
     console = make_console(text, width=world.columns, colour=app.stderr_colour, unicode=world.unicode)
     shown = Human(world.now(), app.zone)
-    console.print(
-        incompatibility(app.repeated.error(error.to_dict()), shown, world.columns, unicode=world.unicode), crop=False
-    )
+    document = app.redactor.value(app.repeated.error(error.to_dict()))
+    console.print(incompatibility(document, shown, world.columns, unicode=world.unicode), crop=False)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -17,7 +17,6 @@ from flujo_lens.cli.output import Output
 from flujo_lens.operations.changes import Report
 from flujo_lens.operations.doctor import Treated, check_up, mend
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 
 if TYPE_CHECKING:
@@ -96,8 +95,7 @@ def _report(
     lines = _mended_lines(done) if done else _planned_lines(found, dry_run)
     for finding in (finding for finding in found if not finding.ok):
         lines += [f"left: {finding.check}: {finding.detail}", f"  {finding.fix or 'look closer'}"]
-    told = folded([escape_controls(line) for line in lines], app.world.columns)
-    app.world.stdout.write("".join(f"{line}\n" for line in told))
+    app.say(folded(map(app.shown, lines), app.world.columns))
 
 
 def _planned_lines(found: Sequence[Finding], dry_run: bool) -> list[str]:

@@ -158,6 +158,9 @@ class OutputOptions(NamedTuple):
     no_header: Annotated[bool, _option(_OUTPUT, "--no-header", help="No line of names above tables, csv and tsv.")] = (
         False
     )
+    raw: Annotated[
+        bool, _option(_OUTPUT, "--raw", help="In csv, cells that begin with = + - @ without an apostrophe.")
+    ] = False
     utc: Annotated[bool, _option(_OUTPUT, "--utc", help="Times in UTC rather than local.")] = False
     time: Annotated[
         str | None, _option(_OUTPUT, "--time", help="iso, relative or local, in tables.", metavar="STYLE")

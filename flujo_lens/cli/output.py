@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from flujo_lens.cli.options import OutputOptions
 from flujo_lens.errors import UnknownValueError, UsageError
+from flujo_lens.redaction import Redactor
 from flujo_lens.rendering.columns import Field, View, choose_fields
 from flujo_lens.rendering.data import FORMATS, RowWriter, check_format, document
 from flujo_lens.rendering.human import Human
-from flujo_lens.rendering.redact import Redactor
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -57,6 +57,8 @@ class Output:
     def _check_options(self) -> None:
         """See that no option is given that the format has no use for."""
         options, form = self.options, self.form
+        if options.raw and form != "csv":
+            raise UsageError("--raw belongs to -o csv", hint="the other formats change no cell")
         if options.time is not None and options.time not in _TIME_STYLES:
             raise UnknownValueError.of("--time style", options.time, _TIME_STYLES)
         if options.time == "local" and options.utc:
@@ -74,7 +76,7 @@ class Output:
     @cached_property
     def redactor(self) -> Redactor:
         """Masks secrets as the settings and --show-secrets say."""
-        return Redactor(self.app.settings.redact_keys, show=self.options.show_secrets)
+        return Redactor(show=True) if self.options.show_secrets else self.app.redactor
 
     @cached_property
     def human(self) -> Human:
@@ -82,7 +84,8 @@ class Output:
         from datetime import UTC
 
         style = self.options.time or ("local" if self.options.utc else "relative")
-        return Human(self.app.world.now(), UTC if self.options.utc else self.app.zone, style)
+        zone = UTC if self.options.utc else self.app.zone
+        return Human(self.app.world.now(), zone, style, self.redactor.text)
 
     def fields(self, view: View) -> tuple[Field, ...]:
         """The fields that are printed."""
@@ -121,7 +124,8 @@ class Output:
         fields = self.fields(view)
         if self.form == "id" and self.options.columns is not None and [field.name for field in fields] != [view.id]:
             raise UsageError("-o id and --columns contradict each other", hint="columns alone: -o tsv --no-header")
-        return RowWriter(view, fields, self.form, self.redactor, header=not self.options.no_header)
+        header, raw = not self.options.no_header, self.options.raw
+        return RowWriter(view, fields, self.form, self.redactor, header=header, raw=raw)
 
     def rows(self, view: View, items: Iterable[Any]) -> None:
         """Print rows in a machine format."""

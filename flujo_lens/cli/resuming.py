@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -127,9 +126,14 @@ def run_resume(app: App, asked: Resuming) -> int:
             return await go_on(backend, application, stored, answer, asked.code.pipeline_version)
 
         writer = recorder(app, backend, asked.words(app.options.store, stored.run_id), asked.change)
-        return (await writer.recorded({"runs": 1}, [stored.run_id], change))[1]
+        return (await writer.recorded({"runs": 1}, [stored.run_id], change, _counted))[1]
 
     return _report(app, out, _done(app, stored, work))
+
+
+def _counted(outcome: Outcome) -> tuple[dict[str, int], list[str]]:
+    """What came of it, for the audit log."""
+    return {str(outcome.status): 1}, [outcome.run_id]
 
 
 def _content(app: App, file: Path) -> str:
@@ -202,8 +206,8 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
             pause_message=message,
         )
     app.tell(f"{escape_controls(run_id)} waits at {escape_controls(step)}:\n")
-    for line in message.splitlines():
-        app.tell(f"    {escape_controls(line)}")
+    for line in app.redactor.text(message).splitlines():
+        app.tell(f"    {line}")
     app.tell("")
     return ask_answer(app, prepared.schema, step)
 
@@ -266,8 +270,10 @@ def _tell_dry(app: App, out: Output, prepared: Prepared) -> None:
     does = f'waits at "{prepared.step}" (step {prepared.at})' if prepared.waits else None
     goes = f'would go on at "{prepared.step}" (step {prepared.at})' if prepared.step else "has no step left to run"
     lines = [f"{prepared.stored.run_id} {does or goes} of {name}"]
-    lines += [f"    {line}" for line in (summary.pause_message or "").splitlines()] if prepared.waits else []
-    lines += [f"{verdict.kind}: {_VERDICTS[verdict.kind]}", *(f"  {note}" for note in verdict.notes)]
+    message = app.redactor.text(summary.pause_message or "")
+    lines += [f"    {line}" for line in message.splitlines()] if prepared.waits else []
+    notes = (f"  {app.redactor.text(note)}" for note in verdict.notes)
+    lines += [f"{verdict.kind}: {_VERDICTS[verdict.kind]}", *notes]
     _print(app, [*lines, "nothing was changed (--dry-run)"])
 
 
@@ -283,11 +289,18 @@ def _report(app: App, out: Output, outcome: Outcome) -> int:
     elif out.form == "id":
         out.ids([outcome.run_id])
     elif outcome.status == "completed":
-        output = out.redactor.value(outcome.output)
-        out.result(output if isinstance(output, str) else _json(output))
+        _print_output(app, out, outcome.output)
     else:
         _tell_open(app, outcome)
     return code
+
+
+def _print_output(app: App, out: Output, output: Any) -> None:
+    """What a run returned: a text as its lines, anything else as JSON."""
+    if isinstance(output, str):
+        out.result("\n".join(map(escape_controls, out.redactor.text(output).split("\n"))))
+    else:
+        out.document(output)
 
 
 def _tell_open(app: App, outcome: Outcome) -> None:
@@ -296,7 +309,7 @@ def _tell_open(app: App, outcome: Outcome) -> None:
         _print(app, _outcome_lines(app, outcome))
         return
     for line in _outcome_lines(app, outcome):
-        app.tell(escape_controls(line))
+        app.tell(line)
 
 
 def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
@@ -304,16 +317,13 @@ def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
     run_id, step = outcome.run_id, outcome.step or "a step"
     if outcome.status != "paused":
         next_one = app.suggest(f"lens resume {quoted(run_id)}")
-        return [f"{run_id} {outcome.status} at {step}: {outcome.error}", f"next: {next_one}"]
-    message = [f"    {line}" for line in (outcome.pause_message or "").splitlines()]
+        error = app.redactor.text(str(outcome.error))
+        return [f"{run_id} {outcome.status} at {step}: {error}", f"next: {next_one}"]
+    message = [f"    {line}" for line in app.redactor.text(outcome.pause_message or "").splitlines()]
     options = f"--question {outcome.question} --input ANSWER"
     answer = app.suggest(command_line("resume", escape_controls(run_id), options))
     return [f"{run_id} waits at {step}:", *message, f"answer it: {answer}"]
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2)
-
-
 def _print(app: App, lines: Sequence[str]) -> None:
-    app.world.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))
+    app.say_masked(lines)

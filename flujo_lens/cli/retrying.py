@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from flujo_lens.cli import exit_codes
@@ -161,16 +161,17 @@ class _Watch:
             return None if outcome.code or outcome.status == "failed" else escape_tsv(outcome.run_id)
         if self._out.form == "ndjson":
             return dump(self._out.redactor.value(outcome.document() | {"code": outcome.code})).decode()
-        return escape_controls(_told(outcome))
+        return escape_controls(_told(outcome, self._out.redactor.text))
 
 
-def _told(outcome: Any) -> str:
+def _told(outcome: Any, mask: Callable[[str], str]) -> str:
+    error = mask(outcome.error or "")
     if outcome.code in _HELD:
-        return f"{outcome.run_id} is held elsewhere: {outcome.code}: {outcome.error}"
+        return f"{outcome.run_id} is held elsewhere: {outcome.code}: {error}"
     if outcome.code:
-        return f"{outcome.run_id} was not retried: {outcome.code}: {outcome.error}"
+        return f"{outcome.run_id} was not retried: {outcome.code}: {error}"
     at = f" at {outcome.step}" if outcome.step and outcome.status != "completed" else ""
-    why = outcome.error if outcome.status == "failed" else outcome.pause_message
+    why = error if outcome.status == "failed" else mask(outcome.pause_message or "")
     return f"{outcome.run_id} {outcome.status}{at}{f': {why}' if why else ''}"
 
 
@@ -183,8 +184,8 @@ def _report(app: App, out: Output, plan: RetryPlan, rows: list[dict[str, Any]], 
     if out.form in ("id", "ndjson"):
         return
     if report.dry_run:
-        app.world.stdout.write("".join(f"{line}\n" for line in _plan_lines(plan)))
-    app.world.stdout.write(f"{_summary(plan, report, [row['code'] for row in rows])}\n")
+        app.say(_plan_lines(plan))
+    app.say([_summary(plan, report, [row["code"] for row in rows])])
 
 
 def _plan_lines(plan: RetryPlan) -> list[str]:

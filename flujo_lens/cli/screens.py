@@ -164,11 +164,10 @@ def store_list(app: App, out: Output) -> None:
 
 def print_status(app: App, out: Output) -> bool:
     """Print how the store is doing; return whether anything is red (failing now, or silent)."""
-    from flujo_lens.config import mask_uri
     from flujo_lens.operations.status import store_status
 
     choice = app.store
-    label = choice.name or mask_uri(choice.uri)
+    label = choice.name or app.redactor.text(choice.uri)
 
     async def work(backend: StateBackend) -> StoreStatus:
         return await store_status(backend, label, app.world.now(), app.silent_after, RunFilter())
@@ -179,7 +178,7 @@ def print_status(app: App, out: Output) -> bool:
     if out.is_table and out.options.columns is None:
         from flujo_lens.cli.status_screen import draw_status
 
-        draw_status(app, out, replace(status, store=f"{_named(choice)}({choice.source})"))
+        draw_status(app, out, replace(status, store=f"{_named(app, choice)}({choice.source})"))
     elif out.form == "json":
         out.document(columns.STATUS.row(status, out.fields(columns.STATUS)))
     else:
@@ -187,10 +186,8 @@ def print_status(app: App, out: Output) -> bool:
     return bool(status.failing or status.silent)
 
 
-def _named(choice: StoreChoice) -> str:
-    from flujo_lens.config import mask_uri
-
-    uri = mask_uri(choice.uri)
+def _named(app: App, choice: StoreChoice) -> str:
+    uri = app.redactor.text(choice.uri)
     return f"{choice.name}  {uri}  " if choice.name else f"{uri}  "
 
 

@@ -121,7 +121,7 @@ def _waiting(out: Output, status: StoreStatus) -> Iterator[_Line]:
     if oldest is None:
         yield "waiting", "green", Text("nobody is waited for"), ""
         return
-    asks = out.redactor.text(one_line(oldest.pause_message or "", 100))
+    asks = one_line(out.redactor.text(oldest.pause_message or ""), 100)
     question = f': "{asks}"' if asks else ""
     text = f"{status.waiting_count:,} for a person, oldest {out.human.since(oldest.updated_at)}{question}"
     yield "waiting", "cyan", Text(text), "lens waiting"

@@ -84,10 +84,10 @@ def with_filters(command: str, filters: FilterOptions, *, without: Sequence[str]
 
 def _shown(value: str) -> str:
     """A value without a password: what is printed may end in a log."""
-    from flujo_lens.config import mask_uri
+    from flujo_lens.redaction import masked_text
     from flujo_lens.rendering.text import escape_controls
 
-    return escape_controls(mask_uri(value))
+    return escape_controls(masked_text(value))
 
 
 def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

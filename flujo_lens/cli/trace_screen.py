@@ -83,6 +83,6 @@ def _draw(app: App, out: Output, trace: Trace, roots: Sequence[Span]) -> None:
         if run.duration_ms is not None:
             title.append(f"   {human.duration(run.duration_ms)}", style="not bold")
         out.print(title)
-    for line in tree_lines(roots, app.world.columns if app.world.columns < 10_000 else 100, unicode=app.world.unicode):
-        line.plain = out.redactor.text(line.plain)
+    width = app.world.columns if app.world.columns < 10_000 else 100
+    for line in tree_lines(roots, width, unicode=app.world.unicode, mask=out.redactor.text):
         out.print(line)

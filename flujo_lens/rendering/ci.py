@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
@@ -29,6 +29,7 @@ class Checked(NamedTuple):
         summary: All of it in one sentence.
         lacking: Why the check says too little; None if it does not.
         properties: From where the runs are, and which code it was.
+        mask: Masks the secrets in a text.
     """
 
     groups: Sequence[Any]
@@ -36,6 +37,7 @@ class Checked(NamedTuple):
     summary: str
     lacking: str | None = None
     properties: tuple[tuple[str, str], ...] = ()
+    mask: Callable[[str], str] = str
 
 
 # --- GitHub
@@ -50,8 +52,8 @@ def github(checked: Checked) -> Iterator[str]:
     failing = set(map(id, checked.failing))
     warned = [each for each in checked.groups if id(each) not in failing and _needs_a_look(each)]
     lacking = [("lens check", checked.lacking)] if checked.lacking else []
-    yield from _annotated("error", [*lacking, *map(_titled, checked.failing)])
-    yield from _annotated("warning", list(map(_titled, warned)))
+    yield from _annotated("error", [*lacking, *(_titled(each, checked.mask) for each in checked.failing)])
+    yield from _annotated("warning", [_titled(each, checked.mask) for each in warned])
     yield escape_controls(checked.summary)
 
 
@@ -64,8 +66,8 @@ def _needs_a_look(group: Any) -> bool:
     return group.code is not None or group.verdict in _NEEDS_A_LOOK
 
 
-def _titled(group: Any) -> tuple[str, str]:
-    return " ".join(["lens check:", group.verdict, *([group.code] if group.code else [])]), told(group)
+def _titled(group: Any, mask: Callable[[str], str]) -> tuple[str, str]:
+    return " ".join(["lens check:", group.verdict, *([group.code] if group.code else [])]), told(group, mask)
 
 
 def _annotated(kind: str, found: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -109,7 +111,7 @@ def junit(checked: Checked) -> Iterator[str]:
     yield "    </properties>"
     failing = set(map(id, checked.failing))
     for group in checked.groups:
-        yield from _case(group, id(group) in failing)
+        yield from _case(group, id(group) in failing, checked.mask)
     if checked.lacking:
         yield '    <testcase classname="lens check" name="number of runs">'
         yield f'      <failure type="too-few" message={_attribute(checked.lacking)}/>'
@@ -132,16 +134,16 @@ def junit_error(code: str, message: str) -> Iterator[str]:
     yield "</testsuites>"
 
 
-def _case(group: Any, fails: bool) -> Iterator[str]:
+def _case(group: Any, fails: bool, mask: Callable[[str], str]) -> Iterator[str]:
     shape = f", shape {group.manifest[:8]}" if group.manifest else ""
     name = f"{group.status} at {group.step_name or 'an unknown step'}{shape}"
     classname = _attribute(f"{group.pipeline_name} {group.pipeline_version}")
     yield f"    <testcase classname={classname} name={_attribute(name)}>"
     if fails:
         kind = _attribute(group.code or group.verdict)
-        yield f"      <failure type={kind} message={_attribute(summary(group))}>{_text(told(group))}</failure>"
+        yield f"      <failure type={kind} message={_attribute(summary(group))}>{_text(told(group, mask))}</failure>"
     else:
-        yield f"      <system-out>{_text(told(group))}</system-out>"
+        yield f"      <system-out>{_text(told(group, mask))}</system-out>"
     yield "    </testcase>"
 
 
@@ -168,17 +170,17 @@ def summary(group: Any) -> str:
     return escape_controls(f"{group.verdict}: {runs} of {group.pipeline_name} {group.pipeline_version}{where}")
 
 
-def told(group: Any) -> str:
+def told(group: Any, mask: Callable[[str], str] = str) -> str:
     """All about a group, in lines: what differs, what could be done in the code, and one of its runs."""
-    return "\n".join([summary(group), *_details(group)])
+    return "\n".join([summary(group), *_details(group, mask)])
 
 
-def _details(group: Any) -> Iterable[str]:
+def _details(group: Any, mask: Callable[[str], str]) -> Iterable[str]:
     for difference in group.differences:
-        yield f"- {escape_controls(difference.sentence)}"
+        yield f"- {escape_controls(mask(difference.sentence))}"
     for remedy in group.remedies:
-        yield f"to do: {escape_controls(remedy.title)}"
-        yield from (f"  {escape_controls(line)}" for line in (remedy.code or remedy.consequence).split("\n"))
+        yield f"to do: {escape_controls(mask(remedy.title))}"
+        yield from (f"  {escape_controls(line)}" for line in mask(remedy.code or remedy.consequence).split("\n"))
     yield f"for example {escape_controls(group.sample_run_id)}"
     if group.code:
         yield f"more: lens explain {group.code}"

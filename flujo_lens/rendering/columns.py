@@ -38,12 +38,20 @@ class Shown(NamedTuple):
         need: When the terminal is too narrow, the column with the least goes first; 100 never goes.
         style: ``status`` to colour by status, ``right`` to align numbers, ``id``, ``name``,
             ``fold`` for text that may wrap.
+        masks: Whether the cell masks secrets itself, as one does in which names stand before a text: a step's name
+            and a colon look like a key.
     """
 
     title: str
     cell: Callable[[Any, Human], str]
     need: int = 50
     style: str = ""
+    masks: bool = False
+
+    def text(self, item: Any, shown: Human) -> str:
+        """The text of a cell, with its secrets masked; ids and names are whole."""
+        cell = self.cell(item, shown)
+        return cell if self.masks or self.style in ("id", "name", "status") else shown.mask(cell)
 
 
 class View(NamedTuple):
@@ -127,17 +135,20 @@ def _run_note(run: Any, shown: Human) -> str:
     if run.stale is not None:
         return _stale_note(run, shown)
     if run.status == "paused":
-        return ": ".join(part for part in (run.step_name, run.pause_message) if part)
+        return _at_step(run, shown.mask(run.pause_message or ""))
     if run.error_message:
-        parts = (run.step_name, plain_error(run.error_message))
-        return ": ".join(part for part in parts if part)
+        return _at_step(run, shown.mask(plain_error(run.error_message)))
     if run.tasks:
         return _tasks(run.tasks)
     if run.problems:
-        return "; ".join(run.problems)
+        return shown.mask("; ".join(run.problems))
     if run.is_background_task and run.parent_run_id:
         return f"task of {run.parent_run_id}"
     return f"last seen at {run.step_name}" if run.step_name and run.status == "running" else ""
+
+
+def _at_step(run: Any, text: str) -> str:
+    return ": ".join(part for part in (run.step_name, text) if part)
 
 
 def _stale_note(run: Any, shown: Human) -> str:
@@ -183,7 +194,7 @@ RUN = View(
         Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60),
         Shown("TIME", lambda run, _: human.duration(run.duration_ms), 30, "right"),
         Shown("STEP", _progress, 20, "right"),
-        Shown("NOTE", _run_note, 80, "fold"),
+        Shown("NOTE", _run_note, 80, "fold", masks=True),
     ),
     id="run_id",
 )
@@ -195,7 +206,7 @@ WAITING = View(
         Shown("WAITS", lambda run, shown: shown.since(run.updated_at), 80),
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),
         Shown("PIPELINE", _pipeline, 50, "name"),
-        Shown("STEP", lambda run, _: run.step_name or "-", 40),
+        Shown("STEP", lambda run, _: run.step_name or "-", 40, masks=True),
         Shown("ASKS", lambda run, _: run.pause_message or "(no message stored)", 90, "fold"),
     ),
     id="run_id",
@@ -407,22 +418,24 @@ def _typed(entry: Any, _: Human) -> str:
     return shlex.join(entry.command)
 
 
-def _done(entry: Any, shown: Human) -> str:
-    """The command; of an entry that tells the end of another, which one that is."""
-    if entry.closes is None:
-        return _typed(entry, shown)
-    return f"outcome of {entry.closes}{f', ended by {entry.error}' if entry.error else ''}"
+def _came_to(change: Any, _: Human) -> str:
+    """The state of a change, and the error that ended it."""
+    return f"{change.state}: {change.error}" if change.error else str(change.state)
 
 
 AUDIT = View(
     name="audit",
-    fields=_plain("audit_id", "at", "actor", "host", "command", "reason", "counts", "run_ids", "closes", "error"),
+    fields=_plain(
+        "audit_id", "at", "store", "actor", "host", "command", "reason", "state", "counts", "run_ids", "error"
+    ),
     table=(
         Shown("AUDIT ID", lambda entry, _: entry.audit_id, 100, "id"),
         Shown("WHEN", lambda entry, shown: shown.time(entry.at), 95),
         Shown("WHO", lambda entry, _: entry.actor, 80),
         Shown("HOST", lambda entry, _: entry.host, 40),
-        Shown("DID", _done, 90, "fold"),
+        Shown("STORE", lambda entry, _: entry.store or "-", 30, "fold"),
+        Shown("DID", _typed, 90, "fold"),
+        Shown("STATE", _came_to, 85),
         Shown("COUNTS", lambda entry, _: ", ".join(f"{n:,} {what}" for what, n in entry.counts.items()), 70),
         Shown("RUNS", lambda entry, _: human.count(entry.run_count), 50, "right"),
         Shown("REASON", lambda entry, _: entry.reason or "", 60, "fold"),

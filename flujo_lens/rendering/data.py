@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from flujo_lens.errors import UnknownValueError, UsageError
+from flujo_lens.redaction import Redactor
 from flujo_lens.rendering.columns import Field, View
-from flujo_lens.rendering.redact import Redactor
-from flujo_lens.rendering.text import escape_tsv
+from flujo_lens.rendering.text import escape_csv, escape_tsv, harmless
 
 __all__ = ["FORMATS", "RowWriter", "check_format", "compact", "document", "utc"]
 
 FORMATS = ("table", "json", "ndjson", "csv", "tsv", "id")
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 _LATE_CONTROLS = re.compile(
-    rb"\x7f|\xc2[\x80-\x9f\xad]|\xd8\x9c|\xe2\x80[\x8b\x8e\x8f\xa8-\xae]|\xe2\x81[\xa0-\xa9]|\xef\xbb\xbf"
+    rb"\x7f|\xc2[\x80-\x9f\xad]|\xcd\x8f|\xd8\x9c|\xe1\xa0\x8e|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]"
+    rb"|\xe3\x85\xa4|\xef\xbb\xbf|\xef\xbe\xa0|\xef\xbf[\xb0-\xbb]|\xf0\x9b\xb2[\xa0-\xa3]|\xf0\x9d\x85[\xb3-\xba]"
+    rb"|\xf3\xa0[\x80-\x81][\x80-\xbf]"
 )
-"""What JSON allows and a terminal might obey: late control characters, and those of direction."""
+"""What JSON allows and a terminal might obey or hide, as in `text.HIDDEN`; as escapes of JSON it is the same data."""
 
 
 def check_format(name: str, legal: Iterable[str] = FORMATS) -> str:
@@ -53,7 +55,13 @@ def dump(value: Any) -> bytes:
 
 
 def _escaped(encoded: bytes) -> bytes:
-    return _LATE_CONTROLS.sub(lambda m: b"\\u%04x" % ord(m.group().decode()), encoded)
+    return _LATE_CONTROLS.sub(lambda found: json_escape(found.group().decode()), encoded)
+
+
+def json_escape(char: str) -> bytes:
+    """A character as JSON writes it in ASCII: two surrogates above U+FFFF."""
+    units = char.encode("utf-16-be")
+    return b"".join(b"\\u%02x%02x" % (units[at], units[at + 1]) for at in range(0, len(units), 2))
 
 
 def _dump_slowly(value: Any) -> bytes:
@@ -98,14 +106,22 @@ class RowWriter:
         form: ``json``, ``ndjson``, ``csv``, ``tsv`` or ``id``.
         redactor: Masks secrets.
         header: Whether csv and tsv begin with the names of the fields.
+        raw: Whether cells of csv that a spreadsheet would take for formulas stay as they are.
     """
 
     def __init__(
-        self, view: View, fields: tuple[Field, ...], form: str, redactor: Redactor, *, header: bool = True
+        self,
+        view: View,
+        fields: tuple[Field, ...],
+        form: str,
+        redactor: Redactor,
+        *,
+        header: bool = True,
+        raw: bool = False,
     ) -> None:
         self._view, self._fields, self._form, self._redactor = view, fields, form, redactor
         self._header = header and form in ("csv", "tsv")
-        self._empty = True
+        self._empty, self._raw = True, raw
 
     def head(self) -> bytes:
         """What comes before the first item."""
@@ -116,12 +132,16 @@ class RowWriter:
         first, self._empty = self._empty, False
         if self._form == "id":
             return escape_tsv(_cell(self._view.row(item)[self._view.id])).encode() + b"\n"
-        row = _clean(self._view.row(item, self._fields), self._redactor)
+        row = self._redactor.value(self._view.row(item, self._fields))
         if self._form == "json":
             return (b"[\n" if first else b",\n") + dump(row)
         if self._form == "ndjson":
             return dump(row) + b"\n"
-        return self._line([_cell(value) for value in row.values()])
+        return self._line([self._text(value) for value in row.values()])
+
+    def _text(self, value: Any) -> str:
+        cell = _cell(value)
+        return cell if self._raw or self._form != "csv" or not isinstance(value, str) else harmless(cell)
 
     def tail(self) -> bytes:
         """What comes after the last item."""
@@ -131,13 +151,6 @@ class RowWriter:
 
     def _line(self, cells: list[str]) -> bytes:
         return _csv_line(cells) if self._form == "csv" else _tsv_line(cells)
-
-
-def _clean(row: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """A row with secrets masked. What a system key names as secret is, too."""
-    if "key" in row and "value" in row:
-        row = {**row, "value": redactor.under(str(row["key"]), row["value"])}
-    return {name: redactor.value(value) for name, value in row.items()}
 
 
 def _cell(value: Any) -> str:
@@ -157,15 +170,10 @@ def _tsv_line(cells: list[str]) -> bytes:
 
 
 _NEEDS_QUOTES = r'[",\r\n]|^\s|\s$'
-_UNSAFE = (
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069"
-    "\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
 
 
 def _csv_line(cells: list[str]) -> bytes:
-    """RFC 4180, lines ended by a newline; control characters other than line ends and tabs escaped."""
-    escape: Callable[[re.Match[str]], str] = lambda m: escape_tsv(m.group())  # noqa: E731
-    safe = [re.sub(_UNSAFE, escape, cell) for cell in cells]
+    """A record of RFC 4180, ended by a newline; controls and the backslash as `escape_csv` writes them."""
+    safe = map(escape_csv, cells)
     quoted = ['"' + cell.replace('"', '""') + '"' if re.search(_NEEDS_QUOTES, cell) else cell for cell in safe]
     return ",".join(quoted).encode() + b"\n"

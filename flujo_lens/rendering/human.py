@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import NamedTuple
 
@@ -78,11 +79,13 @@ class Human(NamedTuple):
         now: The present.
         zone: The zone of the reader.
         style: ``relative``, ``local`` or ``iso``.
+        mask: Masks the secrets in a text.
     """
 
     now: datetime
     zone: tzinfo
     style: str = "relative"
+    mask: Callable[[str], str] = str
 
     def time(self, when: datetime | None) -> str:
         """An instant in the chosen style."""

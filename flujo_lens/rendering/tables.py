@@ -10,9 +10,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from flujo_lens.redaction import Redactor
 from flujo_lens.rendering.columns import Field, Shown, View, human_value
 from flujo_lens.rendering.human import Human
-from flujo_lens.rendering.redact import Redactor
 from flujo_lens.rendering.text import escape_controls, one_line
 
 __all__ = ["STATUS_STYLES", "fit", "status_text", "table"]
@@ -70,7 +70,8 @@ def table(
         header: Whether the titles stand above it.
     """
     columns = tuple(_of_field(field, view, redactor) for field in fields) if fields else view.table
-    cells = [[_cell(column, item, shown, redactor) for column in columns] for item in items]
+    shown = shown._replace(mask=redactor.text)
+    cells = [[_cell(column, item, shown) for column in columns] for item in items]
     widths = [max([len(c.title), *(cell_len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
     kept = fit(columns, widths, width)
     parts: list[Table | Text] = [_part(columns, kept, header)]
@@ -100,12 +101,15 @@ def _part(columns: Sequence[Shown], kept: dict[int, int], header: bool) -> Table
 
 def _of_field(field: Field, view: View, redactor: Redactor) -> Shown:
     style = "status" if field.name == "status" else "id" if field.name == view.id else "fold"
-    cell = lambda item, shown: human_value(redactor.value(field.get(item)), field.name, shown)  # noqa: E731
-    return Shown(field.name.upper(), cell, _STAYS, style)
+
+    def cell(item: Any, shown: Human) -> str:
+        return human_value(redactor.value({field.name: field.get(item)})[field.name], field.name, shown)
+
+    return Shown(field.name.upper(), cell, _STAYS, style, masks=True)
 
 
-def _cell(column: Shown, item: Any, shown: Human, redactor: Redactor) -> str:
-    text = redactor.text(column.cell(item, shown))
+def _cell(column: Shown, item: Any, shown: Human) -> str:
+    text = column.text(item, shown)
     if column.style == "id":
         return escape_controls(text)
     return one_line(text, _LONGEST_CELL if column.style == "fold" else 0)
@@ -129,8 +133,7 @@ def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int
             kept = _with_needed(columns, least, kept, width)
             return _widened(columns, least, widths, kept, width)
     room = max(1, (width - _GAP * (len(kept) - 1)) // len(kept))
-    shared = [min(cells, room) for cells in least]
-    return _widened(columns, shared, widths, kept, max(width, _total(shared, kept)))
+    return {i: min(least[i], room) for i in kept}
 
 
 def _with_needed(columns: Sequence[Shown], least: Sequence[int], kept: Sequence[int], width: int) -> list[int]:

@@ -1,19 +1,34 @@
 """Text from a store is data: shown, never obeyed.
 
-Control characters, terminal escapes and characters that turn the direction of text are shown as backslash
-escapes. `unescape` reads them back, so that an id can be copied from any output into any command.
+Control characters, terminal escapes, characters without a width and those that turn the direction of text are shown as
+backslash escapes. `unescape` reads them back, so that an id can be copied from any output into any command.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["escape_controls", "escape_tsv", "one_line", "unescape"]
+__all__ = ["HIDDEN", "escape_controls", "escape_csv", "escape_tsv", "harmless", "one_line", "unescape"]
 
-_CONTROLS = (
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+HIDDEN = (
+    "\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+    "\ufff0-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
+"""What a terminal obeys or does not show, above ASCII, as the inside of a character class: C1 controls, marks of
+direction, separators of lines, characters without a width, tags, lone surrogates. The joiner U+200D is apart."""
+
+_EMOJI = (
+    "\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u24c2\u25a0-\u27bf\u2934\u2935\u2b00-\u2bff\u3030\u303d"
+    "\u3297\u3299\U0001f000-\U0001faff"
+)
+_JOINER = f"(?<![\ufe0f{_EMOJI}])\u200d|\u200d(?![{_EMOJI}])"
+"""A joiner anywhere but between two emoji, which it makes one."""
+
+_CONTROLS = f"[\x00-\x1f{HIDDEN}]|{_JOINER}"
+_CONTROLS_OF_CSV = f"[\x00-\x08\x0b\x0c\x0e-\x1f{HIDDEN}\\\\]|\r(?!\n)|{_JOINER}"
 _ESCAPE = r"\\(?:([abfnrtv\\0])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4}))"
+_FORMULA = r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]"
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _LONG = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
 
@@ -22,18 +37,39 @@ def _shown(match: re.Match[str]) -> str:
     char = match.group()
     if char in _SHORT:
         return _SHORT[char]
-    return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
+    return _coded(char)
+
+
+def _coded(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def escape_controls(text: str) -> str:
     """`text` with everything escaped that a terminal might obey; one line."""
-    return text if text.isprintable() else re.sub(_CONTROLS, _shown, text)
+    return text if _is_plain(text) else re.sub(_CONTROLS, _shown, text)
 
 
 def escape_tsv(text: str) -> str:
     """`text` as one field of a line: as `escape_controls`, and a backslash is doubled."""
     escaped = text.replace("\\", "\\\\") if "\\" in text else text
     return escape_controls(escaped)
+
+
+def escape_csv(text: str) -> str:
+    """`text` as a field of CSV, not yet quoted: lines and tabs stay, other controls and the backslash are escaped."""
+    if _is_plain(text) and "\\" not in text:
+        return text
+    return re.sub(_CONTROLS_OF_CSV, lambda found: "\\\\" if found.group() == "\\" else _coded(found.group()), text)
+
+
+def harmless(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula: one that would be gets an apostrophe; numbers stay."""
+    return f"'{cell}" if re.match(_FORMULA, cell) and not re.fullmatch(_NUMBER, cell) else cell
 
 
 def one_line(text: str, most: int = 0) -> str:
@@ -43,7 +79,11 @@ def one_line(text: str, most: int = 0) -> str:
 
 
 def unescape(text: str) -> str:
-    """The inverse of the escapes above; anything else stays."""
+    """The inverse of the escapes above, and of `harmless`; anything else stays."""
+    return _unescaped(text[1:] if text.startswith("'") and text == harmless(text[1:]) else text)
+
+
+def _unescaped(text: str) -> str:
     return re.sub(_ESCAPE, _meant, text) if "\\" in text else text
 
 

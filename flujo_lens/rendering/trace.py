@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -25,6 +25,7 @@ _EIGHTHS = "▏▎▍▌▋▊▉█"
 class _Line(NamedTuple):
     span: Span
     label: str
+    note: str
     start: float
     end: float
     open: bool
@@ -42,23 +43,26 @@ _UNICODE = _Glyphs("├─ ", "└─ ", "│  ", "█", _EIGHTHS)
 _ASCII = _Glyphs("|- ", "`- ", "|  ", "#", "")
 
 
-def tree_lines(roots: Sequence[Span], width: int, *, unicode: bool = True) -> list[Text]:
+def tree_lines(
+    roots: Sequence[Span], width: int, *, unicode: bool = True, mask: Callable[[str], str] = str
+) -> list[Text]:
     """One line a span: the tree, its status if that is not completed, its time, its bar, its error.
 
     Args:
         roots: The trees.
         width: Cells of a line.
         unicode: False for terminals that have ASCII only.
+        mask: Masks the secrets in a text.
     """
     glyphs = _UNICODE if unicode else _ASCII
     made: list[Text] = []
     for root in roots:
-        lines = list(_lines(root, glyphs))
+        lines = list(_lines(root, glyphs, mask))
         made += _drawn(lines, width, glyphs)
     return made
 
 
-def _lines(root: Span, glyphs: _Glyphs) -> Iterator[_Line]:
+def _lines(root: Span, glyphs: _Glyphs, mask: Callable[[str], str]) -> Iterator[_Line]:
     waiting: list[tuple[Span, str, str]] = [(root, "", "")]
     horizon = _horizon(root)
     while waiting:
@@ -68,7 +72,7 @@ def _lines(root: Span, glyphs: _Glyphs) -> Iterator[_Line]:
         end = max(start + length, start) if length is not None else horizon
         tries = span.attributes.get("attempts")
         name = one_line(span.name) + (f"  (try {tries})" if isinstance(tries, int) and tries > 1 else "")
-        yield _Line(span, lead + name, start, end, length is None)
+        yield _Line(span, lead + name, _note(span, mask), start, end, length is None)
         for at, child in enumerate(reversed(span.children)):
             branch, after = (glyphs.last, "   ") if at == 0 else (glyphs.branch, glyphs.pipe)
             waiting.append((child, below + branch, below + after))
@@ -89,7 +93,7 @@ def _drawn(lines: Sequence[_Line], width: int, glyphs: _Glyphs) -> Iterable[Text
     labels = max(cell_len(line.label) for line in lines)
     statuses = max(len(_status(line.span)) for line in lines)
     times = max(len(_time(line)) for line in lines)
-    notes = min(max(_NOTE, width // 3), max(cell_len(_note(line.span)) for line in lines))
+    notes = min(max(_NOTE, width // 3), max(cell_len(line.note) for line in lines))
     labels = min(labels, max(20, width - statuses - times - _LEAST_BAR - 6))
     fixed = labels + 2 + (statuses + 2 if statuses else 0) + times + 2
     room = width - fixed - (notes + 2 if notes else 0)
@@ -108,7 +112,7 @@ def _one(line: _Line, sizes: tuple[int, int, int, int, int], total: float, glyph
     text.append(_time(line).rjust(times) + "  ")
     if bar:
         text.append(_bar(line, bar, total, glyphs), style or "green")
-    note, left = _note(line.span), width - text.cell_len - 2
+    note, left = line.note, width - text.cell_len - 2
     if note and left >= _LEAST_NOTE:
         text.append("  ")
         text.append(_cut(note, left).rstrip(), style)
@@ -124,9 +128,9 @@ def _time(line: _Line) -> str:
     return "-" if line.open else human.duration(line.span.duration_ms)
 
 
-def _note(span: Span) -> str:
+def _note(span: Span, mask: Callable[[str], str]) -> str:
     feedback = span.attributes.get("feedback")
-    return one_line(plain_error(str(feedback))) if feedback and span.status == "failed" else ""
+    return one_line(mask(plain_error(str(feedback)))) if feedback and span.status == "failed" else ""
 
 
 def _bar(line: _Line, width: int, total: float, glyphs: _Glyphs) -> str:

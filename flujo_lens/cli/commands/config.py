@@ -11,11 +11,11 @@ def config(app: App, output: OutputOptions) -> None:
 
     lens config --store prod     as it is for the store "prod"
     """
-    from flujo_lens.config import Setting, mask_uri
+    from flujo_lens.config import Setting
     from flujo_lens.rendering.columns import CONFIG
 
     rows = app.settings.rows
     if app.options.store is not None:
-        meant = Setting("store", mask_uri(app.store.uri), "--store")
+        meant = Setting("store", app.store.uri, "--store")
         rows = tuple(meant if row.key == "store" else row for row in rows)
     app.output(output).show(CONFIG, rows, "there are no settings")

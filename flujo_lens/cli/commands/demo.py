@@ -24,6 +24,8 @@ def demo(
     import asyncio
     import shlex
 
+    from flujo_lens.cli.screens import quoted
+
     if app.options.store is not None:
         given = shlex.quote(app.options.store)
         raise UsageError("lens demo makes a file: --store says which store to read", hint=f"lens demo {given}")
@@ -32,7 +34,7 @@ def demo(
 
     target = app.world.cwd / (path or Path("flujo_demo.db"))
     runs = asyncio.run(make_demo(target, app.world.now()))
-    shown = shlex.quote(str(path or "flujo_demo.db"))
-    app.world.stdout.write(f"{shown}\n" if not app.world.is_terminal else f"made {shown} with {runs} runs\n")
+    shown = quoted(str(path or "flujo_demo.db"))
+    app.say([f"made {shown} with {runs} runs" if app.world.is_terminal else shown])
     app.note(f"look into it: lens status --store {shown}")
     app.note(f"              lens list --store {shown}")

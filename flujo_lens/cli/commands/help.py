@@ -1,0 +1,26 @@
+"""``lens help``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flujo_lens.cli.context import App
+
+
+def show_help(
+    app: App,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TOPIC|COMMAND...]", help="A topic, or a command.", show_default=False),
+    ] = None,
+) -> None:
+    """Show the commands and the topics, or the help of one.
+
+    lens help secrets     which values are masked
+    """
+    from flujo_lens.cli.help_topics import print_help
+
+    if code := print_help(app, words or []):
+        raise typer.Exit(code)
