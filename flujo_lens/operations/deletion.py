@@ -186,10 +186,8 @@ async def delete(
     audit_id = new_audit_id(now)
     header = Header(keeping.store, driver_kind(backend), now, audit_id, tuple(command), plan.request.cutoff)
     with Copies(keeping, header) as copies:
-        log.append(
-            command=command, reason=reason, counts=_planned(plan), run_ids=await _ids(backend, plan),
-            audit_id=audit_id, state="started",
-        )  # fmt: skip
+        told: dict[str, Any] = {"command": command, "reason": reason, "counts": _planned(plan)}
+        log.append(**told, run_ids=await _ids(backend, plan), audit_id=audit_id, state="started")
         done.audit_id = audit_id
         try:
             await _carry_out(backend, plan, copies, done, batch_size, Stop() if stop is None else stop, watch)
