@@ -29,7 +29,15 @@ ALLOWED = {
     "operations.resume": ("errors", "state", "serialization", "operations", "runner"),
     "operations.check": ("errors", "state", "serialization", "operations", "runner"),
     "runner": ("errors", "state", "serialization", "runner"),
-    "rendering": ("errors", "state.views", "state.figures", "state.fingerprint", "state.questions", "redaction", "rendering"),
+    "rendering": (
+        "errors",
+        "state.views",
+        "state.figures",
+        "state.fingerprint",
+        "state.questions",
+        "redaction",
+        "rendering",
+    ),
 }
 """Room -> what it may import from; of two rooms that a module is in, the longer name counts."""
 

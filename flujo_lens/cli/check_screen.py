@@ -79,8 +79,8 @@ def _tell_ci(out: Output, error: Exception) -> None:
     if out.form not in _CI:
         return
     code, message = (error.code, error.message) if isinstance(error, LensError) else ("LENS-X1", type(error).__name__)
-    for line in _CI_ERRORS[out.form](code, message):
-        out.write(f"{out.redactor.text(line)}\n".encode())
+    for line in _CI_ERRORS[out.form](code, out.redactor.text(message)):
+        out.write(f"{line}\n".encode())
 
 
 def _checked(app: App, filters: FilterOptions, out: Output, asked: Checking) -> bool:
