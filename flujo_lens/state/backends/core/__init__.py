@@ -1,0 +1,1 @@
+"""What every driver shares, and all that a new one stands on."""

@@ -1,0 +1,596 @@
+"""`CoreBackend`: every method of the contract, once, on any `Store`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flujo_lens.errors import StoreNotFoundError
+from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.state import interpret
+from flujo_lens.state.backends.arguments import (
+    asked_id,
+    check_days,
+    check_hours,
+    check_key,
+    check_page,
+    check_prefix,
+    check_run_id,
+    check_text,
+    findable,
+    findable_filter,
+    findable_ids,
+)
+from flujo_lens.state.backends.base import JSONObject, Position
+from flujo_lens.state.backends.core.changes import (
+    RunChanges,
+    changes_of,
+    end_changes,
+    span_changes,
+    step_changes,
+    trace_changes,
+)
+from flujo_lens.state.backends.core.port import CountsRuns, RunRow, Store, Transaction, Work, micros
+from flujo_lens.state.backends.core.run_codec import RunCodec
+from flujo_lens.state.backends.core.run_reader import RunReader, claims_in
+from flujo_lens.state.backends.gathering import evaluation_of, step_of
+from flujo_lens.state.backends.leaving_out import readable
+from flujo_lens.state.backends.reading import ReadingBackend, empty_if_missing
+from flujo_lens.state.backends.vocabulary import (
+    cancelled,
+    evaluation_row,
+    extras_of,
+    is_open,
+    is_stale,
+    last_update,
+    moment_before,
+    now_text,
+    run_row,
+    timed_out,
+)
+from flujo_lens.state.claims import Claim, Holder, Progress
+from flujo_lens.state.matching import needs_details
+from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.traces import build_trees
+from flujo_lens.state.traces import span_rows as read_span_rows
+from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
+
+if TYPE_CHECKING:
+    from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Restored
+
+__all__ = ["CoreBackend", "stored_times"]
+
+T = TypeVar("T")
+_BATCH = 100
+_STATE_TIMES, _RUN_TIMES = ("created_at", "updated_at"), ("created_at", "updated_at", "end_time")
+
+
+class CoreBackend(ReadingBackend):
+    """The contract on a `Store`: the rules are here and in `flujo_lens.state`, the engine is the store's.
+
+    Each method is one transaction of the store, so it is atomic as the store's transactions are. What goes in is
+    serialized before the first await.
+
+    Args:
+        store: The engine.
+        zone: How naive times in states are read; None for UTC.
+        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        zone: tzinfo | None = None,
+        serializer_default: Callable[[Any], Any] | None = None,
+        envelope: Any = None,
+        validate: Any = None,
+    ) -> None:
+        self.codec = RunCodec(serializer_default, envelope=envelope, validate=validate, zone=zone)
+        self.reader = RunReader(self.codec)
+        self._store = store
+
+    async def shutdown(self) -> None:
+        """Release connections and threads."""
+        await self._store.close()
+
+    async def _write(self, work: Work[T]) -> T:
+        return await self._store.write(work)
+
+    async def _change(self, work: Work[T], nothing: T) -> T:
+        """A write that does not make a store where there is none."""
+        try:
+            return await self._store.write(work, creates=False)
+        except StoreNotFoundError:
+            return nothing
+
+    # --- saving
+
+    async def _save(self, changes: RunChanges, claim: Claim | None = None, manifest: str | None = None) -> None:
+        """Write all parts of a save, after its claim was checked; all of it or nothing."""
+
+        async def work(tx: Transaction) -> None:
+            await tx.lock([changes.run_id])
+            if claim is not None:
+                await _renew(tx, claim)
+            before = await _one(tx, changes.run_id)
+            after = changes.applied(before, self.codec)
+            await changes.put_children(tx, is_known=before != RunRow(changes.run_id))
+            if after != before or changes.has_history:
+                await self.put(tx, after)
+            if manifest is not None:
+                await tx.set("binding", changes.run_id, manifest.encode())
+
+        await self._write(work)
+
+    async def put(self, tx: Transaction, row: RunRow) -> None:
+        """Save a run with the index that it is found by."""
+        raw = (await self.reader.raws(tx, [row], index_only=True))[0]
+        await tx.put_run(row, self.codec.index(raw))
+
+    async def save_state(self, run_id: str, state: JSONObject) -> None:
+        """Save the state in place of the one before."""
+        await self._save(RunChanges(check_run_id(run_id), state=self.codec.state(run_id, state)))
+
+    async def save_run_start(self, run_data: JSONObject) -> None:
+        """Save the metadata of a run that starts, in place of those before."""
+        row = run_row(run_data)
+        await self._save(RunChanges(row["run_id"], run=self.codec.row("run", row["run_id"], row)))
+
+    async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
+        """Update the metadata of a run; one that was never started is made."""
+        await self._save(end_changes(self.codec, check_run_id(run_id), end_data))
+
+    async def save_step_result(self, step_data: JSONObject) -> None:
+        """Add one execution of a step."""
+        await self._save(step_changes(self.codec, step_data))
+
+    async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
+        """Add spans; one with the id of an earlier one takes its place."""
+        await self._save(span_changes(self.codec, check_run_id(run_id), spans))
+
+    async def save_trace(self, run_id: str, trace: JSONObject) -> None:
+        """Save a trace tree as spans, in place of those before."""
+        await self._save(trace_changes(self.codec, check_run_id(run_id), trace))
+
+    async def save_progress(self, progress: Progress) -> None:
+        """Save all of it in one transaction."""
+        check_run_id(progress.run_id)
+        await self._save(changes_of(self.codec, progress), progress.claim, progress.manifest)
+
+    async def persist_evaluation(
+        self,
+        run_id: str,
+        score: float,
+        feedback: str | None = None,
+        step_name: str | None = None,
+        metadata: JSONObject | None = None,
+    ) -> None:
+        """Add an evaluation; the run need not be known."""
+        row = {**evaluation_row(run_id, score, feedback, step_name, metadata), "created_at": now_text()}
+        child = self.codec.child("evaluation", run_id, row)
+        await self._write(lambda tx: _coroutine(tx.put_children("evaluation", [child])))
+
+    async def set_system_state(self, key: str, value: JSONObject) -> None:
+        """Set a global key."""
+        check_key(key)
+        data = self.codec.dumps({"key": key, "value": value, "updated_at": now_text()})
+        await self._write(lambda tx: _coroutine(tx.set("system", key, data)))
+
+    # --- what applications read
+
+    @empty_if_missing(lambda: None)
+    async def load_state(self, run_id: str) -> JSONObject | None:
+        """Return the saved state, times as texts, or None."""
+        sought = findable(asked_id(run_id))
+        found = self.codec.opened_state((await self._rows([sought])).get(sought))
+        if found is not None:
+            self.codec.check(found)
+        return found
+
+    async def _rows(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
+        return await self._store.read(lambda tx: _coroutine(tx.runs(run_ids)))
+
+    @empty_if_missing(list)
+    async def list_states(self, status: str | None = None) -> list[JSONObject]:
+        """Return all states that can be read (of one status), the last saved first."""
+        check_text(status, "status")
+        states = []
+        async with self._store.snapshot() as tx:
+            async for row in tx.scan(RunFilter(), None, False, None):
+                state = readable(row.run_id, lambda row=row: self.codec.opened_state(row))  # type: ignore[misc]
+                if state is not None and status in (None, state.get("status")):
+                    states.append(state)
+        return sorted(states, key=lambda state: str(state.get("updated_at") or ""), reverse=True)
+
+    @empty_if_missing(list)
+    async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
+        """Return spans in the order of their start."""
+        spans = await self._spans(asked_id(run_id), self.codec.opened)
+        return [span for span in spans if status in (None, span["status"]) and name in (None, span["name"])]
+
+    async def _spans(self, run_id: str, opened: Callable[..., JSONObject | None]) -> list[JSONObject]:
+        async def work(tx: Transaction) -> list[JSONObject]:
+            found = [opened("span", row.run_id, row.data) async for row in tx.children("span", [findable(run_id)])]
+            return [span for span in found if span is not None]
+
+        spans = await self._store.read(work)
+        return sorted(spans, key=lambda span: (span["start_time"] is None, span["start_time"] or 0.0))
+
+    @empty_if_missing(lambda: None)
+    async def get_system_state(self, key: str) -> JSONObject | None:
+        """Return a global key with its value, or None."""
+        check_key(key)
+        found = await self._values("system", [key])
+        return safe_loads(found[key]) if key in found else None
+
+    async def _values(self, space: Any, keys: Sequence[str] | None = None) -> dict[str, bytes]:
+        return await self._store.read(lambda tx: _coroutine(tx.get(space, keys)))
+
+    # --- who works on a run
+
+    async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
+        """Take a run that nobody has."""
+        Claim.take(check_run_id(run_id), holder, lease, datetime.now(UTC))  # refuses a lease before anything waits
+
+        async def work(tx: Transaction) -> Claim:
+            await tx.lock([run_id])
+            now = datetime.now(UTC)
+            found = claims_in(await tx.get("claim", [run_id])).get(run_id)
+            if found is not None:
+                found.check_free(now)
+            claim = Claim.take(run_id, holder, lease, now)
+            await tx.set("claim", run_id, safe_dumps(claim.to_dict()))
+            return claim
+
+        return await self._write(work)
+
+    async def heartbeat(self, claim: Claim) -> Claim:
+        """Renew a claim."""
+
+        async def work(tx: Transaction) -> Claim | None:
+            await tx.lock([claim.run_id])
+            return await _renew(tx, claim)
+
+        renewed = await self._change(work, None)
+        if renewed is None:
+            claim.check_held(None)
+            raise AssertionError("no claim is held where there is no store")
+        return renewed
+
+    async def release_run(self, claim: Claim) -> None:
+        """Give a run free, if the claim on it is this one."""
+
+        async def work(tx: Transaction) -> None:
+            await tx.lock([claim.run_id])
+            found = claims_in(await tx.get("claim", [claim.run_id])).get(claim.run_id)
+            if found is not None and found.token == claim.token:
+                await tx.set("claim", claim.run_id, None)
+
+        await self._change(work, None)
+
+    @empty_if_missing(dict)
+    async def read_claims(self, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
+        """Return the claims by run."""
+        return claims_in(await self._values("claim", None if run_ids is None else findable_ids(run_ids)))
+
+    async def put_manifest(self, digest: str, manifest: JSONObject) -> None:
+        """Store a manifest, unless there is one of this digest."""
+        body = safe_dumps(manifest)
+
+        async def work(tx: Transaction) -> None:
+            if not await tx.get("manifest", [digest]):
+                await tx.set("manifest", digest, body)
+
+        await self._write(work)
+
+    @empty_if_missing(lambda: None)
+    async def get_manifest(self, digest: str) -> JSONObject | None:
+        """Return the manifest with this digest, or None."""
+        found = await self._values("manifest", [digest])
+        return safe_loads(found[digest]) if digest in found else None
+
+    @empty_if_missing(lambda: None)
+    async def manifest_of(self, run_id: str) -> str | None:
+        """Return the digest that a run is bound to, or None."""
+        sought = findable(asked_id(run_id))
+        found = await self._values("binding", [sought])
+        return found[sought].decode() if sought in found else None
+
+    # --- what operators read
+
+    async def iter_runs(
+        self,
+        wanted: RunFilter,
+        *,
+        after: Position | None = None,
+        reverse: bool = False,
+        ordered: bool = True,
+        details: bool = True,
+    ) -> AsyncIterator[RunSummary]:
+        """Yield the runs that `wanted` admits, as they were when the first was asked for."""
+        async with self._store.snapshot() as tx:
+            async for run in self.reader.selected(tx, findable_filter(wanted), _border(after), reverse):
+                yield run
+
+    async def query_runs(
+        self, wanted: RunFilter, *, after: Position | None = None, limit: int = 50, reverse: bool = False
+    ) -> Page[RunSummary]:
+        """Return one page of `iter_runs`."""
+        check_page(limit)
+        found: list[RunSummary] = []
+        async with self._store.snapshot() as tx:
+            async for run in self.reader.selected(tx, findable_filter(wanted), _border(after), reverse, limit + 1):
+                if len(found) == limit:
+                    return Page(tuple(found), (found[-1].created_at, found[-1].run_id) if found else after)
+                found.append(run)
+        return Page(tuple(found))
+
+    async def count_runs(self, wanted: RunFilter) -> int:
+        """Return how many runs `wanted` admits; by the engine, where it can."""
+        store = self._store
+        if isinstance(store, CountsRuns) and not needs_details(wanted):
+            found = await store.count(findable_filter(wanted))
+            if found is not None:
+                return found
+        return await super().count_runs(wanted)
+
+    async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
+        """Return run ids that begin with `prefix`, in order."""
+        check_prefix(prefix, limit)
+        return await self._store.read(lambda tx: _coroutine(tx.ids(findable(prefix), limit)))
+
+    async def read_run(self, run_id: str) -> RunDetail | None:
+        """Return all about one run, or None."""
+        sought = findable(asked_id(run_id))
+
+        async def work(tx: Transaction) -> RunDetail | None:
+            row = (await tx.runs([sought])).get(sought)
+            if row is None:
+                return None
+            spans, steps = await self.reader.history(tx, sought)
+            raw = self.reader.raw_with(row, spans, steps)
+            run, state = interpret.summarise(raw, self.codec.zone), self.codec.shown_state(row)
+            children = [task async for task in self.reader.selected(tx, RunFilter(parent=sought), None, True)]
+            return RunDetail(
+                run=run,
+                steps=tuple(interpret.steps_of(raw, map(step_of, steps), {})),
+                state=state,
+                pause=interpret.pause_of(raw, run.status),
+                children=tuple(children),
+                final_output=None if state is None else state.get("last_step_output"),
+                has_spans=bool(spans),
+            )
+
+        return await self._store.read(work)
+
+    async def read_summaries(self, run_ids: Sequence[str]) -> Sequence[RunSummary]:
+        """Return the runs with these ids, in their order."""
+        sought = findable_ids(run_ids)
+
+        async def work(tx: Transaction) -> list[RunSummary]:
+            found = await tx.runs(sought)
+            return await self.reader.summaries(tx, [found[run_id] for run_id in sought if run_id in found])
+
+        return await self._store.read(work)
+
+    async def read_extras(self, run_ids: Sequence[str], *, contexts: bool = False) -> Mapping[str, JSONObject]:
+        """Return what the rows of these runs hold beyond a summary."""
+        found = {}
+        opened = self.codec.opened if contexts else self.codec.shown
+        for run_id, row in (await self._rows(findable_ids(run_ids))).items():
+            extras = extras_of(self.codec.shown_state(row), opened("run", run_id, row.run))
+            found[run_id] = {name: value for name, value in extras.items() if contexts or name != "final_context"}
+        return found
+
+    async def read_step_extras(self, run_id: str) -> Mapping[tuple[int | None, str], JSONObject]:
+        """Return the rows of the steps of a run."""
+
+        async def work(tx: Transaction) -> list[JSONObject]:
+            rows = [row async for row in tx.children("step", [findable(asked_id(run_id))])]
+            return [self.codec.opened("step", row.run_id, row.data) or {} for row in rows]
+
+        return {(step["step_index"], step["step_name"]): step for step in await self._store.read(work)}
+
+    async def read_spans(self, run_id: str) -> Sequence[Span]:
+        """Return the spans of a run as trees."""
+        sought = findable(asked_id(run_id))
+        row = (await self._rows([sought])).get(sought)
+        run = self.codec.shown("run", sought, row.run) if row is not None else None
+        spans = await self._spans(sought, self.codec.shown)
+        return build_trees(read_span_rows(spans), parse_instant((run or {}).get("created_at")))
+
+    async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
+        """Return evaluations, newest first."""
+        check_page(limit)
+        sought = None if run_id is None else [findable(run_id)]
+
+        async def work(tx: Transaction) -> list[JSONObject]:
+            return [safe_loads(row.data) async for row in tx.children("evaluation", sought)]
+
+        rows = await self._store.read(work)
+        rows.sort(key=lambda row: str(row["created_at"]))
+        return [evaluation_of(row) for row in rows[::-1][:limit]]
+
+    async def read_system_state(self) -> Sequence[SystemEntry]:
+        """Return all global keys, in order."""
+        found = await self._values("system")
+        rows = [safe_loads(found[key]) for key in sorted(found)]
+        return [SystemEntry(row["key"], row["value"], parse_instant(row["updated_at"])) for row in rows]
+
+    async def read_facts(self) -> Mapping[str, Any]:
+        """Return what the store knows of itself."""
+        return await self._store.facts()
+
+    def get_workflow_stats_sync(self) -> JSONObject:
+        """`get_workflow_stats` for callers without an event loop, or inside a running one: on a thread of its own."""
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        async def stats() -> JSONObject:
+            async with CoreBackend(self._store.clone(), zone=self.codec.zone) as other:
+                return await other.get_workflow_stats()
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: asyncio.run(stats())).result()
+
+    # --- changing and removing runs
+
+    async def delete_state(self, run_id: str) -> None:
+        """Delete the state; history stays."""
+        sought = findable(asked_id(run_id))
+
+        async def work(tx: Transaction) -> None:
+            await tx.lock([sought])
+            row = await _one(tx, sought)
+            if row.state is not None:
+                await self.put(tx, row._replace(state=None))
+
+        await self._change(work, None)
+
+    async def delete_run(self, run_id: str) -> None:
+        """Delete a run with all that belongs to it."""
+        sought = findable(asked_id(run_id))
+
+        async def work(tx: Transaction) -> None:
+            await tx.lock([sought])
+            await tx.drop([sought])
+
+        await self._change(work, None)
+
+    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
+        """Mark runs as cancelled; all or none."""
+        wanted = list(dict.fromkeys(findable_ids(run_ids)))
+
+        async def work(tx: Transaction) -> list[str]:
+            await tx.lock(wanted)
+            claims, rows, now = claims_in(await tx.get("claim", wanted)), await tx.runs(wanted), datetime.now(UTC)
+            free = [i for i in wanted if i in rows and (force or i not in claims or claims[i].has_ended(now))]
+            done = [run_id for run_id in free if is_open(*_documents(rows[run_id]))]
+            for run_id in done:
+                await self.put(tx, self._changed(rows[run_id], cancelled(now_text())))
+                await tx.set("claim", run_id, None)
+            return done
+
+        return await self._change(work, list[str]())
+
+    def _changed(self, row: RunRow, changes: JSONObject) -> RunRow:
+        run = None if row.run is None else self.codec.merged("run", row.run_id, row.run, changes)
+        return RunRow(row.run_id, self.codec.changed_state(row, changes), run)
+
+    async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
+        """Mark running background tasks without a save for `stale_hours` as failed."""
+        cutoff = moment_before(datetime.now(UTC), hours=check_hours(stale_hours))
+        try:
+            ids = [run.run_id async for run in self.iter_runs(RunFilter(tasks_only=True), details=False)]
+        except StoreNotFoundError:
+            return 0
+        return len(await self.fail_stale_tasks(ids, cutoff, stale_hours))
+
+    async def fail_stale_tasks(self, run_ids: Sequence[str], cutoff: datetime, hours: float) -> Sequence[str]:
+        """Mark those of these background tasks that are without a save since `cutoff`; all or none."""
+        wanted, hours = list(dict.fromkeys(findable_ids(run_ids))), check_hours(hours, "hours")
+
+        async def work(tx: Transaction) -> list[str]:
+            await tx.lock(wanted)
+            rows = await tx.runs(wanted)
+            states = {run_id: _documents(rows[run_id])[0] or {} for run_id in wanted if run_id in rows}
+            stale = [run_id for run_id, state in states.items() if is_stale(state, cutoff, self.codec.zone)]
+            for run_id in stale:
+                state = self.codec.changed_state(rows[run_id], timed_out(hours, now_text()))
+                await self.put(tx, rows[run_id]._replace(state=state))
+            return stale
+
+        return await self._change(work, list[str]())
+
+    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
+        """Delete runs that were last updated more than `days_old` days ago, in batches, whatever their status."""
+        cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
+
+        async def every(tx: Transaction) -> list[str]:
+            hint = RunFilter(active_until=cutoff)
+            return [row.run_id async for row in tx.scan(hint, None, True, None) if self._is_old(row, cutoff)]
+
+        try:
+            ids = await self._store.read(every)
+        except StoreNotFoundError:
+            return 0
+        parts = [ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH)]
+        return sum([len(await self._change(self._drop_old(part, cutoff), [])) for part in parts])
+
+    def _drop_old(self, run_ids: Sequence[str], cutoff: datetime) -> Work[list[str]]:
+        async def work(tx: Transaction) -> list[str]:
+            await tx.lock(run_ids)
+            old = [run_id for run_id, row in (await tx.runs(run_ids)).items() if self._is_old(row, cutoff)]
+            await tx.drop(old)
+            return old
+
+        return work
+
+    def _is_old(self, row: RunRow, cutoff: datetime) -> bool:
+        last = last_update(*stored_times(row), self.codec.zone)
+        return last is not None and last < cutoff
+
+    # --- deletion by a plan
+
+    async def plan_deletion(self, asked: DeletionRequest) -> DeletionPlan:
+        """Return what would be deleted now."""
+        from flujo_lens.state.backends.core.deletion import plan
+
+        return await self._store.read(lambda tx: plan(self, tx, asked))
+
+    async def delete_planned(
+        self, plan: DeletionPlan, *, keep: Keep | None = None, batch_size: int = 100
+    ) -> AsyncIterator[Deleted]:
+        """Delete what was planned; `keep` is called on another thread, outside of any transaction."""
+        from flujo_lens.state.backends.core.deletion import carry_out
+
+        async for done in carry_out(self, self._store, plan, keep, batch_size):
+            yield done
+
+    async def restore(self, records: Sequence[Record]) -> Restored:
+        """Bring back runs, all or none."""
+        from flujo_lens.state.backends.core.deletion_records import check_records, restore
+
+        check_records(records)
+        return await self._write(lambda tx: restore(self, tx, records))
+
+
+# --- small things
+
+
+async def _coroutine(made: Any) -> Any:
+    return await made
+
+
+async def _one(tx: Transaction, run_id: str) -> RunRow:
+    return (await tx.runs([run_id])).get(run_id) or RunRow(run_id)
+
+
+async def _renew(tx: Transaction, claim: Claim) -> Claim:
+    """Give a sign for a claim, if it is still held.
+
+    Raises:
+        LostClaimError: it is another's, or there is none.
+    """
+    claim.check_held(claims_in(await tx.get("claim", [claim.run_id])).get(claim.run_id))
+    renewed = claim.beaten()
+    await tx.set("claim", claim.run_id, safe_dumps(renewed.to_dict()))
+    return renewed
+
+
+def _border(after: Position | None) -> tuple[int, str] | None:
+    return None if after is None else (micros(after[0]), findable(after[1]))
+
+
+def _documents(row: RunRow) -> tuple[JSONObject | None, JSONObject | None]:
+    """The state and metadata of a run as they are stored, unopened."""
+    state, run = (None if data is None else safe_loads(data) for data in (row.state, row.run))
+    return state, run
+
+
+def stored_times(row: RunRow) -> tuple[list[Any], list[Any]]:
+    """The times of a run's state and of its metadata, as they are stored."""
+    state, run = _documents(row)
+    return [(state or {}).get(name) for name in _STATE_TIMES], [(run or {}).get(name) for name in _RUN_TIMES]

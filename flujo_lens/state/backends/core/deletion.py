@@ -1,0 +1,252 @@
+"""Deleting by a plan, once for all drivers: select; copy; lock, look again, compare, drop.
+
+A copy is made outside of any write transaction, so nobody waits for the disk that takes it. Inside the transaction
+each run is looked at again: one that was saved, paused or claimed since, or of which the copy is not what is there
+now, stays. When the process dies on any line, each run is there whole or gone whole, and what is gone was copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from flujo_lens.errors import NotSupportedError
+from flujo_lens.serialization import safe_loads
+from flujo_lens.state.backends.choosing import Chooser, Families, Member, families, in_batches, last_sign, why_not
+from flujo_lens.state.backends.core.backend import stored_times
+from flujo_lens.state.backends.core.deletion_records import Digests, records_of
+from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, MeasuresRuns, RunRow, Store, Transaction
+from flujo_lens.state.backends.core.run_reader import claims_in
+from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Skipped
+from flujo_lens.state.matching import matches
+from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.views import RunFilter
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.core.backend import CoreBackend
+
+__all__ = ["carry_out", "plan"]
+
+_COUNTED = {"state": "states", "run": "runs", "step": "steps", "span": "spans", "evaluation": "evaluations"}
+_RECORDS_AT_ONCE = 5_000
+
+
+class _Choice(Families):
+    """The chosen runs by family, and ids of children without a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.orphans: list[str] = []
+
+
+# --- planning
+
+
+async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> DeletionPlan:
+    """What would be deleted now. Nothing is written."""
+    choice = _Choice()
+    chooser = Chooser(asked, choice)
+    # Every run is looked at: the filter is asked of the head of a family, and its tasks go with it.
+    rows = [row async for row in tx.scan(RunFilter(), None, False, None)]
+    members = {member.run_id: member for member in await _members(core, tx, asked, rows)}
+    asked_ids = tuple(dict.fromkeys(asked.run_ids or ()))
+    named = [members[run_id] for run_id in asked_ids if run_id in members]
+    for member in named:
+        chooser.take([member])
+    if asked.run_ids is None and (asked.cutoff is not None or asked.keep_last is not None):
+        for family in families(members.values()):
+            chooser.offer(family)
+    if asked.orphans_before is not None:
+        choice.orphans = await _old_orphans(tx, asked.orphans_before)
+    counts, size = await _measured(tx, [run_id for family in choice.all for run_id in family], asked)
+    orphans, _ = await _measured(tx, choice.orphans, asked) if choice.orphans else ({}, 0)
+    return replace(
+        chooser.plan(choice, len(members)),
+        missing=tuple(run_id for run_id in asked_ids if run_id not in members),
+        held={member.run_id: str(member.key) for member in named if member.held},
+        rows=counts,
+        size_bytes=size,
+        orphans=orphans,
+    )
+
+
+async def _members(core: CoreBackend, tx: Transaction, asked: DeletionRequest, rows: Sequence[RunRow]) -> list[Member]:
+    """The runs as a choice goes by them; `Member.key` is the holder of one that is held."""
+    claims = claims_in(await tx.get("claim", [row.run_id for row in rows]))
+    holders = {run_id: claim.holder for run_id, claim in claims.items() if not claim.has_ended(asked.now)}
+    wanted = asked.wanted._replace(statuses=frozenset())
+    return [
+        Member(
+            row.run_id,
+            run.status,
+            run.pipeline_name,
+            last_sign(*stored_times(row), (core.codec.zone,), asked.now),
+            started=run.created_at,
+            admitted=matches(wanted, run),
+            parent=run.parent_run_id,
+            held=row.run_id in holders,
+            key=holders.get(row.run_id),
+        )
+        for row, run in zip(rows, await core.reader.summaries(tx, rows), strict=True)
+    ]
+
+
+async def _measured(tx: Transaction, ids: Sequence[str], asked: DeletionRequest) -> tuple[dict[str, int], int]:
+    """How many rows these runs have by kind, and their size in bytes; by the engine, where it can."""
+    kinds: Sequence[ChildKind] = () if asked.state_only else CHILD_KINDS
+    if isinstance(tx, MeasuresRuns) and not asked.state_only:
+        counts, size = await tx.measure(ids, kinds)
+        return {_COUNTED[kind]: count for kind, count in counts.items() if count}, size
+    found, size = Counter[str](), 0
+    for row in (await tx.runs(ids)).values():
+        found["states"] += row.state is not None
+        found["runs"] += row.run is not None and not asked.state_only
+        size += len(row.state or b"") + len(row.run or b"")
+    for kind in kinds:
+        async for child in tx.children(kind, ids):
+            found[_COUNTED[kind]] += 1
+            size += len(child.data)
+    return {name: count for name, count in found.items() if count}, size
+
+
+async def _old_orphans(tx: Transaction, before: datetime) -> list[str]:
+    """Ids without a run whose evaluations are all older."""
+    is_old: dict[str, bool] = {}
+    async for row in tx.children("evaluation", None):
+        when = parse_instant(safe_loads(row.data).get("created_at"))
+        is_old[row.run_id] = is_old.get(row.run_id, True) and when is not None and when < before
+    known = await tx.runs(list(is_old))
+    return [run_id for run_id, old in is_old.items() if old and run_id not in known]
+
+
+# --- deleting
+
+
+async def carry_out(
+    core: CoreBackend, store: Store, made: DeletionPlan, keep: Keep | None, batch_size: int
+) -> AsyncIterator[Deleted]:
+    """Delete batch by batch: each one transaction, of whole families.
+
+    Raises:
+        NotSupportedError: the plan is of another store.
+    """
+    choice = made.choice
+    if not isinstance(choice, _Choice):
+        raise NotSupportedError("this plan is of another store", hint="make it with plan_deletion")
+    for batch in in_batches(choice.all, max(1, batch_size)):
+        yield await _Batch(core, store, made.request, batch).delete(keep)
+    if choice.orphans:
+        yield await _delete_orphans(store, choice.orphans, keep)
+
+
+class _Batch:
+    """Some families of a plan."""
+
+    def __init__(
+        self, core: CoreBackend, store: Store, asked: DeletionRequest, families_: Sequence[Sequence[str]]
+    ) -> None:
+        self._core, self._store, self._asked, self._families = core, store, asked, families_
+        self._ids = [run_id for family in families_ for run_id in family]
+
+    async def delete(self, keep: Keep | None) -> Deleted:
+        digests = None if keep is None else await self._copied(keep)
+
+        async def work(tx: Transaction) -> Deleted:
+            await tx.lock(self._ids)
+            going, skipped = await self._decided(tx)
+            if digests is not None:
+                changed = await digests.changed(tx, [member.run_id for member in going])
+                skipped += [Skipped(run_id, "changed") for run_id in changed]
+                going = [member for member in going if member.run_id not in changed]
+            ids = [member.run_id for member in going]
+            rows, _ = await _measured(tx, ids, self._asked)
+            await self._remove(tx, ids)
+            return Deleted(tuple(ids), dict(Counter(member.status for member in going)), rows, tuple(skipped))
+
+        return await self._store.write(work)
+
+    async def _copied(self, keep: Keep) -> Digests:
+        """Hand `keep` all that the runs of this batch have now, and note what that was."""
+        digests = Digests(self._asked.state_only)
+        async with self._store.snapshot() as tx:
+            going, _ = await self._decided(tx)
+            await _keep(tx, [member.run_id for member in going], digests, keep)
+        return digests
+
+    async def _decided(self, tx: Transaction) -> tuple[list[Member], list[Skipped]]:
+        """Who goes, as the runs are now, and who stays and why."""
+        asked, rows = self._asked, await tx.runs(self._ids)
+        members = {member.run_id: member for member in await _members(self._core, tx, asked, list(rows.values()))}
+        everyone = dict(members)
+        if asked.run_ids is None:
+            others = await tx.runs([i for i in await tx.tasks_of(list(members)) if i not in members])
+            tasks = await _members(self._core, tx, asked, list(others.values()))
+            everyone |= {member.run_id: member for member in tasks}
+        going: list[Member] = []
+        skipped: list[Skipped] = []
+        for run_ids in self._families:
+            family = [members[run_id] for run_id in run_ids if run_id in members]
+            why = self._why_not(family, everyone, rows) if family else ""
+            if why:
+                skipped += [Skipped(member.run_id, why) for member in family]
+            else:
+                going += family
+        return going, skipped
+
+    def _why_not(self, family: Sequence[Member], everyone: Mapping[str, Member], rows: Mapping[str, RunRow]) -> str:
+        why = why_not(self._asked, family, everyone.values())
+        if not why and self._asked.state_only and not any(rows[member.run_id].state for member in family):
+            return "stateless"
+        return why
+
+    async def _remove(self, tx: Transaction, ids: Sequence[str]) -> None:
+        if not self._asked.state_only:
+            await tx.drop(ids)
+            return
+        for row in (await tx.runs(ids)).values():
+            changes = {"status": "cancelled"}
+            run = None if row.run is None else self._core.codec.merged("run", row.run_id, row.run, changes)
+            await self._core.put(tx, RunRow(row.run_id, None, run))
+
+
+async def _delete_orphans(store: Store, ids: Sequence[str], keep: Keep | None) -> Deleted:
+    """Delete children without a run, unless there is a run of their id by now."""
+    digests = None if keep is None else Digests()
+
+    async def alone(tx: Transaction) -> list[str]:
+        known = await tx.runs(ids)
+        return [run_id for run_id in ids if run_id not in known]
+
+    async def work(tx: Transaction) -> Deleted:
+        await tx.lock(ids)
+        going = await alone(tx)
+        if digests is not None:
+            changed = await digests.changed(tx, going)
+            going = [run_id for run_id in going if run_id not in changed]
+        rows, _ = await _measured(tx, going, DeletionRequest(now=datetime.max))
+        await tx.drop(going)
+        return Deleted(rows=rows, orphans=sum(rows.values()))
+
+    if keep is not None and digests is not None:
+        async with store.snapshot() as tx:
+            await _keep(tx, await alone(tx), digests, keep)
+    return await store.write(work)
+
+
+async def _keep(tx: Transaction, ids: Sequence[str], digests: Digests, keep: Keep) -> None:
+    """Hand over records some thousands of rows at a time, so that a run of any size passes through little memory."""
+    waiting: list[Record] = []
+    size = 0
+    async for record, rows in records_of(tx, ids, state_only=digests.state_only):
+        digests.add(record)
+        waiting.append(record)
+        size += rows
+        if size >= _RECORDS_AT_ONCE:
+            await asyncio.to_thread(keep, waiting)
+            waiting, size = [], 0
+    if waiting:
+        await asyncio.to_thread(keep, waiting)

@@ -1,0 +1,151 @@
+"""What a deletion hands out of a run, and what brings it back: records that any store on the core understands.
+
+The first record of a run has its documents, the following ones more of its children, 1,000 rows at a time::
+
+    {"run_id": ..., "state": <JSON text> | None, "run": ..., "manifest": <digest> | None,
+     "steps": [[None, <JSON text>], ...], "spans": [[<id>, <JSON text>], ...], "evaluations": [...], "last": True}
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from flujo_lens.errors import OperationFailedError
+from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, ChildRow, RunRow, Transaction
+from flujo_lens.state.deletion import Record, Restored
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.core.backend import CoreBackend
+
+__all__ = ["Digests", "check_records", "records_of", "restore"]
+
+_ROWS = 1_000
+_NAMES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
+
+
+async def records_of(
+    tx: Transaction, ids: Sequence[str], *, state_only: bool = False
+) -> AsyncIterator[tuple[Record, int]]:
+    """Yield the records of these runs, run by run, each with the number of rows in it."""
+    runs, bindings = await tx.runs(ids), await tx.get("binding", ids)
+    for run_id in ids:
+        row = runs.get(run_id, RunRow(run_id))
+        record: Record = {"run_id": run_id, "state": _text(row.state), "run": _text(row.run)}
+        record["manifest"] = bindings[run_id].decode() if run_id in bindings else None
+        if state_only:
+            record["state_only"] = True
+        count = 1
+        for kind in CHILD_KINDS:
+            async for child in tx.children(kind, [run_id]):
+                if count >= _ROWS:
+                    yield record, count
+                    record, count = {"run_id": run_id}, 0
+                record.setdefault(_NAMES[kind], []).append([child.key, child.data.decode()])
+                count += 1
+        record["last"] = True
+        yield record, count
+
+
+class Digests:
+    """What the records of runs were, a few bytes a run.
+
+    Args:
+        state_only: Whether they are the records of a deletion of states alone.
+    """
+
+    def __init__(self, state_only: bool = False) -> None:
+        self.state_only = state_only
+        self._made: dict[str, Any] = {}
+
+    def add(self, record: Record) -> None:
+        """Note a record, in the order of `records_of`."""
+        self._made.setdefault(record["run_id"], blake2b(digest_size=16)).update(safe_dumps(record))
+
+    async def changed(self, tx: Transaction, ids: Sequence[str]) -> set[str]:
+        """Those of these runs that are not what was noted."""
+        now = Digests(self.state_only)
+        async for record, _ in records_of(tx, ids, state_only=self.state_only):
+            now.add(record)
+        return {run_id for run_id in ids if now._of(run_id) != self._of(run_id)}
+
+    def _of(self, run_id: str) -> bytes | None:
+        made = self._made.get(run_id)
+        return None if made is None else bytes(made.digest())
+
+
+def check_records(records: Sequence[Record]) -> None:
+    """See that records are of a store on the core.
+
+    Raises:
+        OperationFailedError: they are of a store of another kind.
+    """
+    first = {record["run_id"]: record for record in reversed(records)}
+    if any("state" not in record or "run" not in record for record in first.values()):
+        raise OperationFailedError(
+            "what was kept is of a store of another kind; nothing came back",
+            hint="bring it back into a store of the kind that it was taken from",
+        )
+
+
+async def restore(core: CoreBackend, tx: Transaction, records: Sequence[Record]) -> Restored:
+    """Bring back runs; one whose id exists is left alone."""
+    ids = list(dict.fromkeys(record["run_id"] for record in records))
+    await tx.lock(ids)
+    by_run: dict[str, list[Record]] = {run_id: [] for run_id in ids}
+    for record in records:
+        by_run[record["run_id"]].append(record)
+    done = {run_id: await _put_back(core, tx, parts) for run_id, parts in by_run.items()}
+    return Restored(tuple(i for i, new in done.items() if new), tuple(i for i, new in done.items() if not new))
+
+
+async def _put_back(core: CoreBackend, tx: Transaction, records: Sequence[Record]) -> bool:
+    first = records[0]
+    run_id = first["run_id"]
+    there = (await tx.runs([run_id])).get(run_id)
+    if first.get("state_only"):
+        return await _put_state_back(core, tx, first, there)
+    if there is not None or await _has_evaluations(tx, run_id):
+        return False
+    for record in records:
+        for kind in CHILD_KINDS:
+            rows = _children(run_id, record.get(_NAMES[kind], ()))
+            if rows:
+                await tx.put_children(kind, rows)
+    if first["state"] is not None or first["run"] is not None:
+        await core.put(tx, RunRow(run_id, _data(first["state"]), _data(first["run"])))
+    if first["manifest"] is not None:
+        await tx.set("binding", run_id, first["manifest"].encode())
+    return True
+
+
+async def _put_state_back(core: CoreBackend, tx: Transaction, record: Record, there: RunRow | None) -> bool:
+    """Put a state back beside its history, which gets the status that it had."""
+    row = there or RunRow(record["run_id"])
+    if row.state is not None:
+        return False
+    run = row.run
+    if run is not None and record["run"] is not None and safe_loads(run).get("status") == "cancelled":
+        run = core.codec.merged("run", row.run_id, run, {"status": safe_loads(record["run"].encode())["status"]})
+    await core.put(tx, RunRow(row.run_id, _data(record["state"]), run))
+    return True
+
+
+async def _has_evaluations(tx: Transaction, run_id: str) -> bool:
+    async for _ in tx.children("evaluation", [run_id]):
+        return True
+    return False
+
+
+def _children(run_id: str, pairs: Iterable[Sequence[Any]]) -> list[ChildRow]:
+    return [ChildRow(run_id, data.encode(), key) for key, data in pairs]
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode()
+
+
+def _data(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()

@@ -1,0 +1,249 @@
+"""The port: what a driver provides, so that `CoreBackend` can do the rest.
+
+The core knows the rules: what a status means, which runs a filter admits, who holds a claim, what a deletion takes.
+A driver knows an engine: how a transaction begins and ends, how rows are found by their key, and in which order runs
+are listed. It never interprets what it stores, with one exception: a driver for tables that somebody else owns maps
+its rows to theirs and back.
+
+A driver is a `Store`. Everything happens inside a `Transaction` of it, handed to a coroutine function, the *work*::
+
+    async def work(tx: Transaction) -> None:
+        await tx.lock(["run-1"])
+        found = await tx.runs(["run-1"])
+        ...
+        await tx.put_run(row, index)
+
+    await store.write(work)
+
+The store may call the work again from its start (a serialization failure, a conflict, a schema that had to be made
+first), so the work has no effect but its writes. For an engine that blocks, the methods of the transaction never
+suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
+
+What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
+`isinstance`: `CountsRuns` and `MeasuresRuns`. A driver without them is right, only slower on large stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from flujo_lens.state.views import RunFilter
+
+__all__ = [
+    "CHILD_KINDS",
+    "NO_START",
+    "ChildKind",
+    "ChildRow",
+    "CountsRuns",
+    "MeasuresRuns",
+    "RunIndex",
+    "RunRow",
+    "Space",
+    "Store",
+    "Transaction",
+    "Work",
+    "micros",
+    "run_without_waiting",
+]
+
+T = TypeVar("T")
+
+ChildKind = Literal["step", "span", "evaluation"]
+CHILD_KINDS: tuple[ChildKind, ...] = ("step", "span", "evaluation")
+
+Space = Literal["claim", "manifest", "binding", "system"]
+"""Key-value spaces: claims by run id, manifests by digest, the digest of a run's manifest by run id, system state."""
+
+NO_START = -(2**53)
+"""`RunIndex.started` of a run without a readable start: before all others, and exact as a double."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def micros(when: datetime | None) -> int:
+    """An instant as drivers order by it: microseconds since 1970; `NO_START` for None."""
+    if when is None:
+        return NO_START
+    since = when - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+class RunIndex(NamedTuple):
+    """What runs are found by. The core makes it at every write; a driver stores it and filters by it.
+
+    Attributes:
+        started: Microseconds since 1970, or `NO_START`.
+        updated: The last update, in the same way.
+        status: The status by the run's own rows. The effective one can differ where history decides.
+        pipeline: The pipeline's name.
+        version: Its version.
+        parent: The run whose background task it is; None for none.
+        is_task: Whether it is a background task.
+    """
+
+    started: int = NO_START
+    updated: int = NO_START
+    status: str = "running"
+    pipeline: str = "unknown"
+    version: str = "latest"
+    parent: str | None = None
+    is_task: bool = False
+
+
+class RunRow(NamedTuple):
+    """What is stored of a run: two JSON documents, each None where the run has none.
+
+    Attributes:
+        run_id: The run.
+        state: Its saved state, as of `StateBackend.save_state`; large fields may be sealed.
+        run: Its metadata, as of `save_run_start` and `save_run_end`.
+    """
+
+    run_id: str
+    state: bytes | None = None
+    run: bytes | None = None
+
+
+class ChildRow(NamedTuple):
+    """A row that belongs to a run: a step, a span or an evaluation.
+
+    Attributes:
+        run_id: The run; of an evaluation it need not be known.
+        data: A JSON document.
+        key: A row of the same run, kind and key is replaced by a later one (spans, by their id); None: all are kept.
+    """
+
+    run_id: str
+    data: bytes
+    key: str | None = None
+
+
+class Transaction(Protocol):
+    """One transaction or one snapshot: all that is read is of one moment, all that is written of one, too."""
+
+    async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
+        """Return those of these runs that have a state or metadata."""
+        ...
+
+    def scan(
+        self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
+    ) -> AsyncIterator[RunRow]:
+        """Yield runs by (`RunIndex.started`, id), the highest first; with `reverse` the lowest.
+
+        Args:
+            hint: May be used to leave runs out; what it lets through too much, the core leaves out.
+            after: Begin behind this position.
+            reverse: The lowest first.
+            limit: As many are wanted at most; more may come.
+        """
+        ...
+
+    async def ids(self, prefix: str, limit: int) -> list[str]:
+        """Return the ids of runs that begin with `prefix`, in code point order."""
+        ...
+
+    async def tasks_of(self, run_ids: Sequence[str]) -> list[str]:
+        """Return the ids of runs whose `RunIndex.parent` is one of these."""
+        ...
+
+    def children(self, kind: ChildKind, run_ids: Sequence[str] | None) -> AsyncIterator[ChildRow]:
+        """Yield the rows of one kind of these runs (None: of all ids, also such that are no runs), oldest first."""
+        ...
+
+    async def put_run(self, row: RunRow, index: RunIndex) -> None:
+        """Save a run in place of what there is of it. A row without state and metadata removes it alone."""
+        ...
+
+    async def put_children(self, kind: ChildKind, rows: Sequence[ChildRow], *, replaces: str | None = None) -> None:
+        """Add rows, in this order; `replaces`: all of that run's go before."""
+        ...
+
+    async def drop(self, run_ids: Sequence[str]) -> None:
+        """Remove these runs, their children, claims and bindings."""
+        ...
+
+    async def get(self, space: Space, keys: Sequence[str] | None = None) -> dict[str, bytes]:
+        """Return the values of these keys, those that there are; of all keys for None."""
+        ...
+
+    async def set(self, space: Space, key: str, value: bytes | None) -> None:
+        """Set a key; None removes it."""
+        ...
+
+    async def lock(self, run_ids: Iterable[str]) -> None:
+        """Keep others from writing these runs, their claims and bindings until the transaction ends."""
+        ...
+
+
+Work = Callable[[Transaction], Coroutine[Any, Any, T]]
+
+
+class Store(Protocol):
+    """An engine. Its errors come out as subclasses of `flujo_lens.errors.LensError`, its client's own never."""
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work` on one moment of the store.
+
+        Raises:
+            StoreNotFoundError: there is no store yet. Nothing is created.
+        """
+        ...
+
+    async def write(self, work: Work[T], *, creates: bool = True) -> T:
+        """Run `work` in a transaction: all of it or nothing, also when the process dies on any line.
+
+        Args:
+            work: May be called again from its start.
+            creates: Whether a store that is not there is made; else it is a `StoreNotFoundError`.
+        """
+        ...
+
+    def snapshot(self) -> AbstractAsyncContextManager[Transaction]:
+        """Hold one moment of the store for a long list, between whose rows the caller does other things."""
+        ...
+
+    def clone(self) -> Store:
+        """Another store object on the same place, with connections of its own."""
+        ...
+
+    async def facts(self) -> Mapping[str, Any]:
+        """What the store knows of itself, as of `StateBackend.read_facts`."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections and threads; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class CountsRuns(Protocol):
+    """A store that counts runs without handing them out."""
+
+    async def count(self, wanted: RunFilter) -> int | None:
+        """Return how many runs `wanted` admits; None where the filter asks for more than the index tells."""
+        ...
+
+
+@runtime_checkable
+class MeasuresRuns(Protocol):
+    """A transaction that tells how many rows belong to runs, and how large they are, without handing them out."""
+
+    async def measure(self, run_ids: Sequence[str], kinds: Sequence[ChildKind]) -> tuple[dict[str, int], int]:
+        """Return the number of rows by kind (also ``state`` and ``run``), and their size in bytes."""
+        ...
+
+
+def run_without_waiting(work: Awaitable[T]) -> T:
+    """Drive a coroutine that never suspends to its end, on this thread.
+
+    Raises:
+        RuntimeError: it waited for something after all, which is a fault of the driver.
+    """
+    try:
+        work.__await__().send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    raise RuntimeError("a transaction of a blocking engine has waited")

@@ -1,0 +1,170 @@
+"""Runs and what belongs to them as the documents that a store keeps, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, tzinfo
+from typing import Any
+
+from flujo_lens.errors import LensError
+from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.serialization.codec import SEALED, StateCodec
+from flujo_lens.state import interpret
+from flujo_lens.state.backends.arguments import check_codec, check_state
+from flujo_lens.state.backends.base import JSONObject
+from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, micros
+from flujo_lens.state.backends.vocabulary import with_times
+
+__all__ = ["RunCodec", "history_facts"]
+
+_SEALED: dict[str, tuple[str, ...]] = {
+    "run": ("final_context",),
+    "step": ("input", "output", "raw_response", "error"),
+    "span": ("attributes",),
+    "evaluation": (),
+}
+"""The fields of history that layers apply to; those of a state are `flujo_lens.serialization.codec.SEALED_FIELDS`."""
+
+
+class RunCodec:
+    """Serializes, seals and opens the documents of runs.
+
+    Args:
+        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+        zone: How naive times in states are read; None for UTC.
+    """
+
+    def __init__(
+        self,
+        serializer_default: Callable[[Any], Any] | None = None,
+        *,
+        envelope: Any = None,
+        validate: Any = None,
+        zone: tzinfo | None = None,
+    ) -> None:
+        check_codec(serializer_default, envelope, validate)
+        self.zone: tzinfo = zone or UTC
+        self._default = serializer_default
+        self._codec = StateCodec(serializer_default, envelope=envelope, validate=validate)
+
+    # --- from values to documents
+
+    def dumps(self, value: Any) -> bytes:
+        """A value as JSON, with the application's own types."""
+        return safe_dumps(value, self._default)
+
+    def plain(self, value: Any) -> Any:
+        """A copy of a value in its JSON form."""
+        return safe_loads(self.dumps(value))
+
+    def state(self, run_id: str, state: JSONObject) -> bytes:
+        """The document of a state.
+
+        Raises:
+            TypeError, InvalidStateError: it is no dict, or does not fit the model that states are checked against.
+        """
+        check_state(state)
+        named = {**with_times(state), "run_id": run_id}
+        self._codec.check(named)
+        return self._codec.document(run_id, named)
+
+    def row(self, kind: str, run_id: str, row: Mapping[str, Any]) -> bytes:
+        """The document of a ``run``, ``step``, ``span`` or ``evaluation``."""
+        leaf = self._codec.leaf
+        leaves = {name: leaf(run_id, name, row[name]) for name in _SEALED[kind] if row.get(name) is not None}
+        return self.dumps({**row, **leaves})
+
+    def merged(self, kind: str, run_id: str, stored: bytes | None, changes: Mapping[str, Any]) -> bytes:
+        """A stored row with some fields changed; what is sealed in the others stays sealed, so no key is needed."""
+        return self.dumps({**safe_loads(stored or b"{}"), **safe_loads(self.row(kind, run_id, changes))})
+
+    def changed_state(self, row: RunRow, changes: Mapping[str, Any]) -> bytes | None:
+        """The state of a run with some plain fields changed, as `merged`; None if it has none."""
+        if row.state is None:
+            return None
+        return self._codec.document(row.run_id, {**safe_loads(row.state), **changes}, is_stored=True)
+
+    def child(self, kind: ChildKind, run_id: str, row: Mapping[str, Any], key: str | None = None) -> ChildRow:
+        """A row that belongs to a run."""
+        return ChildRow(run_id, self.row(kind, run_id, row), key)
+
+    # --- from documents to values, for applications
+
+    def opened_state(self, row: RunRow | None) -> JSONObject | None:
+        """The state of a run, or None.
+
+        Raises:
+            SealedStateError: it is encrypted, and the key is missing or another.
+            CorruptStoreError: what is sealed is damaged.
+        """
+        if row is None or row.state is None:
+            return None
+        return self._codec.opened(row.run_id, safe_loads(row.state))
+
+    def check(self, state: JSONObject) -> None:
+        """See that a state fits the model that states are checked against, if there is one."""
+        self._codec.check(state)
+
+    def opened(self, kind: str, run_id: str, data: bytes | None) -> JSONObject | None:
+        """A row of history, or None.
+
+        Raises:
+            SealedStateError, CorruptStoreError: as `opened_state`.
+        """
+        if data is None:
+            return None
+        row: JSONObject = safe_loads(data)
+        leaves = {n: self._codec.opened_leaf(run_id, n, row[n]) for n in _SEALED[kind] if row.get(n) is not None}
+        return {**row, **leaves}
+
+    # --- for operators, who see what is closed as closed
+
+    def shown(self, kind: str, run_id: str, data: bytes | None) -> JSONObject | None:
+        """A row of history, or None; what cannot be opened is `SEALED`."""
+        if data is None:
+            return None
+        row: JSONObject = safe_loads(data)
+        return {**row, **{n: self._shown_leaf(run_id, n, row[n]) for n in _SEALED[kind] if row.get(n) is not None}}
+
+    def _shown_leaf(self, run_id: str, name: str, leaf: Any) -> Any:
+        try:
+            return self._codec.opened_leaf(run_id, name, leaf)
+        except LensError:
+            return SEALED
+
+    def shown_state(self, row: RunRow) -> JSONObject | None:
+        """The state of a run, or None; fields that cannot be opened are `SEALED`."""
+        return None if row.state is None else self._codec.shown(row.run_id, safe_loads(row.state))[0]
+
+    def raw(self, row: RunRow) -> interpret.RawRun:
+        """A run for the rules of `flujo_lens.state.interpret`, without what belongs to it."""
+        state, errors = None, dict[str, LensError]()
+        if row.state is not None:
+            state, errors = self._codec.shown(row.run_id, safe_loads(row.state))
+            state = {name: value for name, value in state.items() if name not in errors}
+        raw = interpret.raw_from_documents(row.run_id, state, self.shown("run", row.run_id, row.run))
+        raw.problems += list(dict.fromkeys(error.message for error in errors.values()))[:1]
+        return raw
+
+    def index(self, raw: interpret.RawRun) -> RunIndex:
+        """What a run is found by."""
+        run = interpret.summarise(raw, self.zone)
+        return RunIndex(
+            micros(run.created_at),
+            micros(run.updated_at),
+            run.status,
+            run.pipeline_name,
+            run.pipeline_version,
+            run.parent_run_id,
+            run.is_background_task,
+        )
+
+
+def history_facts(raw: interpret.RawRun, spans: Sequence[JSONObject], steps: Iterable[JSONObject]) -> None:
+    """Note in `raw` what spans and steps tell of a run that its documents do not: both in the order of saving."""
+    raw.root_attributes = next((span["attributes"] for span in spans if span["parent_span_id"] is None), None)
+    unended = [span for span in spans if span["end_time"] is None and span["parent_span_id"] is not None]
+    raw.open_span = max(unended, key=lambda span: span["start_time"] or 0.0)["name"] if unended else None
+    failed = [step for step in steps if step["status"] == "failed"]
+    if failed:
+        raw.failed_step, raw.failed_step_error = failed[-1]["step_name"], safe_dumps(failed[-1].get("error"))

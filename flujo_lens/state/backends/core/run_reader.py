@@ -1,0 +1,117 @@
+"""Runs out of the rows of a store, by the rules that all drivers share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from flujo_lens.serialization import safe_loads
+from flujo_lens.state import interpret
+from flujo_lens.state.backends.base import JSONObject
+from flujo_lens.state.backends.core.port import RunRow, Transaction
+from flujo_lens.state.backends.core.run_codec import RunCodec, history_facts
+from flujo_lens.state.claims import Claim
+from flujo_lens.state.matching import matches
+from flujo_lens.state.views import RunFilter, RunSummary
+
+__all__ = ["RunReader", "claims_in"]
+
+_BATCH = 200
+_NO_FILTER = RunFilter()
+
+
+class RunReader:
+    """Reads runs in a transaction.
+
+    Args:
+        codec: Opens their documents.
+    """
+
+    def __init__(self, codec: RunCodec) -> None:
+        self._codec = codec
+
+    async def raws(
+        self, tx: Transaction, rows: Sequence[RunRow], *, index_only: bool = False
+    ) -> list[interpret.RawRun]:
+        """The runs, with what their history tells where their documents do not.
+
+        Args:
+            tx: Where they are read.
+            rows: What is stored of them.
+            index_only: Whether only name, status and times are asked for.
+        """
+        found = [self._codec.raw(row) for row in rows]
+        asks = _index_needs_history if index_only else _needs_history
+        needing = [raw for raw in found if asks(raw)]
+        if needing:
+            ids = [raw.run_id for raw in needing]
+            spans, steps = await self._rows_by_run(tx, "span", ids), await self._rows_by_run(tx, "step", ids)
+            for raw in needing:
+                history_facts(raw, spans.get(raw.run_id, ()), steps.get(raw.run_id, ()))
+        return found
+
+    async def _rows_by_run(self, tx: Transaction, kind: str, ids: Sequence[str]) -> dict[str, list[JSONObject]]:
+        found: dict[str, list[JSONObject]] = {}
+        async for row in tx.children(kind, ids):  # type: ignore[arg-type]
+            found.setdefault(row.run_id, []).append(self._codec.shown(kind, row.run_id, row.data) or {})
+        return found
+
+    async def history(self, tx: Transaction, run_id: str) -> tuple[list[JSONObject], list[JSONObject]]:
+        """The spans and the steps of a run, in the order of saving."""
+        spans = await self._rows_by_run(tx, "span", [run_id])
+        steps = await self._rows_by_run(tx, "step", [run_id])
+        return spans.get(run_id, []), steps.get(run_id, [])
+
+    def raw_with(self, row: RunRow, spans: Sequence[JSONObject], steps: Sequence[JSONObject]) -> interpret.RawRun:
+        """A run with its history."""
+        raw = self._codec.raw(row)
+        history_facts(raw, spans, steps)
+        return raw
+
+    async def summaries(self, tx: Transaction, rows: Sequence[RunRow]) -> list[RunSummary]:
+        """The runs as operators read them."""
+        return [interpret.summarise(raw, self._codec.zone) for raw in await self.raws(tx, rows)]
+
+    async def selected(
+        self,
+        tx: Transaction,
+        wanted: RunFilter,
+        after: tuple[int, str] | None,
+        reverse: bool,
+        limit: int | None = None,
+    ) -> AsyncIterator[RunSummary]:
+        """Yield the runs that `wanted` admits, in order; more than `limit` are not asked for where that is safe."""
+        size = _BATCH if limit is None else max(1, min(limit, _BATCH))
+        batch: list[RunRow] = []
+        async for row in tx.scan(wanted, after, reverse, limit if wanted == _NO_FILTER else None):
+            batch.append(row)
+            if len(batch) >= size:
+                for run in await self._admitted(tx, wanted, batch):
+                    yield run
+                batch = []
+        for run in await self._admitted(tx, wanted, batch):
+            yield run
+
+    async def _admitted(self, tx: Transaction, wanted: RunFilter, rows: Sequence[RunRow]) -> list[RunSummary]:
+        return [run for run in await self.summaries(tx, rows) if matches(wanted, run)]
+
+
+def _index_needs_history(raw: interpret.RawRun) -> bool:
+    """Whether spans name the pipeline, or a failed step decides between failed and cancelled."""
+    return interpret.named(raw)[0] == "unknown" or (raw.state_status == "failed" and raw.run_status == "completed")
+
+
+def _needs_history(raw: interpret.RawRun) -> bool:
+    """Whether spans or steps tell something of a run that its documents may not: name, error, where it stands."""
+    statuses = (raw.state_status, raw.run_status)
+    return _index_needs_history(raw) or "failed" in statuses or raw.state_status in ("running", "paused", None)
+
+
+def claims_in(values: Mapping[str, bytes]) -> dict[str, Claim]:
+    """The claims of a space by run; one that cannot be read is left out."""
+    claims = {}
+    for run_id, data in values.items():
+        try:
+            claims[run_id] = Claim.from_dict(safe_loads(data))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return claims
