@@ -197,7 +197,7 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
         step, run = records.step_values(self._codec, step_data), records.announced(self._codec, step_data)
         made = await self._writer.write(lambda db: saving.add_step(db, step, run, self._migrate), "steps", "runs")
         if made:
-            await self._worker.run(self._reader.close)
+            await self._thread.run(self._reader.close)
 
     async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
         """Add spans, all or none; one whose id the run has already takes its place."""

@@ -106,7 +106,7 @@ class DurableRuns(SQLiteReads):
         rows = rows_of(self._codec, progress)
         made = await self._writer.write(lambda db: save(db, rows, self._migrate), *rows.tables())
         if made:
-            await self._worker.run(self._reader.close)
+            await self._thread.run(self._reader.close)
 
     async def group_resumable(self, wanted: RunFilter) -> Sequence[ResumableGroup]:
         """Return what could still resume; on a connection of its own, so that others need not wait."""

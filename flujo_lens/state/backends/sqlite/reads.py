@@ -27,13 +27,13 @@ from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.reading import ReadingBackend, empty_if_missing
 from flujo_lens.state.backends.shapes import WorkflowTally
 from flujo_lens.state.backends.sqlite import runs
+from flujo_lens.state.backends.sqlite.connection_thread import ConnectionThread
 from flujo_lens.state.backends.sqlite.engine_errors import ENGINE_ERRORS
 from flujo_lens.state.backends.sqlite.living import living
 from flujo_lens.state.backends.sqlite.loading import load
 from flujo_lens.state.backends.sqlite.opening import Reader, translate
 from flujo_lens.state.backends.sqlite.schema import KNOWN_VERSION
 from flujo_lens.state.backends.sqlite.session import Session, open_session
-from flujo_lens.state.backends.sqlite.worker import Worker
 from flujo_lens.state.interpret import BAD, decode
 from flujo_lens.state.traces import span_document
 from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
@@ -86,7 +86,7 @@ class SQLiteReads(ReadingBackend):
         """Be as new: nothing open, no thread."""
         self._session: Session | None = None
         self._reader = Reader(self.path, self._timeout, self._prepare)
-        self._worker = Worker(self._reader.interrupt)
+        self._thread = ConnectionThread(self._reader.interrupt)
         self._readings: set[SQLiteReads] = set()
 
     @cached_property
@@ -101,7 +101,7 @@ class SQLiteReads(ReadingBackend):
         self._session = open_session(connection, self.path, self._zone)
 
     async def _read(self, work: Callable[[Session], T]) -> T:
-        return await self._worker.run(lambda: self._reader.run(lambda _: work(self._current())))
+        return await self._thread.run(lambda: self._reader.run(lambda _: work(self._current())))
 
     def _current(self) -> Session:
         assert self._session is not None
@@ -111,7 +111,7 @@ class SQLiteReads(ReadingBackend):
         """Close the connections and end the threads. What is called afterwards opens them again."""
         for reading in tuple(self._readings):
             await reading.shutdown()
-        await self._worker.close(self._reader.close)
+        await self._thread.close(self._reader.close)
 
     # --- what applications read
 
@@ -124,7 +124,7 @@ class SQLiteReads(ReadingBackend):
             InvalidStateError: it does not fit the model that states are checked against.
         """
         sought = findable(asked_id(run_id))
-        found = await self._worker.run(lambda: load(self._reader, self._current, self._codec.value, sought))
+        found = await self._thread.run(lambda: load(self._reader, self._current, self._codec.value, sought))
         if found is not None and self._validates:
             self._codec.check(found)
         return found
@@ -229,11 +229,11 @@ class SQLiteReads(ReadingBackend):
         items = reading._selected(wanted, after, reverse, ordered, details)
         self._readings.add(reading)
         try:
-            async for run in reading._worker.iterate(items, _BATCH):
+            async for run in reading._thread.iterate(items, _BATCH):
                 yield run
         finally:
             self._readings.discard(reading)
-            await reading._worker.close(items.close)
+            await reading._thread.close(items.close)
 
     def _selected(
         self, wanted: RunFilter, after: Position | None, reverse: bool, ordered: bool, details: bool

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["TendedStore"]
 
 T = TypeVar("T")
+_OTHERS_WAIT = 0.5
+"""Seconds to wait at most for what other backends of this process read at the moment."""
 
 
 class TendedStore(SQLiteReads):
@@ -31,9 +33,9 @@ class TendedStore(SQLiteReads):
     async def _without_reading(self, work: Callable[[threading.Event], None]) -> None:
         def alone() -> None:
             self._reader.close()
-            work(self._worker.stopped)
+            work(self._thread.stopped)
 
-        await self._worker.run(alone)
+        await self._thread.run(alone)
 
     async def _alone(self, work: Callable[[threading.Event], T]) -> T:
         """Return ``work(stopped)``, done while no backend of this process has the file open."""
@@ -42,8 +44,12 @@ class TendedStore(SQLiteReads):
             # The writer's is the last connection, which takes the -wal and the -shm away.
             await self._without_reading(lambda _: None)
             await self._writer.close()
-        make_way(self._reader.path)
-        await self._without_reading(lambda stopped: done.append(work(stopped)))
+
+        def attempt(stopped: threading.Event) -> None:
+            make_way(self._reader.path, _OTHERS_WAIT)
+            done.append(work(stopped))
+
+        await self._without_reading(attempt)
         return done[0]
 
     async def plan_migration(self, now: datetime) -> MigrationPlan:

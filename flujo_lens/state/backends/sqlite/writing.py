@@ -21,11 +21,11 @@ from urllib.parse import quote
 
 from flujo_lens.errors import BusyError, OperationFailedError, ReadOnlyStoreError
 from flujo_lens.state.backends.sqlite import migrations
+from flujo_lens.state.backends.sqlite.connection_thread import ConnectionThread
 from flujo_lens.state.backends.sqlite.ddl import CREATE
 from flujo_lens.state.backends.sqlite.opening import Identity, check_is_sqlite, identity, is_busy
 from flujo_lens.state.backends.sqlite.patience import SLICE, check_may_write, patiently, translate_write
 from flujo_lens.state.backends.sqlite.saving import is_large, save_large_state, save_state
-from flujo_lens.state.backends.sqlite.worker import Worker
 
 __all__ = ["Writer"]
 
@@ -74,7 +74,7 @@ class Writer:
         self._layout = migrations.Layout()
         self._saved_last: str | None = None
         self._using = threading.Lock()
-        self._worker = Worker(self._interrupt)
+        self._thread = ConnectionThread(self._interrupt)
 
     def _interrupt(self) -> None:
         connection = self._connection
@@ -84,7 +84,7 @@ class Writer:
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
-        await self._worker.close(self._close)
+        await self._thread.close(self._close)
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -98,7 +98,7 @@ class Writer:
             del values
             await self.write(lambda db: save_large_state(db, held), "workflow_state")
             return
-        if not await self._worker.run(lambda: self._quickly(values)):
+        if not await self._thread.run(lambda: self._quickly(values)):
             await self.write(lambda db: save_state(db, values, is_newest=False), "workflow_state")
         self._saved_last = values[0]
 
@@ -131,10 +131,10 @@ class Writer:
                 return self._in_transaction(work, needs, creates, hold)
 
         try:
-            return await self._worker.run(attempt)
+            return await self._thread.run(attempt)
         except _OlderSchemaError:
             await self._alone(self._migrate)
-            return await self._worker.run(attempt)
+            return await self._thread.run(attempt)
 
     def _migrate(self, stopped: threading.Event) -> None:
         with self._using:
@@ -148,7 +148,7 @@ class Writer:
             with self._using:
                 return work(self._connection) if self._connection is not None else None
 
-        return await self._worker.run(attempt)
+        return await self._thread.run(attempt)
 
     def _in_transaction(self, work: Work[T], needs: tuple[str, ...], creates: bool, hold: float | None) -> T:
         deadline = time.monotonic() + self.timeout
@@ -159,7 +159,7 @@ class Writer:
                 except sqlite3.Error as error:
                     if hold is None or not is_busy(error) or time.monotonic() > deadline:
                         raise
-                    if self._worker.stopped.wait(hold):
+                    if self._thread.stopped.wait(hold):
                         raise
         except sqlite3.Error as error:
             if not is_busy(error):
@@ -179,7 +179,7 @@ class Writer:
         return result
 
     def _patiently(self, step: Callable[[], T], deadline: float) -> T:
-        return patiently(step, deadline, self._worker.stopped, self._passes)
+        return patiently(step, deadline, self._thread.stopped, self._passes)
 
     def _passes(self, error: sqlite3.Error) -> bool:
         """Whether what is in the way may go: a lock, or readers of this process, who are asked to."""
