@@ -116,8 +116,10 @@ class CoreBackend(ReadingBackend):
                 await _renew(tx, claim)
             before = await _one(tx, changes.run_id)
             after = changes.applied(before, self.codec)
+            if after != before:
+                await self.put(tx, after)
             await changes.put_children(tx, is_known=before != RunRow(changes.run_id))
-            if after != before or changes.has_history:
+            if changes.has_history and self.reader.index_needs_history(after):
                 await self.put(tx, after)
             if manifest is not None:
                 await tx.set("binding", changes.run_id, manifest.encode())
@@ -125,7 +127,7 @@ class CoreBackend(ReadingBackend):
         await self._write(work)
 
     async def put(self, tx: Transaction, row: RunRow) -> None:
-        """Save a run with the index that it is found by."""
+        """Save a run with the index that it is found by; before its children, for engines may insist on that order."""
         raw = (await self.reader.raws(tx, [row], index_only=True))[0]
         await tx.put_run(row, self.codec.index(raw))
 

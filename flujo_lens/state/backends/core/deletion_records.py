@@ -109,13 +109,16 @@ async def _put_back(core: CoreBackend, tx: Transaction, records: Sequence[Record
         return await _put_state_back(core, tx, first, there)
     if there is not None or await _has_evaluations(tx, run_id):
         return False
+    row = RunRow(run_id, _data(first["state"]), _data(first["run"]))
+    if row != RunRow(run_id):
+        await core.put(tx, row)
     for record in records:
         for kind in CHILD_KINDS:
             rows = _children(run_id, record.get(_NAMES[kind], ()))
             if rows:
                 await tx.put_children(kind, rows)
-    if first["state"] is not None or first["run"] is not None:
-        await core.put(tx, RunRow(run_id, _data(first["state"]), _data(first["run"])))
+    if row != RunRow(run_id) and core.reader.index_needs_history(row):
+        await core.put(tx, row)
     if first["manifest"] is not None:
         await tx.set("binding", run_id, first["manifest"].encode())
     return True

@@ -49,6 +49,10 @@ class RunReader:
                 history_facts(raw, spans.get(raw.run_id, ()), steps.get(raw.run_id, ()))
         return found
 
+    def index_needs_history(self, row: RunRow) -> bool:
+        """Whether spans or steps decide by which name or status a run is found."""
+        return _index_needs_history(self._codec.raw(row))
+
     async def _rows_by_run(self, tx: Transaction, kind: str, ids: Sequence[str]) -> dict[str, list[JSONObject]]:
         found: dict[str, list[JSONObject]] = {}
         async for row in tx.children(kind, ids):  # type: ignore[arg-type]
