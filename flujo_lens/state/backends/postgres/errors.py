@@ -1,0 +1,99 @@
+"""What asyncpg raises, in errors of ours: none of its own gets out.
+
+Codes are SQLSTATEs (PostgreSQL 16 and 18, asyncpg 0.32). While a server restarts, calls raise `OSError`; a connection
+that was cut raises `ConnectionDoesNotExistError`, `InterfaceError` or, in asyncpg 0.32.0, `InternalClientError`.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from flujo_lens.errors import (
+    BusyError,
+    LensError,
+    OperationFailedError,
+    ReadOnlyStoreError,
+    SchemaError,
+    StoreNotFoundError,
+    UnreachableStoreError,
+)
+
+__all__ = ["CLIENT_ERRORS", "MISSING", "is_cut", "translate"]
+
+CLIENT_ERRORS = (
+    OSError,
+    TimeoutError,
+    OverflowError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+MISSING = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)
+_CUT = (
+    ConnectionError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.InternalClientError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+_BUSY = {
+    "55P03": "another transaction holds a lock on it",
+    "57014": "the statement took longer than the timeout",
+    "40P01": "two transactions waited for each other",
+    "40001": "another transaction changed the same rows",
+    "53300": "the server has no connection left",
+}
+_REFUSED = {
+    "22021": "a text has a character that PostgreSQL does not keep (NUL)",
+    "22P05": "a text has a character that PostgreSQL does not keep (NUL)",
+    "22P02": "a value is not what its column keeps",
+    "22003": "a number is outside of what its column keeps",
+    "54000": "a value is larger than PostgreSQL keeps (256 MB in one JSON document)",
+    "54001": "a value is nested deeper than PostgreSQL keeps",
+    "XX000": "a value is larger than PostgreSQL keeps (256 MB in one JSON document)",
+    "53100": "the server's disk is full",
+    "53200": "the server is out of memory",
+}
+
+
+def is_cut(error: BaseException) -> bool:
+    """Whether the connection is gone, so that a read may be tried once more on another."""
+    closed = isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
+    return closed or isinstance(error, _CUT)
+
+
+def translate(error: BaseException, where: str) -> LensError:
+    """The error of ours for one of asyncpg.
+
+    Args:
+        error: What it raised.
+        where: The store, as it may be shown.
+    """
+    code = getattr(error, "sqlstate", None) or ""
+    text = str(error) or type(error).__name__
+    if code in _BUSY:
+        message = f"{where} is busy: {_BUSY[code]}; nothing was changed"
+        return BusyError(message, hint="try again, or with a larger --timeout")
+    if code in ("25006", "42501"):
+        hint = "use a role that may write there"
+        return ReadOnlyStoreError(f"{where} may not be written: {text}; nothing was changed", hint=hint)
+    if isinstance(error, MISSING):
+        hint = "lens migrate --dry-run says what is missing"
+        return SchemaError(f"{where} lacks a table or a column: {text}", hint=hint)
+    if code.startswith(("08", "28", "3D", "57P")) or is_cut(error) or isinstance(error, OSError | TimeoutError):
+        return _unreachable(error, where, code, text)
+    if code in _REFUSED:
+        return OperationFailedError(f"{where} does not take it: {_REFUSED[code]}; nothing was changed")
+    return OperationFailedError(f"{where}: {text}; nothing was changed")
+
+
+def _unreachable(error: BaseException, where: str, code: str, text: str) -> LensError:
+    if code == "3D000":
+        hint = "nothing was created; createdb makes a database, lens init its tables"
+        return StoreNotFoundError(f"there is no store at {where}: {text}", hint=hint)
+    if isinstance(error, TimeoutError):
+        text = "it does not answer"
+    elif code.startswith("28"):
+        return UnreachableStoreError(f"cannot log in at {where}: {text}", hint="check the user and the password")
+    return UnreachableStoreError(f"cannot reach {where}: {text}", hint="is the server up? pg_isready tells")

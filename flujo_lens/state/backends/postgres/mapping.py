@@ -1,0 +1,136 @@
+"""Rows of the library's tables as the documents of the core, and back.
+
+A column keeps less than a document: ``jsonb`` has no NUL, no -0.0 and no float above 1e16 that stays one, integers have
+32 bits, ``real`` six digits, and some fields have no column. So a row is compared with its document as it is written,
+and where they differ the document itself is kept beside it (``lens_documents``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.state.backends.postgres.tables import COLUMNS
+from flujo_lens.state.timestamps import parse_instant
+
+__all__ = ["document_of", "is_faithful", "values_of"]
+
+_MOST = 2**31 - 1
+_REPLACEMENT = "\ufffd"
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "workflow_state": {
+        "pipeline_id": "unknown",
+        "pipeline_name": "unknown",
+        "pipeline_version": "latest",
+        "status": "running",
+        "current_step_index": 0,
+        "is_background_task": False,
+    },
+    "runs": {"pipeline_id": "unknown", "pipeline_name": "unknown", "pipeline_version": "latest", "status": "running"},
+    "steps": {"step_name": "unknown", "step_index": 0, "status": "completed"},
+    "spans": {"span_id": "", "name": "unknown", "status": "running", "start_time": 0.0},
+    "evaluations": {"score": math.nan},
+    "system_state": {},
+}
+"""What stands in columns that must not be NULL."""
+
+
+def document_of(table: str, row: Sequence[Any]) -> bytes:
+    """The document of a row whose columns are those of `COLUMNS`, JSON as text: put together, not parsed."""
+    parts = []
+    for (name, kind), value in zip(COLUMNS[table].items(), row, strict=True):
+        text = (value or "null").encode() if kind == "json" else safe_dumps(value)
+        parts.append(b'"' + name.encode() + b'":' + text)
+    return b"{" + b",".join(parts) + b"}"
+
+
+def values_of(table: str, document: Mapping[str, Any]) -> list[Any]:
+    """What the columns of `COLUMNS` take of a document, as near to it as they can."""
+    defaults = _DEFAULTS[table]
+    return [_value(kind, document.get(name), defaults.get(name)) for name, kind in COLUMNS[table].items()]
+
+
+def _value(kind: str, value: Any, default: Any) -> Any:
+    made = _MAKERS[kind](value) if value is not None else None
+    if made is None and kind == "time":
+        return datetime.now(UTC)
+    return default if made is None else made
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return text.replace("\0", _REPLACEMENT) if "\0" in text else text
+
+
+def _json(value: Any) -> str:
+    data = safe_dumps(value)
+    return safe_dumps(_without_nul(value)).decode() if b"\\u0000" in data else data.decode()
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", _REPLACEMENT)
+    if isinstance(value, dict):
+        return {_without_nul(key): _without_nul(item) for key, item in value.items()}
+    return [_without_nul(item) for item in value] if isinstance(value, list) else value
+
+
+def _integer(value: Any) -> int | None:
+    if not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return max(-_MOST - 1, min(_MOST, round(value)))
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _real(value: Any) -> float | None:
+    number = _number(value)
+    return None if number is None or (math.isfinite(number) and abs(number) > 3.4e38) else number
+
+
+def _time(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else parse_instant(value, UTC)
+
+
+_MAKERS: dict[str, Callable[[Any], Any]] = {
+    "text": _text,
+    "json": _json,
+    "int": _integer,
+    "real": _real,
+    "double": _number,
+    "bool": bool,
+    "time": _time,
+}
+
+
+def is_faithful(table: str, document: bytes, row: Sequence[Any]) -> bool:
+    """Whether a row tells all that its document does; what a document does not tell, a row may have by default."""
+    wanted, found = safe_loads(document), safe_loads(document_of(table, row))
+    kinds = COLUMNS[table]
+    return all(_same(kinds.get(name), value, found.get(name)) for name, value in wanted.items() if value is not None)
+
+
+def _same(kind: str | None, wanted: Any, found: Any) -> bool:
+    if kind == "time":
+        return parse_instant(wanted, UTC) == parse_instant(found, UTC) and isinstance(wanted, str)
+    if kind == "json":
+        return _canonical(wanted) == _canonical(found)
+    return type(wanted) is type(found) and bool(wanted == found)
+
+
+def _canonical(value: Any) -> bytes:
+    """JSON by which two values that print alike are alike: 1 and 1.0 are not."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, ValueError):
+        return safe_dumps(value, sort_keys=True)

@@ -1,0 +1,160 @@
+"""The tables: the library's own (0.6.11), and ours beside them.
+
+Ours are made by a command that writes, and never refer to the library's: its application runs its whole DDL at each
+start, and waits for whoever has locked its tables.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["COLUMNS", "DDL", "LENS_DDL", "LENS_TABLES", "LIBRARY_TABLES", "Shape"]
+
+COLUMNS: dict[str, dict[str, str]] = {
+    "workflow_state": {
+        "run_id": "text",
+        "pipeline_id": "text",
+        "pipeline_name": "text",
+        "pipeline_version": "text",
+        "current_step_index": "int",
+        "pipeline_context": "json",
+        "last_step_output": "json",
+        "step_history": "json",
+        "status": "text",
+        "created_at": "time",
+        "updated_at": "time",
+        "total_steps": "int",
+        "error_message": "text",
+        "execution_time_ms": "int",
+        "memory_usage_mb": "real",
+        "metadata": "json",
+        "is_background_task": "bool",
+        "parent_run_id": "text",
+        "task_id": "text",
+        "background_error": "text",
+    },
+    "runs": {
+        "run_id": "text",
+        "pipeline_id": "text",
+        "pipeline_name": "text",
+        "pipeline_version": "text",
+        "status": "text",
+        "created_at": "time",
+        "updated_at": "time",
+        "execution_time_ms": "int",
+        "memory_usage_mb": "real",
+        "total_steps": "int",
+        "error_message": "text",
+    },
+    "steps": {
+        "run_id": "text",
+        "step_name": "text",
+        "step_index": "int",
+        "status": "text",
+        "output": "json",
+        "raw_response": "json",
+        "cost_usd": "real",
+        "token_counts": "int",
+        "execution_time_ms": "int",
+        "created_at": "time",
+    },
+    "spans": {
+        "run_id": "text",
+        "span_id": "text",
+        "parent_span_id": "text",
+        "name": "text",
+        "start_time": "double",
+        "end_time": "double",
+        "status": "text",
+        "attributes": "json",
+        "created_at": "time",
+    },
+    "evaluations": {
+        "run_id": "text",
+        "step_name": "text",
+        "score": "double",
+        "feedback": "text",
+        "metadata": "json",
+        "created_at": "time",
+    },
+    "system_state": {"key": "text", "value": "json", "updated_at": "time"},
+}
+"""The columns of the library that we read and write, by table, with their kind."""
+
+LIBRARY_TABLES = (*COLUMNS, "traces")
+LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_documents")
+
+DDL = """
+CREATE TABLE IF NOT EXISTS workflow_state (
+  run_id text PRIMARY KEY, pipeline_id text NOT NULL, pipeline_name text NOT NULL, pipeline_version text NOT NULL,
+  current_step_index integer NOT NULL, pipeline_context jsonb, last_step_output jsonb, step_history jsonb,
+  status text NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL,
+  total_steps integer DEFAULT 0, error_message text, execution_time_ms integer, memory_usage_mb real, metadata jsonb,
+  is_background_task boolean DEFAULT false, parent_run_id text, task_id text, background_error text);
+CREATE INDEX IF NOT EXISTS idx_workflow_state_status ON workflow_state (status);
+CREATE INDEX IF NOT EXISTS idx_workflow_state_pipeline_id ON workflow_state (pipeline_id);
+CREATE INDEX IF NOT EXISTS idx_workflow_state_parent_run_id ON workflow_state (parent_run_id);
+CREATE INDEX IF NOT EXISTS idx_workflow_state_created_at ON workflow_state (created_at);
+CREATE TABLE IF NOT EXISTS runs (
+  run_id text PRIMARY KEY, pipeline_id text NOT NULL, pipeline_name text NOT NULL, pipeline_version text NOT NULL,
+  status text NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL,
+  execution_time_ms integer, memory_usage_mb real, total_steps integer DEFAULT 0, error_message text);
+CREATE INDEX IF NOT EXISTS idx_runs_status ON runs (status);
+CREATE INDEX IF NOT EXISTS idx_runs_pipeline_id ON runs (pipeline_id);
+CREATE INDEX IF NOT EXISTS idx_runs_created_at ON runs (created_at);
+CREATE INDEX IF NOT EXISTS idx_runs_pipeline_name ON runs (pipeline_name);
+CREATE TABLE IF NOT EXISTS steps (
+  id serial PRIMARY KEY, run_id text NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, step_name text NOT NULL,
+  step_index integer NOT NULL, status text NOT NULL, output jsonb, raw_response jsonb, cost_usd real,
+  token_counts integer, execution_time_ms integer, created_at timestamptz NOT NULL);
+CREATE INDEX IF NOT EXISTS idx_steps_run_id ON steps (run_id);
+CREATE INDEX IF NOT EXISTS idx_steps_step_index ON steps (step_index);
+CREATE TABLE IF NOT EXISTS spans (
+  id serial PRIMARY KEY, run_id text NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, span_id text NOT NULL,
+  parent_span_id text, name text NOT NULL, start_time double precision NOT NULL, end_time double precision,
+  status text NOT NULL, attributes jsonb, created_at timestamptz NOT NULL DEFAULT now());
+CREATE INDEX IF NOT EXISTS idx_spans_run_id ON spans (run_id);
+CREATE INDEX IF NOT EXISTS idx_spans_parent_span_id ON spans (parent_span_id);
+CREATE TABLE IF NOT EXISTS traces (
+  run_id text PRIMARY KEY REFERENCES runs (run_id) ON DELETE CASCADE, trace_data jsonb NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS evaluations (
+  id serial PRIMARY KEY, run_id text NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, step_name text,
+  score double precision NOT NULL, feedback text, metadata jsonb, created_at timestamptz NOT NULL DEFAULT now());
+CREATE INDEX IF NOT EXISTS idx_evaluations_run_id ON evaluations (run_id);
+CREATE INDEX IF NOT EXISTS idx_evaluations_created_at ON evaluations (created_at);
+CREATE TABLE IF NOT EXISTS system_state (
+  key text PRIMARY KEY, value jsonb NOT NULL, updated_at timestamptz NOT NULL DEFAULT now());
+"""
+"""The library's tables, as its version 0.6.11 has them, without ``memories``, which needs an extension."""
+
+LENS_DDL = """
+CREATE TABLE IF NOT EXISTS lens_claims (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
+CREATE TABLE IF NOT EXISTS lens_manifests (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
+CREATE TABLE IF NOT EXISTS lens_bindings (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
+CREATE TABLE IF NOT EXISTS lens_documents (
+  kind text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
+  document text NOT NULL, stamp text, PRIMARY KEY (run_id, kind, key));
+"""
+"""Ours. ``lens_documents`` holds what the library's columns cannot, beside a digest of the row that it belongs to:
+a row that an application has changed since counts alone. A ``stamp`` of NULL: there is no such row."""
+
+
+class Shape(NamedTuple):
+    """Which tables and columns there are; what is missing reads as empty."""
+
+    columns: dict[str, frozenset[str]]
+
+    def has(self, *tables: str) -> bool:
+        """Whether all of these tables are there."""
+        return all(table in self.columns for table in tables)
+
+    @property
+    def is_store(self) -> bool:
+        """Whether there is anything to read runs from."""
+        return self.has("workflow_state") or self.has("runs")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing, ours included."""
+        return self.has(*LIBRARY_TABLES, *LENS_TABLES)

@@ -1,0 +1,291 @@
+"""One transaction on the library's tables."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.state.backends.core.port import NO_START, ChildKind, ChildRow, RunIndex, RunRow, Space, micros
+from flujo_lens.state.backends.postgres import queries
+from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, values_of
+from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
+from flujo_lens.state.traces import span_rows, trace_document
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["PostgresTransaction"]
+
+_TABLES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
+_VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings"}
+_PAGE, _PREFETCH = 200, 500
+_STATE_WIDTH = len(COLUMNS["workflow_state"])
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class PostgresTransaction:
+    """Reads and writes rows by way of documents.
+
+    Args:
+        connection: An asyncpg connection, inside a transaction.
+        shape: Which tables and columns there are.
+        namespace: What tells the advisory locks of this store from those of another in the same database.
+    """
+
+    def __init__(self, connection: Any, shape: Shape, namespace: str = "") -> None:
+        self._db, self._shape, self._namespace = connection, shape, namespace
+
+    # --- runs
+
+    async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
+        """Return the runs by id."""
+        sql = queries.runs("(SELECT id, NULL AS started FROM unnest($1::text[]) AS id) AS wanted", self._shape)
+        rows = [_run_row(row[1:]) for row in await self._db.fetch(sql, _storable(run_ids))]
+        return {row.run_id: row for row in rows}
+
+    async def scan(
+        self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
+    ) -> AsyncIterator[RunRow]:
+        """Yield runs by keyset pages; those without a readable start at the end of time that they belong to."""
+        if reverse and (after is None or after[0] == NO_START):
+            async for row in self._unreadable(after, reverse):
+                yield row
+        if reverse or after is None or after[0] != NO_START:
+            border = None if after is None or after[0] == NO_START else after
+            async for row in self._by_start(border, reverse, limit):
+                yield row
+        if not reverse:
+            async for row in self._unreadable(after, reverse):
+                yield row
+
+    async def _by_start(
+        self, border: tuple[int, str] | None, reverse: bool, limit: int | None
+    ) -> AsyncIterator[RunRow]:
+        size = _PAGE if limit is None else max(1, min(limit, _PAGE))
+        way = "ASC" if reverse else "DESC"
+        order = f'ORDER BY wanted.started {way}, wanted.id COLLATE "C" {way}'
+        while True:
+            keys = queries.keys_page(self._shape, reverse, border is not None)
+            values = () if border is None else (_EPOCH + timedelta(microseconds=border[0]), border[1])
+            sql = queries.runs(f"({keys}) AS wanted", self._shape, order)
+            found = await self._db.fetch(sql, size, *values)
+            for row in found:
+                yield _run_row(row[1:])
+            if len(found) < size:
+                return
+            border = (micros(found[-1][0]), found[-1][1])
+
+    async def _unreadable(self, after: tuple[int, str] | None, reverse: bool) -> AsyncIterator[RunRow]:
+        ids = [row[0] for row in await self._db.fetch(queries.keys_unreadable(self._shape))]
+        if after is not None and after[0] == NO_START:
+            ids = [run_id for run_id in ids if (run_id > after[1] if reverse else run_id < after[1])]
+        found = await self.runs(ids)
+        for run_id in ids if reverse else reversed(ids):
+            if run_id in found:
+                yield found[run_id]
+
+    async def ids(self, prefix: str, limit: int) -> list[str]:
+        """Return ids by their beginning."""
+        found: set[str] = set()
+        if "\0" in prefix:
+            return []
+        for table in ("runs", "workflow_state"):
+            if self._shape.has(table):
+                sql = f"""SELECT run_id FROM {table} WHERE run_id COLLATE "C" >= $1::text
+                  AND starts_with(run_id, $1::text) ORDER BY run_id COLLATE "C" LIMIT $2"""
+                found |= {row[0] for row in await self._db.fetch(sql, prefix, limit)}
+        return sorted(found)[:limit]
+
+    async def tasks_of(self, run_ids: Sequence[str]) -> list[str]:
+        """Return the ids of background tasks."""
+        if "parent_run_id" not in self._shape.columns.get("workflow_state", ()):
+            return []
+        sql = "SELECT run_id FROM workflow_state WHERE parent_run_id = ANY($1::text[])"
+        return [row[0] for row in await self._db.fetch(sql, _storable(run_ids))]
+
+    async def put_run(self, row: RunRow, index: RunIndex) -> None:
+        """Save state and metadata, each in its table; the index is what the columns say."""
+        for kind, table, document in (("state", "workflow_state", row.state), ("run", "runs", row.run)):
+            if document is not None:
+                await self._put(kind, table, row.run_id, document, conflict="run_id")
+            elif self._shape.has(table):
+                await self._db.execute(f"DELETE FROM {table} WHERE run_id = $1", row.run_id)
+                await self._forget(kind, row.run_id)
+
+    async def _put(self, kind: str, table: str, run_id: str, document: bytes, conflict: str | None = None) -> None:
+        """Write a row, and beside it the document, where the row does not tell all of it."""
+        values = values_of(table, {**safe_loads(document), "run_id": run_id})
+        there = self._shape.columns[table]
+        given = [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there]
+        key, stamp, *found = await self._db.fetchrow(queries.put(table, conflict, self._shape), *given)
+        if not is_faithful(table, document, found):
+            await self._keep(kind, run_id, key, document, stamp)
+        elif conflict is not None:
+            await self._forget(kind, run_id)
+
+    async def _keep(self, kind: str, run_id: str, key: str, document: bytes, stamp: str | None) -> None:
+        sql = """INSERT INTO lens_documents VALUES ($1, $2, $3, $4, $5)
+          ON CONFLICT (run_id, kind, key) DO UPDATE SET document = EXCLUDED.document, stamp = EXCLUDED.stamp"""
+        await self._db.execute(sql, kind, run_id, key, document.decode(), stamp)
+
+    async def _forget(self, kind: str, run_id: str, keys: Sequence[str] | None = None) -> None:
+        if self._shape.has("lens_documents"):
+            some = "" if keys is None else " AND key = ANY($3::text[])"
+            values = () if keys is None else (list(keys),)
+            sql = f"DELETE FROM lens_documents WHERE kind = $1 AND run_id = $2{some}"
+            await self._db.execute(sql, kind, run_id, *values)
+
+    # --- children
+
+    async def children(self, kind: ChildKind, run_ids: Sequence[str] | None) -> AsyncIterator[ChildRow]:
+        """Yield the rows of one kind, by a cursor."""
+        table, everything = _TABLES[kind], run_ids is None
+        given = () if run_ids is None else (_storable(run_ids),)
+        if self._shape.has(table):
+            sql = queries.children(table, kind, self._shape, everything)
+            async for row in self._db.cursor(sql, *given, prefetch=_PREFETCH):
+                data = document_of(table, row[2:]) if row[1] is None else row[1].encode()
+                yield ChildRow(row[0], data, _key_of(kind, data))
+        if self._shape.has("lens_documents"):
+            for row in await self._db.fetch(queries.children_alone(everything), kind, *given):
+                yield ChildRow(row[0], row[1].encode(), _key_of(kind, row[1].encode()))
+
+    async def put_children(self, kind: ChildKind, rows: Sequence[ChildRow], *, replaces: str | None = None) -> None:
+        """Add rows; spans take the place of those with their ids."""
+        table = _TABLES[kind]
+        if replaces is not None:
+            await self._db.execute(f"DELETE FROM {table} WHERE run_id = $1", replaces)
+            await self._forget(kind, replaces)
+        elif kind == "span":
+            await self._replace_spans(rows)
+        known = await self._known({row.run_id for row in rows})
+        for row in rows:
+            if row.run_id in known:
+                await self._put(kind, table, row.run_id, row.data)
+            else:
+                await self._keep(kind, row.run_id, await self._next_key(), row.data, None)
+        if replaces is not None and self._shape.has("traces"):
+            await self._save_trace(replaces, rows)
+
+    async def _known(self, run_ids: set[str]) -> set[str]:
+        """Those that children can refer to: a run of which nothing is known has its children kept beside."""
+        if not run_ids:
+            return set()
+        sql = "SELECT run_id FROM runs WHERE run_id = ANY($1::text[])"
+        return {row[0] for row in await self._db.fetch(sql, list(run_ids))}
+
+    async def _next_key(self) -> str:
+        number = await self._db.fetchval("SELECT nextval(pg_get_serial_sequence('evaluations', 'id'))")
+        return f"lens:{number:020d}"
+
+    async def _replace_spans(self, rows: Sequence[ChildRow]) -> None:
+        for run_id in {row.run_id for row in rows}:
+            keys = [row.key for row in rows if row.run_id == run_id]
+            sql = "DELETE FROM spans WHERE run_id = $1 AND span_id = ANY($2::text[]) RETURNING id::text"
+            gone = [row[0] for row in await self._db.fetch(sql, run_id, keys)]
+            if gone:
+                await self._forget("span", run_id, gone)
+
+    async def _save_trace(self, run_id: str, rows: Sequence[ChildRow]) -> None:
+        """The tree, where the library looks for it."""
+        tree = trace_document(span_rows([safe_loads(row.data) for row in rows]))
+        if tree is None:
+            await self._db.execute("DELETE FROM traces WHERE run_id = $1", run_id)
+            return
+        sql = """INSERT INTO traces (run_id, trace_data, created_at) VALUES ($1, $2::text::jsonb, now())
+          ON CONFLICT (run_id) DO UPDATE SET trace_data = EXCLUDED.trace_data"""
+        await self._db.execute(sql, run_id, safe_dumps(tree).replace(b"\\u0000", b"\\ufffd").decode())
+
+    # --- removing, values, locks
+
+    async def drop(self, run_ids: Sequence[str]) -> None:
+        """Remove runs with all that belongs to them."""
+        ids = _storable(run_ids)
+        for table in ("steps", "spans", "traces", "evaluations", "runs", "workflow_state", "lens_documents"):
+            if self._shape.has(table):
+                await self._db.execute(f"DELETE FROM {table} WHERE run_id = ANY($1::text[])", ids)
+        for table in ("lens_claims", "lens_bindings"):
+            if self._shape.has(table):
+                await self._db.execute(f"DELETE FROM {table} WHERE key = ANY($1::text[])", ids)
+
+    async def get(self, space: Space, keys: Sequence[str] | None = None) -> dict[str, bytes]:
+        """Return values by key."""
+        if space == "system":
+            return await self._system(keys)
+        if not self._shape.has(_VALUES[space]):
+            return {}
+        some, given = ("", ()) if keys is None else (" WHERE key = ANY($1::text[])", (_storable(keys),))
+        rows = await self._db.fetch(f"SELECT key, value FROM {_VALUES[space]}{some}", *given)
+        return {row[0]: row[1].encode() for row in rows}
+
+    async def _system(self, keys: Sequence[str] | None) -> dict[str, bytes]:
+        if not self._shape.has("system_state"):
+            return {}
+        exact = "NULL"
+        if self._shape.has("lens_documents"):
+            exact = """(SELECT d.document FROM lens_documents d WHERE d.kind = 'system' AND d.run_id = t.key
+              AND d.key = '' AND d.stamp = md5(t::text))"""
+        some, given = ("", ()) if keys is None else ("WHERE t.key = ANY($1::text[])", (_storable(keys),))
+        sql = f"SELECT t.key, {exact}, {queries.columns('system_state', 't', self._shape)} FROM system_state t {some}"
+        return {
+            row[0]: document_of("system_state", row[2:]) if row[1] is None else row[1].encode()
+            for row in await self._db.fetch(sql, *given)
+        }
+
+    async def set(self, space: Space, key: str, value: bytes | None) -> None:
+        """Set or remove a value."""
+        table = _VALUES.get(space, "system_state")
+        if value is None:
+            await self._db.execute(f"DELETE FROM {table} WHERE key = $1", key)
+        elif space == "system":
+            given = values_of(table, safe_loads(value))
+            given[1] = given[1] if given[1] is not None else "null"
+            _, stamp, *found = await self._db.fetchrow(queries.put(table, "key", self._shape), *given)
+            if is_faithful(table, value, found):
+                await self._forget("system", key)
+            else:
+                await self._keep("system", key, "", value, stamp)
+        else:
+            sql = f"INSERT INTO {table} VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+            await self._db.execute(sql, key, value.decode())
+
+    async def facts(self) -> Mapping[str, Any]:
+        """Return ``size_bytes`` of all tables with their indexes, and ``last_write_at``."""
+        tables = [table for table in (*LIBRARY_TABLES, *LENS_TABLES) if self._shape.has(table)]
+        size = await self._db.fetchval(
+            "SELECT sum(pg_total_relation_size(t::regclass)) FROM unnest($1::text[]) t", tables
+        )
+        newest = [
+            await self._db.fetchval(f"SELECT max(updated_at) FROM {table} WHERE isfinite(updated_at)")
+            for table in ("workflow_state", "runs")
+            if self._shape.has(table)
+        ]
+        return {"size_bytes": int(size or 0), "last_write_at": max(filter(None, newest), default=None), "notes": ()}
+
+    async def lock(self, run_ids: Iterable[str]) -> None:
+        """Lock the ids for those who ask as we do, and the rows for everybody."""
+        ids = sorted(_storable(run_ids))
+        sql = """SELECT pg_advisory_xact_lock(1818585715, lock) FROM (
+          SELECT DISTINCT hashtext($2::text || id) AS lock FROM unnest($1::text[]) AS id ORDER BY lock) AS locks"""
+        await self._db.execute(sql, ids, self._namespace)
+        for table in ("runs", "workflow_state"):
+            if self._shape.has(table):
+                await self._db.execute(queries.lock_rows(table), ids)
+
+
+def _run_row(row: Sequence[Any]) -> RunRow:
+    run_id, has_state, state, has_run, run, *rest = row
+    if has_state:
+        state = document_of("workflow_state", rest[:_STATE_WIDTH]) if state is None else state.encode()
+    if has_run:
+        run = document_of("runs", rest[_STATE_WIDTH:]) if run is None else run.encode()
+    return RunRow(run_id, state if has_state else None, run if has_run else None)
+
+
+def _storable(texts: Iterable[str]) -> list[str]:
+    """Each of these texts once, without those that PostgreSQL has no place for."""
+    return [text for text in dict.fromkeys(texts) if "\0" not in text]
+
+
+def _key_of(kind: ChildKind, data: bytes) -> str | None:
+    return safe_loads(data)["span_id"] if kind == "span" else None

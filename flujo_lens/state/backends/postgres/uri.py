@@ -1,0 +1,53 @@
+"""A store's URI: what is ours in it, and what the client gets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from flujo_lens.errors import ConfigError
+
+__all__ = ["Address", "address_of"]
+
+
+class Address(NamedTuple):
+    """Where a store is.
+
+    Attributes:
+        dsn: What asyncpg connects to.
+        schema: The schema of ``?schema=``; None to find the tables by the connection's ``search_path``.
+        statement_cache_size: 0 behind PgBouncer in transaction mode before 1.21 (``?statement_cache_size=0``).
+        shown: The address without its password.
+    """
+
+    dsn: str
+    schema: str | None
+    statement_cache_size: int
+    shown: str
+
+
+def address_of(uri: str) -> Address:
+    """Read ``postgresql://user@host/db[?schema=S]``, also with several hosts.
+
+    Raises:
+        ConfigError: it is no such URI.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ConfigError(f"{parts.scheme}: is no scheme of PostgreSQL", hint="postgresql://user@host:5432/database")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    schema, cache = query.pop("schema", None), query.pop("statement_cache_size", "100")
+    if schema == "":
+        raise ConfigError("?schema= names no schema", hint="postgresql://user@host:5432/database?schema=ops")
+    if not cache.isdecimal():
+        raise ConfigError(f"statement_cache_size must be a number: {cache}")
+    # As libpq writes it, "options" comes with %20 for blanks, never with a plus.
+    dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
+    return Address(dsn, schema, int(cache), _shown(parts.netloc, parts.path, schema, query.get("host")))
+
+
+def _shown(netloc: str, path: str, schema: str | None, host: str | None) -> str:
+    login, at, hosts = netloc.rpartition("@")
+    user, colon, _ = login.partition(":")
+    where = f"{user}{':***' if colon else ''}{at}{hosts or host or ''}"
+    return f"postgresql://{where}{path}{f'?schema={schema}' if schema else ''}"
