@@ -35,8 +35,8 @@ WHERE c.relname IN ({", ".join(f"'{name}'" for name in (*LIBRARY_TABLES, *LENS_T
 
 _KINDS = {
     "time": (
-        f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN"
-        " to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"') ELSE {0}::text END"
+        f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN replace(to_char({{0}} AT TIME ZONE 'UTC',"
+        " 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"'), '.000000', '') ELSE {0}::text END"
     ),
     "json": "{0}::text",
     "real": "{0}::text::float8",
