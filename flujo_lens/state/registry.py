@@ -29,6 +29,8 @@ __all__ = ["BUILT_IN", "driver_name", "load_driver", "open_backend", "scheme_of"
 BUILT_IN = {
     "sqlite": "flujo_lens.state.backends.sqlite:SQLiteBackend",
     "file": "flujo_lens.state.backends.file:FileBackend",
+    "postgresql": "flujo_lens.state.backends.postgres:PostgresBackend",
+    "postgres": "flujo_lens.state.backends.postgres:PostgresBackend",
 }
 EXTRAS = {"redis": "redis", "asyncpg": "postgres", "zstandard": "zstd", "cryptography": "crypto"}
 """The extra of this package that brings a module."""

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from servers import postgres_server
+from stores import DATA
+from test_real_stores import step_text
 
+from flujo_lens.errors import NotAStoreError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.postgres import PostgresBackend
+from flujo_lens.state.claims import Holder
+from flujo_lens.state.views import Pause, RunFilter
 from flujo_lens.testing.contract import BackendContract
 
 asyncpg = pytest.importorskip("asyncpg")
+T = TypeVar("T")
 _NUMBERS = count()
+DUMP = (DATA / "flujo-0.6.11-postgres" / "dump.sql").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module", params=[16, 18])
@@ -36,6 +43,16 @@ def execute(uri: str, *statements: str) -> Any:
             return await connection.fetch(statements[-1])
         finally:
             await connection.close()
+
+    return asyncio.run(run())
+
+
+def use(uri: str, work: Callable[[PostgresBackend], Awaitable[T]], **options: Any) -> T:
+    """Do something with a backend."""
+
+    async def run() -> T:
+        async with PostgresBackend(uri, **options) as backend:
+            return await work(backend)
 
     return asyncio.run(run())
 
@@ -61,3 +78,151 @@ class TestContract(BackendContract):
 
     async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
         return PostgresBackend(self.uri, serializer_default=serializer_default)
+
+
+# --- a store that the library wrote
+
+LISTED = """\
+bgcrashed-001_bg_bg_047061e3098f4fdea809b07dad8fd833|unknown latest|running|
+bgcrashed-001|notifier-slow 1.0.0|running|load/1/1 slow_bg/0/0
+crashed-001|slow-orders 1.0.0|running|load/1/1 enrich/1/0
+otel-001|unknown latest|running|
+bgparent-001_bg_bg_b90ca044f81341ed95cc9849dccbfaba|unknown latest|failed|
+bgparent-001_bg_bg_52185841c21349e2bc1fa23ab3646e95|unknown latest|completed|
+bgparent-001|notifier 1.0.0|completed|load/1/1 notify/0/0 notify_fail/0/0 finish/1/1
+cancelled-001|slow-orders 1.0.0|cancelled|load/1/1 enrich/1/0
+plain-001|unnamed_20261129_221758 latest|completed|load/1/1 enrich/1/0 finish/1/1
+meta-001|orders 1.0.0|completed|load/1/1 enrich/1/0 finish/1/1
+trace4-001|research 1.0.0|completed|load/1/1 research/1/3 finish/1/1
+complex-001|weird 1.0.0|completed|load/1/1 weird/1/0 finish/1/1
+üñí-run|odd 1.0.0|completed|load/1/1 finish/1/1
+per%cent_under|odd 1.0.0|completed|load/1/1 finish/1/1
+weird id/with slash|odd 1.0.0|completed|load/1/1 finish/1/1
+run_7e937a0787fa4faa91d0f1063ba26eb4|orders 1.0.0|completed|load/1/1 enrich/1/0 finish/1/1
+cost-001|costly 1.0.0|completed|load/1/1 priced/1/456/0.0123 finish/1/1
+deep-001|deep 1.0.0|completed|load/1/1 count_to_3/3/0 fan/1/2 finish/1/1
+single-001|single 1.0.0|completed|load/1/1
+resumed-001|approvals 1.0.0|paused|load/1/1
+paused-loop-001|approvals-loop 1.0.0|paused|load/1/1
+paused-schema-001|approvals 1.1.0|paused|load/1/1
+paused-001|approvals 1.0.0|paused|load/1/1
+fail-001|payments 1.0.0|failed|load/1/1 boom!/2/0
+orders-v2-002|orders 2.0.0|completed|load/1/1 enrich/1/0 invoice_out/1/0 finish_v2/1/1
+orders-v2-001|orders 2.0.0|completed|load/1/1 enrich/1/0 invoice_out/1/0 finish_v2/1/1
+orders-v1-003|orders 1.0.0|completed|load/1/1 enrich/1/0 finish/1/1
+orders-v1-002|orders 1.0.0|completed|load/1/1 enrich/1/0 finish/1/1
+orders-v1-001|orders 1.0.0|completed|load/1/1 enrich/1/0 finish/1/1"""
+
+
+@pytest.fixture(scope="module")
+def library(server: str) -> str:
+    """The URI of a store of the library's, for a role that may only read."""
+    execute(server, DUMP, "SELECT 1")
+    execute(server, "CREATE ROLE reader LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader", "SELECT 1")
+    return server.replace("//postgres:@", "//reader@")
+
+
+async def _listed(backend: PostgresBackend) -> list[str]:
+    lines = []
+    async for run in backend.iter_runs(RunFilter()):
+        detail = await backend.read_run(run.run_id)
+        assert detail is not None
+        assert detail.run._replace(tasks={}) == run._replace(tasks={})
+        steps = " ".join(map(step_text, detail.steps))
+        lines.append(f"{run.run_id}|{run.pipeline_name} {run.pipeline_version}|{run.status}|{steps}")
+    return lines
+
+
+def _everything(server: str) -> Any:
+    tables = [row[0] for row in execute(server, "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'i')")]
+    ours = [name for name in tables if not name.startswith(("pg_", "information_schema", "memories"))]
+    digest = "SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM"
+    rows = {name: execute(server, f"{digest} {name} t") for name in ours if "idx" not in name and "pkey" not in name}
+    return sorted(ours), rows
+
+
+def test_every_run_of_the_library_once_by_a_role_that_may_only_read(server: str, library: str) -> None:
+    before = _everything(server)
+    assert "\n".join(use(library, _listed)) == LISTED
+    assert _everything(server) == before
+
+
+def test_what_the_librarys_own_tool_gets_wrong(library: str) -> None:
+    async def look(backend: PostgresBackend) -> tuple[Any, ...]:
+        failed, paused = await backend.read_run("fail-001"), await backend.read_run("paused-001")
+        spans = await backend.read_spans("trace4-001")
+        assert failed is not None
+        assert paused is not None
+        return failed.run.error_message, paused.pause, spans[0].name, len(spans[0].children) > 0
+
+    error = "Agent execution failed with ValueError: payment gateway said: [declined] 'no' (code=51)"
+    pause = Pause("approve", "Approve invoice 4711? (yes/no)")
+    assert use(library, look) == (error, pause, "pipeline_run", True)
+
+
+def test_pages_and_prefixes(library: str) -> None:
+    async def pages(backend: PostgresBackend) -> list[str]:
+        found, after = [], None
+        while True:
+            page = await backend.query_runs(RunFilter(), after=after, limit=4)
+            found += [run.run_id for run in page.items]
+            if page.next is None:
+                return found
+            after = page.next
+
+    assert use(library, pages) == [line.partition("|")[0] for line in LISTED.splitlines()]
+    assert use(library, lambda b: b.find_run_ids("orders-v2")) == ["orders-v2-001", "orders-v2-002"]
+    assert use(library, lambda b: b.find_run_ids("per%")) == ["per%cent_under"]
+
+
+def test_a_role_that_may_not_write_is_told(library: str) -> None:
+    with pytest.raises(ReadOnlyStoreError):
+        use(library, lambda b: b.save_state("x", {"status": "running"}))
+
+
+def test_what_is_written_is_what_the_library_reads(server: str) -> None:
+    """Its columns, as it would have filled them; and ours beside them alone."""
+    execute(server, "CREATE SCHEMA shop", "SELECT 1")
+    uri = f"{server}&schema=shop"
+    state = {"pipeline_name": "orders", "pipeline_context": {"total": 1e20}, "status": "paused", "metadata": {"n": 1}}
+
+    async def save(backend: PostgresBackend) -> None:
+        await backend.save_state("run-1", state)
+        await backend.claim_run("run-1", Holder.current(), 30)
+
+    use(uri, save)
+    row = execute(server, "SELECT pipeline_name, pipeline_context::text, status FROM shop.workflow_state")[0]
+    assert tuple(row) == ("orders", '{"total": 100000000000000000000}', "paused")
+    loaded = use(uri, lambda b: b.load_state("run-1"))
+    assert loaded is not None
+    assert (loaded["pipeline_context"], type(loaded["pipeline_context"]["total"])) == ({"total": 1e20}, float)
+    # What the library has changed since counts alone.
+    execute(server, "UPDATE shop.workflow_state SET status = 'completed'", "SELECT 1")
+    assert use(uri, lambda b: b.load_state("run-1"))["status"] == "completed"  # type: ignore[index]
+
+
+def test_what_no_column_keeps_is_kept(server: str) -> None:
+    execute(server, "CREATE SCHEMA odd", "SELECT 1")
+    context = {"nul": "a\0b", "zero": -0.0, "long": 2**63, "big": 1e300}
+    uri = f"{server}&schema=odd"
+    use(uri, lambda b: b.save_state("r", {"status": "running", "pipeline_context": context, "total_steps": 2**40}))
+    loaded = use(uri, lambda b: b.load_state("r"))
+    assert loaded is not None
+    assert {name: repr(value) for name, value in loaded["pipeline_context"].items()} == {
+        name: repr(value) for name, value in context.items()
+    }
+    assert loaded["total_steps"] == 2**40
+
+
+def test_an_empty_database_is_told_and_stays_empty(server: str) -> None:
+    execute(server, "CREATE SCHEMA nothing", "SELECT 1")
+    uri = f"{server}&schema=nothing"
+    assert use(uri, lambda b: b.load_state("x")) is None
+    with pytest.raises(NotAStoreError, match="no tables of a state store"):
+        use(uri, lambda b: b.count_runs(RunFilter()))
+    assert execute(server, "SELECT count(*) FROM pg_tables WHERE schemaname = 'nothing'")[0][0] == 0
+
+
+def test_a_server_that_is_away() -> None:
+    with pytest.raises(UnreachableStoreError, match=r"postgresql://u:\*\*\*@127.0.0.1:1/db"):
+        use("postgresql://u:hush@127.0.0.1:1/db", lambda b: b.load_state("x"), timeout=2)

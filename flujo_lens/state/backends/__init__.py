@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
     from flujo_lens.state.backends.file import FileBackend
     from flujo_lens.state.backends.memory import InMemoryBackend
+    from flujo_lens.state.backends.postgres import PostgresBackend
     from flujo_lens.state.backends.sqlite import SQLiteBackend
 
-__all__ = ["FileBackend", "InMemoryBackend", "SQLiteBackend", "StateBackend"]
+__all__ = ["FileBackend", "InMemoryBackend", "PostgresBackend", "SQLiteBackend", "StateBackend"]
 
 _MODULES = {
     "FileBackend": "flujo_lens.state.backends.file",
     "InMemoryBackend": "flujo_lens.state.backends.memory",
+    "PostgresBackend": "flujo_lens.state.backends.postgres",
     "SQLiteBackend": "flujo_lens.state.backends.sqlite",
     "StateBackend": "flujo_lens.state.backends.base",
 }

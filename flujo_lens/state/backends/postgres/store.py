@@ -76,7 +76,7 @@ class PostgresStore:
             settings.append(f"SET LOCAL statement_timeout = {wait}")
         if self._address.schema is not None:
             name = self._address.schema.replace('"', '""')
-            settings.append(f'SET LOCAL search_path = "{name}", public')
+            settings.append(f'SET LOCAL search_path = "{name}"')
         return "; ".join(settings)
 
     # --- what there is
