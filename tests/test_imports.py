@@ -57,7 +57,7 @@ CLI_TOPS = ("errors", "folders", "cli", "operations", "redaction", "rendering", 
 """What a screen may import at its top: the module itself is imported inside a command's body."""
 
 COMMAND_TOPS = ("errors", "cli.context", "cli.options", "cli.groups", "state.views")
-BACKENDS = ("arguments", "base", "choosing", "reading", "shapes", "gathering", "leaving_out", "vocabulary")
+BACKENDS = ("core", "arguments", "base", "choosing", "reading", "shapes", "gathering", "leaving_out", "vocabulary")
 """What drivers share; every other module of `state.backends` is a driver's: file and file_index are of one."""
 
 PRINTING = {"print", "sys.exit", "exit", "quit", "os._exit", "typer.echo", "input"}

@@ -38,12 +38,10 @@ from flujo_lens.state.backends.gathering import evaluation_of, step_of
 from flujo_lens.state.backends.leaving_out import readable
 from flujo_lens.state.backends.reading import ReadingBackend, empty_if_missing
 from flujo_lens.state.backends.vocabulary import (
-    cancelled,
+    as_saved,
     evaluation_row,
     extras_of,
-    is_open,
     is_stale,
-    last_update,
     moment_before,
     now_text,
     run_row,
@@ -59,10 +57,9 @@ from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSu
 if TYPE_CHECKING:
     from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Restored
 
-__all__ = ["CoreBackend", "stored_times"]
+__all__ = ["CoreBackend", "stored_documents", "stored_times"]
 
 T = TypeVar("T")
-_BATCH = 100
 _STATE_TIMES, _RUN_TIMES = ("created_at", "updated_at"), ("created_at", "updated_at", "end_time")
 
 
@@ -187,9 +184,10 @@ class CoreBackend(ReadingBackend):
         """Return the saved state, times as texts, or None."""
         sought = findable(asked_id(run_id))
         found = self.codec.opened_state((await self._rows([sought])).get(sought))
-        if found is not None:
-            self.codec.check(found)
-        return found
+        if found is None:
+            return None
+        self.codec.check(found)
+        return as_saved(found)
 
     async def _rows(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
         return await self._store.read(lambda tx: _coroutine(tx.runs(run_ids)))
@@ -204,7 +202,8 @@ class CoreBackend(ReadingBackend):
                 state = readable(row.run_id, lambda row=row: self.codec.opened_state(row))  # type: ignore[misc]
                 if state is not None and status in (None, state.get("status")):
                     states.append(state)
-        return sorted(states, key=lambda state: str(state.get("updated_at") or ""), reverse=True)
+        states.sort(key=lambda state: str(state.get("updated_at") or ""), reverse=True)
+        return list(map(as_saved, states))
 
     @empty_if_missing(list)
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
@@ -325,9 +324,10 @@ class CoreBackend(ReadingBackend):
         async with self._store.snapshot() as tx:
             async for run in self.reader.selected(tx, findable_filter(wanted), _border(after), reverse, limit + 1):
                 if len(found) == limit:
-                    return Page(tuple(found), (found[-1].created_at, found[-1].run_id) if found else after)
+                    position = (found[-1].created_at, found[-1].run_id) if found else after
+                    return Page(tuple(await self.reader.with_tasks(tx, found)), position)
                 found.append(run)
-        return Page(tuple(found))
+            return Page(tuple(await self.reader.with_tasks(tx, found)))
 
     async def count_runs(self, wanted: RunFilter) -> int:
         """Return how many runs `wanted` admits; by the engine, where it can."""
@@ -354,11 +354,12 @@ class CoreBackend(ReadingBackend):
             spans, steps = await self.reader.history(tx, sought)
             raw = self.reader.raw_with(row, spans, steps)
             run, state = interpret.summarise(raw, self.codec.zone), self.codec.shown_state(row)
+            run = (await self.reader.with_tasks(tx, [run]))[0]
             children = [task async for task in self.reader.selected(tx, RunFilter(parent=sought), None, True)]
             return RunDetail(
                 run=run,
                 steps=tuple(interpret.steps_of(raw, map(step_of, steps), {})),
-                state=state,
+                state=None if state is None else as_saved(state),
                 pause=interpret.pause_of(raw, run.status),
                 children=tuple(children),
                 final_output=None if state is None else state.get("last_step_output"),
@@ -461,23 +462,22 @@ class CoreBackend(ReadingBackend):
 
         await self._change(work, None)
 
-    async def cancel_runs(self, run_ids: Sequence[str], *, force: bool = False) -> Sequence[str]:
-        """Mark runs as cancelled; all or none."""
-        wanted = list(dict.fromkeys(findable_ids(run_ids)))
+    async def cancel_runs(
+        self, run_ids: Sequence[str], *, force: bool = False, keep: Keep | None = None
+    ) -> Sequence[str]:
+        """Mark runs as cancelled; all or none. `keep` is called on another thread, outside of any transaction."""
+        from flujo_lens.state.backends.core.cancelling import Cancellation
 
-        async def work(tx: Transaction) -> list[str]:
-            await tx.lock(wanted)
-            claims, rows, now = claims_in(await tx.get("claim", wanted)), await tx.runs(wanted), datetime.now(UTC)
-            free = [i for i in wanted if i in rows and (force or i not in claims or claims[i].has_ended(now))]
-            done = [run_id for run_id in free if is_open(*_documents(rows[run_id]))]
-            for run_id in done:
-                await self.put(tx, self._changed(rows[run_id], cancelled(now_text())))
-                await tx.set("claim", run_id, None)
-            return done
+        cancellation = Cancellation(self, list(dict.fromkeys(findable_ids(run_ids))), force)
+        if keep is not None:
+            try:
+                await cancellation.copied(self._store, keep)
+            except StoreNotFoundError:
+                return []
+        return await self._change(cancellation.mark, list[str]())
 
-        return await self._change(work, list[str]())
-
-    def _changed(self, row: RunRow, changes: JSONObject) -> RunRow:
+    def changed(self, row: RunRow, changes: JSONObject) -> RunRow:
+        """A run of which some plain fields change, in its state and in its metadata."""
         run = None if row.run is None else self.codec.merged("run", row.run_id, row.run, changes)
         return RunRow(row.run_id, self.codec.changed_state(row, changes), run)
 
@@ -497,7 +497,7 @@ class CoreBackend(ReadingBackend):
         async def work(tx: Transaction) -> list[str]:
             await tx.lock(wanted)
             rows = await tx.runs(wanted)
-            states = {run_id: _documents(rows[run_id])[0] or {} for run_id in wanted if run_id in rows}
+            states = {run_id: stored_documents(rows[run_id])[0] or {} for run_id in wanted if run_id in rows}
             stale = [run_id for run_id, state in states.items() if is_stale(state, cutoff, self.codec.zone)]
             for run_id in stale:
                 state = self.codec.changed_state(rows[run_id], timed_out(hours, now_text()))
@@ -508,31 +508,13 @@ class CoreBackend(ReadingBackend):
 
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
         """Delete runs that were last updated more than `days_old` days ago, in batches, whatever their status."""
+        from flujo_lens.state.backends.core.deletion import delete_old
+
         cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
-
-        async def every(tx: Transaction) -> list[str]:
-            hint = RunFilter(active_until=cutoff)
-            return [row.run_id async for row in tx.scan(hint, None, True, None) if self._is_old(row, cutoff)]
-
         try:
-            ids = await self._store.read(every)
+            return await delete_old(self._store, self.codec.zone, cutoff)
         except StoreNotFoundError:
             return 0
-        parts = [ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH)]
-        return sum([len(await self._change(self._drop_old(part, cutoff), [])) for part in parts])
-
-    def _drop_old(self, run_ids: Sequence[str], cutoff: datetime) -> Work[list[str]]:
-        async def work(tx: Transaction) -> list[str]:
-            await tx.lock(run_ids)
-            old = [run_id for run_id, row in (await tx.runs(run_ids)).items() if self._is_old(row, cutoff)]
-            await tx.drop(old)
-            return old
-
-        return work
-
-    def _is_old(self, row: RunRow, cutoff: datetime) -> bool:
-        last = last_update(*stored_times(row), self.codec.zone)
-        return last is not None and last < cutoff
 
     # --- deletion by a plan
 
@@ -586,7 +568,7 @@ def _border(after: Position | None) -> tuple[int, str] | None:
     return None if after is None else (micros(after[0]), findable(after[1]))
 
 
-def _documents(row: RunRow) -> tuple[JSONObject | None, JSONObject | None]:
+def stored_documents(row: RunRow) -> tuple[JSONObject | None, JSONObject | None]:
     """The state and metadata of a run as they are stored, unopened."""
     state, run = (None if data is None else safe_loads(data) for data in (row.state, row.run))
     return state, run
@@ -594,5 +576,5 @@ def _documents(row: RunRow) -> tuple[JSONObject | None, JSONObject | None]:
 
 def stored_times(row: RunRow) -> tuple[list[Any], list[Any]]:
     """The times of a run's state and of its metadata, as they are stored."""
-    state, run = _documents(row)
+    state, run = stored_documents(row)
     return [(state or {}).get(name) for name in _STATE_TIMES], [(run or {}).get(name) for name in _RUN_TIMES]

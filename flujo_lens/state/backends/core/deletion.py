@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING
 
 from flujo_lens.errors import NotSupportedError
@@ -21,6 +21,7 @@ from flujo_lens.state.backends.core.backend import stored_times
 from flujo_lens.state.backends.core.deletion_records import Digests, records_of
 from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, MeasuresRuns, RunRow, Store, Transaction
 from flujo_lens.state.backends.core.run_reader import claims_in
+from flujo_lens.state.backends.vocabulary import last_update
 from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Skipped
 from flujo_lens.state.matching import matches
 from flujo_lens.state.timestamps import parse_instant
@@ -33,6 +34,7 @@ __all__ = ["carry_out", "plan"]
 
 _COUNTED = {"state": "states", "run": "runs", "step": "steps", "span": "spans", "evaluation": "evaluations"}
 _RECORDS_AT_ONCE = 5_000
+_BATCH = 100
 
 
 class _Choice(Families):
@@ -250,3 +252,34 @@ async def _keep(tx: Transaction, ids: Sequence[str], digests: Digests, keep: Kee
             waiting, size = [], 0
     if waiting:
         await asyncio.to_thread(keep, waiting)
+
+
+# --- by age alone
+
+
+async def delete_old(store: Store, zone: tzinfo, cutoff: datetime) -> int:
+    """Delete the runs whose last update is before `cutoff`, each batch a transaction; return how many.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+    """
+
+    def is_old(row: RunRow) -> bool:
+        last = last_update(*stored_times(row), zone)
+        return last is not None and last < cutoff
+
+    async def every(tx: Transaction) -> list[str]:
+        hint = RunFilter(active_until=cutoff)
+        return [row.run_id async for row in tx.scan(hint, None, True, None) if is_old(row)]
+
+    async def drop(run_ids: Sequence[str]) -> int:
+        async def work(tx: Transaction) -> int:
+            await tx.lock(run_ids)
+            old = [run_id for run_id, row in (await tx.runs(run_ids)).items() if is_old(row)]
+            await tx.drop(old)
+            return len(old)
+
+        return await store.write(work, creates=False)
+
+    ids = await store.read(every)
+    return sum([await drop(ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.state.backends.core.cancelling import take_back
 from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, ChildRow, RunRow, Transaction
 from flujo_lens.state.deletion import Record, Restored
 
@@ -83,7 +84,8 @@ def check_records(records: Sequence[Record]) -> None:
         OperationFailedError: they are of a store of another kind.
     """
     first = {record["run_id"]: record for record in reversed(records)}
-    if any("state" not in record or "run" not in record for record in first.values()):
+    kinds = [record.get("cancelled", record) for record in first.values()]
+    if any("state" not in kind or "run" not in kind for kind in kinds):
         raise OperationFailedError(
             "what was kept is of a store of another kind; nothing came back",
             hint="bring it back into a store of the kind that it was taken from",
@@ -104,6 +106,8 @@ async def restore(core: CoreBackend, tx: Transaction, records: Sequence[Record])
 async def _put_back(core: CoreBackend, tx: Transaction, records: Sequence[Record]) -> bool:
     first = records[0]
     run_id = first["run_id"]
+    if "cancelled" in first:
+        return await take_back(core, tx, first)
     there = (await tx.runs([run_id])).get(run_id)
     if first.get("state_only"):
         return await _put_state_back(core, tx, first, there)

@@ -10,10 +10,10 @@ from flujo_lens.errors import LensError
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.serialization.codec import SEALED, StateCodec
 from flujo_lens.state import interpret
-from flujo_lens.state.backends.arguments import check_codec, check_state
+from flujo_lens.state.backends.arguments import check_codec
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, micros
-from flujo_lens.state.backends.vocabulary import with_times
+from flujo_lens.state.backends.vocabulary import as_object, filled
 
 __all__ = ["RunCodec", "history_facts"]
 
@@ -58,15 +58,14 @@ class RunCodec:
         return safe_loads(self.dumps(value))
 
     def state(self, run_id: str, state: JSONObject) -> bytes:
-        """The document of a state.
+        """The document of a state; what is put in is marked, so that `as_saved` takes it out again.
 
         Raises:
-            TypeError, InvalidStateError: it is no dict, or does not fit the model that states are checked against.
+            TypeError, InvalidStateError: it has no fields, or does not fit the model that states are checked against.
         """
-        check_state(state)
-        named = {**with_times(state), "run_id": run_id}
-        self._codec.check(named)
-        return self._codec.document(run_id, named)
+        kept = filled(as_object(state, self._default), run_id)
+        self._codec.check(kept)
+        return self._codec.document(run_id, kept)
 
     def row(self, kind: str, run_id: str, row: Mapping[str, Any]) -> bytes:
         """The document of a ``run``, ``step``, ``span`` or ``evaluation``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from flujo_lens.serialization import safe_loads
@@ -74,6 +75,16 @@ class RunReader:
     async def summaries(self, tx: Transaction, rows: Sequence[RunRow]) -> list[RunSummary]:
         """The runs as operators read them."""
         return [interpret.summarise(raw, self._codec.zone) for raw in await self.raws(tx, rows)]
+
+    async def with_tasks(self, tx: Transaction, runs: Sequence[RunSummary]) -> list[RunSummary]:
+        """The runs with the number of their background tasks by status."""
+        ids = await tx.tasks_of([run.run_id for run in runs])
+        if not ids:
+            return list(runs)
+        counts: dict[str | None, Counter[str]] = {}
+        for task in await self.summaries(tx, list((await tx.runs(ids)).values())):
+            counts.setdefault(task.parent_run_id, Counter())[task.status] += 1
+        return [run._replace(tasks=dict(counts[run.run_id])) if run.run_id in counts else run for run in runs]
 
     async def selected(
         self,
