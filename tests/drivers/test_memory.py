@@ -30,7 +30,7 @@ def ran(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
 
 def held(backend: InMemoryBackend, run_id: str) -> bytes:
     """What is kept of a state."""
-    state = backend._runs[run_id].state
+    state = backend._store.tables["run"][run_id][0].state
     assert state is not None
     return state
 

@@ -53,7 +53,7 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
     choice = _Choice()
     chooser = Chooser(asked, choice)
     # Every run is looked at: the filter is asked of the head of a family, and its tasks go with it.
-    rows = [row async for row in tx.scan(RunFilter(), None, False, None)]
+    rows = [row async for row in tx.scan(RunFilter(), None, True, None)]
     members = {member.run_id: member for member in await _members(core, tx, asked, rows)}
     asked_ids = tuple(dict.fromkeys(asked.run_ids or ()))
     named = [members[run_id] for run_id in asked_ids if run_id in members]
