@@ -30,6 +30,8 @@ class InMemoryBackend(CoreBackend):
         serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
     """
 
+    any_loop = True
+
     def __init__(
         self,
         *,

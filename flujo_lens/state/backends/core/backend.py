@@ -47,7 +47,7 @@ from flujo_lens.state.backends.vocabulary import (
     run_row,
     timed_out,
 )
-from flujo_lens.state.claims import Claim, Holder, Progress
+from flujo_lens.state.claims import Claim, Holder, Progress, present
 from flujo_lens.state.matching import needs_details
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import build_trees
@@ -233,11 +233,11 @@ class CoreBackend(ReadingBackend):
 
     async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
         """Take a run that nobody has."""
-        Claim.take(check_run_id(run_id), holder, lease, datetime.now(UTC))  # refuses a lease before anything waits
+        Claim.take(check_run_id(run_id), holder, lease, present())  # refuses a lease before anything waits
 
         async def work(tx: Transaction) -> Claim:
             await tx.lock([run_id])
-            now = datetime.now(UTC)
+            now = present()
             found = claims_in(await tx.get("claim", [run_id])).get(run_id)
             if found is not None:
                 found.check_free(now)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flujo_lens.serialization import safe_loads
 from flujo_lens.state.backends.core.port import RunRow, Store, Transaction
 from flujo_lens.state.backends.core.run_reader import claims_in
 from flujo_lens.state.backends.vocabulary import cancelled, is_open, now_text
+from flujo_lens.state.claims import present
 from flujo_lens.state.deletion import Keep, Record
 from flujo_lens.state.timestamps import parse_instant
 
@@ -49,7 +49,7 @@ class Cancellation:
         """The runs that could go on and that nobody holds."""
         from flujo_lens.state.backends.core.backend import stored_documents
 
-        claims, rows, now = claims_in(await tx.get("claim", self._ids)), await tx.runs(self._ids), datetime.now(UTC)
+        claims, rows, now = claims_in(await tx.get("claim", self._ids)), await tx.runs(self._ids), present()
         free = [i for i in self._ids if i in rows and (self._force or i not in claims or claims[i].has_ended(now))]
         return [rows[run_id] for run_id in free if is_open(*stored_documents(rows[run_id]))]
 

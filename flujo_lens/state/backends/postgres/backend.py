@@ -37,6 +37,8 @@ class PostgresBackend(CoreBackend):
         ReadOnlyStoreError: the role may not write.
     """
 
+    any_loop = True
+
     def __init__(
         self,
         uri: str,
