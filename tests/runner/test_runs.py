@@ -583,7 +583,7 @@ def test_no_step_gets_a_context_with_a_mark(backend: StateBackend) -> None:
     ) as caught:
         runner.resume("r", "yes")
     assert (caught.value.code, caught.value.verdict) == ("LENS-C10", "broken")
-    assert [each.id for each in caught.value.remediations][:2] == ["migrate", "cancel"]
+    assert [each.id for each in caught.value.remediations][:2] == ["migrate", "new-run-id"]
 
 
 def test_an_output_that_was_not_kept_is_no_hindrance_where_a_person_answers_next(backend: StateBackend) -> None:
