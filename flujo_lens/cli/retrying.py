@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from flujo_lens.cli import exit_codes
@@ -21,6 +21,7 @@ from flujo_lens.operations.retry import RetryPlan, plan_named, plan_wanted, retr
 from flujo_lens.rendering.human import plural
 from flujo_lens.rendering.text import escape_controls, escape_tsv
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunSummary
 
 __all__ = ["Retrying", "run_retry"]
 
@@ -47,12 +48,11 @@ class Retrying(NamedTuple):
 
 def run_retry(app: App, asked: Retrying) -> int:
     """Find the runs, ask, go on with them and report; return the exit code."""
-    if not asked.change.dry_run:
-        check_writable(app)
+    check_writable(app, dry_run=asked.change.dry_run)
     out = report_output(app, asked.change, ("table", "json", "ndjson", "id"))
     plan = _planned(app, asked)
     asks = len(plan.runs) > 1 and not asked.change.dry_run
-    if asks and not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes, _plan_lines(plan)):
+    if asks and not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes, _plan_lines(plan.runs)):
         return exit_codes.FAILED
     return _carried_out(app, out, plan, asked)
 
@@ -80,16 +80,17 @@ def _planned(app: App, asked: Retrying) -> RetryPlan:
 
 
 def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int:
-    from flujo_lens.operations.resume import Outcome, check_library, try_again
+    from flujo_lens.operations.resume import Outcome, check_library, try_again, would_try_again
 
     is_dry = asked.change.dry_run
-    application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs and not is_dry else None
+    application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs else None
     stop, watches = Stop(), list[_Watch]()
 
     async def work(backend: StateBackend) -> tuple[list[Outcome], Report]:
         async def one(run_id: str) -> Outcome:
             assert application is not None
-            return await try_again(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
+            go_on = would_try_again if is_dry else try_again
+            return await go_on(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
 
         if application is not None:
             await check_library(backend, application)
@@ -179,24 +180,31 @@ def _report(app: App, out: Output, plan: RetryPlan, rows: list[dict[str, Any]], 
     if out.form == "json":
         out.document({**report.document(), "runs": rows})
         return
+    refused = {row["run_id"]: row for row in rows if report.dry_run and row["code"]}
+    going = [run for run in plan.runs if run.run_id not in refused]
     if report.dry_run and out.form == "id":
-        out.ids(run.run_id for run in plan.runs)
+        out.ids(run.run_id for run in going)
     if out.form in ("id", "ndjson"):
         return
     if report.dry_run:
-        app.say(_plan_lines(plan))
+        app.say([*_plan_lines(going), *map(_refusal, list(refused.values())[:MOST_SHOWN])])
     app.say([_summary(plan, report, [row["code"] for row in rows])])
 
 
-def _plan_lines(plan: RetryPlan) -> list[str]:
-    return listed([described(run) for run in plan.runs])
+def _plan_lines(runs: Sequence[RunSummary]) -> list[str]:
+    return listed([described(run) for run in runs])
+
+
+def _refusal(row: Mapping[str, Any]) -> str:
+    return escape_controls(f"{row['run_id']} would not be retried: {row['code']}: {row['error_message']}")
 
 
 def _summary(plan: RetryPlan, report: Report, codes: Sequence[str | None]) -> str:
     skipped = ", ".join(escape_controls(f"{run.run_id} is {run.status}") for run in plan.others[:MOST_SHOWN])
     told = f"; skipped {report.skipped}: {skipped}" if skipped else ""
     if report.dry_run:
-        return f"{plural(report.left, 'run')} would be retried{told}; nothing was changed (--dry-run)"
+        refused = f", {report.failed} refused" if report.failed else ""
+        return f"{plural(report.left, 'run')} would be retried{refused}{told}; nothing was changed (--dry-run)"
     if not plan.runs:
         return f"there is nothing to retry{told}"
     left = f", {report.left} not begun" if report.left else ""

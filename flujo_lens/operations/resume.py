@@ -38,6 +38,7 @@ __all__ = [
     "stored_outcome",
     "stored_run",
     "try_again",
+    "would_try_again",
 ]
 
 T = TypeVar("T")
@@ -273,12 +274,37 @@ async def try_again(
         LensError: as of `go_on` and `check_free`.
     """
     stored = await stored_run(backend, run_id)
+    _check_goes_on(stored)
+    await check_free(backend, stored, now, lease_of(application.lease), force=False)
+    return await go_on(backend, application, stored, version=version)
+
+
+async def would_try_again(
+    backend: StateBackend, application: Application, run_id: str, now: datetime, version: str | None = None
+) -> Outcome:
+    """How `try_again` would begin: where the run stands. Nothing is written, nothing runs.
+
+    Raises:
+        LensError: as of `try_again`, as far as that is known before it runs.
+    """
+    stored = await stored_run(backend, run_id)
+    _check_goes_on(stored)
+    await check_free(backend, stored, now, lease_of(application.lease), force=False)
+    prepared = await prepare(backend, application, stored, version)
+    return Outcome(run_id, stored.status, step=prepared.step)
+
+
+def _check_goes_on(stored: Stored) -> None:
+    """See that a run has failed, or was left behind.
+
+    Raises:
+        OperationFailedError: it is at its end, or waits for a person.
+    """
     if not stored.goes_on:
+        run_id = stored.run_id
         raise OperationFailedError(
             f"{run_id} is {stored.status} by now", hint=command_line("show", run_id), run_id=run_id
         )
-    await check_free(backend, stored, now, lease_of(application.lease), force=False)
-    return await go_on(backend, application, stored, version=version)
 
 
 async def _contained(work: Coroutine[Any, Any, T]) -> T:

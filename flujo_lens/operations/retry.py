@@ -79,7 +79,7 @@ async def retry(
 
     Args:
         plan: The runs.
-        work: Goes on with one.
+        work: Goes on with one; where nothing is to be changed, sees whether it could.
         record: The recorder; None to change nothing.
         concurrency: How many at once.
         stop: When to end early.
@@ -89,10 +89,12 @@ async def retry(
         LensError: the log cannot be written; nothing was changed.
     """
     matched = len(plan.runs) + len(plan.others)
-    if record is None or not plan.runs:
-        left = len(plan.runs)
-        return [], Report(matched, skipped=len(plan.others), left=left, dry_run=record is None)
     ids = [run.run_id for run in plan.runs]
+    if record is None or not ids:
+        looked = [await _tried(work, run_id) for run_id in ids]
+        refused = sum(outcome.code is not None for outcome in looked)
+        left = len(ids) - refused
+        return looked, Report(matched, 0, len(plan.others), refused, left, dry_run=record is None)
     done: list[Outcome] = []
 
     def finished(outcome: Outcome) -> None:
@@ -132,18 +134,24 @@ async def _worker(waiting: Iterator[str], work: Work, stop: Stop, finished: Watc
         if stop:
             return
         try:
-            finished(await work(run_id))
+            finished(await _tried(work, run_id))
         except asyncio.CancelledError:
             if not stop:
                 raise
             finished(Outcome(run_id, "failed", error="interrupted"))
             return
-        except LensError as error:
-            told = getattr(error, "reason", error.message)
-            status = "running" if isinstance(error, RunHeldError) else "failed"
-            finished(Outcome(run_id, status, error=told, code=error.code))
-        except Exception as error:  # noqa: BLE001 - of whatever code: the others go on
-            finished(Outcome(run_id, "failed", error=f"{type(error).__name__}: {error}", code="LENS-F1"))
+
+
+async def _tried(work: Work, run_id: str) -> Outcome:
+    """What comes of a run; what keeps it from going on is part of that."""
+    try:
+        return await work(run_id)
+    except LensError as error:
+        told = getattr(error, "reason", error.message)
+        status = "running" if isinstance(error, RunHeldError) else "failed"
+        return Outcome(run_id, status, error=told, code=error.code)
+    except Exception as error:  # noqa: BLE001 - of whatever code: the others go on
+        return Outcome(run_id, "failed", error=f"{type(error).__name__}: {error}", code="LENS-F1")
 
 
 async def _stopped(stop: Stop, workers: Sequence[asyncio.Task[None]]) -> None:

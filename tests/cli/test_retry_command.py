@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -10,6 +11,9 @@ import time
 import pytest
 from pipelines import Shop
 from support import Lens, Result, tree
+
+from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.claims import Holder
 
 APP = "--app shop:registry"
 REPORT = ["matched", "done", "skipped", "failed", "left", "dry_run", "audit_id", "runs"]
@@ -83,9 +87,9 @@ def test_rows_as_they_come(shop: Shop) -> None:
 def test_by_a_filter(shop: Shop) -> None:
     shop.fail("one", "two")
     shop.begin("billing", "waits")
-    assert shop.lens("retry --pipeline orders --dry-run -o json").json["matched"] == 2
-    assert shop.lens("retry --pipeline billing --dry-run -o json").json["matched"] == 0
-    assert sorted(shop.lens("retry --error '*customer*' --dry-run -o id").lines) == ["one", "two"]
+    assert shop.lens(f"retry --pipeline orders {APP} --dry-run -o json").json["matched"] == 2
+    assert shop.lens(f"retry --pipeline billing {APP} --dry-run -o json").json["matched"] == 0
+    assert sorted(shop.lens(f"retry --error '*customer*' {APP} --dry-run -o id").lines) == ["one", "two"]
     refused = shop.lens("retry --status paused")
     assert (refused.code, "lens resume" in refused.err) == (2, True)
     done = retry(shop, f"--error '*customer*' --meta kept=yes {APP} --yes")
@@ -108,11 +112,36 @@ def test_more_than_one_is_asked_for(shop: Shop) -> None:
 def test_a_dry_run_changes_nothing(shop: Shop) -> None:
     shop.fail("one")
     before = tree(shop.cwd)
-    assert shop.lens("retry one --dry-run").lines == [
+    assert shop.lens(f"retry one {APP} --dry-run").lines == [
         "  one (failed, orders 1.0.0)",
         "1 run would be retried; nothing was changed (--dry-run)",
     ]
     assert tree(shop.cwd) == before
+
+
+def test_a_dry_run_refuses_what_the_real_run_refuses(shop: Shop) -> None:
+    """No application, one that cannot be imported, a version that is not there, a run that a living process holds."""
+    shop.fail("one", "two")
+    before = tree(shop.cwd)
+    for more in ("", "--app nowhere:registry"):
+        for way in ("--dry-run", "--yes"):
+            assert retry(shop, f"one two {more} {way}").code == 2, (more, way)
+    assert tree(shop.cwd) == before, "nothing was written"
+    asyncio.run(_hold(shop, "two"))
+    dry = retry(shop, f"one two {APP} --dry-run")
+    assert dry.code == 6
+    assert dry.lines[0].startswith("  one (failed, ")
+    assert dry.lines[1].startswith("two would not be retried: LENS-B2: ")
+    assert dry.lines[-1] == "1 run would be retried, 1 refused; nothing was changed (--dry-run)"
+    assert retry(shop, f"one two {APP} --dry-run -o id").lines == ["one"]
+    told = retry(shop, f"one two {APP} --dry-run -o json").json
+    assert (told["left"], told["failed"], [row["code"] for row in told["runs"]]) == (1, 1, [None, "LENS-B2"])
+    assert retry(shop, f"one two {APP} --yes").code == 6
+
+
+async def _hold(shop: Shop, run_id: str) -> None:
+    async with SQLiteBackend(shop.cwd / shop.store) as backend:
+        await backend.claim_run(run_id, Holder.current(), 1e8)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
