@@ -10,13 +10,11 @@ Everything that comes out is an aware `datetime` in UTC, or None for a text that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
-__all__ = ["EPOCH", "guess_zone", "local_zone", "parse_instant", "read_instant"]
+__all__ = ["EPOCH", "local_zone", "parse_instant", "read_instant"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_QUARTER = timedelta(minutes=15)
 
 
 def parse_instant(text: object, naive: tzinfo = UTC) -> datetime | None:
@@ -75,32 +73,3 @@ class _MachineZone(tzinfo):
         naive = there.replace(tzinfo=None)
         fold = 0 if naive.astimezone().utcoffset() == there.utcoffset() else 1
         return naive.replace(tzinfo=self, fold=fold)
-
-
-def guess_zone(pairs: Iterable[tuple[object, object]]) -> tzinfo | None:
-    """The zone of the writer, from pairs of the same run's naive local and UTC times.
-
-    The two were taken within seconds, zones differ by quarters of an hour: the rounded difference is the
-    offset. Pairs that do not fit (a missing time, more than a minute off a quarter) are passed over.
-
-    Returns:
-        The fixed offset that the pairs agree on, that of the first (newest) pair if they give several,
-        None if no pair tells.
-    """
-    for local_text, utc_text in pairs:
-        local, utc = _naive(local_text), parse_instant(utc_text)
-        if local is None or utc is None:
-            continue
-        offset = local - utc.replace(tzinfo=None)
-        rounded = round(offset / _QUARTER) * _QUARTER
-        if abs(offset - rounded) <= timedelta(minutes=1) and abs(rounded) <= timedelta(hours=14):
-            return timezone(rounded)
-    return None
-
-
-def _naive(text: object) -> datetime | None:
-    try:
-        when = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return when if when is not None and when.tzinfo is None else None

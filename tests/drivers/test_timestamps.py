@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flujo_lens.errors import TimeFormatError
-from flujo_lens.state.timestamps import guess_zone, local_zone, parse_instant, read_instant
+from flujo_lens.state.timestamps import local_zone, parse_instant, read_instant
 from flujo_lens.state.typed_times import parse_age, parse_when
+from flujo_lens.state.zones import guess_zone
 
 LIMA = timezone(timedelta(hours=-5))
 NOW = datetime(2026, 11, 21, 3, 11, 8, 250_000, tzinfo=UTC)

@@ -68,7 +68,8 @@ def text_order(first: object, last: object, naive: tzinfo) -> TextOrder:
     if zone == "Z":
         return TextOrder(UTC, _SECOND, exact=True)
     fixed = zone != "" or naive is UTC or isinstance(naive.utcoffset(None), timedelta)
-    return TextOrder(naive if zone == "" else UTC, timedelta(0) if fixed else _FOLD, exact=True)
+    slack = timedelta(0) if fixed else max(_FOLD, getattr(naive, "slack", _FOLD))
+    return TextOrder(naive if zone == "" else UTC, slack, exact=True)
 
 
 def _form(text: object) -> tuple[str, str] | None:

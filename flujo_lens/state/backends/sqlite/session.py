@@ -12,12 +12,14 @@ from typing import Any
 from flujo_lens.state.backends.sqlite import queries
 from flujo_lens.state.backends.sqlite.schema import Shape, read_shape
 from flujo_lens.state.interpret import RawRun, summarise
-from flujo_lens.state.timestamps import guess_zone, local_zone, parse_instant
+from flujo_lens.state.timestamps import local_zone, parse_instant
 from flujo_lens.state.views import RunSummary
+from flujo_lens.state.zones import guess_zone, infer_zone, observed
 
 __all__ = ["Session", "as_text", "open_session"]
 
 _SAMPLES = 20
+_AT_A_PLACE = 3
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -82,7 +84,8 @@ def open_session(connection: sqlite3.Connection, path: Path, zone: tzinfo | None
     connection.create_function("lens_is_time", 1, lambda text: parse_instant(text) is not None)
     session = Session(connection, shape, zone or UTC, zone is not None)
     if zone is None and _has_naive_states(session):
-        session.zone = guess_zone(_both_times(session)) or local_zone()
+        machine = local_zone()
+        session.zone = infer_zone(observed(_both_times(session)), machine) or machine
     return session
 
 
@@ -102,12 +105,31 @@ def _has_zone(text: str) -> bool:
 
 
 def _both_times(session: Session) -> list[tuple[Any, Any]]:
-    """Local and UTC times of the same runs, the newest first."""
+    """Local and UTC times of the same runs: some from all of the store's life, and the newest."""
     if not session.shape.has("runs", "end_time"):
         return []
+    bounds = session.rows("SELECT min(rowid), max(rowid) FROM workflow_state").fetchone()
+    if not all(isinstance(bound, int) for bound in bounds):
+        return []
+    first, last = bounds
+    places = {last, *(first + (last - first) * part // _SAMPLES for part in range(_SAMPLES))}
+    found = [pair for place in sorted(places, reverse=True) for pair in _ended(session, place)]
+    return (
+        found
+        or session.rows(
+            "SELECT s.updated_at, r.end_time FROM workflow_state s JOIN runs r ON r.run_id = s.run_id "
+            f"WHERE r.end_time <> '' ORDER BY s.rowid DESC LIMIT {_SAMPLES}"
+        ).fetchall()
+    )
+
+
+def _ended(session: Session, rowid: int) -> list[tuple[Any, Any]]:
+    """Both times of the last runs up to a row that have both."""
     return session.rows(
-        "SELECT s.updated_at, r.end_time FROM workflow_state s JOIN runs r ON r.run_id = s.run_id "
-        f"WHERE r.end_time <> '' ORDER BY s.rowid DESC LIMIT {_SAMPLES}"
+        "SELECT s.updated_at, r.end_time FROM (SELECT run_id, updated_at, rowid AS at FROM workflow_state "
+        f"WHERE rowid <= ? AND status <> 'running' ORDER BY rowid DESC LIMIT {_AT_A_PLACE}) s "
+        "JOIN runs r ON r.run_id = s.run_id WHERE r.end_time <> '' ORDER BY s.at DESC",
+        (rowid,),
     ).fetchall()
 
 
