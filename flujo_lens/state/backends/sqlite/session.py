@@ -125,9 +125,10 @@ def _both_times(session: Session) -> list[tuple[Any, Any]]:
 
 def _ended(session: Session, rowid: int) -> list[tuple[Any, Any]]:
     """Both times of the last runs up to a row that have both."""
+    settled = "status <> 'running'" if session.shape.has("workflow_state", "status") else "1"
     return session.rows(
         "SELECT s.updated_at, r.end_time FROM (SELECT run_id, updated_at, rowid AS at FROM workflow_state "
-        f"WHERE rowid <= ? AND status <> 'running' ORDER BY rowid DESC LIMIT {_AT_A_PLACE}) s "
+        f"WHERE rowid <= ? AND {settled} ORDER BY rowid DESC LIMIT {_AT_A_PLACE}) s "
         "JOIN runs r ON r.run_id = s.run_id WHERE r.end_time <> '' ORDER BY s.at DESC",
         (rowid,),
     ).fetchall()
