@@ -50,7 +50,7 @@ def test_a_paused_run_is_cancelled_and_its_history_stays(any_lens: Lens) -> None
     assert after["steps"] == before["steps"]
     assert any_lens("waiting --search paused-001 -o id").lines == []
     (entry,) = any_lens("audit list -o json").json
-    assert (entry["reason"], entry["run_ids"], entry["counts"]) == ("withdrawn", ["paused-001"], {"runs": 1})
+    assert (entry["reason"], entry["run_ids"], entry["counts"]) == ("withdrawn", ["paused-001"], {"cancelled": 1})
     assert entry["audit_id"] == done.json["audit_id"]
 
 
