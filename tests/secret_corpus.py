@@ -189,7 +189,8 @@ _SENTENCES = (
     "access denied for user 'ana'", "the api: it is down", "the private key was not found", "no credentials were given",
     "tokenization: wordpiece", "the passwords differ in 3 places", "cookies are off", "dsn", "windsnow", "=", ":",
     "key=",
-    "token", "token:", "token=", "password: ", "Bearer ", "Cookie:", "//", "@", "user:@", "--password", "a=b&c=d",
+    "token", "token:", "token=", "password: ", "Bearer ", "Cookie:", "//", "@", "user:@",
+    "--password is asked for", "a=b&c=d",
     "error: step password_reset: timed out", "the account: 5 items", "access: granted", "api: v2", "private: yes",
 )  # fmt: skip
 _LITERALS: tuple[object, ...] = (

@@ -23,6 +23,7 @@ ALLOWED = {
     "redaction": ("redaction",),
     "state.models": ("errors", "state"),
     "serialization": ("errors", "state.models", "state.views", "serialization"),
+    "state.fingerprint": ("redaction",),
     "state": ("errors", "folders", "state", "serialization"),
     "operations": ("errors", "redaction", "state", "serialization", "operations"),
     "operations.stores": ("errors", "redaction", "state", "operations", "config"),

@@ -299,7 +299,9 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
     if _wants_json(arguments):
         from flujo_lens.rendering.data import compact
 
-        app.write_error(compact({"error": app.redactor.value(app.repeated.error(error.to_dict()))}))
+        told = app.redactor.value(app.repeated.error(error.to_dict()))
+        typed = {name: app.redactor.text(value) if isinstance(value, str) else value for name, value in told.items()}
+        app.write_error(compact({"error": typed}))
     else:
         app.write_error(_for_people(app, error))
     return exit_codes.exit_code_of(error)

@@ -15,18 +15,17 @@ __all__ = ["credential_spans"]
 
 _SLASHES = r"(?:/|\\+/){2}"
 _PORT = r"""\d{1,5}(?:[/?#,;\s"'`<>)\]}\\]|$)"""
-# A password may, wrongly, hold a "/" or an "@": what follows "//user:" is one unless it begins like a port's number.
-_IN_URL = Pattern(
-    rf"""{_SLASHES}[^\s/:@?#\[\]"'<>\\]*:(?!{_PORT})"""
-    r"""(?P<secret>(?:(?!://)(?:[^\s"'`]|["'](?=[\w@]))){0,400})@"""
-)
 _SCHEMES = (
     "postgres(?:ql)?|mysql|mariadb|redis|rediss|valkey|amqps?|mongodb|https?|ftps?|sftp|ssh|ldaps?|smtps?|kafka|nats|mssql|"
     "sqlserver|oracle|clickhouse|cockroachdb|snowflake|sqlite|wss?"
 )
+# A path that is made of a URL has one of its slashes left.
+_USER = rf"""(?:{_SLASHES}|\b(?:{_SCHEMES})(?:\+\w+)?:/)[^\s/:@?#\[\]"'<>\\]*:(?!{_PORT})"""
+# A password may, wrongly, hold a "/" or an "@": what follows "//user:" is one unless it begins like a port's number.
+_IN_URL = Pattern(rf"""{_USER}(?P<secret>(?:(?!://)(?:[^\s"'`]|["'](?=[\w@]))){{0,400}})@""", re.IGNORECASE)
 # A password whose end, with the host, was cut off.
 _CUT_URL = Pattern(
-    rf"""\b(?:{_SCHEMES})(?:\+\w+)?:{_SLASHES}[^\s/:@?#\[\]"'<>\\]*:(?!{_PORT})"""
+    rf"""\b(?:{_SCHEMES})(?:\+\w+)?:(?:/|\\+/){{1,2}}[^\s/:@?#\[\]"'<>\\]*:(?!{_PORT})"""
     r"""(?P<secret>[^\s/@"'`<>…,;)\]}\\]{1,400})""",
     re.IGNORECASE,
 )
@@ -35,7 +34,7 @@ _SIGNATURE = Pattern(
 )
 _BEARER = Pattern(r"""\b(?P<word>bearer)[ \t]+(?!(?:realm|error|scope|charset)=)(?P<secret>[\w.~+/=:%-]+)""", re.I)
 _BASIC = Pattern(r"\bbasic[ \t]+(?P<secret>[A-Za-z0-9+/#]{4,}={0,2})(?![\w-])", re.IGNORECASE)
-_USER = Pattern(r"""(?<!\S)(?:-u|--user)(?:[ \t]+|=)["']?[^\s:'"]+:(?P<secret>[^\s'"]+)""")
+_CURL_USER = Pattern(r"""(?<!\S)(?:-u|--user)(?:[ \t]+|=)["']?[^\s:'"]+:(?P<secret>[^\s'"]+)""")
 # In errors that are grouped, "#" stands for digits.
 _SHAPES = Pattern(
     r"\bsk-(?=[\w-]{0,200}[\d#])[\w#-]{16,}"
@@ -66,7 +65,7 @@ def credential_spans(text: str) -> Iterator[Span]:
     if "basic" in lowered:
         yield from (found.span("secret") for found in _BASIC.finditer(text) if _is_basic(found["secret"]))
     if "curl" in lowered:
-        yield from (found.span("secret") for found in _USER.finditer(text) if not found["secret"].isdigit())
+        yield from (found.span("secret") for found in _CURL_USER.finditer(text) if not found["secret"].isdigit())
 
 
 def _is_bearer(found: re.Match[str]) -> bool:

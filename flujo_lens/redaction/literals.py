@@ -35,8 +35,8 @@ def quoted_span(text: str, at: int) -> Span:
             continue
         if slashes < depth:
             return start, found.start()
-        if not _closes(slashes, depth):
-            continue
+        if not _closes(slashes, depth) or (slashes != depth and text[behind : behind + 1].isalnum()):
+            continue  # an escaped one, as of "it's", whose backslash may be doubled by the text around
         if depth or found.end() == start + 1 or text[behind : behind + 1] != quote:
             return start, found.end() - 1 - depth
         behind += 1  # two quotes are one in SQL and CSV

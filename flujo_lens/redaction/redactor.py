@@ -23,7 +23,8 @@ _HOLDS_NAMES = frozenset({
 })  # fmt: skip
 """Keys whose texts are ids and names: whoever copies one needs it whole."""
 
-_MARKS = ("//", "sk-", "eyJ", "gh", "glpat-", "xox", "AIza", "PRIVATE KEY", "\\/")
+_MARKS = ("//", ":/", "sk-", "eyJ", "gh", "glpat-", "xox", "AIza", "PRIVATE KEY", "\\/")
+_SHELL_QUOTE = "'\"'\"'"
 _SHORTEST = 4
 """Characters of the shortest text in which there is a key and a secret."""
 
@@ -57,7 +58,13 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """`text` with its secrets masked; what is masked once stays as it is."""
-        return self._texts.masked(text) if self._may_hold_secrets(text) else text
+        if not self._may_hold_secrets(text):
+            return text
+        if _SHELL_QUOTE in text:  # what a shell's quoting makes of a literal
+            plain = text.replace(_SHELL_QUOTE, "'")
+            masked = self._texts.masked(plain)
+            return text if masked == plain else masked
+        return self._texts.masked(text)
 
     def _may_hold_secrets(self, text: str) -> bool:
         """A quick look, which most texts end at."""

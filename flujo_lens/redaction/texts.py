@@ -26,7 +26,7 @@ _LONGEST_WORD = 200
 _KEY_END = Pattern(r"(?P<word>[\w-]{0,64})(?P<next>[ .][\w-]{1,64})?")
 _ANY_KEY = Pattern(r"[^\W\d][\w-]{0,63}")
 _GAP = r"(?:\s|\\+[nrt])*"
-_TYPE = r"[A-Za-z_][\w.]*(?:\[[^\]=]{0,60}\])?(?:\s*\|\s*[\w.]+)*"
+_TYPE = r"(?:str|bytes|int|float|bool|object|[\w.]{0,60}[A-Z]\w{0,60})(?:\[[^\]=]{0,60}\])?(?:\s*\|\s*[\w.]+)*"
 _JOINT = Pattern(
     rf"""(?P<close>\\*["'`])?\\*\]?
     (?P<before>{_GAP})
@@ -46,6 +46,8 @@ _CHECKED = Pattern(rf"(?:\.[\w.]+)?(?:\n|\\+n)[ ]{{2}}(?:(?!\\+n)[^\n]){{0,500}}
 """What pydantic puts between a field's name and the value that it refused."""
 
 _SPOKEN = Pattern(r"""[ \t]+(?:(?P<verb>is|was)[ \t]+)?(?=(?P<quote>\\*["'`])|\S)""")
+_NEXT_TEXT = Pattern(r"""["'](?:\s*[,:]\s*\\*["']|\s*[\]}])""")
+_NO_TEXT = Pattern(r"""[,;:\s{}\[\]()*\\]*(?:\\+[nrt])*""")
 _CALL = Pattern(r"[A-Za-z_][\w.]*\(")
 _PREFIX = Pattern(r"""(?:[bBuUrRfF]{1,2})?(?=\\*["'`])""")
 _PROSE = Pattern(r"(?:unexpected|illegal|expected|unknown|near|next|end)\s+$", re.IGNORECASE)
@@ -109,7 +111,7 @@ class SecretTexts:
             for span in _values(text, key):
                 if span[0] < span[1]:
                     yield span
-                done = max(done, span[1])
+                done = max(done, _text_end(text, span))
 
     def _hits(self, text: str) -> list[Span]:
         """The places at which a secret key may stand, in their order."""
@@ -150,6 +152,12 @@ def _ends(text: str, end: int) -> Iterator[int]:
             yield found.end()
 
 
+def _text_end(text: str, span: Span) -> int:
+    """Where a value ends at the latest: one that was cut off may go on into the next texts of a list and their keys."""
+    found = _NEXT_TEXT.search(text, *span)
+    return found.start() if found else span[1]
+
+
 def _beginnings(text: str, start: int, hit: int) -> Iterator[int]:
     """Where the key may begin: as far left as it goes, behind an escape (``\\n``, ``%26``), behind each dot."""
     yield start
@@ -176,6 +184,8 @@ def _values(text: str, key: _Key) -> Sequence[Span]:
 
 def _joined(text: str, key: _Key, joint: re.Match[str]) -> Sequence[Span]:
     at, sep = joint.end(), joint["sep"]
+    if not joint["close"] and key.quote and text.startswith(key.quote, at):
+        return ()  # the text around ends behind a key without a value
     found = _literal(text, at, key)
     if found:
         doubtful = sep == ":" and not joint["close"] and _PROSE.search(text[max(0, key.start - 16) : key.start])
@@ -198,6 +208,8 @@ def _is_value(text: str, key: _Key, span: Span, joint: re.Match[str], is_query: 
     """Whether a word without quotes is a secret, and not a number, a placeholder or a part of a sentence."""
     word = text[slice(*span)]
     if is_placeholder(word):
+        return False
+    if not word.strip("#.,+-"):  # a number, where errors are grouped
         return False
     if word.replace(".", "").replace(",", "").lstrip("+-").isdigit():
         return len(word) >= 4 and joint["sep"] == "=" and not joint["close"] and bool(_PERSONAL.search(key.name))
@@ -222,7 +234,7 @@ def _literal(text: str, at: int, key: _Key) -> Sequence[Span] | None:
     prefix = _PREFIX.match(text, at)
     if prefix is not None:
         span = quoted_span(text, prefix.end())
-        return (span,) if text[slice(*span)].strip("*\\ ") else ()
+        return () if _NO_TEXT.fullmatch(text[slice(*span)]) else (span,)
     call = _CALL.match(text, at)
     if call is not None or text[at : at + 1] in ("{", "[", "("):
         return container_spans(text, call.end() - 1 if call else at, key.quote)

@@ -24,7 +24,7 @@ _SIGN = Pattern(r"[!@#$%^&*+=~?]")
 _SCHEMES = Pattern(r"(?P<name>[A-Za-z][A-Za-z0-9-]*)[ \t]+(?=\S)")
 _ONE_WORD = frozenset({"bearer", "basic", "token", "apikey", "negotiate", "ntlm", "key", "jwt", "sharedkey", "splunk"})
 _MANY_WORDS = frozenset({"digest", "oauth", "hawk", "aws4-hmac-sha256", "scram-sha-256", "signature", "mac"})
-_REST = Pattern(r"""(?:[^\n"'`\\]|(?<=[=, ])"[^"\n]*"(?=[,\s]|$)|\\(?![nrt"'`]))+""")
+_REST = Pattern(r"""(?:[^\n"'`\\]|(?<==)(?P<quote>\\*")[^"\n]*?(?P=quote)|\\(?![nrt"'`]))+""")
 _CREDENTIAL = Pattern(r"""[^\s"'`,;\\<>)\]}]+""")
 _COOKIES = Pattern(r"""[\w!#$%&*+.^|~-]+=[^;\s"'`\\]*(?:;[ \t]*[\w!#$%&*+.^|~-]+(?:=[^;\n"'`\\]*)?)*;?""")
 

@@ -46,9 +46,13 @@ def plain_error(text: str) -> str:
 def normalise_error(text: str) -> str:
     """`text` in one line of at most 200 characters, with what changes from run to run folded to ``#``.
 
+    Secrets are masked before: what names them may be folded.
+
     A normal form is its own: what looks like a number or a quote only when another is folded is folded too.
     """
-    folded = _folded(text)
+    from flujo_lens.redaction import masked_text
+
+    folded = _folded(masked_text(text))
     for _ in range(LONGEST):
         if (again := _folded(folded)) == folded:
             break
