@@ -36,6 +36,10 @@ _ZONES = timedelta(days=2)
 _EARLIEST = datetime.min.replace(tzinfo=UTC) + 2 * _ZONES
 
 
+_Part = tuple[str, tuple[str, ...]]
+"""A query, and its parameters."""
+
+
 class Candidates(NamedTuple):
     """A query for run ids that include all runs wanted.
 
@@ -229,25 +233,26 @@ def _active(session: Session, since: datetime) -> Candidates:
     """
     when = max(since, _EARLIEST).astimezone(UTC)
     texts = when.isoformat()[:19], (when - _ZONES).isoformat()[:10]
-    return _all_or_few(session, _active_parts(session), texts)
+    return _all_or_few(session, _active_parts(session, texts))
 
 
-def _active_parts(session: Session) -> list[str]:
+def _active_parts(session: Session, texts: tuple[str, str]) -> list[_Part]:
     parts = []
     for table, columns in ((_WS, _STATE_TIMES), (_RUNS, _RUN_TIMES)):
         there = [column for column in columns if session.shape.has(table, column)]
-        tests = [f"{column} >= ?1 OR ({column} >= ?2 AND {column} NOT GLOB '{_UTC_TIME}')" for column in there]
+        tests = [f"{column} >= ? OR ({column} >= ? AND {column} NOT GLOB '{_UTC_TIME}')" for column in there]
         if there:
-            parts.append(f"SELECT run_id FROM {table} WHERE {' OR '.join(tests)}")
+            parts.append((f"SELECT run_id FROM {table} WHERE {' OR '.join(tests)}", texts * len(there)))
     return parts
 
 
-def _all_or_few(session: Session, parts: list[str], values: tuple[str, str]) -> Candidates:
+def _all_or_few(session: Session, parts: list[_Part]) -> Candidates:
     """The ids themselves if they are few: what found them is not to be done twice."""
-    ids = {row[0] for part in parts for row in session.rows(f"{part} ORDER BY rowid DESC LIMIT {FEW + 1}", values)}
+    found = (session.rows(f"{sql} ORDER BY rowid DESC LIMIT {FEW + 1}", values) for sql, values in parts)
+    ids = {row[0] for rows in found for row in rows}
     if len(ids) <= FEW and all(isinstance(run_id, str) for run_id in ids):
         return Candidates("SELECT value FROM json_each(?)", (dumps(list(ids)).decode(),), len(ids))
-    return Candidates(" UNION ".join(parts), values)
+    return Candidates(" UNION ".join(sql for sql, _ in parts), tuple(value for _, own in parts for value in own))
 
 
 def _not_older(session: Session, table: str, column: str, since: datetime, naive: tzinfo) -> tuple[str, str]:

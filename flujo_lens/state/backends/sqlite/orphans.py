@@ -60,7 +60,7 @@ def _alone(session: Session, table: str, breaths: Breaths) -> dict[Any, int]:
     found: dict[Any, int] = {}
     after = session.value(f"SELECT min(run_id) FROM {table}")
     while after is not None:
-        walk = f"WITH RECURSIVE d(id) AS (SELECT ?1 UNION ALL {_next(table)} LIMIT {_AT_A_TIME})"
+        walk = f"WITH RECURSIVE d(id) AS (SELECT ? UNION ALL {_next(table)} LIMIT {_AT_A_TIME})"
         found.update(session.rows(_counted(session, table, walk), (after,)))
         last = session.value(f"{walk} SELECT max(id) FROM d", (after,))
         after = session.value(f"SELECT min(run_id) FROM {table} WHERE run_id > ?", (last,))

@@ -156,8 +156,8 @@ def _exists(db: sqlite3.Connection, shape: Shape, tables: Sequence[Mapping[str, 
     alone = not any(table in part for part in tables for table in heads)
     looked = [*heads, *(children(shape) if alone else [])]
     run_id = next(_run_ids(tables), None)
-    sql = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE run_id = ?1" for table in looked)
-    return bool(looked) and db.execute(f"{sql} LIMIT 1", (run_id,)).fetchone() is not None
+    sql = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE run_id = ?" for table in looked)
+    return bool(looked) and db.execute(f"{sql} LIMIT 1", (run_id,) * len(looked)).fetchone() is not None
 
 
 def _check_run(run_id: str, tables: Sequence[Mapping[str, Any]]) -> None:
