@@ -6,6 +6,7 @@ import errno
 import gc
 import importlib
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -364,6 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     in_utf8_mode()
     world = World(owns_process=True)
     code = run(words_as_typed(sys.argv[1:]) if arguments is None else arguments, world)
+    if code == exit_codes.INTERRUPTED:  # one more Ctrl-C, while Python ends, would kill it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     _flush_what_came_before(world)
     if world.diverted is not None:
         from flujo_lens.cli.diversion import leave

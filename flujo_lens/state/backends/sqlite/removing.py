@@ -18,12 +18,13 @@ HEADS = ("workflow_state", "runs")
 
 def count_rows(session: Session, ids: Sequence[Any], most: int) -> int:
     """How many rows hang on these runs, counted up to a little more than `most`."""
-    if not ids or not children(session.shape):
-        return 0
-    these = f"({', '.join(f'?{at}' for at in range(1, len(ids) + 1))})"
-    parts = [f"SELECT 1 FROM {table} WHERE run_id IN {these}" for table in children(session.shape)]
-    sql = f"SELECT count(*) FROM ({' UNION ALL '.join(parts)} LIMIT {most + 1})"
-    return int(session.value(sql, ids))
+    count = 0
+    for table in children(session.shape) if ids else ():
+        some = f"SELECT 1 FROM {table} WHERE run_id IN {queries.marks(ids)} LIMIT {most + 1 - count}"
+        count += int(session.value(f"SELECT count(*) FROM ({some})", ids))
+        if count > most:
+            break
+    return count
 
 
 def signature(session: Session, ids: Sequence[Any]) -> list[tuple[Any, ...]]:
