@@ -26,10 +26,11 @@ from flujo_lens.errors import (
     UnreachableStoreError,
 )
 from flujo_lens.state import interpret
-from flujo_lens.state.backends import file_documents, file_table
-from flujo_lens.state.backends.file import FileBackend, folder_of_uri
-from flujo_lens.state.backends.gathering import order_runs
-from flujo_lens.state.matching import matches
+from flujo_lens.state.backends.core.fallbacks import order_runs
+from flujo_lens.state.backends.file.backend import FileBackend, folder_of_uri
+from flujo_lens.state.backends.file.format import document
+from flujo_lens.state.backends.file.index import state_table
+from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter, RunSummary
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -116,20 +117,20 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture
 def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as at rest at once: between two writes of one file there must be a tick of the clock."""
-    monkeypatch.setattr(file_table, "REST_NS", -10_000_000_000)
+    monkeypatch.setattr(state_table, "REST_NS", -10_000_000_000)
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read, as they are read."""
     names: list[str] = []
-    real = file_documents.load_object
+    real = document.load_object
 
     def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
         names.append(name)
         return real(folder, name, size, **more)
 
-    monkeypatch.setattr(file_documents, "load_object", load)
+    monkeypatch.setattr(document, "load_object", load)
     return names
 
 
@@ -261,13 +262,13 @@ def test_a_file_that_may_not_be_read(place: Place, monkeypatch: pytest.MonkeyPat
 def test_a_file_that_vanishes_is_left_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.put("stays.json", state("stays"))
     goes = place.put("goes.json", state("goes"))
-    real = file_documents.load_object
+    real = document.load_object
 
     def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
         goes.unlink(missing_ok=True)
         return real(folder, name, size, **more)
 
-    monkeypatch.setattr(file_documents, "load_object", load)
+    monkeypatch.setattr(document, "load_object", load)
     assert place.ids() == ["stays"]
 
 
@@ -402,7 +403,7 @@ def test_a_name_that_is_taken(place: Place) -> None:
         assert place.use(lambda b, i=run_id: b.load_state(i)) == state(run_id)
     assert json.loads((place.folder / "package.json").read_text()) == {"name": "not ours"}
     assert sorted(place.ids()) == ["a", "b", "dir", "package"]
-    for name in list(file_documents.names_of("full")):
+    for name in list(document.names_of("full")):
         (place.folder / name).mkdir()
     with pytest.raises(OperationFailedError, match="taken"):
         place.use(lambda b: b.save_state("full", state("full")))
@@ -909,14 +910,14 @@ def test_a_cancelled_list_stops(place: Place, monkeypatch: pytest.MonkeyPatch, r
     for n in range(50):
         place.put(f"r{n}.json", state(f"r{n}"))
     started, go_on = threading.Event(), threading.Event()
-    real = file_documents.load_object
+    real = document.load_object
 
     def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
         started.set()
         go_on.wait(10)
         return real(folder, name, size, **more)
 
-    monkeypatch.setattr(file_documents, "load_object", load)
+    monkeypatch.setattr(document, "load_object", load)
 
     async def work(backend: FileBackend) -> None:
         task = asyncio.create_task(backend.query_runs(RunFilter()))

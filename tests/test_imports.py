@@ -18,7 +18,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 600, 60
 ALLOWED = {
     "errors": (),
     "folders": ("errors",),
-    "state.views": ("state.figures",),
+    "state.views": ("state.statistics",),
     "config": ("config_sources", "errors", "folders", "redaction", "state.timestamps"),
     "redaction": ("redaction",),
     "state.models": ("errors", "state"),
@@ -33,7 +33,7 @@ ALLOWED = {
     "rendering": (
         "errors",
         "state.views",
-        "state.figures",
+        "state.statistics",
         "state.fingerprint",
         "state.questions",
         "redaction",
@@ -44,7 +44,7 @@ ALLOWED = {
 
 LIGHT = (
     "state.views",
-    "state.figures",
+    "state.statistics",
     "state.deletion",
     "state.timestamps",
     "state.typed_times",
@@ -58,8 +58,8 @@ CLI_TOPS = ("errors", "folders", "cli", "operations", "redaction", "rendering", 
 """What a screen may import at its top: the module itself is imported inside a command's body."""
 
 COMMAND_TOPS = ("errors", "cli.context", "cli.options", "cli.groups", "state.views")
-BACKENDS = ("core", "arguments", "base", "choosing", "reading", "shapes", "gathering", "leaving_out", "vocabulary")
-"""What drivers share; every other module of `state.backends` is a driver's: file and file_index are of one."""
+BACKENDS = ("base", "core")
+"""What drivers share; every other module of `state.backends` is a driver's."""
 
 PRINTING = {"print", "sys.exit", "exit", "quit", "os._exit", "typer.echo", "input"}
 LARGE_FILES = {"state.backends.base"}
@@ -158,18 +158,18 @@ def test_drivers_do_not_know_each_other() -> None:
 
 
 def _driver(module: str) -> str:
-    """`file` for `state.backends.file_index`; "" for what is no driver's."""
+    """`file` for `state.backends.file.index.cache`; "" for what is no driver's."""
     where = module.split(".")
     if where[:2] != ["state", "backends"] or len(where) < 3 or where[2] in BACKENDS:
         return ""
-    return where[2].partition("_")[0]
+    return where[2]
 
 
 def test_models_are_imported_lazily() -> None:
     """One pydantic model costs more than the rest of a start."""
     heavy = ["pydantic", "flujo_lens.state.models"]
     found = {_name(p) for p in _files() if any(_within(n, heavy) for n in _imports(p, functions=False))}
-    models = {"state.models", "runner.context", "runner.values"}
+    models = {"state.models", "runner.context", "runner.value_checks"}
     assert found <= {*models, "serialization.registry", "testing.contract"}
 
 
@@ -178,12 +178,12 @@ def test_the_tops_of_the_command_line(path: Path) -> None:
     allowed = COMMAND_TOPS if "commands" in path.parts else CLI_TOPS
     wrong = [name for name in _ours(path, functions=False) if name and not _within(name, allowed)]
     foreign = {name.partition(".")[0] for name in _imports(path, functions=False)} - {"flujo_lens", "typer"}
-    screens = {"rich"} if path.stem.endswith("_screen") else set()
+    screens = {"rich"} if "screens" in path.parts else set()
     assert wrong == []
     assert foreign - set(sys.stdlib_module_names) - screens == set()
 
 
-@pytest.mark.parametrize("name", ["app", "context", "options", "groups", "help", "exit_codes", "suggesting"])
+@pytest.mark.parametrize("name", ["app", "context", "options", "groups", "help", "exit_codes", "hints"])
 def test_what_every_start_imports_is_little(name: str) -> None:
     legal = (
         "errors",
@@ -193,7 +193,7 @@ def test_what_every_start_imports_is_little(name: str) -> None:
         "cli.help",
         "cli.exit_codes",
         "cli.streams",
-        "cli.suggesting",
+        "cli.hints",
     )
     tops = _ours(PACKAGE / "cli" / f"{name}.py", functions=False)
     assert [top for top in tops if not _within(top, legal)] == []
@@ -201,8 +201,8 @@ def test_what_every_start_imports_is_little(name: str) -> None:
 
 def test_only_rendering_and_screens_know_rich() -> None:
     found = [path for path in _files() if any(_within(name, ["rich"]) for name in _imports(path))]
-    rooms = [_name(path) for path in found if not path.stem.endswith(("_screen", "screens"))]
-    assert [name for name in rooms if not name.startswith("rendering.") and name != "cli.output"] == []
+    rooms = ("rendering.", "cli.screens.")
+    assert [n for n in map(_name, found) if not n.startswith(rooms) and n != "cli.output"] == []
 
 
 def test_nobody_below_main_prints_or_exits() -> None:

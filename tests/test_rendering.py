@@ -25,7 +25,7 @@ from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.tables import fit, make_console, table
 from flujo_lens.rendering.text import escape_controls, escape_tsv, one_line, unescape
 from flujo_lens.rendering.trace import tree_lines
-from flujo_lens.state.figures import FailureGroup
+from flujo_lens.state.statistics import FailureGroup
 from flujo_lens.state.views import RunSummary, Span
 
 NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)

@@ -16,9 +16,9 @@ import typer
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.context import App, World, silence
 from flujo_lens.cli.help import Command, Group
+from flujo_lens.cli.hints import Repeated
 from flujo_lens.cli.options import CommonOptions, command
 from flujo_lens.cli.streams import escape_what_cannot_be_shown, fill_closed_numbers, in_utf8_mode, words_as_typed
-from flujo_lens.cli.suggesting import Repeated
 from flujo_lens.errors import (
     ApplicationExitError,
     IncompatibleError,
@@ -326,7 +326,7 @@ def _flush_what_came_before(world: World) -> None:
 
 def _for_people(app: App, error: LensError) -> str:
     if isinstance(error, IncompatibleError) and "remediations" in error.to_dict():
-        from flujo_lens.cli.incompatible_screen import told
+        from flujo_lens.cli.screens.incompatible import told
 
         return told(app, error)
     word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
@@ -340,7 +340,7 @@ def _fitting(app: App, lines: list[str]) -> list[str]:
     """Lines that fit a terminal, but for commands, which are copied whole; elsewhere all are as they are."""
     if not app.world.stderr.isatty() and not app.world.stderr_tty:
         return lines
-    from flujo_lens.cli.deletion_lines import folded
+    from flujo_lens.cli.screens.deletion_text import folded
 
     whole = ("  lens ", "  --")
     return [

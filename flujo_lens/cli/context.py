@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
+from flujo_lens.cli.hints import Repeated
 from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
-from flujo_lens.cli.suggesting import Repeated
 from flujo_lens.errors import LensError, OperationFailedError, UnknownValueError, UnreachableStoreError, UsageError
 from flujo_lens.folders import current_folder
 
@@ -182,7 +182,7 @@ class App:
         """`run` for work that calls an application's code, which does not get at lens's own streams, tasks, signals."""
         from flujo_lens.cli.diversion import divert, spare_of
         from flujo_lens.cli.process_state import kept
-        from flujo_lens.runner.drive import drive
+        from flujo_lens.runner.protected_loop import drive
 
         divert(self.world)
 
@@ -213,7 +213,7 @@ class App:
             statuses: Gives the statuses that are stored, where runs do not come from the store; it is asked only
                 for a status that lens does not know.
         """
-        from flujo_lens.cli.filters import run_filter
+        from flujo_lens.cli.input.filters import run_filter
 
         return run_filter(options, self.world.now(), self.zone, statuses or self._stored_statuses)
 
@@ -225,7 +225,7 @@ class App:
 
     async def with_signs(self, backend: StateBackend, runs: Sequence[RunSummary]) -> list[RunSummary]:
         """The runs, with who works on those that are said to run, and which of them are stale."""
-        from flujo_lens.state.silence import with_signs
+        from flujo_lens.state.stale_runs import with_signs
 
         return await with_signs(backend, runs, self.world.now(), self.silent_after)
 

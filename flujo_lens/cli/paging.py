@@ -8,9 +8,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from flujo_lens.cli.context import App
+from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.suggesting import with_filters
 from flujo_lens.operations.runs import decode_cursor, encode_cursor
 from flujo_lens.rendering.columns import View
 from flujo_lens.state.backends.base import Position, StateBackend
@@ -89,7 +89,7 @@ def stream_all(app: App, out: Output, view: View, wanted: RunFilter, cursor: str
     writer = out.writer(view)
 
     async def work(backend: StateBackend) -> bool:
-        from flujo_lens.state.silence import Signs, claims_of
+        from flujo_lens.state.stale_runs import Signs, claims_of
 
         found = False
         # Read at once, for rows are printed as they come; a claim taken since then is of a run saved since then.

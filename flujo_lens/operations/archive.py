@@ -4,7 +4,7 @@ An archive is written under its final name from its first line on. Once a batch 
 from the store, and the archive is the only copy: a name such as ``.part`` would invite somebody to remove it. It can be
 imported at any moment, up to the last whole batch; that its writer was stopped shows by the missing manifest.
 
-The lines are those of `flujo_lens.operations.archive_lines`, the forms those of `archive_forms`.
+The lines are those of `flujo_lens.operations.archive_format`, the forms those of `archive_forms`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from itertools import count
 from pathlib import Path
 
 from flujo_lens.errors import LensError, OperationFailedError, ReadOnlyStoreError, UsageError
-from flujo_lens.operations.archive_forms import Form, form_of, pack
-from flujo_lens.operations.archive_lines import (
+from flujo_lens.operations.archive_compression import Form, form_of, pack
+from flujo_lens.operations.archive_format import (
     Batch,
     Chain,
     Header,
@@ -31,7 +31,7 @@ from flujo_lens.operations.archive_lines import (
     manifest_line,
     record_lines,
 )
-from flujo_lens.operations.files import sync_folder, write_all
+from flujo_lens.operations.sidecar_files import sync_folder, write_all
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.registry import BUILT_IN
@@ -80,7 +80,7 @@ class ArchiveWriter:
             raise _not_made(path, error) from error
 
     def keep(self, records: Sequence[Record]) -> None:
-        """Write a batch. When it returns, the batch survives the death of the machine: it is a `Keep`.
+        """Write a batch. When it returns, the batch survives the death of the machine: it is a `BackupCallback`.
 
         A failed write is taken back, and the archive is as before. If the process dies, the batch is there whole, or
         as a torn tail that a reader passes over. A batch that repeats the one before, as when a transaction was tried

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
-from flujo_lens.operations.audit_head import Head, read_head, write_head
-from flujo_lens.operations.audit_lines import (
+from flujo_lens.operations.audit_format import (
     FIRST,
     AuditEntry,
     AuditReport,
@@ -39,7 +38,8 @@ from flujo_lens.operations.audit_lines import (
     told_runs,
     written_time,
 )
-from flujo_lens.operations.files import beside, last_line, lock, open_own, settled_size, sync_folder, write_all
+from flujo_lens.operations.audit_head import Head, read_head, write_head
+from flujo_lens.operations.sidecar_files import beside, last_line, lock, open_own, settled_size, sync_folder, write_all
 from flujo_lens.redaction import masked_text
 
 __all__ = ["AuditEntry", "AuditLog", "AuditReport", "Flaw", "new_audit_id"]

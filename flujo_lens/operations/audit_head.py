@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from flujo_lens.operations.files import last_line, open_own, write_all
+from flujo_lens.operations.sidecar_files import last_line, open_own, write_all
 
 __all__ = ["Head", "head_path", "read_head", "write_head"]
 

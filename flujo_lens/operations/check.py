@@ -1,7 +1,7 @@
 """Would the stored runs go on under this code? One verdict for all that stand at one place of one shape.
 
 It is the verdict with which a run goes on, or is refused, when somebody resumes it: both ask
-`flujo_lens.runner.placing.Source`. Nothing is written, and no step runs.
+`flujo_lens.runner.resume_point.Source`. Nothing is written, and no step runs.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from flujo_lens.errors import LensError, NotSupportedError, nearest
-from flujo_lens.operations.inflight import Inflight, manifest
+from flujo_lens.operations.runs_in_flight import Inflight, manifest
 from flujo_lens.runner.application_code import application_code
 from flujo_lens.runner.differences import Difference
 from flujo_lens.runner.incompatibility import StateIncompatibilityError, not_registered
-from flujo_lens.runner.placing import Code, Source, fitting_context
 from flujo_lens.runner.remedies import Remediation
-from flujo_lens.runner.stored import Stored, load
+from flujo_lens.runner.resume_point import Code, Source, fitting_context
+from flujo_lens.runner.stored_run import Stored, load
 from flujo_lens.runner.verdicts import Place, Verdict
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.fingerprint import normalise_error

@@ -6,38 +6,38 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from flujo_lens.operations.changes import Recorder
+from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.upkeep import Finding, Mended
+from flujo_lens.state.maintenance import Finding, Repaired
 
-__all__ = ["Treated", "check_up", "mend"]
+__all__ = ["Treated", "check", "repair"]
 
 
 class Treated(NamedTuple):
     """What was done about the findings, and its entry in the audit log."""
 
-    mended: Sequence[Mended]
+    mended: Sequence[Repaired]
     audit_id: str
 
 
-async def check_up(
+async def check(
     backend: StateBackend, now: datetime, silent_after: timedelta, *, full: bool = False
 ) -> Sequence[Finding]:
-    """What a store's checks found (see `StateBackend.check_up`): what is wrong first, else in their order."""
-    found = await backend.check_up(now, silent_after, full=full)
+    """What a store's checks found (see `StateBackend.check`): what is wrong first, else in their order."""
+    found = await backend.check(now, silent_after, full=full)
     return sorted(found, key=lambda finding: finding.ok)
 
 
-async def mend(backend: StateBackend, found: Sequence[Finding], record: Recorder) -> Treated:
-    """Do what the findings name as their `mend`, each by itself; the entry in the audit log comes first.
+async def repair(backend: StateBackend, found: Sequence[Finding], record: Recorder) -> Treated:
+    """Do what the findings name as their `repair`, each by itself; the entry in the audit log comes first.
 
     Raises:
         LensError: the log cannot be written, and nothing was changed.
     """
-    checks = [finding.check for finding in found if finding.mend]
-    audit_id, mended = await record.recorded({"fixes": len(checks)}, (), lambda: backend.mend(checks), _counted)
+    checks = [finding.check for finding in found if finding.repair]
+    audit_id, mended = await record.recorded({"fixes": len(checks)}, (), lambda: backend.repair(checks), _counted)
     return Treated(mended, audit_id)
 
 
-def _counted(mended: Sequence[Mended]) -> tuple[dict[str, int], tuple[str, ...]]:
+def _counted(mended: Sequence[Repaired]) -> tuple[dict[str, int], tuple[str, ...]]:
     return {"fixes": sum(one.done is not None for one in mended)}, ()

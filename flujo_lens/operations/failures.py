@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.figures import FailureGroup
 from flujo_lens.state.forks import unstarted_fork_of
-from flujo_lens.state.silence import silent_ids, with_signs
+from flujo_lens.state.stale_runs import silent_ids, with_signs
+from flujo_lens.state.statistics import FailureGroup
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["FailureReport", "failed_runs", "failure_report", "silent_runs"]

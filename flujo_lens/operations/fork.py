@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from flujo_lens.errors import NotSupportedError, OperationFailedError, RunNotFoundError, UnknownValueError, command_line
-from flujo_lens.operations.changes import Recorder, Report
+from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import Progress
 from flujo_lens.state.forks import FORKED_FROM, fork_error

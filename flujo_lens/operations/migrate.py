@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from flujo_lens.errors import LensError, OperationFailedError
-from flujo_lens.operations.changes import Recorder
+from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.upkeep import Migration
+from flujo_lens.state.maintenance import Migration
 
 __all__ = ["Migrated", "migrate"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flujo_lens.operations.changes import Recorder
+from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.upkeep import OptimizationPlan, Optimized
+from flujo_lens.state.maintenance import OptimizationPlan, Optimized
 
 __all__ = ["Done", "optimize"]
 

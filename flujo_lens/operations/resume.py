@@ -8,15 +8,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flujo_lens.errors import BusyError, NotSupportedError, OperationFailedError, RunNotFoundError, command_line
+from flujo_lens.runner.answers import NO_ANSWER, Reply
 from flujo_lens.runner.application_code import application_code, as_exception
 from flujo_lens.runner.context import PipelineContext
-from flujo_lens.runner.holding import Holding, lease_of
 from flujo_lens.runner.incompatibility import StateIncompatibilityError
 from flujo_lens.runner.interrupts import terminable
-from flujo_lens.runner.placing import Fitted, fit
-from flujo_lens.runner.replies import NO_ANSWER, Reply
-from flujo_lens.runner.stored import Stored, load
-from flujo_lens.runner.values import checked_answer
+from flujo_lens.runner.lease import RunLease, lease_of
+from flujo_lens.runner.resume_point import Fitted, fit
+from flujo_lens.runner.stored_run import Stored, load
+from flujo_lens.runner.value_checks import checked_answer
 from flujo_lens.runner.verdicts import Place, Verdict, assess
 from flujo_lens.serialization import safe_serialize
 from flujo_lens.state.backends.base import JSONObject, StateBackend
@@ -334,7 +334,7 @@ async def _hand_over(
     library = application.library
     assert library is not None
     with terminable():
-        async with Holding(backend, stored.run_id, lease_of(application.lease)):
+        async with RunLease(backend, stored.run_id, lease_of(application.lease)):
             stored = await stored_run(backend, stored.run_id)
             source = application.source_for(stored.summary.pipeline_name, version)
             fitted = await fit(backend, source, stored, application.context_model)

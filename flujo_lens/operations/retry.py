@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from flujo_lens.errors import LensError, RunHeldError, RunNotFoundError, UsageError
-from flujo_lens.operations.changes import Recorder, Report
+from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.resume import Outcome
 from flujo_lens.state.backends.base import StateBackend

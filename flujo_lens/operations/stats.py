@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import replace
 
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.figures import Stats
-from flujo_lens.state.silence import claims_of, gone_runs
+from flujo_lens.state.stale_runs import claims_of, gone_runs
+from flujo_lens.state.statistics import Stats
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["statistics"]

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from flujo_lens.operations.failures import FAILED, silent_runs
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.figures import StoreStatus
 from flujo_lens.state.forks import unstarted_fork_of
+from flujo_lens.state.statistics import StoreStatus
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["store_status"]

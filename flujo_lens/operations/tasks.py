@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from flujo_lens.operations.changes import Recorder, Report
+from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.silence import silent_ids
+from flujo_lens.state.stale_runs import silent_ids
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["Swept", "sweep"]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
 from flujo_lens.errors import AmbiguousRunError, ArchiveError, OperationFailedError, RunNotFoundError
-from flujo_lens.operations.archive_reading import survey
-from flujo_lens.operations.bin import LEAST_PREFIX, Bin, BinItem
-from flujo_lens.operations.changes import Recorder
+from flujo_lens.operations.archive_reader import survey
+from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.deletion import Stop
-from flujo_lens.operations.restoring import Restoration, RestorePlan, bring_back
+from flujo_lens.operations.recycle_bin import LEAST_PREFIX, Bin, BinItem
+from flujo_lens.operations.restore import Restoration, RestorePlan, bring_back
 from flujo_lens.state.backends.base import StateBackend
 
 __all__ = ["check_order", "runs_meant", "undo"]

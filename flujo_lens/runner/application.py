@@ -13,8 +13,8 @@ from flujo_lens.runner.application_code import as_exception, describe, end_child
 from flujo_lens.runner.context import PipelineContext
 from flujo_lens.runner.dsl import Pipeline, Step
 from flujo_lens.runner.engine import Flujo
-from flujo_lens.runner.placing import Source
 from flujo_lens.runner.registry import PipelineRegistry, load_attribute
+from flujo_lens.runner.resume_point import Source
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.interpret import NAMELESS
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from flujo_lens.runner.differences import Difference
-from flujo_lens.runner.fitting import Fit, Fitting
-from flujo_lens.runner.shapes import JSONObject
+from flujo_lens.runner.type_compatibility import Fit, Fitting
+from flujo_lens.runner.type_descriptions import JSONObject
 
 __all__ = ["Comparison", "is_called", "matched"]
 

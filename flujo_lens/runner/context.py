@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flujo_lens.errors import InvalidStateError, UsageError, command_line
 from flujo_lens.runner.application_code import as_exception, describe
 from flujo_lens.runner.results import ContextT
-from flujo_lens.runner.values import UnreadableValueError, made_again
+from flujo_lens.runner.value_checks import UnreadableValueError, made_again
 from flujo_lens.serialization import safe_serialize
 from flujo_lens.serialization.fields import model_keys, validate_model
 

@@ -7,19 +7,19 @@ from datetime import UTC, datetime
 from typing import Any, Generic, overload
 
 from flujo_lens.errors import NotSupportedError, RunNotFoundError, UsageError
+from flujo_lens.runner.answers import NO_ANSWER, Reply
 from flujo_lens.runner.context import PipelineContext, make_context
 from flujo_lens.runner.dsl import Pipeline, Step
+from flujo_lens.runner.event_loops import loop_runs, run_to_end
 from flujo_lens.runner.execution import Answer, Execution
-from flujo_lens.runner.holding import Holding, lease_of
 from flujo_lens.runner.interrupts import terminable
-from flujo_lens.runner.loops import loop_runs, run_to_end
-from flujo_lens.runner.placing import Code, Fitted, Source, fit
-from flujo_lens.runner.record import Record, new_run_id
+from flujo_lens.runner.lease import RunLease, lease_of
 from flujo_lens.runner.registry import PipelineRegistry
-from flujo_lens.runner.replies import NO_ANSWER, Reply
 from flujo_lens.runner.results import ContextT, PipelineResult, ReadyResult
-from flujo_lens.runner.stored import Stored, load
-from flujo_lens.runner.values import checked_answer
+from flujo_lens.runner.resume_point import Code, Fitted, Source, fit
+from flujo_lens.runner.run_record import Record, new_run_id
+from flujo_lens.runner.stored_run import Stored, load
+from flujo_lens.runner.value_checks import checked_answer
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 
 __all__ = ["Flujo"]
@@ -158,7 +158,7 @@ class Flujo(Generic[ContextT]):
             return await self._continue(stored, given=initial_input)
         record, code = self._begun(new_run_id() if wanted is None else wanted, initial_input, data, metadata)
         with terminable():
-            async with Holding(self.state_backend, record.run_id, self.lease) as holding:
+            async with RunLease(self.state_backend, record.run_id, self.lease) as holding:
                 stored = None if wanted is None else await load(self.state_backend, wanted)
                 if stored is None:
                     return await self._execute(record, code, holding)
@@ -233,7 +233,7 @@ class Flujo(Generic[ContextT]):
         if prepared is None:
             return stored.result(self.context_model, self._code_of(stored))
         with terminable():
-            async with Holding(self.state_backend, stored.run_id, self.lease) as holding:
+            async with RunLease(self.state_backend, stored.run_id, self.lease) as holding:
                 found = await load(self.state_backend, stored.run_id)
                 if found is None:
                     raise RunNotFoundError(f"{stored.run_id} was deleted meanwhile", run_id=stored.run_id)
@@ -271,7 +271,7 @@ class Flujo(Generic[ContextT]):
         return Record(run_id, code.name, version, pipeline, context, initial_input, kept=kept), code
 
     async def _execute(
-        self, record: Record[ContextT], code: Code, holding: Holding, answer: Answer | None = None
+        self, record: Record[ContextT], code: Code, holding: RunLease, answer: Answer | None = None
     ) -> PipelineResult[ContextT]:
         digest = await self._digest(code)
         await Execution(self.state_backend, record, holding.claim, answer).go(digest)

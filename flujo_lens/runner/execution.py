@@ -12,9 +12,9 @@ from typing import Any, Generic, NamedTuple
 from flujo_lens.errors import BusyError, LensError, LostClaimError
 from flujo_lens.runner.application_code import application_code, as_exception, describe, end_child
 from flujo_lens.runner.dsl import HUMAN
-from flujo_lens.runner.record import Record
 from flujo_lens.runner.results import ContextT, StepResult
-from flujo_lens.runner.trying import Turn, step_context
+from flujo_lens.runner.retry import Turn, step_context
+from flujo_lens.runner.run_record import Record
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import Claim, Progress
 

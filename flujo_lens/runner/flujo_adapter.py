@@ -23,9 +23,9 @@ from flujo_lens.errors import LensError, NotSupportedError, OperationFailedError
 from flujo_lens.runner import library_models
 from flujo_lens.runner.dsl import HUMAN, STEP, Pipeline, Step
 from flujo_lens.runner.library_version import check_context, check_store
-from flujo_lens.runner.placing import Source
 from flujo_lens.runner.registry import PipelineRegistry
-from flujo_lens.runner.stored import Stored
+from flujo_lens.runner.resume_point import Source
+from flujo_lens.runner.stored_run import Stored
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 
 __all__ = ["Library", "library_of"]

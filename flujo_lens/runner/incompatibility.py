@@ -9,7 +9,7 @@ from flujo_lens.errors import IncompatibleError
 from flujo_lens.runner.differences import CODES, Difference
 from flujo_lens.runner.migrations import MigrationError
 from flujo_lens.runner.remedies import Remediation, as_registered, name_context, remedies_for
-from flujo_lens.runner.shapes import JSONObject
+from flujo_lens.runner.type_descriptions import JSONObject
 from flujo_lens.runner.verdicts import Place, Verdict
 from flujo_lens.state.interpret import NAMELESS
 

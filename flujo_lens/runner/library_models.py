@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import UsageError
-from flujo_lens.runner.stored import Stored
+from flujo_lens.runner.stored_run import Stored
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

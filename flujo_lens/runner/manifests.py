@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from flujo_lens.runner.dsl import Pipeline, Step
-from flujo_lens.runner.shapes import JSONObject, Shapes
+from flujo_lens.runner.type_descriptions import JSONObject, Shapes
 
 __all__ = ["FORMAT", "digest_of", "manifest_of"]
 

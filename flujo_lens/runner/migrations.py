@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from flujo_lens.runner.application_code import as_exception, describe, end_child
-from flujo_lens.runner.shapes import JSONObject
+from flujo_lens.runner.type_descriptions import JSONObject
 
 __all__ = ["MigrationError", "MigrationFunction", "migrated"]
 

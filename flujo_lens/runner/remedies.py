@@ -10,8 +10,8 @@ from typing import Any
 
 from flujo_lens.errors import command_line
 from flujo_lens.runner.comparison import matched
-from flujo_lens.runner.fitting import Fit, Fitting
-from flujo_lens.runner.shapes import JSONObject
+from flujo_lens.runner.type_compatibility import Fit, Fitting
+from flujo_lens.runner.type_descriptions import JSONObject
 from flujo_lens.runner.verdicts import Place, Verdict, assess
 from flujo_lens.state.interpret import NAMELESS, VERSIONLESS
 

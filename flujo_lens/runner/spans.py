@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flujo_lens.serialization import safe_dumps
 
 if TYPE_CHECKING:
-    from flujo_lens.runner.record import Record
+    from flujo_lens.runner.run_record import Record
 
 __all__ = ["as_text", "of_question", "of_step", "root"]
 

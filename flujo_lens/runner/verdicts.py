@@ -13,7 +13,7 @@ from flujo_lens.runner.comparison import Comparison, is_called
 from flujo_lens.runner.differences import CODES, MOVES, WORDING, Difference
 from flujo_lens.runner.manifests import FORMAT
 from flujo_lens.runner.migrations import MigrationFunction
-from flujo_lens.runner.shapes import JSONObject
+from flujo_lens.runner.type_descriptions import JSONObject
 
 __all__ = ["Place", "Verdict", "VerdictKind", "assess"]
 

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 
-from flujo_lens.state.figures import Durations, FailureGroup, PipelineStats, SpanStats, Stats
 from flujo_lens.state.fingerprint import normalise_error
+from flujo_lens.state.statistics import Durations, FailureGroup, PipelineStats, SpanStats, Stats
 from flujo_lens.state.views import RunFilter, RunSummary, Span
 
 __all__ = ["BUCKET_RATIO", "ENDED", "Failures", "Histogram", "RunTally", "SpanTally", "aggregate", "aggregate_spans"]

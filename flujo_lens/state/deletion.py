@@ -1,8 +1,8 @@
 """What is to be deleted and why, what was, and what brings it back: values that every driver shares.
 
-A deletion is a plan and its execution. `StateBackend.plan_deletion` looks and changes nothing; its plan can be
-printed, counted, asked about. `StateBackend.delete_planned` carries it out, in small batches, and looks at every run
-again before it goes. What goes is handed, as records, to whoever wants to keep it (see `Keep`), before it is gone.
+A deletion is a plan and its execution. `StateBackend.plan_deletion` looks and changes nothing; its plan can be printed,
+counted, asked about. `StateBackend.delete_planned` carries it out, in small batches, and looks at every run again
+before it goes. What goes is handed, as records, to whoever wants to keep it (see `BackupCallback`), before it is gone.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from flujo_lens.state.views import EMPTY, RunFilter
 
 __all__ = [
     "ORPHANS_AGE",
+    "BackupCallback",
     "Deleted",
     "DeletionPlan",
     "DeletionRequest",
-    "Keep",
-    "Kept",
     "Record",
     "Restored",
+    "Retained",
     "Skipped",
 ]
 
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 The records of one run come one after the other. A run is whole with the one that says ``"last": True``.
 """
 
-Keep = Callable[[Sequence[Record]], None]
+BackupCallback = Callable[[Sequence[Record]], None]
 """Keeps the records of a batch of runs, so that they survive the death of the machine when it returns.
 
 It is called before they are deleted, on a thread of the driver, which may hold a lock meanwhile. What it raises stops
@@ -78,7 +78,7 @@ class DeletionRequest(NamedTuple):
     force: bool = False
 
 
-class Kept(NamedTuple):
+class Retained(NamedTuple):
     """Runs that the filter admits and that stay all the same: how many, and why.
 
     Attributes:
@@ -98,7 +98,7 @@ class Kept(NamedTuple):
     unknown_status: int = 0
 
 
-_NONE_KEPT = Kept()
+_NONE_KEPT = Retained()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class DeletionPlan:
     total: int = 0
     by_status: Mapping[str, int] = field(default_factory=dict)
     by_pipeline: Mapping[str, int] = field(default_factory=dict)
-    kept: Kept = _NONE_KEPT
+    kept: Retained = _NONE_KEPT
     missing: tuple[str, ...] = ()
     held: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)

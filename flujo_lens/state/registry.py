@@ -19,7 +19,7 @@ from flujo_lens.errors import (
     UsageError,
     nearest,
 )
-from flujo_lens.state.unreached import unreached
+from flujo_lens.state.unreachable_paths import unreached
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend

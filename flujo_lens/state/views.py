@@ -2,7 +2,7 @@
 
 Units: durations in milliseconds, costs in US dollars, times as aware `datetime` in UTC. None means that the
 store does not tell. Named tuples, for they are made by the thousand and a class of them costs a fifth of a
-dataclass at start. Counts over many runs are in `flujo_lens.state.figures`; their names are found here too.
+dataclass at start. Counts over many runs are in `flujo_lens.state.statistics`; their names are found here too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from flujo_lens.state.figures import (
+    from flujo_lens.state.statistics import (
         Durations,
         FailureGroup,
         PipelineStats,
@@ -63,9 +63,9 @@ T = TypeVar("T")
 
 def __getattr__(name: str) -> Any:
     if name in _FIGURES:
-        from flujo_lens.state import figures
+        from flujo_lens.state import statistics
 
-        return getattr(figures, name)
+        return getattr(statistics, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -99,7 +99,7 @@ class RunSummary(NamedTuple):
     """Background tasks of this run by status (filled where a page of runs is read, else empty)."""
     problems: tuple[str, ...] = ()
     holder: str | None = None
-    """Who claims this run, as ``pid 4711 on web-1`` (filled by `flujo_lens.state.silence`, as is `stale`)."""
+    """Who claims this run, as ``pid 4711 on web-1`` (filled by `flujo_lens.state.stale_runs`, as is `stale`)."""
     stale: str | None = None
     """Why a run that is said to run does not: `GONE` or `NO_SIGN`."""
 

@@ -29,7 +29,7 @@ once too, and looks at what comes back. `ReadingContract` fills the backend thro
 methods (`save_state`, and `save_run_start`, `save_run_end`, `save_step_result`, `save_spans`,
 `persist_evaluation`, `set_system_state` where the driver keeps history) with the runs of
 `flujo_lens.testing.samples`, then compares what the reading methods give. What filters mean is decided by
-`flujo_lens.state.matching.matches`, as everywhere.
+`flujo_lens.state.filtering.matches`, as everywhere.
 
 Not every driver does all. One that keeps states and nothing else sets ``states_only = True``; one of which some
 methods are missing sets ``complete = False``, and a test that meets a `NotSupportedError` is skipped.

@@ -10,7 +10,7 @@ from unittest import SkipTest
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.matching import matches, sort_key
+from flujo_lens.state.filtering import matches, sort_key
 from flujo_lens.state.views import RunFilter, RunSummary, Span
 from flujo_lens.testing.samples import EVALUATIONS, SYSTEM, JSONObject, Sample, samples
 

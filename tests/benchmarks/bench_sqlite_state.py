@@ -23,7 +23,7 @@ import aiosqlite
 import orjson
 
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.ddl import WRITTEN_COLUMNS
+from flujo_lens.state.backends.sqlite.schema.tables import WRITTEN_COLUMNS
 
 SAVE_LIMIT, LOAD_LIMIT = 1.1, 1.0
 RUNS = 100

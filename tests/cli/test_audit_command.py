@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import NOW, PACKAGE, Lens, tree
 
-from flujo_lens.cli.recorded import recorded
+from flujo_lens.cli.audited_command import recorded
 from flujo_lens.operations.audit import AuditLog
 
 FIELDS = ["audit_id", "at", "store", "actor", "host", "command", "reason", "state", "counts", "run_ids", "error"]

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from support import NEW, NOW, OLD, PACKAGE, Lens, Result, tree
 
-from flujo_lens.operations.inflight import read_inflight, save_inflight
+from flujo_lens.operations.runs_in_flight import read_inflight, save_inflight
 
 FIELDS = [
     "pipeline_name",

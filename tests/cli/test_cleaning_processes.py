@@ -21,7 +21,7 @@ import pytest
 from cleaning import aged, entries, findings, ids, many, mentioned, outcomes, rows
 from support import PACKAGE, Lens, Result, tree
 
-from flujo_lens.operations.archive_reading import survey
+from flujo_lens.operations.archive_reader import survey
 
 ROUNDS = 100 if os.environ.get("LENS_SOAK") else 10
 LIBRARY = os.environ.get("LENS_FLUJO_PYTHON", "")

@@ -22,7 +22,7 @@ from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.claims import Claim, Holder
-from flujo_lens.state.silence import gone_runs, silent_ids, with_signs
+from flujo_lens.state.stale_runs import gone_runs, silent_ids, with_signs
 from flujo_lens.state.views import GONE, NO_SIGN, RunFilter, RunSummary
 
 RUN = """

@@ -24,7 +24,7 @@ from test_undo_command import ID, RUNS, everything, take
 
 from flujo_lens.errors import ConfigError
 from flujo_lens.operations.archive import ArchiveWriter
-from flujo_lens.operations.archive_lines import Header
+from flujo_lens.operations.archive_format import Header
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.registry import load_driver
 

@@ -24,9 +24,9 @@ from test_undo_command import RUNS, everything, take
 
 from flujo_lens.errors import ArchiveError
 from flujo_lens.operations.archive import ArchiveWriter
-from flujo_lens.operations.archive_forms import Limits
-from flujo_lens.operations.archive_lines import Header
-from flujo_lens.operations.archive_reading import read_archive, survey
+from flujo_lens.operations.archive_compression import Limits
+from flujo_lens.operations.archive_format import Header
+from flujo_lens.operations.archive_reader import read_archive, survey
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ class TestDoctorFix:
         assert indexes(slow).isdisjoint(LOST)
 
     def test_a_large_wal_is_folded_in(self, well: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("flujo_lens.state.backends.sqlite.checkup.LARGE_WAL", 1)
+        monkeypatch.setattr("flujo_lens.state.backends.sqlite.upkeep.check.LARGE_WAL", 1)
         path = well.cwd / "flujo_ops.db"
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("PRAGMA wal_autocheckpoint = 0")
@@ -147,7 +147,7 @@ class TestDoctorFix:
             assert Path(f"{path}-wal").stat().st_size == 0
 
     def test_what_a_reader_needs_of_the_wal_stays(self, well: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("flujo_lens.state.backends.sqlite.checkup.LARGE_WAL", 1)
+        monkeypatch.setattr("flujo_lens.state.backends.sqlite.upkeep.check.LARGE_WAL", 1)
         with is_open(well), closing(sqlite3.connect(well.cwd / "flujo_ops.db", isolation_level=None)) as other:
             other.execute("UPDATE runs SET total_steps = 7")
             done = well("doctor --fix --yes")
@@ -200,7 +200,7 @@ class TestDoctorFix:
 
 class TestFindings:
     def test_every_command_that_is_named_runs(self, lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("flujo_lens.state.backends.sqlite.checkup.LARGE_WAL", 1)
+        monkeypatch.setattr("flujo_lens.state.backends.sqlite.upkeep.check.LARGE_WAL", 1)
         lens.edit(
             "DELETE FROM runs WHERE run_id = 'plain-001'",
             "DELETE FROM workflow_state WHERE run_id = 'plain-001'",

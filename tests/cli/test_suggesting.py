@@ -8,7 +8,7 @@ import pytest
 from pipelines import Shop
 from support import Lens
 
-from flujo_lens.cli.suggesting import Repeated
+from flujo_lens.cli.hints import Repeated
 
 OPTIONS = "--store 'my runs.db'"
 

@@ -18,9 +18,9 @@ from support import NOW, OLD, Lens, tree
 from test_migrate_command import answered
 
 from flujo_lens.operations.archive import ArchiveWriter, driver_kind
-from flujo_lens.operations.archive_lines import Header
-from flujo_lens.operations.archive_reading import read_archive
-from flujo_lens.operations.bin import Bin
+from flujo_lens.operations.archive_format import Header
+from flujo_lens.operations.archive_reader import read_archive
+from flujo_lens.operations.recycle_bin import Bin
 from flujo_lens.operations.store_lock import StoreLock
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend

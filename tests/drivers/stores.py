@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.ddl import CREATE
+from flujo_lens.state.backends.sqlite.schema.tables import CREATE
 from flujo_lens.state.views import RunDetail, RunFilter, RunSummary, Span
 
 T = TypeVar("T")

@@ -15,8 +15,8 @@ import pytest
 
 from flujo_lens.errors import ConfigError
 from flujo_lens.serialization.keys import KeyRing, new_key
-from flujo_lens.state.backends import arguments
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.backends.core import validation
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
@@ -65,33 +65,33 @@ async def refused(work: Awaitable[Any], kind: type[Exception], words: str) -> No
 @pytest.mark.parametrize("value", [-1, -0.1, math.nan, -math.inf])
 def test_an_age_is_not_negative(value: float) -> None:
     with pytest.raises(ValueError, match="days_old must be 0 or more"):
-        arguments.check_days(value)
+        validation.check_days(value)
     with pytest.raises(ValueError, match="stale_hours must be 0 or more"):
-        arguments.check_hours(value)
+        validation.check_hours(value)
 
 
 @pytest.mark.parametrize("value", ["30", None, True])
 def test_an_age_is_a_number(value: Any) -> None:
     with pytest.raises(TypeError, match="days_old must be a number"):
-        arguments.check_days(value)
+        validation.check_days(value)
 
 
 def test_a_page_is_not_negative() -> None:
-    arguments.check_page(None)
-    arguments.check_page(0, 0)
+    validation.check_page(None)
+    validation.check_page(0, 0)
     with pytest.raises(ValueError, match="limit must not be negative: -1"):
-        arguments.check_page(-1)
+        validation.check_page(-1)
     with pytest.raises(ValueError, match="offset must not be negative: -2"):
-        arguments.check_page(None, -2)
+        validation.check_page(None, -2)
 
 
 def test_what_no_store_holds_is_asked_for_as_what_no_store_holds() -> None:
     for text in ("", "run-1", "漢字", "\U0001f600", "nul\0inside"):
-        assert arguments.findable(text) is text
-    assert arguments.findable(HALF) == "\0half \\ud83d"
+        assert validation.findable(text) is text
+    assert validation.findable(HALF) == "\0half \\ud83d"
     asked = RunFilter(pipeline=HALF, statuses=frozenset({HALF}), meta=((HALF, "x"),), since=datetime.now(UTC))
-    assert HALF not in str(arguments.findable_filter(asked))
-    assert arguments.findable_filter(RunFilter(search="x")) == RunFilter(search="x")
+    assert HALF not in str(validation.findable_filter(asked))
+    assert validation.findable_filter(RunFilter(search="x")) == RunFilter(search="x")
 
 
 # --- ids

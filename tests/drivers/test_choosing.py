@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from flujo_lens.state.backends.choosing import (
+from flujo_lens.state.backends.core.selection import (
     Chooser,
     Families,
     Member,
@@ -18,7 +18,7 @@ from flujo_lens.state.backends.choosing import (
     last_sign,
     why_not,
 )
-from flujo_lens.state.deletion import DeletionPlan, DeletionRequest, Kept
+from flujo_lens.state.deletion import DeletionPlan, DeletionRequest, Retained
 from flujo_lens.state.views import RunFilter
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -122,7 +122,7 @@ def test_an_age_that_nobody_knows(times: list[object]) -> None:
     for state, run in ((times, ()), ((), times)):
         assert last_sign(state, run, (UTC,), NOW) is None
     found = plan(asked(), member("r", last_sign(times, (), (UTC,), NOW)))
-    assert (found.count, found.kept) == (0, Kept(unknown_age=1))
+    assert (found.count, found.kept) == (0, Retained(unknown_age=1))
 
 
 def test_without_a_cutoff_age_does_not_matter() -> None:
@@ -146,16 +146,16 @@ def test_a_task_whose_run_is_gone_is_a_family_and_a_circle_is_none() -> None:
 
 def test_a_family_goes_when_its_newest_is_old() -> None:
     found = plan(asked(), member("a"), member("b", parent="a"), member("c"), member("d", YOUNG, parent="c"))
-    assert (ids(found), found.count, found.kept) == ([("a", "b")], 2, Kept(family=1))
+    assert (ids(found), found.count, found.kept) == ([("a", "b")], 2, Retained(family=1))
 
 
 def test_a_run_that_is_young_is_no_news() -> None:
-    assert plan(asked(), member("a", YOUNG), member("b", parent="a")).kept == Kept()
+    assert plan(asked(), member("a", YOUNG), member("b", parent="a")).kept == Retained()
 
 
 def test_a_member_of_unknown_age_keeps_its_family() -> None:
     found = plan(asked(), member("a"), member("b", None, parent="a"), member("c", None, parent="a"))
-    assert (found.count, found.kept) == (0, Kept(unknown_age=2))
+    assert (found.count, found.kept) == (0, Retained(unknown_age=2))
 
 
 def test_every_member_has_one_of_the_statuses() -> None:
@@ -167,7 +167,7 @@ def test_every_member_has_one_of_the_statuses() -> None:
         member("d", status="paused", parent="c"),
     ]
     found = plan(asked(wanted=wanted), *mixed, member("e", status="paused"))
-    assert (ids(found), found.kept) == ([("a", "b")], Kept(family=1))
+    assert (ids(found), found.kept) == ([("a", "b")], Retained(family=1))
     assert (found.by_status, found.by_pipeline) == ({"completed": 1, "failed": 1}, {"orders": 2})
 
 
@@ -179,20 +179,20 @@ def test_the_rest_of_the_filter_is_about_the_run_alone() -> None:
         member("c", admitted=False),
         member("d", parent="c"),
     )
-    assert (ids(found), found.kept) == ([("a", "b")], Kept(family=1)), "d fits, and stays with c"
+    assert (ids(found), found.kept) == ([("a", "b")], Retained(family=1)), "d fits, and stays with c"
 
 
 def test_paused_runs_stay_where_that_is_asked() -> None:
     members = [member("a", status="paused"), member("b"), member("c", status="paused", parent="b"), member("d")]
     assert plan(asked(), *members).count == 4
     found = plan(asked(keep_paused=True), *members)
-    assert (ids(found), found.kept) == ([("d",)], Kept(paused=2))
+    assert (ids(found), found.kept) == ([("d",)], Retained(paused=2))
 
 
 def test_what_is_held_stays_unless_forced() -> None:
     members = [member("a"), member("b", parent="a", held=True), member("c", held=True), member("d")]
     found = plan(asked(), *members)
-    assert (ids(found), found.kept) == ([("d",)], Kept(held=2))
+    assert (ids(found), found.kept) == ([("d",)], Retained(held=2))
     assert plan(asked(force=True), *members).count == 4
 
 
@@ -209,12 +209,12 @@ def test_the_last_of_each_pipeline_stay() -> None:
         *(started(f"a{n}", n, pipeline="a") for n in (3, 1, 4, 2)),
         *(started(f"b{n}", n, pipeline="b") for n in (1, 2)),
     )
-    assert (sorted(ids(found)), found.kept) == ([("a1",), ("a2",)], Kept(last=4))
+    assert (sorted(ids(found)), found.kept) == ([("a1",), ("a2",)], Retained(last=4))
 
 
 def test_young_runs_are_among_the_last() -> None:
     found = plan(asked(keep_last=1), started("old", 1), member("young", YOUNG, started=YOUNG))
-    assert (ids(found), found.kept) == ([("old",)], Kept())
+    assert (ids(found), found.kept) == ([("old",)], Retained())
 
 
 def test_a_run_without_a_start_is_among_the_last() -> None:
@@ -291,8 +291,8 @@ def test_a_family_with_a_run_that_may_be_alive_stays() -> None:
 def test_a_task_that_fits_stays_with_a_run_that_does_not() -> None:
     failed = asked(wanted=RunFilter(statuses=frozenset({"failed"})))
     family = member("r"), member("t", status="failed", parent="r"), member("u", parent="r")
-    assert plan(failed, *family).kept == Kept(family=1)
-    assert plan(failed._replace(wanted=failed.wanted._replace(top_level=True)), *family).kept == Kept()
+    assert plan(failed, *family).kept == Retained(family=1)
+    assert plan(failed._replace(wanted=failed.wanted._replace(top_level=True)), *family).kept == Retained()
     young = member("t", YOUNG, status="failed", parent="r")
-    assert plan(failed, family[0], young).kept == Kept()
-    assert plan(failed, member("r", YOUNG), family[1]).kept == Kept(), "a young run is not told of"
+    assert plan(failed, family[0], young).kept == Retained()
+    assert plan(failed, member("r", YOUNG), family[1]).kept == Retained(), "a young run is not told of"

@@ -222,7 +222,7 @@ async def test_a_migration_leaves_claims_and_manifests(name: str, tmp_path: Path
         await backend.migrate(datetime.now(UTC), backup=False)
         assert await backend.read_claims() == {"r": claim}
         assert (await backend.manifest_of("r"), await backend.get_manifest("d")) == ("d", {"format": 1})
-        findings = await backend.check_up(datetime.now(UTC), timedelta(hours=1), full=True)
+        findings = await backend.check(datetime.now(UTC), timedelta(hours=1), full=True)
         told = " ".join(f"{finding.check} {finding.detail}" for finding in findings if not finding.ok)
         assert "lens_" not in told
 
@@ -270,7 +270,7 @@ async def test_a_folder_of_files_keeps_claims_beside_the_histories(tmp_path: Pat
         claim = await backend.claim_run("r", Holder.current(), 60)
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lens-history", "r.json"]
         assert [run.run_id async for run in backend.iter_runs(RunFilter())] == ["r"]
-        findings = await backend.check_up(datetime.now(UTC), timedelta(hours=1), full=True)
+        findings = await backend.check(datetime.now(UTC), timedelta(hours=1), full=True)
         assert [finding.check for finding in findings if not finding.ok] == []
         await backend.release_run(claim)
         assert [path.suffix for path in (tmp_path / ".lens-history").iterdir()] == [".ndjson"]

@@ -24,7 +24,7 @@ from stores import NEW, copy, listed, read
 
 from flujo_lens.errors import BusyError, ReadOnlyStoreError, StoreError
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.connection_thread import ConnectionThread
+from flujo_lens.state.backends.sqlite.engine.connection_thread import ConnectionThread
 from flujo_lens.state.views import RunFilter
 
 ROOT = Path(__file__).resolve().parents[2]

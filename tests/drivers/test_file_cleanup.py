@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from flujo_lens.serialization.envelope import Envelope
-from flujo_lens.state.backends import file_cleanup
-from flujo_lens.state.backends.file import FileBackend
+from flujo_lens.state.backends.file import FileBackend, cleanup
 from flujo_lens.state.views import RunFilter
 
 T = TypeVar("T")
@@ -150,7 +149,7 @@ def test_what_was_saved_since_the_look_stays(folder: Path) -> None:
         put(folder, "saved", NOW.isoformat())
         await backend.save_run_start({"run_id": "begun"})
         cutoff = NOW - timedelta(days=30)
-        assert file_cleanup._delete_batch(backend._changes, found, cutoff, threading.Event()) == 1
+        assert cleanup._delete_batch(backend._changes, found, cutoff, threading.Event()) == 1
 
     use(folder, work)
     assert names(folder) == ["begun.json", "begun.ndjson", "saved.json"]
@@ -217,7 +216,7 @@ def test_a_task_that_has_saved_since_the_look_goes_on(folder: Path) -> None:
     async def work(backend: FileBackend) -> bool:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            return file_cleanup._give_up_one(backend._changes, descriptor, None, "r", "r.json", NOW - HOUR, 1)
+            return cleanup._give_up_one(backend._changes, descriptor, None, "r", "r.json", NOW - HOUR, 1)
         finally:
             os.close(descriptor)
 

@@ -21,8 +21,8 @@ import pytest
 
 from flujo_lens.errors import BusyError, LensError, NotSupportedError, OperationFailedError, SchemaError
 from flujo_lens.serialization.envelope import Envelope
-from flujo_lens.state.backends import file_burying, file_documents, file_graves, file_snapshots
 from flujo_lens.state.backends.file import FileBackend
+from flujo_lens.state.backends.file.format import document, run_records, tombstone_writer, tombstones
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.claims import Holder
 from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Record, Restored
@@ -202,7 +202,7 @@ def odd_runs(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("part", [3, 4 * 1024 * 1024])
 def test_what_comes_back_are_the_same_bytes(folder: Path, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_snapshots, "_PART", part)
+    monkeypatch.setattr(run_records, "_PART", part)
     run_ids = odd_runs(folder)
     before, kept = files(folder), []
     assert ids(folder) == run_ids
@@ -370,10 +370,10 @@ def test_a_history_that_went_on_keeps_its_lines(folder: Path) -> None:
 def dug(folder: Path, states: Sequence[str], histories: Sequence[str]) -> None:
     """The list of a deletion that died before it had removed a file."""
     found = {
-        "states": {name: list(file_graves.mark_of(os.lstat(folder / name))) for name in states},
-        "histories": {name: list(file_graves.mark_of(os.lstat(folder / ".lens-history" / name))) for name in histories},
+        "states": {name: list(tombstones.mark_of(os.lstat(folder / name))) for name in states},
+        "histories": {name: list(tombstones.mark_of(os.lstat(folder / ".lens-history" / name))) for name in histories},
     }
-    (folder / ".lens-history" / file_graves.GRAVES).write_text(json.dumps(found))
+    (folder / ".lens-history" / tombstones.GRAVES).write_text(json.dumps(found))
 
 
 @pytest.fixture
@@ -433,7 +433,7 @@ def test_a_run_that_is_listed_may_be_saved_again(half_gone: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"states": 1}', '{"states": {"a.json": 1}, "histories": {}}'])
 def test_a_list_that_is_none_hides_nothing(half_gone: Path, content: str) -> None:
-    (half_gone / ".lens-history" / file_graves.GRAVES).write_text(content)
+    (half_gone / ".lens-history" / tombstones.GRAVES).write_text(content)
     assert ids(half_gone) == ["gone", "here"]
 
 
@@ -580,8 +580,8 @@ def test_dying_between_any_two_files(folder: Path, step: int, monkeypatch: pytes
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(file_burying.os, "unlink", dying(os.unlink))
-        patch.setattr(file_burying.os, "replace", dying(os.replace))
+        patch.setattr(tombstone_writer.os, "unlink", dying(os.unlink))
+        patch.setattr(tombstone_writer.os, "replace", dying(os.replace))
         with suppress(Dead):
             delete(folder)
     assert set(whole_runs(folder)) in ({"a", "b"}, set())
@@ -597,8 +597,8 @@ def test_errors_are_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(file_burying.os, "replace", full)
+        patch.setattr(tombstone_writer.os, "replace", full)
         with pytest.raises(LensError, match="No space left"):
             delete(folder)
     assert ids(folder) == ["a"]
-    assert not [name for name in files(folder) if name.endswith(file_documents.LEFTOVER)]
+    assert not [name for name in files(folder) if name.endswith(document.LEFTOVER)]

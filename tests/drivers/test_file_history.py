@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from flujo_lens.errors import CorruptStoreError, OperationFailedError, StoreNotFoundError
 from flujo_lens.serialization.envelope import Envelope
 from flujo_lens.serialization.keys import KeyRing
-from flujo_lens.state.backends import file_documents, file_history, file_table
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
+from flujo_lens.state.backends.file.format import document
+from flujo_lens.state.backends.file.format import history as file_history
+from flujo_lens.state.backends.file.index import state_table
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -93,7 +95,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as at rest at once."""
-    monkeypatch.setattr(file_table, "REST_NS", -10_000_000_000)
+    monkeypatch.setattr(state_table, "REST_NS", -10_000_000_000)
 
 
 @pytest.fixture
@@ -198,7 +200,7 @@ def test_a_name_that_another_run_has(store: Store) -> None:
         assert store.use(lambda b, i=run_id: b.read_run(i)) is not None
     assert sorted(store.use(lambda b: b.find_run_ids(""))) == ["a", "b", "c"]
     assert {line["run_id"] for line in store.lines("b.ndjson")} == {"a"}
-    for name in list(file_documents.names_of("full", ".ndjson")):
+    for name in list(document.names_of("full", ".ndjson")):
         (store.history / name).mkdir()
     with pytest.raises(OperationFailedError, match="taken"):
         store.use(lambda b: fill(b, "full"))

@@ -16,7 +16,7 @@ from flujo_lens.serialization import safe_dumps
 from flujo_lens.serialization.codec import StateCodec
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
-from flujo_lens.state.backends.file_documents import encode_state
+from flujo_lens.state.backends.file.format.document import encode_state
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.views import RunFilter
 

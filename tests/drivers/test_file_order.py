@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from flujo_lens.state.backends import file_writing
+from flujo_lens.state.backends.core.worker_pool import Workers
 from flujo_lens.state.backends.file import FileBackend
-from flujo_lens.state.backends.file_workers import Workers
+from flujo_lens.state.backends.file.fs import atomic_write
 from flujo_lens.state.views import RunFilter
 
 AT = "2026-11-21T00:00:00+00:00"
@@ -49,14 +49,14 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """A gate before the bytes of the first file that is written."""
-    gate, write = Gate(), file_writing.write_all
+    gate, write = Gate(), atomic_write.write_all
 
     def held(file: int, data: bytes) -> None:
         gate.pass_through()
         write(file, data)
 
-    monkeypatch.setattr(file_writing, "write_all", held)
-    monkeypatch.setattr("flujo_lens.state.backends.file_history.write_all", held)
+    monkeypatch.setattr(atomic_write, "write_all", held)
+    monkeypatch.setattr("flujo_lens.state.backends.file.format.history.write_all", held)
     yield gate
     gate.opened.set()
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from flujo_lens.state.backends import file_writing
 from flujo_lens.state.backends.file import FileBackend
+from flujo_lens.state.backends.file.fs import atomic_write
 from flujo_lens.state.claims import Holder, Progress
 from flujo_lens.state.deletion import DeletionRequest, Record
 from flujo_lens.state.timestamps import EPOCH
@@ -63,7 +63,7 @@ def die_before_the_state(folder: Path, made: Progress, monkeypatch: pytest.Monke
         raise Dead
 
     with monkeypatch.context() as patch:
-        patch.setattr(file_writing.Draft, "place", dying)
+        patch.setattr(atomic_write.TempFile, "place", dying)
         with pytest.raises(Dead):
             save(folder, made)
 
@@ -325,9 +325,9 @@ def test_a_line_that_is_none_of_ours_counts(folder: Path, damage: Any, monkeypat
 
 def test_nothing_of_it_is_kept_in_the_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state comes without a change of the history: the list must not remember the history without it."""
-    from flujo_lens.state.backends import file_table
+    from flujo_lens.state.backends.file.index import state_table
 
-    monkeypatch.setattr(file_table, "REST_NS", -10_000_000_000)
+    monkeypatch.setattr(state_table, "REST_NS", -10_000_000_000)
     die_before_the_state(folder, progress(0), monkeypatch)
     assert told(folder) == after(0)
     state = progress(0).state

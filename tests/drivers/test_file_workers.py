@@ -13,8 +13,9 @@ import pytest
 
 import flujo_lens
 from flujo_lens.serialization.envelope import ARMOUR
-from flujo_lens.state.backends import file_codec, file_workers
-from flujo_lens.state.backends.file_workers import Workers
+from flujo_lens.state.backends.core import worker_pool
+from flujo_lens.state.backends.core.worker_pool import Workers
+from flujo_lens.state.backends.file.format import codec
 
 ROOT = Path(flujo_lens.__file__).resolve().parent.parent
 
@@ -27,16 +28,16 @@ def test_work_is_done_by_a_few_threads() -> None:
     async def main() -> None:
         # Threads of tests before this one may end meanwhile: only those that are new count.
         workers, others, most = Workers(), serving(), []
-        gate = threading.Barrier(file_workers._MOST, timeout=10)
+        gate = threading.Barrier(worker_pool._MOST, timeout=10)
 
         def work(_: threading.Event) -> threading.Thread:
             gate.wait()
             most.append(len(serving() - others))
             return threading.current_thread()
 
-        found = await asyncio.gather(*(workers.run(work) for _ in range(4 * file_workers._MOST)))
-        assert len(set(found)) == file_workers._MOST
-        assert set(most) == {file_workers._MOST}
+        found = await asyncio.gather(*(workers.run(work) for _ in range(4 * worker_pool._MOST)))
+        assert len(set(found)) == worker_pool._MOST
+        assert set(most) == {worker_pool._MOST}
 
     asyncio.run(main())
 
@@ -56,7 +57,7 @@ def test_one_thread_is_enough_for_one_call_after_the_other() -> None:
 
 
 def test_threads_without_work_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_workers, "_IDLE", 0.01)
+    monkeypatch.setattr(worker_pool, "_IDLE", 0.01)
 
     async def main() -> None:
         workers = Workers()
@@ -118,7 +119,7 @@ def test_a_loop_that_has_gone() -> None:
     workers, go_on = Workers(), threading.Event()
 
     loop = asyncio.new_event_loop()
-    workers._submit(file_workers._Job(lambda _: go_on.wait(10), loop))
+    workers._submit(worker_pool._Job(lambda _: go_on.wait(10), loop))
     loop.close()
     go_on.set()
 
@@ -138,9 +139,9 @@ print(asyncio.run(backend.load_state("r"))["status"])
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path / "states")]
-    done = subprocess.run(command, capture_output=True, env=environment, timeout=file_workers._IDLE + 25, check=True)
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=worker_pool._IDLE + 25, check=True)
     assert (done.stdout, done.stderr) == (b"running\n", b"")
 
 
 def test_the_mark_of_what_is_sealed() -> None:
-    assert file_codec.SEALED == ARMOUR
+    assert codec.SEALED == ARMOUR

@@ -23,8 +23,8 @@ import pytest
 
 import flujo_lens
 from flujo_lens.errors import BusyError, InvalidStateError, LensError, OperationFailedError, ReadOnlyStoreError
-from flujo_lens.state.backends import file_lock, file_writing
 from flujo_lens.state.backends.file import FileBackend
+from flujo_lens.state.backends.file.fs import atomic_write, locks
 from flujo_lens.state.views import RunFilter
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ class ExitAll:
 
 def test_runs_whose_names_collide_saved_at_once(folder: Path) -> None:
     """Names with a hash are names of runs too: two of these are at home where the first may be."""
-    from flujo_lens.state.backends.file_documents import names_of
+    from flujo_lens.state.backends.file.format.document import names_of
 
     odd = "a/b"
     ids = [odd, *(name.removesuffix(".json") for name in names_of(odd))][:3]
@@ -250,7 +250,7 @@ async def whole(backend: FileBackend, last: dict[str, int], low: int) -> int:
 
 
 def _history(backend: FileBackend, stop: threading.Event) -> list[dict[str, Any]]:
-    from flujo_lens.state.backends.file_histories import history_of
+    from flujo_lens.state.backends.file.format.histories import history_of
 
     found = history_of(backend._folder, "r", stop)
     assert found is None or found.problems == []
@@ -284,17 +284,17 @@ def test_leftovers_are_removed_when_nobody_writes_them(folder: Path) -> None:
 def test_a_draft_that_was_taken_for_a_leftover_is_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY)
-    real = file_lock.try_lock
+    real = locks.try_lock
     swept: list[str] = []
 
     def late(file: int) -> bool | None:
         if not swept:
             swept.extend(os.listdir(folder))
-            file_writing.sweep(descriptor)
+            atomic_write.sweep(descriptor)
         return real(file)
 
-    monkeypatch.setattr(file_writing, "try_lock", lambda file: real(file) if swept else late(file))
-    with file_writing.drafted(descriptor, b"{}", "r.json") as draft:
+    monkeypatch.setattr(atomic_write, "try_lock", lambda file: real(file) if swept else late(file))
+    with atomic_write.drafted(descriptor, b"{}", "r.json") as draft:
         draft.place("r.json")
     os.close(descriptor)
     assert len(swept) == 1
@@ -389,12 +389,12 @@ def test_threads_wait_for_each_other_without_flock(folder: Path, monkeypatch: py
     folder.mkdir()
     one, other = (os.open(folder, os.O_RDONLY) for _ in range(2))
     with (
-        file_lock.folder_lock(one, folder, 1.0, threading.Event()),
+        locks.folder_lock(one, folder, 1.0, threading.Event()),
         pytest.raises(BusyError),
-        file_lock.folder_lock(other, folder, 0.02, threading.Event()),
+        locks.folder_lock(other, folder, 0.02, threading.Event()),
     ):
         raise AssertionError("both have it")
-    with file_lock.folder_lock(other, folder, 0.02, threading.Event()):
+    with locks.folder_lock(other, folder, 0.02, threading.Event()):
         pass
     os.close(one)
     os.close(other)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flujo_lens.state.filtering import matches, needs_details, sort_key
 from flujo_lens.state.interpret import (
     BAD,
     RawRun,
@@ -22,7 +23,6 @@ from flujo_lens.state.interpret import (
     summarise,
     unreadable,
 )
-from flujo_lens.state.matching import matches, needs_details, sort_key
 from flujo_lens.state.views import UNREADABLE, Pause, RunFilter, RunSummary, StepRecord
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)

@@ -19,8 +19,8 @@ from stores import MIXTURE, NEW, OLD, OLDEST, WAL, copy, edit, listed, read, tra
 
 from flujo_lens.errors import NotAStoreError, OperationFailedError, SchemaError, StoreNotFoundError
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.ddl import INDEXES, TABLES
-from flujo_lens.state.backends.sqlite.migrations import migrate, plan
+from flujo_lens.state.backends.sqlite.schema.migrations import migrate, plan
+from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, TABLES
 from flujo_lens.state.views import RunFilter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -498,7 +498,7 @@ def test_a_full_disk_leaves_the_old_schema(tmp_path: Path) -> None:
     before = everything(path)
     script = (
         "import resource, sys; from pathlib import Path; from flujo_lens.errors import OperationFailedError\n"
-        "from flujo_lens.state.backends.sqlite.migrations import migrate\n"
+        "from flujo_lens.state.backends.sqlite.schema.migrations import migrate\n"
         "size = Path(sys.argv[1]).stat().st_size\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))\n"
         "try: migrate(Path(sys.argv[1]), 1)\n"

@@ -21,10 +21,11 @@ from stores import listed, make, read, run, state
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import Position
-from flujo_lens.state.backends.sqlite import SQLiteBackend, candidates
-from flujo_lens.state.backends.sqlite import runs as plans
-from flujo_lens.state.backends.sqlite.ddl import CREATE
-from flujo_lens.state.matching import matches, sort_key
+from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.backends.sqlite.reads import index_choice
+from flujo_lens.state.backends.sqlite.reads import run_selection as plans
+from flujo_lens.state.backends.sqlite.schema.tables import CREATE
+from flujo_lens.state.filtering import matches, sort_key
 from flujo_lens.state.views import RunFilter, RunSummary
 
 ZONE = timezone(timedelta(hours=-5))
@@ -253,8 +254,8 @@ PLANS = {
 @pytest.fixture(params=PLANS)
 def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     small, few, budget = PLANS[request.param]
-    monkeypatch.setattr(candidates, "SMALL_STORE", small)
-    monkeypatch.setattr(candidates, "FEW", few)
+    monkeypatch.setattr(index_choice, "SMALL_STORE", small)
+    monkeypatch.setattr(index_choice, "FEW", few)
     monkeypatch.setattr(plans, "WALK_BUDGET", budget)
     return str(request.param)
 
@@ -341,7 +342,7 @@ def test_any_forms_at_once_in_a_small_store(tmp_path: Path) -> None:
 def test_a_store_that_is_not_small(tmp_path: Path) -> None:
     """With the constants as they are: more than `SMALL_STORE` runs are walked, or found by an index."""
     book = Maker(7, "mixture", "two").make(tmp_path / "s.db", 1_600)
-    assert candidates.SMALL_STORE < 1_600
+    assert index_choice.SMALL_STORE < 1_600
     check(book, [FILTERS[at] for at in (0, 4, 12)], limit=400)
 
 

@@ -28,7 +28,7 @@ from flujo_lens.errors import (
     UnreachableStoreError,
 )
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.opening import translate
+from flujo_lens.state.backends.sqlite.engine.read_connection import translate
 from flujo_lens.state.views import RunFilter
 
 ROOT = Path(__file__).resolve().parents[2]

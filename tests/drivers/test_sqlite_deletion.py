@@ -21,9 +21,11 @@ import pytest
 from stores import ALL, NEW, OLD, copy, edit, read, runs
 
 from flujo_lens.errors import OperationFailedError, SchemaError
-from flujo_lens.state.backends.sqlite import SQLiteBackend, deleting, sizes
-from flujo_lens.state.backends.sqlite.ddl import CREATE
-from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Kept, Record
+from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.backends.sqlite.deletion import estimate
+from flujo_lens.state.backends.sqlite.deletion import execute as deleting
+from flujo_lens.state.backends.sqlite.schema.tables import CREATE
+from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Record, Retained
 from flujo_lens.state.views import RunFilter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,8 +158,8 @@ def test_what_hangs_on_runs_is_counted_or_said_to_be_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int, sampled: int
 ) -> None:
     """A sample may meet the only runs that have spans; of a table it never says more than it has."""
-    monkeypatch.setattr(sizes, "COUNTED", counted)
-    monkeypatch.setattr(sizes, "SAMPLED", sampled)
+    monkeypatch.setattr(estimate, "COUNTED", counted)
+    monkeypatch.setattr(estimate, "SAMPLED", sampled)
     path = copy(NEW, tmp_path)
     run = "'n-' || i, 'p', 'many', '1', 'completed', '2020-01-01T00:00:00+00:00', '2020-01-01T00:00:00+00:00'"
     numbers = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
@@ -281,7 +283,7 @@ def test_unknown_ages_are_never_old(tmp_path: Path) -> None:
     edit(path, state("half", old), run_row("half", old, "soon"))
     edit(path, state("old", old))
     plan = planned(path)
-    assert (plan.count, plan.kept) == (1, Kept(unknown_age=5))
+    assert (plan.count, plan.kept) == (1, Retained(unknown_age=5))
     assert ids_of(delete(path, plan)) == ["old"]
 
 

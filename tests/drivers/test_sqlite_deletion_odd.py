@@ -37,10 +37,11 @@ from test_sqlite_deletion import (
 )
 
 from flujo_lens.errors import OperationFailedError
-from flujo_lens.state.backends.sqlite import SQLiteBackend, breathing
-from flujo_lens.state.backends.sqlite.ddl import CREATE
-from flujo_lens.state.backends.sqlite.migrations import migrate
-from flujo_lens.state.backends.sqlite.politeness import Politeness
+from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.backends.sqlite.deletion.pacing import Pacing
+from flujo_lens.state.backends.sqlite.reads import lock_yield
+from flujo_lens.state.backends.sqlite.schema.migrations import migrate
+from flujo_lens.state.backends.sqlite.schema.tables import CREATE
 from flujo_lens.state.deletion import Deleted, DeletionPlan, Record
 from flujo_lens.state.views import RunFilter
 
@@ -295,7 +296,7 @@ def test_rows_without_a_run_go_some_at_a_time_and_are_kept_once(tmp_path: Path) 
 
 
 def test_a_plan_lets_others_write_into_a_store_without_a_wal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(breathing, "_LONGEST", 0.0)
+    monkeypatch.setattr(lock_yield, "_LONGEST", 0.0)
     path = empty(tmp_path)
     many(path, 3_000)
     edit(path, "PRAGMA journal_mode = delete")
@@ -367,7 +368,7 @@ def test_a_lock_between_two_batches_is_no_error(tmp_path: Path) -> None:
         closing(sqlite3.connect(path, isolation_level=None)) as other,
         closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as db,
     ):
-        politeness = Politeness()
+        politeness = Pacing()
         other.execute("BEGIN EXCLUSIVE")
         assert politeness.rest(db) > 0
         politeness.end(db)

@@ -14,11 +14,13 @@ import pytest
 from stores import ALL, MIXTURE, NEW, OLD, OLDEST, copy, read, runs
 
 from flujo_lens.errors import BusyError, OperationFailedError
-from flujo_lens.state.backends.sqlite import SQLiteBackend, candidates, indexes, stats
-from flujo_lens.state.backends.sqlite.indexes import OURS, optimize
-from flujo_lens.state.backends.sqlite.schema import read_shape
-from flujo_lens.state.backends.sqlite.session import open_session
-from flujo_lens.state.upkeep import Room
+from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.backends.sqlite.engine.session import open_session
+from flujo_lens.state.backends.sqlite.reads import index_choice, statistics
+from flujo_lens.state.backends.sqlite.schema.shape import read_shape
+from flujo_lens.state.backends.sqlite.upkeep import indexes
+from flujo_lens.state.backends.sqlite.upkeep.indexes import OURS, optimize
+from flujo_lens.state.maintenance import Room
 from flujo_lens.state.views import RunFilter
 
 
@@ -51,7 +53,7 @@ def multiply(path: Path, table: str, times: int) -> None:
 
 def recent_failures(session: Any) -> tuple[str, tuple[Any, ...]]:
     since = datetime(2026, 11, 20, tzinfo=UTC)
-    found = candidates._recent_failures(session, RunFilter(statuses=frozenset({"failed"}), active_since=since))
+    found = index_choice._recent_failures(session, RunFilter(statuses=frozenset({"failed"}), active_since=since))
     return found.sql, found.values
 
 
@@ -82,7 +84,7 @@ def test_they_are_used(name: str, tmp_path: Path) -> None:
     assert f"{OURS}workflow_state_status_updated_at (status=? AND updated_at>?)" in steps
     assert f"COVERING INDEX {OURS}runs_status_times (status=?)" in steps
     spans = (
-        f"SELECT p.name, p.status, count(*), total(p.end_time - p.start_time), {stats._bucket('1.0')} "
+        f"SELECT p.name, p.status, count(*), total(p.end_time - p.start_time), {statistics._bucket('1.0')} "
         "FROM spans p GROUP BY 1, 2"
     )
     assert f"COVERING INDEX {OURS}spans_figures" in steps_of(path, lambda _: (spans, ()))

@@ -38,10 +38,11 @@ from stores import spans as spans_of
 
 from flujo_lens.errors import CorruptStoreError, LensError, NotAStoreError, SchemaError
 from flujo_lens.state.aggregate import aggregate, aggregate_spans
-from flujo_lens.state.backends.sqlite import SQLiteBackend, candidates
-from flujo_lens.state.backends.sqlite import runs as plans
-from flujo_lens.state.backends.sqlite.ddl import CREATE
-from flujo_lens.state.figures import Durations, SpanStats, Stats
+from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.backends.sqlite.reads import index_choice
+from flujo_lens.state.backends.sqlite.reads import run_selection as plans
+from flujo_lens.state.backends.sqlite.schema.tables import CREATE
+from flujo_lens.state.statistics import Durations, SpanStats, Stats
 from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
 TABLES = ("workflow_state", "runs", "steps", "spans", "traces", "evaluations", "system_state")
@@ -108,8 +109,8 @@ def read_all(path: Path, *, walk: bool = False) -> list[RunSummary]:
     """All reading methods; `walk` as they are done on a large store."""
     with pytest.MonkeyPatch.context() as patch:
         if walk:
-            patch.setattr(candidates, "SMALL_STORE", -1)
-            patch.setattr(candidates, "FEW", -1)
+            patch.setattr(index_choice, "SMALL_STORE", -1)
+            patch.setattr(index_choice, "FEW", -1)
             patch.setattr(plans, "WALK_BUDGET", 10**6)
         found = read(path, every_read)
     assert len({run.run_id for run in found}) == len(found)
@@ -347,7 +348,7 @@ def test_names(tmp_path: Path) -> None:
 
 def test_a_pipeline_by_its_name_in_a_large_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names do not hang on ids: an application may save several under one id, or have none."""
-    monkeypatch.setattr(candidates, "SMALL_STORE", -1)
+    monkeypatch.setattr(index_choice, "SMALL_STORE", -1)
     states = [state(f"{name}-{at}", pipeline_id="shared", pipeline_name=name) for at in range(3) for name in ("p", "q")]
     path = make(tmp_path / "s.db", {"workflow_state": states})
     for name in ("p", "q"):

@@ -18,16 +18,16 @@ import pytest
 from stores import NEW, OLD, OLDEST, WAL, copy, edit, runs
 
 from flujo_lens.errors import BusyError, OperationFailedError, StoreNotFoundError
-from flujo_lens.state.backends.sqlite import space
-from flujo_lens.state.backends.sqlite.space import Space, checkpoint, read_space, rooms_of_vacuum, vacuum
-from flujo_lens.state.upkeep import Room
+from flujo_lens.state.backends.sqlite.upkeep import vacuum as space
+from flujo_lens.state.backends.sqlite.upkeep.vacuum import Space, checkpoint, read_space, rooms_of_vacuum, vacuum
+from flujo_lens.state.maintenance import Room
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)"
 VACUUM = """
 import sys
 from pathlib import Path
-from flujo_lens.state.backends.sqlite.space import vacuum
+from flujo_lens.state.backends.sqlite.upkeep.vacuum import vacuum
 vacuum(Path(sys.argv[1]), 5)
 """
 

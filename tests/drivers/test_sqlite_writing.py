@@ -19,7 +19,7 @@ from stores import NEW, copy, edit, listed, make, read, run, runs, state
 from flujo_lens.errors import CorruptStoreError, InvalidStateError, NotAStoreError
 from flujo_lens.serialization.envelope import Envelope
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.ddl import CREATE, TABLES
+from flujo_lens.state.backends.sqlite.schema.tables import CREATE, TABLES
 from flujo_lens.state.views import RunFilter
 
 NOW = datetime.now(UTC)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flujo_lens.state.backends import vocabulary
+from flujo_lens.state.backends.core import rows as vocabulary
 from flujo_lens.testing.samples import BASE
 
 TEXT = BASE.isoformat()

@@ -29,8 +29,8 @@ from flujo_lens.errors import (
     UsageError,
 )
 from flujo_lens.operations.archive import ArchiveWriter, archive_path, check_archive_path
-from flujo_lens.operations.archive_lines import Header
-from flujo_lens.operations.archive_reading import read_archive, survey
+from flujo_lens.operations.archive_format import Header
+from flujo_lens.operations.archive_reader import read_archive, survey
 from flujo_lens.state.deletion import Record
 
 NOW = datetime(2026, 11, 21, 7, 42, tzinfo=UTC)
@@ -274,7 +274,7 @@ NO_ZSTD = """
     from pathlib import Path
     from flujo_lens.errors import MissingExtraError
     from flujo_lens.operations.archive import check_archive_path
-    from flujo_lens.operations.archive_reading import survey
+    from flujo_lens.operations.archive_reader import survey
 
     for use, name in ((check_archive_path, "new.ndjson.zst"), (survey, "old.ndjson.zst")):
         try:
@@ -303,7 +303,7 @@ AS_NOBODY = """
     from pathlib import Path
     from flujo_lens.errors import LensError
     from flujo_lens.operations.archive import ArchiveWriter, check_archive_path
-    from flujo_lens.operations.archive_lines import Header
+    from flujo_lens.operations.archive_format import Header
 
     os.setgid(65534)
     os.setuid(65534)
@@ -549,7 +549,7 @@ KEEP = """
     from datetime import UTC, datetime
     from pathlib import Path
     from flujo_lens.operations.archive import ArchiveWriter
-    from flujo_lens.operations.archive_lines import Header
+    from flujo_lens.operations.archive_format import Header
 
     rng = random.Random(3)
     writer = ArchiveWriter(Path(sys.argv[1]), Header("s", "sqlite", datetime.now(UTC), "x"))

@@ -27,7 +27,7 @@ from flujo_lens.errors import BusyError, LensError, OperationFailedError, Unreac
 from flujo_lens.operations.audit import AuditLog, new_audit_id
 from flujo_lens.operations.audit_changes import Newest
 from flujo_lens.operations.audit_head import head_path
-from flujo_lens.operations.files import last_line
+from flujo_lens.operations.sidecar_files import last_line
 
 NOW = datetime(2026, 11, 21, 3, 11, 8, 123456, tzinfo=UTC)
 ZEROS = "0" * 64

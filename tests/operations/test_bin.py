@@ -11,9 +11,9 @@ import pytest
 
 from flujo_lens.errors import AmbiguousRunError, ArchiveError, BusyError, OperationFailedError, RunNotFoundError
 from flujo_lens.operations.archive import ArchiveWriter
-from flujo_lens.operations.archive_lines import Header
+from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.audit import new_audit_id
-from flujo_lens.operations.bin import Bin
+from flujo_lens.operations.recycle_bin import Bin
 
 NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)
 WEEK = timedelta(days=7)

@@ -19,9 +19,9 @@ import pytest
 from flujo_lens import Flujo, InMemoryBackend, Pipeline, PipelineContext, PipelineRegistry, SQLiteBackend, Step, step
 from flujo_lens.errors import InflightError, OperationFailedError, UsageError
 from flujo_lens.operations.check import CheckReport, check_contexts, check_groups
-from flujo_lens.operations.inflight import Inflight, collect, read_inflight, save_inflight
+from flujo_lens.operations.runs_in_flight import Inflight, collect, read_inflight, save_inflight
 from flujo_lens.runner.application import Application
-from flujo_lens.runner.placing import Source
+from flujo_lens.runner.resume_point import Source
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import ResumableGroup
 from flujo_lens.state.views import RunFilter

@@ -17,12 +17,12 @@ import pytest
 
 from flujo_lens.errors import LensError, OperationFailedError, UsageError
 from flujo_lens.operations import deletion
-from flujo_lens.operations.archive_reading import survey
+from flujo_lens.operations.archive_reader import survey
 from flujo_lens.operations.audit import AuditLog
-from flujo_lens.operations.bin import Bin
-from flujo_lens.operations.copies import Keeping
 from flujo_lens.operations.deletion import Deletion, Stop, delete, dry_run
+from flujo_lens.operations.deletion_copies import Keeping
 from flujo_lens.operations.deletion_limits import Bounds, check_room, room_of_batch
+from flujo_lens.operations.recycle_bin import Bin
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend

@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 
 from flujo_lens.errors import NotSupportedError, StoreNotFoundError
-from flujo_lens.operations.doctor import check_up
+from flujo_lens.operations.doctor import check
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.checkup import _within
-from flujo_lens.state.backends.sqlite.session import Session
-from flujo_lens.state.upkeep import Finding
+from flujo_lens.state.backends.sqlite.engine.session import Session
+from flujo_lens.state.backends.sqlite.upkeep.check import _within
+from flujo_lens.state.maintenance import Finding
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)
@@ -45,7 +45,7 @@ STATE = {
 def findings(backend: StateBackend, *, full: bool = False) -> Mapping[str, Finding]:
     async def work() -> Mapping[str, Finding]:
         async with backend:
-            return {finding.check: finding for finding in await check_up(backend, NOW, HOUR, full=full)}
+            return {finding.check: finding for finding in await check(backend, NOW, HOUR, full=full)}
 
     return asyncio.run(work())
 
@@ -292,7 +292,7 @@ def test_what_is_wrong_comes_first(folder: Path) -> None:
 
 
 def test_a_driver_without_checks_says_so() -> None:
-    with pytest.raises(NotSupportedError, match="check_up"):
+    with pytest.raises(NotSupportedError, match="check"):
         findings(InMemoryBackend())
 
 

@@ -25,13 +25,13 @@ from flujo_lens.errors import (
     StoreNotFoundError,
 )
 from flujo_lens.operations.audit import AuditLog
-from flujo_lens.operations.changes import Recorder
+from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.migrate import Migrated, migrate
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.backup import back_up, backup_path, check_room
-from flujo_lens.state.upkeep import Migration, MigrationPlan
+from flujo_lens.state.backends.sqlite.upkeep.backup import back_up, backup_path, check_room
+from flujo_lens.state.maintenance import Migration, MigrationPlan
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)

@@ -22,12 +22,12 @@ from flujo_lens.errors import (
     RunNotFoundError,
 )
 from flujo_lens.operations.archive import ArchiveWriter, driver_kind
-from flujo_lens.operations.archive_lines import Header
+from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.audit import AuditLog, new_audit_id
-from flujo_lens.operations.bin import Bin, BinItem
-from flujo_lens.operations.changes import Recorder
+from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.deletion import Stop
-from flujo_lens.operations.restoring import Restoration, bring_back, plan_restore
+from flujo_lens.operations.recycle_bin import Bin, BinItem
+from flujo_lens.operations.restore import Restoration, bring_back, plan_restore
 from flujo_lens.operations.undo import runs_meant, undo
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend

@@ -17,7 +17,7 @@ from pydantic import field_validator
 from flujo_lens import Flujo, InMemoryBackend, PipelineContext, PipelineRegistry, SQLiteBackend, Step, step
 from flujo_lens.errors import InvalidAnswerError, LensError, NotWaitingError, UsageError
 from flujo_lens.runner.application_code import describe, is_signal
-from flujo_lens.runner.drive import drive
+from flujo_lens.runner.protected_loop import drive
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import Claim
 
@@ -352,7 +352,7 @@ _kept: list[Any] = []
     ],
 )
 def test_a_step_does_not_end_the_loop_of_lens(body: Any, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flujo_lens.runner.drive._GRACE", 0.05)
+    monkeypatch.setattr("flujo_lens.runner.protected_loop._GRACE", 0.05)
     assert drive(_step(body, InMemoryBackend())) == error
 
 
@@ -442,7 +442,7 @@ def test_a_run_that_was_begun_again_asks_another_question(kind: str, tmp_path: P
     async def forget() -> None:
         await backend.delete_run("r")
 
-    from flujo_lens.runner.loops import run_to_end
+    from flujo_lens.runner.event_loops import run_to_end
     from flujo_lens.state.questions import question_of
 
     async def listed() -> str | None:

@@ -16,12 +16,12 @@ from test_edits import EDITS, SAVED, Code, Edit, title
 
 from flujo_lens import FileBackend, Flujo, PipelineContext, PipelineRegistry, SQLiteBackend, StateBackend
 from flujo_lens.operations.check import CheckedGroup, check_contexts, check_groups
-from flujo_lens.operations.inflight import collect
+from flujo_lens.operations.runs_in_flight import collect
 from flujo_lens.runner.application import Application
 from flujo_lens.runner.dsl import Pipeline
 from flujo_lens.runner.incompatibility import StateIncompatibilityError
-from flujo_lens.runner.placing import fit
-from flujo_lens.runner.stored import load
+from flujo_lens.runner.resume_point import fit
+from flujo_lens.runner.stored_run import load
 from flujo_lens.state.views import RunFilter
 
 NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)

@@ -37,7 +37,6 @@ from flujo_lens import errors
 from flujo_lens.cli.exit_codes import exit_code_of
 from flujo_lens.runner.differences import Difference
 from flujo_lens.runner.dsl import Pipeline
-from flujo_lens.runner.fitting import Fitting
 from flujo_lens.runner.incompatibility import (
     OPENING,
     STATE_CODES,
@@ -47,7 +46,8 @@ from flujo_lens.runner.incompatibility import (
 )
 from flujo_lens.runner.manifests import manifest_of
 from flujo_lens.runner.migrations import MigrationError, migrated
-from flujo_lens.runner.shapes import JSONObject
+from flujo_lens.runner.type_compatibility import Fitting
+from flujo_lens.runner.type_descriptions import JSONObject
 from flujo_lens.runner.verdicts import Place, Verdict, assess
 
 REFUSED = [edit for edit in EDITS if edit.error != "-"]

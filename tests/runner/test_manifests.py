@@ -31,9 +31,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from flujo_lens.runner.dsl import Pipeline, Step, step
-from flujo_lens.runner.fitting import Fit, Fitting, Node, parse
 from flujo_lens.runner.manifests import digest_of, manifest_of
-from flujo_lens.runner.shapes import Shapes
+from flujo_lens.runner.type_compatibility import Fit, Fitting, Node, parse
+from flujo_lens.runner.type_descriptions import Shapes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")

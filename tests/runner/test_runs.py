@@ -32,8 +32,8 @@ from flujo_lens.errors import (
     UnknownValueError,
     UsageError,
 )
-from flujo_lens.runner.placing import fit
-from flujo_lens.runner.stored import load as stored_of
+from flujo_lens.runner.resume_point import fit
+from flujo_lens.runner.stored_run import load as stored_of
 from flujo_lens.runner.verdicts import Verdict as Judged
 
 Make = Callable[[], StateBackend]
@@ -231,7 +231,7 @@ def test_retries_wait_twice_as_long_each_time(backend: StateBackend, monkeypatch
         waits.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("flujo_lens.runner.trying.asyncio.sleep", noted)
+    monkeypatch.setattr("flujo_lens.runner.retry.asyncio.sleep", noted)
     pay = Failing(3)
     done = flujo(Step("pay", function=pay, retries=3, backoff=0.5), backend, lease=9999).run("x")
     assert (done.status, done.output, done.step_history[0].attempts) == ("completed", "paid x", 4)

@@ -36,7 +36,7 @@ def list_entries(
 
     lens audit list --since 7d     the last week
     """
-    from flujo_lens.cli.audit_screen import Wanted, audit_list
+    from flujo_lens.cli.screens.audit import Wanted, audit_list
 
     audit_list(app, app.output(output), audit_file, Wanted(run, since, limit, all_stores))
 
@@ -56,7 +56,7 @@ def verify_log(
 
     lens audit verify || page somebody
     """
-    from flujo_lens.cli.audit_screen import print_verdict
+    from flujo_lens.cli.screens.audit import print_verdict
 
     if not print_verdict(
         app, app.output(OutputOptions(output=output, json=json), ("table", "tsv", "json")), audit_file

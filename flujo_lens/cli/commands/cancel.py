@@ -20,7 +20,7 @@ def cancel(
     lens cancel run-1 --reason "the order was withdrawn"
     lens list --status paused --active-until 90d -o id | lens cancel - --yes
     """
-    from flujo_lens.cli.cancelling import Cancelling, run_cancel
+    from flujo_lens.cli.screens.cancel import Cancelling, run_cancel
 
     if code := run_cancel(app, Cancelling(tuple(runs), force, yes, change)):
         raise typer.Exit(code)

@@ -44,7 +44,7 @@ def check(
     lens check --save inflight.json                         where the store is
     lens check --from inflight.json --max-age 1d -o github  in CI; or -o junit
     """
-    from flujo_lens.cli.check_screen import Checking, run_check
+    from flujo_lens.cli.screens.check import Checking, run_check
 
     asked = Checking(target, app_dir, deep, save, force, from_file, max_age, fail_on, min_runs)
     if not run_check(app, filters, output, asked):

@@ -27,7 +27,7 @@ def delete(
     lens delete run-1 --dry-run              what would go
     lens list --error "Rate*" -o id | lens delete - --yes
     """
-    from flujo_lens.cli.delete_screen import Deleting, run_delete
+    from flujo_lens.cli.screens.delete import Deleting, run_delete
 
     asked = Deleting(tuple(runs), state_only, ignore_missing, force, not no_bin, yes, change)
     if code := run_delete(app, asked):

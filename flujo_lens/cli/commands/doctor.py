@@ -41,7 +41,7 @@ def doctor(
     lens doctor --full              every page and every value
     lens doctor --fix --dry-run     what it would mend by itself
     """
-    from flujo_lens.cli.mending import Mending, fix_findings, print_checkup
+    from flujo_lens.cli.screens.doctor import Mending, fix_findings, print_checkup
 
     if not fix and (yes or dry_run or reason or audit_file):
         raise UsageError("--yes, --dry-run, --reason and --audit-file belong to --fix: looking changes nothing")

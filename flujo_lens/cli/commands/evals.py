@@ -20,6 +20,6 @@ def evals(
 
     lens evals run-1     those of one run
     """
-    from flujo_lens.cli.screens import evaluation_list
+    from flujo_lens.cli.screens.lists import evaluation_list
 
     evaluation_list(app, app.output(output), run, limit)

@@ -23,7 +23,7 @@ def explain(
 
     lens explain LENS-B1
     """
-    from flujo_lens.cli.explain_screen import print_codes, print_page
+    from flujo_lens.cli.screens.explain import print_codes, print_page
 
     out = app.output(output)
     if code is None:

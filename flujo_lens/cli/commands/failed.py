@@ -26,6 +26,6 @@ def failed(
     lens failed --hours 1                       the last hour
     lens failed --error "RateLimitError*" --flat    the runs of one group
     """
-    from flujo_lens.cli.failed_screen import FailedAsked, show_failed
+    from flujo_lens.cli.screens.failed import FailedAsked, show_failed
 
     show_failed(app, app.output(output), FailedAsked(filters, hours, flat, limit))

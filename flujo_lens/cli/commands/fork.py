@@ -29,6 +29,6 @@ def fork(
 
     lens fork run-1 --from-step enrich --dry-run     what would run again
     """
-    from flujo_lens.cli.forking import Forking, run_fork
+    from flujo_lens.cli.screens.fork import Forking, run_fork
 
     run_fork(app, Forking(run, from_step, cancel_old, change))

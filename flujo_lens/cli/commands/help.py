@@ -20,7 +20,7 @@ def show_help(
 
     lens help secrets     which values are masked
     """
-    from flujo_lens.cli.help_topics import print_help
+    from flujo_lens.cli.screens.help import print_help
 
     if code := print_help(app, words or []):
         raise typer.Exit(code)

@@ -42,9 +42,9 @@ def import_archive(
     lens import archive.ndjson.zst --dry-run
     ssh backup cat runs.ndjson.gz | lens import - --yes
     """
-    from flujo_lens.cli.archive_input import parse_size
-    from flujo_lens.cli.restoring import Importing, run_import
-    from flujo_lens.operations.archive_forms import Limits
+    from flujo_lens.cli.input.archive import parse_size
+    from flujo_lens.cli.screens.undo import Importing, run_import
+    from flujo_lens.operations.archive_compression import Limits
 
     record = None if max_record is None else parse_size(max_record, "--max-record")
     unpacked = None if max_unpacked is None else parse_size(max_unpacked, "--max-unpacked")

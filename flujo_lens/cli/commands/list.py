@@ -34,7 +34,7 @@ def list_runs(
     lens list --meta customer=4711 -o id        ids alone, for a script
     """
     from flujo_lens.cli import paging
-    from flujo_lens.cli.contradictions import refuse_beside
+    from flujo_lens.cli.input.contradictions import refuse_beside
     from flujo_lens.rendering.columns import RUN
 
     if all_:

@@ -22,6 +22,6 @@ def migrate(
 
     lens migrate --dry-run     what it would do
     """
-    from flujo_lens.cli.migrating import Migrating, run_migration
+    from flujo_lens.cli.screens.migrate import Migrating, run_migration
 
     run_migration(app, Migrating(yes, not no_backup), change)

@@ -23,6 +23,6 @@ def optimize(
 
     lens optimize --vacuum --dry-run     what it would do, and the room that it needs
     """
-    from flujo_lens.cli.optimizing import Optimizing, run_optimization
+    from flujo_lens.cli.screens.optimize import Optimizing, run_optimization
 
     run_optimization(app, Optimizing(yes, vacuum, force), change)

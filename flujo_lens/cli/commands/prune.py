@@ -16,7 +16,7 @@ def prune(app: App, what: PruneOptions, filters: FilterOptions, change: ChangeOp
     lens prune --older-than 30d --dry-run            what would go
     lens prune --days-old 90 --status completed --yes
     """
-    from flujo_lens.cli.prune_screen import Pruning, run_prune
+    from flujo_lens.cli.screens.prune import Pruning, run_prune
 
     if code := run_prune(app, Pruning(what, filters, change, yes)):
         raise typer.Exit(code)

@@ -46,7 +46,7 @@ def resume(
     lens resume run-1 --question 5a1b9c0d --input yes  the question that was read, or none
     lens resume run-1 --dry-run                 what would run next, and whether it fits
     """
-    from flujo_lens.cli.resuming import Given, Resuming, run_resume
+    from flujo_lens.cli.screens.resume import Given, Resuming, run_resume
 
     if exit_code := run_resume(app, Resuming(run, code, Given(text, json_text, file), step, question, force, change)):
         raise typer.Exit(exit_code)

@@ -29,7 +29,7 @@ def retry(
     lens retry run-1 run-2 --app myapp.pipelines:registry
     lens retry --error "RateLimit*" --since 2h --concurrency 4 --yes
     """
-    from flujo_lens.cli.retrying import Retrying, run_retry
+    from flujo_lens.cli.screens.retry import Retrying, run_retry
 
     if exit_code := run_retry(app, Retrying(tuple(runs or ()), filters, code, concurrency, yes, change)):
         raise typer.Exit(exit_code)

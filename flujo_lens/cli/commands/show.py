@@ -30,8 +30,8 @@ def show(
 
     lens show @failed -v            the newest failed run, with all texts
     """
-    from flujo_lens.cli.contradictions import refuse_beside
-    from flujo_lens.cli.show_screen import ShowParts, print_final_output, print_run
+    from flujo_lens.cli.input.contradictions import refuse_beside
+    from flujo_lens.cli.screens.show import ShowParts, print_final_output, print_run
 
     if final_output:
         texts = {"--show-input": show_input, "--show-output": show_output, "--show-error": show_error}

@@ -13,6 +13,6 @@ def stats(app: App, filters: FilterOptions, output: OutputOptions) -> None:
 
     lens stats --since 7d --pipeline orders     one pipeline, one week
     """
-    from flujo_lens.cli.screens import print_stats
+    from flujo_lens.cli.screens.lists import print_stats
 
     print_stats(app, app.output(output), filters)

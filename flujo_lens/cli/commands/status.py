@@ -23,7 +23,7 @@ def status(
 
     lens status --exit-status --quiet >/dev/null || page somebody
     """
-    from flujo_lens.cli.screens import print_status
+    from flujo_lens.cli.screens.lists import print_status
 
     red = print_status(app, app.output(output, ("table", "json", "ndjson", "csv", "tsv")))
     if exit_status and red:

@@ -13,6 +13,6 @@ def stores(app: App, output: OutputOptions) -> None:
 
     lens stores -o json     with what each driver can do
     """
-    from flujo_lens.cli.screens import store_list
+    from flujo_lens.cli.screens.lists import store_list
 
     store_list(app, app.output(output))

@@ -18,7 +18,7 @@ def list_entries(app: App, output: OutputOptions) -> None:
 
     lens system list -o json     whole values
     """
-    from flujo_lens.cli.screens import system_list
+    from flujo_lens.cli.screens.lists import system_list
 
     system_list(app, app.output(output))
 
@@ -28,7 +28,7 @@ def get_entry(app: App, key: Key, output: OutputOptions) -> None:
 
     lens system get watermark:crm | jq .cursor
     """
-    from flujo_lens.cli.screens import system_value
+    from flujo_lens.cli.screens.lists import system_value
 
     system_value(app, app.output(output), key)
 
@@ -45,7 +45,7 @@ def set_entry(
 
     lens system set limits '{"per_minute": 60}'
     """
-    from flujo_lens.cli.small_changes import set_value
+    from flujo_lens.cli.screens.tasks import set_value
 
     set_value(app, key, value, change)
 

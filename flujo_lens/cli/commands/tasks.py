@@ -25,7 +25,7 @@ def list_tasks(
 
     lens tasks list --status failed --since 1d     which ones failed lately
     """
-    from flujo_lens.cli.screens import task_list
+    from flujo_lens.cli.screens.lists import task_list
 
     _refuse_top_level(filters)
     task_list(app, app.output(output), filters, parent, limit)
@@ -50,7 +50,7 @@ def sweep_tasks(
 
     lens tasks sweep --silent-for 2h --dry-run     which ones that would be
     """
-    from flujo_lens.cli.small_changes import Silence, sweep_tasks
+    from flujo_lens.cli.screens.tasks import Silence, sweep_tasks
 
     _refuse_top_level(filters)
     sweep_tasks(app, filters, Silence(silent_for, stale_hours), parent, change)

@@ -43,7 +43,7 @@ def trace(
 
     lens trace @failed              where did the newest failed run fail
     """
-    from flujo_lens.cli.trace_screen import SpanChoice, print_trace
+    from flujo_lens.cli.screens.trace import SpanChoice, print_trace
 
     if (run is None) == (file is None):
         raise UsageError("trace takes a RUN or --file FILE, and one of them", hint="lens trace @latest")
@@ -55,6 +55,6 @@ def spans(app: App, run: RunArgument, output: OutputOptions, status: Statuses = 
 
     lens spans @failed --status failed     what failed in the newest failed run
     """
-    from flujo_lens.cli.trace_screen import SpanChoice, print_trace
+    from flujo_lens.cli.screens.trace import SpanChoice, print_trace
 
     print_trace(app, app.output(output), run, None, SpanChoice(True, status, name, None))

@@ -35,7 +35,7 @@ def undo(
     lens undo                  what is in the bin
     lens undo 20261121 --run run-1
     """
-    from flujo_lens.cli.restoring import Undoing, list_bin, run_undo
+    from flujo_lens.cli.screens.undo import Undoing, list_bin, run_undo
 
     if audit_id is None:
         list_bin(app, change, run or (), no_header=no_header)

@@ -13,6 +13,6 @@ def waiting(app: App, filters: FilterOptions, output: OutputOptions, limit: Limi
 
     lens waiting --pipeline approvals     those of one pipeline
     """
-    from flujo_lens.cli.screens import waiting_list
+    from flujo_lens.cli.screens.lists import waiting_list
 
     waiting_list(app, app.output(output), filters, limit)

@@ -8,7 +8,7 @@ and each further method opens further commands.
 The first half are the methods that applications call; they take and return plain dicts. The second half are
 what operators read through: typed views, in keyset order, with the rules of `flujo_lens.state.interpret`
 applied. A driver of ours defines the second half and inherits the first from
-`flujo_lens.state.backends.reading.ReadingBackend`.
+`flujo_lens.state.backends.core.application_reads.ReadingBackend`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from flujo_lens.errors import NotSupportedError
-from flujo_lens.state.backends.arguments import check_page, check_prefix
+from flujo_lens.state.backends.core.validation import check_page, check_prefix
 from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
 
 if TYPE_CHECKING:
     from flujo_lens.state.claims import Claim, Holder, Progress, ResumableGroup
-    from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Restored
-    from flujo_lens.state.figures import SpanStats, Stats
-    from flujo_lens.state.upkeep import Finding, Mended, Migration, MigrationPlan, OptimizationPlan, Optimized, Space
+    from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
+    from flujo_lens.state.maintenance import (
+        Finding,
+        Migration,
+        MigrationPlan,
+        OptimizationPlan,
+        Optimized,
+        Repaired,
+        Space,
+    )
+    from flujo_lens.state.statistics import SpanStats, Stats
 
 __all__ = ["JSONObject", "StateBackend", "capabilities_of", "overrides"]
 
@@ -68,7 +76,7 @@ class StateBackend(ABC):
     Errors: a driver raises subclasses of `flujo_lens.errors.LensError` and lets none of its engine's own out;
     `BusyError` means that the same call may succeed later. What cannot be asked is refused before anything is
     changed: a wrong type with a TypeError, a wrong value with a ValueError, in the words of
-    `flujo_lens.state.backends.arguments`. A run id that is missing is a ValueError. Any text is a run id, but for
+    `flujo_lens.state.backends.core.validation`. A run id that is missing is a ValueError. Any text is a run id, but for
     one with a NUL or half of a surrogate pair, which some engines do not keep: to save under it is a ValueError, to
     ask for it finds nothing, to delete it is no error. Of a page, a `limit` of None (where there may be one) is no
     limit, one of 0 gives nothing, and a negative limit or offset is a ValueError. A write to a store that may not
@@ -81,7 +89,7 @@ class StateBackend(ABC):
     and what was done before is whole. What goes in is copied before the first await.
 
     The writing methods of history take the names of all the library's versions (see
-    `flujo_lens.state.backends.vocabulary`). A step, span or trace of a run that never was announced by
+    `flujo_lens.state.backends.core.rows`). A step, span or trace of a run that never was announced by
     `save_run_start` is kept all the same.
 
     Attributes:
@@ -352,7 +360,7 @@ class StateBackend(ABC):
         """Yield the runs that `wanted` admits, each once, the newest start first.
 
         Args:
-            wanted: The filter; `flujo_lens.state.matching.matches` is its meaning.
+            wanted: The filter; `flujo_lens.state.filtering.matches` is its meaning.
             after: Begin behind this position.
             reverse: The oldest start first. Runs without a readable start are last, with `reverse` first.
             ordered: False where the caller does not care, and a driver may save the sorting.
@@ -360,7 +368,7 @@ class StateBackend(ABC):
 
         The default gathers `list_runs`, `list_workflows` and `list_states`, whichever the driver has.
         """
-        from flujo_lens.state.backends.gathering import iter_gathered
+        from flujo_lens.state.backends.core.fallbacks import iter_gathered
 
         return iter_gathered(self, wanted, after=after, reverse=reverse)
 
@@ -405,7 +413,7 @@ class StateBackend(ABC):
 
     async def read_run(self, run_id: str) -> RunDetail | None:
         """Return all about one run, or None if no table knows the id."""
-        from flujo_lens.state.backends.gathering import gather_run
+        from flujo_lens.state.backends.core.fallbacks import gather_run
 
         return await gather_run(self, run_id)
 
@@ -416,7 +424,7 @@ class StateBackend(ABC):
 
     async def read_spans(self, run_id: str) -> Sequence[Span]:
         """Return the spans of a run as roots with children; an empty sequence if there are none."""
-        from flujo_lens.state.backends.gathering import gather_spans
+        from flujo_lens.state.backends.core.fallbacks import gather_spans
 
         return await gather_spans(self, run_id)
 
@@ -431,13 +439,13 @@ class StateBackend(ABC):
 
         The default asks run by run.
         """
-        from flujo_lens.state.backends.gathering import gather_span_stats
+        from flujo_lens.state.backends.core.fallbacks import gather_span_stats
 
         return await gather_span_stats(self, wanted)
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         """Return evaluations, newest first."""
-        from flujo_lens.state.backends.gathering import evaluation_of
+        from flujo_lens.state.backends.core.fallbacks import evaluation_of
 
         return [evaluation_of(row) for row in await self.list_evaluations(limit=limit, run_id=run_id)]
 
@@ -495,7 +503,7 @@ class StateBackend(ABC):
         raise self._lacks("read_claims")
 
     async def cancel_runs(
-        self, run_ids: Sequence[str], *, force: bool = False, keep: Keep | None = None
+        self, run_ids: Sequence[str], *, force: bool = False, keep: BackupCallback | None = None
     ) -> Sequence[str]:
         """Mark runs as cancelled, so that nothing resumes them; history stays. Return the ids of those marked.
 
@@ -515,7 +523,7 @@ class StateBackend(ABC):
         The default loads and saves the state of one run after the other, and ends it by `save_run_end`; what is
         saved in between is lost, and claims stay.
         """
-        from flujo_lens.state.backends.gathered_cancelling import cancel_gathered
+        from flujo_lens.state.backends.core.fallback_cancelling import cancel_gathered
 
         if keep is not None:
             raise self._lacks("cancel_runs")
@@ -596,7 +604,7 @@ class StateBackend(ABC):
         """
         raise self._lacks("migrate")
 
-    async def check_up(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
+    async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for what is wrong with the store, and return one finding a check. Nothing is written.
 
         Args:
@@ -604,15 +612,15 @@ class StateBackend(ABC):
             silent_after: How long a run that is said to run may be without a save.
             full: Look at everything, however long that takes, where else a part has to do.
         """
-        raise self._lacks("check_up")
+        raise self._lacks("check")
 
-    async def mend(self, checks: Sequence[str]) -> Sequence[Mended]:
-        """Do what the findings of these checks name as their `mend`: nothing of it can lose anything.
+    async def repair(self, checks: Sequence[str]) -> Sequence[Repaired]:
+        """Do what the findings of these checks name as their `repair`: nothing of it can lose anything.
 
         Each is done by itself, all of it or nothing, and one that cannot be done (a lock, a missing right) does not
         keep the others from being done. What needs no mending any more is left out.
         """
-        raise self._lacks("mend")
+        raise self._lacks("repair")
 
     async def plan_optimization(self, *, vacuum: bool = False) -> OptimizationPlan:
         """Return what `optimize` would do. Nothing is written.
@@ -661,7 +669,7 @@ class StateBackend(ABC):
 
         The default goes through `iter_runs`, or `read_run` for runs that are named.
         """
-        from flujo_lens.state.backends.gathered_deletion import plan_gathered
+        from flujo_lens.state.backends.core.fallback_deletion import plan_gathered
 
         return await plan_gathered(self, asked)
 
@@ -672,7 +680,7 @@ class StateBackend(ABC):
                 yield run_id
 
     def delete_planned(
-        self, plan: DeletionPlan, *, keep: Keep | None = None, batch_size: int = 100
+        self, plan: DeletionPlan, *, keep: BackupCallback | None = None, batch_size: int = 100
     ) -> AsyncIterator[Deleted]:
         """Delete what was planned, and yield what each batch did, after it is done.
 
@@ -695,7 +703,7 @@ class StateBackend(ABC):
         The default deletes run by run, by `delete_run` or else `delete_state`, each as atomically as the driver does
         that, and cannot keep anything: with a `keep` it raises NotSupportedError before it deletes.
         """
-        from flujo_lens.state.backends.gathered_deletion import delete_gathered
+        from flujo_lens.state.backends.core.fallback_deletion import delete_gathered
 
         return delete_gathered(self, plan, keep=keep, batch_size=batch_size)
 
@@ -715,7 +723,7 @@ class StateBackend(ABC):
 
         The default knows no more than `read_facts`.
         """
-        from flujo_lens.state.upkeep import Space
+        from flujo_lens.state.maintenance import Space
 
         return Space(int((await self.read_facts()).get("size_bytes") or 0), 0)
 

@@ -9,7 +9,32 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state import interpret
-from flujo_lens.state.backends.arguments import (
+from flujo_lens.state.backends.base import JSONObject, Position
+from flujo_lens.state.backends.core.application_reads import ReadingBackend, empty_if_missing
+from flujo_lens.state.backends.core.changes import (
+    RunChanges,
+    changes_of,
+    end_changes,
+    span_changes,
+    step_changes,
+    trace_changes,
+)
+from flujo_lens.state.backends.core.fallbacks import evaluation_of, step_of
+from flujo_lens.state.backends.core.port import CountsRuns, RunRow, Store, Transaction, Work, micros
+from flujo_lens.state.backends.core.rows import (
+    as_saved,
+    evaluation_row,
+    extras_of,
+    is_stale,
+    moment_before,
+    now_text,
+    run_row,
+    timed_out,
+)
+from flujo_lens.state.backends.core.run_codec import RunCodec
+from flujo_lens.state.backends.core.run_reader import RunReader, claims_in
+from flujo_lens.state.backends.core.unreadable_states import readable
+from flujo_lens.state.backends.core.validation import (
     asked_id,
     check_days,
     check_hours,
@@ -22,40 +47,15 @@ from flujo_lens.state.backends.arguments import (
     findable_filter,
     findable_ids,
 )
-from flujo_lens.state.backends.base import JSONObject, Position
-from flujo_lens.state.backends.core.changes import (
-    RunChanges,
-    changes_of,
-    end_changes,
-    span_changes,
-    step_changes,
-    trace_changes,
-)
-from flujo_lens.state.backends.core.port import CountsRuns, RunRow, Store, Transaction, Work, micros
-from flujo_lens.state.backends.core.run_codec import RunCodec
-from flujo_lens.state.backends.core.run_reader import RunReader, claims_in
-from flujo_lens.state.backends.gathering import evaluation_of, step_of
-from flujo_lens.state.backends.leaving_out import readable
-from flujo_lens.state.backends.reading import ReadingBackend, empty_if_missing
-from flujo_lens.state.backends.vocabulary import (
-    as_saved,
-    evaluation_row,
-    extras_of,
-    is_stale,
-    moment_before,
-    now_text,
-    run_row,
-    timed_out,
-)
 from flujo_lens.state.claims import Claim, Holder, Progress, present
-from flujo_lens.state.matching import needs_details
+from flujo_lens.state.filtering import needs_details
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import build_trees
 from flujo_lens.state.traces import span_rows as read_span_rows
 from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
 
 if TYPE_CHECKING:
-    from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Restored
+    from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
 
 __all__ = ["CoreBackend", "stored_documents", "stored_times"]
 
@@ -463,7 +463,7 @@ class CoreBackend(ReadingBackend):
         await self._change(work, None)
 
     async def cancel_runs(
-        self, run_ids: Sequence[str], *, force: bool = False, keep: Keep | None = None
+        self, run_ids: Sequence[str], *, force: bool = False, keep: BackupCallback | None = None
     ) -> Sequence[str]:
         """Mark runs as cancelled; all or none. `keep` is called on another thread, outside of any transaction."""
         from flujo_lens.state.backends.core.cancelling import Cancellation
@@ -525,7 +525,7 @@ class CoreBackend(ReadingBackend):
         return await self._store.read(lambda tx: plan(self, tx, asked))
 
     async def delete_planned(
-        self, plan: DeletionPlan, *, keep: Keep | None = None, batch_size: int = 100
+        self, plan: DeletionPlan, *, keep: BackupCallback | None = None, batch_size: int = 100
     ) -> AsyncIterator[Deleted]:
         """Delete what was planned; `keep` is called on another thread, outside of any transaction."""
         from flujo_lens.state.backends.core.deletion import carry_out

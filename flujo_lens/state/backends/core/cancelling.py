@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from flujo_lens.serialization import safe_loads
 from flujo_lens.state.backends.core.port import RunRow, Store, Transaction
+from flujo_lens.state.backends.core.rows import cancelled, is_open, now_text
 from flujo_lens.state.backends.core.run_reader import claims_in
-from flujo_lens.state.backends.vocabulary import cancelled, is_open, now_text
 from flujo_lens.state.claims import present
-from flujo_lens.state.deletion import Keep, Record
+from flujo_lens.state.deletion import BackupCallback, Record
 from flujo_lens.state.timestamps import parse_instant
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Cancellation:
         self._changes = cancelled(now_text())
         self._copied: dict[str, RunRow] | None = None
 
-    async def copied(self, store: Store, keep: Keep) -> None:
+    async def copied(self, store: Store, keep: BackupCallback) -> None:
         """Hand `keep` what the runs are now; those that are others by then are not marked."""
         rows = await store.read(self._open)
         self._copied = {row.run_id: row for row in rows}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.core.port import ChildRow, RunRow, Transaction
+from flujo_lens.state.backends.core.rows import end_row, run_row, span_rows, step_row, trace_rows
 from flujo_lens.state.backends.core.run_codec import RunCodec
-from flujo_lens.state.backends.vocabulary import end_row, run_row, span_rows, step_row, trace_rows
 
 if TYPE_CHECKING:
     from flujo_lens.state.claims import Progress

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.serialization import safe_loads
-from flujo_lens.state.backends.choosing import Chooser, Families, Member, families, in_batches, last_sign, why_not
 from flujo_lens.state.backends.core.backend import stored_times
 from flujo_lens.state.backends.core.deletion_records import Digests, records_of
 from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, MeasuresRuns, RunRow, Store, Transaction
+from flujo_lens.state.backends.core.rows import last_update
 from flujo_lens.state.backends.core.run_reader import claims_in
-from flujo_lens.state.backends.vocabulary import last_update
-from flujo_lens.state.deletion import Deleted, DeletionPlan, DeletionRequest, Keep, Record, Skipped
-from flujo_lens.state.matching import matches
+from flujo_lens.state.backends.core.selection import Chooser, Families, Member, families, in_batches, last_sign, why_not
+from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Skipped
+from flujo_lens.state.filtering import matches
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter
 
@@ -129,7 +129,7 @@ async def _old_orphans(tx: Transaction, before: datetime) -> list[str]:
 
 
 async def carry_out(
-    core: CoreBackend, store: Store, made: DeletionPlan, keep: Keep | None, batch_size: int
+    core: CoreBackend, store: Store, made: DeletionPlan, keep: BackupCallback | None, batch_size: int
 ) -> AsyncIterator[Deleted]:
     """Delete batch by batch: each one transaction, of whole families.
 
@@ -154,7 +154,7 @@ class _Batch:
         self._core, self._store, self._asked, self._families = core, store, asked, families_
         self._ids = [run_id for family in families_ for run_id in family]
 
-    async def delete(self, keep: Keep | None) -> Deleted:
+    async def delete(self, keep: BackupCallback | None) -> Deleted:
         digests = None if keep is None else await self._copied(keep)
 
         async def work(tx: Transaction) -> Deleted:
@@ -171,7 +171,7 @@ class _Batch:
 
         return await self._store.write(work)
 
-    async def _copied(self, keep: Keep) -> Digests:
+    async def _copied(self, keep: BackupCallback) -> Digests:
         """Hand `keep` all that the runs of this batch have now, and note what that was."""
         digests = Digests(self._asked.state_only)
         async with self._store.snapshot() as tx:
@@ -215,7 +215,7 @@ class _Batch:
             await self._core.put(tx, RunRow(row.run_id, None, run))
 
 
-async def _delete_orphans(store: Store, ids: Sequence[str], keep: Keep | None) -> Deleted:
+async def _delete_orphans(store: Store, ids: Sequence[str], keep: BackupCallback | None) -> Deleted:
     """Delete children without a run, unless there is a run of their id by now."""
     digests = None if keep is None else Digests()
 
@@ -239,7 +239,7 @@ async def _delete_orphans(store: Store, ids: Sequence[str], keep: Keep | None) -
     return await store.write(work)
 
 
-async def _keep(tx: Transaction, ids: Sequence[str], digests: Digests, keep: Keep) -> None:
+async def _keep(tx: Transaction, ids: Sequence[str], digests: Digests, keep: BackupCallback) -> None:
     """Hand over records some thousands of rows at a time, so that a run of any size passes through little memory."""
     waiting: list[Record] = []
     size = 0

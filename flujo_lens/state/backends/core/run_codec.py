@@ -10,10 +10,10 @@ from flujo_lens.errors import LensError
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.serialization.codec import SEALED, StateCodec
 from flujo_lens.state import interpret
-from flujo_lens.state.backends.arguments import check_codec
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, micros
-from flujo_lens.state.backends.vocabulary import as_object, filled
+from flujo_lens.state.backends.core.rows import as_object, filled
+from flujo_lens.state.backends.core.validation import check_codec
 
 __all__ = ["RunCodec", "history_facts"]
 

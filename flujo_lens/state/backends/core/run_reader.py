@@ -11,7 +11,7 @@ from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.core.port import RunRow, Transaction
 from flujo_lens.state.backends.core.run_codec import RunCodec, history_facts
 from flujo_lens.state.claims import Claim
-from flujo_lens.state.matching import matches
+from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["RunReader", "claims_in"]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import tzinfo
 from typing import Any
 
-from flujo_lens.state.backends.arguments import check_timeout, check_zone
 from flujo_lens.state.backends.core.backend import CoreBackend
+from flujo_lens.state.backends.core.validation import check_timeout, check_zone
 from flujo_lens.state.backends.postgres.store import PostgresStore
 from flujo_lens.state.backends.postgres.uri import address_of
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import StoreNotFoundError
-from flujo_lens.state.backends.arguments import (
+from flujo_lens.state.backends.base import JSONObject
+from flujo_lens.state.backends.core.rows import evaluation_row, moment_before, now_text, trace_rows
+from flujo_lens.state.backends.core.validation import (
     asked_id,
     check_codec,
     check_days,
@@ -22,18 +24,16 @@ from flujo_lens.state.backends.arguments import (
     findable,
     place_of,
 )
-from flujo_lens.state.backends.base import JSONObject
-from flujo_lens.state.backends.sqlite.durable import DurableRuns
-from flujo_lens.state.backends.sqlite.living import make_way
-from flujo_lens.state.backends.sqlite.pruning import PruningRuns
-from flujo_lens.state.backends.sqlite.tending import TendedStore
-from flujo_lens.state.backends.vocabulary import evaluation_row, moment_before, now_text, trace_rows
+from flujo_lens.state.backends.sqlite.deletion_methods import PruningRuns
+from flujo_lens.state.backends.sqlite.engine.open_backends import make_way
+from flujo_lens.state.backends.sqlite.runner_methods import DurableRuns
+from flujo_lens.state.backends.sqlite.upkeep_methods import TendedStore
 
 if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
-    from flujo_lens.state.backends.sqlite.maintenance import Old
-    from flujo_lens.state.backends.sqlite.writing import Writer
-    from flujo_lens.state.deletion import Keep
+    from flujo_lens.state.backends.sqlite.writes.run_changes import Old
+    from flujo_lens.state.backends.sqlite.writes.write_connection import Writer
+    from flujo_lens.state.deletion import BackupCallback
 
 __all__ = ["SQLiteBackend", "path_of_uri"]
 
@@ -133,7 +133,7 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
 
     @cached_property
     def _writer(self) -> Writer:
-        from flujo_lens.state.backends.sqlite.writing import Writer
+        from flujo_lens.state.backends.sqlite.writes.write_connection import Writer
 
         path, alone = self._reader.given, self._without_reading
         return Writer(path, self._timeout, self._synchronous, self._migrate, alone, make_way)
@@ -156,8 +156,8 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
         Raises:
             InvalidStateError: it does not fit the model that it is checked against.
         """
-        from flujo_lens.state.backends.sqlite.records import state_values
-        from flujo_lens.state.backends.vocabulary import as_object
+        from flujo_lens.state.backends.core.rows import as_object
+        from flujo_lens.state.backends.sqlite.writes.row_values import state_values
 
         given = as_object(state, self._default)
         self._codec.check(given)
@@ -165,7 +165,7 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
 
     async def delete_state(self, run_id: str) -> None:
         """Delete the state of a run; history stays. A file that is not there is not made."""
-        from flujo_lens.state.backends.sqlite.maintenance import delete_state
+        from flujo_lens.state.backends.sqlite.writes.run_changes import delete_state
 
         sought = findable(asked_id(run_id))
         await self._writer.write(lambda db: delete_state(db, self.path, sought), creates=False)
@@ -174,17 +174,17 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
 
     async def save_run_start(self, run_data: JSONObject) -> None:
         """Save the metadata of a run, in place of what was there; its steps and spans stay."""
-        from flujo_lens.state.backends.sqlite import records, saving
+        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
 
-        values = records.run_values(self._codec, run_data)
-        await self._writer.write(lambda db: saving.save_run(db, values), "runs")
+        values = row_values.run_values(self._codec, run_data)
+        await self._writer.write(lambda db: save_sql.save_run(db, values), "runs")
 
     async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
         """Change the metadata of a run; a run that is not there is not made, and no error."""
-        from flujo_lens.state.backends.sqlite import records, saving
+        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
 
-        changes = records.end_changes(self._codec, check_run_id(run_id), end_data)
-        await self._writer.write(lambda db: saving.end_run(db, run_id, changes), "runs")
+        changes = row_values.end_changes(self._codec, check_run_id(run_id), end_data)
+        await self._writer.write(lambda db: save_sql.end_run(db, run_id, changes), "runs")
 
     async def save_step_result(self, step_data: JSONObject) -> None:
         """Add one execution of a step.
@@ -192,28 +192,28 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
         A run of which neither state nor metadata are known is announced with it. 0.6.11 has no columns for the
         input and the error of a step: they are added when the first step has one, if the backend migrates.
         """
-        from flujo_lens.state.backends.sqlite import records, saving
+        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
 
-        step, run = records.step_values(self._codec, step_data), records.announced(self._codec, step_data)
-        made = await self._writer.write(lambda db: saving.add_step(db, step, run, self._migrate), "steps", "runs")
+        step, run = row_values.step_values(self._codec, step_data), row_values.announced(self._codec, step_data)
+        made = await self._writer.write(lambda db: save_sql.add_step(db, step, run, self._migrate), "steps", "runs")
         if made:
             await self._thread.run(self._reader.close)
 
     async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
         """Add spans, all or none; one whose id the run has already takes its place."""
-        from flujo_lens.state.backends.sqlite import records, saving
+        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
 
-        rows = records.span_values(self._codec, run_id, spans)
-        run = records.announced(self._codec, {"run_id": run_id})
-        await self._writer.write(lambda db: saving.replace_spans(db, run_id, rows, run), "spans", "runs")
+        rows = row_values.span_values(self._codec, run_id, spans)
+        run = row_values.announced(self._codec, {"run_id": run_id})
+        await self._writer.write(lambda db: save_sql.replace_spans(db, run_id, rows, run), "spans", "runs")
 
     async def save_trace(self, run_id: str, trace: JSONObject) -> None:
         """Save a trace tree as the spans of a run, in place of all that it has."""
-        from flujo_lens.state.backends.sqlite import records, saving
+        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
 
-        rows = records.span_values(self._codec, run_id, trace_rows(trace))
-        run = records.announced(self._codec, {"run_id": run_id})
-        await self._writer.write(lambda db: saving.save_trace(db, run_id, rows, run), "spans", "traces", "runs")
+        rows = row_values.span_values(self._codec, run_id, trace_rows(trace))
+        run = row_values.announced(self._codec, {"run_id": run_id})
+        await self._writer.write(lambda db: save_sql.save_trace(db, run_id, rows, run), "spans", "traces", "runs")
 
     async def persist_evaluation(
         self,
@@ -224,26 +224,26 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
         metadata: JSONObject | None = None,
     ) -> None:
         """Add an evaluation."""
-        from flujo_lens.state.backends.sqlite import records, saving
+        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
 
         row = evaluation_row(run_id, score, feedback, step_name, metadata)
-        values = records.evaluation_values(self._codec, row)
-        await self._writer.write(lambda db: saving.add_evaluation(db, values), "evaluations")
+        values = row_values.evaluation_values(self._codec, row)
+        await self._writer.write(lambda db: save_sql.add_evaluation(db, values), "evaluations")
 
     async def set_system_state(self, key: str, value: JSONObject) -> None:
         """Set a global key."""
-        from flujo_lens.state.backends.sqlite import saving
+        from flujo_lens.state.backends.sqlite.writes import save_sql
 
         check_key(key)
         text = self._codec.column("", "metadata", value)
         values = (key, "null" if text is None else text, now_text())
-        await self._writer.write(lambda db: saving.set_system_state(db, values), "system_state")
+        await self._writer.write(lambda db: save_sql.set_system_state(db, values), "system_state")
 
     # --- maintenance, on tables of any version
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run from every table. A file that is not there is not made."""
-        from flujo_lens.state.backends.sqlite.maintenance import delete_run
+        from flujo_lens.state.backends.sqlite.writes.run_changes import delete_run
 
         sought = findable(asked_id(run_id))
         await self._writer.write(lambda db: delete_run(db, self.path, sought), creates=False)
@@ -253,7 +253,7 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
 
         A run that is saved meanwhile stays. When the process dies on the way, some runs are gone, each whole.
         """
-        from flujo_lens.state.backends.sqlite.maintenance import delete_old, old_runs
+        from flujo_lens.state.backends.sqlite.writes.run_changes import delete_old, old_runs
 
         cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
         try:
@@ -267,10 +267,10 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
         return sum([await delete(part) for part in old.parts(_RUNS_A_TRANSACTION)])
 
     async def cancel_runs(
-        self, run_ids: Sequence[str], *, force: bool = False, keep: Keep | None = None
+        self, run_ids: Sequence[str], *, force: bool = False, keep: BackupCallback | None = None
     ) -> Sequence[str]:
         """Mark runs as cancelled, all in one transaction; on tables of any version."""
-        from flujo_lens.state.backends.sqlite.maintenance import cancel
+        from flujo_lens.state.backends.sqlite.writes.run_changes import cancel
 
         wanted, now = [findable(asked_id(run_id)) for run_id in run_ids], now_text()
 
@@ -292,7 +292,7 @@ class SQLiteBackend(PruningRuns, DurableRuns, TendedStore):
     async def _fail_stale(
         self, cutoff: datetime, hours: float, now: datetime, among: Sequence[str] | None = None
     ) -> list[str]:
-        from flujo_lens.state.backends.sqlite.maintenance import fail_stale
+        from flujo_lens.state.backends.sqlite.writes.run_changes import fail_stale
 
         def work(db: sqlite3.Connection) -> list[str]:
             return fail_stale(db, self.path, cutoff, hours, now.isoformat(), self._zone, among)

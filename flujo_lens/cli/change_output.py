@@ -1,0 +1,67 @@
+"""What the small writing commands share: where a change is written down, and how it is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flujo_lens.cli.audited_command import recorded
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.confirm import audit_log
+from flujo_lens.cli.options import ChangeOptions, OutputOptions
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.sidecars import bin_of, path_of
+from flujo_lens.errors import NotSupportedError
+from flujo_lens.operations.change_report import Recorder
+from flujo_lens.state.backends.base import StateBackend
+
+__all__ = ["recorder", "report_output", "tell"]
+
+
+def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: ChangeOptions) -> Recorder:
+    """Writes a command down in the audit log of the store.
+
+    Args:
+        app: The invocation.
+        backend: The store.
+        words: The command in its long form, with its values; secrets are masked here.
+        asked: How the change is made.
+
+    What was in the bin for long enough is removed: any command that writes does that.
+    """
+    if path_of(backend) is not None:
+        bin_of(app, backend).expire(app.world.now())
+    told = recorded(words, app.settings.redact_keys)
+    return Recorder(audit_log(app, _place(app, backend, asked), asked.audit_file), told, asked.reason)
+
+
+def _place(app: App, backend: StateBackend, asked: ChangeOptions) -> Path:
+    path = path_of(backend)
+    if path is not None:
+        return path
+    if asked.audit_file is not None or app.settings.audit_path is not None:
+        return Path()
+    raise NotSupportedError(
+        f"the driver {type(backend).__qualname__} keeps its store at no path: there is no place for an audit log "
+        "beside it; nothing was changed",
+        hint="--audit-file FILE, or path under [audit] in lens.toml, says where it is",
+    )
+
+
+def report_output(app: App, asked: ChangeOptions, formats: tuple[str, ...] = ("table", "json", "id")) -> Output:
+    """Where a report is printed; a pipe gets the same lines as a terminal."""
+    return app.output(OutputOptions(output=asked.output, json=asked.json), (*formats, "tsv"))
+
+
+def tell(app: App, out: Output, document: dict[str, Any], ids: Sequence[str], lines: Sequence[str]) -> None:
+    """Print a report: as one JSON document, as the ids alone, or in lines for a person."""
+    from flujo_lens.cli.screens.deletion_text import folded
+
+    if out.form == "json":
+        out.document(document)
+        return
+    if out.form == "id":
+        out.ids(ids)
+        return
+    app.say(folded(map(app.shown, lines), app.world.columns))

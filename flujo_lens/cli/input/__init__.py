@@ -1,0 +1,1 @@
+"""Questions, filters and arguments: what a person typed, as values."""

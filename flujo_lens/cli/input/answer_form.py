@@ -1,0 +1,100 @@
+"""Asking a person for the answer that a run waits for: one line, or a form of the fields that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.streams import read_line
+from flujo_lens.errors import InvalidAnswerError
+from flujo_lens.rendering.text import escape_controls
+
+if TYPE_CHECKING:
+    from flujo_lens.runner.answer_forms import FormField
+
+__all__ = ["ask_answer"]
+
+
+def ask_answer(app: App, schema: Any, step: str) -> Any:
+    """The answer that a person types, checked against `schema`; what does not fit is asked again.
+
+    Args:
+        app: The invocation; questions go to stderr, answers come from stdin, which are a terminal.
+        schema: The type of the answer; None takes any line but an empty one.
+        step: The step that asks.
+
+    Raises:
+        typer.Exit: the input ended before the answer. Nothing was changed.
+    """
+    from flujo_lens.runner.answer_forms import form_of
+    from flujo_lens.runner.value_checks import checked_answer
+
+    fields = form_of(schema)
+    if not fields:
+        return _line(app, "answer: ")
+    while True:
+        found = _filled(app, fields)
+        try:
+            checked_answer(found, schema, step)
+        except InvalidAnswerError as error:
+            app.tell(f"  {escape_controls(error.message)}; once more:")
+            continue
+        return found
+
+
+def _filled(app: App, fields: Sequence[FormField]) -> Any:
+    """The values of a form: those that were typed, without those that stay at their defaults."""
+    values: dict[str, Any] = {}
+    for field in fields:
+        is_typed, value = _asked(app, field)
+        if field.name is None:
+            return value
+        if is_typed:
+            values[field.name] = value
+    return values
+
+
+def _asked(app: App, field: FormField) -> tuple[bool, Any]:
+    """Whether something was typed for a field, and its value."""
+    if field.about:
+        app.tell(f"  {escape_controls(field.about)}")
+    default = "" if field.default is None else f" [{field.default}]"
+    prompt = escape_controls(f"{field.name or 'answer'} ({field.kind}){default}: ")
+    while True:
+        text = _read(app, f"  {prompt}")
+        if not text and field.default is not None:
+            return False, None
+        if not text:
+            app.tell("  it needs a value")
+            continue
+        try:
+            return True, field.value(text)
+        except ValueError as error:
+            app.tell(f"  {escape_controls(str(error))}")
+
+
+def _line(app: App, prompt: str) -> str:
+    while not (text := _read(app, prompt)):
+        app.tell("  it needs an answer")
+    return text
+
+
+def _read(app: App, prompt: str) -> str:
+    app.world.stderr.write(app.shown(prompt))
+    app.world.stderr.flush()
+    try:
+        line = read_line(app.world.stdin)
+    except KeyboardInterrupt:
+        app.tell("\nnothing was changed")
+        raise
+    if not line:
+        _give_up(app)
+    return line.strip()
+
+
+def _give_up(app: App) -> NoReturn:
+    app.tell("\nno answer; nothing was changed")
+    raise typer.Exit(1)

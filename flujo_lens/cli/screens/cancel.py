@@ -1,0 +1,121 @@
+"""What ``lens cancel`` asks, does and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from flujo_lens.cli import exit_codes
+from flujo_lens.cli.change_output import recorder, report_output, tell
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.confirm import check_writable, confirm
+from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, described, listed, meant_all, named, typed
+from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.cli.screens.deletion import store_name
+from flujo_lens.cli.sidecars import bin_of, path_of
+from flujo_lens.operations.cancel import Cancelled, CancelPlan, can_keep, cancel, plan_cancel
+from flujo_lens.operations.change_report import Recorder, Report
+from flujo_lens.operations.deletion_copies import Keeping
+from flujo_lens.rendering.human import age, plural
+from flujo_lens.rendering.text import escape_controls
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunSummary
+
+__all__ = ["Cancelling", "check_cancellable", "run_cancel"]
+
+
+_RECORD = 4096
+"""Bytes that are kept of a run that is cancelled: about."""
+
+
+class Cancelling(NamedTuple):
+    """What was asked of ``lens cancel``."""
+
+    runs: tuple[str, ...]
+    force: bool
+    yes: bool
+    change: ChangeOptions
+
+    def words(self, store: str | None, run_ids: Sequence[str]) -> list[str]:
+        """The command in its long form."""
+        switches = [option for option, on in (("--force", self.force), ("--yes", self.yes)) if on]
+        return ["lens", "cancel", *switches, *self.change.words(store), *named(run_ids)]
+
+
+def run_cancel(app: App, asked: Cancelling) -> int:
+    """Find the runs, ask, cancel them and report; return the exit code."""
+    check_writable(app, dry_run=asked.change.dry_run)
+    out, now = report_output(app, asked.change), app.world.now()
+    asks = not (asked.yes or asked.change.dry_run)
+    words = typed(app, asked.runs, asks, "cancel")
+
+    async def look(backend: StateBackend) -> CancelPlan:
+        return await plan_cancel(backend, await meant_all(app, backend, words, asked.yes), now)
+
+    plan = app.run(look)
+    check_cancellable(plan.held, asked.force)
+    if asks and plan.runs:
+        question = "cancel it? nothing resumes it then" if len(plan.runs) == 1 else f"cancel these {len(plan.runs):,}?"
+        if not confirm(app, question, asked.yes, _lines(plan.runs)):
+            return exit_codes.FAILED
+
+    async def work(backend: StateBackend) -> Cancelled:
+        told = asked.words(app.options.store, [run.run_id for run in plan.runs])
+
+        def record() -> Recorder:
+            return recorder(app, backend, told, asked.change)
+
+        keeping = _keeping(app, backend, plan)
+        made = None if asked.change.dry_run else record
+        return await cancel(backend, plan, made, keeping, now, force=asked.force)
+
+    done = app.run(work)
+    lines = _report_lines(done.run_ids, plan, done.report)
+    if done.can_undo and not done.report.dry_run:
+        undo = app.suggest(f"lens undo {done.report.audit_id}")
+        lines.append(f"Take it back within {age(app.settings.bin_keep)}: {undo}")
+    tell(app, out, done.document(), done.run_ids, lines)
+    return exit_codes.PARTIAL if done.report.done < len(plan.runs) and not done.report.dry_run else exit_codes.OK
+
+
+def _keeping(app: App, backend: StateBackend, plan: CancelPlan) -> Keeping:
+    """The bin; none where a driver has none, or it cannot take what the runs are now, which is told.
+
+    A cancellation deletes nothing, so it does not depend on that.
+    """
+    keeping = Keeping(store=store_name(app))
+    if not plan.runs:
+        return keeping
+    if path_of(backend) is None or not can_keep(backend):
+        why: str | None = "this driver has no bin"
+    else:
+        bin = bin_of(app, backend)
+        why = bin.why_not(len(plan.runs), len(plan.runs) * _RECORD) or bin.why_unwritable()
+        keeping = keeping._replace(bin=None if why else bin)
+    if why:
+        app.note(f"{why}: lens undo cannot take it back")
+    return keeping
+
+
+def check_cancellable(held: Mapping[str, str], force: bool) -> None:
+    """See that no living process holds one of the runs.
+
+    Raises:
+        BusyError: one does.
+    """
+    check_free(held, force, undone="changed", forced=": then it saves nothing more of this run")
+
+
+def _lines(runs: Sequence[RunSummary]) -> list[str]:
+    return listed([described(run) for run in runs])
+
+
+def _report_lines(done: Sequence[str], plan: CancelPlan, report: Report) -> list[str]:
+    verb = "would be cancelled" if report.dry_run else "cancelled"
+    known = {run.run_id: run for run in plan.runs}
+    changed = [known[run_id] for run_id in done]
+    lines = [f"{plural(len(done), 'run')} {verb}; the history stays", *_lines(changed)] if done else []
+    lines += [f"{escape_controls(run.run_id)} is {run.status} already" for run in plan.ended[:MOST_SHOWN]]
+    if not report.dry_run and len(done) < len(plan.runs):
+        lines.append(f"{plural(len(plan.runs) - len(done), 'run')} ended or went on meanwhile, and stay")
+    return [*lines, "nothing was changed (--dry-run)"] if report.dry_run else lines

@@ -1,0 +1,183 @@
+"""``lens delete``: which runs are meant, the question, and the answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from flujo_lens.cli import exit_codes
+from flujo_lens.cli.change_output import report_output
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.confirm import can_ask, check_can_ask, check_writable, confirm
+from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, described, listed, named, typed
+from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.cli.screens.deletion import Work, carry_out, check_bin, copy_lines, report_dry, say, store_name
+from flujo_lens.cli.screens.deletion_text import hanging, hung, statuses
+from flujo_lens.cli.screens.lists import quoted
+from flujo_lens.errors import RunNotFoundError
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.runs import resolve_run
+from flujo_lens.rendering import human
+from flujo_lens.rendering.text import escape_controls, unescape
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
+from flujo_lens.state.views import RunSummary
+
+__all__ = ["Deleting", "run_delete"]
+
+
+class Deleting(NamedTuple):
+    """What was asked of ``lens delete``."""
+
+    runs: tuple[str, ...]
+    state_only: bool
+    ignore_missing: bool
+    force: bool
+    uses_bin: bool
+    yes: bool
+    change: ChangeOptions
+
+    def words(self, store: str | None, run_ids: Sequence[str]) -> list[str]:
+        """The command in its long form."""
+        switches = (
+            ("--state-only", self.state_only),
+            ("--ignore-missing", self.ignore_missing),
+            ("--force", self.force),
+            ("--no-bin", not self.uses_bin),
+            ("--yes", self.yes),
+        )
+        return [
+            "lens",
+            "delete",
+            *(option for option, on in switches if on),
+            *self.change.words(store),
+            *named(run_ids),
+        ]
+
+
+def run_delete(app: App, asked: Deleting) -> int:
+    """Find the runs, ask, delete them and report; return the exit code."""
+    check_writable(app, dry_run=asked.change.dry_run)
+    out = report_output(app, asked.change)
+    words = typed(app, asked.runs, not (asked.yes or asked.change.dry_run), "delete")
+    now = app.world.now()
+
+    async def look(backend: StateBackend) -> tuple[DeletionPlan, list[RunSummary], int, list[str]]:
+        plan = await _plan(app, backend, asked, words, now)
+        ids = [run_id for run_id in dict.fromkeys(plan.request.run_ids or ()) if run_id not in plan.missing]
+        shown = list(await backend.read_summaries(ids[:MOST_SHOWN]))
+        states = await _state_lines(backend, shown) if asked.state_only else []
+        return plan, shown, await _tasks_left(backend, ids), states
+
+    plan, shown, tasks, states = app.run(look)
+    _check_missing(plan, asked, store_name(app))
+    check_free(plan.held, asked.force, undone="deleted", forced="; a run that it saves again comes back")
+    alive = _alive_line(shown, now, app.silent_after)
+    lines = [*_lines(plan, shown, asked), *states, *alive, *_tasks_line(plan, tasks)]
+    if asked.change.dry_run:
+        copies = copy_lines(app, plan, None, asked.uses_bin) if lines else []
+        told = ["would delete:", *lines, *copies] if lines else ["nothing to delete"]
+        report_dry(app, out, plan, None, asked.uses_bin, told)
+        app.run(lambda backend: check_bin(app, backend, plan, asked.uses_bin))
+        return exit_codes.OK
+    check_can_ask(app, asked.yes)
+    if not (asked.yes or plan.is_empty):
+        say(app, [*lines, *copy_lines(app, plan, None, asked.uses_bin)])
+        if not confirm(app, "delete it?" if plan.count == 1 else f"delete these {plan.count:,}?", asked.yes):
+            return exit_codes.FAILED
+    for line in alive if asked.yes else ():
+        app.note(line)
+    told = asked.words(app.options.store, plan.request.run_ids or ())
+    one = _one(shown, asked) if plan.count == 1 else None
+    work = Work(
+        told, asked.change, asked.yes, Stop(), one=one, all_meant=True, may_be_missing=asked.ignore_missing,
+        needs_bin=asked.yes,
+    )  # fmt: skip
+    return carry_out(app, out, plan, None, asked.uses_bin, work)
+
+
+async def _plan(app: App, backend: StateBackend, asked: Deleting, typed: Sequence[str], now: datetime) -> DeletionPlan:
+    """The plan; an id that is none as it was typed is tried without its escapes, and on a terminal as a prefix."""
+    request = DeletionRequest(now, run_ids=tuple(typed), state_only=asked.state_only, force=asked.force)
+    plan = await backend.plan_deletion(request)
+    if not plan.missing:
+        return plan
+    takes_prefixes = can_ask(app) and not asked.yes and "-" not in asked.runs
+    meant = {text: await _meant(backend, text, takes_prefixes and not asked.ignore_missing) for text in plan.missing}
+    return await backend.plan_deletion(request._replace(run_ids=tuple(meant.get(text, text) for text in typed)))
+
+
+async def _meant(backend: StateBackend, text: str, takes_prefixes: bool) -> str:
+    return await resolve_run(backend, text, unescape(text)) if takes_prefixes else unescape(text)
+
+
+def _check_missing(plan: DeletionPlan, asked: Deleting, store: str) -> None:
+    if not plan.missing or asked.ignore_missing:
+        return
+    first = escape_controls(plan.missing[0])
+    more = f", and {len(plan.missing) - 1} more of those named" if len(plan.missing) > 1 else ""
+    whole = "" if asked.yes is False and not asked.change.dry_run else "\nwith --yes only whole ids are taken"
+    raise RunNotFoundError(
+        f'no run "{first}"{more} in {store}; nothing was deleted',
+        hint=f"lens list --search {quoted(plan.missing[0])} looks for it; --ignore-missing goes on without it{whole}",
+        run_id=plan.missing[0],
+        missing=list(plan.missing),
+    )
+
+
+def _lines(plan: DeletionPlan, shown: Sequence[RunSummary], asked: Deleting) -> list[str]:
+    """The runs, each on a line as far as they are few, and what hangs on them."""
+    if plan.is_empty:
+        return []
+    if len(shown) == 1 and plan.count == 1:
+        return [f"  {_one(shown, asked)}{_with(plan, asked)}"]
+    lines = listed([described(run) for run in shown], plan.count)
+    what = "the states of " if asked.state_only else ""
+    lines += [f"{what}{human.plural(plan.count, 'run')} ({statuses(plan.by_status)}){_with(plan, asked)}"]
+    return lines
+
+
+def _with(plan: DeletionPlan, asked: Deleting) -> str:
+    if not asked.state_only:
+        return hanging(plan.rows, plan.is_estimate)
+    history = hung(plan.rows)
+    if not history:
+        return "; no step or span is stored apart from it: nothing of them stays"
+    return f"; {'its' if plan.count == 1 else 'their'} {history} stay, marked as cancelled"
+
+
+def _one(shown: Sequence[RunSummary], asked: Deleting) -> str:
+    what = "the state of " if asked.state_only else ""
+    return f"{what}{described(shown[0])}" if shown else "1 run"
+
+
+def _alive_line(shown: Sequence[RunSummary], now: datetime, silent_after: timedelta) -> list[str]:
+    """What tells that an application may be at work on the runs: not all of them take a claim."""
+    running = [run for run in shown if run.status == "running"]
+    signs = [run.updated_at or now for run in running]
+    if not signs or max(signs) < now - silent_after:
+        return []
+    whose = "it is" if len(shown) == 1 else f"{len(running)} of them are" if len(running) > 1 else "one of them is"
+    return [f"{whose} said to be running, last sign {human.age(max(now - max(signs), timedelta(0)))} ago"]
+
+
+async def _state_lines(backend: StateBackend, shown: Sequence[RunSummary]) -> list[str]:
+    """What tells that nothing goes of a run when its state alone is to go."""
+    stateless = [run.run_id for run in shown if await backend.load_state(run.run_id) is None]
+    return [f"{run_id} has no state: there is nothing to delete of it" for run_id in stateless]
+
+
+async def _tasks_left(backend: StateBackend, ids: Sequence[str]) -> int:
+    """How many background tasks of the runs are none of them; of very many runs nobody asks."""
+    if len(ids) > MOST_SHOWN:
+        return 0
+    found = [await backend.read_run(run_id) for run_id in ids]
+    tasks = {child.run_id for detail in found if detail is not None for child in detail.children}
+    return len(tasks - set(ids))
+
+
+def _tasks_line(plan: DeletionPlan, tasks: int) -> list[str]:
+    whose = "its" if plan.count == 1 else "their"
+    stay = "stays: it is a run of its own" if tasks == 1 else "stay: they are runs of their own"
+    return [f"{whose} {human.plural(tasks, 'background task')} {stay} (lens tasks list)"] if tasks else []

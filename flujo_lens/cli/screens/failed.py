@@ -1,0 +1,127 @@
+"""What ``lens failed`` prints: failures by error, or run by run, and what to type next."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import NamedTuple
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.hints import with_filters
+from flujo_lens.cli.input.contradictions import check_statuses, refuse_beside
+from flujo_lens.cli.options import FilterOptions
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.paging import note_problems
+from flujo_lens.cli.screens.lists import FEW_GROUPS, glob_of, quoted
+from flujo_lens.errors import UsageError
+from flujo_lens.operations.failures import FAILED, FailureReport, failed_runs, failure_report
+from flujo_lens.rendering import columns, human
+from flujo_lens.rendering.text import one_line
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunFilter, RunSummary
+
+__all__ = ["FailedAsked", "show_failed"]
+
+_HOURS = 24
+
+
+class FailedAsked(NamedTuple):
+    """What was asked of ``lens failed``."""
+
+    filters: FilterOptions
+    hours: float | None
+    flat: bool
+    limit: int | None
+
+    def command(self, more: str = "", *, flat: bool | None = None, without: tuple[str, ...] = ()) -> str:
+        """``lens failed`` over the same runs, with `more` options."""
+        is_flat = self.flat if flat is None else flat
+        hours = "" if self.hours is None else f" --hours {self.hours:g}"
+        return with_filters(f"lens failed{more}{' --flat' if is_flat else ''}{hours}", self.filters, without=without)
+
+
+def show_failed(app: App, out: Output, asked: FailedAsked) -> None:
+    """Print the failures of the window.
+
+    Raises:
+        UsageError: options that contradict each other.
+    """
+    filters = asked.filters
+    if asked.hours is not None:
+        others = {"--since": filters.since, "--active-since": filters.active_since}
+        refuse_beside("--hours", others, "both say where the window begins; one of them is enough")
+    wanted = app.wanted(filters)
+    check_statuses("lens failed", wanted.statuses, FAILED, "lens list --status S shows the runs of another status")
+    if wanted.active_since is None and wanted.since is None:
+        wanted = wanted._replace(active_since=_begin(app, wanted, _HOURS if asked.hours is None else asked.hours))
+    if asked.flat:
+        _show_runs(app, out, wanted, asked)
+    else:
+        _show_groups(app, out, wanted, asked)
+
+
+def _begin(app: App, wanted: RunFilter, hours: float) -> datetime:
+    """The window is that before --active-until, else that before the present."""
+    try:
+        return (wanted.active_until or app.world.now()) - timedelta(hours=hours)
+    except (ValueError, OverflowError):
+        raise UsageError(f"--hours {hours:g} is further back than time goes") from None
+
+
+def _nothing(app: App, asked: FailedAsked) -> str:
+    """That nothing failed in the window, and how to look further back."""
+    if asked.filters.since is not None or asked.filters.active_since is not None:
+        return "no failed runs match"
+    hours = _HOURS if asked.hours is None else asked.hours
+    further = app.suggest(asked._replace(hours=max(hours, 1) * 30).command())
+    return f"no failed runs in {hours:g} h; further back: {further}"
+
+
+def _show_groups(app: App, out: Output, wanted: RunFilter, asked: FailedAsked) -> None:
+    """Failures by error; in a table the most frequent ones, and the command for the first group."""
+
+    async def work(backend: StateBackend) -> FailureReport:
+        return await failure_report(backend, wanted, app.world.now(), app.silent_after)
+
+    report = app.run(work)
+    groups, most = report.groups, asked.limit or (FEW_GROUPS if out.is_table else None)
+    out.show(columns.FAILURE, groups[:most], _nothing(app, asked))
+    for problem in islice(report.problems, 5):
+        app.note(f"unreadable: {one_line(problem)}")
+    if report.count or report.silent:
+        hidden = _hidden(app, groups, most, asked)
+        app.note(f"{human.plural(report.count, 'failed run')}{hidden}{_silent(app, report, asked)}")
+    if groups and out.is_table:
+        one = asked.command(f" --error {glob_of(groups[0].error)}", flat=True, without=("error",))
+        app.note(f"one group: {app.suggest(one)}")
+        app.note(f"one run:   {app.suggest(f'lens trace {quoted(groups[0].sample_run_id)}')}")
+
+
+def _hidden(app: App, groups: tuple[object, ...], most: int | None, asked: FailedAsked) -> str:
+    left = len(groups) - (most or len(groups))
+    if left <= 0:
+        return ""
+    every = app.suggest(asked.command(f" -n {len(groups)}"))
+    return f", {human.plural(left, 'rarer error')} not shown ({every})"
+
+
+def _silent(app: App, report: FailureReport, asked: FailedAsked) -> str:
+    if not report.silent:
+        return ""
+    apart = ("status", "error", "active_since", "active_until")
+    running = app.suggest(with_filters("lens list --status running", asked.filters, without=apart))
+    return f"; {report.silent} silent ({running})"
+
+
+def _show_runs(app: App, out: Output, wanted: RunFilter, asked: FailedAsked) -> None:
+    """The failed runs one by one, the newest start first."""
+
+    async def work(backend: StateBackend) -> list[RunSummary]:
+        return [run async for run in failed_runs(backend, wanted)]
+
+    found = app.run(work)
+    runs = found[: asked.limit]
+    out.show(columns.RUN, runs, _nothing(app, asked))
+    note_problems(app, runs)
+    if len(runs) < len(found):
+        app.note(f"the newest {len(runs):,} of {len(found):,}; all: {app.suggest(asked.command())}")

@@ -1,0 +1,88 @@
+"""What ``lens fork`` does and prints. It acts at once."""
+
+from __future__ import annotations
+
+import shlex
+from typing import NamedTuple
+
+from flujo_lens.cli.change_output import recorder, report_output, tell
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.confirm import can_ask, check_writable
+from flujo_lens.cli.input.run_arguments import meant
+from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.cli.screens.cancel import check_cancellable
+from flujo_lens.operations.cancel import held_claims
+from flujo_lens.operations.change_report import Recorder
+from flujo_lens.operations.fork import Forked, ForkPlan, fork, plan_fork
+from flujo_lens.rendering.text import escape_controls
+from flujo_lens.state.backends.base import StateBackend
+
+__all__ = ["Forking", "run_fork"]
+
+
+class Forking(NamedTuple):
+    """What was asked of ``lens fork``."""
+
+    run: str
+    step: str
+    cancels_old: bool
+    change: ChangeOptions
+
+    def words(self, store: str | None, run_id: str) -> list[str]:
+        """The command in its long form."""
+        switches = ["--cancel-old"] if self.cancels_old else []
+        return ["lens", "fork", f"--from-step={self.step}", *switches, *self.change.words(store), run_id]
+
+
+def run_fork(app: App, asked: Forking) -> None:
+    """Make the new run, and report."""
+    check_writable(app, dry_run=asked.change.dry_run)
+    out, now = report_output(app, asked.change), app.world.now()
+
+    from flujo_lens.runner.library_version import check_store
+
+    async def work(backend: StateBackend) -> tuple[ForkPlan, Forked]:
+        await check_store(backend)
+        run_id = await meant(backend, asked.run, can_ask(app))
+        plan = await plan_fork(backend, run_id, asked.step)
+        if asked.cancels_old:
+            claims = await held_claims(backend, [run_id], now)
+            check_cancellable({name: str(claim.holder) for name, claim in claims.items()}, force=False)
+
+        def record() -> Recorder:
+            return recorder(app, backend, asked.words(app.options.store, run_id), asked.change)
+
+        done = await fork(backend, plan, now, None if asked.change.dry_run else record, cancels_old=asked.cancels_old)
+        return plan, done
+
+    plan, done = app.run(work)
+    document = {
+        **done.report.document(),
+        "run_id": done.run_id,
+        "forked_from": plan.old.run.run_id,
+        "from_step": plan.step,
+        "kept": list(plan.kept),
+        "runs_again": list(plan.again),
+        "cancelled": done.is_cancelled,
+    }
+    ids = [done.run_id] if done.run_id is not None else []
+    lines = _lines(plan, done)
+    if done.run_id is not None:
+        lines.append(f"next: {app.suggest(f'lens resume {shlex.quote(done.run_id)}')}")
+    tell(app, out, document, ids, [escape_controls(line) for line in lines])
+
+
+def _lines(plan: ForkPlan, done: Forked) -> list[str]:
+    old = plan.old.run.run_id
+    again = f"runs again: {', '.join(plan.again)}" if plan.again else "nothing that is done runs again"
+    kept = f"taken over: {', '.join(plan.kept)}" if plan.kept else "taken over: nothing, it begins anew"
+    if done.run_id is None:
+        head = f"{old} would be forked: the new run goes on at {plan.step}"
+        return [head, f"  {kept}", f"  {again}", "nothing was changed (--dry-run)"]
+    lines = [f"{done.run_id} goes on at {plan.step}, in place of {old}" if done.is_cancelled else _head(plan, done)]
+    lines += [f"  {kept}", f"  {again}"]
+    return lines
+
+
+def _head(plan: ForkPlan, done: Forked) -> str:
+    return f"{done.run_id} goes on at {plan.step}; {plan.old.run.run_id} stays as it is"

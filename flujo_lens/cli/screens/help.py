@@ -1,0 +1,52 @@
+"""What ``lens help`` prints: the text of a topic, the help of a command, or both lists."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from flujo_lens.cli.context import App
+from flujo_lens.errors import UsageError, nearest
+
+__all__ = ["print_help"]
+
+
+def print_help(app: App, words: Sequence[str]) -> int:
+    """Print the help that the words ask for; return the exit code.
+
+    Raises:
+        UsageError: there is no such topic and no such command.
+    """
+    from flujo_lens.cli.app import COMMANDS, run
+    from flujo_lens.cli.topics import TOPICS
+
+    if not words:
+        code = run(["--help"], app.world)
+        _list_topics(app)
+        return code
+    name = words[0].lower()
+    if name in TOPICS and len(words) == 1:
+        _print_topic(app, name)
+        return 0
+    if words[0] not in COMMANDS:
+        near = nearest(name, [*TOPICS, *COMMANDS])
+        raise UsageError(
+            f'there is no topic and no command "{" ".join(words)}".' + (f" Did you mean {near}?" if near else ""),
+            hint=f"topics: {', '.join(TOPICS)}; lens help lists the commands",
+        )
+    return run([*words, "--help"], app.world)
+
+
+def _list_topics(app: App) -> None:
+    from flujo_lens.cli.topics import TOPICS
+
+    width = max(map(len, TOPICS)) + 2
+    app.say(["Topics (lens help TOPIC):", *(f"  {name:<{width}}{about}" for name, about in TOPICS.items())])
+
+
+def _print_topic(app: App, name: str) -> None:
+    from flujo_lens.cli.screens.deletion_text import folded
+
+    module = importlib.import_module(f"flujo_lens.cli.topics.{name}")
+    lines = list(module.lines(app))
+    app.say_masked(folded(lines, app.world.columns) if app.world.is_terminal else lines)

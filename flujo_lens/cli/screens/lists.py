@@ -1,0 +1,239 @@
+"""What the smaller commands print: their rows, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.hints import with_filters
+from flujo_lens.cli.input.contradictions import check_statuses
+from flujo_lens.cli.options import FilterOptions
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.paging import note_problems
+from flujo_lens.errors import OperationFailedError
+from flujo_lens.operations.runs import resolve_run
+from flujo_lens.rendering import columns, human
+from flujo_lens.rendering.text import escape_controls, one_line, unescape
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.statistics import Stats, StoreStatus
+from flujo_lens.state.views import Evaluation, RunFilter, RunSummary, SystemEntry
+
+if TYPE_CHECKING:
+    from flujo_lens.config import StoreChoice
+
+__all__ = [
+    "evaluation_list",
+    "glob_of",
+    "print_stats",
+    "print_status",
+    "quoted",
+    "store_list",
+    "system_list",
+    "system_value",
+    "task_list",
+    "waiting_list",
+]
+
+FEW_GROUPS = 20
+PAUSED = frozenset({"paused"})
+_WAITING = RunFilter(statuses=PAUSED)
+
+
+def glob_of(error: str) -> str:
+    """A pattern that matches what was grouped under a normalised error, quoted for a shell."""
+    head = error.split("#")[0].rstrip("'\"`‘“ ")
+    return quoted(f"{head}*" if len(head) >= 8 else error)
+
+
+def quoted(text: str) -> str:
+    """`text` as one word of a shell's command line, safe to print."""
+    import shlex
+
+    return shlex.quote(escape_controls(text))
+
+
+def answer_command(run: RunSummary) -> str:
+    """The command that answers the question with which a run waits, and no other."""
+    from flujo_lens.errors import command_line
+    from flujo_lens.state.questions import question_of
+
+    return command_line("resume", escape_controls(run.run_id), f"--question {question_of(run)} --input ANSWER")
+
+
+def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | None) -> None:
+    """Paused runs, the oldest save first, and how to answer."""
+    wanted = app.wanted(filters)
+    check_statuses("lens waiting", wanted.statuses, PAUSED, "lens list --status S shows the runs of another status")
+    wanted = wanted._replace(statuses=PAUSED)
+
+    async def work(backend: StateBackend) -> list[RunSummary]:
+        return [run async for run in backend.iter_runs(wanted, ordered=False)]
+
+    found = sorted(app.run(work), key=lambda run: (run.updated_at or app.world.now(), run.run_id))
+    runs = found[:limit]
+    out.show(columns.WAITING, runs, "no run waits for a person" if wanted == _WAITING else "no waiting run matches")
+    note_problems(app, runs)
+    if len(runs) < len(found):
+        every = app.suggest(with_filters("lens waiting", filters))
+        app.note(f"the {len(runs):,} that have waited longest, of {len(found):,}; all: {every}")
+    if runs and out.is_table:
+        app.note(f"answer: {app.suggest(answer_command(runs[0]))}")
+
+
+def task_list(app: App, out: Output, filters: FilterOptions, parent: str | None, limit: int) -> None:
+    """Background tasks, the newest first."""
+    wanted = app.wanted(filters)._replace(tasks_only=True)
+
+    async def work(backend: StateBackend) -> list[RunSummary]:
+        asked = wanted
+        if parent is not None:
+            asked = wanted._replace(parent=await resolve_run(backend, parent, unescape(parent)))
+        page = await backend.query_runs(asked, limit=limit)
+        if page.next is not None:
+            of = f" --parent {quoted(parent)}" if parent is not None else ""
+            more = app.suggest(with_filters(f"lens tasks list -n {limit * 10}{of}", filters))
+            app.note(f"the newest {limit}; more: {more}")
+        return await app.with_signs(backend, page.items)
+
+    runs = app.run(work)
+    out.show(columns.TASK, runs, "there are no background tasks")
+    note_problems(app, runs)
+
+
+def evaluation_list(app: App, out: Output, run: str | None, limit: int) -> None:
+    """Evaluation scores, the newest first."""
+
+    async def work(backend: StateBackend) -> Sequence[Evaluation]:
+        run_id = None if run is None else await resolve_run(backend, run, unescape(run))
+        return await backend.read_evaluations(run_id, limit)
+
+    out.show(columns.EVALUATION, app.run(work), "there are no evaluations")
+
+
+async def _entries(backend: StateBackend) -> Sequence[SystemEntry]:
+    return await backend.read_system_state()
+
+
+def system_list(app: App, out: Output) -> None:
+    """The global keys."""
+    entries = [_masked(out, entry) for entry in app.run(_entries)]
+    out.show(columns.SYSTEM, entries, "there is no system state")
+
+
+def _masked(out: Output, entry: SystemEntry) -> SystemEntry:
+    """The entry with what is secret in it, or by its key, masked."""
+    return entry._replace(value=out.redactor.under(entry.key, entry.value))
+
+
+def system_value(app: App, out: Output, key: str) -> None:
+    """One global key: its value for a person and in a pipe, the whole entry in a machine format.
+
+    Raises:
+        OperationFailedError: there is no such key.
+    """
+    from flujo_lens.errors import nearest
+
+    entries = {entry.key: entry for entry in app.run(_entries)}
+    entry = entries.get(key) or entries.get(unescape(key))
+    if entry is None:
+        near = nearest(key, entries)
+        raise OperationFailedError(
+            f'there is no key "{key}" in the system state',
+            hint=f"did you mean {near}?" if near else "lens system list shows the keys",
+        )
+    entry = _masked(out, entry)
+    if out.options.output is None and not out.options.json and out.options.columns is None:
+        out.document(entry.value)
+    elif out.form == "json":
+        out.document(columns.SYSTEM.row(entry, out.fields(columns.SYSTEM)))
+    else:
+        out.show(columns.SYSTEM, [entry], "")
+
+
+def store_list(app: App, out: Output) -> None:
+    """The stores that settings name, and the one that is meant if it is none of them."""
+    from flujo_lens.operations.stores import known_stores
+
+    rows, problems = known_stores(app.settings, lambda: app.store, out.redactor.show)
+    out.show(columns.STORE, rows, "no settings name a store")
+    for problem in problems:
+        app.note(problem)
+
+
+def print_status(app: App, out: Output) -> bool:
+    """Print how the store is doing; return whether anything is red (failing now, or silent)."""
+    from flujo_lens.operations.status import store_status
+
+    choice = app.store
+    label = choice.name or app.redactor.text(choice.uri)
+
+    async def work(backend: StateBackend) -> StoreStatus:
+        return await store_status(backend, label, app.world.now(), app.silent_after, RunFilter())
+
+    status = app.run(work)
+    for problem in status.problems:
+        app.note(problem)
+    if out.is_table and out.options.columns is None:
+        from flujo_lens.cli.screens.status import draw_status
+
+        draw_status(app, out, replace(status, store=f"{_named(app, choice)}({choice.source})"))
+    elif out.form == "json":
+        out.document(columns.STATUS.row(status, out.fields(columns.STATUS)))
+    else:
+        out.show(columns.STATUS, [status], "")
+    return bool(status.failing or status.silent)
+
+
+def _named(app: App, choice: StoreChoice) -> str:
+    uri = app.redactor.text(choice.uri)
+    return f"{choice.name}  {uri}  " if choice.name else f"{uri}  "
+
+
+def print_stats(app: App, out: Output, filters: FilterOptions) -> None:
+    """Print statistics: pipelines, failures and spans as tables, or one JSON document, or the pipelines."""
+    from flujo_lens.operations.stats import statistics
+
+    wanted = app.wanted(filters)
+
+    async def work(backend: StateBackend) -> Stats:
+        return await statistics(backend, wanted)
+
+    stats = app.run(work)
+    for problem in stats.problems:
+        app.note(f"unreadable: {problem}")
+    if out.is_table and out.options.columns is None:
+        _draw_stats(app, out, stats, filters)
+    elif out.form == "json":
+        out.document(_stats_row(out, stats))
+    else:
+        out.show(columns.PIPELINE, stats.by_pipeline, "no runs match")
+
+
+def _stats_row(out: Output, stats: Stats) -> dict[str, Any]:
+    return columns.STATS.row(stats, out.fields(columns.STATS))
+
+
+def _draw_stats(app: App, out: Output, stats: Stats, filters: FilterOptions) -> None:
+    from rich.text import Text
+
+    from flujo_lens.rendering.tables import STATUS_STYLES
+
+    line = Text(human.plural(stats.total, "run"), style="bold")
+    for status, number in stats.by_status.items():
+        line.append("   ")
+        dead = f" ({stats.gone:,} dead)" if status == "running" and stats.gone else ""
+        line.append(f"{number:,} {one_line(status)}{dead}", STATUS_STYLES.get(status, ""))
+    out.print(line)
+    for view, rows, what in (
+        (columns.PIPELINE, stats.by_pipeline, "pipelines"),
+        (columns.FAILURE, stats.failures, "errors"),
+        (columns.SPAN_NAME, stats.spans, "names of spans"),
+    ):
+        if rows:
+            out.print(Text())
+            out.table(view, rows[:FEW_GROUPS])
+        if len(rows) > FEW_GROUPS:
+            every = app.suggest(with_filters("lens stats -o json", filters))
+            app.note(f"{len(rows) - FEW_GROUPS:,} more {what}: {every}")

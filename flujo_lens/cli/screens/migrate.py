@@ -1,0 +1,92 @@
+"""What ``lens migrate`` asks, does and prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from flujo_lens.cli.change_output import recorder, report_output, tell
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.confirm import check_writable, confirm
+from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.operations.change_report import Report
+from flujo_lens.operations.migrate import Migrated, migrate
+from flujo_lens.rendering import human
+from flujo_lens.state.backends.base import StateBackend
+
+if TYPE_CHECKING:
+    from flujo_lens.state.maintenance import MigrationPlan
+
+__all__ = ["Migrating", "run_migration"]
+
+
+class Migrating(NamedTuple):
+    """What was asked of ``lens migrate``."""
+
+    yes: bool
+    backup: bool
+
+    def words(self) -> list[str]:
+        """The options as the audit log keeps them."""
+        switches = (("--no-backup", not self.backup), ("--yes", self.yes))
+        return [option for option, is_on in switches if is_on]
+
+
+def run_migration(app: App, asked: Migrating, change: ChangeOptions) -> None:
+    """Show the plan; with a yes, carry it out and report."""
+    check_writable(app, dry_run=change.dry_run)
+    out, now = report_output(app, change, ("table", "json")), app.world.now()
+
+    async def look(backend: StateBackend) -> MigrationPlan:
+        return await backend.plan_migration(now)
+
+    plan, done = app.run(look), None
+    if plan.steps and plan.path is not None and not change.dry_run:
+        if not confirm(app, "migrate?", asked.yes, _plan_lines(plan, asked.backup)):
+            raise typer.Exit(1)
+
+        async def work(backend: StateBackend) -> Migrated:
+            words = ["lens", "migrate", *asked.words(), *change.words(app.options.store)]
+            return await migrate(backend, recorder(app, backend, words, change), now, backup=asked.backup)
+
+        done = app.run(work)
+    tell(app, out, _document(plan, asked, change.dry_run, done), (), _lines(plan, asked.backup, done))
+
+
+def _plan_lines(plan: MigrationPlan, backup: bool) -> list[str]:
+    return [
+        f"{plan.path} ({human.size(plan.size_bytes)}) is of an older schema:",
+        *(f"  {step}" for step in plan.steps),
+        f"a backup goes to {plan.backup}" if backup else "no backup is made",
+        f"it can take {_room(plan, backup)}",
+        "an application of the library before 0.6 may fail on the store afterwards",
+    ]
+
+
+def _room(plan: MigrationPlan, backup: bool) -> str:
+    needed, free = plan.room_needed(backup), plan.free_bytes
+    enough = "" if needed <= free else ": not enough, so nothing will be changed"
+    return f"{human.size(needed)} of the disk, which has {human.size(free)} free{enough}"
+
+
+def _lines(plan: MigrationPlan, backup: bool, done: Migrated | None) -> list[str]:
+    if not plan.steps or (done and not done.migration.steps):
+        return ["the schema is up to date: nothing to migrate"]
+    if done is None:
+        return [*_plan_lines(plan, backup), "nothing was changed (--dry-run)"]
+    steps, copy = done.migration
+    return [f"migrated {plan.path}:", *(f"  {step}" for step in steps), *([f"backup: {copy}"] if copy else [])]
+
+
+def _document(plan: MigrationPlan, asked: Migrating, dry_run: bool, done: Migrated | None) -> dict[str, Any]:
+    steps = done.migration.steps if done else plan.steps
+    backup = done.migration.backup if done else plan.backup if asked.backup else None
+    report = Report(
+        len(steps),
+        done=len(steps) if done else 0,
+        left=0 if done else len(steps),
+        dry_run=dry_run,
+        audit_id=done.audit_id if done else None,
+    )
+    return {**report.document(), "steps": list(steps), "backup": str(backup) if backup else None}

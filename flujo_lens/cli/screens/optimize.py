@@ -1,0 +1,108 @@
+"""What ``lens optimize`` asks, does and prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from flujo_lens.cli.change_output import recorder, report_output, tell
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.confirm import check_writable, confirm
+from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.operations.change_report import Report
+from flujo_lens.operations.optimize import Done, optimize
+from flujo_lens.rendering import human
+from flujo_lens.state.backends.base import StateBackend
+
+if TYPE_CHECKING:
+    from flujo_lens.state.maintenance import OptimizationPlan, Space
+
+__all__ = ["Optimizing", "run_optimization"]
+
+
+class Optimizing(NamedTuple):
+    """What was asked of ``lens optimize``."""
+
+    yes: bool
+    vacuum: bool
+    force: bool
+
+    def words(self) -> list[str]:
+        """The options as the audit log keeps them."""
+        return [f"--{name}" for name, value in self._asdict().items() if value]
+
+
+def run_optimization(app: App, asked: Optimizing, change: ChangeOptions) -> None:
+    """Show the plan; with a yes, carry it out and report."""
+    check_writable(app, dry_run=change.dry_run)
+    out = report_output(app, change, ("table", "json"))
+
+    async def look(backend: StateBackend) -> OptimizationPlan:
+        return await backend.plan_optimization(vacuum=asked.vacuum)
+
+    plan = app.run(look)
+    if plan.path is None or change.dry_run:
+        tell(app, out, _document(plan, None, change.dry_run), (), _planned(plan))
+        return
+    if not confirm(app, "optimize?", asked.yes, _plan_lines(plan)):
+        raise typer.Exit(1)
+
+    async def work(backend: StateBackend) -> Done:
+        words = ["lens", "optimize", *asked.words(), *change.words(app.options.store)]
+        return await optimize(backend, plan, recorder(app, backend, words, change), force=asked.force)
+
+    done = app.run(work)
+    tell(app, out, _document(plan, done, dry_run=False), (), _done_lines(plan, done))
+
+
+def _planned(plan: OptimizationPlan) -> list[str]:
+    if plan.path is None:
+        return ["this store has neither indexes nor free room: nothing to optimize"]
+    return [*_plan_lines(plan), "nothing was changed (--dry-run)"]
+
+
+def _plan_lines(plan: OptimizationPlan) -> list[str]:
+    lines = [f"{plan.path} ({_sizes(plan.space)}):"]
+    lines += [f"  make the index {index}" for index in plan.indexes]
+    lines.append("  gather figures for the choice between indexes (ANALYZE)")
+    if plan.vacuum:
+        lines.append("  write the file anew without what is free in it (VACUUM)")
+        lines += [f"    this takes {_room(room.needed, room.free)} in {room.folder}" for room in plan.rooms]
+    return [*lines, "nobody else can write to the store meanwhile; it is refused while another process has it open"]
+
+
+def _room(needed: int, free: int) -> str:
+    enough = "" if needed <= free else ": not enough, so the vacuum will be refused"
+    return f"{human.size(needed)} of {human.size(free)} free{enough}"
+
+
+def _sizes(space: Space) -> str:
+    return f"{human.size(space.file_bytes)}, {human.size(space.reusable_bytes)} of it free"
+
+
+def _done_lines(plan: OptimizationPlan, done: Done) -> list[str]:
+    indexes, before, after = done.optimized
+    made = [f"made the index {index}" for index in indexes] or ["all indexes were there"]
+    vacuumed = ["wrote the file anew"] if plan.vacuum else []
+    return [*made, "gathered figures", *vacuumed, f"before: {_sizes(before)}", f"after: {_sizes(after)}"]
+
+
+def _document(plan: OptimizationPlan, done: Done | None, dry_run: bool) -> dict[str, Any]:
+    matched = 0 if plan.path is None else len(plan.indexes) + 1 + plan.vacuum
+    report = Report(
+        matched,
+        done=matched if done else 0,
+        left=0 if done else matched,
+        dry_run=dry_run,
+        audit_id=done.audit_id if done else None,
+    )
+    before, after = (done.optimized.before, done.optimized.after) if done else (plan.space, plan.space)
+    return {
+        **report.document(),
+        "indexes": list(done.optimized.indexes if done else plan.indexes),
+        "vacuum": plan.vacuum,
+        "reusable_bytes": after.reusable_bytes,
+        "file_bytes_before": before.file_bytes,
+        "file_bytes_after": after.file_bytes,
+    }

@@ -1,0 +1,262 @@
+"""``lens prune``: what is asked for, the plan, the question, and the answer to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from flujo_lens.cli import exit_codes
+from flujo_lens.cli.change_output import report_output
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input import parsing
+from flujo_lens.cli.input.confirm import answer, check_can_ask, check_writable
+from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions
+from flujo_lens.cli.screens.deletion import (
+    Work,
+    carry_out,
+    check_unlocked,
+    copy_lines,
+    report_dry,
+    say,
+    store_name,
+    vacuum_lines,
+)
+from flujo_lens.cli.screens.deletion_text import plan_lines
+from flujo_lens.errors import UsageError, nearest
+from flujo_lens.operations.archive import archive_path, check_archive_path
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.deletion_limits import UNATTENDED_SHARE, Bounds
+from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.text import escape_controls
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.deletion import ORPHANS_AGE, DeletionPlan, DeletionRequest
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["Pruning", "run_prune"]
+
+_FIRST = datetime(1, 1, 3, tzinfo=UTC)
+"""The earliest cutoff: so that it has a name in every zone."""
+
+
+class Pruning(NamedTuple):
+    """What was asked of ``lens prune``."""
+
+    what: PruneOptions
+    filters: FilterOptions
+    change: ChangeOptions
+    yes: bool
+
+    def words(self, store: str | None) -> list[str]:
+        """The command in its long form."""
+        yes = ["--yes"] if self.yes else []
+        return ["lens", "prune", *self.what.words(), *self.filters.words(), *yes, *self.change.words(store)]
+
+
+def run_prune(app: App, asked: Pruning) -> int:
+    """Make the plan, ask, carry it out and report; return the exit code."""
+    check_writable(app, dry_run=asked.change.dry_run)
+    out, lasts = report_output(app, asked.change), _duration(asked)
+    request, bounds = _request(app, asked), _bounds(asked)
+    archive = _archive(app, asked, request.now)
+    if not asked.change.dry_run:
+        check_can_ask(app, asked.yes)
+    plans = _planned(app, request, asked)
+    plan, uses_bin = plans.unattended, not asked.what.no_bin
+    if asked.change.dry_run:
+        report_dry(app, out, plan, archive, uses_bin, _told(app, asked, plans, archive))
+        bounds.check(plan)
+        return exit_codes.OK
+    bounds.check(plan)
+    if not (asked.yes or plans.shown.is_empty):
+        say(app, _told(app, asked, plans, archive))
+        answered = _ask(app, plans)
+        if answered is None:
+            app.tell("nothing was changed")
+            return exit_codes.FAILED
+        plan = answered
+        bounds.check(plan)
+    if archive is not None and not plan.is_empty:
+        archive = _archive(app, asked, request.now, make=True)
+    what = asked.what
+    work = Work(
+        asked.words(app.options.store), asked.change, asked.yes, _stop(lasts),
+        batch_size=what.batch_size, locks=True, lock_file=what.lock_file, vacuum=what.vacuum, force=what.force,
+    )  # fmt: skip
+    return carry_out(app, out, plan, archive, uses_bin, work)
+
+
+class _Plans(NamedTuple):
+    """What can be answered.
+
+    Attributes:
+        unattended: What `y`, ``--yes`` and a dry run take.
+        whole: What `a` takes: also what is left alone where nobody reads a question; None if that is the same, or
+            nobody is asked.
+        notes: What a vacuum takes, if one is to follow.
+    """
+
+    unattended: DeletionPlan
+    whole: DeletionPlan | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def shown(self) -> DeletionPlan:
+        """The larger of them, which the question is about."""
+        return self.whole or self.unattended
+
+
+def _bounds(asked: Pruning) -> Bounds:
+    """How much may go. Where nobody is asked there is a bound in any case."""
+    what = asked.what
+    if what.max_share is not None:
+        return Bounds(what.max_delete, parsing.share(what.max_share))
+    unattended = asked.yes or asked.change.dry_run
+    return Bounds(what.max_delete, UNATTENDED_SHARE if unattended else None, is_default=True)
+
+
+def _duration(asked: Pruning) -> float | None:
+    """Seconds that the deletion may take."""
+    given = asked.what.max_duration
+    return None if given is None else parsing.length(given, "--max-duration").total_seconds()
+
+
+def _stop(lasts: float | None) -> Stop:
+    return Stop(None if lasts is None else time.monotonic() + lasts)
+
+
+def _request(app: App, asked: Pruning) -> DeletionRequest:
+    """What is to go where nobody reads a question.
+
+    Raises:
+        UsageError: no age, no number to keep, and no orphans were asked for; or no age for runs beside the orphans.
+    """
+    now, what = app.world.now(), asked.what
+    age, has_filters = _age(app, what), bool(asked.filters.words())
+    names_runs = not what.orphans or has_filters or _is_old_typed(what) or what.keep_last is not None
+    if names_runs and age is None and what.keep_last is None:
+        orphans_hint = f"--orphans{' without a filter' if what.orphans else ''} takes rows without a run"
+        raise UsageError(
+            "prune needs to know what is old; nothing was deleted",
+            hint="lens prune --older-than 30d --dry-run shows what that would delete\n"
+            f"--keep-last N keeps the last of each pipeline, {orphans_hint}\n"
+            "older_than under [prune] in lens.toml says it for good",
+        )
+    cutoff = None if age is None else _before(now, age)
+    orphans = (cutoff or _before(now, ORPHANS_AGE)) if what.orphans else None
+    return DeletionRequest(
+        now, cutoff if names_runs else None, app.wanted(asked.filters), keep_last=what.keep_last,
+        keep_paused=not (what.include_paused or asked.filters.status), keep_unknown=not asked.filters.status,
+        orphans_before=orphans, alive_since=_before(now, app.silent_after), force=what.force,
+    )  # fmt: skip
+
+
+def _is_old_typed(what: PruneOptions) -> bool:
+    """Whether an age was typed; one in the settings is about runs."""
+    return what.older_than is not None or what.days_old is not None
+
+
+def _age(app: App, what: PruneOptions) -> timedelta | None:
+    if what.older_than is not None and what.days_old is not None:
+        raise UsageError("--older-than and --days-old say the same; nothing was deleted", hint="one of them is enough")
+    if what.days_old is not None:
+        return parsing.days(what.days_old)
+    if what.older_than is not None:
+        return parsing.age(what.older_than)
+    if what.keep_last is not None or app.settings.prune_older_than is None:
+        return None
+    return parsing.age(app.settings.prune_older_than, "older_than under [prune]")
+
+
+def _typed_age(app: App, what: PruneOptions) -> str | None:
+    """The age as somebody gave it; None if none counts."""
+    if what.days_old is not None:
+        return f"{what.days_old:g}d"
+    return what.older_than or app.settings.prune_older_than
+
+
+def _before(now: datetime, age: timedelta) -> datetime:
+    try:
+        return max(now - age, _FIRST)
+    except OverflowError:
+        return _FIRST
+
+
+def _archive(app: App, asked: Pruning, now: datetime, *, make: bool = False) -> Path | None:
+    """The archive; its name has to be free, and its folder there, unless the settings name the folder."""
+    stem = Path(app.store.name or app.store.uri.rpartition("/")[2].partition("?")[0] or "runs").stem
+    if asked.what.archive is not None:
+        path = archive_path(_absolute(app, asked.what.archive), now, stem=stem)
+        check_archive_path(path)
+        return path
+    folder = app.settings.prune_archive_dir
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        check_archive_path(folder.with_name("runs.ndjson"))  # a folder that is not mounted is not made
+    return archive_path(f"{folder}/", now, stem=stem, make=make)
+
+
+def _absolute(app: App, place: str) -> str:
+    ending = "/" if place.endswith("/") else ""
+    return f"{app.world.cwd / place}{ending}"
+
+
+def _planned(app: App, request: DeletionRequest, asked: Pruning) -> _Plans:
+    """What would go, and where somebody is asked, what else could."""
+    asks = not (asked.yes or asked.change.dry_run)
+
+    async def look(backend: StateBackend) -> _Plans:
+        if not asked.change.dry_run:
+            check_unlocked(app, backend)
+        notes = await vacuum_lines(backend) if asked.what.vacuum else []
+        plan, whole = await backend.plan_deletion(request), None
+        if asks and (plan.kept.paused or plan.kept.unknown_status):
+            whole = await backend.plan_deletion(request._replace(keep_paused=False, keep_unknown=False))
+        if plan.is_empty and request.wanted.pipeline:
+            await _note_unknown(app, backend, request.wanted.pipeline)
+        return _Plans(plan, whole if whole and whole.count > plan.count else None, notes)
+
+    return app.run(look)
+
+
+async def _note_unknown(app: App, backend: StateBackend, pipeline: str) -> None:
+    """Say that no run at all is of a pipeline: its name may be mistyped."""
+    if (await backend.query_runs(RunFilter(pipeline=pipeline), limit=1)).items:
+        return
+    names = [row.pipeline_name for row in (await backend.read_stats(RunFilter())).by_pipeline]
+    near = nearest(pipeline, names)
+    app.note(escape_controls(f'no run is of a pipeline "{pipeline}"{f"; did you mean {near}?" if near else ""}'))
+
+
+def _told(app: App, asked: Pruning, plans: _Plans, archive: Path | None) -> list[str]:
+    """What a person should know before the answer."""
+    plan = plans.shown
+    lines = plan_lines(plan, store_name(app), Human(app.world.now(), app.zone, "local"), _typed_age(app, asked.what))
+    if plan.is_empty:
+        return lines
+    return [*lines, *plans.notes, *copy_lines(app, plan, archive, not asked.what.no_bin, takes_archive=True)]
+
+
+def _ask(app: App, plans: _Plans) -> DeletionPlan | None:
+    """The plan that a person agrees to; None if to none."""
+    choice = "[y/N]" if plans.whole is None else f"[{_choices(plans.unattended, plans.whole)} / N]"
+    typed = answer(app, f"Delete {'it' if plans.shown.count == 1 else 'them'}? {choice} ")
+    if typed in ("y", "yes"):
+        return plans.unattended
+    return plans.whole if typed in ("a", "all") else None
+
+
+def _choices(careful: DeletionPlan, whole: DeletionPlan) -> str:
+    """``y the 812 that are not paused / a all 815``."""
+    kept = careful.kept
+    known = "of a status that lens does not know"
+    others = " or ".join(told for told, count in (("paused", kept.paused), (known, kept.unknown_status)) if count)
+    every = f"a {'it' if whole.count == 1 else f'all {whole.count:,}'}"
+    if careful.count:
+        are = "is" if careful.count == 1 else "are"
+        return f"y the {careful.count:,} that {are} not {others} / {every}"
+    rows = "y the rows without a run / " if careful.orphans else ""
+    return f"{rows}{every}"

@@ -1,0 +1,216 @@
+"""What ``lens retry`` asks, does and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TextIO
+
+from flujo_lens.cli import exit_codes
+from flujo_lens.cli.application import the_application
+from flujo_lens.cli.change_output import recorder, report_output
+from flujo_lens.cli.context import App, silence
+from flujo_lens.cli.input.confirm import check_writable, confirm
+from flujo_lens.cli.input.run_arguments import MOST_SHOWN, described, listed, meant_all, named, typed
+from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.signals import code_of, heard
+from flujo_lens.errors import OperationFailedError, UsageError
+from flujo_lens.operations.change_report import Report
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.retry import RetryPlan, plan_named, plan_wanted, retry
+from flujo_lens.rendering.human import plural
+from flujo_lens.rendering.text import escape_controls, escape_tsv
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunSummary
+
+__all__ = ["Retrying", "run_retry"]
+
+_HELD = ("LENS-B2", "LENS-B3")
+"""Codes of what another process works on, or has taken over."""
+
+
+class Retrying(NamedTuple):
+    """What was asked of ``lens retry``."""
+
+    runs: tuple[str, ...]
+    filters: FilterOptions
+    code: AppOptions
+    concurrency: int
+    yes: bool
+    change: ChangeOptions
+
+    def words(self, store: str | None, run_ids: list[str]) -> list[str]:
+        """The command in its long form."""
+        yes = ["--yes"] if self.yes else []
+        told = [*self.code.words(), *self.filters.words(), *yes, *self.change.words(store)]
+        return ["lens", "retry", f"--concurrency={self.concurrency}", *told, *(named(run_ids) if self.runs else [])]
+
+
+def run_retry(app: App, asked: Retrying) -> int:
+    """Find the runs, ask, go on with them and report; return the exit code."""
+    check_writable(app, dry_run=asked.change.dry_run)
+    out = report_output(app, asked.change, ("table", "json", "ndjson", "id"))
+    plan = _planned(app, asked)
+    asks = len(plan.runs) > 1 and not asked.change.dry_run
+    if asks and not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes, _plan_lines(plan.runs)):
+        return exit_codes.FAILED
+    return _carried_out(app, out, plan, asked)
+
+
+def _planned(app: App, asked: Retrying) -> RetryPlan:
+    """The runs that are meant.
+
+    Raises:
+        UsageError: nothing says which.
+    """
+    if bool(asked.runs) == bool(asked.filters.words()):
+        raise UsageError(
+            "which runs? name them, or choose them by filters, not both; nothing was changed",
+            hint="lens retry run-1 run-2, lens retry --pipeline orders --since 2h, or ids from stdin: lens retry -",
+        )
+    words = typed(app, asked.runs, not (asked.yes or asked.change.dry_run), "retry")
+    wanted = app.wanted(asked.filters)
+
+    async def look(backend: StateBackend) -> RetryPlan:
+        if not asked.runs:
+            return await plan_wanted(backend, wanted)
+        return await plan_named(backend, await meant_all(app, backend, words, asked.yes))
+
+    return app.run(look)
+
+
+def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int:
+    from flujo_lens.operations.resume import Outcome, check_library, try_again, would_try_again
+
+    is_dry = asked.change.dry_run
+    application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs else None
+    stop, watches = Stop(), list[_Watch]()
+
+    async def work(backend: StateBackend) -> tuple[list[Outcome], Report]:
+        async def one(run_id: str) -> Outcome:
+            assert application is not None
+            go_on = would_try_again if is_dry else try_again
+            return await go_on(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
+
+        if application is not None:
+            await check_library(backend, application)
+        told = asked.words(app.options.store, [run.run_id for run in plan.runs])
+        writer = None if is_dry else recorder(app, backend, told, asked.change)
+        watch = _Watch(out, app.world.stdout)
+        watches.append(watch)
+        return await retry(plan, one, writer, concurrency=asked.concurrency, stop=stop, watch=watch)
+
+    with heard(stop):
+        done, report = (app.run if is_dry else app.run_steps)(work)
+    rows = [outcome.document() | {"code": outcome.code} for outcome in done]
+    _check_written(app, watches, _summary(plan, report, [row["code"] for row in rows]))
+    _report(app, out, plan, rows, report)
+    return code_of(stop) or (exit_codes.PARTIAL if report.failed else exit_codes.OK)
+
+
+def _check_written(app: App, watches: Sequence[_Watch], summary: str) -> None:
+    """See that what was told of the runs could be written.
+
+    Raises:
+        OperationFailedError: it could not; what became of the runs is in the message.
+    """
+    for failure in (watch.failure for watch in watches if watch.failure is not None):
+        command = app.suggest("lens list --status failed")
+        raise OperationFailedError(
+            f"cannot write the output: {failure.strerror}; the runs were retried all the same: {summary}",
+            hint=f"{command} shows those that failed again",
+        )
+
+
+class _Watch:
+    """Prints each run as it comes to an end, where the format is one of lines.
+
+    That nobody reads it any more, or that it cannot be written, does not end the work.
+
+    Attributes:
+        failure: Why it could not be written; None if it could, or if nobody reads it.
+    """
+
+    def __init__(self, out: Output, stdout: TextIO) -> None:
+        self._out, self._stdout = out, stdout
+        self.failure: OSError | None = None
+
+    def __call__(self, outcome: Any) -> None:
+        """Print one."""
+        try:
+            if line := self._line(outcome):
+                self._write(line)
+        except BrokenPipeError:
+            return
+        except OSError as error:
+            self.failure = self.failure or error
+            silence(self._stdout)  # what is still to be written there would fail again
+
+    def _write(self, line: str) -> None:
+        if self._out.form in ("id", "ndjson"):
+            self._out.write(f"{line}\n".encode("utf-8", "backslashreplace"), self._stdout)
+        else:
+            self._stdout.write(f"{line}\n")
+        self._stdout.flush()
+
+    def _line(self, outcome: Any) -> str | None:
+        from flujo_lens.rendering.data import dump
+
+        if self._out.form == "json":
+            return None
+        if self._out.form == "id":
+            return None if outcome.code or outcome.status == "failed" else escape_tsv(outcome.run_id)
+        if self._out.form == "ndjson":
+            return dump(self._out.redactor.value(outcome.document() | {"code": outcome.code})).decode()
+        return escape_controls(_told(outcome, self._out.redactor.text))
+
+
+def _told(outcome: Any, mask: Callable[[str], str]) -> str:
+    error = mask(outcome.error or "")
+    if outcome.code in _HELD:
+        return f"{outcome.run_id} is held elsewhere: {outcome.code}: {error}"
+    if outcome.code:
+        return f"{outcome.run_id} was not retried: {outcome.code}: {error}"
+    at = f" at {outcome.step}" if outcome.step and outcome.status != "completed" else ""
+    why = error if outcome.status == "failed" else mask(outcome.pause_message or "")
+    return f"{outcome.run_id} {outcome.status}{at}{f': {why}' if why else ''}"
+
+
+def _report(app: App, out: Output, plan: RetryPlan, rows: list[dict[str, Any]], report: Report) -> None:
+    if out.form == "json":
+        out.document({**report.document(), "runs": rows})
+        return
+    refused = {row["run_id"]: row for row in rows if report.dry_run and row["code"]}
+    going = [run for run in plan.runs if run.run_id not in refused]
+    if report.dry_run and out.form == "id":
+        out.ids(run.run_id for run in going)
+    if out.form in ("id", "ndjson"):
+        return
+    if report.dry_run:
+        app.say([*_plan_lines(going), *map(_refusal, list(refused.values())[:MOST_SHOWN])])
+    app.say([_summary(plan, report, [row["code"] for row in rows])])
+
+
+def _plan_lines(runs: Sequence[RunSummary]) -> list[str]:
+    return listed([described(run) for run in runs])
+
+
+def _refusal(row: Mapping[str, Any]) -> str:
+    return escape_controls(f"{row['run_id']} would not be retried: {row['code']}: {row['error_message']}")
+
+
+def _summary(plan: RetryPlan, report: Report, codes: Sequence[str | None]) -> str:
+    skipped = ", ".join(escape_controls(f"{run.run_id} is {run.status}") for run in plan.others[:MOST_SHOWN])
+    told = f"; skipped {report.skipped}: {skipped}" if skipped else ""
+    if report.dry_run:
+        refused = f", {report.failed} refused" if report.failed else ""
+        return f"{plural(report.left, 'run')} would be retried{refused}{told}; nothing was changed (--dry-run)"
+    if not plan.runs:
+        return f"there is nothing to retry{told}"
+    left = f", {report.left} not begun" if report.left else ""
+    held = sum(code in _HELD for code in codes)
+    others = sum(code is not None for code in codes) - held
+    apart = f", {held} held elsewhere" if held else ""
+    apart += f", {others} not retried" if others else ""
+    again = report.failed - held - others
+    return f"{plural(len(plan.runs), 'run')}: {report.done} went on, {again} failed again{apart}{left}{told}"

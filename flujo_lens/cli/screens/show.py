@@ -1,0 +1,257 @@
+"""What ``lens show`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.paging import note_problems
+from flujo_lens.cli.screens.lists import answer_command, quoted
+from flujo_lens.operations.runs import read_run
+from flujo_lens.rendering import human
+from flujo_lens.rendering.columns import RUN, STEP
+from flujo_lens.rendering.text import escape_controls, one_line, unescape
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import GONE, NO_SIGN, Pause, RunDetail, StepRecord
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+__all__ = ["ShowParts", "print_final_output", "print_run"]
+
+
+class ShowParts(NamedTuple):
+    """Which long texts are shown."""
+
+    inputs: bool
+    outputs: bool
+    errors: bool
+    state: bool
+
+
+def _read(app: App, text: str) -> RunDetail:
+    async def work(backend: StateBackend) -> RunDetail:
+        detail = await read_run(backend, text, unescape(text))
+        run, *children = await app.with_signs(backend, [detail.run, *detail.children])
+        return detail._replace(run=run, children=tuple(children))
+
+    return app.run(work)
+
+
+def print_final_output(app: App, out: Output, text: str) -> None:
+    """What the run returned (its last step's output), as JSON; null if nothing is stored."""
+    out.document(_read(app, text).final_output)
+
+
+def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
+    """One run: as a screen, a document, or its steps as rows."""
+    detail = _read(app, text)
+    if out.form == "json" and out.options.columns is None:
+        out.document(_document(detail, parts))
+    elif out.form == "id":
+        out.rows(RUN, [detail.run])
+    elif out.form == "ndjson" and out.options.columns is None:
+        from flujo_lens.rendering.data import dump
+
+        out.write(dump(out.redactor.value(_document(detail, parts))) + b"\n")
+    elif not out.is_table or out.options.columns is not None:
+        out.show(STEP, detail.steps, "no step of this run is stored")
+    else:
+        _Screen(app, out, detail, parts).draw()
+    note_problems(app, [detail.run])
+
+
+def _document(detail: RunDetail, parts: ShowParts) -> dict[str, Any]:
+    pause = detail.pause
+    document = {
+        "run": RUN.row(detail.run),
+        "steps": [_step(step, parts) for step in detail.steps],
+        "pause": _pause(detail, pause) if pause else None,
+        "children": [child.run_id for child in detail.children],
+    }
+    return {**document, "state": detail.state} if parts.state else document
+
+
+def _pause(detail: RunDetail, pause: Pause) -> dict[str, Any]:
+    from flujo_lens.state.questions import question_of
+
+    return {"step": pause.step, "message": pause.message, "question": question_of(detail.run)}
+
+
+def _step(step: StepRecord, parts: ShowParts) -> dict[str, Any]:
+    row = STEP.row(step)
+    return {**row, "input": step.input} if parts.inputs else row
+
+
+class _Screen:
+    """One run for a person to read."""
+
+    def __init__(self, app: App, out: Output, detail: RunDetail, parts: ShowParts) -> None:
+        self.app, self.out, self.detail, self.parts = app, out, detail, parts
+        self.run = detail.run
+
+    @cached_property
+    def _forked(self) -> str | None:
+        """The run of which this one is a fork, if nobody has resumed it yet."""
+        from flujo_lens.state.forks import unstarted_fork_of
+
+        return unstarted_fork_of(self.run)
+
+    def draw(self) -> None:
+        """Print all of it."""
+        from rich.text import Text
+
+        self.out.print(self._title(), *self._facts())
+        if self.detail.pause is not None:
+            self._draw_pause()
+        if steps := self._steps():
+            self.out.print(Text())
+            self.out.table(STEP, steps)
+        self._draw_texts()
+        self._draw_children()
+        if self.parts.state:
+            self.out.print(Text("\nstate", style="bold"))
+            self._draw_value(self.detail.state if self.detail.state is not None else "no state is stored")
+        self.out.print(Text())
+        self.out.next(*self._next())
+
+    def _title(self) -> Text:
+        from rich.text import Text
+
+        from flujo_lens.rendering.tables import status_text
+
+        run = self.run
+        title = Text(escape_controls(run.run_id), style="bold")
+        waits = f" for {self.out.human.since(run.updated_at)}" if run.status == "paused" else ""
+        parts = (
+            status_text(run.status).append(waits or self._dead()),
+            Text(f"{run.pipeline_name} {run.pipeline_version}"),
+        )
+        for part in parts:
+            title.append("   ").append_text(part) if isinstance(part, Text) else None
+        return Text(escape_controls(title.plain), spans=title.spans, style="")
+
+    def _dead(self) -> str:
+        """What is wrong with a run that is said to run."""
+        if self.run.stale == GONE:
+            return " (process is gone)"
+        return f" (no sign for {self.out.human.since(self.run.updated_at)})" if self.run.stale == NO_SIGN else ""
+
+    def _facts(self) -> Iterator[Text]:
+        from rich.text import Text
+
+        run, shown = self.run, self.out.human
+        facts = [f"started {shown.clock(run.created_at)} ({shown.ago(run.created_at)})"]
+        if run.created_at is None:
+            facts = ["no start is stored"]
+        if run.duration_ms is not None:
+            facts.append(f"ran {human.duration(run.duration_ms)}")
+        elif run.status == "running":
+            facts.append(f"last save {shown.ago(run.updated_at)}")
+        if run.holder is not None:
+            facts.append(f"{'was' if run.stale else 'is'} worked on by {escape_controls(run.holder)}")
+        yield Text(", ".join([*facts, self._progress(), self._spent()]))
+        if run.is_background_task:
+            yield Text(f"background task of {escape_controls(run.parent_run_id or 'an unknown run')}")
+        forked = self._forked
+        if forked is not None:
+            command = self.app.suggest(f"lens resume {quoted(run.run_id)}")
+            yield Text(f"forked from {escape_controls(forked)}, not started yet: {command}")
+        elif run.status == "failed" and run.error_message and not any(s.error for s in self.detail.steps):
+            yield Text(self._clean(run.error_message), style="red")
+
+    def _progress(self) -> str:
+        done = sum(step.status == "completed" for step in self.detail.steps)
+        total = f" of {self.run.total_steps}" if self.run.total_steps else ""
+        return f"{human.plural(done, 'step')} done{total}" if not total else f"{done}{total} steps done"
+
+    def _spent(self) -> str:
+        costs = [step.cost_usd for step in self.detail.steps if step.cost_usd]
+        tokens = sum(step.token_counts or 0 for step in self.detail.steps)
+        cost = f"cost {human.money(sum(costs))}" if costs else "no cost recorded"
+        return f"{cost}, {human.plural(tokens, 'token')}" if tokens else cost
+
+    def _draw_pause(self) -> None:
+        from rich.padding import Padding
+        from rich.text import Text
+
+        pause = self.detail.pause
+        assert pause is not None
+        step = f' at step "{one_line(pause.step)}"' if pause.step else ""
+        message = self._clean(pause.message, lines=True) if pause.message else "(no message is stored)"
+        self.out.print(Text(f"\nwaits{step} for a person:\n"), Padding(Text(message, style="cyan"), (0, 0, 0, 4)))
+
+    def _steps(self) -> list[StepRecord]:
+        """The executed steps, and the one where the run stands, which has no record yet."""
+        steps, run = list(self.detail.steps), self.run
+        last = steps[-1].step_name if steps else None
+        if run.status in ("paused", "running", "cancelled") and run.step_name and run.step_name != last:
+            index = (steps[-1].step_index if steps else -1) or 0
+            status = "running (dead)" if run.stale == GONE else run.status
+            steps.append(StepRecord(index + 1 if steps else 0, run.step_name, status))
+        return steps
+
+    def _draw_texts(self) -> None:
+        from rich.text import Text
+
+        for step in self.detail.steps:
+            wanted = (
+                ("input", step.input, self.parts.inputs),
+                ("output", step.output, self.parts.outputs),
+                ("error", step.error, self.parts.errors),
+            )
+            for name, value, asked in wanted:
+                if asked and value is not None:
+                    self.out.print(Text(f"\n{one_line(step.step_name)} {name}", style="bold"))
+                    self._draw_value(value)
+
+    def _draw_value(self, value: Any) -> None:
+        from rich.padding import Padding
+        from rich.text import Text
+
+        if isinstance(value, str):
+            text = self._clean(value, lines=True)
+        else:
+            from flujo_lens.rendering.data import document
+
+            text = b"".join(document(self.out.redactor.value(value))).decode().rstrip()
+        self.out.print(Padding(Text(text), (0, 0, 0, 2)))
+
+    def _draw_children(self) -> None:
+        from rich.text import Text
+
+        from flujo_lens.rendering.columns import TASK
+
+        if self.detail.children:
+            self.out.print(Text(f"\n{human.plural(len(self.detail.children), 'background task')}", style="bold"))
+            self.out.table(TASK, [child._replace(parent_run_id=None) for child in self.detail.children])
+
+    def _clean(self, text: str, *, lines: bool = False) -> str:
+        cleaned = self.out.redactor.text(text)
+        return "\n".join(map(escape_controls, cleaned.splitlines())) if lines else one_line(cleaned)
+
+    def _can_resume(self) -> bool:
+        run = self.run
+        return (
+            (run.status in ("paused", "failed") or run.stale is not None)
+            and not run.is_background_task
+            and self.detail.state is not None
+        )
+
+    def _next(self) -> Iterator[str]:
+        name = quoted(self.run.run_id)
+        if self._can_resume():
+            yield answer_command(self.run) if self.run.status == "paused" else f"lens resume {name}"
+        if self.detail.has_spans:
+            yield f"lens trace {name}"
+        if not (self.parts.inputs and self.parts.outputs and self.parts.errors):
+            yield f"lens show {name} -v"
+        if not self.parts.state and self.detail.state is not None:
+            yield f"lens show {name} --state"
+        if self.run.parent_run_id:
+            yield f"lens show {quoted(self.run.parent_run_id)}"
+        if self.run.status == "failed" and self._forked is None:
+            yield "lens failed"

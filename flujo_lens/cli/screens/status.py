@@ -1,0 +1,137 @@
+"""What ``lens status`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC
+
+from rich.table import Table
+from rich.text import Text
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.output import Output
+from flujo_lens.cli.screens.lists import quoted
+from flujo_lens.rendering import human
+from flujo_lens.rendering.text import escape_controls, one_line
+from flujo_lens.state.statistics import FailureGroup, StoreStatus
+from flujo_lens.state.views import GONE
+
+__all__ = ["draw_status"]
+
+_MOST, _LABEL = 5, 10
+_Line = tuple[str, str, Text, str]
+
+
+def draw_status(app: App, out: Output, status: StoreStatus) -> None:
+    """The screen: a line a finding, with the command that leads on."""
+    written = out.human.ago(status.last_write_at) if status.last_write_at else "never"
+    lines = [(label, style, text, app.suggest(command)) for label, style, text, command in _lines(app, out, status)]
+    out.print(Text(one_line(status.store), style="bold"))
+    for line, command in _laid_out([*lines, ("written", "", Text(written), "")], app.world.columns):
+        out.print(line)
+        if command:
+            out.command(command, "dim", _LABEL)
+    out.next(*_next(status))
+
+
+def _laid_out(lines: list[_Line], width: int) -> Iterator[tuple[Text | Table, str]]:
+    """The lines, with the commands below each other behind the texts; one that does not fit stands below its text.
+
+    A text without a command may take the whole line, and what is too long folds at its own beginning. With each goes
+    the command that is to stand below it, if any.
+    """
+    room = width - _LABEL
+    ends = [text.cell_len for _, _, text, command in lines if command and text.cell_len + 2 + len(command) <= room]
+    column = min(max(ends, default=0), room - max((len(line[3]) for line in lines), default=0) - 2)
+    for label, style, text, command in lines:
+        head = Text(f" {label:<{_LABEL - 1}}", style=style)
+        begin = max(column, text.cell_len) + 2
+        if command and begin + len(command) <= room:
+            yield head.append_text(text.copy()).append(" " * (begin - text.cell_len)).append(command, "dim"), ""
+        elif text.cell_len <= room:
+            yield head.append_text(text), command
+        else:
+            yield _hanging(head, text), command
+
+
+def _hanging(head: Text, text: Text) -> Table:
+    grid = Table.grid()
+    grid.add_column(width=_LABEL)
+    grid.add_column(overflow="fold")
+    grid.add_row(head, text)
+    return grid
+
+
+def _lines(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
+    count = sum(group.count for group in status.failing)
+    usual = f", usually {_about(status.usual)}" if status.usual is not None else ""
+    yield (
+        "failing",
+        "red" if count else "green",
+        Text(f"{count:,} in 1 h{usual}" if count else f"none in 1 h{usual}"),
+        "lens failed --hours 1" if count else "lens failed",
+    )
+    for group in status.failing[:_MOST]:
+        yield "", "", _group(out, group), ""
+    if len(status.failing) > _MOST:
+        yield "", "", Text(f"and {len(status.failing) - _MOST} other errors"), ""
+    yield from _silent(app, out, status)
+    yield from _waiting(out, status)
+    runs = human.plural(status.runs, "run")
+    size = human.size(status.size_bytes) if status.size_bytes is not None else ""
+    yield "store", "", Text(", ".join(part for part in (size, runs) if part)), "lens stats"
+
+
+def _about(usual: float) -> str:
+    """An average of counts, as a person would say it."""
+    if usual == 0:
+        return "none"
+    return "less than 1" if usual < 1 else f"{usual:,.0f}"
+
+
+def _group(out: Output, group: FailureGroup) -> Text:
+    where = f" at {one_line(group.step_name)}" if group.step_name else ""
+    first = group.first_at.astimezone(UTC if out.options.utc else out.human.zone) if group.first_at else None
+    since = f", first {first:%H:%M}" if first else ""
+    return Text(f"{group.count:,}  {one_line(out.redactor.text(group.error), 120)}{where}{since}", style="red")
+
+
+def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
+    border = human.age(app.silent_after)
+    if not status.silent:
+        yield "silent", "green", Text(f"none running without a sign for {border}"), ""
+        return
+    gone = sum(run.stale == GONE for run in status.silent)
+    quiet = [run for run in status.silent if run.stale != GONE]
+    texts = [f"{gone:,} running whose process is gone"] if gone else []
+    if quiet:
+        longest = out.human.since(quiet[0].updated_at)
+        texts.append(f"{len(quiet):,} running, no sign for {border} or more (the longest {longest})")
+    yield "silent", "yellow", Text("; ".join(texts)), "lens list --status running"
+    for run in status.silent[:_MOST]:
+        where = f" at {one_line(run.step_name)}" if run.step_name else ""
+        why = f", {escape_controls(run.holder)} is gone" if run.stale == GONE and run.holder else ""
+        yield "", "", Text(f"  {escape_controls(run.run_id)}{where}, {out.human.ago(run.updated_at)}{why}"), ""
+    if len(status.silent) > _MOST:
+        yield "", "", Text(f"  and {len(status.silent) - _MOST:,} more"), ""
+
+
+def _waiting(out: Output, status: StoreStatus) -> Iterator[_Line]:
+    oldest = status.oldest_waiting
+    if oldest is None:
+        yield "waiting", "green", Text("nobody is waited for"), ""
+        return
+    asks = one_line(out.redactor.text(oldest.pause_message or ""), 100)
+    question = f': "{asks}"' if asks else ""
+    text = f"{status.waiting_count:,} for a person, oldest {out.human.since(oldest.updated_at)}{question}"
+    yield "waiting", "cyan", Text(text), "lens waiting"
+
+
+def _next(status: StoreStatus) -> tuple[str, ...]:
+    if status.failing:
+        return "lens failed --hours 1", f"lens trace {quoted(status.failing[0].sample_run_id)}"
+    if status.silent:
+        return f"lens show {quoted(status.silent[0].run_id)}", "lens list --status running"
+    if status.oldest_waiting is not None:
+        return f"lens show {quoted(status.oldest_waiting.run_id)}", "lens waiting"
+    return "lens list", "lens stats"

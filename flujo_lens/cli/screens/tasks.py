@@ -1,0 +1,131 @@
+"""What ``lens tasks sweep`` and ``lens system set`` do and print. Both act at once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import NamedTuple
+
+from flujo_lens.cli.change_output import recorder, report_output, tell
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.confirm import check_writable
+from flujo_lens.cli.input.contradictions import check_statuses
+from flujo_lens.cli.input.run_arguments import listed
+from flujo_lens.cli.options import ChangeOptions, FilterOptions
+from flujo_lens.cli.screens.lists import quoted
+from flujo_lens.errors import TimeFormatError, UsageError
+from flujo_lens.operations.change_report import Recorder, Report
+from flujo_lens.operations.runs import resolve_run
+from flujo_lens.operations.system import parse_value, set_system_value, stored_key
+from flujo_lens.operations.tasks import Swept, sweep
+from flujo_lens.rendering import human
+from flujo_lens.rendering.text import unescape
+from flujo_lens.state.backends.base import StateBackend
+
+__all__ = ["Silence", "set_value", "sweep_tasks"]
+
+
+class Silence(NamedTuple):
+    """How long a task has to be silent, in one of the two ways to say it."""
+
+    age: str | None
+    hours: float | None
+
+    def length(self, usual: timedelta) -> timedelta:
+        """The length of time that was asked for, else the usual one.
+
+        Raises:
+            UsageError: it was said twice, cannot be read, or is no length of time.
+        """
+        from flujo_lens.state.typed_times import parse_age
+
+        if self.age is not None and self.hours is not None:
+            raise UsageError("--silent-for and --stale-hours say the same; one of them is enough")
+        found: timedelta | None = usual
+        try:
+            if self.hours is not None:
+                found = timedelta(hours=self.hours)
+            elif self.age is not None:
+                found = parse_age(self.age.strip())
+        except (OverflowError, ValueError):
+            found = None
+        if not found or found < timedelta(0):
+            raise TimeFormatError(
+                f'"{self.hours if self.age is None else self.age}" is no length of time',
+                hint="as in --silent-for 30m, 2h, 1d; or in hours: --stale-hours 24",
+            )
+        return found
+
+    def words(self) -> list[str]:
+        """The options as the audit log keeps them."""
+        values = (("--silent-for", self.age), ("--stale-hours", self.hours))
+        return [f"{option}={value}" for option, value in values if value is not None]
+
+
+_SWEPT = frozenset({"running"})
+
+
+def sweep_tasks(app: App, filters: FilterOptions, silence: Silence, parent: str | None, asked: ChangeOptions) -> None:
+    """Mark background tasks without a sign as failed, and report."""
+    check_writable(app, dry_run=asked.dry_run)
+    out, now = report_output(app, asked), app.world.now()
+    wanted, silent_for = app.wanted(filters), silence.length(app.silent_after)
+    check_statuses("lens tasks sweep", wanted.statuses, _SWEPT, "nothing was changed")
+
+    async def work(backend: StateBackend) -> Swept:
+        limited = wanted
+        if parent is not None:
+            limited = wanted._replace(parent=await resolve_run(backend, parent, unescape(parent)))
+        told = ["lens", "tasks", "sweep", *silence.words(), *filters.words(), *asked.words(app.options.store)]
+        if limited.parent is not None:
+            told.append(f"--parent={limited.parent}")
+
+        def record() -> Recorder:
+            return recorder(app, backend, told, asked)
+
+        return await sweep(backend, limited, now, silent_for, None if asked.dry_run else record)
+
+    swept = app.run(work)
+    tell(app, out, swept.report.document(), swept.run_ids, _swept_lines(swept, human.age(silent_for)))
+
+
+def _swept_lines(swept: Swept, silent_for: str) -> list[str]:
+    report, ids = swept.report, swept.run_ids
+    if not report.matched:
+        return [f"no background task that runs has been silent for {silent_for}"]
+    verb = "would be marked failed" if report.dry_run else "marked failed"
+    lines = [f"{human.plural(len(ids), 'background task')} {verb}: no sign for {silent_for}"]
+    lines += listed(ids, aside=" (-o id has them all)")
+    if report.skipped:
+        lines.append(f"{report.skipped:,} gave a sign meanwhile, and stay")
+    return [*lines, "nothing was changed (--dry-run)"] if report.dry_run else lines
+
+
+def set_value(app: App, key: str, text: str, asked: ChangeOptions) -> None:
+    """Set one global key, and report.
+
+    Raises:
+        UsageError: the key is empty, or the value is no JSON object.
+    """
+    check_writable(app, dry_run=asked.dry_run)
+    if not key:
+        raise UsageError("a key is not empty")
+    out, value = report_output(app, asked, ("table", "json")), parse_value(text)
+
+    async def work(backend: StateBackend) -> tuple[str, bool, Report]:
+        meant, was_set = await stored_key(backend, key, unescape(key))
+        words = ["lens", "system", "set", *asked.words(app.options.store), meant, text]
+
+        def record() -> Recorder:
+            return recorder(app, backend, words, asked)
+
+        return meant, was_set, await set_system_value(backend, meant, value, None if asked.dry_run else record)
+
+    meant, was_set, report = app.run(work)
+    tell(app, out, report.document(), (), [_set_line(meant, was_set, report.dry_run)])
+
+
+def _set_line(key: str, was_set: bool, dry_run: bool) -> str:
+    how = "in place of the value before" if was_set else "it was not set before"
+    if dry_run:
+        return f"{quoted(key)} would be set, {how}; nothing was changed (--dry-run)"
+    return f"{quoted(key)} is set, {how}"

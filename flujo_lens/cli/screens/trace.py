@@ -1,0 +1,88 @@
+"""What ``lens trace`` and ``lens spans`` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.filters import statuses
+from flujo_lens.cli.output import Output
+from flujo_lens.operations.trace import Trace, pick_spans, read_trace, read_trace_file
+from flujo_lens.rendering import human
+from flujo_lens.rendering.columns import SPAN
+from flujo_lens.rendering.text import escape_controls, unescape
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.traces import flatten, prune_depth
+from flujo_lens.state.views import GONE, SPAN_STATUSES, Span
+
+__all__ = ["SpanChoice", "print_trace"]
+
+
+class SpanChoice(NamedTuple):
+    """Which spans, and whether as a tree."""
+
+    flat: bool
+    status: list[str] | None
+    name: str | None
+    depth: int | None
+
+
+def print_trace(app: App, out: Output, run: str | None, file: Path | None, choice: SpanChoice) -> None:
+    """The spans of a run: a tree on a terminal and in JSON, rows in the other formats."""
+    trace = read_trace_file(app.world.cwd / file) if file is not None else _from_store(app, str(run))
+    wanted = statuses(choice.status, lambda: {span.status for span in flatten(trace.roots)}, SPAN_STATUSES)
+    roots = prune_depth(trace.roots, choice.depth) if choice.depth is not None else list(trace.roots)
+    if not trace.roots:
+        app.note("no spans are stored of this run (a run that was killed leaves none)")
+    if choice.flat or wanted or choice.name is not None:
+        out.show(SPAN, pick_spans(flatten(roots), wanted, choice.name), "no spans match" if roots else "")
+    elif out.form == "json":
+        out.document([_tree(out, root) for root in roots])
+    elif not out.is_table or out.options.columns is not None:
+        out.show(SPAN, flatten(roots), "")
+    else:
+        _draw(app, out, trace, roots)
+
+
+def _from_store(app: App, text: str) -> Trace:
+    async def work(backend: StateBackend) -> Trace:
+        trace = await read_trace(backend, text, unescape(text))
+        return trace._replace(run=(await app.with_signs(backend, [trace.run]))[0]) if trace.run else trace
+
+    return app.run(work)
+
+
+def _tree(out: Output, root: Span) -> dict[str, Any]:
+    """A root with its children, built without recursion: a trace can be deep."""
+    fields = out.fields(SPAN)
+    top = SPAN.row(root, fields)
+    waiting = [(root, top)]
+    while waiting:
+        span, row = waiting.pop()
+        row["children"] = [SPAN.row(child, fields) for child in span.children]
+        waiting += zip(span.children, row["children"], strict=True)
+    return top
+
+
+def _draw(app: App, out: Output, trace: Trace, roots: Sequence[Span]) -> None:
+    from rich.text import Text
+
+    from flujo_lens.rendering.tables import status_text
+    from flujo_lens.rendering.trace import tree_lines
+
+    if trace.run is not None:
+        run = trace.run
+        title = (
+            Text(escape_controls(run.run_id), style="bold")
+            .append("   ")
+            .append_text(status_text(run.status).append(" (process is gone)" if run.stale == GONE else ""))
+        )
+        title.append(f"   {escape_controls(f'{run.pipeline_name} {run.pipeline_version}')}", style="not bold")
+        if run.duration_ms is not None:
+            title.append(f"   {human.duration(run.duration_ms)}", style="not bold")
+        out.print(title)
+    width = app.world.columns if app.world.columns < 10_000 else 100
+    for line in tree_lines(roots, width, unicode=app.world.unicode, mask=out.redactor.text):
+        out.print(line)

@@ -1,0 +1,215 @@
+"""What ``lens undo`` and ``lens import`` ask, do and print."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from flujo_lens.cli import exit_codes
+from flujo_lens.cli.change_output import recorder, report_output, tell
+from flujo_lens.cli.context import App
+from flujo_lens.cli.input.archive import STDIN, ArchiveInput, archive_input
+from flujo_lens.cli.input.confirm import can_ask, check_can_ask, check_writable, confirm
+from flujo_lens.cli.input.run_arguments import MOST_SHOWN, listed
+from flujo_lens.cli.options import ChangeOptions, OutputOptions
+from flujo_lens.cli.screens.progress import Bar
+from flujo_lens.cli.sidecars import bin_of, bin_of_gone, lock_of, path_of
+from flujo_lens.cli.signals import code_of, heard
+from flujo_lens.errors import ArchiveError, UsageError
+from flujo_lens.operations.archive_compression import LIMITS, Limits
+from flujo_lens.operations.change_report import Recorder, Report
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.recycle_bin import BinItem
+from flujo_lens.operations.restore import Restoration, RestorePlan, bring_back, plan_restore, store_is_empty
+from flujo_lens.operations.store_lock import StoreLock, holder_of
+from flujo_lens.operations.undo import check_order, runs_meant, undo
+from flujo_lens.rendering import columns, human
+from flujo_lens.rendering.text import escape_controls, unescape
+from flujo_lens.state.backends.base import StateBackend
+
+__all__ = ["Importing", "Undoing", "list_bin", "run_import", "run_undo"]
+
+Progress = Callable[[int], None]
+Work = Callable[[StateBackend, Recorder, Stop, Progress], Awaitable[Restoration]]
+
+
+class Undoing(NamedTuple):
+    """What was asked of ``lens undo``."""
+
+    audit_id: str
+    runs: tuple[str, ...]
+    yes: bool
+    change: ChangeOptions
+
+
+class Importing(NamedTuple):
+    """What was asked of ``lens import``."""
+
+    file: Path
+    yes: bool
+    change: ChangeOptions
+    limits: Limits = LIMITS
+
+
+def list_bin(app: App, change: ChangeOptions, runs: Sequence[str], *, no_header: bool = False) -> None:
+    """Print what is in the bin, the newest first."""
+    if runs or change.dry_run:
+        raise UsageError("what is to be brought back? nothing was changed", hint="lens undo lists the ids")
+    out = app.output(OutputOptions(output=change.output, json=change.json, no_header=no_header))
+
+    async def look(backend: StateBackend) -> list[BinItem]:
+        found = bin_of(app, backend).items()
+        if not found:
+            await backend.read_facts()  # tells an empty bin from no store
+        return found
+
+    left = bin_of_gone(app)
+    found = left.items() if left else app.run(look)
+    at_work = None if left else app.run(_at_work)
+    out.show(
+        columns.BIN, found, "nothing is in the bin" if at_work else "nothing is in the bin: nothing was deleted lately"
+    )
+    if at_work:
+        app.note(f"{escape_controls(at_work)} works on this store: what it deletes can be brought back when it is done")
+    if found and out.is_table:
+        app.note(f"bring it back: {app.suggest(f'lens undo {found[0].audit_id}')}")
+
+
+async def _at_work(backend: StateBackend) -> str | None:
+    """Who cleans up the store at the moment; what that deletes is in no list yet."""
+    path = path_of(backend)
+    holder = None if path is None else holder_of(StoreLock.path_beside(path))
+    return None if holder is None else str(holder)
+
+
+def run_undo(app: App, asked: Undoing) -> int:
+    """Ask, bring back what a command deleted, and report; return the exit code."""
+    check_writable(app, dry_run=asked.change.dry_run)
+    prefix = not asked.yes and can_ask(app)
+
+    async def look(backend: StateBackend) -> tuple[BinItem, RestorePlan]:
+        item = bin_of(app, backend).find(asked.audit_id, prefix=prefix)
+        wanted = runs_meant(item, {run: unescape(run) for run in asked.runs}, prefix=prefix) if asked.runs else None
+        plan = await plan_restore(backend, item.path, wanted)
+        check_order(bin_of(app, backend), item, plan)
+        return item, plan
+
+    item, plan = app.run(look)
+    words = ["lens", "undo", item.audit_id, *(f"--run={run}" for run in asked.runs)]
+
+    async def work(backend: StateBackend, writer: Recorder, stop: Stop, progress: Progress) -> Restoration:
+        bin = bin_of(app, backend)
+        return await undo(backend, bin, item, plan, writer, app.world.now(), stop=stop, progress=progress)
+
+    did = "cancelled" if plan.found.cancelled else "deleted"
+    what = f"{human.plural(len(plan.run_ids), 'run')} that {item.audit_id} {did}"
+    return _run(app, plan, asked.change, asked.yes, words, f"bring back {what}?", work)
+
+
+def run_import(app: App, asked: Importing) -> int:
+    """Ask if the store holds runs, import an archive, and report; return the exit code."""
+    check_writable(app, dry_run=asked.change.dry_run)
+    if str(asked.file) == STDIN and not (asked.yes or asked.change.dry_run or app.run(store_is_empty)):
+        check_can_ask(app, asked.yes)  # before anything is read
+    with archive_input(app, asked.file) as given:
+        return _import(app, asked, given)
+
+
+def _import(app: App, asked: Importing, given: ArchiveInput) -> int:
+    async def look(backend: StateBackend) -> RestorePlan:
+        return await plan_restore(backend, given.path, limits=asked.limits, source=given.source)
+
+    plan = app.run(look)
+    _note_incomplete(app, plan)
+
+    async def work(backend: StateBackend, writer: Recorder, stop: Stop, progress: Progress) -> Restoration:
+        return await bring_back(backend, plan, writer, stop=stop, progress=progress)
+
+    question = f"import {human.plural(len(plan.run_ids), 'run')} of {plan.found.header.store}?"
+    yes = asked.yes or plan.store_is_empty
+    return _run(app, plan, asked.change, yes, ["lens", "import", str(asked.file)], question, work)
+
+
+def _note_incomplete(app: App, plan: RestorePlan) -> None:
+    """Tell, also with --quiet, that the end of an archive is missing.
+
+    Raises:
+        ArchiveError: nothing in it is whole.
+    """
+    found = plan.found
+    if found.manifest is not None and not found.torn:
+        return
+    name = "what came by stdin" if str(plan.path) == STDIN else escape_controls(str(plan.path))
+    if not found.run_ids:
+        raise ArchiveError.cut_off(plan.path, "no run in it is whole")
+    whole = f"its {human.plural(len(found.run_ids), 'run')} are whole"
+    app.tell(f"{name} was cut off when it was written or copied: {whole}")
+
+
+def _run(
+    app: App, plan: RestorePlan, change: ChangeOptions, yes: bool, words: list[str], question: str, work: Work
+) -> int:
+    out = report_output(app, change)
+    if change.dry_run:
+        lines = [
+            *_counted(plan.report, len(plan.run_ids), "would be brought back"),
+            *([_existing(plan)] if plan.existing else []),
+            *_named_existing(plan.existing),
+            "nothing was changed (--dry-run)",
+        ]
+        document = plan.report.document() | {"existing": plan.existing, "complete": plan.found.is_complete}
+        tell(app, out, document, plan.run_ids, lines)
+        return exit_codes.OK
+    lines = [_existing(plan), *_named_existing(plan.existing)] if plan.existing else []
+    if plan.run_ids and not confirm(app, question, yes, lines):
+        return exit_codes.FAILED
+    told, stop = [*words, *(["--yes"] if yes else []), *change.words(app.options.store)], Stop()
+
+    async def locked(backend: StateBackend) -> Restoration:
+        writer = recorder(app, backend, told, change)
+        with (
+            lock_of(app, backend, writer.command),
+            heard(stop),
+            Bar(app, "bringing back", "runs", len(plan.run_ids)) as bar,
+        ):
+            return await work(backend, writer, stop, bar.update)
+
+    done = app.run(locked)
+    lines = _lines(plan, done, quiet=app.options.quiet)
+    document = done.report.document() | {"existing": done.existing, "complete": plan.found.is_complete}
+    tell(app, out, document, done.run_ids, lines)
+    _note_failed(app, done)
+    partial = done.report.skipped or done.report.failed
+    return code_of(stop) or (exit_codes.PARTIAL if partial else exit_codes.OK)
+
+
+def _counted(report: Report, count: int, verb: str) -> list[str]:
+    if not report.matched:
+        return ["there is nothing to bring back"]
+    return [f"{human.plural(count, 'run')} {verb}"]
+
+
+def _existing(plan: RestorePlan, count: int | None = None) -> str:
+    told = human.plural(len(plan.existing) if count is None else count, "run")
+    return f"left alone: {told} {'changed since' if plan.found.cancelled else 'whose id exists'}"
+
+
+def _named_existing(run_ids: Sequence[str]) -> list[str]:
+    return listed(run_ids, aside=" (-o json has them all)")
+
+
+def _lines(plan: RestorePlan, done: Restoration, *, quiet: bool) -> list[str]:
+    came = _counted(done.report, len(done.run_ids), "brought back")
+    stayed = [_existing(plan, len(done.existing))] if done.existing else []
+    left = done.report.left
+    stopped = [f"stopped: {human.plural(left, 'run')} left; the same command goes on"] if left else []
+    if quiet:
+        return ["; ".join([*came, *stayed, *stopped])]
+    ids = listed(done.run_ids, aside=" (-o id has them all)")
+    return [*came, *ids, *stayed, *_named_existing(done.existing), *stopped]
+
+
+def _note_failed(app: App, done: Restoration) -> None:
+    for run_id, why in list(done.failed.items())[:MOST_SHOWN]:
+        app.note(escape_controls(f"not brought back: {run_id}: {why}"))

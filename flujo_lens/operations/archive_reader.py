@@ -1,0 +1,359 @@
+"""Reading archives of runs, batch by batch, each one only after its digest was checked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import orjson
+
+from flujo_lens.errors import ArchiveError, CorruptArchiveError
+from flujo_lens.operations.archive_compression import LIMITS, Damaged, Limits, Lines, foreign, is_json, size
+from flujo_lens.operations.archive_format import (
+    BATCH,
+    MANIFEST,
+    RECORD,
+    VERSION,
+    Chain,
+    Header,
+    Manifest,
+    parsed_batch,
+    parsed_header,
+    parsed_manifest,
+    parsed_record,
+)
+from flujo_lens.state.deletion import Record
+
+__all__ = ["ArchiveReader", "Survey", "read_archive", "runs_of", "survey"]
+
+_SPACED = re.compile(rb'\{\s*"\w+"\s*:\s|\{\s+"|\{"\w+"\s')
+"""How a line begins that another program has written anew, as Python's ``json`` does."""
+
+_HEAD = b'{"lens_archive":'
+
+
+class ArchiveReader:
+    """Reads one archive, or several that were joined; a context manager. No more than a batch is held at a time.
+
+    Args:
+        path: The file, in any form.
+        limits: How much may come out of it.
+        source: A descriptor of the file, if it has no name; `path` is what messages call it then.
+
+    Raises:
+        ArchiveError: it cannot be opened, is no archive, is cut off before anything is in it, or was written by a newer
+            version.
+        MissingExtraError: it is zstandard, which is not installed.
+    """
+
+    headers: list[Header]
+    """The first lines of the archives read so far: one, unless several were joined."""
+    torn: bool
+    """Whether an archive ends in the middle of a batch, once all batches were read. Its runs were not deleted."""
+    unfinished: list[str]
+    """Runs whose last record did not come, of those read so far."""
+
+    def __init__(self, path: Path, limits: Limits = LIMITS, source: int | None = None) -> None:
+        self.path = path
+        self.torn, self.unfinished, self.headers = False, [], []
+        self._limits, self._manifests = limits, list[Manifest]()
+        self._whole, self._run, self._held = 1, list[Record](), 0
+        self._lines = Lines(path, limits, source)
+        try:
+            self._rest = iter(self._lines)
+            self._begin(self._head())
+        except BaseException:
+            self._lines.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._lines.__exit__(kind, error, tb)
+
+    @property
+    def header(self) -> Header:
+        """The first line."""
+        return self.headers[0]
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The last line, once all batches were read; None if a writer was stopped."""
+        return self._manifests[-1] if len(self._manifests) == len(self.headers) else None
+
+    @property
+    def has_all(self) -> bool:
+        """Whether all is there that was to go in, once all batches were read."""
+        return self.manifest is not None and all(manifest.complete for manifest in self._manifests)
+
+    # --- the header
+
+    def _head(self) -> bytes:
+        try:
+            start = self._lines.peek()
+            if why := foreign(start):
+                raise ArchiveError.no_archive(self.path, *why)
+            line = as_written(next(self._rest, b""))
+        except (Damaged, OSError) as error:
+            raise ArchiveError.no_archive(self.path, f"it cannot be unpacked ({error})") from error
+        if (not line or self._lines.form == "plain") and self._lines.is_cut:
+            raise ArchiveError.cut_off(self.path, "nothing of it can be unpacked")
+        if not line.endswith(b"\n") and (_HEAD.startswith(line) or line.startswith(_HEAD)) and line:
+            raise ArchiveError.cut_off(self.path, "it ends in its first line")
+        if not line.startswith(_HEAD):
+            raise ArchiveError.no_archive(self.path, *_what_it_is(line))
+        return line
+
+    def _begin(self, head: bytes) -> None:
+        """An archive begins, the first or one that was joined to it."""
+        try:
+            version, header = parsed_header(head)
+        except ValueError as error:
+            if self.headers:
+                raise self._corrupt("begins another archive, and does not parse") from error
+            raise ArchiveError.no_archive(self.path, "its first line does not parse") from error
+        if header is None:
+            raise ArchiveError(
+                f"{self.path} is an archive of version {version}, and this is known up to {VERSION}",
+                hint="pip install -U flujo-lens",
+                path=str(self.path),
+            )
+        self._drop_unfinished()
+        self.headers.append(header)
+        self._chain, self._has_ended = Chain(head), False
+        self.runs = self.records = self.batches = 0
+
+    # --- the batches
+
+    def groups(self) -> Iterator[list[Record]]:
+        """The records of the next batch's whole runs, all of a run in one group; can be gone through once.
+
+        A tail that was torn when the writer died is no error: see `torn`.
+
+        Raises:
+            CorruptArchiveError: a line is not as it was written; what was handed out before is.
+            ArchiveError: it cannot be read any more, or is larger than the limits allow.
+        """
+        batch: list[bytes] = []
+        for line in self._numbered():
+            if line.startswith(_HEAD):
+                self.torn = self.torn or bool(batch)
+                batch = []
+                self._begin(line)
+            elif self._has_ended:
+                raise self._corrupt("stands behind the manifest")
+            elif line.startswith(RECORD):
+                batch.append(line)
+                self._hold(line)
+            elif line.startswith(BATCH):
+                yield self._whole_runs(self._closed(batch, line))
+                batch = []
+            elif line.startswith(MANIFEST) and not batch:
+                self._end(line)
+            else:
+                raise self._corrupt("is no line of an archive")
+        self.torn = self.torn or bool(batch)
+        self._drop_unfinished()
+
+    def _numbered(self) -> Iterator[bytes]:
+        """The lines that are whole; one that an archive ended in, and another was joined to, is two."""
+        try:
+            for line in map(as_written, self._rest):
+                if (at := line.find(_HEAD, 1)) > 0 and not is_json(line):
+                    self.torn = True
+                    line = line[at:]
+                if line.endswith(b"\n"):
+                    yield line
+                else:
+                    self.torn = True
+        except Damaged as error:
+            self._lines.number += 1
+            raise self._corrupt(f"cannot be unpacked ({error})") from error
+        except OSError as error:
+            raise ArchiveError.unreadable(self.path, error.strerror or str(error)) from error
+
+    def _hold(self, line: bytes) -> None:
+        self._held += len(line)
+        if self._held > self._limits.batch:
+            why = f"at line {self._lines.number}, one run or batch takes more than {size(self._limits.batch)}"
+            raise ArchiveError.too_large(self.path, why, "--max-record")
+
+    def _closed(self, lines: list[bytes], end: bytes) -> list[Record]:
+        """The records of a batch whose end has come."""
+        digest = sha256()
+        for line in lines:
+            digest.update(line)
+        try:
+            told = parsed_batch(end)
+            if (told.number, told.records, told.sha256) != (self.batches + 1, len(lines), digest.hexdigest()):
+                raise self._corrupt("does not fit the lines before it: one was changed, removed or added")
+            records = [parsed_record(line) for line in lines]
+        except ValueError as error:
+            raise self._corrupt("does not parse, or a record before it") from error
+        if told.runs != sum(record.get("last") is True for record in records):
+            raise self._corrupt("counts other runs than there are")
+        self._chain.add(told.sha256)
+        self.batches, self.runs, self.records = self.batches + 1, self.runs + told.runs, self.records + len(records)
+        self._whole = self._lines.number
+        return records
+
+    def _end(self, line: bytes) -> None:
+        try:
+            manifest = parsed_manifest(line)
+        except ValueError as error:
+            raise self._corrupt("is no manifest") from error
+        counts = (manifest.runs, manifest.records, manifest.batches)
+        if counts != (self.runs, self.records, self.batches) or manifest != self._chain.sealed(manifest):
+            raise self._corrupt("is the manifest of other batches: some were changed, removed or added")
+        self._manifests.append(manifest)
+        self._has_ended, self._whole = True, self._lines.number
+
+    def _whole_runs(self, records: list[Record]) -> list[Record]:
+        """The records of the runs that are whole now; what is left waits for the next batch."""
+        whole: list[Record] = []
+        for record in records:
+            if self._run and self._run[0]["run_id"] != record["run_id"]:
+                self._drop_unfinished()
+            self._run.append(record)
+            if record.get("last") is True:
+                whole += self._run
+                self._run = []
+        if not self._run:
+            self._held = 0
+        return whole
+
+    def _drop_unfinished(self) -> None:
+        self.unfinished += [self._run[0]["run_id"]] if self._run else []
+        self._run = []
+
+    def _corrupt(self, why: str) -> CorruptArchiveError:
+        rescue = self._rescue() if self.batches or len(self.headers) > 1 else None
+        return CorruptArchiveError.at(self.path, self._lines.number, why, self._whole, rescue)
+
+    def _rescue(self) -> str:
+        """A command that imports what is whole."""
+        name, form = shlex.quote(str(self.path)), self._lines.form
+        if str(self.path) == "-":
+            return f"COMMAND | head -n {self._whole} | lens import -"
+        lines = f"head -n {self._whole}"
+        first = f"{lines} {name}" if form == "plain" else f"{_UNPACKERS[form]} {name} | {lines}"
+        return f"{first} | lens import -"
+
+
+def as_written(line: bytes) -> bytes:
+    """A line without the blanks, and with the letters, that another program may have written differently."""
+    if not (_SPACED.match(line) and line.endswith(b"\n")):
+        return line
+    try:
+        return orjson.dumps(orjson.loads(line)) + b"\n"
+    except (ValueError, TypeError):
+        return line
+
+
+_UNPACKERS = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
+
+
+def _what_it_is(line: bytes) -> tuple[str, str | None]:
+    """What a file is whose first line is no header, and what to do with it."""
+    if not line:
+        return "it is empty", None
+    for start, what, hint in _OTHER:
+        if line.startswith(start):
+            return what, hint
+    if line.startswith((RECORD, BATCH, MANIFEST)):
+        hint = "is it a part of one that was split? then join all: cat PARTS | lens import -; nothing was changed"
+        return "its first line is missing", hint
+    if line in (b"{\n", b"[\n", b"{", b"["):
+        return "it is JSON over several lines", "an archive has one object a line: jq -c . FILE | lens import -"
+    return ("its first line is JSON, but not that of an archive" if is_json(line) else "it does not begin as one"), None
+
+
+_OTHER = (
+    (b'{"audit_id":', "it is an audit log", "lens audit list --audit-file FILE reads it"),
+    (b'{"run_id":', "it is a list of runs, and does not hold what they saved", None),
+    (b'{"resourceSpans":', "it is a trace", "lens trace --file FILE shows it"),
+)
+"""How other files of lens begin."""
+
+
+def read_archive(path: Path, limits: Limits = LIMITS, source: int | None = None) -> ArchiveReader:
+    """Open an archive: ``with read_archive(path) as archive: for records in archive.groups(): ...``.
+
+    Raises:
+        ArchiveError, MissingExtraError: as `ArchiveReader`.
+    """
+    return ArchiveReader(path, limits, source)
+
+
+class Survey(NamedTuple):
+    """What an archive holds, all of it checked.
+
+    Attributes:
+        header: Its first line.
+        manifest: Its last line; None if a writer was stopped.
+        torn: Whether it ends in the middle of a batch.
+        run_ids: Its whole runs, in their order, each once.
+        unfinished: Runs of which only a part is there.
+        states: Those of its runs of which only the state was deleted, and the history stayed.
+        headers: The first lines of all archives that were joined.
+        has_all: Whether every writer said that all was there.
+        chosen: By run, and by whether only its state was deleted, the number of the group to take it from: where joined
+            archives have a run more than once, that of the archive that was made last.
+        cancelled: Those of its runs that were cancelled, and not deleted.
+    """
+
+    header: Header
+    manifest: Manifest | None
+    torn: bool
+    run_ids: tuple[str, ...]
+    unfinished: tuple[str, ...]
+    states: frozenset[str]
+    headers: tuple[Header, ...]
+    has_all: bool
+    chosen: Mapping[tuple[str, bool], int]
+    cancelled: frozenset[str] = frozenset()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is there that was to go in."""
+        return self.has_all and not self.unfinished
+
+
+def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Survey:
+    """Read an archive from its first line to its last, and check every digest.
+
+    Raises:
+        ArchiveError, CorruptArchiveError, MissingExtraError: as `ArchiveReader`.
+    """
+    found: dict[str, None] = {}
+    newest: dict[tuple[str, bool], tuple[datetime, int]] = {}
+    cancelled: set[str] = set()
+    with read_archive(path, limits, source) as archive:
+        for number, records in enumerate(archive.groups()):
+            made_at = archive.headers[-1].made_at
+            for key, told in runs_of(records):
+                cancelled.update([key[0]] if "cancelled" in told[-1] else [])
+                found[key[0]] = None
+                newest[key] = max(newest.get(key, (made_at, number)), (made_at, number))
+        unfinished = tuple(dict.fromkeys(run_id for run_id in archive.unfinished if run_id not in found))
+        states = frozenset(run_id for run_id, is_state in newest if is_state)
+        chosen = {key: number for key, (_, number) in newest.items()}
+        return Survey(
+            archive.header, archive.manifest, archive.torn, tuple(found), unfinished, states, tuple(archive.headers),
+            archive.has_all, chosen, frozenset(cancelled),
+        )  # fmt: skip
+
+
+def runs_of(records: Iterable[Record]) -> Iterator[tuple[tuple[str, bool], list[Record]]]:
+    """The records by run, each with its id, and with whether only its state was deleted."""
+    for run_id, run in groupby(records, lambda record: record["run_id"]):
+        told = list(run)
+        yield (run_id, any(record.get("state_only") is True for record in told)), told

@@ -1,0 +1,259 @@
+"""Bringing runs back from an archive: what would come back, and doing it, written down before the first one is.
+
+``lens import`` is this and nothing else; ``lens undo`` (`flujo_lens.operations.undo`) is this from the bin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from flujo_lens.errors import ArchiveError, LensError, SchemaError
+from flujo_lens.operations.archive import driver_kind
+from flujo_lens.operations.archive_compression import LIMITS, Limits
+from flujo_lens.operations.archive_format import Header
+from flujo_lens.operations.archive_reader import Survey, read_archive, runs_of, survey
+from flujo_lens.operations.change_report import Recorder, Report, error_code
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.deletion import Record
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["Restoration", "RestorePlan", "bring_back", "plan_restore", "store_is_empty"]
+
+_AT_ONCE = 500
+
+
+class RestorePlan(NamedTuple):
+    """What would come back from an archive.
+
+    Attributes:
+        path: The archive.
+        found: What it holds; all of it was checked.
+        run_ids: Those that would come back, in the archive's order.
+        existing: Those that would be left alone, since a run of that id exists, or has changed since it was cancelled.
+        store_is_empty: Whether the store holds no run at all.
+        limits: How much may come out of the archive.
+        source: A descriptor of the archive, if it has no name.
+    """
+
+    path: Path
+    found: Survey
+    run_ids: tuple[str, ...]
+    existing: tuple[str, ...]
+    store_is_empty: bool
+    limits: Limits = LIMITS
+    source: int | None = None
+
+    @property
+    def report(self) -> Report:
+        """The report on a dry run."""
+        count = len(self.run_ids)
+        return Report(matched=count + len(self.existing), skipped=len(self.existing), left=count, dry_run=True)
+
+
+class Restoration(NamedTuple):
+    """What came back.
+
+    Attributes:
+        report: How many.
+        run_ids: Those that did.
+        existing: Those that were left alone, since a run of that id exists.
+        failed: Those that the store has no place for, and why.
+    """
+
+    report: Report
+    run_ids: tuple[str, ...]
+    existing: tuple[str, ...]
+    failed: dict[str, str]
+
+
+async def plan_restore(
+    backend: StateBackend,
+    path: Path,
+    wanted: Collection[str] | None = None,
+    *,
+    limits: Limits = LIMITS,
+    source: int | None = None,
+) -> RestorePlan:
+    """See what would come back from an archive. The whole archive is read and checked; nothing is changed.
+
+    Args:
+        backend: The store.
+        path: The archive, which may be several that were joined.
+        wanted: Only these of its runs; None for all.
+        limits: How much may come out of it.
+        source: A descriptor of the archive, if it has no name; `path` is what messages call it then.
+
+    Raises:
+        ArchiveError, CorruptArchiveError: it cannot be read, or was made from another kind of store.
+    """
+    with read_archive(path, limits, source) as archive:
+        _check_kind(backend, path, archive.headers)
+    found = survey(path, limits, source)
+    _check_kind(backend, path, found.headers)
+    run_ids = [run_id for run_id in found.run_ids if wanted is None or run_id in wanted]
+    is_empty = await store_is_empty(backend)
+    existing = await _existing(backend, run_ids, found) if found.cancelled or not is_empty else set()
+    new = tuple(run_id for run_id in run_ids if run_id not in existing)
+    old = tuple(run_id for run_id in run_ids if run_id in existing)
+    return RestorePlan(path, found, new, old, is_empty, limits, source)
+
+
+async def store_is_empty(backend: StateBackend) -> bool:
+    """Whether a store holds no run at all."""
+    return not (await backend.query_runs(RunFilter(), limit=1)).items
+
+
+def _check_kind(backend: StateBackend, path: Path, headers: Sequence[Header]) -> None:
+    kind = driver_kind(backend)
+    if others := [header.driver for header in headers if header.driver != kind]:
+        raise ArchiveError(
+            f"{path} was made from a store of the driver {others[0]}, and this one is of {kind}",
+            hint="name a store of the same kind: --store NAME_OR_URI; nothing was changed",
+            path=str(path),
+        )
+
+
+async def _existing(backend: StateBackend, run_ids: Sequence[str], found: Survey) -> set[str]:
+    """Those that are there, and are to stay.
+
+    Where the history stayed when its state was deleted, that is no obstacle. One that was cancelled has to be there,
+    as it was left; whether nothing of it has changed since, the driver sees.
+    """
+    there: set[str] = set()
+    marked: set[str] = set()
+    for begin in range(0, len(run_ids), _AT_ONCE):
+        for run in await backend.read_summaries(run_ids[begin : begin + _AT_ONCE]):
+            if run.run_id in found.cancelled:
+                marked.update([run.run_id] if run.status == "cancelled" else [])
+            elif run.run_id not in found.states or await backend.load_state(run.run_id) is not None:
+                there.add(run.run_id)
+    return there | (found.cancelled - marked).intersection(run_ids)
+
+
+@dataclass(slots=True)
+class _Done:
+    run_ids: list[str] = field(default_factory=list)
+    existing: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many runs are done with."""
+        return len(self.run_ids) + len(self.existing) + len(self.failed)
+
+
+async def bring_back(
+    backend: StateBackend,
+    plan: RestorePlan,
+    recorder: Recorder,
+    *,
+    stop: Stop | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Restoration:
+    """Bring back what was planned, batch by batch, with an entry in the audit log before the first.
+
+    Each run comes back whole or not at all. When the process dies, those of the batches before are back; the same
+    again goes on, and leaves them alone. If not all of them come back, a second entry says how many did.
+
+    Args:
+        backend: The store.
+        plan: What is to come back.
+        recorder: Writes it down.
+        stop: When to end early; asked after each batch.
+        progress: Is told after each batch how many runs are done with.
+
+    Raises:
+        ReadOnlyStoreError, OperationFailedError: the log cannot be written; nothing was changed.
+        LensError: as `StateBackend.restore` and `ArchiveReader.groups`; the batches before are back.
+    """
+    if not plan.run_ids:
+        count = len(plan.existing)
+        return Restoration(Report(matched=count, skipped=count), (), plan.existing, {})
+    log, command, reason = recorder
+    log.check()
+    counts = {"restored": len(plan.run_ids)}
+    audit_id = log.append(command=command, reason=reason, counts=counts, run_ids=plan.run_ids, state="started")
+    done = _Done()
+    try:
+        await _restore_all(backend, plan, done, Stop() if stop is None else stop, progress)
+    except BaseException as error:
+        _tell_end(recorder, audit_id, done, error)
+        raise
+    _tell_end(recorder, audit_id, done)
+    return _restoration(plan, done, audit_id)
+
+
+def _tell_end(recorder: Recorder, audit_id: str, done: _Done, error: BaseException | None = None) -> None:
+    """Write a second entry, which says how many came back."""
+    counts = {"restored": len(done.run_ids), "existing": len(done.existing), "failed": len(done.failed)}
+    with suppress(LensError):
+        recorder.log.append(
+            command=recorder.command, reason=recorder.reason, run_ids=done.run_ids, closes=audit_id,
+            counts={what: count for what, count in counts.items() if count or what == "restored"},
+            error=None if error is None else error_code(error),
+        )  # fmt: skip
+
+
+def _restoration(plan: RestorePlan, done: _Done, audit_id: str) -> Restoration:
+    existing = (*plan.existing, *done.existing)
+    matched, left = len(plan.run_ids) + len(plan.existing), len(plan.run_ids) - done.count
+    report = Report(matched, len(done.run_ids), len(existing), len(done.failed), left, False, audit_id)
+    return Restoration(report, tuple(done.run_ids), existing, done.failed)
+
+
+async def _restore_all(
+    backend: StateBackend, plan: RestorePlan, done: _Done, stop: Stop, progress: Callable[[int], None] | None
+) -> None:
+    """Restore group by group; states that were deleted alone come after their history."""
+    wanted = set(plan.run_ids)
+    for states in (False, True) if plan.found.states and len(plan.found.headers) > 1 else (None,):
+        with read_archive(plan.path, plan.limits, plan.source) as archive:
+            for number, records in enumerate(archive.groups()):
+                chosen = _chosen(plan, records, number, states, wanted)
+                if not chosen:
+                    continue
+                if stop:
+                    return
+                await _restore(backend, chosen, done)
+                if progress is not None:
+                    progress(done.count)
+
+
+def _chosen(
+    plan: RestorePlan, records: list[Record], number: int, states: bool | None, wanted: Collection[str]
+) -> list[Record]:
+    """The records of a group that are to be restored from it."""
+    return [
+        record
+        for key, run in runs_of(records)
+        if key[0] in wanted and plan.found.chosen[key] == number and states in (None, key[1])
+        for record in run
+    ]
+
+
+async def _restore(backend: StateBackend, records: list[Record], done: _Done) -> None:
+    """Restore a batch; where it has a run that the store has no place for, run by run."""
+    try:
+        restored = await backend.restore(records)
+    except SchemaError:
+        for _, run in groupby(records, lambda record: record["run_id"]):
+            await _restore_one(backend, list(run), done)
+        return
+    done.run_ids += restored.run_ids
+    done.existing += restored.existing
+
+
+async def _restore_one(backend: StateBackend, records: list[Record], done: _Done) -> None:
+    run_id = records[0]["run_id"]
+    try:
+        await backend.restore(records)
+    except SchemaError as error:
+        done.failed[run_id] = error.message
+    else:
+        done.run_ids.append(run_id)  # if it was there, the call that failed for another run had brought it back

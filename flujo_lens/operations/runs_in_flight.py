@@ -1,0 +1,235 @@
+"""Where the runs of a store stand that could still resume, and what their pipelines looked like: taken from the store,
+or kept in a file for a check that cannot reach it.
+
+Nothing that a run has saved is in it: names, versions, statuses, steps, shapes, counts, and one id a group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flujo_lens.errors import InflightError, NotSupportedError, OperationFailedError, UsageError
+from flujo_lens.operations.sidecar_files import check_link, sync_folder, write_all
+from flujo_lens.state.backends.base import JSONObject, StateBackend
+from flujo_lens.state.claims import ResumableGroup
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["Inflight", "collect", "read_inflight", "save_inflight"]
+
+FORMAT = 1
+_MARK, _DIGEST = "lens_inflight", "sha256"
+_LARGEST = 1 << 28
+_TEXT, _NUMBER, _NOTHING = (str,), (int,), type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "pipeline_name": _TEXT,
+    "pipeline_version": _TEXT,
+    "status": _TEXT,
+    "step_index": (*_NUMBER, _NOTHING),
+    "step_name": (*_TEXT, _NOTHING),
+    "manifest": (*_TEXT, _NOTHING),
+    "completed": (list,),
+    "runs": _NUMBER,
+    "sample_run_id": _TEXT,
+}
+
+
+class Inflight(NamedTuple):
+    """The runs of a store that could still resume, at one moment.
+
+    Attributes:
+        groups: Them, by shape and place.
+        manifests: The shapes by digest; one that the store has lost is missing.
+        made_at: When the store was looked at, in UTC.
+        store: Which store it was, without a password.
+    """
+
+    groups: tuple[ResumableGroup, ...]
+    manifests: Mapping[str, JSONObject]
+    made_at: datetime
+    store: str
+
+    @property
+    def runs(self) -> int:
+        """How many runs there are."""
+        return sum(group.runs for group in self.groups)
+
+    def only(self, wanted: RunFilter) -> Inflight:
+        """Of these the groups with the status, pipeline and version of a filter.
+
+        Raises:
+            UsageError: the filter asks for something that can be told of a run alone.
+        """
+        if wanted != RunFilter(wanted.statuses, wanted.pipeline, wanted.version, top_level=wanted.top_level):
+            raise UsageError(
+                "with --from, runs can be chosen by --status, --pipeline and --version alone",
+                hint="the other filters belong to the command that saves the file",
+            )
+        kept = tuple(
+            group
+            for group in self.groups
+            if (not wanted.statuses or group.status in wanted.statuses)
+            and wanted.pipeline in (None, group.pipeline_name)
+            and wanted.version in (None, group.pipeline_version)
+        )
+        return self._replace(groups=kept)
+
+
+async def collect(backend: StateBackend, wanted: RunFilter, store: str, now: datetime) -> Inflight:
+    """Look at a store. Nothing is written.
+
+    Args:
+        backend: The store.
+        wanted: Which runs are meant; of these, those that could still resume.
+        store: What the store is called, without a password.
+        now: The present.
+    """
+    groups = tuple(await backend.group_resumable(wanted))
+    found = {digest: await manifest(backend, digest) for digest in {group.manifest for group in groups} if digest}
+    shapes = {digest: _without_questions(each) for digest, each in found.items() if each}
+    return Inflight(groups, shapes, now, store)
+
+
+async def manifest(backend: StateBackend, digest: str) -> JSONObject | None:
+    """A stored manifest; None where the driver keeps none, or has lost it."""
+    try:
+        return await backend.get_manifest(digest)
+    except NotSupportedError:
+        return None
+
+
+def _without_questions(shape: JSONObject) -> JSONObject:
+    """A shape without the texts of its questions: they may name what has to stay in the store."""
+    steps = [{key: value for key, value in each.items() if key != "question"} for each in shape.get("steps", ())]
+    return {**shape, "steps": steps} if steps else shape
+
+
+# --- as a file
+
+
+def save_inflight(path: Path, found: Inflight, *, force: bool = False) -> None:
+    """Write a file that only its owner can read; it is there whole, or what was there before is.
+
+    Args:
+        path: The file. One that was saved in this way is replaced.
+        found: What to write.
+        force: Replace anything else too.
+
+    Raises:
+        InflightError: there is something else, and it was not replaced.
+        OperationFailedError: it cannot be written.
+    """
+    try:
+        check_link(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise OperationFailedError(f"cannot write {path}: {why}", hint="nothing was left there") from error
+    place = path.resolve()
+    if not force and (place.is_dir() or (place.exists() and not _is_ours(place))):
+        raise InflightError.in_the_way(path)
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        _write(part, _encoded(found))
+        os.replace(part, place)
+        sync_folder(place.parent)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        why = error.strerror or error
+        raise OperationFailedError(f"cannot write {path}: {why}", hint="nothing was left there") from error
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _begins_as_ours(file.read(64))
+    except OSError:
+        return False
+
+
+def _begins_as_ours(data: bytes) -> bool:
+    return data[:64].lstrip(b"{ \n").startswith(f'"{_MARK}"'.encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(file, data)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _encoded(found: Inflight) -> bytes:
+    body = {
+        "made_at": found.made_at.astimezone(UTC).isoformat(),
+        "store": found.store,
+        "runs": found.runs,
+        "groups": [group._asdict() for group in found.groups],
+        "manifests": dict(found.manifests),
+    }
+    whole = {_MARK: FORMAT, _DIGEST: _digest(body), **body}
+    return json.dumps(whole, indent=1).encode("ascii") + b"\n"
+
+
+def _digest(body: JSONObject) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode("ascii")).hexdigest()
+
+
+def read_inflight(path: Path) -> Inflight:
+    """Read a file of `save_inflight`.
+
+    Raises:
+        InflightError: it cannot be read, is something else, or is not as it was written.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise InflightError.unreadable(path, str(error.strerror or error)) from error
+    return _decoded(path, data)
+
+
+def _decoded(path: Path, data: bytes) -> Inflight:
+    try:
+        document = json.loads(data) if len(data) <= _LARGEST else None
+    except (ValueError, RecursionError) as error:
+        if _begins_as_ours(data):
+            raise InflightError.unreadable(path, "it is not as it was written, or was cut short") from error
+        document = None
+    if not isinstance(document, dict) or _MARK not in document:
+        raise InflightError.unreadable(path, "it is no file of lens check --save")
+    if document[_MARK] != FORMAT:
+        told = f"it is of format {document[_MARK]}, and this lens reads format {FORMAT}"
+        raise InflightError.unreadable(path, told, "save it with this version of lens, or check with that one")
+    body = {name: value for name, value in document.items() if name not in (_MARK, _DIGEST)}
+    made = _made(body) if _digest(body) == document.get(_DIGEST) else None
+    if made is None:
+        raise InflightError.unreadable(path, "it is not as it was written")
+    return made
+
+
+def _made(body: JSONObject) -> Inflight | None:
+    """What a body says; None if it is none."""
+    try:
+        groups = tuple(map(_group, body["groups"]))
+        made = Inflight(groups, dict(body["manifests"]), datetime.fromisoformat(body["made_at"]), str(body["store"]))
+        is_whole = made.runs == body["runs"] and all(isinstance(each, dict) for each in made.manifests.values())
+    except (KeyError, TypeError, ValueError):
+        return None
+    return made if is_whole and made.made_at.tzinfo is not None else None
+
+
+def _group(row: Mapping[str, Any]) -> ResumableGroup:
+    if row.keys() != _KINDS.keys() or not all(isinstance(row[name], kinds) for name, kinds in _KINDS.items()):
+        raise TypeError("this is no group")
+    return ResumableGroup(**{**row, "completed": tuple(map(str, row["completed"]))})

@@ -1,0 +1,80 @@
+"""`Reply`: a person's answer, and the question that it is meant for."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from flujo_lens.errors import NotWaitingError
+from flujo_lens.runner.dsl import Pipeline
+from flujo_lens.runner.results import PipelineResult
+from flujo_lens.runner.stored_run import Stored, step_called
+
+__all__ = ["NO_ANSWER", "Reply"]
+
+NO_ANSWER: Any = object()
+"""None is an answer."""
+
+
+class Reply(NamedTuple):
+    """What goes with a run that goes on.
+
+    Attributes:
+        answer: The answer; `NO_ANSWER` where there is none.
+        seen: The run as it stood when the question was read; None where nobody says.
+        step: The step that has to wait; None for whichever does.
+        question: The token of the question that was read (`PipelineResult.question`); None where nobody says.
+    """
+
+    answer: Any = NO_ANSWER
+    seen: PipelineResult[Any] | None = None
+    step: str | None = None
+    question: str | None = None
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is an answer."""
+        return self.answer is not NO_ANSWER
+
+    def check(self, stored: Stored, pipeline: Pipeline | None) -> None:
+        """See that a run waits for this reply, if it is for a question; `pipeline` tells other names of its step.
+
+        An answer that says nothing of its question can be for the first one of a run alone: there is no other that
+        it could have been meant for.
+
+        Raises:
+            NotWaitingError: it does not.
+        """
+        if not self.has_answer and self.step is None and self.question is None:
+            return
+        if stored.status != "paused":
+            raise NotWaitingError.of(stored.run_id, f"it is {stored.status}")
+        waiting = stored.summary.step_name
+        is_other = self.seen is not None and not _is_same(self.seen, stored)
+        is_other |= self.question is not None and self.question not in stored.questions
+        is_other |= self.step is not None and self.step not in _names(waiting, pipeline)
+        if is_other:
+            raise _another(stored, f'it waits at "{waiting}" by now')
+        names_it = self.seen is not None or self.step is not None or self.question is not None
+        if not names_it and stored.has_answers(pipeline):
+            raise _another(stored, f'it has had an answer, and asks another question at "{waiting}"')
+
+
+def _is_same(seen: PipelineResult[Any], stored: Stored) -> bool:
+    """Whether a result was read at the question at which the run waits now."""
+    if seen.question is not None:
+        return seen.question in stored.questions
+    done = sum(step.success is not False for step in seen.step_history)
+    return (seen.paused_step, done) == (stored.summary.step_name, len(stored.done))
+
+
+def _another(stored: Stored, found: str) -> NotWaitingError:
+    message = stored.summary.pause_message
+    return NotWaitingError.of(
+        stored.run_id, f"{found}: {message}" if message else found, stored.questions[0], stored.summary.step_name
+    )
+
+
+def _names(waiting: str | None, pipeline: Pipeline | None) -> set[str | None]:
+    """The names under which the code knows the step that is stored as `waiting`, and that one."""
+    known = step_called(pipeline, waiting)
+    return {waiting} if known is None else {waiting, known.name, *known.aliases}

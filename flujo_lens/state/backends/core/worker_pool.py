@@ -1,0 +1,184 @@
+"""Threads that do the blocking work of a backend, for event loops that must not wait for a disk.
+
+The event loop's own pool would do, but it hands a call over through three objects with locks of their own, which
+takes a fifth of the time of a save. Here a call is one entry in a queue and one wake-up of the loop.
+
+Calls with one key are done one after the other, in the order in which they were made; others side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from flujo_lens.errors import OperationFailedError
+from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
+
+__all__ = ["Workers"]
+
+T = TypeVar("T")
+Work = Callable[[threading.Event], T]
+
+_MOST = 8
+"""Threads at once: what waits for a disk is best not alone, so that one sync serves several saves."""
+
+_IDLE = 5.0
+"""Seconds after which a thread without work ends."""
+
+
+class _Job:
+    """A function, and the future of whoever waits for it."""
+
+    __slots__ = ("_taken", "ended", "future", "key", "loop", "stop", "work")
+
+    def __init__(self, work: Work[Any], loop: asyncio.AbstractEventLoop, key: Hashable | None = None) -> None:
+        self.work, self.loop, self.key = work, loop, key
+        self.stop = threading.Event()
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.ended = False
+        self._taken = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether the caller is the first to ask for it: the thread that does it, or who does not want it any more."""
+        return self._taken.acquire(blocking=False)
+
+    def do(self) -> None:
+        """Do the work, and tell the loop; one that was closed meanwhile need not know."""
+        if not self.take():
+            return
+        result, error = None, None
+        try:
+            result = self.work(self.stop)
+        except BaseException as raised:  # noqa: BLE001 - it is the caller's, who gets it
+            error = raised
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self._tell, result, error)
+
+    def _tell(self, result: Any, error: BaseException | None) -> None:
+        self.ended = True
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+    async def end(self) -> None:
+        """Have the work stopped, and wait for its end in place of the caller, who has gone.
+
+        Work that has not begun never does, and is not waited for.
+        """
+        if self.take():
+            return
+        self.stop.set()
+        if not self.ended:
+            self.future = self.loop.create_future()
+            # Who is cancelled twice asks for the outcome no more: that is no reason to complain about it.
+            self.future.add_done_callback(_look)
+            await asyncio.wait([self.future])
+
+
+def _look(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+class Workers:
+    """A few threads, started when there is work and none is free. They do not keep a process alive.
+
+    In a child of `os.fork` there are none of the parent's, and what they had to do is not done there.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+        begin_anew_in_children(self)
+
+    def begin(self) -> None:
+        """Be as new: no threads, and no work."""
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._free = 0
+        """Threads that wait for work, less the work that waits for a thread."""
+        self._behind: dict[Hashable, deque[_Job]] = {}
+        """By the key of work that is being done, or waits for a thread: what comes after it, in order."""
+
+    async def run(self, work: Work[T], key: Hashable | None = None) -> T:
+        """Return ``work(stop)``, done on a thread; after all that was asked for before with the same `key`.
+
+        When the caller is cancelled, work that has not begun never does. Else `stop` is set and the end of the
+        work awaited: nothing goes on behind the back of somebody who believes that it was stopped.
+
+        Raises:
+            OperationFailedError: there is no thread, and none can be had; nothing was done.
+        """
+        job = _Job(work, asyncio.get_running_loop(), key)
+        self._submit(job)
+        try:
+            found: T = await job.future
+        except asyncio.CancelledError:
+            await job.end()
+            raise
+        return found
+
+    def _submit(self, job: _Job) -> None:
+        with self._lock:
+            if job.key is None:
+                self._queue(job)
+            elif job.key in self._behind:
+                self._behind[job.key].append(job)
+            else:
+                self._queue(job)
+                self._behind[job.key] = deque()
+
+    def _queue(self, job: _Job) -> None:
+        if self._free <= 0 and self._threads < _MOST:
+            self._start()
+        self._free -= 1
+        self._jobs.put(job)
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._serve, name="flujo-lens-files", daemon=True).start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise OperationFailedError(f"no thread can be started: {error}; nothing was changed") from error
+        else:
+            self._threads += 1
+
+    def _serve(self) -> None:
+        key: Hashable | None = None
+        while (job := self._next(key)) is not None:
+            job.do()
+            key = job.key
+            del job
+
+    def _next(self, done: Hashable | None) -> _Job | None:
+        """The next job; None if there has been none for a while, and the thread is to end.
+
+        Args:
+            done: The key of the job that this thread did last: what comes after it may be done now.
+        """
+        with self._lock:
+            self._free += 1
+            if done is not None:
+                self._go_on(done)
+        while True:
+            with suppress(Empty):
+                return self._jobs.get(timeout=_IDLE)
+            with self._lock:
+                if self._jobs.empty():
+                    self._free -= 1
+                    self._threads -= 1
+                    return None
+
+    def _go_on(self, key: Hashable) -> None:
+        if self._behind[key]:
+            self._queue(self._behind[key].popleft())
+        else:
+            del self._behind[key]

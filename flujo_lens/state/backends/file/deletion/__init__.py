@@ -1,0 +1,1 @@
+"""Deleting runs from a folder, and restoring them."""

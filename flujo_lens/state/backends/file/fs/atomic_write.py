@@ -1,0 +1,196 @@
+"""Putting a file into a folder whole or not at all, and clearing away what a crash left of that.
+
+The functions take a descriptor of the folder and a name in it, never a path: no name leads out of the folder.
+
+A file is written beside its place under the name ``.lens-<hex>.json.tmp``, synced, and renamed. From before its
+first byte until it is renamed its writer holds a lock on it. So whoever gets that lock knows that the writer
+is dead, and may remove the file at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from flujo_lens.state.backends.file.format.document import LEFTOVER, lstat
+from flujo_lens.state.backends.file.fs.locks import try_lock
+
+__all__ = ["TempFile", "drafted", "read_file", "settle", "sweep", "sync_all", "write_all"]
+
+_OURS = ".lens-"
+_OLD = 3600.0
+"""Seconds after which a file that nobody can lock, or that the library left, is nobody's any more."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_ATTEMPTS = 5
+
+
+class TempFile:
+    """A file that is written, and waits for its name; synced, unless it was asked for otherwise."""
+
+    def __init__(self, folder: int, name: str, file: int) -> None:
+        self._folder, self._name, self._file = folder, name, file
+        self.mode = stat.S_IMODE(os.fstat(file).st_mode)
+
+    def place(self, name: str) -> os.stat_result:
+        """Put it in place of whatever has this name (a link is replaced, not followed), with the permissions
+        of the file before; return what the system knows of it now.
+
+        The name leads to the old file or to the new one at any moment. `settle` makes that last.
+
+        Raises:
+            OSError: it could not be renamed; nothing has changed.
+        """
+        _keep_mode(self._folder, name, self)
+        os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        return os.fstat(self._file)
+
+    def stat(self) -> os.stat_result:
+        """What the system knows of it."""
+        return os.fstat(self._file)
+
+    def begin_sync(self) -> None:
+        """Have the system begin to write it to the disk, where it can be told to."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Make its content survive the death of the machine.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        os.fsync(self._file)
+
+    def set_mode(self, mode: int) -> None:
+        """Give it other permissions, where the file system has such."""
+        if mode != self.mode:
+            with suppress(OSError):
+                os.fchmod(self._file, mode)
+                self.mode = mode
+
+
+@contextmanager
+def drafted(
+    folder: int, data: bytes, like: str, modified: int | None = None, *, sync: bool = True
+) -> Iterator[TempFile]:
+    """A draft of a file with this content; removed at the end if it has not been placed.
+
+    Args:
+        folder: The folder.
+        data: The content.
+        like: The name that it will probably get: it is never more readable than that file is now.
+        modified: Its modification time in nanoseconds since 1970; None for now.
+        sync: Whether it is synced; else that is left to `sync_all`.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    name, file = _make(folder)
+    try:
+        draft = TempFile(folder, name, file)
+        _keep_mode(folder, like, draft)
+        write_all(file, data)
+        if modified is not None:
+            os.utime(file, ns=(modified, modified))
+        if sync:
+            draft.sync()
+        yield draft
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+        raise
+    finally:
+        os.close(file)
+
+
+def sync_all(drafts: Sequence[TempFile]) -> None:
+    """Sync drafts that were made without: together they take a fraction of the time of one after the other.
+
+    Raises:
+        OSError: the disk does not take one.
+    """
+    for draft in drafts:
+        draft.begin_sync()
+    for draft in drafts:
+        draft.sync()
+
+
+def _make(folder: int) -> tuple[str, int]:
+    """A new file with a lock on it. One that `sweep` took for a leftover before it was locked is given up."""
+    for _ in range(_ATTEMPTS):
+        name = f"{_OURS}{os.urandom(8).hex()}{LEFTOVER}"
+        file = os.open(name, _NEW, 0o666, dir_fd=folder)
+        if try_lock(file) is not False and os.fstat(file).st_nlink:
+            return name, file
+        os.close(file)
+    raise OSError(errno.EAGAIN, "a new file is removed again and again")
+
+
+def _keep_mode(folder: int, name: str, draft: TempFile) -> None:
+    before = lstat(folder, name)
+    if before is not None and stat.S_ISREG(before.st_mode):
+        draft.set_mode(stat.S_IMODE(before.st_mode))
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write `data` to an open file, all of it.
+
+    Raises:
+        OSError: no space, or a limit; a part may be written.
+    """
+    done = os.write(file, data)
+    while done < len(data):
+        done += os.write(file, memoryview(data)[done:])
+
+
+def read_file(file: int) -> bytes:
+    """All that is in an open file, from its beginning."""
+    size = os.fstat(file).st_size
+    parts, at = [], 0
+    while part := os.pread(file, max(size - at, 0) + 1, at):
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
+
+
+def settle(folder: int) -> None:
+    """Make the names in a folder survive the death of the machine.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+            raise
+
+
+def sweep(folder: int) -> None:
+    """Remove what interrupted saves left: ours if its writer is dead, anybody's if it is older than an hour.
+
+    What cannot be removed stays; that is no error.
+    """
+    with suppress(OSError), os.scandir(folder) as listing:
+        for entry in listing:
+            if entry.name.endswith(LEFTOVER):
+                with suppress(OSError):
+                    _remove_if_dead(folder, entry.name)
+
+
+def _remove_if_dead(folder: int, name: str) -> None:
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return
+        free = try_lock(file)
+        if (free and name.startswith(_OURS)) or (free is not False and time.time() - found.st_mtime > _OLD):
+            os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(file)

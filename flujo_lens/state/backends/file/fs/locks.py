@@ -1,0 +1,124 @@
+"""The lock of a folder, for threads and processes alike; it leaves no file anywhere.
+
+It is ``flock`` on a descriptor of the folder itself, so the system lets go of it when a process dies. Threads of
+one process exclude each other besides by a mutex that belongs to the folder, whichever backend they use.
+
+Where the file system knows no such lock on a folder (some network file systems), the mutex alone is left: a
+state is still written whole or not at all, and the last save of a run counts. What is lost there is the
+exclusion of other processes: two runs whose names collide, saved at the same instant, can then take one name,
+and two processes that add to the history of one run at once can lose a line.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from flujo_lens.errors import BusyError
+from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
+from flujo_lens.state.backends.file.index.state_table import Stopped
+
+__all__ = ["folder_lock", "try_lock"]
+
+_UNKNOWN = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOLCK, errno.EINVAL, errno.ENOSYS})
+"""What file systems say that have no such lock."""
+
+_SHORTEST, _LONGEST = 0.001, 0.05
+"""Seconds between two tries; held is the lock for less than the shortest."""
+
+_MUTEX_SLICE = 0.05
+
+
+class _Mutexes:
+    """One mutex a folder, by its device and inode."""
+
+    def __init__(self) -> None:
+        self.begin()
+        begin_anew_in_children(self)
+
+    def begin(self) -> None:
+        """Be as new: none is held."""
+        self._all: WeakValueDictionary[tuple[int, int], threading.Lock] = WeakValueDictionary()
+        self._making = threading.Lock()
+
+    def of(self, folder: int) -> threading.Lock:
+        """That of an open folder."""
+        found = os.fstat(folder)
+        with self._making:
+            return self._all.setdefault((found.st_dev, found.st_ino), threading.Lock())
+
+
+_mutexes = _Mutexes()
+
+
+def try_lock(file: int) -> bool | None:
+    """Take the lock on an open file or folder if it is free: True. False if somebody else holds it, None if there
+    are no locks on this file system. It lasts until the descriptor is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _UNKNOWN:
+            return None
+        raise
+    return True
+
+
+@contextmanager
+def folder_lock(folder: int, path: Path, timeout: float, stop: threading.Event) -> Iterator[None]:
+    """Hold the lock of an open folder.
+
+    Args:
+        folder: A descriptor of the folder that nobody else uses: the lock belongs to it.
+        path: The folder's name, for the error.
+        timeout: Seconds to wait.
+        stop: Set by a caller who does not want it any more.
+
+    Raises:
+        BusyError: somebody else held it all the time.
+        Stopped: `stop` was set while waiting.
+        OSError: the system has none left.
+    """
+    deadline = time.monotonic() + timeout
+    mutex = _mutexes.of(folder)
+    while not mutex.acquire(timeout=max(0.0, min(_MUTEX_SLICE, deadline - time.monotonic()))):
+        _go_on(path, timeout, deadline, stop)
+    try:
+        locked = _take(folder, path, timeout, deadline, stop)
+        try:
+            yield
+        finally:
+            if locked:
+                fcntl.flock(folder, fcntl.LOCK_UN)
+    finally:
+        mutex.release()
+
+
+def _take(folder: int, path: Path, timeout: float, deadline: float, stop: threading.Event) -> bool:
+    """Whether there is a lock to let go of at the end."""
+    pause = _SHORTEST
+    while (locked := try_lock(folder)) is False:
+        _go_on(path, timeout, deadline, stop)
+        stop.wait(min(random.uniform(0, pause), max(0.0, deadline - time.monotonic())))
+        pause = min(2 * pause, _LONGEST)
+    return bool(locked)
+
+
+def _go_on(path: Path, timeout: float, deadline: float, stop: threading.Event) -> None:
+    if stop.is_set():
+        raise Stopped
+    if time.monotonic() >= deadline:
+        raise BusyError(
+            f"another process has held the lock of {path} for {timeout:g} s",
+            hint="try again later, or wait longer with --timeout",
+            path=str(path),
+        )

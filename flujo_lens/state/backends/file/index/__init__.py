@@ -1,0 +1,1 @@
+"""Listing a folder: its tables, their cache, and selecting runs."""

@@ -1,0 +1,1 @@
+"""Checking a folder, and repairing it."""

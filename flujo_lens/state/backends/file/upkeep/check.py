@@ -1,0 +1,142 @@
+"""What is wrong with a folder of JSON files: its checks, in the order in which they are told. Nothing is written."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+from flujo_lens.state.backends.file.folder import Folder
+from flujo_lens.state.backends.file.format import history as file_history
+from flujo_lens.state.backends.file.format.document import LEFTOVER, printable
+from flujo_lens.state.backends.file.index.run_selection import Reader, Snapshot
+from flujo_lens.state.backends.file.index.state_table import Scan, Stopped
+from flujo_lens.state.backends.file.upkeep.repair import old_leftovers
+from flujo_lens.state.maintenance import Finding
+from flujo_lens.state.views import UNREADABLE, RunFilter
+
+__all__ = ["check"]
+
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+
+
+def check(folder: Folder, stop: threading.Event, *, full: bool = False) -> list[Finding]:
+    """Look for what is wrong with a folder.
+
+    Args:
+        folder: The folder.
+        stop: Ends it when it is set.
+        full: Read every history whole, not its end alone.
+    """
+    with folder.reading() as reader:
+        found, snapshot = folder.scan(reader.folder, stop)
+        return [
+            _unreadable(snapshot),
+            _leftovers(reader, found),
+            _rivals(snapshot),
+            _times(snapshot),
+            _stateless(snapshot),
+            _unfinished(reader),
+            *_histories(reader, found, folder, stop, full),
+        ]
+
+
+def _unreadable(snapshot: Snapshot) -> Finding:
+    table = snapshot.table
+    names = [name for name, readable in zip(table.name, table.readable, strict=True) if readable is False]
+    if not names:
+        return Finding("unreadable files", True, 0, "every file of a run parses")
+    detail = f"files that do not parse, such as {printable(names[0])}: their runs cannot go on"
+    fix = "`lens list --status unreadable` has them all; restore them from a backup, or move them out of the folder"
+    return Finding("unreadable files", False, len(names), detail, fix)
+
+
+def _leftovers(reader: Reader, found: Scan) -> Finding:
+    count = len(found.leftovers)
+    if not count:
+        return Finding("leftovers", True, 0, "no save was interrupted")
+    old = len(old_leftovers(reader.folder))
+    detail = f"files *{LEFTOVER} of saves that were interrupted; the states before them are whole"
+    if not old:
+        return Finding("leftovers", True, count, detail, "harmless; the next save removes those older than an hour")
+    fix = "harmless; lens doctor --fix puts those older than an hour into the bin"
+    return Finding("leftovers", True, count, detail, fix, f"put {old:,} leftovers into the bin")
+
+
+def _rivals(snapshot: Snapshot) -> Finding:
+    if not snapshot.rivals:
+        return Finding("runs in several files", True, 0, "every run has one file")
+    run_id = min(snapshot.rivals)
+    names = ", ".join(map(printable, snapshot.files_of(run_id)))
+    detail = f"runs that several files hold, such as {run_id}: {names}; the one that was saved last (the first) counts"
+    return Finding("runs in several files", False, len(snapshot.rivals), detail, "move the others out of the folder")
+
+
+def _times(snapshot: Snapshot) -> Finding:
+    runs = snapshot.light(snapshot.select(RunFilter(), None, reverse=False))
+    count = sum(run.updated_at is None and run.status != UNREADABLE for run in runs)
+    if not count:
+        return Finding("unreadable times", True, 0, "every run has a time that can be read")
+    detail = "runs without a time that can be read: they are of unknown age, and no clean-up takes them"
+    fix = "harmless else; such runs come first in `lens list --reverse`"
+    return Finding("unreadable times", False, count, detail, fix)
+
+
+def _stateless(snapshot: Snapshot) -> Finding:
+    count = snapshot.table.name.count("")
+    if not count:
+        return Finding("histories without a state", True, 0, "every history has its state")
+    return Finding("histories without a state", True, count, "runs with a history alone: their states were deleted")
+
+
+def _unfinished(reader: Reader) -> Finding:
+    count = max(len(reader.graves.states), len(reader.graves.histories))
+    if not count:
+        return Finding("unfinished deletions", True, 0, "none was interrupted")
+    detail = "runs that are deleted, though their files are still there: whoever deleted them died"
+    fix = "lens prune --orphans finishes them, as the next write of any kind does"
+    return Finding("unfinished deletions", False, count, detail, fix)
+
+
+def _histories(reader: Reader, found: Scan, folder: Folder, stop: threading.Event, full: bool) -> Iterator[Finding]:
+    if reader.histories is None or found.histories is None:
+        return
+    count = found.histories.unreadable
+    fix = "let the user who runs lens read them" if count else None
+    detail = "histories that may not be read" if count else "every history may be read"
+    yield Finding("unreadable histories", not count, count, detail, fix)
+    names = found.histories.table.name
+    torn = sum(_is_torn(reader.histories, name, stop) for name in names)
+    detail = "histories whose last write was interrupted: that line is passed over, and cut off by the next write"
+    yield Finding("torn lines", True, torn, detail if torn else "every history ends with a whole line")
+    if full:
+        yield _bad_lines(reader.folder, reader.histories, names, folder, stop)
+
+
+def _is_torn(histories: int, name: str, stop: threading.Event) -> bool:
+    """Whether a history does not end with an end of line; one that is gone by now does."""
+    if stop.is_set():
+        raise Stopped
+    try:
+        file = os.open(name, _READING, dir_fd=histories)
+    except OSError:
+        return False
+    try:
+        size = os.fstat(file).st_size
+        return size > 0 and os.pread(file, 1, size - 1) != b"\n"
+    finally:
+        os.close(file)
+
+
+def _bad_lines(states: int, histories: int, names: list[str], folder: Folder, stop: threading.Event) -> Finding:
+    count, some = 0, ""
+    for name in names:
+        if stop.is_set():
+            raise Stopped
+        history = file_history.read(states, histories, name, folder.codec.real)
+        if history is not None and history.problems:
+            count, some = count + 1, some or f"{printable(name)}: {history.problems[0]}"
+    if not count:
+        return Finding("history lines", True, 0, "every line of every history can be read")
+    fix = "what can be read of them is shown; restore the files from a backup"
+    return Finding("history lines", False, count, f"histories that cannot be read whole, such as {some}", fix)

@@ -1,0 +1,1 @@
+"""Deleting runs, and restoring them."""

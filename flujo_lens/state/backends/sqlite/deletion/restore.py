@@ -1,0 +1,282 @@
+"""Bringing back runs from the records of `snapshots`."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flujo_lens.errors import OperationFailedError, SchemaError
+from flujo_lens.state.backends.sqlite.deletion.run_records import ROWID, decoded
+from flujo_lens.state.backends.sqlite.reads.orphans import children
+from flujo_lens.state.backends.sqlite.schema import lens_tables
+from flujo_lens.state.backends.sqlite.schema.migrations import moved, nothing
+from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
+from flujo_lens.state.backends.sqlite.writes.run_changes import restore_cancelled
+from flujo_lens.state.deletion import Record
+
+__all__ = ["Restorer"]
+
+_CREATES = (lens_tables.RUN_MANIFESTS,)
+_Value = tuple[Any, bool]
+"""What `decoded` returns."""
+
+_LONGEST = 0.05
+"""Seconds after which a transaction takes no further run."""
+
+
+class Restorer:
+    """Brings back runs, several in a transaction.
+
+    Args:
+        path: The file, for messages.
+        records: All records of some runs.
+    """
+
+    def __init__(self, path: Path, records: Sequence[Record]) -> None:
+        self._path = path
+        self._waiting: dict[str, list[Record]] = {}
+        for record in records:
+            self._waiting.setdefault(str(record["run_id"]), []).append(record)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are runs that nobody came to."""
+        return bool(self._waiting)
+
+    def some(self, db: sqlite3.Connection) -> dict[str, bool]:
+        """Put the next runs back, inside a transaction; for each whether it is back: not if it was there already.
+
+        Raises:
+            SchemaError: a row has a value in a table or a column that the file does not have, or its key is another
+            row's by now.
+            OperationFailedError: a row is of another driver.
+        """
+        began, done = time.monotonic(), dict[str, bool]()
+        into = _Into(db, read_shape(db, self._path))
+        for run_id, records in self._waiting.items():
+            try:
+                done[run_id] = _restore_run(into, run_id, records)
+            except _MALFORMED as error:
+                raise _malformed(run_id) from error
+            if time.monotonic() - began > _LONGEST:
+                break
+        return done
+
+    def settle(self, done: Iterable[str]) -> None:
+        """These runs are committed."""
+        for run_id in done:
+            del self._waiting[run_id]
+
+
+class _Columns(NamedTuple):
+    """The columns of a table.
+
+    Attributes:
+        known: All that take a value.
+        number: The one that is the rowid.
+        musts: What stands for nothing in those that must have a value.
+    """
+
+    known: frozenset[str]
+    number: str
+    musts: Mapping[str, str | int]
+
+
+class _Into:
+    """A file that rows are put into, with what is known of its tables."""
+
+    def __init__(self, db: sqlite3.Connection, shape: Shape) -> None:
+        self.db, self.shape = db, shape
+        self._columns: dict[str, _Columns] = {}
+
+    def columns(self, table: str) -> _Columns:
+        """The columns of a table."""
+        if table not in self._columns:
+            rows = self.db.execute(f"PRAGMA table_info({table})").fetchall()
+            number = next((row[1] for row in rows if row[5] and row[2].upper() == "INTEGER"), ROWID)
+            musts = [row for row in rows if row[3] and row[4] is None and not row[5]]
+            stand_ins = {row[1]: nothing(row[1], row[2]) for row in musts}
+            self._columns[table] = _Columns(frozenset(row[1] for row in rows), number, stand_ins)
+        return self._columns[table]
+
+
+_MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What comes of a record that does not have the form of one: somebody else may have written it."""
+_UNBINDABLE = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)
+"""What SQLite says to a value that it has no place for."""
+
+
+def _malformed(run_id: str) -> SchemaError:
+    return SchemaError(
+        f"what was kept of run {run_id} does not have the form in which lens keeps runs; nothing was changed",
+        hint="was it written by a newer version? then update flujo-lens; else do not trust where it comes from",
+        run_id=run_id,
+    )
+
+
+def _restore_run(into: _Into, run_id: str, records: Sequence[Record]) -> bool:
+    """Put the rows of a run back; False, and nothing done, if the run is there.
+
+    A row gets the rowid that it had, unless another has it by now.
+
+    Raises:
+        ValueError, and its like: a record does not have the form of one, or has rows of another run.
+    """
+    if "cancelled" in records[-1]:
+        return restore_cancelled(into.db, into.shape, records[-1])
+    tables = [_tables(record) for record in records]
+    _check_run(run_id, tables)
+    if any(record.get("state_only") for record in records):
+        return _restore_state(into, tables[-1])
+    if _exists(into.db, into.shape, tables):
+        return False
+    for part in tables:
+        for table, kept in part.items():
+            _insert(into, table, kept)
+    return True
+
+
+def _tables(record: Record) -> Mapping[str, Any]:
+    found = record.get("tables")
+    if not isinstance(found, dict):
+        raise OperationFailedError(
+            f"what was kept of run {record.get('run_id')} is not of a SQLite store",
+            hint="bring it back into a store of the kind that it was taken from",
+        )
+    return found
+
+
+def _exists(db: sqlite3.Connection, shape: Shape, tables: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the run is there: for rows that hung on none, whether any of their tables has the id."""
+    heads = [table for table in ("workflow_state", "runs") if shape.has(table)]
+    alone = not any(table in part for part in tables for table in heads)
+    looked = [*heads, *(children(shape) if alone else [])]
+    run_id = next(_run_ids(tables), None)
+    sql = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE run_id = ?" for table in looked)
+    return bool(looked) and db.execute(f"{sql} LIMIT 1", (run_id,) * len(looked)).fetchone() is not None
+
+
+def _check_run(run_id: str, tables: Sequence[Mapping[str, Any]]) -> None:
+    """See that all rows are those of one run, and of this one where its id is a text as others are."""
+    found = {decoded(stored) for stored in _stored_ids(tables)}
+    if len(found) > 1 or any(isinstance(value, str) and value != run_id for value, _ in found):
+        raise ValueError("rows of another run")
+
+
+def _stored_ids(tables: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    for part in tables:
+        for kept in part.values():
+            at = kept["columns"].index("run_id")
+            yield from (row[at] for row in kept["rows"])
+
+
+def _run_ids(tables: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    return (decoded(stored)[0] for stored in _stored_ids(tables))
+
+
+def _restore_state(into: _Into, tables: Mapping[str, Any]) -> bool:
+    """Put a state back beside its history, which gets the status that it had."""
+    run_id = next(_run_ids([tables]), None)
+    if (
+        "workflow_state" not in tables
+        or into.db.execute("SELECT 1 FROM workflow_state WHERE run_id = ?", (run_id,)).fetchone()
+    ):
+        return False
+    _insert(into, "workflow_state", tables["workflow_state"])
+    if "runs" in tables and tables["runs"]["rows"]:
+        had = dict(zip(tables["runs"]["columns"], tables["runs"]["rows"][0], strict=True))
+        names = [name for name in ("status", "error_message") if name in had and into.shape.has("runs", name)]
+        sets = ", ".join(f"{name} = ?" for name in names)
+        values = [*(decoded(had[name])[0] for name in names), run_id]
+        into.db.execute(f"UPDATE runs SET {sets} WHERE run_id = ? AND status = 'cancelled'", values)
+    return True
+
+
+def _insert(into: _Into, table: str, kept: Mapping[str, Any]) -> None:
+    if table in _CREATES:
+        lens_tables.make(into.db, table)
+    elif not into.shape.has(table):
+        raise _no_place(table, None)
+    columns = into.columns(table)
+    # The same number twice, where a column is the rowid.
+    first = int(kept["columns"][:1] == [ROWID] and columns.number in kept["columns"][1:])
+    names = tuple(kept["columns"][first:])
+    fits = columns.known.issuperset({*names} - {columns.number})
+    for row in kept["rows"]:
+        if fits and _inserted_as_it_is(into.db, table, names, row[first:]):
+            continue
+        given = _placed(table, columns, dict(zip(kept["columns"], map(decoded, row), strict=True)))
+        _insert_row(into.db, table, given, columns.number)
+
+
+def _inserted_as_it_is(db: sqlite3.Connection, table: str, names: tuple[str, ...], row: Sequence[Any]) -> bool:
+    """Whether a row without anything encoded in it, as nearly all are, could be inserted with its own number."""
+    if dict in map(type, row) or len(row) != len(names):
+        return False
+    try:
+        db.execute(_statement(table, names), row)
+    except sqlite3.IntegrityError:
+        return False
+    except _UNBINDABLE as error:
+        raise ValueError("a value that no column takes") from error
+    return True
+
+
+@lru_cache(maxsize=64)
+def _statement(table: str, names: tuple[str, ...]) -> str:
+    columns = ", ".join(f'"{column}"' for column in names)
+    return f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(names))})"
+
+
+def _placed(table: str, columns: _Columns, given: dict[str, _Value]) -> dict[str, _Value]:
+    """The values of a row by the columns that there are: it may have been taken before the store was migrated."""
+    if ROWID in given:
+        given.setdefault(columns.number, given[ROWID])
+    if not columns.known.issuperset(given.keys() - {ROWID}):
+        stand_ins = {column: (value, False) for column, value in columns.musts.items()}
+        given = stand_ins | {c: v for c, v in moved(table, given, _is_set).items() if v[0] is not None}
+    strange = [c for c, (value, _) in given.items() if value is not None and c not in columns.known and c != ROWID]
+    if strange:
+        raise _no_place(table, strange[0])
+    return {column: value for column, value in given.items() if column in columns.known or column == columns.number}
+
+
+def _is_set(value: _Value) -> bool:
+    return value[0] not in (None, "")
+
+
+def _insert_row(db: sqlite3.Connection, table: str, given: Mapping[str, _Value], number: str) -> None:
+    """Insert a row with its own number; with a new one, if another row has that by now."""
+    try:
+        _execute(db, table, given)
+    except sqlite3.IntegrityError:
+        without = {column: value for column, value in given.items() if column != number}
+        try:
+            _execute(db, table, without)
+        except sqlite3.IntegrityError as error:
+            raise SchemaError(
+                f"a row of {table} cannot come back: {error}; nothing was changed",
+                hint="another row has taken its place since",
+            ) from error
+
+
+def _execute(db: sqlite3.Connection, table: str, given: Mapping[str, _Value]) -> None:
+    names = ", ".join(f'"{column}"' for column in given)
+    marks = ", ".join("CAST(? AS TEXT)" if is_text else "?" for _, is_text in given.values())
+    try:
+        db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", [value for value, _ in given.values()])
+    except _UNBINDABLE as error:
+        raise ValueError("a value that no column takes") from error
+
+
+def _no_place(table: str, column: str | None) -> SchemaError:
+    what = f"column {column} in its table {table}" if column else f"table {table}"
+    return SchemaError(
+        f"the store has no {what}, which what was kept has; nothing was changed",
+        hint="it was taken from a store of another schema: bring it back into one of the same, "
+        "or `lens migrate` this one first",
+    )

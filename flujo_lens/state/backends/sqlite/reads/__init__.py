@@ -1,0 +1,1 @@
+"""Reading runs from tables of any version."""

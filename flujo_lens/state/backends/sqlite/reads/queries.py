@@ -1,0 +1,317 @@
+"""The SQL for runs, by name. Written for the columns that a `Shape` says are there.
+
+Aliases: ``s`` is ``workflow_state``, ``r`` is ``runs``. The column lists are in the order of the fields of
+`flujo_lens.state.interpret.RawRun`, which rows become at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flujo_lens.state.backends.sqlite.schema.shape import Shape
+
+__all__ = [
+    "NO_NAME",
+    "by_ids",
+    "children_by_status",
+    "doubtful",
+    "failed",
+    "failed_again",
+    "marks",
+    "run_columns",
+    "run_without_start",
+    "runs_by_start",
+    "start_columns",
+    "starts_by_ids",
+    "states_by_first_save",
+    "unreadable_starts",
+]
+
+NO_NAME = "('unknown', '')"
+READABLE = "[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]*"
+"""GLOB for a text that begins with a date."""
+
+_WS, _RUNS = "workflow_state", "runs"
+
+
+def marks(values: Sequence[object]) -> str:
+    """``(?, ?, ?)`` for as many values."""
+    return f"({', '.join('?' * len(values))})"
+
+
+def doubtful(state: str, run: str) -> str:
+    """SQL for whether two statuses leave open which is meant; what `interpret.status_of` then reads tells.
+
+    Args:
+        state: SQL for the status of the state.
+        run: SQL for that of the row of ``runs``; NULL where there is none.
+    """
+    return f"(({state} = 'failed' AND {run} = 'completed') OR {failed_again(state, run)})"
+
+
+def failed_again(state: str, run: str) -> str:
+    """SQL for whether a state that says paused may be of a run that failed."""
+    return f"({state} = 'paused' AND COALESCE(NULLIF({run}, ''), 'failed') = 'failed')"
+
+
+def start_columns(shape: Shape) -> list[str]:
+    """The columns of ``runs`` that hold a start, the one to be believed first.
+
+    A 0.4.35 file that 0.6.11 has opened has both, with an empty ``created_at`` in the old rows.
+    """
+    return [column for column in ("start_time", "created_at") if shape.has(_RUNS, column)]
+
+
+def run_columns(shape: Shape, run_id: str, *, state: bool, run: bool, details: bool) -> str:
+    """The select list for a `RawRun`.
+
+    Args:
+        shape: The columns that there are.
+        run_id: SQL for the run's id.
+        state: Whether ``s`` is joined; else its columns are NULL.
+        run: Whether ``r`` is joined.
+        details: Whether blobs are wanted. Without, the step history is read only where status or duration hang on it.
+    """
+    s = _Side(shape, _WS, "s", state and shape.has(_WS))
+    r = _Side(shape, _RUNS, "r", run and shape.has(_RUNS))
+    root, *rare = _rare_columns(shape, run_id, s, r, details)
+    plain = [run_id, *_plain_columns(s, r), root, *_time_columns(s, r), *_number_columns(s, r)]
+    return ", ".join([*plain, *_blob_columns(s, r, details), *rare])
+
+
+class _Side:
+    """One of the two tables in a query, or its absence."""
+
+    def __init__(self, shape: Shape, table: str, alias: str, there: bool) -> None:
+        self.shape, self.table, self.alias, self.there = shape, table, alias, there
+
+    def __call__(self, column: str) -> str:
+        return self.shape.col(self.table, self.alias, column) if self.there else "NULL"
+
+    def first(self, *columns: str) -> str:
+        return self.shape.pick(self.table, self.alias, *columns) if self.there else "NULL"
+
+    @property
+    def exists(self) -> str:
+        return f"{self.alias}.run_id IS NOT NULL" if self.there else "0"
+
+
+def _plain_columns(s: _Side, r: _Side) -> list[str]:
+    return [
+        s.exists,
+        r.exists,
+        s.first("status"),
+        r.first("status"),
+        s("pipeline_name"),
+        s("pipeline_version"),
+        r("pipeline_name"),
+        r("pipeline_version"),
+    ]
+
+
+def _time_columns(s: _Side, r: _Side) -> list[str]:
+    return [
+        s("created_at"),
+        s("updated_at"),
+        r.first("start_time", "created_at"),
+        r.first("updated_at"),
+        r.first("end_time"),
+    ]
+
+
+def _number_columns(s: _Side, r: _Side) -> list[str]:
+    return [
+        s("current_step_index"),
+        s("total_steps"),
+        r("total_steps"),
+        s("error_message"),
+        r("error_message"),
+        s("execution_time_ms"),
+        r("execution_time_ms"),
+        s("is_background_task"),
+        s("parent_run_id"),
+        s("task_id"),
+        s("background_error"),
+    ]
+
+
+def _blob_columns(s: _Side, r: _Side, details: bool) -> list[str]:
+    """metadata, context, history, last_output."""
+    unclear = doubtful(s("status"), r.first("status"))
+    if not details:
+        alone = f"NOT ({r.exists})"
+        context = f"CASE WHEN {failed_again(s('status'), r.first('status'))} THEN {s('pipeline_context')} END"
+        return ["NULL", context, f"CASE WHEN {unclear} OR {alone} THEN {s('step_history')} END", "NULL"]
+    told = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({unclear}, 0)"
+    unneeded = f"{s('status')} = 'completed' OR ({told})"
+    context = f"CASE WHEN NOT COALESCE({unneeded}, 0) THEN {s('pipeline_context')} END"
+    return [s("metadata"), context, s("step_history"), "NULL"]
+
+
+def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool) -> list[str]:
+    """root_attributes; then failed_step, failed_step_error, open_span: looked up only where needed."""
+    nameless = f"COALESCE({r('pipeline_name')}, '') IN {NO_NAME} AND COALESCE({s('pipeline_name')}, '') IN {NO_NAME}"
+    no_history = f"{s('step_history')} IS NULL AND COALESCE({s('status')}, {r('status')}) = 'failed'"
+    stands = (
+        f"{s('status')} IN ('paused', 'running', 'cancelled') OR "
+        f"({s('status')} = 'failed' AND {r('status')} = 'completed')"
+    )
+    step = f"FROM steps WHERE run_id = {run_id} AND status = 'failed' ORDER BY step_index DESC LIMIT 1"
+    has_steps = shape.has("steps", "run_id", "status", "step_name", "step_index")
+    has_spans = shape.has("spans", "parent_span_id", "name", "start_time", "end_time", "attributes")
+    root = f"(SELECT attributes FROM spans WHERE run_id = {run_id} AND parent_span_id IS NULL LIMIT 1)"
+    still_open = (
+        f"(SELECT name FROM spans WHERE run_id = {run_id} AND end_time IS NULL AND parent_span_id IS NOT NULL "
+        "ORDER BY start_time DESC LIMIT 1)"
+    )
+    error = shape.col("steps", "steps", "error_blob")
+    return [
+        f"CASE WHEN {nameless} THEN {root} END" if has_spans else "NULL",
+        f"CASE WHEN {no_history} THEN (SELECT step_name {step}) END" if has_steps else "NULL",
+        f"CASE WHEN {no_history} THEN (SELECT {error} {step}) END" if has_steps and details else "NULL",
+        f"CASE WHEN {stands} THEN {still_open} END" if has_spans and details else "NULL",
+    ]
+
+
+# --- walks
+
+
+def runs_by_start(shape: Shape, at: int, bounds: str, extra: str, direction: str, budget: int | None) -> str:
+    """Runs (with their states) in the order of their start.
+
+    Args:
+        shape: The columns that there are.
+        at: Which of `start_columns`; rows that have an earlier one of them are left out.
+        bounds: Conditions on ``{c}``, the start.
+        extra: Further conditions on ``r`` and ``s``.
+        direction: ``ASC`` or ``DESC``.
+        budget: Look at no more rows of ``runs`` than this.
+    """
+    columns = start_columns(shape)
+    start = f'"{columns[at]}"'
+    earlier = " AND ".join(f"COALESCE(\"{c}\", '') = ''" for c in columns[:at])
+    where = f"{bounds.format(c=start)} AND {start} GLOB '{READABLE}' AND run_id IS NOT NULL"
+    where += f" AND {earlier}" if earlier else ""
+    inner, outer = _ordered(start, f"r.{start}", direction, budget)
+    source = f"(SELECT {_run_side(shape)} FROM runs WHERE {where}{inner}) r"
+    return f"SELECT {{columns}} FROM {source} {_join_state(shape)} WHERE {extra}{outer}"
+
+
+def _ordered(inner: str, outer: str, direction: str, budget: int | None) -> tuple[str, str]:
+    """ORDER BY for a sub-query and for the query round it.
+
+    A sub-query with a LIMIT is run as it stands, and its order goes through the joins; one without is
+    flattened, and its own ORDER BY is lost.
+    """
+    if budget is None:
+        return "", f" ORDER BY {outer} {direction}"
+    return f" ORDER BY {inner} {direction} LIMIT {budget}", ""
+
+
+def _run_side(shape: Shape) -> str:
+    """Every column of ``runs`` that a `RawRun` takes."""
+    wanted = (
+        "run_id pipeline_name pipeline_version status start_time created_at updated_at end_time total_steps "
+        "error_message execution_time_ms"
+    )
+    return ", ".join(f'"{c}"' for c in wanted.split() if shape.has(_RUNS, c))
+
+
+def _join_state(shape: Shape) -> str:
+    return "LEFT JOIN workflow_state s ON s.run_id = r.run_id" if shape.has(_WS) else ""
+
+
+def states_by_first_save(shape: Shape, bounds: str, extra: str, direction: str, budget: int | None) -> str:
+    """States that have no row in ``runs``, in the order of ``created_at``."""
+    where = f"{bounds.format(c='created_at')} AND created_at GLOB '{READABLE}' AND run_id IS NOT NULL"
+    inner, outer = _ordered("created_at", "b.saved", direction, budget)
+    source = f"(SELECT rowid AS at, run_id AS id, created_at AS saved FROM workflow_state WHERE {where}{inner}) b"
+    alone = "NOT EXISTS (SELECT 1 FROM runs x WHERE x.run_id = b.id)" if shape.has(_RUNS) else "1"
+    joined = f"{source} CROSS JOIN workflow_state s ON s.rowid = b.at"
+    return f"SELECT {{columns}} FROM {joined} WHERE {alone} AND {extra}{outer}"
+
+
+def run_without_start(shape: Shape) -> str:
+    """Runs that have a state, and a row in ``runs`` that does not tell their start."""
+    first, *others = start_columns(shape) or ["run_id"]
+    empty = " AND ".join(["1", *(f"COALESCE(r.\"{c}\", '') = ''" for c in others)])
+    joined = "SELECT 1 FROM runs r JOIN workflow_state s ON s.run_id = r.run_id"
+    tests = (f'r."{first}" IS NULL', f"r.\"{first}\" = ''") if start_columns(shape) else ("1",)
+    return " UNION ALL ".join(f"SELECT * FROM ({joined} WHERE {test} AND {empty} LIMIT 1)" for test in tests)
+
+
+def unreadable_starts(shape: Shape) -> str:
+    """Ids of runs whose start is no time."""
+    parts = []
+    if shape.has(_RUNS):
+        starts = start_columns(shape)
+        none = f"NOT lens_is_time(COALESCE({shape.pick(_RUNS, 'r', *starts)}, ''))"
+        parts.append(
+            f"SELECT r.run_id FROM {_no_times(_RUNS, starts[:1])} CROSS JOIN runs r ON r.rowid = b.at WHERE {none}"
+        )
+    if shape.has(_WS):
+        saves = ["created_at"] if shape.has(_WS, "created_at") else []
+        alone = "WHERE NOT EXISTS (SELECT 1 FROM runs x WHERE x.run_id = s.run_id)" if shape.has(_RUNS) else ""
+        parts.append(
+            f"SELECT s.run_id FROM {_no_times(_WS, saves)} CROSS JOIN workflow_state s ON s.rowid = b.at {alone}"
+        )
+    return " UNION ".join(parts)
+
+
+def _no_times(table: str, columns: list[str]) -> str:
+    """The rowids of which the column (if there is one) holds no time: off its index, if it has one.
+
+    ``lens_is_time`` is ours, and slow; SQLite's own `julianday` takes some texts that it does not.
+    """
+    text = f"COALESCE(\"{columns[0]}\", '')" if columns else "''"
+    usual = (
+        f"{text} GLOB '{READABLE}' AND {text} > '0001' AND substr({text}, 9, 2) < '29' "
+        f"AND substr({text}, 12, 2) < '24' AND instr({text}, ' ') = 0 AND julianday({text}) IS NOT NULL"
+    )
+    return f"(SELECT rowid AS at FROM {table} WHERE NOT ({usual}) AND NOT lens_is_time({text})) b"
+
+
+# --- by id
+
+
+def by_ids(shape: Shape, ids: str, *, details: bool) -> str:
+    """Runs whose ids the query `ids` yields (in its first column), from both tables."""
+    columns = run_columns(shape, "j.id", state=True, run=True, details=details)
+    states = "LEFT JOIN workflow_state s ON s.run_id = j.id" if shape.has(_WS) else ""
+    runs = "LEFT JOIN runs r ON r.run_id = j.id" if shape.has(_RUNS) else ""
+    return f"WITH j(id) AS ({ids}) SELECT {columns} FROM j {states} {runs} WHERE j.id IS NOT NULL"
+
+
+def starts_by_ids(shape: Shape, ids: str) -> str:
+    """Id, start of the run and first save of the state, for the ids that the query `ids` yields."""
+    has_runs = shape.has(_RUNS) and bool(start_columns(shape))
+    start = shape.pick(_RUNS, "r", *start_columns(shape)) if has_runs else "NULL"
+    runs = "LEFT JOIN runs r ON r.run_id = j.id" if has_runs else ""
+    saved = (
+        "(SELECT created_at FROM workflow_state s WHERE s.run_id = j.id)" if shape.has(_WS, "created_at") else "NULL"
+    )
+    first_save = f"CASE WHEN {start} IS NULL THEN {saved} END"
+    return f"WITH j(id) AS ({ids}) SELECT j.id, {start}, {first_save} FROM j {runs} WHERE j.id IS NOT NULL"
+
+
+def failed(shape: Shape) -> str:
+    """Every run whose state says failed, and failed ones without a state, with details, in the order of the table.
+
+    Read straight through, for there may be many. Cancelled and paused runs are among them (see `interpret.status_of`).
+    """
+    with_state = run_columns(shape, "s.run_id", state=True, run=True, details=True)
+    without = run_columns(shape, "r.run_id", state=False, run=True, details=True)
+    return (
+        f"SELECT {with_state} FROM workflow_state s LEFT JOIN runs r ON r.run_id = s.run_id "
+        f"WHERE s.status IN ('failed', '') OR {failed_again('s.status', 'r.status')} "
+        f"UNION ALL SELECT {without} FROM runs r WHERE r.status = 'failed' "
+        "AND NOT EXISTS (SELECT 1 FROM workflow_state x WHERE x.run_id = r.run_id)"
+    )
+
+
+def children_by_status(count: int) -> str:
+    """Background tasks of `count` runs: parent, status, how many."""
+    return (
+        "SELECT parent_run_id, status, count(*) FROM workflow_state "
+        f"WHERE parent_run_id IN ({', '.join('?' * count)}) GROUP BY 1, 2"
+    )

@@ -1,0 +1,170 @@
+"""Selecting runs: narrow by an index or walk by time, then dig details out of the blobs of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from flujo_lens.state.backends.base import Position
+from flujo_lens.state.backends.sqlite.engine.session import Session, as_text, page_ids
+from flujo_lens.state.backends.sqlite.reads import queries
+from flujo_lens.state.backends.sqlite.reads.index_choice import Candidates, find_candidates
+from flujo_lens.state.backends.sqlite.reads.keyset_scan import BudgetSpentError, Walk, walk
+from flujo_lens.state.filtering import matches, needs_details, sort_key
+from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
+
+__all__ = ["count_all", "find_ids", "select", "select_page", "statuses", "with_details"]
+
+WALK_BUDGET = 30_000
+"""Rows a walk may look at before all candidates are read and sorted instead."""
+
+BATCH = 200
+
+
+def select_page(
+    session: Session, wanted: RunFilter, after: Position | None, limit: int, reverse: bool
+) -> list[RunSummary]:
+    """The first `limit` runs behind `after`, in order, with details.
+
+    The narrowest index is used if it leaves few runs. Else a walk by time, which stops after a budget if the
+    runs wanted are all far away, and all candidates are read and sorted after all.
+    """
+    narrow = find_candidates(session, wanted)
+    if narrow is None or not narrow.few:
+        budget = WALK_BUDGET if narrow is not None else None
+        try:
+            found = _walked(session, Walk(wanted, after, reverse, budget, details=_selects_most(wanted)), limit)
+            return list(islice(found, limit))
+        except BudgetSpentError:
+            assert narrow is not None
+    ids = _ordered_ids(session, narrow, after, reverse)
+    return list(islice(_checked(session, ids, wanted, min(limit, BATCH)), limit))
+
+
+def select(
+    session: Session, wanted: RunFilter, after: Position | None, reverse: bool, ordered: bool, details: bool
+) -> Iterator[RunSummary]:
+    """All runs behind `after`; in order if `ordered`."""
+    narrow = find_candidates(session, wanted)
+    details = details or needs_details(wanted)
+    if narrow is None or not (narrow.few or not ordered):
+        way = Walk(wanted, after, reverse, details=details and _selects_most(wanted))
+        found = _walked(session, way, BATCH) if details else walk(session, way)
+        yield from (run for run in found if matches(wanted, run))
+    elif ordered:
+        yield from _checked(session, _ordered_ids(session, narrow, after, reverse), wanted, BATCH, details=details)
+    else:
+        sql = queries.by_ids(session.shape, narrow.sql, details=details)
+        every = _behind(session.runs(session.rows(sql, narrow.values)), after, reverse)
+        yield from (run for run in every if matches(wanted, run))
+
+
+def _selects_most(wanted: RunFilter) -> bool:
+    """Whether a walk lets nearly all runs pass, so that they may as well be read with details at once."""
+    return wanted._replace(since=None, until=None, top_level=False) == RunFilter()
+
+
+def _walked(session: Session, way: Walk, batch: int) -> Iterator[RunSummary]:
+    """The runs of a walk that are wanted, with details."""
+    found = walk(session, way)
+    if not way.details:
+        without_texts = way.wanted._replace(error=None, search=None, meta=())
+        passing = (run.run_id for run in found if matches(without_texts, run))
+        return _checked(session, passing, way.wanted, batch)
+    return _with_tasks(session, (run for run in found if matches(way.wanted, run)), batch)
+
+
+def _ordered_ids(session: Session, narrow: Candidates, after: Position | None, reverse: bool) -> Iterator[str]:
+    """Ids of candidates in order of their start, which is all that is read of them."""
+    sql = queries.starts_by_ids(session.shape, narrow.sql)
+    rows = session.rows(sql, narrow.values)
+    found = (RunSummary(as_text(run_id), created_at=_start(session, start, naive)) for run_id, start, naive in rows)
+    ordered = sorted(_behind(found, after, reverse), key=sort_key, reverse=not reverse)
+    return (run.run_id for run in ordered)
+
+
+def _start(session: Session, run_start: Any, first_save: Any) -> datetime | None:
+    return parse_instant(run_start) if run_start else parse_instant(first_save, session.zone)
+
+
+def _behind(runs: Iterator[RunSummary], after: Position | None, reverse: bool) -> Iterator[RunSummary]:
+    if after is None:
+        return runs
+    border = sort_key(RunSummary(run_id=after[1], created_at=after[0]))
+    return (run for run in runs if (sort_key(run) > border if reverse else sort_key(run) < border))
+
+
+def _checked(
+    session: Session, ids: Iterator[str], wanted: RunFilter, batch: int, *, details: bool = True
+) -> Iterator[RunSummary]:
+    """Those of the runs with these ids that are wanted, in their order, a batch at a time."""
+    while some := list(islice(ids, batch)):
+        found = (run for run in page_ids(session, some, details=details) if matches(wanted, run))
+        yield from _with_tasks(session, found, batch) if details else found
+
+
+def _with_tasks(session: Session, runs: Iterator[RunSummary], batch: int) -> Iterator[RunSummary]:
+    """The runs with their background tasks counted."""
+    while some := list(islice(runs, batch)):
+        tasks = _tasks_of(session, [run.run_id for run in some])
+        yield from (run._replace(tasks=tasks[run.run_id]) if run.run_id in tasks else run for run in some)
+
+
+def with_details(session: Session, ids: Iterable[str]) -> Iterator[RunSummary]:
+    """The runs with these ids, with details, a batch at a time."""
+    waiting = iter(ids)
+    while batch := list(islice(waiting, BATCH)):
+        yield from page_ids(session, batch, details=True)
+
+
+def _tasks_of(session: Session, ids: list[str]) -> dict[str, dict[str, int]]:
+    """Background tasks by status, by parent."""
+    if not (session.shape.indexed("workflow_state", "parent_run_id") and session.shape.has("workflow_state", "status")):
+        return {}
+    counts: dict[str, dict[str, int]] = {}
+    for parent, status, count in session.rows(queries.children_by_status(len(ids)), ids):
+        counts.setdefault(parent, {})[status] = count
+    return counts
+
+
+def count_all(session: Session) -> int:
+    """How many runs any table knows."""
+    shape = session.shape
+    if not (shape.has("runs") and shape.has("workflow_state")):
+        table = "runs" if shape.has("runs") else "workflow_state"
+        return int(session.value(f"SELECT count(run_id) FROM {table}"))
+    return int(
+        session.value(
+            "SELECT (SELECT count(run_id) FROM runs) + (SELECT count(run_id) FROM workflow_state s "
+            "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id))"
+        )
+    )
+
+
+_DISGUISED = {"failed": "cancelled", "paused": "failed"}
+
+
+def statuses(session: Session) -> frozenset[str]:
+    """The statuses of either table, as `interpret` reads them; off an index where there is one."""
+    tables = [table for table in ("workflow_state", "runs") if session.shape.has(table, "status")]
+    sql = " UNION ".join(f"SELECT DISTINCT status FROM {table}" for table in tables)
+    found = {as_text(status) if status is not None else "" for (status,) in session.rows(sql)} if tables else {""}
+    # What is stored as failed may be cancelled, and as paused, failed: see `interpret.status_of`.
+    meant = {_DISGUISED[status] for status in found if status in _DISGUISED}
+    return frozenset(status or UNREADABLE for status in found) | meant
+
+
+def find_ids(session: Session, prefix: str, limit: int) -> list[str]:
+    """Run ids that begin with `prefix`, by the primary keys, in order."""
+    first = "WHERE run_id >= :from AND run_id < :to ORDER BY run_id LIMIT :limit"
+    parts = [
+        f"SELECT * FROM (SELECT run_id FROM {table} {first})"
+        for table in ("runs", "workflow_state")
+        if session.shape.has(table)
+    ]
+    sql = f"SELECT run_id FROM ({' UNION '.join(parts)}) ORDER BY run_id LIMIT :limit"
+    values = {"from": prefix, "to": prefix + "\U0010ffff", "limit": limit}
+    return [str(row[0]) for row in session.rows(sql, values)]

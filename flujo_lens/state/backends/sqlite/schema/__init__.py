@@ -1,0 +1,1 @@
+"""What a database has, whichever version wrote it; and migrating it."""

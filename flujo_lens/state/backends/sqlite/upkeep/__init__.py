@@ -1,0 +1,1 @@
+"""Checks, repairs, indexes, backups and vacuum."""

@@ -1,0 +1,78 @@
+"""What of a database file's findings can be mended without losing anything. Each is done by itself."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from flujo_lens.errors import LensError
+from flujo_lens.state.backends.sqlite.engine.lock_retry import translate_write
+from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite
+from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
+from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, create_index
+from flujo_lens.state.backends.sqlite.upkeep.vacuum import checkpoint, taken
+from flujo_lens.state.maintenance import Repaired
+
+__all__ = ["missing_indexes", "repair"]
+
+_Fix = Callable[[Path, float, threading.Event], Repaired | None]
+
+
+def missing_indexes(shape: Shape) -> list[str]:
+    """The library's own indexes that a store lacks, of those whose columns it has."""
+    there = [name for name, where in INDEXES.items() if shape.has(*where)]
+    return [name for name in there if not shape.indexed(*INDEXES[name])]
+
+
+def repair(path: Path, timeout: float, checks: Sequence[str], stopped: threading.Event) -> list[Repaired]:
+    """Mend what these checks found, in their order.
+
+    Args:
+        path: The database file, absolute. No connection of this process may have it open.
+        timeout: Seconds to wait for others.
+        checks: The names of the checks; those that have no fix are left out.
+        stopped: Ends the waiting and the work when it is set.
+    """
+    done = [_tried(check, _FIXES[check], path, timeout, stopped) for check in checks if check in _FIXES]
+    return [mended for mended in done if mended is not None]
+
+
+def _tried(check: str, fix: _Fix, path: Path, timeout: float, stopped: threading.Event) -> Repaired | None:
+    try:
+        return fix(path, timeout, stopped)
+    except LensError as error:
+        return Repaired(check, left=": ".join(filter(None, (error.message, error.hint))).replace("\n", "; "))
+
+
+def _make_indexes(path: Path, timeout: float, stopped: threading.Event) -> Repaired | None:
+    with taken(path, timeout, stopped=stopped) as db:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            missing = missing_indexes(read_shape(db, path))
+            for name in missing:
+                db.execute(create_index(name))
+            db.execute("COMMIT")
+        except BaseException:
+            db.rollback()
+            raise
+    return Repaired("indexes", f"made {', '.join(missing)}") if missing else None
+
+
+def _fold_wal(path: Path, timeout: float, stopped: threading.Event) -> Repaired | None:
+    check_is_sqlite(path)
+    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=min(timeout, 1.0), isolation_level=None)) as db:
+            folded = checkpoint(db, truncate=True)
+    except sqlite3.Error as error:
+        raise translate_write(error, path) from error
+    if folded:
+        return Repaired("WAL", "all of it is in the file now")
+    return Repaired("WAL", left="somebody reads from it: a part is in the file; close what has the store open")
+
+
+_FIXES: Mapping[str, _Fix] = {"indexes": _make_indexes, "WAL": _fold_wal}

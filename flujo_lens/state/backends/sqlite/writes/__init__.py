@@ -1,0 +1,1 @@
+"""Saving: states, history, claims, manifests."""

@@ -1,0 +1,94 @@
+"""Runs that are said to run and give no sign: neither a save, nor the heartbeat of a process that works on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from flujo_lens.state.backends.base import StateBackend, overrides
+from flujo_lens.state.claims import Claim
+from flujo_lens.state.filtering import matches
+from flujo_lens.state.views import GONE, NO_SIGN, RunFilter, RunSummary
+
+__all__ = ["RUNNING", "Signs", "claims_of", "gone_runs", "silent_ids", "with_signs"]
+
+RUNNING = frozenset({"running"})
+
+
+class Signs:
+    """Tells of runs who works on them, and which are said to run and do not.
+
+    Args:
+        claims: The claims of the store, or of the runs that are asked about.
+        now: The present.
+        silent_after: How long a run without a living claim may be without a save.
+    """
+
+    def __init__(self, claims: Mapping[str, Claim], now: datetime, silent_after: timedelta) -> None:
+        self._claims, self._now, self._after = claims, now, silent_after
+
+    def of(self, run: RunSummary) -> RunSummary:
+        """The run with its `holder`, and why it is `stale`."""
+        if run.status not in RUNNING:
+            return run
+        claim = self._claims.get(run.run_id)
+        return run._replace(holder=None if claim is None else str(claim.holder), stale=self._reason(run, claim))
+
+    def _reason(self, run: RunSummary, claim: Claim | None) -> str | None:
+        if claim is not None and claim.holder.is_gone():
+            return GONE
+        if claim is not None and not claim.has_ended(self._now):
+            return None
+        return NO_SIGN if run.updated_at is not None and self._now - run.updated_at > self._after else None
+
+
+async def with_signs(
+    backend: StateBackend, runs: Sequence[RunSummary], now: datetime, silent_after: timedelta
+) -> list[RunSummary]:
+    """The runs, with who works on those that are said to run; nothing is read where there are none.
+
+    Args:
+        backend: Their store.
+        runs: Any runs.
+        now: The present.
+        silent_after: How long a run may be without a sign.
+    """
+    running = [run.run_id for run in runs if run.status in RUNNING]
+    signs = Signs(await claims_of(backend, running) if running else {}, now, silent_after)
+    return [signs.of(run) for run in runs]
+
+
+async def claims_of(backend: StateBackend, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
+    """The stored claims (on these runs); none where the driver has no claims."""
+    return await backend.read_claims(run_ids) if overrides(type(backend), "read_claims") else {}
+
+
+async def gone_runs(backend: StateBackend, wanted: RunFilter, claims: Iterable[Claim]) -> list[RunSummary]:
+    """The runs that are said to run, whose process is known to be dead; of those that `wanted` admits."""
+    gone = [claim.run_id for claim in claims if claim.holder.is_gone()]
+    found = await backend.read_summaries(gone) if gone else []
+    asked = wanted._replace(statuses=RUNNING)
+    return [run for run in found if matches(asked, run)]
+
+
+async def silent_ids(
+    backend: StateBackend, wanted: RunFilter, cutoff: datetime, now: datetime, *, gone: bool = True
+) -> list[str]:
+    """The runs that are said to run, were not saved since `cutoff`, and that no living process has claimed.
+
+    Args:
+        backend: The store.
+        wanted: Only these runs, whatever statuses it names.
+        cutoff: Saved before this, a run gives no sign.
+        now: The present.
+        gone: Also those whose process is known to be dead, whenever they were saved.
+    """
+    until = cutoff if wanted.active_until is None else min(wanted.active_until, cutoff)
+    asked = wanted._replace(statuses=RUNNING, active_until=until)
+    found = [run.run_id async for run in backend.iter_runs(asked, ordered=False, details=False)]
+    if not found and not gone:
+        return []
+    claims = await claims_of(backend, None if gone else found)
+    silent = [run_id for run_id in found if run_id not in claims or claims[run_id].has_ended(now)]
+    dead = await gone_runs(backend, wanted, claims.values()) if gone else []
+    return list(dict.fromkeys([*silent, *(run.run_id for run in dead)]))
