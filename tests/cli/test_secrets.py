@@ -98,7 +98,7 @@ def test_nothing_secret_is_printed(leaky: Lens, line: str) -> None:
     "line", ["show fail-001 --state", "list --all", "spans fail-001", "evals", "system list", "tasks list"]
 )
 def test_show_secrets(leaky: Lens, line: str) -> None:
-    for form in ("json", "csv", "tsv"):
+    for form in ("json",) if "--state" in line else ("json", "csv", "tsv"):
         shown = leaky(f"{line} -o {form} --show-secrets").out
         assert "hunter2" in shown
         assert "lens:s3cr3t@db" in shown
