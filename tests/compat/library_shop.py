@@ -92,6 +92,7 @@ talk = Step.loop_until(
 
 registry = PipelineRegistry()
 registry.register(load >> price >> ask >> charge >> total >> finish, "priced", "1.0.0")
+registry.register(load >> price >> charge >> total >> finish, "billed", "1.0.0")
 registry.register(load >> ask >> finish, "untold", "1.0.0")
 registry.register(load >> talk >> finish, "talks", "1.0.0")
 registry.register(load >> ask >> charge >> pick >> finish, "approvals", "1.0.0")
@@ -103,7 +104,7 @@ single = registry.get("orders", "1.0.0")
 
 async def begin(store: str, name: str, run_id: str) -> None:
     backend = SQLiteBackend(Path(store)) if store.endswith(".db") else FileBackend(Path(store))
-    model = Order if name in ("orders", "priced", "untold") else PipelineContext
+    model = Order if name in ("orders", "priced", "billed", "untold") else PipelineContext
     flujo = Flujo(
         registry.get(name, "1.0.0"),
         pipeline_name=name,

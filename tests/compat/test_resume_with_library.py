@@ -205,12 +205,11 @@ def test_a_context_with_required_fields_is_found_from_the_steps(shop: Shop) -> N
     shop.begin("priced", "one")
     assert shop.lens(f"resume one {APP} --input yes").out == "finished charged yes 4711 1.5\n"
     die = shop.touch("die")
-    shop.begin("priced", "two")
-    with shop.start("-m", "flujo_lens", "resume", "two", *shlex.split(APP), "--input", "yes") as process:
-        process.communicate(timeout=240)
+    shop.begin("billed", "two")
     die.unlink()
     assert shop.run("two")["status"] == "running"
-    assert shop.lens(f"resume two {APP} --force").out.startswith("finished charged yes 4711")
+    done = shop.lens(f"resume two {APP} --force")
+    assert (done.code, done.out) == (0, "finished charged loaded hello 4711 1.5\n")
 
 
 def test_a_context_of_a_model_that_nothing_names_is_asked_for_before_the_answer(shop: Shop) -> None:
@@ -226,8 +225,10 @@ def test_a_pause_inside_of_a_loop_is_answered(shop: Shop) -> None:
     shop.begin("talks", "one")
     assert shop.lens(f"check {APP}").code == 0
     answered = shop.lens(f"resume one {APP} --input more -o json")
-    assert (answered.code, answered.json["status"]) == (0, "paused")
-    shop.lens(f"resume one {APP} --input stop")
+    # 0.4 takes any answer for what the loop returns; 0.6 asks until the loop has enough.
+    assert (answered.code, answered.json["status"]) == (0, "completed" if shop.series == "0.4" else "paused")
+    if shop.series == "0.6":
+        shop.lens(f"resume one {APP} --input stop")
     assert shop.signs() == ["load", "finish"]
 
 
