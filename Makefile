@@ -39,14 +39,17 @@ demo: $(VENV)/.installed
 	@echo; echo "Your own: $(BIN)/lens status --store path/to/flujo_ops.db"
 
 # The real library has an environment of its own, never ours: it pins other versions.
-$(COMPAT)/.made: tests/compat/environments.sh
-	@PYTHON=$(PYTHON) tests/compat/environments.sh $(COMPAT) >/dev/null
+$(COMPAT)/0.4/.installed: tests/compat/environments.sh
+	@PYTHON=$(PYTHON) tests/compat/environments.sh $(COMPAT) 0.4 >/dev/null
 	@touch $@
 
-compat: $(VENV)/.tested $(COMPAT)/.made
-	@$(BIN)/python -m pytest -q -n 2 tests/compat
+compat: $(VENV)/.tested
+	@PYTHON=$(PYTHON) tests/compat/environments.sh $(COMPAT)
+	@LENS_COMPAT=1 $(BIN)/python -m pytest -q -n 2 tests/compat
+	@LENS_FLUJO_PYTHON=$(abspath $(COMPAT))/0.4/bin/python \
+		$(BIN)/python -m pytest -q tests/cli/test_cleaning_processes.py -k library
 
-test: lint
+test: lint $(COMPAT)/0.4/.installed
 	@$(BIN)/python -m pytest -q -n 2
 
 lint: $(VENV)/.tested

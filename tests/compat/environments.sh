@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes an environment for each series of the real library (flujo), for the tests of this folder.
 #
-#     tests/compat/environments.sh [FOLDER]     # FOLDER/0.4 and FOLDER/0.6; .compat by default
+#     tests/compat/environments.sh [FOLDER [0.4]]     # FOLDER/0.4 and FOLDER/0.6, or the first alone; .compat by default
 #
 # 0.4.35 is installed with the Python of $PYTHON (python3). 0.6.11 needs Python 3.13 or newer: it is made where one is
 # found, as $PYTHON_06 or python3.13 or python3.14 on the PATH. Each is installed without the clients of model vendors,
@@ -32,6 +32,7 @@ make_environment() { # PYTHON, NAME, VERSION, what it needs...
 make_environment "$python" 0.4 0.4.35 "${common[@]}" 'pydantic<2.13' pydantic-ai-slim pydantic-evals
 echo "LENS_FLUJO_PYTHON=$folder/0.4/bin/python"
 
+[ "${2:-}" = 0.4 ] && exit
 for newer in "${PYTHON_06:-}" python3.13 python3.14; do
     # A shim of a version manager is there, and may not run.
     if [ -n "$newer" ] && "$newer" -c 'import sys; sys.exit(sys.version_info < (3, 13))' 2>/dev/null; then
