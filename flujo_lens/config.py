@@ -28,6 +28,7 @@ from flujo_lens.config_sources import (
     check_count,
     check_driver,
     check_duration,
+    check_printable,
     check_seconds,
     check_text,
     check_texts,
@@ -386,8 +387,11 @@ def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> 
     try:
         text = expand(raw, world.env)
         uri = absolute_uri(text, base, world.env)
+        check_printable(text)
         if not text:
             uri, problem = raw, file.error(where, "is empty once its variables are replaced").message
+    except WrongValueError as exc:
+        uri, problem = raw, file.error(where, f"{exc.must} once its variables are replaced").message
     except KeyError as exc:
         problem = file.error(where, *_not_set(exc)).message
     return StoreEntry("", uri, False, file.source(*where), base, problem)

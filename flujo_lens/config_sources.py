@@ -407,7 +407,15 @@ def check_text(value: Any) -> str:
         raise WrongValueError(f"must be a text in quotes, not {describe(value)}")
     if not value:
         raise WrongValueError("must not be empty")
+    check_printable(value)
     return value
+
+
+def check_printable(text: str) -> None:
+    """Raise where a text has a control character: no name, path or URI is meant to."""
+    if found := re.search("[\x00-\x1f\x7f-\x9f]", text):
+        hint = "in double quotes a backslash begins an escape: write it twice, or use single quotes"
+        raise WrongValueError(f"must not hold the control character {found[0]!a}", hint)
 
 
 def check_bool(value: Any) -> bool:

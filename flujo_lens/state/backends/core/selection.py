@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple, Protocol
 
@@ -256,15 +256,23 @@ def last_sign(
         now: The present.
     """
     if len(zones) == 1 and zones[0] is UTC:  # as nearly all are read, in a third of the time
-        read = [parse_instant(_text(value)) for value in {*state, *run} - _ABSENT]
+        read = [parse_instant(_text(value)) for value in _set(*state, *run)]
     else:
-        read = [_youngest(value, zones) for value in {*state} - _ABSENT]
-        read += [parse_instant(_text(value)) for value in {*run} - _ABSENT]
+        read = [_youngest(value, zones) for value in _set(*state)]
+        read += [parse_instant(_text(value)) for value in _set(*run)]
     known = [when for when in read if when is not None]
     if not known or len(known) < len(read):
         return None
     newest = max(known)
     return newest if newest <= now else None
+
+
+def _set(*times: object) -> Collection[object]:
+    """The times that are set, each of them once if it can be: a file of JSON holds a list as well as a text."""
+    try:
+        return {*times} - _ABSENT
+    except TypeError:
+        return [value for value in times if value is not None and value != ""]
 
 
 def _text(value: object) -> object:

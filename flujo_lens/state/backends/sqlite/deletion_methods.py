@@ -38,7 +38,7 @@ class PruningRuns(SQLiteReads):
         """Return what would go; of the rows of many runs, the number and size are estimated from a sample."""
         from flujo_lens.state.backends.sqlite.deletion.plan import make_plan
 
-        return await self._read(lambda session: make_plan(session, asked))
+        return await self._read(lambda session: make_plan(session, self._reader.path, asked))
 
     async def planned_ids(self, plan: DeletionPlan) -> AsyncIterator[str]:
         """Yield the ids of a plan; of runs that are gone meanwhile, none."""

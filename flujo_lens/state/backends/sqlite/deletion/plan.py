@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.core.selection import Chooser, Member, last_sign
@@ -21,6 +22,7 @@ from flujo_lens.state.backends.sqlite.reads.deletion_marks import read_held, unf
 from flujo_lens.state.backends.sqlite.reads.lock_yield import LockYielder
 from flujo_lens.state.backends.sqlite.reads.orphans import Orphans, find_orphans
 from flujo_lens.state.backends.sqlite.reads.run_selection import count_all
+from flujo_lens.state.backends.sqlite.schema.migrations import check_tables
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
 from flujo_lens.state.filtering import matches, needs_details
 from flujo_lens.state.interpret import RawRun, named, status_of, summarise
@@ -73,8 +75,13 @@ class Choice:
             at += size
 
 
-def make_plan(session: Session, asked: DeletionRequest) -> DeletionPlan:
-    """What `asked` takes now."""
+def make_plan(session: Session, path: Path, asked: DeletionRequest) -> DeletionPlan:
+    """What `asked` takes now.
+
+    Raises:
+        SchemaError: the runs, or what hangs on them, are in what cannot be deleted from.
+    """
+    check_tables(session.shape, path)
     choice = Choice(zones_of(session), session.zone_is_set)
     chooser = Chooser(asked, choice)
     breaths = LockYielder(session.connection)

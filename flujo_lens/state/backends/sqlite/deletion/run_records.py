@@ -86,7 +86,8 @@ def read_records(session: Session, run_ids: Sequence[Any], tables: Sequence[str]
     with _texts(session.connection, _text):
         for table in tables:
             for columns, run_id, row in _rows(session, table, run_ids):
-                kept = found[run_id].setdefault(table, {"columns": columns, "rows": []})
+                # Where a column compares ids in a way of its own, one finds rows that spell it differently.
+                kept = found.setdefault(run_id, {}).setdefault(table, {"columns": columns, "rows": []})
                 kept["rows"].append([encoded(value) for value in row])
     return [{"run_id": as_text(run_id), "tables": kept, "last": True} for run_id, kept in found.items()]
 

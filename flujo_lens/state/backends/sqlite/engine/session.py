@@ -94,7 +94,8 @@ def _has_naive_states(session: Session) -> bool:
     if not session.shape.has("workflow_state", "updated_at"):
         return False
     for end in ("ASC", "DESC"):
-        text = session.value(f"SELECT updated_at FROM workflow_state ORDER BY rowid {end} LIMIT 1")
+        row = session.shape.row("workflow_state")
+        text = session.value(f"SELECT updated_at FROM workflow_state ORDER BY {row} {end} LIMIT 1")
         if isinstance(text, str) and parse_instant(text) and not _has_zone(text):
             return True
     return False
@@ -108,19 +109,22 @@ def _both_times(session: Session) -> list[tuple[Any, Any]]:
     """Local and UTC times of the same runs: some from all of the store's life, and the newest."""
     if not session.shape.has("runs", "end_time"):
         return []
+    if "workflow_state" in session.shape.odd:
+        return _newest_times(session)
     bounds = session.rows("SELECT min(rowid), max(rowid) FROM workflow_state").fetchone()
     if not all(isinstance(bound, int) for bound in bounds):
         return []
     first, last = bounds
     places = {last, *(first + (last - first) * part // _SAMPLES for part in range(_SAMPLES))}
     found = [pair for place in sorted(places, reverse=True) for pair in _ended(session, place)]
-    return (
-        found
-        or session.rows(
-            "SELECT s.updated_at, r.end_time FROM workflow_state s JOIN runs r ON r.run_id = s.run_id "
-            f"WHERE r.end_time <> '' ORDER BY s.rowid DESC LIMIT {_SAMPLES}"
-        ).fetchall()
-    )
+    return found or _newest_times(session)
+
+
+def _newest_times(session: Session) -> list[tuple[Any, Any]]:
+    return session.rows(
+        "SELECT s.updated_at, r.end_time FROM workflow_state s JOIN runs r ON r.run_id = s.run_id "
+        f"WHERE r.end_time <> '' ORDER BY s.{session.shape.row('workflow_state')} DESC LIMIT {_SAMPLES}"
+    ).fetchall()
 
 
 def _ended(session: Session, rowid: int) -> list[tuple[Any, Any]]:

@@ -67,7 +67,7 @@ def step_extras(session: Session, run_id: str, value: Opener) -> dict[tuple[int 
     if not shape.has("steps", "run_id", "step_name", "step_index"):
         return {}
     columns = ", ".join(shape.col("steps", "t", name) for name in ("raw_response", "start_time", "end_time"))
-    sql = f"SELECT step_index, step_name, {columns} FROM steps t WHERE t.run_id = ? ORDER BY t.rowid"
+    sql = f"SELECT step_index, step_name, {columns} FROM steps t WHERE t.run_id = ? ORDER BY t.{shape.row('steps')}"
     return {
         (as_int(index), as_text(name)): {
             "raw_response": value(run_id, "raw_response", raw),

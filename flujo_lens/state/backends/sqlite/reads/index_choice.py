@@ -186,10 +186,11 @@ def _pipeline_ids(session: Session, name: str) -> list[str] | None:
     A pipeline's id and name go together: the first and the last state of each id are asked (if they disagree,
     or if there are too many ids, the ids do not tell). ``workflow_state`` has no index on the name.
     """
+    row = session.shape.row(_WS)
     distinct = (
         f"WITH RECURSIVE d(id) AS (SELECT min(pipeline_id) FROM {_WS} UNION ALL "
         f"SELECT (SELECT min(pipeline_id) FROM {_WS} WHERE pipeline_id > d.id) FROM d WHERE d.id IS NOT NULL) "
-        f"SELECT id, {_name_of_id('ASC')}, {_name_of_id('DESC')} "
+        f"SELECT id, {_name_of_id(row, 'ASC')}, {_name_of_id(row, 'DESC')} "
         f"FROM d WHERE d.id IS NOT NULL LIMIT {MOST_PIPELINE_IDS + 1}"
     )
     if not session.shape.indexed(_WS, "pipeline_id"):
@@ -200,8 +201,8 @@ def _pipeline_ids(session: Session, name: str) -> list[str] | None:
     return [row[0] for row in rows if row[1] == name]
 
 
-def _name_of_id(direction: str) -> str:
-    return f"(SELECT pipeline_name FROM {_WS} WHERE pipeline_id = d.id ORDER BY rowid {direction} LIMIT 1)"
+def _name_of_id(row: str, direction: str) -> str:
+    return f"(SELECT pipeline_name FROM {_WS} WHERE pipeline_id = d.id ORDER BY {row} {direction} LIMIT 1)"
 
 
 def _recent_failures(session: Session, wanted: RunFilter) -> Candidates:
@@ -248,7 +249,9 @@ def _active_parts(session: Session, texts: tuple[str, str]) -> list[_Part]:
 
 def _all_or_few(session: Session, parts: list[_Part]) -> Candidates:
     """The ids themselves if they are few: what found them is not to be done twice."""
-    found = (session.rows(f"{sql} ORDER BY rowid DESC LIMIT {FEW + 1}", values) for sql, values in parts)
+    # Those that were saved last first; a table without row numbers is in no such order.
+    newest = "" if session.shape.odd else "ORDER BY rowid DESC"
+    found = (session.rows(f"{sql} {newest} LIMIT {FEW + 1}", values) for sql, values in parts)
     ids = {row[0] for rows in found for row in rows}
     if len(ids) <= FEW and all(isinstance(run_id, str) for run_id in ids):
         return Candidates("SELECT value FROM json_each(?)", (dumps(list(ids)).decode(),), len(ids))
@@ -257,5 +260,6 @@ def _all_or_few(session: Session, parts: list[_Part]) -> Candidates:
 
 def _not_older(session: Session, table: str, column: str, since: datetime, naive: tzinfo) -> tuple[str, str]:
     """SQL for a time that may be `since` or later, as far as its text tells; the instant is tested again."""
-    sample = [session.value(f"SELECT {column} FROM {table} ORDER BY rowid {way} LIMIT 1") for way in ("ASC", "DESC")]
+    row = session.shape.row(table)
+    sample = [session.value(f"SELECT {column} FROM {table} ORDER BY {row} {way} LIMIT 1") for way in ("ASC", "DESC")]
     return f"{column} >= ?", text_order(sample[0], sample[1], naive).at_least(since)

@@ -58,18 +58,29 @@ def _alone(session: Session, table: str, breaths: LockYielder) -> dict[Any, int]
     if not session.shape.indexed(table, "run_id"):
         return dict(session.rows(_counted(session, table, f"WITH d(id) AS (SELECT DISTINCT run_id FROM {table})")))
     found: dict[Any, int] = {}
-    after = session.value(f"SELECT min(run_id) FROM {table}")
-    while after is not None:
-        walk = f"WITH RECURSIVE d(id) AS (SELECT ? UNION ALL {_next(table)} LIMIT {_AT_A_TIME})"
-        found.update(session.rows(_counted(session, table, walk), (after,)))
-        last = session.value(f"{walk} SELECT max(id) FROM d", (after,))
-        after = session.value(f"SELECT min(run_id) FROM {table} WHERE run_id > ?", (last,))
+    page = _stored(session, f"SELECT min(run_id) AS id FROM {table}")
+    while page is not None:
+        first, value = page
+        walk = f"WITH RECURSIVE d(id, at) AS (SELECT {first}, 1 UNION ALL {_next(table)} LIMIT {_AT_A_TIME})"
+        found.update(session.rows(_counted(session, table, walk), (value,)))
+        last = f"{walk} SELECT id FROM d ORDER BY at DESC LIMIT 1"
+        page = _stored(session, f"SELECT min(run_id) AS id FROM {table} WHERE run_id > ({last})", value)
         breaths.take()
     return found
 
 
 def _next(table: str) -> str:
-    return f"SELECT (SELECT min(run_id) FROM {table} WHERE run_id > d.id) FROM d WHERE d.id IS NOT NULL"
+    return f"SELECT (SELECT min(run_id) FROM {table} WHERE run_id > d.id), at + 1 FROM d WHERE d.id IS NOT NULL"
+
+
+def _stored(session: Session, sql: str, *values: Any) -> tuple[str, Any] | None:
+    """SQL for the id that a query finds, with its value, as exactly as it is stored; None if it finds none.
+
+    A text that is no UTF-8 is read as another, and where a page ended by that one, the next would be the same page.
+    """
+    of_text = "CASE typeof(id) WHEN 'text' THEN CAST(id AS BLOB) ELSE id END"
+    kind, value = session.rows(f"SELECT typeof(id), {of_text} FROM ({sql})", values).fetchone() or ("null", None)
+    return None if kind == "null" else ("CAST(? AS TEXT)" if kind == "text" else "?", value)
 
 
 def _counted(session: Session, table: str, ids: str) -> str:

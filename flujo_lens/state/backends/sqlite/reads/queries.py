@@ -225,9 +225,10 @@ def states_by_first_save(shape: Shape, bounds: str, extra: str, direction: str, 
     """States that have no row in ``runs``, in the order of ``created_at``."""
     where = f"{bounds.format(c='created_at')} AND created_at GLOB '{READABLE}' AND run_id IS NOT NULL"
     inner, outer = _ordered("created_at", "b.saved", direction, budget)
-    source = f"(SELECT rowid AS at, run_id AS id, created_at AS saved FROM workflow_state WHERE {where}{inner}) b"
+    row = shape.row(_WS)
+    source = f"(SELECT {row} AS at, run_id AS id, created_at AS saved FROM workflow_state WHERE {where}{inner}) b"
     alone = "NOT EXISTS (SELECT 1 FROM runs x WHERE x.run_id = b.id)" if shape.has(_RUNS) else "1"
-    joined = f"{source} CROSS JOIN workflow_state s ON s.rowid = b.at"
+    joined = f"{source} CROSS JOIN workflow_state s ON s.{row} = b.at"
     return f"SELECT {{columns}} FROM {joined} WHERE {alone} AND {extra}{outer}"
 
 
@@ -247,19 +248,21 @@ def unreadable_starts(shape: Shape) -> str:
         starts = start_columns(shape)
         none = f"NOT lens_is_time(COALESCE({shape.pick(_RUNS, 'r', *starts)}, ''))"
         parts.append(
-            f"SELECT r.run_id FROM {_no_times(_RUNS, starts[:1])} CROSS JOIN runs r ON r.rowid = b.at WHERE {none}"
+            f"SELECT r.run_id FROM {_no_times(shape, _RUNS, starts[:1])} "
+            f"CROSS JOIN runs r ON r.{shape.row(_RUNS)} = b.at WHERE {none}"
         )
     if shape.has(_WS):
         saves = ["created_at"] if shape.has(_WS, "created_at") else []
         alone = "WHERE NOT EXISTS (SELECT 1 FROM runs x WHERE x.run_id = s.run_id)" if shape.has(_RUNS) else ""
         parts.append(
-            f"SELECT s.run_id FROM {_no_times(_WS, saves)} CROSS JOIN workflow_state s ON s.rowid = b.at {alone}"
+            f"SELECT s.run_id FROM {_no_times(shape, _WS, saves)} "
+            f"CROSS JOIN workflow_state s ON s.{shape.row(_WS)} = b.at {alone}"
         )
     return " UNION ".join(parts)
 
 
-def _no_times(table: str, columns: list[str]) -> str:
-    """The rowids of which the column (if there is one) holds no time: off its index, if it has one.
+def _no_times(shape: Shape, table: str, columns: list[str]) -> str:
+    """The rows (see `Shape.row`) of which the column (if there is one) holds no time: off its index, if it has one.
 
     ``lens_is_time`` is ours, and slow; SQLite's own `julianday` takes some texts that it does not.
     """
@@ -268,7 +271,7 @@ def _no_times(table: str, columns: list[str]) -> str:
         f"{text} GLOB '{READABLE}' AND {text} > '0001' AND substr({text}, 9, 2) < '29' "
         f"AND substr({text}, 12, 2) < '24' AND instr({text}, ' ') = 0 AND julianday({text}) IS NOT NULL"
     )
-    return f"(SELECT rowid AS at FROM {table} WHERE NOT ({usual}) AND NOT lens_is_time({text})) b"
+    return f"(SELECT {shape.row(table)} AS at FROM {table} WHERE NOT ({usual}) AND NOT lens_is_time({text})) b"
 
 
 # --- by id

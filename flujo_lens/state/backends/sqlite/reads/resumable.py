@@ -33,7 +33,7 @@ _NAMELESS = "COALESCE({}, '') IN ('', 'unknown')"
 
 _DONE = (
     "SELECT step_name FROM steps WHERE run_id = ? AND status = 'completed' GROUP BY step_index, step_name "
-    "ORDER BY step_index, min(rowid)"
+    "ORDER BY step_index, min({row})"
 )
 
 
@@ -138,11 +138,11 @@ class _Grouping:
             for table, alias in ((_WS, "s"), (_RUNS, "r"))
         )
         index, run_status = self._shape.col(_WS, "s", "current_step_index"), self._shape.col(_RUNS, "r", "status")
-        has_parents = self._shape.indexed(_WS, "parent_run_id")
-        child = f"s.rowid IN (SELECT rowid FROM {_WS} WHERE parent_run_id > '')" if has_parents else "0"
+        has_parents, row = self._shape.indexed(_WS, "parent_run_id"), self._shape.row(_WS)
+        child = f"s.{row} IN (SELECT {row} FROM {_WS} WHERE parent_run_id > '')" if has_parents else "0"
         facts = ["s.status", *state, index, self._digest(), *run, run_status, child]
         source = f"{_WS} s {self._join.format('s')} {self._joined_as_needed()}"
-        told = ", ".join(["s.rowid", "CAST(s.run_id AS TEXT)", *facts])
+        told = ", ".join([f"s.{row}", "CAST(s.run_id AS TEXT)", *facts])
         return f"SELECT {told} FROM {source} WHERE s.status IN ({self._stored}, '')"
 
     def _digest(self) -> str:
@@ -183,7 +183,7 @@ class _Grouping:
 
     def _read_states(self, rowids: list[int]) -> None:
         columns = queries.run_columns(self._shape, "s.run_id", state=True, run=True, details=True)
-        source = f"json_each(?) j CROSS JOIN {_WS} s ON s.rowid = j.value {self._joined()}"
+        source = f"json_each(?) j CROSS JOIN {_WS} s ON s.{self._shape.row(_WS)} = j.value {self._joined()}"
         self._add(self._session.rows(f"SELECT {columns}, {self._digest()} FROM {source}", (dumps(rowids).decode(),)))
 
     def _read_stateless(self) -> None:
@@ -209,4 +209,6 @@ class _Grouping:
         told = completed_of(raw, status)
         if told is not None or not self._shape.has("steps", "run_id", "step_name", "step_index", "status"):
             return told or ()
-        return tuple(as_text(row[0]) for row in self._session.rows(_DONE, (raw.run_id,)))
+        return tuple(
+            as_text(row[0]) for row in self._session.rows(_DONE.format(row=self._shape.row("steps")), (raw.run_id,))
+        )

@@ -25,7 +25,8 @@ _SEALED = "<sealed>"
 
 def states(session: Session, status: str | None, value: Opener) -> list[dict[str, Any]]:
     """All saved documents (of one status) that can be read, the last saved first; times stay texts."""
-    where = "WHERE status = ? ORDER BY rowid DESC" if status is not None else "ORDER BY rowid DESC"
+    newest = f"ORDER BY {session.shape.row('workflow_state')} DESC"
+    where = f"WHERE status = ? {newest}" if status is not None else newest
     found = []
     for row in _state_rows(session, where, (status,) if status is not None else ()):
         run_id = as_text(row.get("run_id"))
@@ -148,7 +149,7 @@ def _steps(session: Session, run_id: str, value: Opener) -> list[StepRecord]:
     ]
     sql = (
         f"SELECT t.step_index, t.step_name, t.status, {', '.join(picked)} "
-        f"FROM steps t WHERE t.run_id = ? ORDER BY t.step_index, t.rowid"
+        f"FROM steps t WHERE t.run_id = ? ORDER BY t.step_index, t.{shape.row('steps')}"
     )
     return [_step(run_id, row, value) for row in session.rows(sql, (run_id,))]
 
@@ -190,7 +191,8 @@ def span_rows(session: Session, run_id: str, value: Opener) -> list[SpanRow]:
         return _trace_rows(session, run_id)
     sql = (
         "SELECT span_id, parent_span_id, name, status, start_time, end_time, "
-        f"{shape.col('spans', 'spans', 'attributes')} FROM spans WHERE run_id = ? ORDER BY start_time, rowid"
+        f"{shape.col('spans', 'spans', 'attributes')} FROM spans "
+        f"WHERE run_id = ? ORDER BY start_time, {shape.row('spans')}"
     )
     return [_span(run_id, row, value) for row in session.rows(sql, (run_id,))] or _trace_rows(session, run_id)
 
@@ -244,7 +246,8 @@ def evaluations(session: Session, run_id: str | None, limit: int, value: Opener)
     names = ("step_name", "score", "feedback", "metadata", "created_at")
     columns = ", ".join(session.shape.col("evaluations", "evaluations", name) for name in names)
     newest = "created_at DESC, " if session.shape.has("evaluations", "created_at") else ""
-    sql = f"SELECT run_id, {columns} FROM evaluations {where} ORDER BY {newest}rowid DESC LIMIT ?"
+    newest += f"{session.shape.row('evaluations')} DESC"
+    sql = f"SELECT run_id, {columns} FROM evaluations {where} ORDER BY {newest} LIMIT ?"
     return [
         Evaluation(
             run_id=as_text(r[0]),

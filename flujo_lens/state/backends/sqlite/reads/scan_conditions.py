@@ -50,7 +50,7 @@ def _status_condition(session: Session, statuses: frozenset[str], *, state: bool
     if "failed" in statuses:
         disguised, more = _state_has(session, ["paused"])
         test, values = f"({test} OR (r.status = 'failed' AND {disguised}))", values + more
-    return f"CASE WHEN s.rowid IS NULL THEN r.status IN {marks} ELSE {test} END", [*asked, *values]
+    return f"CASE WHEN s.run_id IS NULL THEN r.status IN {marks} ELSE {test} END", [*asked, *values]
 
 
 def _state_has(session: Session, statuses: list[str]) -> tuple[str, list[str]]:
@@ -65,5 +65,6 @@ def _state_has(session: Session, statuses: list[str]) -> tuple[str, list[str]]:
     present = [status for status in statuses if session.value(sought, (status,))]
     if not present:
         return "0", []
-    test = f"SELECT 1 FROM {_WS} f INDEXED BY {index} WHERE f.status IN {queries.marks(present)} AND f.rowid = s.rowid"
+    row = session.shape.row(_WS)
+    test = f"SELECT 1 FROM {_WS} f INDEXED BY {index} WHERE f.status IN {queries.marks(present)} AND f.{row} = s.{row}"
     return f"EXISTS ({test})", present

@@ -39,11 +39,13 @@ def last_write(session: Session) -> datetime | None:
     """The newest time among the rows that were written last (the row that a save makes has the highest rowid)."""
     found: list[datetime | None] = []
     if session.shape.has("workflow_state", "updated_at"):
-        text = session.value("SELECT updated_at FROM workflow_state ORDER BY rowid DESC LIMIT 1")
+        row = session.shape.row("workflow_state")
+        text = session.value(f"SELECT updated_at FROM workflow_state ORDER BY {row} DESC LIMIT 1")
         found.append(parse_instant(text, session.zone))
     for column in ("updated_at", "created_at", "end_time", "start_time"):
         if session.shape.has("runs", column):
-            found.append(parse_instant(session.value(f"SELECT {column} FROM runs ORDER BY rowid DESC LIMIT 1")))
+            newest = f"SELECT {column} FROM runs ORDER BY {session.shape.row('runs')} DESC LIMIT 1"
+            found.append(parse_instant(session.value(newest)))
     return max((when for when in found if when), default=None)
 
 
@@ -119,7 +121,7 @@ def _note_odd_states(session: Session) -> None:
 
 
 def _is_plain(shape: Shape) -> bool:
-    return shape.has("runs", "status", "pipeline_name") and shape.has("workflow_state", "status")
+    return not shape.odd and shape.has("runs", "status", "pipeline_name") and shape.has("workflow_state", "status")
 
 
 _DOUBTFUL = queries.doubtful("o.status", "r.status")

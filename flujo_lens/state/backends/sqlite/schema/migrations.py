@@ -24,10 +24,10 @@ from urllib.parse import quote
 from flujo_lens.errors import SchemaError
 from flujo_lens.state.backends.sqlite.engine.lock_retry import SLICE, patiently, translate_write
 from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite, is_busy
-from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, read_shape
+from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape, read_shape
 from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, TABLES, create_index, create_table
 
-__all__ = ["Layout", "migrate", "moved", "nothing", "plan", "read_layout"]
+__all__ = ["Layout", "check_tables", "migrate", "moved", "nothing", "plan", "read_layout"]
 
 _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "runs": {"created_at": ("start_time", "created_at"), "updated_at": ("updated_at", "end_time")},
@@ -96,9 +96,9 @@ class _Table:
     def __init__(self, db: sqlite3.Connection, name: str) -> None:
         self.name, self.wanted = name, TABLES[name]
         rows = db.execute(f"PRAGMA table_info({name})").fetchall()
-        self.columns = {row[1]: _Column(*row) for row in rows}
-        found = db.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
-        self.kind, self.sql = (str(found[0]), str(found[1])) if found else ("", "")
+        self.columns = {row[1].lower(): _Column(*row)._replace(name=row[1].lower()) for row in rows}
+        found = db.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND lower(name) = ?", (name,)).fetchone()
+        self.sql = str(found[0]) if found else ""
         self.missing = [column for column in self.wanted if column not in self.columns]
 
     @property
@@ -184,26 +184,39 @@ def read_layout(connection: sqlite3.Connection, path: Path) -> Layout:
         NotAStoreError: it is no state store.
         SchemaError: it is of a newer schema, or one that nobody knows: nothing may be written.
     """
-    version = read_shape(connection, path).version
+    shape = read_shape(connection, path)
+    version = shape.version
     if version > KNOWN_VERSION:
         raise SchemaError(
             f"{path} has schema version {version}; the newest that is known is {KNOWN_VERSION}",
             hint="nothing was changed; update flujo-lens, or write with the application that made the store",
             path=str(path),
         )
+    check_tables(shape, path)
     tables = [_Table(connection, name) for name in TABLES]
     for table in tables:
-        why = f"{table.name} is a {table.kind}" if table.kind not in ("table", "") else ""
         if table.foreign_musts:
-            why = f"{table.name}.{table.foreign_musts[0]} must be given, and has no default"
-        if why:
-            raise SchemaError(
-                f"{path} is of a schema that is not known: {why}",
-                hint="nothing was changed; write with the application that made the store",
-                path=str(path),
-            )
+            raise _unknown(path, f"{table.name}.{table.foreign_musts[0]} must be given, and has no default")
     older = {table.name: " and ".join(words) for table in tables if (words := table.differences())}
     return Layout(tuple(_words(table) for table in tables if table.name in older), older)
+
+
+def check_tables(shape: Shape, path: Path) -> None:
+    """See that all that hold runs can be written.
+
+    Raises:
+        SchemaError: one of them is a view, or has no numbers of its rows.
+    """
+    for table, why in shape.odd.items():
+        raise _unknown(path, f"{table} {why}")
+
+
+def _unknown(path: Path, why: str) -> SchemaError:
+    return SchemaError(
+        f"{path} is of a schema that is not known: {why}",
+        hint="nothing was changed; write with the application that made the store",
+        path=str(path),
+    )
 
 
 def _words(table: _Table) -> str:

@@ -7,7 +7,7 @@ library opened in turn have a mixture of both.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,15 +22,27 @@ TABLES = ("workflow_state", "runs", "steps", "spans", "traces", "evaluations", "
 
 
 class Shape(NamedTuple):
-    """Columns by table, and the indexes by the column that they begin with."""
+    """What a database has; names are in lower case.
+
+    Attributes:
+        columns: The columns, by table.
+        leading: The indexes by the column that they begin with, by table.
+        version: Its ``user_version``.
+        odd: Why a table can be read alone, in words, by table: a view, or one whose rows have no numbers.
+    """
 
     columns: dict[str, frozenset[str]]
     leading: dict[str, dict[str, str]]
     version: int
+    odd: Mapping[str, str] = {}
 
     def has(self, table: str, *columns: str) -> bool:
         """Whether the table is there, with these columns."""
         return table in self.columns and self.columns[table].issuperset(columns)
+
+    def row(self, table: str) -> str:
+        """The column that tells the rows apart: their number, unless they have none."""
+        return ("key" if table == "system_state" else "run_id") if table in self.odd else "rowid"
 
     def indexed(self, table: str, column: str) -> bool:
         """Whether an index begins with this column."""
@@ -74,6 +86,7 @@ def read_shape(connection: sqlite3.Connection, path: Path) -> Shape:
         columns=columns,
         leading={table: dict(_leading(connection, table)) for table in columns},
         version=int(connection.execute("PRAGMA user_version").fetchone()[0]),
+        odd=odd_tables(connection, columns),
     )
     if not (shape.has("workflow_state", "run_id", "status") or shape.has("runs", "run_id", "status")):
         raise NotAStoreError(
@@ -87,7 +100,28 @@ def read_shape(connection: sqlite3.Connection, path: Path) -> Shape:
 
 
 def _names(connection: sqlite3.Connection, pragma: str, at: int) -> list[str]:
-    return [row[at] for row in connection.execute(pragma) if row[at] is not None]
+    return [row[at].lower() for row in connection.execute(pragma) if row[at] is not None]
+
+
+def odd_tables(connection: sqlite3.Connection, columns: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Those of the tables that can only be read, with why, in words."""
+    views = {name for (name,) in connection.execute("SELECT lower(name) FROM sqlite_master WHERE type = 'view'")}
+    found = {table: _odd(connection, table, names, table in views) for table, names in columns.items() if names}
+    return {table: why for table, why in found.items() if why}
+
+
+def _odd(connection: sqlite3.Connection, table: str, columns: Collection[str], is_view: bool) -> str:
+    if is_view:
+        return "is a view"
+    if "rowid" in columns:
+        return "has a column of the name rowid"
+    try:
+        connection.execute(f"SELECT rowid FROM {table} LIMIT 0")
+    except sqlite3.OperationalError as error:
+        if "rowid" in str(error):
+            return "is WITHOUT ROWID"
+        raise
+    return ""
 
 
 def _leading(connection: sqlite3.Connection, table: str) -> Iterable[tuple[str, str]]:

@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 
+from flujo_lens.errors import SchemaError
 from flujo_lens.state.backends.sqlite.engine.other_processes import lock_holders, openers
 from flujo_lens.state.backends.sqlite.engine.read_connection import is_busy
 from flujo_lens.state.backends.sqlite.engine.session import Session
@@ -54,6 +55,7 @@ _TIMES = {
 }
 _SMALL_FIRST = ("system_state", "evaluations", "traces", "runs", "steps", "spans", "workflow_state")
 _LOOKS_LIKE_A_TIME = "GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'"
+_OF_ITS_OWNER = "change it with the application that made it"
 _SAVE_WHAT_CAN_BE = "copy the file first; `sqlite3 FILE .recover` then saves what can be read"
 
 
@@ -155,7 +157,10 @@ def _schema(session: Session, path: Path) -> Finding:
     if version > KNOWN_VERSION:
         detail = f"version {version} is newer than {KNOWN_VERSION}, the newest that is known: it can be read as it is"
         return Finding("schema", False, 1, detail, "update flujo-lens before anything is changed")
-    older = read_layout(session.connection, path).older
+    try:
+        older = read_layout(session.connection, path).older
+    except SchemaError as error:
+        return Finding("schema", False, 1, f"{error.message}: it can be read as it is", _OF_ITS_OWNER)
     if not older:
         return Finding("schema", True, 0, "up to date")
     detail = f"older, which is harmless; a migration would change {', '.join(older)} (lens migrate --dry-run)"
@@ -202,7 +207,10 @@ def _who_may_write(path: Path | str, otherwise: int = 0) -> int:
 
 
 def _indexes(session: Session, path: Path) -> Finding:
-    older = session.shape.version > KNOWN_VERSION or read_layout(session.connection, path).is_older
+    try:
+        older = read_layout(session.connection, path).is_older
+    except SchemaError:
+        return Finding("indexes", True, None, "nothing can be changed in a store of this schema")
     missing = missing_indexes(session.shape)
     if not missing:
         return Finding("indexes", True, 0, "all are there")
@@ -300,7 +308,7 @@ def _unreadable(session: Session, full: bool) -> Finding:
 
 def _bad_values(session: Session, table: str, column: str, full: bool) -> int:
     """How many texts do not parse; SQLite leaves those over that it takes for no JSON (NaN is none to it)."""
-    sample = "" if full else f"ORDER BY rowid DESC LIMIT {SAMPLE}"
+    sample = "" if full else f"ORDER BY {session.shape.row(table)} DESC LIMIT {SAMPLE}"
     rows = session.rows(
         f"SELECT value FROM (SELECT {column} AS value FROM {table} {sample}) "
         "WHERE typeof(value) = 'text' AND NOT json_valid(value)"
@@ -325,7 +333,8 @@ def _bad_times(session: Session, full: bool) -> Finding:
 
 def _bad_times_in(session: Session, table: str, column: str, full: bool) -> int:
     """What SQLite cannot read either is asked about in Python: it reads fewer forms."""
-    sample = "" if full or session.shape.indexed(table, column) else f"ORDER BY rowid DESC LIMIT {SAMPLE}"
+    everything = full or session.shape.indexed(table, column)
+    sample = "" if everything else f"ORDER BY {session.shape.row(table)} DESC LIMIT {SAMPLE}"
     return int(
         session.value(
             f"SELECT count(*) FROM (SELECT {column} AS at FROM {table} {sample}) "

@@ -1,0 +1,174 @@
+"""What the fuzzer of this folder found, each as a store, a folder or a file of settings that shows it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from support import HERE, Lens
+
+PRUNE = "prune --older-than 1h --yes --max-share 100% -o json"
+NO_TIMES: dict[str, Any] = {
+    "list": [1],
+    "empty-list": [],
+    "object": {"a": 1},
+    "nested": [[{}]],
+    "number": 12,
+    "true": True,
+    "text": "soon",
+    "huge": 1e300,
+}
+
+
+# --- times of any type
+
+
+@pytest.mark.parametrize("field", ["created_at", "updated_at"])
+@pytest.mark.parametrize("kind", NO_TIMES)
+def test_a_time_of_any_type_keeps_its_run_alone(file_lens: Lens, field: str, kind: str) -> None:
+    path = file_lens.cwd / "states/orders-v1-001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: NO_TIMES[kind]}))
+    before = set(file_lens("list --all -o id").lines)
+    done = file_lens(PRUNE)
+    assert (done.code, done.json["kept"]["unknown_age"]) == (0, 1), done.err
+    left = set(file_lens("list --all -o id").lines)
+    assert "orders-v1-001" in left
+    assert len(before - left) == done.json["done"] > 10
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Lima"])
+def test_so_it_does_whatever_the_zone_of_naive_times(file_lens: Lens, zone: str) -> None:
+    path = file_lens.cwd / "states/orders-v1-001.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"updated_at": ["2020"], "created_at": "2020-01-01"}))
+    file_lens.write("lens.toml", f'timezone = "{zone}"')
+    done = file_lens(PRUNE)
+    assert (done.code, done.json["kept"]["unknown_age"]) == (0, 1)
+    assert path.exists()
+
+
+# --- control characters in settings
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ('[stores.prod]\nreadonly = true\nuri = "sqlite:///a{}b.db"', "stores.prod.uri", 3),
+        ('[stores.prod]\nuri = "file:///a{}b"', "stores.prod.uri", 2),
+        ('[stores.prod]\nuri = "a{}b.db"', "stores.prod.uri", 2),
+        ('[stores.prod]\nuri = "postgresql://h{}/d"', "stores.prod.uri", 2),
+        ('[stores.prod]\nuri = "redis://h{}/0"', "stores.prod.uri", 2),
+        ('default = "./a{}b.db"', "default", 1),
+        ('[prune]\narchive_dir = "a{}b"', "prune.archive_dir", 2),
+        ('[audit]\npath = "a{}b"', "audit.path", 2),
+        ('[resume]\napp = "a{}b:c"', "resume.app", 2),
+    ],
+)
+def test_a_control_character_is_wrong_configuration(lens: Lens, text: str, key: str, line: int) -> None:
+    for char in ("\\u0000", "\\n", "\\u001b", "\\u0085"):
+        lens.write("lens.toml", text.replace("{}", char))
+        for words in ("list -o json", "prune --older-than 1d --yes -o json", "config -o json"):
+            done = lens(words)
+            assert (done.code, done.error["code"]) == (2, "LENS-U2"), (words, done.err)
+            assert done.error["message"].startswith(f"{HERE / 'lens.toml'} (line {line}): {key} must not hold")
+
+
+def test_one_that_a_variable_brings_is_too(lens: Lens) -> None:
+    lens.write("lens.toml", '[stores.prod]\nuri = "sqlite:///${WHERE}"\n[stores.other]\nuri = "flujo_ops.db"')
+    done = lens("list --store prod -o json", env={"WHERE": "a\x01b"})
+    assert (done.code, done.error["code"]) == (2, "LENS-U2")
+    assert "(line 2): stores.prod.uri must not hold the control character" in done.error["message"]
+    assert lens("list --store other", env={"WHERE": "a\x01b"}).code == 0
+
+
+# --- ids that are no text
+
+
+@pytest.mark.parametrize("table", ["steps", "spans", "evaluations"])
+@pytest.mark.parametrize("collation", ["", " COLLATE NOCASE", " COLLATE RTRIM"])
+def test_orphans_are_paged_by_the_order_of_the_engine(lens: Lens, table: str, collation: str) -> None:
+    """The last of them is no UTF-8, and their order is not that of their bytes."""
+    ids = ["'a'", "'B'", "'c'", "'c '", "CAST(x'FFFE' AS TEXT)", "x'FF'", "CAST(x'FFFFFF' AS TEXT)"]
+    columns = {
+        "steps": "step_name, step_index, status, created_at",
+        "spans": "span_id, name, start_time, status, created_at",
+        "evaluations": "step_name, score, feedback, created_at",
+    }[table]
+    lens.edit(
+        f"DROP INDEX IF EXISTS idx_{table}_run_id",
+        f"CREATE TABLE made AS SELECT * FROM {table}",
+        f"DROP TABLE {table}",
+        f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, run_id TEXT{collation} NOT NULL, {columns})",
+        f"INSERT INTO {table} (run_id, {columns}) SELECT run_id, {columns} FROM made",
+        *(f"INSERT INTO {table} (run_id, created_at) VALUES ({run_id}, '2020-01-01')" for run_id in ids),
+        f"CREATE INDEX idx_{table}_run_id ON {table} (run_id)",
+    )
+    found = lens("doctor --full -o json")
+    assert found.code == 1, found.err
+    (told,) = [check for check in found.json if check["check"] == f"orphans in {table}"]
+    assert told["count"] == len(ids)
+    done = lens("prune --orphans --yes -o json")
+    assert done.code == 0, done.err
+    (told,) = [c for c in lens("doctor --full -o json").json if c["check"] == f"orphans in {table}"]
+    assert told["count"] == 2, "what is no UTF-8 cannot be named, and stays"
+
+
+# --- tables that can only be read
+
+
+def _as_view(table: str) -> list[str]:
+    return [
+        "PRAGMA legacy_alter_table = on",
+        f"ALTER TABLE {table} RENAME TO hidden",
+        f"CREATE VIEW {table.upper()} AS SELECT * FROM hidden",
+    ]
+
+
+def _without_numbers(table: str) -> list[str]:
+    key = "key" if table == "system_state" else "run_id"
+    names = {
+        "workflow_state": "pipeline_id, pipeline_name, pipeline_version, current_step_index, pipeline_context, "
+        "step_history, status, created_at, updated_at, metadata, is_background_task, parent_run_id",
+        "runs": "pipeline_name, pipeline_version, status, created_at, updated_at",
+        "steps": "step_name, step_index, status, output, created_at",
+        "spans": "span_id, parent_span_id, name, start_time, end_time, status, attributes, created_at",
+        "evaluations": "step_name, score, feedback, metadata, created_at",
+        "system_state": "value, updated_at",
+    }[table]
+    return [
+        "PRAGMA legacy_alter_table = on",
+        f"ALTER TABLE {table} RENAME TO hidden",
+        f"CREATE TABLE {table} ({key} TEXT PRIMARY KEY, {names}) WITHOUT ROWID",
+        f"INSERT OR IGNORE INTO {table} SELECT {key}, {names} FROM hidden",
+    ]
+
+
+READING = (
+    "list --all", "list --status failed,paused --all", "list --active-since 300d", "list --pipeline orders", "status",
+    "stats", "failed --hours 9000", "waiting", "show orders-v1-001 -v --state", "trace orders-v1-001", "evals",
+    "system list", "check --save x", "doctor --full",
+)  # fmt: skip
+CHANGING = (
+    "delete orders-v1-001 --yes",
+    PRUNE,
+    f"{PRUNE} --dry-run",
+    "cancel paused-001 --yes",
+    "optimize",
+    "migrate --yes",
+)
+
+
+@pytest.mark.parametrize("make", [_as_view, _without_numbers])
+@pytest.mark.parametrize("table", ["workflow_state", "runs", "steps", "spans", "evaluations", "system_state"])
+def test_what_has_no_row_numbers_is_read_and_not_changed(lens: Lens, table: str, make: Any) -> None:
+    before = lens("list --all").out
+    lens.edit(*make(table))
+    assert lens("list --all -o id").lines == [line.split("\t")[0] for line in before.splitlines()[1:]]
+    for words in READING:
+        done = lens(*words.split())
+        assert done.code in (0, 1), (words, done.err)
+    for words in CHANGING:
+        done = lens(*words.split())
+        assert done.code == 5, (words, done.code, done.out, done.err)
+        assert f"{table} is " in done.err
+    assert lens("list --all -o id").lines == [line.split("\t")[0] for line in before.splitlines()[1:]]
