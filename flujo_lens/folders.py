@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flujo_lens.errors import ConfigError
 
-__all__ = ["cache_folder", "config_folder", "current_folder", "expand_home", "home_folder"]
+__all__ = ["cache_folder", "config_folder", "current_folder", "expand_home", "home_folder", "state_folder"]
 
 _NAME = "flujo-lens"
 
@@ -44,6 +44,11 @@ def config_folder(env: Mapping[str, str]) -> Path | None:
 def cache_folder(env: Mapping[str, str]) -> Path | None:
     """The folder of the user's caches; None if the user has none."""
     return _user_folder(env, "XDG_CACHE_HOME", ".cache", "user_cache_path")
+
+
+def state_folder(env: Mapping[str, str]) -> Path | None:
+    """The folder of what is kept for the user between commands; None if the user has none."""
+    return _user_folder(env, "XDG_STATE_HOME", ".local/state", "user_state_path")
 
 
 def _user_folder(env: Mapping[str, str], variable: str, below_home: str, elsewhere: str) -> Path | None:

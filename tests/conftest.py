@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from servers import PostgresServer, postgres_server
 from support import NEW, OLD, Lens
 
 # The same examples in every run: a red run is red for what was changed. The long rounds look for new ones.
@@ -57,3 +58,17 @@ def file_lens(bare_lens: Lens) -> Lens:
     bare_lens.files(NEW, to="states")
     bare_lens.env["LENS_STORE"] = "states/"
     return bare_lens
+
+
+@pytest.fixture(scope="session")
+def pg16() -> Iterator[PostgresServer]:
+    """The oldest PostgreSQL that is tested; a server for each process of the tests."""
+    with postgres_server(16) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pg18() -> Iterator[PostgresServer]:
+    """The newest PostgreSQL."""
+    with postgres_server(18) as server:
+        yield server

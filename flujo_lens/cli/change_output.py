@@ -11,7 +11,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import audit_log
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.sidecars import bin_of, path_of
+from flujo_lens.cli.sidecars import bin_of, made_base, why_nowhere
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
@@ -30,21 +30,18 @@ def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: Chang
 
     What was in the bin for long enough is removed: any command that writes does that.
     """
-    if path_of(backend) is not None:
+    base = made_base(app, backend)
+    if base is not None:
         bin_of(app, backend).expire(app.world.now())
     told = recorded(words, app.settings.redact_keys)
-    return Recorder(audit_log(app, _place(app, backend, asked), asked.audit_file), told, asked.reason)
+    return Recorder(audit_log(app, base or _elsewhere(app, backend, asked), asked.audit_file), told, asked.reason)
 
 
-def _place(app: App, backend: StateBackend, asked: ChangeOptions) -> Path:
-    path = path_of(backend)
-    if path is not None:
-        return path
+def _elsewhere(app: App, backend: StateBackend, asked: ChangeOptions) -> Path:
     if asked.audit_file is not None or app.settings.audit_path is not None:
         return Path()
     raise NotSupportedError(
-        f"the driver {type(backend).__qualname__} keeps its store at no path: there is no place for an audit log "
-        "beside it; nothing was changed",
+        f"{why_nowhere(backend)}: there is no place for an audit log beside it; nothing was changed",
         hint="--audit-file FILE, or path under [audit] in lens.toml, says where it is",
     )
 

@@ -1,25 +1,58 @@
-"""What lies beside a store that is at a path: its bin and its lock."""
+"""What lies beside a store: its bin and its lock. For a store on a server, in a folder of the user's."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import actor_of
-from flujo_lens.errors import NotSupportedError
+from flujo_lens.errors import NotSupportedError, OperationFailedError
+from flujo_lens.folders import state_folder
 from flujo_lens.operations.recycle_bin import Bin
 from flujo_lens.operations.store_lock import StoreLock
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["bin_of", "bin_of_gone", "gone_path", "lock_of", "path_of"]
+__all__ = ["base_of", "bin_of", "bin_of_gone", "gone_path", "lock_of", "made_base", "why_nowhere"]
 
 
-def path_of(backend: StateBackend) -> Path | None:
-    """Where a store is; None if it is at no path."""
-    path = getattr(backend, "path", None)
-    return path if isinstance(path, Path) else None
+def base_of(app: App, backend: StateBackend) -> Path | None:
+    """The path to whose name the names of audit log, lock and bin are added; None if there is no place for them.
+
+    That of the store, if it is at a path. For one on a server, a path in the user's folder of states, one folder a
+    store: ``~/.local/state/flujo-lens/<name>-<digest>/store``. It is made by `made_base` alone.
+    """
+    path, place = getattr(backend, "path", None), getattr(backend, "place", None)
+    if isinstance(path, Path):
+        return path
+    folder = state_folder(app.world.env)
+    if not isinstance(place, str) or folder is None:
+        return None
+    name = re.sub("[^A-Za-z0-9._-]+", "-", place.partition("?")[0].rpartition("/")[2])[:40] or "store"
+    return folder / f"{name}-{sha256(place.encode()).hexdigest()[:12]}" / "store"
+
+
+def made_base(app: App, backend: StateBackend) -> Path | None:
+    """As `base_of`; its folder is made where a store is on a server, for its owner alone.
+
+    Raises:
+        OperationFailedError: it cannot be made. Nothing was changed.
+    """
+    base = base_of(app, backend)
+    if base is not None and not isinstance(getattr(backend, "path", None), Path):
+        try:
+            base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OperationFailedError(
+                f"cannot make {base.parent}, the folder of the audit log: {error.strerror or error}; "
+                "nothing was changed",
+                hint="XDG_STATE_HOME says where it goes; --audit-file FILE puts the log elsewhere",
+                path=str(base.parent),
+            ) from error
+    return base
 
 
 def gone_path(app: App) -> Path | None:
@@ -40,10 +73,10 @@ def bin_of(app: App, backend: StateBackend) -> Bin:
     """The bin beside a store.
 
     Raises:
-        NotSupportedError: the store is at no path.
+        NotSupportedError: there is no place for it.
     """
     settings = app.settings
-    return Bin(Bin.path_beside(_store_path(backend)), settings.bin_keep, settings.bin_max_runs, app.world.now())
+    return Bin(Bin.path_beside(_needed_base(app, backend)), settings.bin_keep, settings.bin_max_runs, app.world.now())
 
 
 def lock_of(app: App, backend: StateBackend, command: Sequence[str], file: Path | None = None) -> StoreLock:
@@ -56,10 +89,10 @@ def lock_of(app: App, backend: StateBackend, command: Sequence[str], file: Path 
         file: Where it is; None for beside the store.
 
     Raises:
-        NotSupportedError: the store is at no path.
+        NotSupportedError: there is no place for it.
     """
     return StoreLock(
-        StoreLock.path_beside(_store_path(backend)) if file is None else app.world.cwd / file,
+        StoreLock.path_beside(_needed_base(app, backend)) if file is None else app.world.cwd / file,
         command=command,
         actor=actor_of(app),
         now=app.world.now(),
@@ -67,11 +100,18 @@ def lock_of(app: App, backend: StateBackend, command: Sequence[str], file: Path 
     )
 
 
-def _store_path(backend: StateBackend) -> Path:
-    path = path_of(backend)
-    if path is None:
+def _needed_base(app: App, backend: StateBackend) -> Path:
+    base = base_of(app, backend)
+    if base is None:
         raise NotSupportedError(
-            f"the driver {type(backend).__qualname__} keeps its store at no path: there is no bin beside it",
+            f"{why_nowhere(backend)}: there is no bin",
             hint="prune --archive FILE keeps what it deletes, on any driver that can hand it out",
         )
-    return path
+    return base
+
+
+def why_nowhere(backend: StateBackend) -> str:
+    """Why there is no place for what lies beside a store, in words."""
+    if isinstance(getattr(backend, "place", None), str):
+        return "the store is on a server, and this user has no home folder (HOME or XDG_STATE_HOME)"
+    return f"the driver {type(backend).__qualname__} keeps its store at no path"

@@ -116,7 +116,9 @@ class Bin:
 
     def why_unwritable(self) -> str | None:
         """Why nothing can be put into it, in words; None if it can, as far as permissions tell."""
-        there = self.folder if os.path.lexists(self.folder) else self.folder.parent
+        there = self.folder
+        while not os.path.lexists(there) and there != there.parent:
+            there = there.parent
         if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
             return None
         return f"the bin {self.folder} cannot be written"
@@ -329,7 +331,7 @@ def _mib(size: int) -> str:
 
 def _free(folder: Path) -> int | None:
     """What a disk has free where a folder is, or is to be; None if it does not tell."""
-    for place in (folder, folder.parent):
+    for place in (folder, *folder.parents):
         with suppress(OSError):
             room = os.statvfs(place)
             return room.f_bavail * room.f_frsize if room.f_blocks else None

@@ -29,6 +29,7 @@ class MigrationPlan(NamedTuple):
         size_bytes: Its size, which is that of a backup.
         backup: Where a backup would go; None where there is nothing to back up.
         free_bytes: Room on the disk that it is on.
+        place: The store, if it is on a server: no backup is made there, and others go on meanwhile.
     """
 
     path: Path | None = None
@@ -36,6 +37,12 @@ class MigrationPlan(NamedTuple):
     size_bytes: int = 0
     backup: Path | None = None
     free_bytes: int = 0
+    place: str | None = None
+
+    @property
+    def store(self) -> str | None:
+        """Where the store is, as it is shown; None where there is nothing to migrate."""
+        return str(self.path) if self.path is not None else self.place
 
     def room_needed(self, backup: bool) -> int:
         """Bytes that it can take: every table anew, in a log or beside the old one and then in the file; a backup."""
@@ -89,6 +96,7 @@ class OptimizationPlan(NamedTuple):
         vacuum: Whether it would be written anew without what is free in it.
         space: What it takes now.
         rooms: What the vacuum needs while it is made.
+        place: The store, if it is on a server: others go on meanwhile.
     """
 
     path: Path | None = None
@@ -96,6 +104,12 @@ class OptimizationPlan(NamedTuple):
     vacuum: bool = False
     space: Space = Space(0, 0)
     rooms: tuple[Room, ...] = ()
+    place: str | None = None
+
+    @property
+    def store(self) -> str | None:
+        """Where the store is, as it is shown; None where there is nothing to optimize."""
+        return str(self.path) if self.path is not None else self.place
 
 
 class Optimized(NamedTuple):

@@ -1,50 +1,39 @@
-"""The PostgreSQL driver on real servers, 16 and 18."""
+"""The PostgreSQL driver on real servers: 16, and the heart of it on 18; with LENS_SOAK all of it on both."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from itertools import count
+import os
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
-from servers import postgres_server
+from servers import PostgresServer
 from stores import DATA
 from test_real_stores import step_text
 
 from flujo_lens.errors import NotAStoreError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.postgres import PostgresBackend
+from flujo_lens.state.backends.postgres.tables import LENS_TABLES
 from flujo_lens.state.claims import Holder
 from flujo_lens.state.views import Pause, RunFilter
+from flujo_lens.testing.claim_checks import ClaimChecks
 from flujo_lens.testing.contract import BackendContract
+from flujo_lens.testing.deletion_checks import DeletionChecks
 
 asyncpg = pytest.importorskip("asyncpg")
 T = TypeVar("T")
-_NUMBERS = count()
+SOAK = "LENS_SOAK" in os.environ
+EMPTIED = ("runs", "workflow_state", "system_state", *LENS_TABLES)
+
+
+class _Slice(ClaimChecks, DeletionChecks):
+    """What locks and deletes."""
+
+
+ContractOn18: Any = BackendContract if SOAK else _Slice
 DUMP = (DATA / "flujo-0.6.11-postgres" / "dump.sql").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module", params=[16, 18])
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URI of a server."""
-    with postgres_server(request.param) as uri:
-        yield uri
-
-
-def execute(uri: str, *statements: str) -> Any:
-    """Run statements on a connection of their own; the rows of the last."""
-
-    async def run() -> Any:
-        connection = await asyncpg.connect(uri)
-        try:
-            for statement in statements[:-1]:
-                await connection.execute(statement)
-            return await connection.fetch(statements[-1])
-        finally:
-            await connection.close()
-
-    return asyncio.run(run())
 
 
 def use(uri: str, work: Callable[[PostgresBackend], Awaitable[T]], **options: Any) -> T:
@@ -57,18 +46,18 @@ def use(uri: str, work: Callable[[PostgresBackend], Awaitable[T]], **options: An
     return asyncio.run(run())
 
 
-class TestContract(BackendContract):
-    """Every check of the suite, each in a schema of its own."""
+class _Contract:
+    """How the suite gets its stores: tables that are made once, and emptied before each check."""
 
     many_loops = True
+    uri = ""
 
-    @pytest.fixture(autouse=True)
-    def _schema(self, server: str) -> Iterator[None]:
-        name = f"s{next(_NUMBERS)}"
-        execute(server, f"CREATE SCHEMA {name}")
-        self.uri = f"{server}&schema={name}"
-        yield
-        execute(server, f"DROP SCHEMA {name} CASCADE")
+    def _empty(self, server: PostgresServer) -> None:
+        self.uri = f"{server.uri}&schema=contract"
+        made = server.execute("CREATE SCHEMA IF NOT EXISTS contract", "SELECT to_regclass('contract.lens_documents')")
+        if made[0][0] is None:
+            use(self.uri, lambda b: b.set_system_state("made", {}))
+        server.execute("".join(f"DELETE FROM contract.{name};" for name in EMPTIED), "SELECT 1")
 
     async def new_backend(self) -> StateBackend:
         return PostgresBackend(self.uri)
@@ -78,6 +67,22 @@ class TestContract(BackendContract):
 
     async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
         return PostgresBackend(self.uri, serializer_default=serializer_default)
+
+
+class TestContractOn16(_Contract, BackendContract):
+    """Every check of the suite."""
+
+    @pytest.fixture(autouse=True)
+    def _store(self, pg16: PostgresServer) -> None:
+        self._empty(pg16)
+
+
+class TestContractOn18(_Contract, ContractOn18):
+    """The checks that ask most of the engine; the others in the long rounds."""
+
+    @pytest.fixture(autouse=True)
+    def _store(self, pg18: PostgresServer) -> None:
+        self._empty(pg18)
 
 
 # --- a store that the library wrote
@@ -114,12 +119,20 @@ orders-v1-002|orders 1.0.0|completed|load/1/1 enrich/1/0 finish/1/1
 orders-v1-001|orders 1.0.0|completed|load/1/1 enrich/1/0 finish/1/1"""
 
 
+@pytest.fixture(scope="module", params=[16, 18] if SOAK else [16])
+def server(request: pytest.FixtureRequest) -> PostgresServer:
+    """A server with a store of the library's."""
+    found: PostgresServer = request.getfixturevalue(f"pg{request.param}")
+    return found
+
+
 @pytest.fixture(scope="module")
-def library(server: str) -> str:
+def library(server: PostgresServer) -> str:
     """The URI of a store of the library's, for a role that may only read."""
-    execute(server, DUMP, "SELECT 1")
-    execute(server, "CREATE ROLE reader LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader", "SELECT 1")
-    return server.replace("//postgres:@", "//reader@")
+    server.execute(DUMP, "SELECT 1")
+    server.hang_up()  # the dump leaves the connection without a search_path
+    server.execute("CREATE ROLE reader LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader", "SELECT 1")
+    return server.uri.replace("//postgres:@", "//reader@")
 
 
 async def _listed(backend: PostgresBackend) -> list[str]:
@@ -133,15 +146,15 @@ async def _listed(backend: PostgresBackend) -> list[str]:
     return lines
 
 
-def _everything(server: str) -> Any:
-    tables = [row[0] for row in execute(server, "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'i')")]
+def _everything(server: PostgresServer) -> Any:
+    tables = [row[0] for row in server.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'i')")]
     ours = [name for name in tables if not name.startswith(("pg_", "information_schema", "memories"))]
     digest = "SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM"
-    rows = {name: execute(server, f"{digest} {name} t") for name in ours if "idx" not in name and "pkey" not in name}
+    rows = {name: server.execute(f"{digest} {name} t") for name in ours if "idx" not in name and "pkey" not in name}
     return sorted(ours), rows
 
 
-def test_every_run_of_the_library_once_by_a_role_that_may_only_read(server: str, library: str) -> None:
+def test_every_run_of_the_library_once_by_a_role_that_may_only_read(server: PostgresServer, library: str) -> None:
     before = _everything(server)
     assert "\n".join(use(library, _listed)) == LISTED
     assert _everything(server) == before
@@ -180,10 +193,10 @@ def test_a_role_that_may_not_write_is_told(library: str) -> None:
         use(library, lambda b: b.save_state("x", {"status": "running"}))
 
 
-def test_what_is_written_is_what_the_library_reads(server: str) -> None:
+def test_what_is_written_is_what_the_library_reads(server: PostgresServer) -> None:
     """Its columns, as it would have filled them; and ours beside them alone."""
-    execute(server, "CREATE SCHEMA shop", "SELECT 1")
-    uri = f"{server}&schema=shop"
+    server.execute("CREATE SCHEMA shop", "SELECT 1")
+    uri = f"{server.uri}&schema=shop"
     state = {"pipeline_name": "orders", "pipeline_context": {"total": 1e20}, "status": "paused", "metadata": {"n": 1}}
 
     async def save(backend: PostgresBackend) -> None:
@@ -191,20 +204,20 @@ def test_what_is_written_is_what_the_library_reads(server: str) -> None:
         await backend.claim_run("run-1", Holder.current(), 30)
 
     use(uri, save)
-    row = execute(server, "SELECT pipeline_name, pipeline_context::text, status FROM shop.workflow_state")[0]
+    row = server.execute("SELECT pipeline_name, pipeline_context::text, status FROM shop.workflow_state")[0]
     assert tuple(row) == ("orders", '{"total": 100000000000000000000}', "paused")
     loaded = use(uri, lambda b: b.load_state("run-1"))
     assert loaded is not None
     assert (loaded["pipeline_context"], type(loaded["pipeline_context"]["total"])) == ({"total": 1e20}, float)
     # What the library has changed since counts alone.
-    execute(server, "UPDATE shop.workflow_state SET status = 'completed'", "SELECT 1")
+    server.execute("UPDATE shop.workflow_state SET status = 'completed'", "SELECT 1")
     assert use(uri, lambda b: b.load_state("run-1"))["status"] == "completed"  # type: ignore[index]
 
 
-def test_what_no_column_keeps_is_kept(server: str) -> None:
-    execute(server, "CREATE SCHEMA odd", "SELECT 1")
+def test_what_no_column_keeps_is_kept(server: PostgresServer) -> None:
+    server.execute("CREATE SCHEMA odd", "SELECT 1")
     context = {"nul": "a\0b", "zero": -0.0, "long": 2**63, "big": 1e300}
-    uri = f"{server}&schema=odd"
+    uri = f"{server.uri}&schema=odd"
     use(uri, lambda b: b.save_state("r", {"status": "running", "pipeline_context": context, "total_steps": 2**40}))
     loaded = use(uri, lambda b: b.load_state("r"))
     assert loaded is not None
@@ -214,13 +227,13 @@ def test_what_no_column_keeps_is_kept(server: str) -> None:
     assert loaded["total_steps"] == 2**40
 
 
-def test_an_empty_database_is_told_and_stays_empty(server: str) -> None:
-    execute(server, "CREATE SCHEMA nothing", "SELECT 1")
-    uri = f"{server}&schema=nothing"
+def test_an_empty_database_is_told_and_stays_empty(server: PostgresServer) -> None:
+    server.execute("CREATE SCHEMA nothing", "SELECT 1")
+    uri = f"{server.uri}&schema=nothing"
     assert use(uri, lambda b: b.load_state("x")) is None
     with pytest.raises(NotAStoreError, match="no tables of a state store"):
         use(uri, lambda b: b.count_runs(RunFilter()))
-    assert execute(server, "SELECT count(*) FROM pg_tables WHERE schemaname = 'nothing'")[0][0] == 0
+    assert server.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'nothing'")[0][0] == 0
 
 
 def test_a_server_that_is_away() -> None:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import audit_log
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.sidecars import gone_path
-from flujo_lens.errors import NoStoreError, NotSupportedError, StoreNotFoundError
+from flujo_lens.cli.sidecars import base_of, gone_path, why_nowhere
+from flujo_lens.errors import LensError, NoStoreError, NotSupportedError, StoreNotFoundError
 from flujo_lens.operations.audit import AuditLog, AuditReport
 from flujo_lens.operations.audit_changes import AuditChange, Newest
 from flujo_lens.operations.audit_head import head_path
@@ -179,13 +179,24 @@ def _logs(app: App, file: Path | None, wanted: Wanted) -> list[AuditLog]:
 
 
 def _logs_of_settings(app: App) -> Iterator[AuditLog]:
-    """The logs beside the stores that settings name and that are at paths."""
-    from flujo_lens.config_sources import place_of
-
+    """The logs of the stores that settings name. No store is asked."""
     for entry in app.settings.stores.values():
-        place = place_of(entry.uri)
-        if place.startswith("/") and os.path.exists((log := audit_log(app, Path(place), None)).path):
+        base = _base_of_uri(app, entry.uri)
+        if base is not None and os.path.exists((log := audit_log(app, base, None)).path):
             yield log
+
+
+def _base_of_uri(app: App, uri: str) -> Path | None:
+    from flujo_lens.config_sources import place_of
+    from flujo_lens.state.registry import BUILT_IN, open_backend, scheme_of
+
+    place = place_of(uri)
+    if place.startswith("/"):
+        return Path(place)
+    try:
+        return base_of(app, open_backend(uri, {})) if scheme_of(uri) in BUILT_IN else None
+    except LensError:
+        return None
 
 
 def _log(app: App, file: Path | None) -> AuditLog:
@@ -206,7 +217,7 @@ def _log(app: App, file: Path | None) -> AuditLog:
         return log
 
     async def look(backend: StateBackend) -> AuditLog:
-        log = audit_log(app, _path(backend), None)
+        log = audit_log(app, _path(app, backend), None)
         if not os.path.exists(log.path):
             await backend.read_facts()
         return log
@@ -225,11 +236,11 @@ def _named(app: App, file: Path) -> AuditLog:
     return log
 
 
-def _path(backend: StateBackend) -> Path:
-    path = getattr(backend, "path", None)
-    if not isinstance(path, Path):
+def _path(app: App, backend: StateBackend) -> Path:
+    path = base_of(app, backend)
+    if path is None:
         raise NotSupportedError(
-            f"the driver {type(backend).__qualname__} keeps its store at no path: there is no audit log beside it",
+            f"{why_nowhere(backend)}: there is no audit log",
             hint="--audit-file FILE reads a log elsewhere",
         )
     return path

@@ -12,7 +12,7 @@ from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, described, listed, meant_all, named, typed
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens.deletion import store_name
-from flujo_lens.cli.sidecars import bin_of, path_of
+from flujo_lens.cli.sidecars import base_of, bin_of
 from flujo_lens.operations.cancel import Cancelled, CancelPlan, can_keep, cancel, plan_cancel
 from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.operations.deletion_copies import Keeping
@@ -86,7 +86,7 @@ def _keeping(app: App, backend: StateBackend, plan: CancelPlan) -> Keeping:
     keeping = Keeping(store=store_name(app))
     if not plan.runs:
         return keeping
-    if path_of(backend) is None or not can_keep(backend):
+    if base_of(app, backend) is None or not can_keep(backend):
         why: str | None = "this driver has no bin"
     else:
         bin = bin_of(app, backend)

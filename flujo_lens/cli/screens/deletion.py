@@ -14,7 +14,7 @@ from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens.deletion_text import done_lines, folded, is_nothing, short_line
 from flujo_lens.cli.screens.progress import Bar
-from flujo_lens.cli.sidecars import bin_of, lock_of, path_of
+from flujo_lens.cli.sidecars import base_of, bin_of, lock_of
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.errors import LensError, NotSupportedError, OperationFailedError
 from flujo_lens.operations.change_report import Recorder
@@ -96,7 +96,7 @@ def keeping_of(
     keeping = Keeping(None, archive, store_name(app))
     if not uses_bin or plan.is_empty:
         return keeping, None
-    if not can_keep or path_of(backend) is None:
+    if not can_keep or base_of(app, backend) is None:
         return keeping, "this driver has no bin"
     bin = bin_of(app, backend)
     why = bin.why_not(plan.count, plan.size_bytes)
@@ -215,7 +215,7 @@ def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, u
             return done
 
         done = await (_locked(app, backend, writer.command, delete_all, work.lock_file) if work.locks else delete_all())
-        if path_of(backend) is not None:
+        if base_of(app, backend) is not None:
             bin_of(app, backend).expire(app.world.now())
         return done
 
@@ -287,7 +287,7 @@ async def _locked(
 
     With a lock elsewhere, nobody may hold the one beside the store.
     """
-    has_path = path_of(backend) is not None
+    has_path = base_of(app, backend) is not None
     if has_path and lock_file is not None:
         lock_of(app, backend, command).check()
     with lock_of(app, backend, command, lock_file) if has_path else nullcontext():
@@ -300,5 +300,5 @@ def check_unlocked(app: App, backend: StateBackend) -> None:
     Raises:
         BusyError: another does.
     """
-    if path_of(backend) is not None and not app.options.timeout:
+    if base_of(app, backend) is not None and not app.options.timeout:
         lock_of(app, backend, ()).check()

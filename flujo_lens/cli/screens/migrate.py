@@ -42,7 +42,7 @@ def run_migration(app: App, asked: Migrating, change: ChangeOptions) -> None:
         return await backend.plan_migration(now)
 
     plan, done = app.run(look), None
-    if plan.steps and plan.path is not None and not change.dry_run:
+    if plan.steps and plan.store is not None and not change.dry_run:
         if not confirm(app, "migrate?", asked.yes, _plan_lines(plan, asked.backup)):
             raise typer.Exit(1)
 
@@ -55,6 +55,12 @@ def run_migration(app: App, asked: Migrating, change: ChangeOptions) -> None:
 
 
 def _plan_lines(plan: MigrationPlan, backup: bool) -> list[str]:
+    if plan.place is not None:
+        return [
+            f"{plan.place} lacks tables:",
+            *(f"  {step}" for step in plan.steps),
+            "nothing else is changed; no backup is made (pg_dump makes one)",
+        ]
     return [
         f"{plan.path} ({human.size(plan.size_bytes)}) is of an older schema:",
         *(f"  {step}" for step in plan.steps),
@@ -76,7 +82,7 @@ def _lines(plan: MigrationPlan, backup: bool, done: Migrated | None) -> list[str
     if done is None:
         return [*_plan_lines(plan, backup), "nothing was changed (--dry-run)"]
     steps, copy = done.migration
-    return [f"migrated {plan.path}:", *(f"  {step}" for step in steps), *([f"backup: {copy}"] if copy else [])]
+    return [f"migrated {plan.store}:", *(f"  {step}" for step in steps), *([f"backup: {copy}"] if copy else [])]
 
 
 def _document(plan: MigrationPlan, asked: Migrating, dry_run: bool, done: Migrated | None) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def run_optimization(app: App, asked: Optimizing, change: ChangeOptions) -> None
         return await backend.plan_optimization(vacuum=asked.vacuum)
 
     plan = app.run(look)
-    if plan.path is None or change.dry_run:
+    if plan.store is None or change.dry_run:
         tell(app, out, _document(plan, None, change.dry_run), (), _planned(plan))
         return
     if not confirm(app, "optimize?", asked.yes, _plan_lines(plan)):
@@ -57,19 +57,27 @@ def run_optimization(app: App, asked: Optimizing, change: ChangeOptions) -> None
 
 
 def _planned(plan: OptimizationPlan) -> list[str]:
-    if plan.path is None:
+    if plan.store is None:
         return ["this store has neither indexes nor free room: nothing to optimize"]
     return [*_plan_lines(plan), "nothing was changed (--dry-run)"]
 
 
 def _plan_lines(plan: OptimizationPlan) -> list[str]:
-    lines = [f"{plan.path} ({_sizes(plan.space)}):"]
+    lines = [f"{plan.store} ({_sizes(plan.space)}):"]
     lines += [f"  make the index {index}" for index in plan.indexes]
     lines.append("  gather figures for the choice between indexes (ANALYZE)")
+    if plan.place is not None:
+        return [*lines, *["  free the room of deleted rows (VACUUM)"] * plan.vacuum, *_ON_A_SERVER]
     if plan.vacuum:
         lines.append("  write the file anew without what is free in it (VACUUM)")
         lines += [f"    this takes {_room(room.needed, room.free)} in {room.folder}" for room in plan.rooms]
     return [*lines, "nobody else can write to the store meanwhile; it is refused while another process has it open"]
+
+
+_ON_A_SERVER = (
+    "runs are saved meanwhile; an index waits for transactions that are open, for --timeout at most",
+    "an application that starts meanwhile may wait, and saves behind it: choose a time when none does",
+)
 
 
 def _room(needed: int, free: int) -> str:
@@ -78,18 +86,21 @@ def _room(needed: int, free: int) -> str:
 
 
 def _sizes(space: Space) -> str:
+    if not space.reusable_bytes:
+        return human.size(space.file_bytes)
     return f"{human.size(space.file_bytes)}, {human.size(space.reusable_bytes)} of it free"
 
 
 def _done_lines(plan: OptimizationPlan, done: Done) -> list[str]:
     indexes, before, after = done.optimized
     made = [f"made the index {index}" for index in indexes] or ["all indexes were there"]
-    vacuumed = ["wrote the file anew"] if plan.vacuum else []
+    did = "freed the room of deleted rows" if plan.place is not None else "wrote the file anew"
+    vacuumed = [did] if plan.vacuum else []
     return [*made, "gathered figures", *vacuumed, f"before: {_sizes(before)}", f"after: {_sizes(after)}"]
 
 
 def _document(plan: OptimizationPlan, done: Done | None, dry_run: bool) -> dict[str, Any]:
-    matched = 0 if plan.path is None else len(plan.indexes) + 1 + plan.vacuum
+    matched = 0 if plan.store is None else len(plan.indexes) + 1 + plan.vacuum
     report = Report(
         matched,
         done=matched if done else 0,

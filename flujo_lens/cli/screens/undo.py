@@ -14,7 +14,7 @@ from flujo_lens.cli.input.confirm import can_ask, check_can_ask, check_writable,
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, listed
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.screens.progress import Bar
-from flujo_lens.cli.sidecars import bin_of, bin_of_gone, lock_of, path_of
+from flujo_lens.cli.sidecars import base_of, bin_of, bin_of_gone, lock_of
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.errors import ArchiveError, UsageError
 from flujo_lens.operations.archive_compression import LIMITS, Limits
@@ -66,7 +66,7 @@ def list_bin(app: App, change: ChangeOptions, runs: Sequence[str], *, no_header:
 
     left = bin_of_gone(app)
     found = left.items() if left else app.run(look)
-    at_work = None if left else app.run(_at_work)
+    at_work = None if left else app.run(lambda backend: _at_work(app, backend))
     out.show(
         columns.BIN, found, "nothing is in the bin" if at_work else "nothing is in the bin: nothing was deleted lately"
     )
@@ -76,9 +76,9 @@ def list_bin(app: App, change: ChangeOptions, runs: Sequence[str], *, no_header:
         app.note(f"bring it back: {app.suggest(f'lens undo {found[0].audit_id}')}")
 
 
-async def _at_work(backend: StateBackend) -> str | None:
+async def _at_work(app: App, backend: StateBackend) -> str | None:
     """Who cleans up the store at the moment; what that deletes is in no list yet."""
-    path = path_of(backend)
+    path = base_of(app, backend)
     holder = None if path is None else holder_of(StoreLock.path_beside(path))
     return None if holder is None else str(holder)
 

@@ -96,9 +96,12 @@ class StateBackend(ABC):
         any_loop: Whether the methods may be called from any event loop in any thread, also from several at once.
             Then a runner gives its signs from a thread of its own; else in the loop of the run, where a step that
             blocks keeps them back.
+        place: Of a store on a server, its address without user and password, in one spelling; None for others. What
+            lens keeps of such a store (audit log, lock, bin) is told from that of others by it.
     """
 
     any_loop: ClassVar[bool] = False
+    place: str | None = None
 
     # --- state
 

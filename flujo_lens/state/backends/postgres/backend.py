@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import tzinfo
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any, cast
 
 from flujo_lens.state.backends.core.backend import CoreBackend
 from flujo_lens.state.backends.core.validation import check_timeout, check_zone
 from flujo_lens.state.backends.postgres.store import PostgresStore
 from flujo_lens.state.backends.postgres.uri import address_of
+from flujo_lens.state.views import RunFilter
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
+    from flujo_lens.state.upkeep import Finding, Migration, MigrationPlan, OptimizationPlan, Optimized, Space
 
 __all__ = ["PostgresBackend"]
 
@@ -28,7 +33,7 @@ class PostgresBackend(CoreBackend):
             ``?options=`` as the library takes them.
         timeout: Seconds to wait for a connection, a lock, and for each statement that writes.
         zone: How naive times are read; no column has any.
-        pool_size: Connections for each event loop at most.
+        pool_size: Connections at most; those of a second event loop are counted apart, and not kept.
         serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
 
     Raises (from any method):
@@ -51,10 +56,68 @@ class PostgresBackend(CoreBackend):
         validate: Any = None,
     ) -> None:
         check_zone(zone)
-        store = PostgresStore(address_of(uri), check_timeout(timeout), pool_size)
+        address = address_of(uri)
+        self.place, self._shown = address.place, address.shown
+        store = PostgresStore(address, check_timeout(timeout), pool_size)
+        self._server = store
         super().__init__(store, zone=zone, serializer_default=serializer_default, envelope=envelope, validate=validate)
 
     @classmethod
     def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None) -> PostgresBackend:
         """The backend for a ``postgresql:`` URI, as the command line uses it."""
         return cls(uri, timeout=timeout, zone=zone, pool_size=4)
+
+    async def read_statuses(self) -> frozenset[str]:
+        """Return the statuses of both tables, and those that are told from others."""
+        found = await self._server.read(lambda tx: cast("PostgresTransaction", tx).statuses())
+        more = {"cancelled"} if "failed" in found else set[str]()
+        return frozenset(found | more | ({"failed"} if "paused" in found else set()))
+
+    # --- care
+
+    async def plan_migration(self, now: datetime) -> MigrationPlan:
+        """Return which tables would be made."""
+        from flujo_lens.state.backends.postgres.maintenance import missing_steps
+        from flujo_lens.state.upkeep import MigrationPlan
+
+        shape, size = await self._server.shape()
+        return MigrationPlan(place=self._shown, steps=tuple(missing_steps(shape)), size_bytes=size)
+
+    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+        """Make the tables that are missing, the library's and ours, in one transaction. There is no backup."""
+        from flujo_lens.state.upkeep import Migration
+
+        plan = await self.plan_migration(now)
+        if plan.steps:
+            await self._server.make_tables()
+        return Migration(plan.steps)
+
+    async def check_up(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
+        """Look for missing tables, orphans, long transactions, dead rows; unless `full`, 5 seconds for each."""
+        from flujo_lens.state.silence import silent_ids
+        from flujo_lens.state.upkeep import silent_finding
+
+        silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
+        return (*await self._server.checked(now, full), silent_finding(silent, silent_after))
+
+    async def plan_optimization(self, *, vacuum: bool = False) -> OptimizationPlan:
+        """Return which indexes would be made."""
+        from flujo_lens.state.backends.postgres.maintenance import described
+        from flujo_lens.state.upkeep import OptimizationPlan
+
+        missing = await self._server.missing_indexes()
+        indexes = tuple(map(described, missing))
+        return OptimizationPlan(place=self._shown, indexes=indexes, vacuum=vacuum, space=await self._space())
+
+    async def optimize(self, *, vacuum: bool = False, force: bool = False) -> Optimized:
+        """Make our indexes `CONCURRENTLY` and gather figures; with `vacuum`, free the room of deleted rows, too."""
+        from flujo_lens.state.upkeep import Optimized
+
+        before = await self._space()
+        made = await self._server.optimize(vacuum=vacuum)
+        return Optimized(tuple(made), before, await self._space())
+
+    async def _space(self) -> Space:
+        from flujo_lens.state.upkeep import Space
+
+        return Space((await self.read_facts())["size_bytes"], 0)

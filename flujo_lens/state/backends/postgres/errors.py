@@ -90,7 +90,7 @@ def translate(error: BaseException, where: str) -> LensError:
 
 def _unreachable(error: BaseException, where: str, code: str, text: str) -> LensError:
     if code == "3D000":
-        hint = "nothing was created; createdb makes a database, lens init its tables"
+        hint = "nothing was created; createdb makes a database, lens migrate its tables"
         return StoreNotFoundError(f"there is no store at {where}: {text}", hint=hint)
     if isinstance(error, TimeoutError):
         text = "it does not answer"

@@ -7,6 +7,7 @@ and where they differ the document itself is kept beside it (``lens_documents``)
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 import orjson
 
 from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.serialization.loading import may_have_long_numbers
 from flujo_lens.state.backends.postgres.tables import COLUMNS
 from flujo_lens.state.timestamps import parse_instant
 
@@ -42,11 +44,24 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 def document_of(table: str, row: Sequence[Any]) -> bytes:
     """The document of a row whose columns are those of `COLUMNS`, JSON as text: put together, not parsed."""
-    parts = []
-    for (name, kind), value in zip(COLUMNS[table].items(), row, strict=True):
-        text = (value or "null").encode() if kind == "json" else safe_dumps(value)
-        parts.append(b'"' + name.encode() + b'":' + text)
+    parts = [
+        name + ((value or "null").encode() if is_json else _plain(value))
+        for (name, is_json), value in zip(_HEADS[table], row, strict=True)
+    ]
     return b"{" + b",".join(parts) + b"}"
+
+
+_HEADS = {
+    table: [(f'"{name}":'.encode(), kind == "json") for name, kind in columns.items()]
+    for table, columns in COLUMNS.items()
+}
+
+
+def _plain(value: str | float | None) -> bytes:
+    """A value of a column that holds one text or number; those without a form in JSON as everywhere."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return safe_dumps(value)
+    return orjson.dumps(value)
 
 
 def values_of(table: str, document: Mapping[str, Any]) -> list[Any]:
@@ -69,7 +84,18 @@ def _text(value: Any) -> str:
 
 def _json(value: Any) -> str:
     data = safe_dumps(value)
-    return safe_dumps(_without_nul(value)).decode() if b"\\u0000" in data else data.decode()
+    if b"\\u0000" in data:
+        value = _without_nul(value)
+        data = safe_dumps(value)
+    return _with_long_numbers(value, data) if may_have_long_numbers(data) else data.decode()
+
+
+def _with_long_numbers(value: Any, data: bytes) -> str:
+    """JSON in which integers of more than 64 bits are numbers: a column keeps all their digits."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return data.decode()
 
 
 def _without_nul(value: Any) -> Any:
@@ -133,4 +159,8 @@ def _canonical(value: Any) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError):
-        return safe_dumps(value, sort_keys=True)
+        data = safe_dumps(value, sort_keys=True)
+    try:
+        return json.dumps(value, sort_keys=True).encode()
+    except (TypeError, ValueError, RecursionError):
+        return data

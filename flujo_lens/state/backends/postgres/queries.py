@@ -6,22 +6,24 @@ store (a half made schema, no tables of ours) is left out of a statement by its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 
 __all__ = [
     "FIRST",
     "LAST",
     "SHAPE",
+    "add",
     "children",
-    "children_alone",
     "columns",
+    "count",
+    "forget_row",
+    "keys_by_status",
     "keys_page",
     "keys_unreadable",
-    "lock_rows",
+    "lock",
     "put",
     "runs",
+    "statuses",
 ]
 
 FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
@@ -50,6 +52,8 @@ _PARAMETERS = {
     "double": "{0}::float8",
     "text": "{0}::text",
 }
+
+_ELEMENTS = {"json": "text", "time": "timestamptz", "bool": "boolean", "real": "float8", "double": "float8"}
 
 
 def columns(table: str, alias: str, shape: Shape) -> str:
@@ -97,14 +101,19 @@ WHERE s.run_id IS NOT NULL OR r.run_id IS NOT NULL {order}"""
 
 
 def keys_page(shape: Shape, reverse: bool, has_border: bool) -> str:
-    """Ids and starts of a page of runs: $1 the limit, then the border's start and id.
+    """Ids and starts of a page: $1 the limit, $2 and $3 the earliest start and the one after the latest, or NULL.
+
+    $4 and $5 are the border's start and id.
 
     First a page of ``runs``, off its index of starts; then the states without a run (background tasks) that began
     within that page. A run starts when its row says, a state without one when it was first saved.
     """
     way, beyond = ("ASC", ">") if reverse else ("DESC", "<")
-    after = f'AND (t.created_at, t.run_id COLLATE "C") {beyond} ($2::timestamptz, $3::text)' if has_border else ""
-    span = f"t.created_at BETWEEN '{FIRST}' AND '{LAST}' {after}"
+    after = f'AND (t.created_at, t.run_id COLLATE "C") {beyond} ($4::timestamptz, $5::text)' if has_border else ""
+    since, until = f"coalesce($2::timestamptz, '{FIRST}')", f"coalesce($3::timestamptz, '{LAST}')"
+    span = (
+        f"t.created_at BETWEEN '{FIRST}' AND '{LAST}' AND t.created_at >= {since} AND t.created_at <= {until} {after}"
+    )
     order = f'created_at {way}, run_id COLLATE "C" {way}'
     first = f"SELECT t.run_id, t.created_at FROM runs t WHERE {span} ORDER BY t.{order} LIMIT $1"
     if not shape.has("runs"):
@@ -126,6 +135,52 @@ def _without_run(shape: Shape) -> str:
     return "AND NOT EXISTS (SELECT FROM runs r WHERE r.run_id = t.run_id)" if shape.has("runs") else ""
 
 
+def keys_by_status(shape: Shape) -> str:
+    """Ids and starts of runs by status: $1 those of states, $2 those of runs without a state, $3 the limit."""
+    start = f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN {{0}} END"
+    parts = []
+    if shape.has("workflow_state"):
+        run = "LEFT JOIN runs r ON r.run_id = s.run_id" if shape.has("runs") else ""
+        when = start.format("coalesce(r.created_at, s.created_at)" if run else "s.created_at")
+        parts.append(f"SELECT s.run_id, {when} FROM workflow_state s {run} WHERE s.status = ANY($1::text[])")
+    if shape.has("runs"):
+        state = "SELECT FROM workflow_state s WHERE s.run_id = r.run_id" if parts else "SELECT WHERE false"
+        alone = f"r.status = ANY($2::text[]) AND NOT EXISTS ({state})"
+        parts.append(f"SELECT r.run_id, {start.format('r.created_at')} FROM runs r WHERE {alone}")
+    return f"{' UNION ALL '.join(parts)} LIMIT $3"
+
+
+def count(shape: Shape, statuses: bool, since: bool, until: bool) -> str:
+    """How many runs there are: of statuses (of the state, else of the run), begun from a time on, up to a time.
+
+    Those that are asked for are the parameters, in this order.
+    """
+    tables = [name for name in ("workflow_state", "runs") if shape.has(name)]
+    joined = " FULL JOIN ".join(tables) + " USING (run_id)" * (len(tables) - 1)
+    status = ", ".join(f"{name}.status" for name in tables)
+    start = f"coalesce({', '.join(f'{name}.created_at' for name in reversed(tables))})"
+    asked = [
+        *[f"coalesce({status}) = ANY({{}}::text[])"] * statuses,
+        *[f"{start} >= {{}}::timestamptz"] * since,
+        *[f"{start} <= {{}}::timestamptz"] * until,
+    ]
+    conditions = [one.format(f"${at}") for at, one in enumerate(asked, 1)]
+    if since or until:
+        conditions.append(f"{start} BETWEEN '{FIRST}' AND '{LAST}'")
+    return f"SELECT count(*) FROM {joined} WHERE {' AND '.join(conditions) or 'true'}"
+
+
+def statuses(shape: Shape) -> str:
+    """Every status of states and of runs, off their indexes: one look for each, not one for each row."""
+    found = []
+    for table in ("workflow_state", "runs"):
+        if shape.has(table):
+            next_one = f"SELECT min(status) FROM {table}"
+            walk = f"{next_one} UNION ALL SELECT ({next_one} WHERE status > w.s) FROM w WHERE w.s IS NOT NULL"
+            found.append(f"(WITH RECURSIVE w (s) AS ({walk}) SELECT s FROM w WHERE s IS NOT NULL)")
+    return " UNION ".join(found)
+
+
 def keys_unreadable(shape: Shape) -> str:
     """Ids of runs whose start no calendar has; they come last."""
     span = f"NOT BETWEEN '{FIRST}' AND '{LAST}'"
@@ -138,39 +193,70 @@ def keys_unreadable(shape: Shape) -> str:
 
 
 def children(table: str, kind: str, shape: Shape, everything: bool) -> str:
-    """The rows of one kind, oldest first: run, document kept beside, columns. $1 are the runs unless `everything`."""
-    where = "" if everything else "WHERE t.run_id = ANY($1::text[])"
-    return f"""
-SELECT t.run_id, d_t.document, {columns(table, "t", shape)}
-FROM {table} t {_exact(kind, "t", "t.id::text", shape)} {where} ORDER BY t.id"""
+    """The rows of one kind, oldest first: run, document kept beside, columns. $1 are the runs unless `everything`.
+
+    Last come the documents that the library's tables have no row for: those of unknown runs.
+    """
+    parts = []
+    if shape.has(table):
+        parts.append(f"""SELECT t.run_id, d_t.document, {columns(table, "t", shape)}, t.id AS place, '' AS key
+          FROM {table} t {_exact(kind, "t", "t.id::text", shape)}
+          {"" if everything else "WHERE t.run_id = ANY($1::text[])"}""")
+    if shape.has("lens_documents"):
+        nothing = ", ".join("NULL" for _ in COLUMNS[table])
+        parts.append(f"""SELECT run_id, document, {nothing}, NULL, key FROM lens_documents
+          WHERE kind = '{kind}' AND stamp IS NULL {"" if everything else "AND run_id = ANY($1::text[])"}""")
+    if not parts:
+        return f"SELECT NULL{'' if everything else ' WHERE $1::text[] IS NULL'} LIMIT 0"
+    return f"{' UNION ALL '.join(parts)} ORDER BY place NULLS LAST, key"
 
 
-def children_alone(everything: bool) -> str:
-    """Documents of children that the library's tables have no row for: those of unknown runs."""
-    some = "" if everything else "AND run_id = ANY($2::text[])"
-    return f"SELECT run_id, document FROM lens_documents WHERE kind = $1 AND stamp IS NULL {some} ORDER BY key"
+def forget_row(table: str, kind: str) -> str:
+    """Remove the row of a run ($1), and what was kept beside it."""
+    beside = f"DELETE FROM lens_documents WHERE kind = '{kind}' AND run_id = $1::text AND key = ''"
+    return f"WITH forgotten AS ({beside}) DELETE FROM {table} WHERE run_id = $1::text"
 
 
-def put(table: str, conflict: str | None, shape: Shape) -> str:
-    """Insert rows from arrays, one a column; update those that are there. Returns key, digest and columns."""
-    there = [(name, kind) for name, kind in COLUMNS[table].items() if name in shape.columns.get(table, ())]
+def put(table: str, key: str, kind: str, shape: Shape) -> str:
+    """Insert a row, or update the one with its key. Returns an empty text, its digest and its columns.
+
+    What was kept beside the row is forgotten: it is kept anew by whoever finds that the row does not tell all.
+    """
+    there = _there(table, shape)
     names = ", ".join(name for name, _ in there)
     values = ", ".join(_PARAMETERS[kind].format(f"${at}") for at, (_, kind) in enumerate(there, 1))
-    update = ""
-    if conflict is not None:
-        changed = [name for name, _ in there if name != conflict]
-        update = f"ON CONFLICT ({conflict}) DO UPDATE SET " + ", ".join(f"{name} = EXCLUDED.{name}" for name in changed)
-    key = "''" if conflict is not None else "t.id::text"
+    update = ", ".join(f"{name} = EXCLUDED.{name}" for name, _ in there if name != key)
     return f"""
-INSERT INTO {table} AS t ({names}) VALUES ({values}) {update}
-RETURNING {key}, md5(t::text), {columns(table, "t", shape)}"""
+WITH forgotten AS (DELETE FROM lens_documents WHERE kind = '{kind}' AND run_id = $1::text AND key = '')
+INSERT INTO {table} AS t ({names}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {update}
+RETURNING '', md5(t::text), {columns(table, "t", shape)}"""
 
 
-def lock_rows(table: str) -> str:
-    """Lock the rows of runs until the transaction ends, in a fixed order."""
-    return f'SELECT run_id FROM {table} WHERE run_id = ANY($1::text[]) ORDER BY run_id COLLATE "C" FOR UPDATE'
+def add(table: str, shape: Shape) -> str:
+    """Insert rows from arrays, one a column, in their order. Returns their ids as texts, digests and columns."""
+    there = _there(table, shape)
+    names = ", ".join(name for name, _ in there)
+    values = ", ".join(_PARAMETERS[kind].format(f"u.{name}") for name, kind in there)
+    arrays = ", ".join(f"${at}::{_ELEMENTS.get(kind, kind)}[]" for at, (_, kind) in enumerate(there, 1))
+    return f"""
+INSERT INTO {table} AS t ({names})
+SELECT {values} FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, place) ORDER BY u.place
+RETURNING t.id::text, md5(t::text), {columns(table, "t", shape)}"""
 
 
-def delete_from(tables: Sequence[str]) -> list[str]:
-    """Delete the rows of runs, children first."""
-    return [f"DELETE FROM {table} WHERE run_id = ANY($1::text[])" for table in tables]
+def _there(table: str, shape: Shape) -> list[tuple[str, str]]:
+    return [(name, kind) for name, kind in COLUMNS[table].items() if name in shape.columns.get(table, ())]
+
+
+def lock(shape: Shape) -> str:
+    """Lock ids ($1) of a namespace ($2) for those who ask as we do, and their rows for everybody; each in an order."""
+    parts = {
+        "held": """SELECT pg_advisory_xact_lock(1818585715, lock) FROM (
+          SELECT DISTINCT hashtext($2::text || id) AS lock FROM unnest($1::text[]) AS id ORDER BY lock) AS locks"""
+    }
+    for table in ("runs", "workflow_state"):
+        if shape.has(table):
+            rows = f"SELECT run_id FROM {table} WHERE run_id = ANY($1::text[])"
+            parts[f"of_{table}"] = f'{rows} ORDER BY run_id COLLATE "C" FOR UPDATE'
+    tables = ", ".join(f"{name} AS MATERIALIZED ({sql})" for name, sql in parts.items())
+    return f"WITH {tables} SELECT " + ", ".join(f"(SELECT count(*) FROM {name})" for name in parts)

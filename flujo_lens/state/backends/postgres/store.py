@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import asyncpg
 
@@ -13,9 +16,13 @@ from flujo_lens.errors import NotAStoreError
 from flujo_lens.state.backends.core.port import Transaction, Work
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is_cut, translate
-from flujo_lens.state.backends.postgres.tables import DDL, LENS_DDL, Shape
+from flujo_lens.state.backends.postgres.tables import LENS_DDL, LIBRARY_DDL, Shape
 from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
-from flujo_lens.state.backends.postgres.uri import Address
+from flujo_lens.state.backends.postgres.uri import Address, quoted
+from flujo_lens.state.views import RunFilter
+
+if TYPE_CHECKING:
+    from flujo_lens.state.upkeep import Finding
 
 __all__ = ["PostgresStore"]
 
@@ -27,7 +34,7 @@ _SCHEMA_LOCK = 1818585716
 
 
 class PostgresStore:
-    """Transactions on one database, by a pool of connections for each event loop.
+    """Transactions on one database, by a pool of connections.
 
     Nothing is created by reading: reads are ``READ ONLY`` and of one moment (``REPEATABLE READ``), so a role that may
     only read is enough. Settings are those of a transaction (``SET LOCAL``), as PgBouncer needs it.
@@ -35,48 +42,78 @@ class PostgresStore:
     Args:
         address: Where it is.
         timeout: Seconds to wait for a connection, a lock, and for each statement that writes.
-        pool_size: Connections for each event loop at most.
+        pool_size: Connections at most; those of a second event loop are counted apart, and not kept.
     """
 
     def __init__(self, address: Address, timeout: float, pool_size: int = 10) -> None:
         self._address, self._timeout, self._size = address, timeout, pool_size
-        self._pools: dict[asyncio.AbstractEventLoop, Any] = {}
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._pool: Any = None
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self._choosing = Lock()
         self._shape: Shape | None = None
 
     # --- connections
 
-    async def _pool(self) -> Any:
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """A connection of the pool; in another event loop than the pool's, one that is closed again.
+
+        A loop that ends does not say so, and its connections could not be closed any more.
+        """
         loop = asyncio.get_running_loop()
-        for other in [other for other in self._pools if other.is_closed()]:
-            self._pools.pop(other)  # its connections went with the loop
-        if loop not in self._pools:
-            self._pools[loop] = asyncpg.create_pool(
-                self._address.dsn,
-                min_size=0,
-                max_size=self._size,
-                timeout=self._timeout,
-                statement_cache_size=self._address.statement_cache_size,
-                max_inactive_connection_lifetime=60,
-            )
-        return await self._pools[loop]
+        pool = self._pool_of(loop)
+        if pool is not None:
+            async with (await pool).acquire() as connection:
+                yield connection
+            return
+        async with self._slots.setdefault(loop, asyncio.Semaphore(self._size)):
+            connection = await asyncpg.connect(self._address.dsn, **self._options())
+            try:
+                yield connection
+            finally:
+                with suppress(*CLIENT_ERRORS):
+                    await connection.close(timeout=self._timeout)
+
+    def _pool_of(self, loop: asyncio.AbstractEventLoop) -> Any:
+        """The pool, if it is this loop's: that of the first which is not closed."""
+        with self._choosing:
+            if self._home is None or self._home.is_closed():
+                self._home = loop
+                self._pool = asyncpg.create_pool(
+                    self._address.dsn,
+                    min_size=0,
+                    max_size=self._size,
+                    max_inactive_connection_lifetime=60,
+                    reset=_nothing,  # all that is set is set for a transaction
+                    **self._options(),
+                )
+            return self._pool if self._home is loop else None
+
+    def _options(self) -> dict[str, Any]:
+        return {"timeout": self._timeout, "statement_cache_size": self._address.statement_cache_size}
 
     @asynccontextmanager
     async def _transaction(self, *, writes: bool) -> AsyncIterator[Any]:
-        pool = await self._pool()
-        async with pool.acquire(timeout=self._timeout) as connection:
-            options = {} if writes else {"isolation": "repeatable_read", "readonly": True}
-            async with connection.transaction(**options):
-                await connection.execute(self._settings(writes))
+        async with self._connection() as connection:
+            try:
+                await connection.execute(self._begin(writes))
                 yield connection
+                await connection.execute("COMMIT")
+            finally:
+                if connection.is_in_transaction():
+                    with suppress(*CLIENT_ERRORS):
+                        await connection.execute("ROLLBACK")
 
-    def _settings(self, writes: bool) -> str:
+    def _begin(self, writes: bool) -> str:
+        """The start of a transaction with its settings, in one message."""
         wait = max(1, int(self._timeout * 1000))
-        settings = [f"SET LOCAL lock_timeout = {wait}"]
+        mode = "READ COMMITTED READ WRITE" if writes else "REPEATABLE READ READ ONLY"
+        settings = [f"BEGIN ISOLATION LEVEL {mode}", f"SET LOCAL lock_timeout = {wait}"]
         if writes:
             settings.append(f"SET LOCAL statement_timeout = {wait}")
         if self._address.schema is not None:
-            name = self._address.schema.replace('"', '""')
-            settings.append(f'SET LOCAL search_path = "{name}"')
+            settings.append(f"SET LOCAL search_path = {quoted(self._address.schema)}")
         return "; ".join(settings)
 
     # --- what there is
@@ -91,18 +128,71 @@ class PostgresStore:
     async def _prepared(self, connection: Any, *, writes: bool, anew: bool) -> Shape:
         shape = await self._shape_of(connection, anew=anew)
         if writes and not shape.is_whole:
-            await connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-            if not shape.has("workflow_state", "runs", "steps", "spans", "traces", "evaluations", "system_state"):
-                await connection.execute(DDL)
-            await connection.execute(LENS_DDL)
-            shape = await self._shape_of(connection, anew=True)
+            shape = await self._made(connection)
         if not shape.is_store:
             raise NotAStoreError(
                 f"{self._address.shown} has no tables of a state store",
-                hint="nothing was created; ?schema=NAME names another schema, lens init makes the tables",
+                hint="nothing was created; ?schema=NAME names another schema, lens migrate makes the tables",
                 empty=True,
             )
         return shape
+
+    async def _made(self, connection: Any) -> Shape:
+        """Make the tables that are missing, one process after the other."""
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+        shape = await self._shape_of(connection, anew=True)
+        missing = [sql for table, sql in LIBRARY_DDL.items() if not shape.has(table)]
+        await connection.execute("".join([*missing, LENS_DDL]))
+        return await self._shape_of(connection, anew=True)
+
+    # --- care
+
+    async def shape(self) -> tuple[Shape, int]:
+        """What there is, also where that is no store, and its size in bytes."""
+        return await self._translated(self._shape_and_size())
+
+    async def _shape_and_size(self) -> tuple[Shape, int]:
+        async with self._transaction(writes=False) as connection:
+            shape = await self._shape_of(connection, anew=True)
+            facts = await PostgresTransaction(connection, shape).facts() if shape.columns else {"size_bytes": 0}
+            return shape, facts["size_bytes"]
+
+    async def make_tables(self) -> None:
+        """Make the tables that are missing, in one transaction."""
+        await self._translated(self._make_tables())
+
+    async def _make_tables(self) -> None:
+        async with self._transaction(writes=True) as connection:
+            await self._made(connection)
+
+    async def checked(self, now: datetime, full: bool) -> list[Finding]:
+        """What a check-up finds."""
+        from flujo_lens.state.backends.postgres.maintenance import Checkup
+
+        async def work(tx: Transaction) -> list[Finding]:
+            connection, shape = cast("PostgresTransaction", tx).parts
+            return await Checkup(connection, shape, now, full).findings()
+
+        return await self.read(work)
+
+    async def missing_indexes(self) -> list[str]:
+        """Names of our indexes that are not there."""
+        from flujo_lens.state.backends.postgres.maintenance import missing_indexes
+
+        return await self.read(lambda tx: missing_indexes(*cast("PostgresTransaction", tx).parts))
+
+    async def optimize(self, *, vacuum: bool) -> list[str]:
+        """Make our indexes without blocking writers, and gather figures; return the names of those that were made."""
+        from flujo_lens.state.backends.postgres.maintenance import make_indexes
+
+        missing = await self.missing_indexes()
+        return await self._translated(make_indexes(self._address, self._timeout, missing, vacuum))
+
+    async def _translated(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except (*CLIENT_ERRORS,) as error:
+            raise translate(error, self._address.shown) from error
 
     # --- transactions
 
@@ -174,15 +264,24 @@ class PostgresStore:
 
         return await self.read(work)
 
+    async def count(self, wanted: RunFilter) -> int | None:
+        """How many runs a filter admits; None where columns alone do not tell."""
+        return await self.read(lambda tx: cast("PostgresTransaction", tx).count(wanted))
+
     async def close(self) -> None:
-        """Close the connections of this loop, and drop those of others."""
-        running = asyncio.get_running_loop()
-        for loop in list(self._pools):
-            pool = self._pools.pop(loop)
-            if loop is running:
-                try:
-                    await asyncio.wait_for(pool.close(), self._timeout)
-                except (*CLIENT_ERRORS,):
-                    pool.terminate()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(pool.terminate)
+        """Close the connections; those of another loop are dropped."""
+        with self._choosing:
+            home, pool, self._home, self._pool = self._home, self._pool, None, None
+        if home is None or home.is_closed():
+            return
+        if home is not asyncio.get_running_loop():
+            home.call_soon_threadsafe(pool.terminate)
+            return
+        try:
+            await asyncio.wait_for(pool.close(), self._timeout)
+        except (*CLIENT_ERRORS,):
+            pool.terminate()
+
+
+async def _nothing(connection: Any) -> None:
+    """What is done with a connection that goes back to its pool."""

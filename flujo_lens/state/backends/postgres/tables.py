@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["COLUMNS", "DDL", "LENS_DDL", "LENS_TABLES", "LIBRARY_TABLES", "Shape"]
+__all__ = ["COLUMNS", "LENS_DDL", "LENS_TABLES", "LIBRARY_DDL", "LIBRARY_TABLES", "Shape"]
 
 COLUMNS: dict[str, dict[str, str]] = {
     "workflow_state": {
@@ -84,7 +84,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 LIBRARY_TABLES = (*COLUMNS, "traces")
 LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_documents")
 
-DDL = """
+_DDL = """
 CREATE TABLE IF NOT EXISTS workflow_state (
   run_id text PRIMARY KEY, pipeline_id text NOT NULL, pipeline_name text NOT NULL, pipeline_version text NOT NULL,
   current_step_index integer NOT NULL, pipeline_context jsonb, last_step_output jsonb, step_history jsonb,
@@ -127,6 +127,10 @@ CREATE TABLE IF NOT EXISTS system_state (
   key text PRIMARY KEY, value jsonb NOT NULL, updated_at timestamptz NOT NULL DEFAULT now());
 """
 """The library's tables, as its version 0.6.11 has them, without ``memories``, which needs an extension."""
+
+_CREATE = "CREATE TABLE IF NOT EXISTS "
+LIBRARY_DDL = {part.split()[0]: _CREATE + part for part in _DDL.split(_CREATE)[1:]}
+"""By table: of those that are there nothing is run, for ``CREATE INDEX IF NOT EXISTS`` locks their tables, too."""
 
 LENS_DDL = """
 CREATE TABLE IF NOT EXISTS lens_claims (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);

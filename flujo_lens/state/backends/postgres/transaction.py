@@ -12,13 +12,18 @@ from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, values_of
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 from flujo_lens.state.traces import span_rows, trace_document
-from flujo_lens.state.views import RunFilter
+from flujo_lens.state.views import UNREADABLE, RunFilter
 
 __all__ = ["PostgresTransaction"]
 
 _TABLES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
 _VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings"}
 _PAGE, _PREFETCH = 200, 500
+_FEW = 20_000
+"""Runs of a status up to which they are looked up by it, and not found by walking through all."""
+
+_DOUBTFUL = frozenset({"failed", "cancelled", "paused", UNREADABLE})
+"""Statuses that more than a column decides."""
 _STATE_WIDTH = len(COLUMNS["workflow_state"])
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -35,6 +40,11 @@ class PostgresTransaction:
     def __init__(self, connection: Any, shape: Shape, namespace: str = "") -> None:
         self._db, self._shape, self._namespace = connection, shape, namespace
 
+    @property
+    def parts(self) -> tuple[Any, Shape]:
+        """The connection, and which tables there are: for the care of the store."""
+        return self._db, self._shape
+
     # --- runs
 
     async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
@@ -46,34 +56,81 @@ class PostgresTransaction:
     async def scan(
         self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
     ) -> AsyncIterator[RunRow]:
-        """Yield runs by keyset pages; those without a readable start at the end of time that they belong to."""
-        if reverse and (after is None or after[0] == NO_START):
+        """Yield runs by keyset pages; those without a readable start at the end of time that they belong to.
+
+        Of the hint, statuses that few runs have are looked up, and a time of the start bounds the pages.
+        """
+        few = await self._few(hint)
+        if few is not None:
+            async for row in self._of_keys(few, after, reverse, limit):
+                yield row
+            return
+        has_times = hint.since is not None or hint.until is not None
+        if not has_times and reverse and (after is None or after[0] == NO_START):
             async for row in self._unreadable(after, reverse):
                 yield row
         if reverse or after is None or after[0] != NO_START:
             border = None if after is None or after[0] == NO_START else after
-            async for row in self._by_start(border, reverse, limit):
+            async for row in self._by_start(hint, border, reverse, limit):
                 yield row
-        if not reverse:
+        if not has_times and not reverse:
             async for row in self._unreadable(after, reverse):
                 yield row
 
     async def _by_start(
-        self, border: tuple[int, str] | None, reverse: bool, limit: int | None
+        self, hint: RunFilter, border: tuple[int, str] | None, reverse: bool, limit: int | None
     ) -> AsyncIterator[RunRow]:
-        size = _PAGE if limit is None else max(1, min(limit, _PAGE))
+        size = _page_size(limit)
         way = "ASC" if reverse else "DESC"
         order = f'ORDER BY wanted.started {way}, wanted.id COLLATE "C" {way}'
         while True:
             keys = queries.keys_page(self._shape, reverse, border is not None)
             values = () if border is None else (_EPOCH + timedelta(microseconds=border[0]), border[1])
             sql = queries.runs(f"({keys}) AS wanted", self._shape, order)
-            found = await self._db.fetch(sql, size, *values)
+            found = await self._db.fetch(sql, size, hint.since, hint.until, *values)
             for row in found:
                 yield _run_row(row[1:])
             if len(found) < size:
                 return
             border = (micros(found[-1][0]), found[-1][1])
+
+    async def _few(self, hint: RunFilter) -> list[tuple[int, str]] | None:
+        """Starts and ids of all runs that can have the wanted statuses; None if that is no help."""
+        wanted = statuses_stored(hint)
+        if wanted is None:
+            return None
+        sql = queries.keys_by_status(self._shape)
+        found = await self._db.fetch(sql, *map(list, wanted), _FEW + 1)
+        return None if len(found) > _FEW else [(micros(start), run_id) for run_id, start in found]
+
+    async def _of_keys(
+        self, keys: list[tuple[int, str]], after: tuple[int, str] | None, reverse: bool, limit: int | None
+    ) -> AsyncIterator[RunRow]:
+        keys.sort(reverse=not reverse)
+        if after is not None:
+            keys = [key for key in keys if (key > after if reverse else key < after)]
+        size = _page_size(limit)
+        for at in range(0, len(keys), size):
+            ids = [run_id for _, run_id in keys[at : at + size]]
+            found = await self.runs(ids)
+            for run_id in ids:
+                if run_id in found:
+                    yield found[run_id]
+
+    async def count(self, wanted: RunFilter) -> int | None:
+        """Return how many runs the filter admits; None where columns alone do not tell."""
+        if wanted != RunFilter(statuses=wanted.statuses, since=wanted.since, until=wanted.until):
+            return None
+        if wanted.statuses & _DOUBTFUL or not _are_plain(wanted.statuses):
+            return None
+        until = None if wanted.until is None else wanted.until - timedelta(microseconds=1)
+        given = (list(wanted.statuses) or None, wanted.since, until)
+        sql = queries.count(self._shape, *(value is not None for value in given))
+        return int(await self._db.fetchval(sql, *(value for value in given if value is not None)))
+
+    async def statuses(self) -> set[str]:
+        """Return all statuses as they are stored."""
+        return {row[0] for row in await self._db.fetch(queries.statuses(self._shape))}
 
     async def _unreadable(self, after: tuple[int, str] | None, reverse: bool) -> AsyncIterator[RunRow]:
         ids = [row[0] for row in await self._db.fetch(queries.keys_unreadable(self._shape))]
@@ -107,21 +164,32 @@ class PostgresTransaction:
         """Save state and metadata, each in its table; the index is what the columns say."""
         for kind, table, document in (("state", "workflow_state", row.state), ("run", "runs", row.run)):
             if document is not None:
-                await self._put(kind, table, row.run_id, document, conflict="run_id")
-            elif self._shape.has(table):
-                await self._db.execute(f"DELETE FROM {table} WHERE run_id = $1", row.run_id)
-                await self._forget(kind, row.run_id)
+                await self._put(kind, table, row.run_id, document)
+            else:
+                await self._db.execute(queries.forget_row(table, kind), row.run_id)
 
-    async def _put(self, kind: str, table: str, run_id: str, document: bytes, conflict: str | None = None) -> None:
+    async def _put(self, kind: str, table: str, run_id: str, document: bytes) -> None:
         """Write a row, and beside it the document, where the row does not tell all of it."""
-        values = values_of(table, {**safe_loads(document), "run_id": run_id})
-        there = self._shape.columns[table]
-        given = [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there]
-        key, stamp, *found = await self._db.fetchrow(queries.put(table, conflict, self._shape), *given)
+        sql = queries.put(table, "run_id", kind, self._shape)
+        key, stamp, *found = await self._db.fetchrow(sql, *self._given(table, run_id, document))
         if not is_faithful(table, document, found):
             await self._keep(kind, run_id, key, document, stamp)
-        elif conflict is not None:
-            await self._forget(kind, run_id)
+
+    async def _add(self, kind: ChildKind, rows: Sequence[ChildRow]) -> None:
+        """Write rows of children, all at once."""
+        table = _TABLES[kind]
+        given = zip(*(self._given(table, row.run_id, row.data) for row in rows), strict=True)
+        made = await self._db.fetch(queries.add(table, self._shape), *given)
+        # Ids are given in the order of the rows; in which order they are told is the server's affair.
+        for row, (key, stamp, *found) in zip(rows, sorted(made, key=lambda one: int(one[0])), strict=True):
+            if not is_faithful(table, row.data, found):
+                await self._keep(kind, row.run_id, key, row.data, stamp)
+
+    def _given(self, table: str, run_id: str, document: bytes) -> list[Any]:
+        """What the columns that there are take of a document."""
+        values = values_of(table, {**safe_loads(document), "run_id": run_id})
+        there = self._shape.columns[table]
+        return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there]
 
     async def _keep(self, kind: str, run_id: str, key: str, document: bytes, stamp: str | None) -> None:
         sql = """INSERT INTO lens_documents VALUES ($1, $2, $3, $4, $5)
@@ -139,16 +207,12 @@ class PostgresTransaction:
 
     async def children(self, kind: ChildKind, run_ids: Sequence[str] | None) -> AsyncIterator[ChildRow]:
         """Yield the rows of one kind, by a cursor."""
-        table, everything = _TABLES[kind], run_ids is None
+        table = _TABLES[kind]
         given = () if run_ids is None else (_storable(run_ids),)
-        if self._shape.has(table):
-            sql = queries.children(table, kind, self._shape, everything)
-            async for row in self._db.cursor(sql, *given, prefetch=_PREFETCH):
-                data = document_of(table, row[2:]) if row[1] is None else row[1].encode()
-                yield ChildRow(row[0], data, _key_of(kind, data))
-        if self._shape.has("lens_documents"):
-            for row in await self._db.fetch(queries.children_alone(everything), kind, *given):
-                yield ChildRow(row[0], row[1].encode(), _key_of(kind, row[1].encode()))
+        sql = queries.children(table, kind, self._shape, run_ids is None)
+        async for row in self._db.cursor(sql, *given, prefetch=_PREFETCH):
+            data = document_of(table, row[2:-2]) if row[1] is None else row[1].encode()
+            yield ChildRow(row[0], data, _key_of(kind, data))
 
     async def put_children(self, kind: ChildKind, rows: Sequence[ChildRow], *, replaces: str | None = None) -> None:
         """Add rows; spans take the place of those with their ids."""
@@ -159,10 +223,10 @@ class PostgresTransaction:
         elif kind == "span":
             await self._replace_spans(rows)
         known = await self._known({row.run_id for row in rows})
+        if fitting := [row for row in rows if row.run_id in known]:
+            await self._add(kind, fitting)
         for row in rows:
-            if row.run_id in known:
-                await self._put(kind, table, row.run_id, row.data)
-            else:
+            if row.run_id not in known:
                 await self._keep(kind, row.run_id, await self._next_key(), row.data, None)
         if replaces is not None and self._shape.has("traces"):
             await self._save_trace(replaces, rows)
@@ -240,10 +304,8 @@ class PostgresTransaction:
         elif space == "system":
             given = values_of(table, safe_loads(value))
             given[1] = given[1] if given[1] is not None else "null"
-            _, stamp, *found = await self._db.fetchrow(queries.put(table, "key", self._shape), *given)
-            if is_faithful(table, value, found):
-                await self._forget("system", key)
-            else:
+            _, stamp, *found = await self._db.fetchrow(queries.put(table, "key", "system", self._shape), *given)
+            if not is_faithful(table, value, found):
                 await self._keep("system", key, "", value, stamp)
         else:
             sql = f"INSERT INTO {table} VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
@@ -264,13 +326,28 @@ class PostgresTransaction:
 
     async def lock(self, run_ids: Iterable[str]) -> None:
         """Lock the ids for those who ask as we do, and the rows for everybody."""
-        ids = sorted(_storable(run_ids))
-        sql = """SELECT pg_advisory_xact_lock(1818585715, lock) FROM (
-          SELECT DISTINCT hashtext($2::text || id) AS lock FROM unnest($1::text[]) AS id ORDER BY lock) AS locks"""
-        await self._db.execute(sql, ids, self._namespace)
-        for table in ("runs", "workflow_state"):
-            if self._shape.has(table):
-                await self._db.execute(queries.lock_rows(table), ids)
+        await self._db.fetchrow(queries.lock(self._shape), sorted(_storable(run_ids)), self._namespace)
+
+
+def _page_size(limit: int | None) -> int:
+    return _PAGE if limit is None else max(1, min(limit, _PAGE))
+
+
+def statuses_stored(wanted: RunFilter) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Which statuses states can have, and runs without one, that a filter admits; None if it admits any.
+
+    A state may say failed of a run that was cancelled, and paused of one that failed (see `interpret.status_of`).
+    """
+    asked = wanted.statuses
+    if not asked or UNREADABLE in asked or not _are_plain(asked):
+        return None
+    more = {"failed"} if "cancelled" in asked else set()
+    return asked | more | ({"paused"} if "failed" in asked else set()), asked
+
+
+def _are_plain(texts: Iterable[str]) -> bool:
+    """Whether the columns hold these texts as they are."""
+    return not any("\0" in text or "\ufffd" in text for text in texts)
 
 
 def _run_row(row: Sequence[Any]) -> RunRow:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from flujo_lens.errors import ConfigError
 
-__all__ = ["Address", "address_of"]
+__all__ = ["Address", "address_of", "quoted"]
 
 
 class Address(NamedTuple):
@@ -18,12 +18,14 @@ class Address(NamedTuple):
         schema: The schema of ``?schema=``; None to find the tables by the connection's ``search_path``.
         statement_cache_size: 0 behind PgBouncer in transaction mode before 1.21 (``?statement_cache_size=0``).
         shown: The address without its password.
+        place: The address without user and password, and without what does not tell one store from another.
     """
 
     dsn: str
     schema: str | None
     statement_cache_size: int
     shown: str
+    place: str
 
 
 def address_of(uri: str) -> Address:
@@ -43,7 +45,24 @@ def address_of(uri: str) -> Address:
         raise ConfigError(f"statement_cache_size must be a number: {cache}")
     # As libpq writes it, "options" comes with %20 for blanks, never with a plus.
     dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
-    return Address(dsn, schema, int(cache), _shown(parts.netloc, parts.path, schema, query.get("host")))
+    shown = _shown(parts.netloc, parts.path, schema, query.get("host"))
+    return Address(dsn, schema, int(cache), shown, _place(parts.netloc, parts.path, schema, query))
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes any."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _place(netloc: str, path: str, schema: str | None, query: dict[str, str]) -> str:
+    hosts = netloc.rpartition("@")[2]
+    telling_names = ("host", "port", "dbname", "search_path", "options")
+    named = {name: query[name] for name in telling_names if name in query}
+    if schema:
+        named["schema"] = schema
+    telling = urlencode(named)
+    return f"postgresql://{hosts}{path}{'?' if telling else ''}{telling}"
 
 
 def _shown(netloc: str, path: str, schema: str | None, host: str | None) -> str:

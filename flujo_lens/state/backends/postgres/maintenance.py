@@ -1,0 +1,303 @@
+"""The care of a store on PostgreSQL: what is wrong with it, what it lacks, and what makes it faster.
+
+Looking is done in a `READ ONLY` transaction with a `statement_timeout` for each check; one that takes longer says so.
+Indexes of ours are made `CONCURRENTLY`; nothing here locks a table of the library so that saves have to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
+from flujo_lens.state.backends.postgres.uri import Address, quoted
+from flujo_lens.state.upkeep import Finding
+
+__all__ = ["INDEXES", "Checkup", "described", "make_indexes", "missing_indexes", "missing_steps"]
+
+INDEXES = {
+    "lens_runs_id": ("runs", 'run_id COLLATE "C"'),
+    "lens_runs_start": ("runs", 'created_at, run_id COLLATE "C"'),
+    "lens_runs_updated": ("runs", "updated_at"),
+    "lens_state_id": ("workflow_state", 'run_id COLLATE "C"'),
+    "lens_state_start": ("workflow_state", 'created_at, run_id COLLATE "C"'),
+    "lens_state_updated": ("workflow_state", "updated_at"),
+}
+"""Ours on the library's tables: for prefixes of ids and for pages in every collation, and for the last update."""
+
+LONG_TRANSACTION = timedelta(minutes=5)
+LIMIT_MS = 5_000
+"""Milliseconds for one check, unless everything is to be looked at."""
+
+_BLOATED, _LEAST_DEAD = 0.2, 10_000
+
+
+def missing_steps(shape: Shape) -> list[str]:
+    """What a migration would make, in words."""
+    return [f"make the table {name}" for name in (*LIBRARY_TABLES, *LENS_TABLES) if not shape.has(name)]
+
+
+def missing_columns(shape: Shape) -> list[str]:
+    """Columns of the library's tables that are not there, as ``table.column``."""
+    return [
+        f"{table}.{column}"
+        for table, columns in COLUMNS.items()
+        if shape.has(table)
+        for column in columns
+        if column not in shape.columns[table]
+    ]
+
+
+async def missing_indexes(connection: Any, shape: Shape) -> list[str]:
+    """Names of our indexes that are not there, or were left half made."""
+    rows = await connection.fetch(
+        "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+        " WHERE c.relname = ANY($1::text[]) AND pg_table_is_visible(i.indrelid) AND i.indisvalid",
+        list(INDEXES),
+    )
+    there = {row[0] for row in rows}
+    return [name for name, (table, _) in INDEXES.items() if name not in there and shape.has(table)]
+
+
+def described(name: str) -> str:
+    """An index of ours as ``NAME on TABLE(COLUMN, ...)``."""
+    table, columns = INDEXES[name]
+    return f"{name} on {table}({columns})"
+
+
+async def make_indexes(address: Address, timeout: float, names: Sequence[str], vacuum: bool) -> list[str]:
+    """Make these indexes `CONCURRENTLY`, on a connection of its own; then gather figures. Returns what was made.
+
+    Saves go on meanwhile. One that could not be finished (it waits for every transaction that is open) is removed.
+    """
+    connection = await asyncpg.connect(address.dsn, timeout=timeout, statement_cache_size=0)
+    try:
+        await connection.execute(f"SET lock_timeout = {max(1, int(timeout * 1000))}")
+        if address.schema is not None:
+            await connection.execute(f"SET search_path = {quoted(address.schema)}")
+        for name in names:
+            await _make_index(connection, name)
+        for table in LIBRARY_TABLES:
+            place = await connection.fetchval(_PLACE, table)
+            if place is not None:
+                await connection.execute(f"{'VACUUM (ANALYZE)' if vacuum else 'ANALYZE'} {place}")
+    finally:
+        await connection.close(timeout=timeout)
+    return [described(name) for name in names]
+
+
+_PLACE = """SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relname = $1 AND pg_table_is_visible(c.oid)"""
+
+
+async def _make_index(connection: Any, name: str) -> None:
+    table, columns = INDEXES[name]
+    place = await connection.fetchval(_PLACE, table)
+    schema = place.rpartition(".")[0] if place.endswith(f".{table}") else None
+    index = f"{schema}.{name}" if schema else name
+    drop = f"DROP INDEX CONCURRENTLY IF EXISTS {index}"
+    await connection.execute(drop)  # left half made
+    try:
+        await connection.execute(f"CREATE INDEX CONCURRENTLY {name} ON {place} ({columns})")
+    except (asyncpg.PostgresError, asyncio.CancelledError):
+        await connection.execute(drop)
+        raise
+
+
+class Checkup:
+    """The checks of a store.
+
+    Args:
+        connection: In a read-only transaction.
+        shape: What there is.
+        now: The present.
+        full: Look at everything, however long it takes.
+    """
+
+    def __init__(self, connection: Any, shape: Shape, now: datetime, full: bool) -> None:
+        self._db, self._shape, self._now, self._full = connection, shape, now, full
+
+    async def findings(self) -> list[Finding]:
+        """One finding a check."""
+        checks: tuple[tuple[str, Callable[[], Awaitable[Finding]]], ...] = (
+            ("schema", self._schema),
+            ("history without a state", self._without_state),
+            ("states without a run", self._without_run),
+            ("rows without a run", self._children),
+            ("statuses that disagree", self._disagreements),
+            ("long transactions", self._transactions),
+            ("waiting for locks", self._waiting),
+            ("dead rows", self._dead_rows),
+            ("indexes", self._indexes),
+            ("connections", self._connections),
+        )
+        return [await self._tried(name, check) for name, check in checks]
+
+    async def _tried(self, name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
+        """What a check finds; that it could not be done does not keep the others from being done."""
+        await self._db.execute(f"SAVEPOINT one; SET LOCAL statement_timeout = {0 if self._full else LIMIT_MS}")
+        try:
+            found = await check()
+        except asyncpg.QueryCanceledError:
+            await self._db.execute("ROLLBACK TO SAVEPOINT one")
+            seconds = LIMIT_MS // 1000
+            return Finding(name, True, None, f"not done within {seconds} seconds; --full takes its time")
+        except asyncpg.PostgresError as error:
+            await self._db.execute("ROLLBACK TO SAVEPOINT one")
+            return Finding(name, False, None, f"could not be checked: {error}", "use a role that may read the tables")
+        await self._db.execute("RELEASE SAVEPOINT one")
+        return found
+
+    async def _count(self, sql: str, *values: Any) -> int:
+        return int(await self._db.fetchval(sql, *values) or 0)
+
+    async def _schema(self) -> Finding:
+        tables = [name for name in LIBRARY_TABLES if not self._shape.has(name)]
+        columns = missing_columns(self._shape)
+        if columns:
+            detail = f"columns are missing, which read as empty: {', '.join(columns)}; nothing can be saved in them"
+            fix = "flujo migrate, of the library's version that writes here, brings its tables up to date"
+            return Finding("schema", False, len(columns), detail, fix)
+        if tables:
+            detail = f"tables are missing, which read as empty: {', '.join(tables)}"
+            return Finding("schema", False, len(tables), detail, "lens migrate makes them")
+        ours = [name for name in LENS_TABLES if not self._shape.has(name)]
+        if ours:
+            detail = f"the library's tables are complete; lens makes its own ({', '.join(ours)}) when it first writes"
+            return Finding("schema", True, len(ours), detail)
+        return Finding("schema", True, 0, "up to date")
+
+    async def _without_state(self) -> Finding:
+        name = "history without a state"
+        if not self._shape.has("runs", "workflow_state"):
+            return Finding(name, True, 0, "there is one table of runs alone")
+        count = await self._count(
+            "SELECT count(*) FROM runs r WHERE NOT EXISTS (SELECT FROM workflow_state s WHERE s.run_id = r.run_id)"
+        )
+        if not count:
+            return Finding(name, True, 0, "every run has its state")
+        detail = (
+            "runs whose state was deleted, by delete_state or by the library's clean-up, which leave their history: "
+            "it can be read, and they cannot be resumed"
+        )
+        return Finding(name, True, count, detail, "lens prune --older-than 90d removes them with the other old runs")
+
+    async def _without_run(self) -> Finding:
+        name = "states without a run"
+        if not self._shape.has("runs", "workflow_state"):
+            return Finding(name, True, 0, "there is one table of runs alone")
+        task = "AND is_background_task IS NOT TRUE" if "is_background_task" in self._columns("workflow_state") else ""
+        count = await self._count(
+            "SELECT count(*) FROM workflow_state s WHERE NOT EXISTS"
+            f" (SELECT FROM runs r WHERE r.run_id = s.run_id) {task}"
+        )
+        if not count:
+            return Finding(name, True, 0, "but for background tasks, every state has its run")
+        return Finding(name, True, count, "states that have no row in runs: harmless, they are listed by their state")
+
+    def _columns(self, table: str) -> frozenset[str]:
+        return self._shape.columns.get(table, frozenset())
+
+    async def _children(self) -> Finding:
+        """Children without a run: where the foreign keys were dropped, and of ours that the library deleted."""
+        name, counts = "rows without a run", dict[str, int]()
+        for table in ("steps", "spans", "traces", "evaluations"):
+            if self._shape.has(table, "runs"):
+                missing = f"NOT EXISTS (SELECT FROM runs r WHERE r.run_id = t.run_id) {self._and_no_state()}"
+                counts[table] = await self._count(f"SELECT count(*) FROM {table} t WHERE {missing}")
+        if self._shape.has("lens_documents", "runs"):
+            missing = f"NOT EXISTS (SELECT FROM runs r WHERE r.run_id = t.run_id) {self._and_no_state()}"
+            sql = f"SELECT count(*) FROM lens_documents t WHERE kind <> 'system' AND stamp IS NOT NULL AND {missing}"
+            counts["lens_documents"] = await self._count(sql)
+        found = {table: count for table, count in counts.items() if count}
+        if not found:
+            return Finding(name, True, 0, "every step, span, trace and evaluation has its run")
+        told = ", ".join(f"{count:,} in {table}" for table, count in found.items())
+        detail = f"rows of runs that are gone: {told}; no command shows them"
+        fix = "lens prune --orphans removes what it can tell; the rest by DELETE, after a backup (pg_dump)"
+        return Finding(name, False, sum(found.values()), detail, fix)
+
+    def _and_no_state(self) -> str:
+        if not self._shape.has("workflow_state"):
+            return ""
+        return "AND NOT EXISTS (SELECT FROM workflow_state s WHERE s.run_id = t.run_id)"
+
+    async def _disagreements(self) -> Finding:
+        name = "statuses that disagree"
+        if not self._shape.has("runs", "workflow_state"):
+            return Finding(name, True, 0, "a run's status is in one table alone")
+        count = await self._count(
+            "SELECT count(*) FROM workflow_state s JOIN runs r USING (run_id) WHERE s.status <> r.status"
+        )
+        if not count:
+            return Finding(name, True, 0, "runs and workflow_state say the same")
+        detail = "runs and workflow_state differ, as the library leaves them (paused, cancelled): the state counts"
+        return Finding(name, True, count, detail)
+
+    async def _transactions(self) -> Finding:
+        name = "long transactions"
+        rows = await self._db.fetch(
+            "SELECT pid, usename::text, application_name, state, extract(epoch FROM now() - xact_start)::float8"
+            " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND xact_start < now() - $1::interval ORDER BY xact_start",
+            LONG_TRANSACTION,
+        )
+        if not rows:
+            return Finding(name, True, 0, f"none is open for longer than {LONG_TRANSACTION.seconds // 60} minutes")
+        pid, user, app, state, seconds = rows[0]
+        who = f"{user or 'unknown'}{f' ({app})' if app else ''}"
+        detail = (
+            f"the oldest is that of process {pid}, {who}, {state or 'of unknown state'}, since {seconds / 60:.0f} "
+            "minutes: until it ends, deleted rows keep their room, and what it has locked keeps others waiting"
+        )
+        return Finding(
+            name, False, len(rows), detail, f"end it in its application, or SELECT pg_terminate_backend({pid})"
+        )
+
+    async def _waiting(self) -> Finding:
+        row = await self._db.fetchrow(
+            "SELECT count(*), min(pid), min(pg_blocking_pids(pid)::text) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        if not row[0]:
+            return Finding("waiting for locks", True, 0, "nobody waits")
+        detail = f"process {row[1]} waits for {row[2].strip('{}')}"
+        fix = "SELECT * FROM pg_stat_activity shows what they do; pg_cancel_backend(PID) stops a statement"
+        return Finding("waiting for locks", False, row[0], detail, fix)
+
+    async def _dead_rows(self) -> Finding:
+        """Rows that were deleted or replaced and whose room autovacuum has not given free."""
+        rows = await self._db.fetch(
+            "SELECT relname::text, n_dead_tup, n_live_tup FROM pg_stat_user_tables"
+            " WHERE relid = ANY(SELECT to_regclass(t) FROM unnest($1::text[]) t)",
+            [table for table in (*LIBRARY_TABLES, *LENS_TABLES) if self._shape.has(table)],
+        )
+        dead = sum(row[1] for row in rows)
+        bloated = [row for row in rows if row[1] > max(_LEAST_DEAD, _BLOATED * (row[1] + row[2]))]
+        if not bloated:
+            return Finding("dead rows", True, dead, "autovacuum keeps up")
+        told = ", ".join(f"{name} ({gone:,} dead, {live:,} alive)" for name, gone, live in bloated)
+        fix = f"VACUUM (ANALYZE) {bloated[0][0]}; if they stay, a long transaction or a replication slot keeps them"
+        return Finding("dead rows", False, dead, f"autovacuum does not keep up: {told}", fix)
+
+    async def _indexes(self) -> Finding:
+        missing = await missing_indexes(self._db, self._shape)
+        if not missing:
+            return Finding("indexes", True, 0, "all are there")
+        detail = f"lists by last update and ids by prefix are slow on large stores without {', '.join(missing)}"
+        return Finding("indexes", True, len(missing), detail, "lens optimize makes them, without blocking writers")
+
+    async def _connections(self) -> Finding:
+        used, most = await self._db.fetchrow(
+            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+            " current_setting('max_connections')::int"
+        )
+        detail = f"{used} of {most} are in use"
+        if used < 0.9 * most:
+            return Finding("connections", True, used, detail)
+        fix = "a smaller pool in each application, or PgBouncer before the server"
+        return Finding("connections", False, used, f"{detail}: the next clients are refused", fix)

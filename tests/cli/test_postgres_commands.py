@@ -1,0 +1,319 @@
+"""The commands on a store of the library's on a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import PostgresServer
+from support import DATA, Lens, Result
+
+pytest.importorskip("asyncpg")
+DUMP = (DATA / "flujo-0.6.11-postgres" / "dump.sql").read_text(encoding="utf-8")
+_NUMBERS = itertools.count(1)
+_TIMES = {
+    "workflow_state": ("created_at", "updated_at"),
+    "runs": ("created_at", "updated_at"),
+    "steps": ("created_at",),
+    "spans": ("created_at",),
+    "evaluations": ("created_at",),
+}
+
+
+class Store:
+    """A database with a store, and ``lens`` that means it."""
+
+    def __init__(self, server: PostgresServer, lens: Lens, name: str) -> None:
+        self.server, self.lens, self.name = server, lens, name
+        self.uri = server.uri.replace("/postgres?", f"/{name}?")
+        self.env = {"LENS_STORE": self.uri, "XDG_STATE_HOME": str(lens.folder / "state")}
+
+    def __call__(self, *arguments: str, env: dict[str, str] | None = None, **more: Any) -> Result:
+        return self.lens(*arguments, env={**self.env, **(env or {})}, **more)
+
+    def sql(self, *statements: str) -> Any:
+        """Run statements in the database."""
+        return self.server.once(self.uri, *statements)
+
+    def everything(self) -> Any:
+        """What the reading commands tell of the store."""
+        runs = self("list --all -o json").json
+        shown = {run["run_id"]: self("show", run["run_id"], "--state", "-o", "json").json for run in runs}
+        return runs, shown, self("evals -o json").json, self("stats -o json").json
+
+    @property
+    def folder(self) -> Path:
+        """Where its audit log is."""
+        (found,) = (self.lens.folder / "state" / "flujo-lens").iterdir()
+        return found
+
+
+@pytest.fixture(scope="module")
+def template(pg16: PostgresServer) -> str:
+    """A database with the library's runs, as they would be two months later."""
+    pg16.execute("DROP DATABASE IF EXISTS old_runs", "CREATE DATABASE old_runs", "SELECT 1")
+    uri = pg16.uri.replace("/postgres?", "/old_runs?")
+    pg16.once(uri, DUMP, "SELECT 1")
+    earlier = [
+        f"UPDATE {table} SET " + ", ".join(f"{name} = {name} - interval '60 days'" for name in names)
+        for table, names in _TIMES.items()
+    ]
+    pg16.once(uri, *earlier, "SELECT 1")
+    return "old_runs"
+
+
+@pytest.fixture
+def store(pg16: PostgresServer, template: str, bare_lens: Lens) -> Iterator[Store]:
+    """A copy of it."""
+    yield from _database(pg16, bare_lens, f"TEMPLATE {template}")
+
+
+@pytest.fixture
+def empty(pg16: PostgresServer, bare_lens: Lens) -> Iterator[Store]:
+    """A database without tables."""
+    yield from _database(pg16, bare_lens, "")
+
+
+def _database(server: PostgresServer, lens: Lens, options: str) -> Iterator[Store]:
+    name = f"db{next(_NUMBERS)}"
+    server.execute(f"CREATE DATABASE {name} {options}", "SELECT 1")
+    yield Store(server, lens, name)
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)", "SELECT 1")
+
+
+# --- reading
+
+
+def test_the_reading_commands(store: Store) -> None:
+    runs = store("list --all -o json").json
+    assert len(runs) == 29
+    by_status = store("stats -o json").json["by_status"]
+    assert by_status == {"completed": 18, "running": 4, "paused": 4, "failed": 2, "cancelled": 1}
+    assert store("list --count").out.split()[-1] == "29"
+    for status, count in by_status.items():
+        found = store("list", "--status", status, "-o", "json").json
+        assert len(found) == count
+        assert found == [run for run in runs if run["status"] == status]
+        assert store("list", "--status", status, "--count").out.split()[-1] == str(count)
+    assert {run["run_id"] for run in store("waiting -o json").json} >= {"paused-001", "resumed-001"}
+    assert store("trace trace4-001 -o json").json[0]["name"] == "pipeline_run"
+    assert store("status -o json").code == 0
+
+
+def test_a_filter_of_times_and_an_unknown_status(store: Store) -> None:
+    runs = store("list --all -o json").json
+    border = runs[10]["created_at"]
+    assert store("list", "--since", border, "-o", "json").json == runs[:11]
+    assert store("list", "--until", border, "-o", "json").json == runs[11:]
+    assert store("list", "--since", border, "--count").out.split()[-1] == "11"
+    answer = store("list --status faled")
+    assert (answer.code, "failed" in answer.err) == (2, True)
+
+
+def test_pages_by_status(store: Store) -> None:
+    whole = [run["run_id"] for run in store("list --status completed -o json").json]
+    found, cursor = [], ""
+    for _ in range(4):
+        page = store(f"list --status completed -n 5 -o id {cursor}")
+        found += page.lines
+        cursor = "--cursor " + page.err.rpartition("--cursor ")[2].split()[0] if "--cursor" in page.err else ""
+    assert found == whole
+
+
+# --- changing
+
+
+def test_prune_and_undo_give_the_same_back(store: Store) -> None:
+    before = store.everything()
+    dry = store("prune --older-than 2d --include-paused --max-share 100% --dry-run -o json").json
+    assert not (store.lens.folder / "state").exists()
+    done = store("prune --older-than 2d --include-paused --max-share 100% --yes -o json").json
+    assert (done["done"], done["undo"]) == (dry["matched"], True)
+    assert store.sql("SELECT count(*) FROM runs")[0][0] < 3
+    assert sorted(path.name for path in store.folder.iterdir()) == [
+        "store.lens-audit.ndjson", "store.lens-audit.ndjson.head", "store.lens-bin",
+    ]  # fmt: skip
+    assert store.folder.stat().st_mode & 0o777 == 0o700
+    back = store("undo", done["audit_id"], "--yes", "-o", "json")
+    assert (back.code, back.json["done"]) == (0, done["done"])
+    assert store.everything() == before
+    told = store("audit -o json").json
+    assert [entry["command"][1] for entry in told if entry["state"] == "finished"] == ["undo", "prune"]
+    assert store("audit verify").code == 0
+
+
+def test_an_archive_goes_into_another_database(store: Store, empty: Store) -> None:
+    before = store.everything()
+    done = store("prune --older-than 2d --include-paused --max-share 100% --yes --archive old.ndjson --no-bin -o json")
+    assert done.code == 0, done.err
+    assert empty("migrate --yes").code == 0
+    back = empty("import old.ndjson --yes -o json")
+    assert (back.code, back.json["done"]) == (0, done.json["done"])
+    gone = {run["run_id"] for run in empty("list --all -o json").json}
+    runs, shown, _, _ = empty.everything()
+    assert runs == [run for run in before[0] if run["run_id"] in gone]
+    assert shown == {run_id: document for run_id, document in before[1].items() if run_id in gone}
+
+
+def test_delete_and_cancel_can_be_taken_back(store: Store) -> None:
+    before = store.everything()
+    for command in ("delete fail-001 --yes", "cancel crashed-001 --yes", "delete paused-001 --state-only --yes"):
+        done = store(f"{command} -o json")
+        assert done.code == 0, done.err
+        assert store.everything() != before
+        assert store("undo", done.json["audit_id"], "--yes").code == 0
+        assert store.everything() == before
+
+
+def test_the_log_elsewhere(store: Store) -> None:
+    assert store("cancel crashed-001 --yes --audit-file here.ndjson").code == 0
+    entries = [json.loads(line) for line in (store.lens.cwd / "here.ndjson").read_text().splitlines()]
+    assert entries[-1]["run_ids"] == ["crashed-001"]
+
+
+def test_without_a_home_there_is_no_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flujo_lens.cli.beside.state_folder", lambda env: None)
+    answer = store("cancel crashed-001 --yes")
+    assert (answer.code, "no home folder" in answer.err) == (2, True)
+
+
+# --- care
+
+
+def test_what_doctor_finds(store: Store) -> None:
+    found = {row["check"]: row for row in store("doctor -o json").json}
+    assert (found["schema"]["ok"], found["rows without a run"]["ok"]) == (True, True)
+    assert found["history without a state"]["count"] == 1
+    assert found["states without a run"]["count"] == 0
+    # What the library's own clean-up leaves; foreign keys that were dropped; a table that its migration forgets.
+    store.sql(
+        "DELETE FROM workflow_state WHERE run_id LIKE 'orders%'",
+        "ALTER TABLE steps DROP CONSTRAINT steps_run_id_fkey",
+        "DELETE FROM runs WHERE run_id = 'orders-v1-001'",
+        "DROP TABLE system_state",
+        "ALTER TABLE runs DROP COLUMN total_steps",
+        "SELECT 1",
+    )
+    answer = store("doctor -o json")
+    found = {row["check"]: row for row in answer.json}
+    assert answer.code == 1
+    assert found["history without a state"]["count"] == 5
+    assert (found["rows without a run"]["ok"], found["rows without a run"]["count"]) == (False, 3)
+    assert "runs.total_steps" in found["schema"]["detail"]
+    assert store("show orders-v1-002").code == 0
+
+
+def test_doctor_sees_who_waits_and_what_lasts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import timedelta
+
+    monkeypatch.setattr("flujo_lens.state.backends.postgres.maintenance.LONG_TRANSACTION", timedelta(microseconds=1))
+    with store.server.transaction(store.uri, "LOCK TABLE system_state"):
+        found = {row["check"]: row for row in store("doctor -o json").json}
+    assert not found["long transactions"]["ok"]
+    assert "pg_terminate_backend" in found["long transactions"]["fix"]
+
+
+def test_migrate_makes_what_is_missing(empty: Store) -> None:
+    assert empty("list").code == 5
+    dry = empty("migrate --dry-run -o json").json
+    assert "make the table workflow_state" in dry["steps"]
+    assert empty.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")[0][0] == 0
+    assert empty("migrate").code == 2
+    done = empty("migrate --yes -o json").json
+    assert done["done"] == len(dry["steps"]) == 11
+    assert empty("list -o json").json == []
+    assert "up to date" in empty("migrate --yes").out
+
+
+def test_optimize_makes_indexes(store: Store) -> None:
+    assert "lens optimize" in str(store("doctor -o json").json)
+    dry = store("optimize --dry-run").out
+    assert "lens_runs_updated on runs(updated_at)" in dry
+    done = store("optimize --vacuum --yes -o json")
+    assert done.code == 0, done.err
+    assert len(done.json["indexes"]) == 6
+    valid = "SELECT count(*) FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE indisvalid AND relname ~ "
+    assert store.sql(valid + "'^lens_(runs|state)_'")[0][0] == 6
+    assert store("optimize --yes -o json").json["indexes"] == []
+
+
+def test_an_index_that_has_to_wait_too_long_is_not_left_half_made(store: Store) -> None:
+    with store.server.transaction(store.uri, "UPDATE runs SET status = status"):
+        answer = store("optimize --yes --timeout 0.3")
+    assert answer.code == 7
+    assert store.sql("SELECT count(*) FROM pg_index WHERE NOT indisvalid")[0][0] == 0
+    assert store("optimize --yes").code == 0
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "[::1]:1"])
+def test_a_server_that_is_away(bare_lens: Lens, host: str) -> None:
+    answer = bare_lens(f"list -s postgresql://u:hush@{host}/db --timeout 2")
+    assert (answer.code, "hush" in answer.err, f"u:***@{host}" in answer.err) == (5, False, True)
+
+
+def test_a_server_that_does_not_answer(bare_lens: Lens) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        answer = bare_lens(f"list -s postgresql://u:hush@127.0.0.1:{port}/db?sslmode=disable --timeout 0.5 -o json")
+    assert answer.code == 5
+    assert "it does not answer" in answer.error["message"]
+
+
+def test_no_such_database_and_no_such_user(store: Store) -> None:
+    for uri, said in (
+        (store.uri.replace(store.name, "nowhere"), 'database "nowhere" does not exist'),
+        (store.uri.replace("//postgres:", "//nobody:hush"), 'role "nobody" does not exist'),
+        (store.uri + "&schema=nowhere", "no tables of a state store"),
+    ):
+        answer = store("list", "-s", uri)
+        assert (answer.code, said in answer.err, "hush" in answer.err) == (5, True, False)
+
+
+def test_a_wrong_password(store: Store) -> None:
+    store.sql("CREATE ROLE guarded LOGIN PASSWORD 'right'", "SELECT 1")
+    with store.server.password_for("guarded"):
+        uri = store.uri.replace("//postgres:@", "//guarded:wrong@")
+        answer = store("list", "-s", uri)
+        assert (answer.code, "wrong" in answer.err.replace("password", "")) == (5, False)
+        assert "check the user and the password" in answer.err
+    store.sql("DROP ROLE guarded", "SELECT 1")
+
+
+def test_a_role_that_may_only_read(store: Store) -> None:
+    store.sql("CREATE ROLE watcher LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO watcher", "SELECT 1")
+    uri = store.uri.replace("//postgres:@", "//watcher@")
+    assert len(store("list", "-o", "json", "-s", uri).json) == 29
+    assert store("doctor", "-s", uri).code in (0, 1)
+    answer = store("cancel", "crashed-001", "--yes", "-s", uri)
+    assert (answer.code, "permission denied" in answer.err) == (5, True)
+    assert len(store("list --status running -o json").json) == 4
+    store.sql("DROP OWNED BY watcher", "DROP ROLE watcher", "SELECT 1")
+
+
+def test_a_lock_that_another_holds(store: Store) -> None:
+    with store.server.transaction(store.uri, "SELECT * FROM workflow_state FOR UPDATE"):
+        answer = store("delete fail-001 --yes --timeout 0.3")
+        assert (answer.code, "busy" in answer.err) == (7, True)
+        assert store("show fail-001").code == 0  # readers wait for nobody
+    assert store("delete fail-001 --yes").code == 0
+
+
+def test_a_nul_is_kept_or_refused(store: Store) -> None:
+    assert store("system", "set", "a", '{"x": "a\\u0000b"}').code == 0
+    assert store("system get a -o json").json["value"] == {"x": "a\0b"}
+    assert store("show", "no\0thing").code == 3
+
+
+def test_stores_tells_the_driver(store: Store) -> None:
+    (row,) = store("stores -o json").json
+    assert row["driver"] == "flujo_lens.state.backends.postgres:PostgresBackend"
+    assert {"list", "show", "trace", "delete", "undo"} <= set(row["capabilities"])
