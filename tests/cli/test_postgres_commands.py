@@ -176,7 +176,7 @@ def test_the_log_elsewhere(store: Store) -> None:
 
 
 def test_without_a_home_there_is_no_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flujo_lens.cli.beside.state_folder", lambda env: None)
+    monkeypatch.setattr("flujo_lens.cli.sidecars.state_folder", lambda env: None)
     answer = store("cancel crashed-001 --yes")
     assert (answer.code, "no home folder" in answer.err) == (2, True)
 

@@ -14,7 +14,7 @@ from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
-    from flujo_lens.state.upkeep import Finding, Migration, MigrationPlan, OptimizationPlan, Optimized, Space
+    from flujo_lens.state.maintenance import Finding, Migration, MigrationPlan, OptimizationPlan, Optimized, Space
 
 __all__ = ["PostgresBackend"]
 
@@ -78,24 +78,24 @@ class PostgresBackend(CoreBackend):
     async def plan_migration(self, now: datetime) -> MigrationPlan:
         """Return which tables would be made."""
         from flujo_lens.state.backends.postgres.maintenance import missing_steps
-        from flujo_lens.state.upkeep import MigrationPlan
+        from flujo_lens.state.maintenance import MigrationPlan
 
         shape, size = await self._server.shape()
         return MigrationPlan(place=self._shown, steps=tuple(missing_steps(shape)), size_bytes=size)
 
     async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
         """Make the tables that are missing, the library's and ours, in one transaction. There is no backup."""
-        from flujo_lens.state.upkeep import Migration
+        from flujo_lens.state.maintenance import Migration
 
         plan = await self.plan_migration(now)
         if plan.steps:
             await self._server.make_tables()
         return Migration(plan.steps)
 
-    async def check_up(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
+    async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for missing tables, orphans, long transactions, dead rows; unless `full`, 5 seconds for each."""
-        from flujo_lens.state.silence import silent_ids
-        from flujo_lens.state.upkeep import silent_finding
+        from flujo_lens.state.maintenance import silent_finding
+        from flujo_lens.state.stale_runs import silent_ids
 
         silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
         return (*await self._server.checked(now, full), silent_finding(silent, silent_after))
@@ -103,7 +103,7 @@ class PostgresBackend(CoreBackend):
     async def plan_optimization(self, *, vacuum: bool = False) -> OptimizationPlan:
         """Return which indexes would be made."""
         from flujo_lens.state.backends.postgres.maintenance import described
-        from flujo_lens.state.upkeep import OptimizationPlan
+        from flujo_lens.state.maintenance import OptimizationPlan
 
         missing = await self._server.missing_indexes()
         indexes = tuple(map(described, missing))
@@ -111,13 +111,13 @@ class PostgresBackend(CoreBackend):
 
     async def optimize(self, *, vacuum: bool = False, force: bool = False) -> Optimized:
         """Make our indexes `CONCURRENTLY` and gather figures; with `vacuum`, free the room of deleted rows, too."""
-        from flujo_lens.state.upkeep import Optimized
+        from flujo_lens.state.maintenance import Optimized
 
         before = await self._space()
         made = await self._server.optimize(vacuum=vacuum)
         return Optimized(tuple(made), before, await self._space())
 
     async def _space(self) -> Space:
-        from flujo_lens.state.upkeep import Space
+        from flujo_lens.state.maintenance import Space
 
         return Space((await self.read_facts())["size_bytes"], 0)

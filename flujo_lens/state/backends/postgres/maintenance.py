@@ -7,15 +7,17 @@ Indexes of ours are made `CONCURRENTLY`; nothing here locks a table of the libra
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 
+from flujo_lens.errors import BusyError
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 from flujo_lens.state.backends.postgres.uri import Address, quoted
-from flujo_lens.state.upkeep import Finding
+from flujo_lens.state.maintenance import Finding
 
 __all__ = ["INDEXES", "Checkup", "described", "make_indexes", "missing_indexes", "missing_steps"]
 
@@ -80,7 +82,7 @@ async def make_indexes(address: Address, timeout: float, names: Sequence[str], v
         if address.schema is not None:
             await connection.execute(f"SET search_path = {quoted(address.schema)}")
         for name in names:
-            await _make_index(connection, name)
+            await _make_index(connection, name, timeout)
         for table in LIBRARY_TABLES:
             place = await connection.fetchval(_PLACE, table)
             if place is not None:
@@ -94,11 +96,33 @@ _PLACE = """SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg
   WHERE c.relname = $1 AND pg_table_is_visible(c.oid)"""
 
 
-async def _make_index(connection: Any, name: str) -> None:
+_WRITER = """SELECT min(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE l.relation = $1::text::regclass AND l.pid <> pg_backend_pid() AND a.xact_start < $2
+    AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ExclusiveLock')"""
+
+
+async def _await_writers(connection: Any, table: str, timeout: float) -> None:
+    """Wait for the transactions that have written to a table by now: an index that is begun waits for them, too.
+
+    Raises:
+        BusyError: one of them takes longer. Nothing was begun.
+    """
+    begun, end = await connection.fetchval("SELECT now()"), time.monotonic() + timeout
+    while (pid := await connection.fetchval(_WRITER, table, begun)) is not None:
+        if time.monotonic() >= end:
+            raise BusyError(
+                f"a transaction of process {pid} has changed {table} and is open; this index was not begun",
+                hint=f"SELECT * FROM pg_stat_activity WHERE pid = {pid} tells whose it is; --timeout waits longer",
+            )
+        await asyncio.sleep(0.05)
+
+
+async def _make_index(connection: Any, name: str, timeout: float) -> None:
     table, columns = INDEXES[name]
     place = await connection.fetchval(_PLACE, table)
     schema = place.rpartition(".")[0] if place.endswith(f".{table}") else None
     index = f"{schema}.{name}" if schema else name
+    await _await_writers(connection, place, timeout)
     drop = f"DROP INDEX CONCURRENTLY IF EXISTS {index}"
     await connection.execute(drop)  # left half made
     try:

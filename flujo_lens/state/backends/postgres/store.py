@@ -22,7 +22,7 @@ from flujo_lens.state.backends.postgres.uri import Address, quoted
 from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
-    from flujo_lens.state.upkeep import Finding
+    from flujo_lens.state.maintenance import Finding
 
 __all__ = ["PostgresStore"]
 
