@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
-from servers import PostgresServer
+from servers import PostgresServer, postgres_server
 from stores import DATA
 from test_real_stores import step_text
 
@@ -239,3 +240,64 @@ def test_an_empty_database_is_told_and_stays_empty(server: PostgresServer) -> No
 def test_a_server_that_is_away() -> None:
     with pytest.raises(UnreachableStoreError, match=r"postgresql://u:\*\*\*@127.0.0.1:1/db"):
         use("postgresql://u:hush@127.0.0.1:1/db", lambda b: b.load_state("x"), timeout=2)
+
+
+# --- the server dies
+
+
+@pytest.fixture(scope="module")
+def safe_server() -> Iterator[PostgresServer]:
+    """A server that acknowledges what is on the disk, and that may be killed."""
+    with postgres_server(18 if SOAK else 16, is_safe=True) as server:
+        yield server
+
+
+@pytest.mark.parametrize("round_", range(10 if SOAK else 1))
+def test_acknowledged_saves_outlive_the_server(safe_server: PostgresServer, round_: int) -> None:
+    safe_server.once(safe_server.uri, f"CREATE SCHEMA kill{round_}", "SELECT 1")
+    uri = f"{safe_server.uri}&schema=kill{round_}"
+    saved: dict[str, int] = {}
+
+    async def save(backend: PostgresBackend, run_id: str) -> None:
+        for number in itertools.count():
+            await backend.save_state(run_id, {"status": "running", "pipeline_context": {"n": number}})
+            await backend.save_step_result({"run_id": run_id, "step_name": "s", "step_index": number})
+            saved[run_id] = number
+
+    async def work(backend: PostgresBackend) -> list[BaseException | None]:
+        savers = [asyncio.create_task(save(backend, f"run-{n}")) for n in range(3)]
+        while len(saved) < 3 or min(saved.values()) < 3 + round_:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(safe_server.kill)
+        return await asyncio.gather(*savers, return_exceptions=True)
+
+    errors = use(uri, work)
+    safe_server.start()
+    assert [type(error) for error in errors] == [UnreachableStoreError] * 3
+
+    async def look(backend: PostgresBackend) -> None:
+        for run_id, number in saved.items():
+            state, run = await backend.load_state(run_id), await backend.read_run(run_id)
+            assert state is not None
+            assert run is not None
+            assert state["pipeline_context"]["n"] in (number, number + 1)
+            assert [step.step_index for step in run.steps] in (
+                list(range(number + 1)),
+                list(range(number + 2)),
+            )
+
+    use(uri, look)
+
+
+def test_a_read_is_tried_again_after_its_connection_was_cut(pg16: PostgresServer) -> None:
+    pg16.execute("CREATE SCHEMA cut", "SELECT 1")
+
+    async def work(backend: PostgresBackend) -> Any:
+        await backend.save_state("r", {"status": "running"})
+        others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
+        await asyncio.to_thread(pg16.once, pg16.uri, cut)
+        return await backend.load_state("r")
+
+    pg16.hang_up()
+    assert use(f"{pg16.uri}&schema=cut", work)["status"] == "running"
