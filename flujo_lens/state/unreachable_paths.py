@@ -29,7 +29,8 @@ def unreached(path: Path | str, error: OSError | None = None) -> LensError:
         except OSError as found:
             error = found
     if error is None or error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return StoreNotFoundError(f"there is no store at {where}{_why_not(where)}", hint=_KNOWN, path=where)
+        hint = _meant_by_others(where) or _KNOWN
+        return StoreNotFoundError(f"there is no store at {where}{_why_not(where)}", hint=hint, path=where)
     shut = _shut_folder(where) if error.errno == errno.EACCES else None
     if shut is not None:
         return UnreachableStoreError(
@@ -39,6 +40,21 @@ def unreached(path: Path | str, error: OSError | None = None) -> LensError:
         )
     return UnreachableStoreError(
         f"cannot read {where}: {error.strerror or error}", hint="read as a user who may read it", path=where
+    )
+
+
+def _meant_by_others(path: str) -> str | None:
+    """What to type where flujo 0.4 takes ``sqlite:///tmp/x.db`` for /tmp/x.db, and here it is a relative path."""
+    try:
+        relative = os.path.relpath(path)
+    except OSError:  # the current folder is gone
+        return None
+    rooted = os.path.join(os.sep, relative)
+    if relative.startswith(os.pardir) or not os.path.isfile(rooted):
+        return None
+    return (
+        f"but {rooted} is there, which flujo 0.4 means by sqlite:///{relative}; "
+        f"here an absolute path has four slashes: sqlite:///{rooted}"
     )
 
 

@@ -155,3 +155,12 @@ def test_raw_comes_before_unescaped(lens: Lens) -> None:
 def test_older_store(old_lens: Lens) -> None:
     assert _meant(old_lens, "cancel") == "cancelled-001"
     assert _meant(old_lens, "@failed") == "fail-001"
+
+
+def test_a_relative_store_that_another_version_takes_for_an_absolute_one(lens: Lens) -> None:
+    """flujo 0.4 reads three slashes as an absolute path."""
+    there = lens.cwd / "flujo_ops.db"
+    missing = lens("list", "--store", f"sqlite://{there}")
+    assert (missing.code, f"sqlite:///{there}" in missing.err, "four slashes" in missing.err) == (5, True, True)
+    assert lens("list", "--store", f"sqlite:///{there}", "-o", "id").code == 0
+    assert "four slashes" not in lens("list", "--store", "sqlite:///nowhere.db").err
