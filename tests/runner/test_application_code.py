@@ -156,7 +156,7 @@ def test_what_a_step_sets_in_its_context_variables_the_next_one_sees() -> None:
     assert name.get() == "nobody"
 
 
-def test_an_output_whose_serializer_leaves_fails_the_step() -> None:
+def test_a_serializer_that_leaves_has_failed_as_one_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     from flujo_lens.utils import register_custom_serializer
 
     class Leaving:
@@ -168,11 +168,33 @@ def test_an_output_whose_serializer_leaves_fails_the_step() -> None:
     async def body(given: str) -> Leaving:
         return Leaving()
 
+    result = flujo(Step("x", function=body) >> Step("y", function=lambda given: sys.exit(1)), backend).run(
+        "x", run_id="r"
+    )
+    assert (result.status, result.error) == ("failed", "SystemExit: 1")
+    assert "its serializer failed: SystemExit: 3" in caplog.text
+    with pytest.raises(LensError, match="was not kept when it was saved"):
+        flujo(Step("x", function=body) >> Step("y", function=lambda given: "y"), backend).run("x", run_id="r")
+
+
+def test_a_context_that_cannot_be_written_fails_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dump(context: Any, notes: Any) -> Any:
+        if context.scratchpad:
+            sys.exit(4)
+        return {**notes, "run_id": "r"}
+
+    monkeypatch.setattr("flujo_lens.runner.record.dump_context", dump)
+    backend = InMemoryBackend()
+
+    async def body(given: str, context: PipelineContext) -> str:
+        context.scratchpad["a"] = 1
+        return "done"
+
     result = flujo(Step("x", function=body), backend).run("x", run_id="r")
-    assert (result.status, result.error) == ("failed", "what it returned cannot be saved: SystemExit: 3")
+    assert (result.status, result.error) == ("failed", "what it returned cannot be saved: SystemExit: 4")
     state = asyncio.run(backend.load_state("r"))
     assert state is not None
-    assert state["status"] == "failed"
+    assert (state["status"], len(state["step_history"])) == ("failed", 1)
 
 
 class Exiting(PipelineContext):
@@ -356,6 +378,14 @@ def test_a_step_does_not_end_the_loop_of_lens(body: Any, error: str, monkeypatch
     assert drive(_step(body, InMemoryBackend())) == error
 
 
+def _claim_now(backend: InMemoryBackend) -> Claim:
+    """The claim on the run, for a step that gives the loop no chance: calls of this driver never wait."""
+    with pytest.raises(StopIteration) as ended_:
+        backend.read_claims().send(None)
+    found: Claim = ended_.value.value["r"]
+    return found
+
+
 def test_signs_are_given_while_the_loop_is_blocked_and_no_step_cancels_them() -> None:
     backend, signs = InMemoryBackend(), list[Claim]()
 
@@ -365,11 +395,10 @@ def test_signs_are_given_while_the_loop_is_blocked_and_no_step_cancels_them() ->
             if "beat" in repr(task):
                 task.cancel()
         known = {thread.name for thread in threading.enumerate()}
-        first = backend._claims["r"]
-        limit = time.monotonic() + 30
-        while backend._claims["r"].beat_at == first.beat_at and time.monotonic() < limit:
+        first, limit = _claim_now(backend), time.monotonic() + 30
+        while _claim_now(backend).beat_at == first.beat_at and time.monotonic() < limit:
             time.sleep(0.01)
-        signs.append(backend._claims["r"])
+        signs.append(_claim_now(backend))
         return "lens-heartbeat" if "lens-heartbeat" in known else ""
 
     assert flujo(block, backend, lease=0.3).run("x", run_id="r").output == "lens-heartbeat"
