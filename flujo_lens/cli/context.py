@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property
@@ -283,6 +284,8 @@ class App:
         """Print lines on stderr as they are; characters that it cannot take are escaped."""
         stream = self.world.stderr
         encoding = stream.encoding or "utf-8"
+        with suppress(OSError, ValueError):
+            self.world.stdout.flush()  # both may lead to one place, and what was written first stands first there
         try:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             stream.flush()

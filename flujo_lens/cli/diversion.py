@@ -84,12 +84,9 @@ def _number(stream: TextIO) -> int:
 def _twin(stream: TextIO) -> TextIO:
     """A stream to the same place that nobody else has in hand."""
     known: Any = stream
-    return open(
-        os.dup(stream.fileno()),
-        "w",
-        encoding=stream.encoding,
-        errors=stream.errors,
-        buffering=1 if known.line_buffering else -1,
+    raw = io.BufferedWriter(io.FileIO(os.dup(stream.fileno()), "w"))
+    return io.TextIOWrapper(
+        raw, stream.encoding, stream.errors, line_buffering=known.line_buffering, write_through=known.write_through
     )
 
 

@@ -38,7 +38,8 @@ class TestAnswers:
         fields = {"run_id": "one", "status": "completed", "output": "charged yes", "pause_message": None}
         assert done.json == {**fields, "error_message": None}
         assert any_shop.signs() == ["load", "charge"]
-        (entry,) = any_shop.entries()
+        entry, closing = any_shop.entries()
+        assert closing["closes"] == entry["audit_id"]
         assert entry["run_ids"] == ["one"]
         told = ["--app=shop:registry", "--input=***", "--reason=TICKET-88"]
         assert entry["command"] == ["lens", "resume", *told, "one"]
