@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flujo_lens.state.backends.sqlite.engine.session import Session
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.orphans import children
+from flujo_lens.state.backends.sqlite.schema.shape import quoted
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.deletion.plan import Choice
@@ -74,7 +75,8 @@ def ids_of(session: Session, states: Sequence[int], runs: Sequence[int]) -> list
 
 
 def _measure_table(session: Session, table: str, ids: Sequence[Any]) -> tuple[int, int]:
-    lengths = " + ".join(f'COALESCE(length(CAST("{name}" AS BLOB)), 0)' for name in session.shape.columns[table])
+    names = map(quoted, session.shape.columns[table])
+    lengths = " + ".join(f"COALESCE(length(CAST({name} AS BLOB)), 0)" for name in names)
     count = size = 0
     for at in range(0, len(ids), SAMPLED):
         part = list(ids[at : at + SAMPLED])

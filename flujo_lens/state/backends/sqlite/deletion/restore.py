@@ -14,7 +14,7 @@ from flujo_lens.state.backends.sqlite.deletion.run_records import ROWID, decoded
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.migrations import moved, nothing
-from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
+from flujo_lens.state.backends.sqlite.schema.shape import Shape, quoted, read_shape
 from flujo_lens.state.backends.sqlite.writes.run_changes import restore_cancelled
 from flujo_lens.state.deletion import Record
 
@@ -96,7 +96,8 @@ class _Into:
     def columns(self, table: str) -> _Columns:
         """The columns of a table."""
         if table not in self._columns:
-            rows = self.db.execute(f"PRAGMA table_info({table})").fetchall()
+            found = self.db.execute(f"PRAGMA table_info({table})")
+            rows = [(row[0], row[1].lower(), *row[2:]) for row in found]
             number = next((row[1] for row in rows if row[5] and row[2].upper() == "INTEGER"), ROWID)
             musts = [row for row in rows if row[3] and row[4] is None and not row[5]]
             stand_ins = {row[1]: nothing(row[1], row[2]) for row in musts}
@@ -228,7 +229,7 @@ def _inserted_as_it_is(db: sqlite3.Connection, table: str, names: tuple[str, ...
 
 @lru_cache(maxsize=64)
 def _statement(table: str, names: tuple[str, ...]) -> str:
-    columns = ", ".join(f'"{column}"' for column in names)
+    columns = ", ".join(map(quoted, names))
     return f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(names))})"
 
 
@@ -265,7 +266,7 @@ def _insert_row(db: sqlite3.Connection, table: str, given: Mapping[str, _Value],
 
 
 def _execute(db: sqlite3.Connection, table: str, given: Mapping[str, _Value]) -> None:
-    names = ", ".join(f'"{column}"' for column in given)
+    names = ", ".join(map(quoted, given))
     marks = ", ".join("CAST(? AS TEXT)" if is_text else "?" for _, is_text in given.values())
     try:
         db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", [value for value, _ in given.values()])

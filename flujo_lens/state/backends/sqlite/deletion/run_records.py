@@ -17,6 +17,7 @@ from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables
+from flujo_lens.state.backends.sqlite.schema.shape import quoted
 from flujo_lens.state.deletion import Record
 
 __all__ = ["decoded", "encoded", "read_records", "readable_texts", "tables_of"]
@@ -99,7 +100,7 @@ def _rows(session: Session, table: str, run_ids: Sequence[Any]) -> Iterator[tupl
         f"SELECT {first}{_stored_columns(session, table)} FROM {table} WHERE run_id IN {queries.marks(run_ids)}{order}"
     )
     cursor = session.rows(sql, run_ids)
-    columns = [column[0] for column in cursor.description]
+    columns = [column[0].lower() for column in cursor.description]
     at = columns.index("run_id")
     for row in cursor:
         yield columns, row[at], row
@@ -108,4 +109,4 @@ def _rows(session: Session, table: str, run_ids: Sequence[Any]) -> Iterator[tupl
 def _stored_columns(session: Session, table: str) -> str:
     """All columns but those that SQLite computes, which nobody may insert."""
     names = [row[1] for row in session.rows(f"PRAGMA table_info({table})")]
-    return ", ".join('"{}"'.format(name.replace('"', '""')) for name in names)
+    return ", ".join(map(quoted, names))

@@ -58,7 +58,11 @@ def _row(db: sqlite3.Connection, run_id: str) -> dict[str, Any] | None:
     except UnicodeEncodeError:  # half of a surrogate pair, which no id in a store has
         return None
     row = cursor.fetchone()
-    return None if row is None else {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+    return (
+        None
+        if row is None
+        else {column[0].lower(): value for column, value in zip(cursor.description, row, strict=True)}
+    )
 
 
 def open_blobs(found: dict[str, Any], value: Opener, run_id: str) -> None:

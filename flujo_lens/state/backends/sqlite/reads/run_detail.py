@@ -45,7 +45,7 @@ def _state_rows(session: Session, where: str, values: tuple[Any, ...]) -> Iterat
     if not session.shape.has("workflow_state"):
         return
     cursor = session.rows(f"SELECT * FROM workflow_state {where}", values)
-    names = [column[0] for column in cursor.description]
+    names = [column[0].lower() for column in cursor.description]
     for row in cursor:
         state = dict(zip(names, row, strict=True))
         if "is_background_task" in state:

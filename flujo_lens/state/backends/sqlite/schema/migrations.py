@@ -24,7 +24,7 @@ from urllib.parse import quote
 from flujo_lens.errors import SchemaError
 from flujo_lens.state.backends.sqlite.engine.lock_retry import SLICE, patiently, translate_write
 from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite, is_busy
-from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape, read_shape
+from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape, quoted, read_shape
 from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, TABLES, create_index, create_table
 
 __all__ = ["Layout", "check_tables", "migrate", "moved", "nothing", "plan", "read_layout"]
@@ -142,7 +142,7 @@ class _Table:
         sources = [s for s in _SOURCES.get(self.name, {}).get(column, (column,)) if s in self.columns]
         if column == "id" and "id" not in self.columns:
             return "rowid"
-        parts = [f'"{sources[0]}"'] if len(sources) == 1 else [f"NULLIF(\"{source}\", '')" for source in sources]
+        parts = [quoted(sources[0])] if len(sources) == 1 else [f"NULLIF(\"{source}\", '')" for source in sources]
         declared = self.wanted[column]
         if "NOT NULL" in declared and "DEFAULT" not in declared:
             stands = nothing(column, declared)
@@ -311,12 +311,13 @@ def _rebuild(db: sqlite3.Connection, table: _Table) -> None:
     """Make the table anew, with the rows of the old one under their rowids."""
     name, new = table.name, f"lens_new_{table.name}"
     hanging = db.execute(
-        "SELECT type, name, sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql <> ''",
+        "SELECT type, name, sql FROM sqlite_master "
+        "WHERE lower(tbl_name) = ? AND type IN ('index', 'trigger') AND sql <> ''",
         (name,),
     ).fetchall()
     kept = [sql for kind, what, sql in hanging if kind == "trigger" or _fits(db, table, what)]
     values = {column: value for column in table.wanted if (value := table.value(column)) is not None}
-    values |= {f'"{column.name}"': f'"{column.name}"' for column in table.staying()}
+    values |= {quoted(column.name): quoted(column.name) for column in table.staying()}
     if "id" not in values:
         values = {"rowid": "rowid", **values}
     db.execute(create_table(name, new, tuple(_declared(column) for column in table.staying())))
@@ -332,13 +333,12 @@ def _rebuild(db: sqlite3.Connection, table: _Table) -> None:
 def _declared(column: _Column) -> str:
     must = " NOT NULL" if column.not_null and column.default is not None else ""
     default = f" DEFAULT ({column.default})" if column.default is not None else ""
-    return f'"{column.name}" {column.type}{must}{default}'
+    return f"{quoted(column.name)} {column.type}{must}{default}"
 
 
 def _fits(db: sqlite3.Connection, table: _Table, index: str) -> bool:
     """Whether an index can be made again: its columns are still there, and none of ours is the same."""
-    quoted = index.replace('"', '""')
-    columns = [row[2] for row in db.execute(f'PRAGMA index_info("{quoted}")') if row[2] is not None]
+    columns = [row[2].lower() for row in db.execute(f"PRAGMA index_info({quoted(index)})") if row[2] is not None]
     there = table.wanted.keys() | {column.name for column in table.staying()}
     plain = {row[1] for row in db.execute(f"PRAGMA index_list({table.name})") if not row[2] and not row[4]}
     is_as_ours = index in plain and len(columns) == 1 and (table.name, columns[0]) in INDEXES.values()

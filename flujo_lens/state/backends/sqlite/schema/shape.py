@@ -13,12 +13,17 @@ from typing import NamedTuple
 
 from flujo_lens.errors import NAME_ANOTHER, NotAStoreError
 
-__all__ = ["KNOWN_VERSION", "Shape", "read_shape"]
+__all__ = ["KNOWN_VERSION", "Shape", "quoted", "read_shape"]
 
 KNOWN_VERSION = 1
 """The newest ``user_version`` known: that of 0.6.11."""
 
 TABLES = ("workflow_state", "runs", "steps", "spans", "traces", "evaluations", "system_state")
+
+
+def quoted(name: str) -> str:
+    """SQL for the name of a column, whatever is in it."""
+    return '"{}"'.format(name.replace('"', '""'))
 
 
 class Shape(NamedTuple):
@@ -130,9 +135,8 @@ def _leading(connection: sqlite3.Connection, table: str) -> Iterable[tuple[str, 
     for row in connection.execute(f"PRAGMA index_list({table})").fetchall():
         name, partial_index = row[1], row[4]
         if not partial_index:
-            quoted = str(name).replace('"', '""')
-            columns = _names(connection, f'PRAGMA index_info("{quoted}")', 2)
-            found.append((len(columns), columns[:1], quoted))
-    for _, first, quoted in sorted(found, key=lambda index: -index[0]):
+            columns = _names(connection, f"PRAGMA index_info({quoted(name)})", 2)
+            found.append((len(columns), columns[:1], quoted(name)))
+    for _, first, index in sorted(found, key=lambda index: -index[0]):
         for column in first:
-            yield column, f'"{quoted}"'
+            yield column, index
