@@ -18,6 +18,7 @@ __all__ = [
     "count",
     "forget_row",
     "keys_by_status",
+    "keys_of_tasks",
     "keys_page",
     "keys_unreadable",
     "lock",
@@ -148,6 +149,14 @@ def keys_by_status(shape: Shape) -> str:
         alone = f"r.status = ANY($2::text[]) AND NOT EXISTS ({state})"
         parts.append(f"SELECT r.run_id, {start.format('r.created_at')} FROM runs r WHERE {alone}")
     return f"{' UNION ALL '.join(parts)} LIMIT $3"
+
+
+def keys_of_tasks(shape: Shape) -> str:
+    """Ids and starts of the background tasks of a run ($1): $2 the limit."""
+    run = "LEFT JOIN runs r ON r.run_id = s.run_id" if shape.has("runs") else ""
+    when = "coalesce(r.created_at, s.created_at)" if run else "s.created_at"
+    start = f"CASE WHEN {when} BETWEEN '{FIRST}' AND '{LAST}' THEN {when} END"
+    return f"SELECT s.run_id, {start} FROM workflow_state s {run} WHERE s.parent_run_id = $1::text LIMIT $2"
 
 
 def count(shape: Shape, statuses: bool, since: bool, until: bool) -> str:

@@ -95,7 +95,10 @@ class PostgresTransaction:
             border = (micros(found[-1][0]), found[-1][1])
 
     async def _few(self, hint: RunFilter) -> list[tuple[int, str]] | None:
-        """Starts and ids of all runs that can have the wanted statuses; None if that is no help."""
+        """Starts and ids of all runs that can have the wanted parent or statuses; None if that is no help."""
+        if hint.parent is not None and _are_plain([hint.parent]) and self._has_parents:
+            found = await self._db.fetch(queries.keys_of_tasks(self._shape), hint.parent, _FEW + 1)
+            return None if len(found) > _FEW else [(micros(start), run_id) for run_id, start in found]
         wanted = statuses_stored(hint)
         if wanted is None:
             return None
@@ -153,9 +156,13 @@ class PostgresTransaction:
                 found |= {row[0] for row in await self._db.fetch(sql, prefix, limit)}
         return sorted(found)[:limit]
 
+    @property
+    def _has_parents(self) -> bool:
+        return "parent_run_id" in self._shape.columns.get("workflow_state", ())
+
     async def tasks_of(self, run_ids: Sequence[str]) -> list[str]:
         """Return the ids of background tasks."""
-        if "parent_run_id" not in self._shape.columns.get("workflow_state", ()):
+        if not self._has_parents:
             return []
         sql = "SELECT run_id FROM workflow_state WHERE parent_run_id = ANY($1::text[])"
         return [row[0] for row in await self._db.fetch(sql, _storable(run_ids))]
