@@ -109,7 +109,7 @@ class PostgresStore:
         """The start of a transaction with its settings, in one message."""
         wait = max(1, int(self._timeout * 1000))
         mode = "READ COMMITTED READ WRITE" if writes else "REPEATABLE READ READ ONLY"
-        settings = [f"BEGIN ISOLATION LEVEL {mode}", f"SET LOCAL lock_timeout = {wait}"]
+        settings = [f"BEGIN ISOLATION LEVEL {mode}", f"SET LOCAL lock_timeout = {wait}", "SET LOCAL jit = off"]
         if writes:
             settings.append(f"SET LOCAL statement_timeout = {wait}")
         if self._address.schema is not None:
