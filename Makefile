@@ -6,12 +6,13 @@ DEMO := .demo/flujo_demo.db
 
 COMPAT := .compat
 
-.PHONY: help demo test lint bench soak goldens readme compat clean
+.PHONY: help demo test check lint bench soak goldens readme compat clean
 
 help:
 	@echo "make demo     install, build a sample store, look into it"
 	@echo "make test     ruff, mypy --strict, import rules, pytest"
 	@echo "make compat   the tests beside the real library: 0.4.35, and 0.6.11 where there is Python 3.13"
+	@echo "make check    ruff, mypy --strict, the quick tests: a minute"
 	@echo "make bench    the performance ratios, in a table"
 	@echo "make soak     the long rounds"
 	@echo "make goldens  write the golden screens anew, for you to read"
@@ -56,6 +57,15 @@ lint: $(VENV)/.tested
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# What neither opens a server nor starts a process: for the loop between two edits.
+QUICK := tests/test_imports.py tests/test_rendering.py tests/serialization tests/drivers/test_interpret.py \
+	tests/drivers/test_timestamps.py tests/drivers/test_traces.py tests/drivers/test_fingerprint.py \
+	tests/drivers/test_arguments.py tests/drivers/test_vocabulary.py tests/drivers/test_choosing.py \
+	tests/drivers/test_memory.py tests/drivers/test_memory_deletion.py
+
+check: lint
+	@$(BIN)/python -m pytest -q -n 2 $(QUICK)
 
 bench: $(VENV)/.tested
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
