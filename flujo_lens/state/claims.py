@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -111,7 +110,7 @@ class Claim(NamedTuple):
         Raises:
             ValueError: `lease` is no length of time.
         """
-        return cls(run_id, secrets.token_hex(16), holder, now, now, check_lease(lease))
+        return cls(run_id, os.urandom(16).hex(), holder, now, now, check_lease(lease))
 
     def has_ended(self, now: datetime) -> bool:
         """Whether another may take the run at `now`: the holder is gone, or nobody knows and its lease is over.

@@ -7,7 +7,6 @@ process ids belongs to it too.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -40,6 +39,8 @@ def _namespace() -> str:
 
 def _machine() -> str:
     """A hash of the machine's id, which itself is not for others to see."""
+    import hashlib  # loads a library of its own, and most commands ask for no process
+
     found = _read("/etc/machine-id")
     return hashlib.sha256(found.encode()).hexdigest()[:16] if found else _UNKNOWN
 
