@@ -235,7 +235,7 @@ def test_functions_are_short() -> None:
 @pytest.mark.parametrize("driver", ["memory", "postgres"])
 def test_a_driver_on_the_port_costs_hundreds_of_lines(driver: str) -> None:
     """Rules belong to the core. SQLite and files, which are older than the port, are still to be brought onto it."""
-    most = {"memory": 160, "postgres": 1_800}[driver]
+    most = {"memory": 160, "postgres": 2_400}[driver]
     lines = sum(
         len(path.read_text(encoding="utf-8").splitlines())
         for path in _files()
