@@ -152,6 +152,7 @@ class App:
         from flujo_lens.config import load_settings
 
         found = load_settings(self._config_world, config=self.options.config, timeout=self.options.timeout)
+        vars(self)["settings"] = found  # a note is masked by the settings
         for path, why in found.distrusted.items():
             self.note(f"settings are read from {path}, which {why}")
         return found

@@ -20,6 +20,7 @@ RUN = [
     "holder",
     "stale",
 ]
+WAITING = [*RUN, "question"]
 FAILURE = ["error", "count", "first_at", "last_at", "step_name", "sample_run_id"]
 STEP = [
     "step_index",

@@ -201,6 +201,7 @@ def test_a_disk_that_is_full_in_the_first_batch(lens: Lens) -> None:
         assert sorted(path.name for path in lens.cwd.iterdir() if "bin" not in path.name) == [
             "flujo_ops.db",
             "flujo_ops.db.lens-audit.ndjson",
+            "flujo_ops.db.lens-audit.ndjson.head",
         ]
 
 

@@ -20,7 +20,7 @@ SETTINGS = 'default = "prod"\n[stores.prod]\nuri = "flujo_ops.db"\n'
 LISTS = [
     ("list --all", fields.RUN, "run_id"),
     ("list --status failed", fields.RUN, "run_id"),
-    ("waiting", fields.RUN, "run_id"),
+    ("waiting", fields.WAITING, "run_id"),
     ("failed --flat", fields.RUN, "run_id"),
     ("failed", fields.FAILURE, "sample_run_id"),
     ("tasks list", fields.TASK, "run_id"),
@@ -137,7 +137,9 @@ def test_show_is_one_document(lens: Lens, run: str) -> None:
 
 def test_show_tells_the_question_and_the_tasks(lens: Lens) -> None:
     paused = lens("show paused-001 -o json").json
+    question = paused["pause"].pop("question")
     assert paused["pause"] == {"step": "approve", "message": "Approve invoice 4711? (yes/no)"}
+    assert question == lens("waiting --search paused-001 --columns question -o tsv --no-header").lines[0]
     parent = lens("show bgparent-001 -o json").json
     assert parent["pause"] is None
     tasks = lens("tasks --parent bgparent-001 -o id").lines

@@ -83,7 +83,8 @@ class TestDoctorFix:
         assert done.code == 0
         assert done.lines == [f"mended: indexes: made {', '.join(LOST)}"]
         assert indexes(slow) >= set(LOST)
-        (entry,) = entries(slow)
+        entry, end = entries(slow)
+        assert (end["closes"], end["state"]) == (entry["audit_id"], "finished")
         assert entry["command"] == ["lens", "doctor", "--fix", "--yes", "--reason=slow"]
         assert entry["counts"] == {"fixes": 1}
         assert slow("doctor").code == 0
@@ -237,7 +238,8 @@ class TestOptimize:
         assert [done.json[name] for name in REPORT[:-1]] == [4, 4, 0, 0, 0, False]
         assert len(done.json["indexes"]) == len([name for name in indexes(well) if name.startswith("lens_idx_")]) == 3
         assert done.json["file_bytes_after"] == (well.cwd / "flujo_ops.db").stat().st_size
-        (entry,) = entries(well)
+        entry, end = entries(well)
+        assert (end["closes"], end["state"]) == (entry["audit_id"], "finished")
         assert (entry["counts"], entry["reason"]) == ({"indexes": 3, "vacuum": 0}, "slow")
         after = well("list --all -o json").json, well("stats -o json").json, well("failed --hours 90000 -o json").json
         assert after == before
@@ -376,4 +378,5 @@ def test_beside_a_file_that_may_not_be_written_nothing_is_left(lens: Lens) -> No
         codes = done.stdout.split("--\n")[1].split()
         assert (codes, done.stderr.count("LENS-S5")) == (["5", "5", "5"], 3)
         beside = {path.name for path in folder.glob("flujo_ops.db*")}
-        assert beside == {"flujo_ops.db", "flujo_ops.db.lens-audit.ndjson"}
+        log = "flujo_ops.db.lens-audit.ndjson"
+        assert beside == {"flujo_ops.db", log, f"{log}.head"}
