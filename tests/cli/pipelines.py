@@ -144,9 +144,10 @@ class Shop:
         return dict(self.lens("show", run_id, "-o", "json").json["run"])
 
     def entries(self) -> list[dict[str, Any]]:
-        """The audit log."""
+        """What was begun by the audit log, the oldest first; not the entries that tell its end."""
         log = Path(f"{self.cwd / self.store}.lens-audit.ndjson")
-        return [json.loads(line) for line in log.read_bytes().splitlines()] if log.exists() else []
+        lines = log.read_bytes().splitlines() if log.exists() else []
+        return [entry for entry in map(json.loads, lines) if "closes" not in entry]
 
     def typing(
         self, command: str, answers: Iterable[str], more: Mapping[str, str] | None = None, encoding: str = "utf-8"

@@ -67,7 +67,7 @@ def everything(lens: Lens) -> list[str]:
 
 def entries(lens: Lens) -> list[dict[str, object]]:
     (log,) = lens.cwd.glob("*.lens-audit.ndjson")
-    return [json.loads(line) for line in log.read_bytes().splitlines()]
+    return [entry for entry in map(json.loads, log.read_bytes().splitlines()) if "closes" not in entry]
 
 
 # --- the bin

@@ -126,7 +126,8 @@ def test_a_store_that_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
 
 def test_without_a_backup(store: Path) -> None:
     assert migrated(store, backup=False).migration.backup is None
-    assert names(store.parent) == {"flujo_ops.db", "flujo_ops.db.lens-audit.ndjson"}
+    log = "flujo_ops.db.lens-audit.ndjson"
+    assert names(store.parent) == {"flujo_ops.db", log, f"{log}.head"}
 
 
 def test_a_backup_never_takes_the_place_of_a_file(store: Path) -> None:

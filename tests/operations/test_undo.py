@@ -154,7 +154,8 @@ def test_it_is_written_down_before(place: Place) -> None:
     assert place.content() == before
     place.log.path.rmdir()
     done = place.undo(item)
-    (entry,) = place.log.entries()
+    entry, end = place.log.entries()
+    assert (end.closes, end.state, dict(end.counts)) == (entry.audit_id, "finished", {"restored": 3})
     assert entry.audit_id == done.report.audit_id
     assert (entry.command, entry.reason, dict(entry.counts)) == (("lens", "undo"), "why", {"restored": 3})
     assert set(entry.run_ids) == set(RUNS)
