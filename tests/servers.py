@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -16,6 +18,15 @@ from typing import Any
 
 __all__ = ["PostgresServer", "postgres_server"]
 
+_WATCH = """
+import os, shutil, signal, sys, time
+if not sys.stdin.read():
+    os.kill(int(sys.argv[1]), signal.SIGQUIT)
+    end = time.monotonic() + 20
+    while os.path.exists("/proc/" + sys.argv[1]) and time.monotonic() < end:
+        time.sleep(0.05)
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
+"""
 _FAST = "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET synchronous_commit = off; SELECT pg_reload_conf();"
 
 
@@ -49,11 +60,15 @@ class PostgresServer:
             )
         self.uri: str = self._server.get_uri()
         self._pid = self._server.get_pid()
+        # Whatever ends this process, the server ends, too: the other end of the pipe sees it.
+        words = [sys.executable, "-c", _WATCH, str(self._pid), str(self._folder.parent)]
+        self._watch = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
 
     def kill(self) -> None:
         """End it as a power cut would, from the disk's view a kinder one."""
         os.kill(self._pid, signal.SIGKILL)
         self._await_end()
+        self._unwatch()
         type(self._server)._instances.pop(self._folder.resolve(), None)
 
     def execute(self, *statements: str) -> Any:
@@ -123,6 +138,10 @@ class PostgresServer:
         self.hang_up()
         self._server.cleanup()
         self._await_end()
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        self._watch.communicate(b"done")
 
     def _await_end(self) -> None:
         end = time.monotonic() + 20

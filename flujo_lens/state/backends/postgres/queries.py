@@ -138,13 +138,18 @@ def _without_run(shape: Shape) -> str:
 
 
 def keys_by_status(shape: Shape) -> str:
-    """Ids and starts of runs by status: $1 those of states, $2 those of runs without a state, $3 the limit."""
+    """Ids and starts of runs by status: $1 those of states, $2 those of runs without a state, $3 the limit.
+
+    A paused state is of a failed run only where the run's row does not say something else (see `interpret.status_of`).
+    """
     start = f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN {{0}} END"
     parts = []
     if shape.has("workflow_state"):
         run = "LEFT JOIN runs r ON r.run_id = s.run_id" if shape.has("runs") else ""
         when = start.format("coalesce(r.created_at, s.created_at)" if run else "s.created_at")
-        parts.append(f"SELECT s.run_id, {when} FROM workflow_state s {run} WHERE s.status = ANY($1::text[])")
+        doubt = "AND (s.status = ANY($2::text[]) OR s.status <> 'paused' OR coalesce(r.status, 'failed') = 'failed')"
+        wanted = f"s.status = ANY($1::text[]) {doubt if run else 'AND $2::text[] IS NOT NULL'}"
+        parts.append(f"SELECT s.run_id, {when} FROM workflow_state s {run} WHERE {wanted}")
     if shape.has("runs"):
         state = "SELECT FROM workflow_state s WHERE s.run_id = r.run_id" if parts else "SELECT WHERE false"
         alone = f"r.status = ANY($2::text[]) AND NOT EXISTS ({state})"
