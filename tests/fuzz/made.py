@@ -252,7 +252,7 @@ def change_values(chance: Chance, db: sqlite3.Connection) -> None:
         _loosely(db, table)
     for _ in chance.some(8):
         column = chance.choice(_columns(db, table))
-        rows = [row[0] for row in db.execute(f"SELECT rowid FROM {table}")]
+        rows = [row[0] for row in db.execute(f"SELECT rowid FROM {table}")] or [1]
         with suppress(sqlite3.Error):
             db.execute(f'UPDATE {table} SET "{column}" = ? WHERE rowid = ?', (chance.value(), chance.choice(rows)))
 

@@ -215,3 +215,29 @@ def test_columns_of_any_name_go_and_come_back(
     assert migrated.code == 0, migrated.err
     with closing(sqlite3.connect(bare_lens.cwd / "flujo_ops.db")) as db:
         assert db.execute(f'SELECT DISTINCT "a b""c" FROM {table}').fetchall() == [("kept",)]
+
+
+# --- rows without an id
+
+COUNTED = ("failing", "silent", "waiting", "runs")
+
+
+@pytest.mark.parametrize("table", ["workflow_state", "runs"])
+@pytest.mark.parametrize("status", ["failed", "paused", "running"])
+def test_rows_without_an_id_are_no_runs(lens: Lens, table: str, status: str) -> None:
+    lines = ("list --all -o json", "failed --hours 9000 -o json", "check --save known.json -o json", "status -o json")
+    before = [(done.code, done.json) for done in map(lens, lines)]
+    lens.edit(
+        *[
+            f"INSERT INTO {table} (run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at, updated_at"
+            f"{', current_step_index' if table == 'workflow_state' else ''}) VALUES (NULL, 'x', 'x', '1', '{status}', "
+            f"'2026-11-20', '2026-11-20'{', 1' if table == 'workflow_state' else ''})"
+        ]
+        * 3
+    )
+    after = [(done.code, done.json) for done in map(lens, lines)]
+    for line, one, two in zip(lines, before, after, strict=True):
+        if line.startswith("status"):
+            assert [one[1][key] for key in COUNTED] == [two[1][key] for key in COUNTED]
+            continue
+        assert one == two, line

@@ -306,8 +306,8 @@ def failed(shape: Shape) -> str:
     without = run_columns(shape, "r.run_id", state=False, run=True, details=True)
     return (
         f"SELECT {with_state} FROM workflow_state s LEFT JOIN runs r ON r.run_id = s.run_id "
-        f"WHERE s.status IN ('failed', '') OR {failed_again('s.status', 'r.status')} "
-        f"UNION ALL SELECT {without} FROM runs r WHERE r.status = 'failed' "
+        f"WHERE s.run_id IS NOT NULL AND (s.status IN ('failed', '') OR {failed_again('s.status', 'r.status')}) "
+        f"UNION ALL SELECT {without} FROM runs r WHERE r.status = 'failed' AND r.run_id IS NOT NULL "
         "AND NOT EXISTS (SELECT 1 FROM workflow_state x WHERE x.run_id = r.run_id)"
     )
 

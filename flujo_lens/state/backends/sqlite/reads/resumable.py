@@ -143,7 +143,7 @@ class _Grouping:
         facts = ["s.status", *state, index, self._digest(), *run, run_status, child]
         source = f"{_WS} s {self._join.format('s')} {self._joined_as_needed()}"
         told = ", ".join([f"s.{row}", "CAST(s.run_id AS TEXT)", *facts])
-        return f"SELECT {told} FROM {source} WHERE s.status IN ({self._stored}, '')"
+        return f"SELECT {told} FROM {source} WHERE s.status IN ({self._stored}, '') AND s.run_id IS NOT NULL"
 
     def _digest(self) -> str:
         return "m.digest" if self._has_manifests else "NULL"
@@ -191,7 +191,8 @@ class _Grouping:
         columns = queries.run_columns(self._shape, "r.run_id", state=False, run=True, details=True)
         digest = f"(SELECT digest FROM {lens_tables.RUN_MANIFESTS} m WHERE m.run_id = r.run_id)"
         alone = f"NOT EXISTS (SELECT 1 FROM {_WS} x WHERE x.run_id = r.run_id)" if self._shape.has(_WS) else "1"
-        source = f"{_RUNS} r {self._join.format('r')} WHERE r.status IN ({self._statuses}) AND {alone}"
+        where = f"r.run_id IS NOT NULL AND r.status IN ({self._statuses}) AND {alone}"
+        source = f"{_RUNS} r {self._join.format('r')} WHERE {where}"
         self._add(self._session.rows(f"SELECT {columns}, {digest if self._has_manifests else 'NULL'} FROM {source}"))
 
     def _add(self, rows: Iterable[tuple[Any, ...]]) -> None:
