@@ -149,6 +149,11 @@ class Shop:
         lines = log.read_bytes().splitlines() if log.exists() else []
         return [entry for entry in map(json.loads, lines) if "closes" not in entry]
 
+    def ends(self) -> list[dict[str, Any]]:
+        """What came of it: the entries that close others."""
+        log = Path(f"{self.cwd / self.store}.lens-audit.ndjson")
+        return [entry for entry in map(json.loads, log.read_bytes().splitlines()) if "closes" in entry]
+
     def typing(
         self, command: str, answers: Iterable[str], more: Mapping[str, str] | None = None, encoding: str = "utf-8"
     ) -> tuple[int, str]:

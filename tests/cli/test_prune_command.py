@@ -838,7 +838,12 @@ def test_vacuum_gives_the_room_back(lens: Lens) -> None:
     assert (done.code, report["deleted"], report["reusable_bytes"]) == (0, 2000, 0)
     assert report["file_bytes_after"] < report["file_bytes_before"]
     assert sorted(path.name for path in lens.cwd.iterdir()) == [
-        *("flujo_ops.db", "flujo_ops.db.lens-audit.ndjson", "flujo_ops.db.lens-bin")
+        *(
+            "flujo_ops.db",
+            "flujo_ops.db.lens-audit.ndjson",
+            "flujo_ops.db.lens-audit.ndjson.head",
+            "flujo_ops.db.lens-bin",
+        )
     ]
     assert len(ids(lens)) == 30
 
@@ -890,7 +895,8 @@ def test_a_folder_of_files(file_lens: Lens) -> None:
     assert file_lens("import kept.ndjson --yes").code == 0
     assert {path.name: path.read_bytes() for path in folder.glob("*.json")} == before
     beside = {path.name for path in file_lens.cwd.iterdir()}
-    assert beside == {"states", "states.lens-audit.ndjson", "states.lens-bin", "kept.ndjson"}
+    log = "states.lens-audit.ndjson"
+    assert beside == {"states", log, f"{log}.head", "states.lens-bin", "kept.ndjson"}
 
 
 def test_a_naive_store_is_pruned_by_the_youngest_reading(bare_lens: Lens) -> None:

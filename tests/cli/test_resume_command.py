@@ -38,7 +38,7 @@ class TestAnswers:
         fields = {"run_id": "one", "status": "completed", "output": "charged yes", "pause_message": None}
         assert done.json == {**fields, "error_message": None}
         assert any_shop.signs() == ["load", "charge"]
-        entry, closing = any_shop.entries()
+        (entry,), (closing,) = any_shop.entries(), any_shop.ends()
         assert closing["closes"] == entry["audit_id"]
         assert entry["run_ids"] == ["one"]
         told = ["--app=shop:registry", "--input=***", "--reason=TICKET-88"]

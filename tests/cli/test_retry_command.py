@@ -35,7 +35,7 @@ def test_one_run_goes_on_without_a_question(bare_lens: Lens, store: str) -> None
     done = retry(shop, f"one {APP}")
     assert (done.code, done.out) == (0, "one completed\n1 run: 1 went on, 0 failed again\n")
     assert shop.signs() == ["load", "charge", "charge"]
-    entry, closing = shop.entries()
+    (entry,), (closing,) = shop.entries(), shop.ends()
     assert closing["closes"] == entry["audit_id"]
     assert entry["command"] == ["lens", "retry", "--concurrency=1", "--app=shop:registry", "one"]
     assert entry["run_ids"] == ["one"]

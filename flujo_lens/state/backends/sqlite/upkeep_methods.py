@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["TendedStore"]
 
 T = TypeVar("T")
-_OTHERS_WAIT = 0.5
-"""Seconds to wait at most for what other backends of this process read at the moment."""
 
 
 class TendedStore(SQLiteReads):
@@ -52,12 +50,8 @@ class TendedStore(SQLiteReads):
             # The writer's is the last connection, which takes the -wal and the -shm away.
             await self._without_reading(lambda _: None)
             await self._writer.close()
-
-        def attempt(stopped: threading.Event) -> None:
-            make_way(self._reader.path, _OTHERS_WAIT)
-            done.append(work(stopped))
-
-        await self._without_reading(attempt)
+        make_way(self._reader.path)
+        await self._without_reading(lambda stopped: done.append(work(stopped)))
         return done[0]
 
     async def plan_migration(self, now: datetime) -> MigrationPlan:

@@ -44,12 +44,11 @@ living = Living()
 
 
 def make_way(path: Path, seconds: float = 0.0) -> bool:
-    """Have every connection of this process that reads the file as `Reader.give_way` says closed.
+    """Have every connection of this process that reads the file as `Reader.give_way` says closed, in its turn.
 
     Returns:
-        Whether all of them are, after waiting for so many seconds at most for those that are in use.
+        Whether all of them are, after waiting for so many seconds at most.
     """
+    turns = [reads._thread.post(reads._reader.give_way) for reads in living.all() if reads._reader.path == path]
     end = time.monotonic() + seconds
-    reading = [reads for reads in living.all() if reads._reader.path == path]
-    closed = [reads._thread.between(reads._reader.give_way, end - time.monotonic()) for reads in reading]
-    return all(closed)
+    return all(turn.wait(max(0.0, end - time.monotonic())) for turn in turns if turn is not None)
