@@ -183,7 +183,7 @@ def test_a_context_that_cannot_be_written_fails_the_step(monkeypatch: pytest.Mon
             sys.exit(4)
         return {**notes, "run_id": "r"}
 
-    monkeypatch.setattr("flujo_lens.runner.record.dump_context", dump)
+    monkeypatch.setattr("flujo_lens.runner.run_record.dump_context", dump)
     backend = InMemoryBackend()
 
     async def body(given: str, context: PipelineContext) -> str:

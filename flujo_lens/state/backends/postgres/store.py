@@ -236,7 +236,10 @@ class PostgresStore:
         if not (await self._shape_of(connection)).is_store:
             from flujo_lens.errors import StoreNotFoundError
 
-            raise StoreNotFoundError(f"{self._address.shown} has no tables of a state store")
+            raise StoreNotFoundError(
+                f"{self._address.shown} has no tables of a state store",
+                hint="nothing was created; ?schema=NAME names another schema",
+            )
 
     def _on(self, connection: Any, shape: Shape) -> Transaction:
         return PostgresTransaction(connection, shape, self._address.schema or "")
