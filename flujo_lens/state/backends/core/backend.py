@@ -7,10 +7,10 @@ from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.errors import StoreNotFoundError
-from flujo_lens.serialization import safe_dumps, safe_loads
+from flujo_lens.serialization import safe_loads
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject, Position
-from flujo_lens.state.backends.core.application_reads import ReadingBackend, empty_if_missing
+from flujo_lens.state.backends.core.application_reads import empty_if_missing
 from flujo_lens.state.backends.core.changes import (
     RunChanges,
     changes_of,
@@ -32,7 +32,8 @@ from flujo_lens.state.backends.core.rows import (
     timed_out,
 )
 from flujo_lens.state.backends.core.run_codec import RunCodec
-from flujo_lens.state.backends.core.run_reader import RunReader, claims_in
+from flujo_lens.state.backends.core.run_reader import RunReader
+from flujo_lens.state.backends.core.stored_claims import StoredClaims, renew
 from flujo_lens.state.backends.core.unreadable_states import readable
 from flujo_lens.state.backends.core.validation import (
     asked_id,
@@ -47,7 +48,7 @@ from flujo_lens.state.backends.core.validation import (
     findable_filter,
     findable_ids,
 )
-from flujo_lens.state.claims import Claim, Holder, Progress, present
+from flujo_lens.state.claims import Claim, Progress
 from flujo_lens.state.filtering import needs_details
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import build_trees
@@ -63,7 +64,7 @@ T = TypeVar("T")
 _STATE_TIMES, _RUN_TIMES = ("created_at", "updated_at"), ("created_at", "updated_at", "end_time")
 
 
-class CoreBackend(ReadingBackend):
+class CoreBackend(StoredClaims):
     """The contract on a `Store`: the rules are here and in `flujo_lens.state`, the engine is the store's.
 
     Each method is one transaction of the store, so it is atomic as the store's transactions are. What goes in is
@@ -95,13 +96,6 @@ class CoreBackend(ReadingBackend):
     async def _write(self, work: Work[T]) -> T:
         return await self._store.write(work)
 
-    async def _change(self, work: Work[T], nothing: T) -> T:
-        """A write that does not make a store where there is none."""
-        try:
-            return await self._store.write(work, creates=False)
-        except StoreNotFoundError:
-            return nothing
-
     # --- saving
 
     async def _save(self, changes: RunChanges, claim: Claim | None = None, manifest: str | None = None) -> None:
@@ -110,7 +104,7 @@ class CoreBackend(ReadingBackend):
         async def work(tx: Transaction) -> None:
             await tx.lock([changes.run_id])
             if claim is not None:
-                await _renew(tx, claim)
+                await renew(tx, claim)
             before = await _one(tx, changes.run_id)
             after = changes.applied(before, self.codec)
             if after != before:
@@ -225,79 +219,6 @@ class CoreBackend(ReadingBackend):
         check_key(key)
         found = await self._values("system", [key])
         return safe_loads(found[key]) if key in found else None
-
-    async def _values(self, space: Any, keys: Sequence[str] | None = None) -> dict[str, bytes]:
-        return await self._store.read(lambda tx: _coroutine(tx.get(space, keys)))
-
-    # --- who works on a run
-
-    async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
-        """Take a run that nobody has."""
-        Claim.take(check_run_id(run_id), holder, lease, present())  # refuses a lease before anything waits
-
-        async def work(tx: Transaction) -> Claim:
-            await tx.lock([run_id])
-            now = present()
-            found = claims_in(await tx.get("claim", [run_id])).get(run_id)
-            if found is not None:
-                found.check_free(now)
-            claim = Claim.take(run_id, holder, lease, now)
-            await tx.set("claim", run_id, safe_dumps(claim.to_dict()))
-            return claim
-
-        return await self._write(work)
-
-    async def heartbeat(self, claim: Claim) -> Claim:
-        """Renew a claim."""
-
-        async def work(tx: Transaction) -> Claim | None:
-            await tx.lock([claim.run_id])
-            return await _renew(tx, claim)
-
-        renewed = await self._change(work, None)
-        if renewed is None:
-            claim.check_held(None)
-            raise AssertionError("no claim is held where there is no store")
-        return renewed
-
-    async def release_run(self, claim: Claim) -> None:
-        """Give a run free, if the claim on it is this one."""
-
-        async def work(tx: Transaction) -> None:
-            await tx.lock([claim.run_id])
-            found = claims_in(await tx.get("claim", [claim.run_id])).get(claim.run_id)
-            if found is not None and found.token == claim.token:
-                await tx.set("claim", claim.run_id, None)
-
-        await self._change(work, None)
-
-    @empty_if_missing(dict)
-    async def read_claims(self, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
-        """Return the claims by run."""
-        return claims_in(await self._values("claim", None if run_ids is None else findable_ids(run_ids)))
-
-    async def put_manifest(self, digest: str, manifest: JSONObject) -> None:
-        """Store a manifest, unless there is one of this digest."""
-        body = safe_dumps(manifest)
-
-        async def work(tx: Transaction) -> None:
-            if not await tx.get("manifest", [digest]):
-                await tx.set("manifest", digest, body)
-
-        await self._write(work)
-
-    @empty_if_missing(lambda: None)
-    async def get_manifest(self, digest: str) -> JSONObject | None:
-        """Return the manifest with this digest, or None."""
-        found = await self._values("manifest", [digest])
-        return safe_loads(found[digest]) if digest in found else None
-
-    @empty_if_missing(lambda: None)
-    async def manifest_of(self, run_id: str) -> str | None:
-        """Return the digest that a run is bound to, or None."""
-        sought = findable(asked_id(run_id))
-        found = await self._values("binding", [sought])
-        return found[sought].decode() if sought in found else None
 
     # --- what operators read
 
@@ -550,18 +471,6 @@ async def _coroutine(made: Any) -> Any:
 
 async def _one(tx: Transaction, run_id: str) -> RunRow:
     return (await tx.runs([run_id])).get(run_id) or RunRow(run_id)
-
-
-async def _renew(tx: Transaction, claim: Claim) -> Claim:
-    """Give a sign for a claim, if it is still held.
-
-    Raises:
-        LostClaimError: it is another's, or there is none.
-    """
-    claim.check_held(claims_in(await tx.get("claim", [claim.run_id])).get(claim.run_id))
-    renewed = claim.beaten()
-    await tx.set("claim", claim.run_id, safe_dumps(renewed.to_dict()))
-    return renewed
 
 
 def _border(after: Position | None) -> tuple[int, str] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flujo_lens.serialization import safe_loads
 from flujo_lens.state.backends.core.port import RunRow, Store, Transaction
 from flujo_lens.state.backends.core.rows import cancelled, is_open, now_text
-from flujo_lens.state.backends.core.run_reader import claims_in
+from flujo_lens.state.backends.core.stored_claims import claims_in
 from flujo_lens.state.claims import present
 from flujo_lens.state.deletion import BackupCallback, Record
 from flujo_lens.state.timestamps import parse_instant

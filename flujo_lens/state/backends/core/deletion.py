@@ -20,8 +20,8 @@ from flujo_lens.state.backends.core.backend import stored_times
 from flujo_lens.state.backends.core.deletion_records import Digests, records_of
 from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, MeasuresRuns, RunRow, Store, Transaction
 from flujo_lens.state.backends.core.rows import last_update
-from flujo_lens.state.backends.core.run_reader import claims_in
 from flujo_lens.state.backends.core.selection import Chooser, Families, Member, families, in_batches, last_sign, why_not
+from flujo_lens.state.backends.core.stored_claims import claims_in
 from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Skipped
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.timestamps import parse_instant

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
-from flujo_lens.serialization import safe_loads
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.core.port import RunRow, Transaction
 from flujo_lens.state.backends.core.run_codec import RunCodec, history_facts
-from flujo_lens.state.claims import Claim
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["RunReader", "claims_in"]
+__all__ = ["RunReader"]
 
 _BATCH = 200
 _NO_FILTER = RunFilter()
@@ -119,14 +117,3 @@ def _needs_history(raw: interpret.RawRun) -> bool:
     """Whether spans or steps tell something of a run that its documents may not: name, error, where it stands."""
     statuses = (raw.state_status, raw.run_status)
     return _index_needs_history(raw) or "failed" in statuses or raw.state_status in ("running", "paused", None)
-
-
-def claims_in(values: Mapping[str, bytes]) -> dict[str, Claim]:
-    """The claims of a space by run; one that cannot be read is left out."""
-    claims = {}
-    for run_id, data in values.items():
-        try:
-            claims[run_id] = Claim.from_dict(safe_loads(data))
-        except (KeyError, TypeError, ValueError):
-            continue
-    return claims

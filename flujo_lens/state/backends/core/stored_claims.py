@@ -1,0 +1,149 @@
+"""`StoredClaims`: claims on runs, manifests, and which run is bound to which, once, on any `Store`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flujo_lens.errors import StoreNotFoundError
+from flujo_lens.state.backends.base import JSONObject
+from flujo_lens.state.backends.core.application_reads import ReadingBackend, empty_if_missing
+from flujo_lens.state.backends.core.validation import asked_id, check_run_id, findable, findable_ids
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.core.port import Space, Store, Transaction, Work
+    from flujo_lens.state.claims import Claim, Holder
+
+__all__ = ["StoredClaims", "claims_in", "renew"]
+
+T = TypeVar("T")
+
+
+class StoredClaims(ReadingBackend):
+    """What a runner needs of a backend besides saving. Each method is one transaction of the store."""
+
+    _store: Store
+
+    async def _change(self, work: Work[T], nothing: T) -> T:
+        """A write that does not make a store where there is none."""
+        try:
+            return await self._store.write(work, creates=False)
+        except StoreNotFoundError:
+            return nothing
+
+    async def _values(self, space: Space, keys: Sequence[str] | None = None) -> dict[str, bytes]:
+        async def work(tx: Transaction) -> dict[str, bytes]:
+            return await tx.get(space, keys)
+
+        return await self._store.read(work)
+
+    async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
+        """Take a run that nobody has."""
+        from flujo_lens.serialization import safe_dumps
+        from flujo_lens.state.claims import Claim, check_lease, present
+
+        check_run_id(run_id)
+        check_lease(lease)
+
+        async def work(tx: Transaction) -> Claim:
+            await tx.lock([run_id])
+            now = present()
+            found = claims_in(await tx.get("claim", [run_id])).get(run_id)
+            if found is not None:
+                found.check_free(now)
+            claim = Claim.take(run_id, holder, lease, now)
+            await tx.set("claim", run_id, safe_dumps(claim.to_dict()))
+            return claim
+
+        return await self._store.write(work)
+
+    async def heartbeat(self, claim: Claim) -> Claim:
+        """Renew a claim."""
+
+        async def work(tx: Transaction) -> Claim | None:
+            await tx.lock([claim.run_id])
+            return await renew(tx, claim)
+
+        renewed = await self._change(work, None)
+        if renewed is None:
+            claim.check_held(None)
+            raise AssertionError("no claim is held where there is no store")
+        return renewed
+
+    async def release_run(self, claim: Claim) -> None:
+        """Give a run free, if the claim on it is this one."""
+
+        async def work(tx: Transaction) -> None:
+            await tx.lock([claim.run_id])
+            found = claims_in(await tx.get("claim", [claim.run_id])).get(claim.run_id)
+            if found is not None and found.token == claim.token:
+                await tx.set("claim", claim.run_id, None)
+
+        await self._change(work, None)
+
+    @empty_if_missing(dict)
+    async def read_claims(self, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
+        """Return the claims by run."""
+        return claims_in(await self._values("claim", None if run_ids is None else findable_ids(run_ids)))
+
+    async def put_manifest(self, digest: str, manifest: JSONObject) -> None:
+        """Store a manifest, unless there is one of this digest."""
+        from flujo_lens.serialization import safe_dumps
+
+        body = safe_dumps(manifest, sort_keys=True)
+
+        async def work(tx: Transaction) -> None:
+            if not await tx.get("manifest", [digest]):
+                await tx.set("manifest", digest, body)
+
+        await self._store.write(work)
+
+    @empty_if_missing(lambda: None)
+    async def get_manifest(self, digest: str) -> JSONObject | None:
+        """Return the manifest with this digest; None if there is none, or it cannot be read."""
+        found = _loaded((await self._values("manifest", [digest])).get(digest))
+        return found if isinstance(found, dict) else None
+
+    @empty_if_missing(lambda: None)
+    async def manifest_of(self, run_id: str) -> str | None:
+        """Return the digest that a run is bound to, or None."""
+        sought = findable(asked_id(run_id))
+        found = await self._values("binding", [sought])
+        return found[sought].decode(errors="replace") if sought in found else None
+
+
+async def renew(tx: Transaction, claim: Claim) -> Claim:
+    """Give a sign for a claim, if it is still held.
+
+    Raises:
+        LostClaimError: it is another's, or there is none.
+    """
+    from flujo_lens.serialization import safe_dumps
+
+    claim.check_held(claims_in(await tx.get("claim", [claim.run_id])).get(claim.run_id))
+    renewed = claim.beaten()
+    await tx.set("claim", claim.run_id, safe_dumps(renewed.to_dict()))
+    return renewed
+
+
+def claims_in(values: Mapping[str, bytes]) -> dict[str, Claim]:
+    """The claims of a space by run; one that cannot be read is left out."""
+    from flujo_lens.state.claims import Claim
+
+    claims = {}
+    for run_id, data in values.items():
+        try:
+            claims[run_id] = Claim.from_dict(_loaded(data))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return claims
+
+
+def _loaded(data: bytes | None) -> Any:
+    """A stored value; None if it is no JSON."""
+    from flujo_lens.serialization import safe_loads
+
+    try:
+        return None if data is None else safe_loads(data)
+    except (TypeError, ValueError):
+        return None
