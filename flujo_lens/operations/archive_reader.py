@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from hashlib import sha256
@@ -31,12 +32,52 @@ from flujo_lens.operations.archive_format import (
 )
 from flujo_lens.state.deletion import Record
 
-__all__ = ["ArchiveReader", "Survey", "read_archive", "runs_of", "survey"]
+__all__ = ["ArchiveReader", "Group", "LongRun", "Survey", "read_archive", "runs_of", "survey"]
+
+_LONG = 16 << 20
+"""Bytes of lines from which on a run is handed out as a `LongRun`, and not held whole."""
 
 _SPACED = re.compile(rb'\{\s*"\w+"\s*:\s|\{\s+"|\{"\w+"\s')
 """How a line begins that another program has written anew, as Python's ``json`` does."""
 
 _HEAD = b'{"lens_archive":'
+
+
+class LongRun:
+    """The records of one run that is too large to be held: they are read from the archive as they are asked for.
+
+    May be gone through several times. If the archive ends before the run does, it is no run of the archive.
+
+    Attributes:
+        run_id: The run.
+        state_only: Whether only its state was deleted.
+
+    Raises:
+        CorruptArchiveError, ArchiveError: as `ArchiveReader.groups`, when records are asked for.
+    """
+
+    def __init__(self, reader: ArchiveReader, begin: int, held: list[Record]) -> None:
+        self.run_id: str = held[0]["run_id"]
+        self.state_only = any(record.get("state_only") is True for record in held)
+        self._reader, self._begin = reader, begin
+        self._first: list[Record] | None = held
+
+    def __iter__(self) -> Iterator[Record]:
+        first, self._first = self._first, None
+        if first is not None:
+            yield from self._reader.rest_of_run(first)
+            return
+        with self._reader.again() as reader:
+            yield from reader.run_at(self._begin, self.run_id)
+
+    def pass_over(self) -> None:
+        """Read on behind the run, if nobody has gone through it."""
+        for _ in self if self._first is not None else ():
+            pass
+
+
+Group = list[Record] | LongRun
+"""The records of some whole runs, or of one that is too large to be held."""
 
 
 class ArchiveReader:
@@ -63,8 +104,10 @@ class ArchiveReader:
     def __init__(self, path: Path, limits: Limits = LIMITS, source: int | None = None) -> None:
         self.path = path
         self.torn, self.unfinished, self.headers = False, [], []
+        self._source, self._all_batches, self._began = source, 0, 0
         self._limits, self._manifests = limits, list[Manifest]()
         self._whole, self._run, self._held = 1, list[Record](), 0
+        self._rest_of_batch: list[Record] = []
         self._lines = Lines(path, limits, source)
         try:
             self._rest = iter(self._lines)
@@ -133,8 +176,11 @@ class ArchiveReader:
 
     # --- the batches
 
-    def groups(self) -> Iterator[list[Record]]:
+    def groups(self) -> Iterator[Group]:
         """The records of the next batch's whole runs, all of a run in one group; can be gone through once.
+
+        A run that takes more than some megabytes is a group of its own, which reads on as it is gone through: that is
+        to be done before the next group is asked for, else it is passed over.
 
         A tail that was torn when the writer died is no error: see `torn`.
 
@@ -142,6 +188,55 @@ class ArchiveReader:
             CorruptArchiveError: a line is not as it was written; what was handed out before is.
             ArchiveError: it cannot be read any more, or is larger than the limits allow.
         """
+        self._following = self._batches()
+        for records in self._following:
+            whole = self._whole_runs(records)
+            if self._held <= _LONG or not self._run:
+                yield whole
+                continue
+            if whole:
+                yield whole
+            run, self._run, self._held = LongRun(self, self._began, self._run), [], 0
+            yield run
+            run.pass_over()
+            if rest := self._rest_of_batch:
+                self._rest_of_batch = []
+                yield self._whole_runs(rest)
+        self._drop_unfinished()
+
+    def rest_of_run(self, records: list[Record]) -> Iterator[Record]:
+        """These records of a run, and those of the batches to come, up to its last one."""
+        run_id = records[0]["run_id"]
+        yield from records
+        records.clear()
+        for batch in self._following:
+            held, self._held = self._held, 0
+            for at, record in enumerate(batch):
+                is_own = record["run_id"] == run_id
+                if is_own:
+                    yield record
+                if not is_own or record.get("last") is True:
+                    self.unfinished += [] if is_own else [run_id]
+                    self._rest_of_batch, self._held = batch[at + is_own :], held
+                    return
+        self.unfinished.append(run_id)
+
+    def again(self) -> ArchiveReader:
+        """The same archive, from its first line."""
+        return ArchiveReader(self.path, self._limits, self._source)
+
+    def run_at(self, number: int, run_id: str) -> Iterator[Record]:
+        """The records of the run of this id that begins in the batch of this number."""
+        self._following = self._batches()
+        for batch in self._following:
+            own = [at for at, record in enumerate(batch) if record["run_id"] == run_id]
+            if self._all_batches == number and own:
+                yield from self.rest_of_run(batch[own[0] :])
+                return
+            self._held = 0
+
+    def _batches(self) -> Iterator[list[Record]]:
+        """The records of the batches, each checked."""
         batch: list[bytes] = []
         for line in self._numbered():
             if line.startswith(_HEAD):
@@ -154,14 +249,14 @@ class ArchiveReader:
                 batch.append(line)
                 self._hold(line)
             elif line.startswith(BATCH):
-                yield self._whole_runs(self._closed(batch, line))
-                batch = []
+                records, batch = self._closed(batch, line), []
+                self._all_batches += 1
+                yield records
             elif line.startswith(MANIFEST) and not batch:
                 self._end(line)
             else:
                 raise self._corrupt("is no line of an archive")
         self.torn = self.torn or bool(batch)
-        self._drop_unfinished()
 
     def _numbered(self) -> Iterator[bytes]:
         """The lines that are whole; one that an archive ended in, and another was joined to, is two."""
@@ -222,6 +317,7 @@ class ArchiveReader:
         for record in records:
             if self._run and self._run[0]["run_id"] != record["run_id"]:
                 self._drop_unfinished()
+            self._began = self._began if self._run else self._all_batches
             self._run.append(record)
             if record.get("last") is True:
                 whole += self._run
@@ -337,10 +433,13 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
     newest: dict[tuple[str, bool], tuple[datetime, int]] = {}
     cancelled: set[str] = set()
     with read_archive(path, limits, source) as archive:
-        for number, records in enumerate(archive.groups()):
+        for number, group in enumerate(archive.groups()):
             made_at = archive.headers[-1].made_at
-            for key, told in runs_of(records):
-                cancelled.update([key[0]] if "cancelled" in told[-1] else [])
+            for key, records in runs_of(group):
+                last = deque(records, maxlen=1)[0]
+                if last.get("last") is not True:  # the archive ends before the run does
+                    continue
+                cancelled.update([key[0]] if "cancelled" in last else [])
                 found[key[0]] = None
                 newest[key] = max(newest.get(key, (made_at, number)), (made_at, number))
         unfinished = tuple(dict.fromkeys(run_id for run_id in archive.unfinished if run_id not in found))
@@ -352,8 +451,11 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
         )  # fmt: skip
 
 
-def runs_of(records: Iterable[Record]) -> Iterator[tuple[tuple[str, bool], list[Record]]]:
+def runs_of(group: Group) -> Iterator[tuple[tuple[str, bool], Iterable[Record]]]:
     """The records by run, each with its id, and with whether only its state was deleted."""
-    for run_id, run in groupby(records, lambda record: record["run_id"]):
-        told = list(run)
-        yield (run_id, any(record.get("state_only") is True for record in told)), told
+    if isinstance(group, LongRun):
+        yield (group.run_id, group.state_only), group
+        return
+    for run_id, run in groupby(group, lambda record: record["run_id"]):
+        records = list(run)
+        yield (run_id, any(record.get("state_only") is True for record in records)), records

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,7 +16,7 @@ from flujo_lens.errors import ArchiveError, LensError, SchemaError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_compression import LIMITS, Limits
 from flujo_lens.operations.archive_format import Header
-from flujo_lens.operations.archive_reader import Survey, read_archive, runs_of, survey
+from flujo_lens.operations.archive_reader import Group, LongRun, Survey, read_archive, runs_of, survey
 from flujo_lens.operations.change_report import Recorder, Report, error_code
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.state.backends.base import StateBackend
@@ -214,8 +214,8 @@ async def _restore_all(
     wanted = set(plan.run_ids)
     for states in (False, True) if plan.found.states and len(plan.found.headers) > 1 else (None,):
         with read_archive(plan.path, plan.limits, plan.source) as archive:
-            for number, records in enumerate(archive.groups()):
-                chosen = _chosen(plan, records, number, states, wanted)
+            for number, group in enumerate(archive.groups()):
+                chosen = _chosen(plan, group, number, states, wanted)
                 if not chosen:
                     continue
                 if stop:
@@ -225,32 +225,34 @@ async def _restore_all(
                     progress(done.count)
 
 
-def _chosen(
-    plan: RestorePlan, records: list[Record], number: int, states: bool | None, wanted: Collection[str]
-) -> list[Record]:
+def _chosen(plan: RestorePlan, group: Group, number: int, states: bool | None, wanted: Collection[str]) -> Group:
     """The records of a group that are to be restored from it."""
-    return [
-        record
-        for key, run in runs_of(records)
-        if key[0] in wanted and plan.found.chosen[key] == number and states in (None, key[1])
-        for record in run
+    runs = [
+        run
+        for key, run in runs_of(group)
+        if key[0] in wanted and plan.found.chosen.get(key) == number and states in (None, key[1])
     ]
+    if isinstance(group, LongRun):
+        return group if runs else []
+    return [record for run in runs for record in run]
 
 
-async def _restore(backend: StateBackend, records: list[Record], done: _Done) -> None:
+async def _restore(backend: StateBackend, records: Group, done: _Done) -> None:
     """Restore a batch; where it has a run that the store has no place for, run by run."""
     try:
         restored = await backend.restore(records)
     except SchemaError:
-        for _, run in groupby(records, lambda record: record["run_id"]):
-            await _restore_one(backend, list(run), done)
+        if isinstance(records, LongRun):
+            await _restore_one(backend, records.run_id, records, done)
+            return
+        for run_id, run in groupby(records, lambda record: record["run_id"]):
+            await _restore_one(backend, run_id, list(run), done)
         return
     done.run_ids += restored.run_ids
     done.existing += restored.existing
 
 
-async def _restore_one(backend: StateBackend, records: list[Record], done: _Done) -> None:
-    run_id = records[0]["run_id"]
+async def _restore_one(backend: StateBackend, run_id: str, records: Iterable[Record], done: _Done) -> None:
     try:
         await backend.restore(records)
     except SchemaError as error:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -28,9 +29,10 @@ from flujo_lens.errors import (
     ReadOnlyStoreError,
     UsageError,
 )
+from flujo_lens.operations import archive_reader
 from flujo_lens.operations.archive import ArchiveWriter, archive_path, check_archive_path
 from flujo_lens.operations.archive_format import Header
-from flujo_lens.operations.archive_reader import read_archive, survey
+from flujo_lens.operations.archive_reader import Group, LongRun, read_archive, survey
 from flujo_lens.state.deletion import Record
 
 NOW = datetime(2026, 11, 21, 7, 42, tzinfo=UTC)
@@ -71,7 +73,7 @@ def write(path: Path, batches: list[list[Record]] = BATCHES) -> None:
     writer.finish(complete=True, by_status={"completed": 5}, rows={"steps": 9})
 
 
-def read(path: Path) -> list[list[Record]]:
+def read(path: Path) -> list[Group]:
     with read_archive(path) as archive:
         return list(archive.groups())
 
@@ -167,6 +169,44 @@ def test_a_run_in_several_batches_comes_out_in_one_group(path: Path) -> None:
     write(path, [[run("a"), whole[0]], whole[1:3], [whole[3], run("b")]])
     assert read(path) == [[run("a")], [], [*whole, run("b")]]
     assert survey(path).run_ids == ("a", "big", "b")
+
+
+def read_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
+    """The groups, where a run of more than a few records is too large to be held."""
+    monkeypatch.setattr(archive_reader, "_LONG", 200)
+    with read_archive(path) as archive:
+        yield from archive.groups()
+
+
+def test_a_run_that_is_too_large_to_be_held_is_read_as_it_is_gone_through(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, longer = parts("big", 9), parts("bigger", 9)
+    write(
+        path, [[run("a"), *long[:5]], long[5:8], [long[8], run("b"), *longer[:6]], longer[6:8], [longer[8], run("c")]]
+    )
+    found: list[tuple[str, int]] = []
+    for group in read_on(path, monkeypatch):
+        if isinstance(group, LongRun):
+            once = list(group)
+            assert once == list(group) == {"big": long, "bigger": longer}[group.run_id], "also the second time"
+            found.append((group.run_id, len(once)))
+        else:
+            found += [(record["run_id"], 1) for record in group]
+    assert found == [("a", 1), ("big", 9), ("b", 1), ("bigger", 9), ("c", 1)]
+    kept = [[] if isinstance(group, LongRun) else [r["run_id"] for r in group] for group in read_on(path, monkeypatch)]
+    assert kept == [["a"], [], ["b"], [], ["c"]], "one that nobody goes through is passed over"
+    assert survey(path).run_ids == ("a", "big", "b", "bigger", "c")
+
+
+@pytest.mark.parametrize("after", [[], [[run("b")]]])
+def test_a_large_run_whose_end_never_came_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, after: list[list[Record]]
+) -> None:
+    write(path, [[run("a")], parts("cut", 9)[:7], *after])
+    monkeypatch.setattr(archive_reader, "_LONG", 200)
+    found = survey(path)
+    assert (found.run_ids, found.unfinished) == (("a", "b")[: 1 + len(after)], ("cut",))
 
 
 def test_a_run_whose_end_never_came_is_told_and_not_handed_out(path: Path) -> None:
@@ -370,7 +410,7 @@ def test_any_changed_byte_shows(path: Path) -> None:
     unseen = 0
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        handed_out: list[list[Record]] = []
+        handed_out: list[Group] = []
         try:
             with read_archive(path) as archive:
                 handed_out.extend(archive.groups())

@@ -14,7 +14,7 @@ applied. A driver of ours defines the second half and inherits the first from
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -710,8 +710,11 @@ class StateBackend(ABC):
 
         return delete_gathered(self, plan, keep=keep, batch_size=batch_size)
 
-    async def restore(self, records: Sequence[Record]) -> Restored:
+    async def restore(self, records: Iterable[Record]) -> Restored:
         """Bring back runs from the records that `delete_planned` handed out, as they were.
+
+        `records` may be read from an archive while they are asked for: one run can have more of them than fit into
+        memory. They can be gone through several times, on any thread.
 
         A run is restored whole, in one transaction (one of very many rows in several); a run whose id exists is left
         alone. The records of a run must not be divided between two calls.

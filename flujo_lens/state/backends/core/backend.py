@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -454,11 +454,10 @@ class CoreBackend(StoredClaims):
         async for done in carry_out(self, self._store, plan, keep, batch_size):
             yield done
 
-    async def restore(self, records: Sequence[Record]) -> Restored:
+    async def restore(self, records: Iterable[Record]) -> Restored:
         """Bring back runs, all or none."""
-        from flujo_lens.state.backends.core.deletion_records import check_records, restore
+        from flujo_lens.state.backends.core.deletion_records import restore
 
-        check_records(records)
         return await self._write(lambda tx: restore(self, tx, records))
 
 

@@ -8,8 +8,9 @@ The first record of a run has its documents, the following ones more of its chil
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import OperationFailedError
@@ -21,7 +22,7 @@ from flujo_lens.state.deletion import Record, Restored
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
-__all__ = ["Digests", "check_records", "records_of", "restore"]
+__all__ = ["Digests", "records_of", "restore"]
 
 _ROWS = 1_000
 _NAMES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
@@ -77,34 +78,32 @@ class Digests:
         return None if made is None else bytes(made.digest())
 
 
-def check_records(records: Sequence[Record]) -> None:
-    """See that records are of a store on the core.
+def _check_first(record: Record) -> None:
+    """See that the first record of a run is of a store on the core.
 
     Raises:
-        OperationFailedError: they are of a store of another kind.
+        OperationFailedError: it is of a store of another kind.
     """
-    first = {record["run_id"]: record for record in reversed(records)}
-    kinds = [record.get("cancelled", record) for record in first.values()]
-    if any("state" not in kind or "run" not in kind for kind in kinds):
+    kind = record.get("cancelled", record)
+    if "state" not in kind or "run" not in kind:
         raise OperationFailedError(
             "what was kept is of a store of another kind; nothing came back",
             hint="bring it back into a store of the kind that it was taken from",
         )
 
 
-async def restore(core: CoreBackend, tx: Transaction, records: Sequence[Record]) -> Restored:
-    """Bring back runs; one whose id exists is left alone."""
-    ids = list(dict.fromkeys(record["run_id"] for record in records))
-    await tx.lock(ids)
-    by_run: dict[str, list[Record]] = {run_id: [] for run_id in ids}
-    for record in records:
-        by_run[record["run_id"]].append(record)
-    done = {run_id: await _put_back(core, tx, parts) for run_id, parts in by_run.items()}
+async def restore(core: CoreBackend, tx: Transaction, records: Iterable[Record]) -> Restored:
+    """Bring back runs; one whose id exists is left alone. No more than one record is held at a time."""
+    done: dict[str, bool] = {}
+    for run_id, parts in groupby(records, lambda record: record["run_id"]):
+        await tx.lock([run_id])
+        done[run_id] = await _put_back(core, tx, parts)
     return Restored(tuple(i for i, new in done.items() if new), tuple(i for i, new in done.items() if not new))
 
 
-async def _put_back(core: CoreBackend, tx: Transaction, records: Sequence[Record]) -> bool:
-    first = records[0]
+async def _put_back(core: CoreBackend, tx: Transaction, records: Iterator[Record]) -> bool:
+    first = next(records)
+    _check_first(first)
     run_id = first["run_id"]
     if "cancelled" in first:
         return await take_back(core, tx, first)
@@ -116,7 +115,7 @@ async def _put_back(core: CoreBackend, tx: Transaction, records: Sequence[Record
     row = RunRow(run_id, _data(first["state"]), _data(first["run"]))
     if row != RunRow(run_id):
         await core.put(tx, row)
-    for record in records:
+    for record in chain([first], records):
         for kind in CHILD_KINDS:
             rows = _children(run_id, record.get(_NAMES[kind], ()))
             if rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property, partial
 from pathlib import Path
@@ -278,7 +278,7 @@ class FileBackend(DurableFiles):
         for batch in deletion.batches():
             yield await self._write(partial(deletion.delete, batch))
 
-    async def restore(self, records: Sequence[Record]) -> Restored:
+    async def restore(self, records: Iterable[Record]) -> Restored:
         """Bring back runs: the same bytes in files of the same names, with the same modification times."""
         from flujo_lens.state.backends.file.deletion.restore import restore
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ class PruningRuns(SQLiteReads):
         finally:
             await self._writer.between(politeness.end)
 
-    async def restore(self, records: Sequence[Record]) -> Restored:
+    async def restore(self, records: Iterable[Record]) -> Restored:
         """Bring back runs, several a transaction; every row has the rowid that it had, unless another has it."""
         from flujo_lens.state.backends.sqlite.deletion.restore import Restorer
         from flujo_lens.state.deletion import Restored

@@ -29,7 +29,7 @@ _BATCH = 50
 """Runs that come back in one moment: each of their files is open meanwhile."""
 
 
-def restore(changes: Changes, records: Sequence[Record], stop: threading.Event) -> Restored:
+def restore(changes: Changes, records: Iterable[Record], stop: threading.Event) -> Restored:
     """Bring back the runs of these records; see `flujo_lens.state.backends.base.StateBackend.restore`."""
     runs = list({run.run_id: run for run in kept_runs(records)}.values())
     done: list[str] = []

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import stat
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -137,7 +137,7 @@ class KeptRun(NamedTuple):
     cancelled: str | None = None
 
 
-def kept_runs(records: Sequence[Record]) -> Iterator[KeptRun]:
+def kept_runs(records: Iterable[Record]) -> Iterator[KeptRun]:
     """The runs of some records, one after the other.
 
     Raises:

@@ -36,7 +36,7 @@ class Restorer:
         records: All records of some runs.
     """
 
-    def __init__(self, path: Path, records: Sequence[Record]) -> None:
+    def __init__(self, path: Path, records: Iterable[Record]) -> None:
         self._path = path
         self._waiting: dict[str, list[Record]] = {}
         for record in records:
