@@ -48,15 +48,15 @@ class Reply(NamedTuple):
             return
         if stored.status != "paused":
             raise NotWaitingError.of(stored.run_id, f"it is {stored.status}")
-        waiting = stored.summary.step_name
+        waiting = _waiting_step(stored, pipeline)
         is_other = self.seen is not None and not _is_same(self.seen, stored)
         is_other |= self.question is not None and self.question not in stored.questions
         is_other |= self.step is not None and self.step not in _names(waiting, pipeline)
         if is_other:
-            raise _another(stored, f'it waits at "{waiting}" by now')
+            raise _another(stored, f"it waits at {_quoted(waiting)} now", waiting)
         names_it = self.seen is not None or self.step is not None or self.question is not None
         if not names_it and stored.has_answers(pipeline):
-            raise _another(stored, f'it has had an answer, and asks another question at "{waiting}"')
+            raise _another(stored, f"it has had an answer, and asks another question at {_quoted(waiting)}", waiting)
 
 
 def _is_same(seen: PipelineResult[Any], stored: Stored) -> bool:
@@ -67,11 +67,24 @@ def _is_same(seen: PipelineResult[Any], stored: Stored) -> bool:
     return (seen.paused_step, done) == (stored.summary.step_name, len(stored.done))
 
 
-def _another(stored: Stored, found: str) -> NotWaitingError:
+def _waiting_step(stored: Stored, pipeline: Pipeline | None) -> str | None:
+    """The name of the step that asks: as it is stored, else the one of `pipeline` behind those that are done.
+
+    Of a second question 0.4.35 stores no name.
+    """
+    if stored.summary.step_name is not None or pipeline is None:
+        return stored.summary.step_name
+    following = pipeline.steps[len(stored.done) : len(stored.done) + 1]
+    return next((step.name for step in following), None)
+
+
+def _quoted(step: str | None) -> str:
+    return "a step without a name" if step is None else f'"{step}"'
+
+
+def _another(stored: Stored, found: str, waiting: str | None) -> NotWaitingError:
     message = stored.summary.pause_message
-    return NotWaitingError.of(
-        stored.run_id, f"{found}: {message}" if message else found, stored.questions[0], stored.summary.step_name
-    )
+    return NotWaitingError.of(stored.run_id, f"{found}: {message}" if message else found, stored.questions[0], waiting)
 
 
 def _names(waiting: str | None, pipeline: Pipeline | None) -> set[str | None]:

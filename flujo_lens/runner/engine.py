@@ -252,12 +252,14 @@ class Flujo(Generic[ContextT]):
             NotWaitingError: there is an answer, and the run does not wait for it.
         """
         self.source.check_is_ours(stored)
-        reply.check(stored, self._code_of(stored))
+        if stored.status != "paused" or not reply.has_answer:
+            reply.check(stored, self._code_of(stored))
         if not reply.has_answer:
             if not stored.goes_on:
                 return None
             return await fit(self.state_backend, self.source, stored, self.context_model, given), None
         fitted = await fit(self.state_backend, self.source, stored, self.context_model)
+        reply.check(stored, fitted.code.pipeline)
         asking = fitted.code.pipeline.steps[fitted.waiting]
         return fitted, Answer(checked_answer(reply.answer, asking.input_schema, asking.name), fitted.waiting)
 

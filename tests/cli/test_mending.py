@@ -88,7 +88,7 @@ class TestDoctorFix:
         assert done.code == 0
         assert done.lines == [f"mended: indexes: made {', '.join(LOST)}"]
         assert indexes(slow) >= set(LOST)
-        entry, end = entries(slow)
+        entry, end = every_entry(slow)
         assert (end["closes"], end["state"]) == (entry["audit_id"], "finished")
         assert entry["command"] == ["lens", "doctor", "--fix", "--yes", "--reason=slow"]
         assert entry["counts"] == {"fixes": 1}
@@ -243,7 +243,7 @@ class TestOptimize:
         assert [done.json[name] for name in REPORT[:-1]] == [4, 4, 0, 0, 0, False]
         assert len(done.json["indexes"]) == len([name for name in indexes(well) if name.startswith("lens_idx_")]) == 3
         assert done.json["file_bytes_after"] == (well.cwd / "flujo_ops.db").stat().st_size
-        entry, end = entries(well)
+        entry, end = every_entry(well)
         assert (end["closes"], end["state"]) == (entry["audit_id"], "finished")
         assert (entry["counts"], entry["reason"]) == ({"indexes": 3, "vacuum": 0}, "slow")
         after = well("list --all -o json").json, well("stats -o json").json, well("failed --hours 90000 -o json").json

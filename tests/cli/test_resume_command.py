@@ -147,7 +147,7 @@ class TestTerminal:
             yield "late"
 
         code, shown = any_shop.typing(f"resume one {APP}", typed())
-        assert (code, 'it waits at "decide" by now' in shown) == (1, True)
+        assert (code, 'it waits at "decide" now' in shown) == (1, True)
         assert any_shop.run("one")["step_name"] == "decide"
 
 

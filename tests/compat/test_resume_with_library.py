@@ -107,8 +107,11 @@ def test_a_paused_run_is_finished_question_by_question(shop: Shop) -> None:
     first = shop.lens(f"resume one {APP} --input yes")
     assert (first.code, first.out.splitlines()[:2]) == (0, ["one waits at pick:", "    Pick a colour"])
     assert "charging" in first.err
-    assert shop.lens(f"resume one {APP} --input nonsense").code == 2
-    last = shop.lens(f'resume one {APP} --input-json \'{{"colour": "red"}}\' -o json')
+    late = shop.lens(f"resume one {APP} --input yes")
+    assert (late.code, "LENS-F2" in late.err) == (1, True)
+    asked = f"resume one {APP} --step pick"
+    assert shop.lens(f"{asked} --input nonsense").code == 2
+    last = shop.lens(f'{asked} --input-json \'{{"colour": "red"}}\' -o json')
     assert (last.code, last.json["status"]) == (0, "completed")
     assert last.json["output"] == "finished colour='red' amount=1"
     assert shop.signs() == ["load", "charge", "finish"]

@@ -227,6 +227,11 @@ async def test_a_migration_leaves_claims_and_manifests(name: str, tmp_path: Path
         assert "lens_" not in told
 
 
+STANDS_AT = {"crashed-001": None, "bgcrashed-001": None, "paused-loop-001": "ask_loop"}
+"""Where the step of the pipeline is another than the one that is shown: a killed run has done the last one that it
+names, and a question inside of a loop is asked by the loop."""
+
+
 @pytest.mark.parametrize("name", ALL)
 @in_a_loop
 async def test_groups_of_real_stores_are_their_runs(name: str, tmp_path: Path) -> None:
@@ -235,7 +240,8 @@ async def test_groups_of_real_stores_are_their_runs(name: str, tmp_path: Path) -
         runs = [run async for run in backend.iter_runs(wanted)]
         groups = await backend.group_resumable(RunFilter())
         for run in runs:
-            place = (run.pipeline_name, run.pipeline_version, run.status, run.current_step_index, run.step_name)
+            step = STANDS_AT.get(run.run_id, run.step_name)
+            place = (run.pipeline_name, run.pipeline_version, run.status, run.current_step_index, step)
             assert any(group[:5] == place for group in groups), run
         assert sum(group.runs for group in groups) == len(runs)
 

@@ -145,7 +145,7 @@ def test_runs_whose_names_collide_saved_at_once(folder: Path) -> None:
     def save(at: int) -> None:
         async def many() -> None:
             for n in range(10):
-                await backends[at].save_state(ids[at], state(n=n))
+                await backends[at].save_state(ids[at], state(run_id=ids[at], n=n))
 
         asyncio.run(many())
 

@@ -442,7 +442,7 @@ def test_of_processes_that_race_one_migrates_and_the_others_wait(tmp_path: Path)
 KILLED = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from flujo_lens.state.backends.sqlite import migrations
+from flujo_lens.state.backends.sqlite.schema import migrations
 
 class Counted(sqlite3.Connection):
     left = int(sys.argv[2])

@@ -273,7 +273,7 @@ def test_acknowledged_saves_outlive_the_server(safe_server: PostgresServer, roun
 
     errors = use(uri, work)
     safe_server.start()
-    assert [type(error) for error in errors] == [UnreachableStoreError] * 3
+    assert [type(error) for error in errors] == [UnreachableStoreError] * 3, errors
 
     async def look(backend: PostgresBackend) -> None:
         for run_id, number in saved.items():

@@ -57,7 +57,7 @@ async def fill(backend: StateBackend) -> None:
     await backend.save_run_start({"run_id": "r", "pipeline_name": "orders", "start_time": AT})
     step = {"run_id": "r", "step_name": "load", "step_index": 0, "output": {"x": SECRET}, "cost_usd": 0.5}
     await backend.save_step_result({**step, "raw_response": [SECRET], "input": SECRET, "status": "failed"})
-    await backend.save_state("r", state(pipeline_context={"x": SECRET}, last_step_output=SECRET))
+    await backend.save_state("r", state(status="failed", pipeline_context={"x": SECRET}, last_step_output=SECRET))
     root = {"span_id": "a", "name": "root", "start_time": 1.0, "end_time": 2.0, "status": "completed"}
     await backend.save_spans("r", [{**root, "attributes": {"x": SECRET}}])
     await backend.persist_evaluation("r", 0.5, "good", "load", {"by": "me"})
@@ -101,7 +101,7 @@ def test_what_is_in_clear_is_the_same_everywhere(opened: Callable[..., StateBack
             "metadata": {"by": "me"},
         }
         (listed,) = await backend.list_runs()
-        assert (listed["status"], listed["total_cost"]) == ("completed", 0.5)
+        assert (listed["status"], listed["total_cost"]) == ("failed", 0.5)
 
     use(opened(), look)
 
@@ -152,7 +152,7 @@ def test_in_memory_too(caplog: pytest.LogCaptureFixture) -> None:
 
     async def main() -> None:
         await backend.save_state("sealed", state(pipeline_context={"x": SECRET}))
-        backend._codec = InMemoryBackend()._codec
+        backend.codec = InMemoryBackend().codec
         await backend.save_state("plain", state())
         assert [one["run_id"] for one in await backend.list_states()] == ["plain"]
         with pytest.raises(SealedStateError):

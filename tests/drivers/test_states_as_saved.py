@@ -66,7 +66,7 @@ def test_the_run_has_its_times_all_the_same(make: Make, tmp_path: Path) -> None:
             detail = await backend.read_run("r")
             assert detail is not None
             assert detail.state == {"foo": "bar"} == await backend.load_state("r")
-            assert await backend.list_states() == [{"foo": "bar"}]
+            assert await backend.list_states() == [{"run_id": "r", "foo": "bar"}]
             assert await backend.cancel_runs(["r"]) == ["r"]
             assert await backend.load_state("r") == {"foo": "bar", "status": "cancelled"}
             await backend.save_state("r", {"foo": "baz"})

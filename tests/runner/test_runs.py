@@ -402,7 +402,7 @@ def test_an_answer_never_goes_to_another_question(backend: StateBackend) -> None
     first = runner.run(1, run_id="r")
     second = runner.resume(first, "yes")
     assert (second.status, second.pause_message) == ("paused", "two?")
-    with pytest.raises(NotWaitingError, match='it waits at "two" by now'):
+    with pytest.raises(NotWaitingError, match='it waits at "two" now'):
         runner.resume(first, "yes")
     assert runner.resume(second, "no").output == "no"
     with pytest.raises(NotWaitingError, match="it is completed"):
@@ -415,10 +415,10 @@ def test_an_answer_may_name_its_step(backend: StateBackend) -> None:
     one = Step.human_in_the_loop("one", aliases=["first"])
     runner = flujo(load >> one >> Step.human_in_the_loop("two"), backend)
     runner.run(1, run_id="r")
-    with pytest.raises(NotWaitingError, match='it waits at "one" by now'):
+    with pytest.raises(NotWaitingError, match='it waits at "one" now'):
         runner.resume("r", "yes", step="two")
     assert runner.resume("r", "yes", step="first").paused_step == "two"
-    with pytest.raises(NotWaitingError, match='it waits at "two" by now'):
+    with pytest.raises(NotWaitingError, match='it waits at "two" now'):
         runner.resume("r", "yes", step="one")
     assert runner.resume("r", step="two").status == "paused"
     assert runner.resume("r", "no", step="two").output == "no"

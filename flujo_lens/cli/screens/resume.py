@@ -115,10 +115,10 @@ def run_resume(app: App, asked: Resuming) -> int:
         return _report(app, out, ended)
     application = the_application(app, asked.code.target, asked.code.app_dir)
     prepared = _prepared(app, application, stored, asked)
+    reply.check(prepared.stored, prepared.pipeline)
     if asked.change.dry_run:
         _tell_dry(app, out, prepared)
         return exit_codes.OK
-    reply.check(prepared.stored, prepared.pipeline)
     answer = _answer(app, prepared, answer)
 
     async def work(backend: StateBackend) -> Outcome:

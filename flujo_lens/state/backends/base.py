@@ -130,7 +130,9 @@ class StateBackend(ABC):
         """Delete the state of a run. A run without one is no error. History (runs, steps, spans) stays."""
 
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
-        """Return all saved states (of one status), the last saved first; as `load_state`, but with times as texts.
+        """Return all saved states (of one status), the last saved first.
+
+        Each is as `load_state` returns it, but with times as texts and always with the ``run_id``.
 
         One that cannot be read (encrypted, and the key is not here; damaged) hides no other: it is left out, with a
         warning of the logger ``flujo_lens.state``. `load_state` raises the error, and `iter_runs` has the run.

@@ -134,9 +134,8 @@ class _MemoryTransaction:
             self._write(kind, replaces, None)
         for run_id in dict.fromkeys(row.run_id for row in rows):
             new = [row for row in rows if row.run_id == run_id]
-            keys = {row.key for row in new} - {None}
-            stay = [row for row in self._tables[kind].get(run_id, ()) if row.key not in keys]
-            self._write(kind, run_id, (*stay, *new))
+            both = (*self._tables[kind].get(run_id, ()), *new)  # the later row of a key in the place of the first
+            self._write(kind, run_id, tuple({id(row) if row.key is None else row.key: row for row in both}.values()))
 
     async def drop(self, run_ids: Sequence[str]) -> None:
         for table in ("run", "step", "span", "evaluation", "claim", "binding"):

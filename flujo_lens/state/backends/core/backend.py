@@ -195,9 +195,9 @@ class CoreBackend(StoredClaims):
             async for row in tx.scan(RunFilter(), None, False, None):
                 state = readable(row.run_id, lambda row=row: self.codec.opened_state(row))  # type: ignore[misc]
                 if state is not None and status in (None, state.get("status")):
-                    states.append(state)
-        states.sort(key=lambda state: str(state.get("updated_at") or ""), reverse=True)
-        return list(map(as_saved, states))
+                    states.append((row.run_id, state))
+        states.sort(key=lambda pair: str(pair[1].get("updated_at") or ""), reverse=True)
+        return [{"run_id": run_id, **as_saved(state)} for run_id, state in states]
 
     @empty_if_missing(list)
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:

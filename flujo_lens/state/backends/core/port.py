@@ -113,7 +113,7 @@ class ChildRow(NamedTuple):
     Attributes:
         run_id: The run; of an evaluation it need not be known.
         data: A JSON document.
-        key: A row of the same run, kind and key is replaced by a later one (spans, by their id); None: all are kept.
+        key: A later row of the same run, kind and key takes its place (spans, by their id); None: all are kept.
     """
 
     run_id: str

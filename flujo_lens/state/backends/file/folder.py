@@ -162,7 +162,7 @@ class Folder:
                 state = readable(run_id, partial(self._whole, run_id, document))
                 if state is not None:
                     saved = Source(run_id, document, None).summary(self.zone).updated_at
-                    found.append((saved or never, state))
+                    found.append((saved or never, {"run_id": run_id, **state}))
         found.sort(key=lambda pair: pair[0], reverse=True)
         return [state for _, state in found]
 

@@ -59,8 +59,8 @@ _REFUSED = {
 
 def is_cut(error: BaseException) -> bool:
     """Whether the connection is gone, so that a read may be tried once more on another."""
-    closed = isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
-    return closed or isinstance(error, _CUT)
+    misused = ValueError | asyncpg.UnsupportedClientFeatureError  # a value or a setting that the client refuses
+    return isinstance(error, _CUT) or (isinstance(error, asyncpg.InterfaceError) and not isinstance(error, misused))
 
 
 def translate(error: BaseException, where: str) -> LensError:
