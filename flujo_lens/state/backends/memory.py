@@ -57,7 +57,7 @@ class MemoryStore:
         with self._lock:
             return run_now(work(_MemoryTransaction(self.tables)))
 
-    async def write(self, work: Work[T], *, creates: bool = True) -> T:
+    async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
         with self._lock:
             tx = _MemoryTransaction(self.tables)
             try:

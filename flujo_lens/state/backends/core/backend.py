@@ -20,7 +20,7 @@ from flujo_lens.state.backends.core.changes import (
     trace_changes,
 )
 from flujo_lens.state.backends.core.fallbacks import evaluation_of, step_of
-from flujo_lens.state.backends.core.port import CountsRuns, RunRow, Store, Transaction, Work, micros
+from flujo_lens.state.backends.core.port import CopiesRuns, CountsRuns, RunRow, Store, Transaction, Work, micros
 from flujo_lens.state.backends.core.rows import (
     as_saved,
     evaluation_row,
@@ -93,8 +93,8 @@ class CoreBackend(StoredClaims):
         """Release connections and threads."""
         await self._store.close()
 
-    async def _write(self, work: Work[T]) -> T:
-        return await self._store.write(work)
+    async def _write(self, work: Work[T], run_id: str | None = None) -> T:
+        return await self._store.write(work, run_id=run_id)
 
     # --- saving
 
@@ -115,7 +115,7 @@ class CoreBackend(StoredClaims):
             if manifest is not None:
                 await tx.set("binding", changes.run_id, manifest.encode())
 
-        await self._write(work)
+        await self._write(work, changes.run_id)
 
     async def put(self, tx: Transaction, row: RunRow) -> None:
         """Save a run with the index that it is found by; before its children, for engines may insist on that order."""
@@ -241,14 +241,17 @@ class CoreBackend(StoredClaims):
     ) -> Page[RunSummary]:
         """Return one page of `iter_runs`."""
         check_page(limit)
-        found: list[RunSummary] = []
-        async with self._store.snapshot() as tx:
+
+        async def work(tx: Transaction) -> Page[RunSummary]:
+            found: list[RunSummary] = []
             async for run in self.reader.selected(tx, findable_filter(wanted), _border(after), reverse, limit + 1):
                 if len(found) == limit:
                     position = (found[-1].created_at, found[-1].run_id) if found else after
                     return Page(tuple(await self.reader.with_tasks(tx, found)), position)
                 found.append(run)
             return Page(tuple(await self.reader.with_tasks(tx, found)))
+
+        return await self._store.read(work)
 
     async def count_runs(self, wanted: RunFilter) -> int:
         """Return how many runs `wanted` admits; by the engine, where it can."""
@@ -273,21 +276,31 @@ class CoreBackend(StoredClaims):
             if row is None:
                 return None
             spans, steps = await self.reader.history(tx, sought)
+            if row.unreadable:
+                return await self._unreadable_run(tx, row, bool(spans))
             raw = self.reader.raw_with(row, spans, steps)
             run, state = interpret.summarise(raw, self.codec.zone), self.codec.shown_state(row)
             run = (await self.reader.with_tasks(tx, [run]))[0]
-            children = [task async for task in self.reader.selected(tx, RunFilter(parent=sought), None, True)]
+            children = await self._tasks(tx, sought)
             return RunDetail(
                 run=run,
                 steps=tuple(interpret.steps_of(raw, map(step_of, steps), {})),
                 state=None if state is None else as_saved(state),
                 pause=interpret.pause_of(raw, run.status),
-                children=tuple(children),
+                children=children,
                 final_output=None if state is None else state.get("last_step_output"),
                 has_spans=bool(spans),
             )
 
         return await self._store.read(work)
+
+    async def _unreadable_run(self, tx: Transaction, row: RunRow, has_spans: bool) -> RunDetail:
+        run = (await self.reader.with_tasks(tx, await self.reader.summaries(tx, [row])))[0]
+        return RunDetail(run=run, children=await self._tasks(tx, row.run_id), has_spans=has_spans)
+
+    async def _tasks(self, tx: Transaction, run_id: str) -> tuple[RunSummary, ...]:
+        """The background tasks of a run, oldest first."""
+        return tuple([task async for task in self.reader.selected(tx, RunFilter(parent=run_id), None, True)])
 
     async def read_summaries(self, run_ids: Sequence[str]) -> Sequence[RunSummary]:
         """Return the runs with these ids, in their order."""
@@ -315,7 +328,8 @@ class CoreBackend(StoredClaims):
             rows = [row async for row in tx.children("step", [findable(asked_id(run_id))])]
             return [self.codec.opened("step", row.run_id, row.data) or {} for row in rows]
 
-        return {(step["step_index"], step["step_name"]): step for step in await self._store.read(work)}
+        steps = await self._store.read(work)
+        return {(step.get("step_index"), step.get("step_name", "unknown")): step for step in steps}
 
     async def read_spans(self, run_id: str) -> Sequence[Span]:
         """Return the spans of a run as trees."""
@@ -351,9 +365,12 @@ class CoreBackend(StoredClaims):
         """`get_workflow_stats` for callers without an event loop, or inside a running one: on a thread of its own."""
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
+        from copy import copy
 
         async def stats() -> JSONObject:
-            async with CoreBackend(self._store.clone(), zone=self.codec.zone) as other:
+            other = copy(self)
+            other._store = self._store.clone()
+            async with other:
                 return await other.get_workflow_stats()
 
         with ThreadPoolExecutor(1) as thread:
@@ -371,7 +388,7 @@ class CoreBackend(StoredClaims):
             if row.state is not None:
                 await self.put(tx, row._replace(state=None))
 
-        await self._change(work, None)
+        await self._change(work, None, sought)
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a run with all that belongs to it."""
@@ -381,7 +398,7 @@ class CoreBackend(StoredClaims):
             await tx.lock([sought])
             await tx.drop([sought])
 
-        await self._change(work, None)
+        await self._change(work, None, sought)
 
     async def cancel_runs(
         self, run_ids: Sequence[str], *, force: bool = False, keep: BackupCallback | None = None
@@ -400,7 +417,7 @@ class CoreBackend(StoredClaims):
     def changed(self, row: RunRow, changes: JSONObject) -> RunRow:
         """A run of which some plain fields change, in its state and in its metadata."""
         run = None if row.run is None else self.codec.merged("run", row.run_id, row.run, changes)
-        return RunRow(row.run_id, self.codec.changed_state(row, changes), run)
+        return row._replace(state=self.codec.changed_state(row, changes), run=run)
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
         """Mark running background tasks without a save for `stale_hours` as failed."""
@@ -458,7 +475,10 @@ class CoreBackend(StoredClaims):
         """Bring back runs, all or none."""
         from flujo_lens.state.backends.core.deletion_records import restore
 
-        return await self._write(lambda tx: restore(self, tx, records))
+        async def work(tx: Transaction) -> Restored:
+            return await (tx.restore(records) if isinstance(tx, CopiesRuns) else restore(self, tx, records))
+
+        return await self._write(work)
 
 
 # --- small things
@@ -477,9 +497,9 @@ def _border(after: Position | None) -> tuple[int, str] | None:
 
 
 def stored_documents(row: RunRow) -> tuple[JSONObject | None, JSONObject | None]:
-    """The state and metadata of a run as they are stored, unopened."""
-    state, run = (None if data is None else safe_loads(data) for data in (row.state, row.run))
-    return state, run
+    """The state and metadata of a run as they are stored, unopened; one that is unreadable is None."""
+    state = None if row.state is None or row.unreadable else safe_loads(row.state)
+    return state, None if row.run is None else safe_loads(row.run)
 
 
 def stored_times(row: RunRow) -> tuple[list[Any], list[Any]]:

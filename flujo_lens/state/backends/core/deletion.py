@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, tzinfo
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.serialization import safe_loads
 from flujo_lens.state.backends.core.backend import stored_times
 from flujo_lens.state.backends.core.deletion_records import Digests, records_of
-from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, MeasuresRuns, RunRow, Store, Transaction
+from flujo_lens.state.backends.core.port import (
+    CHILD_KINDS,
+    ChildKind,
+    CopiesRuns,
+    ListsMembers,
+    MarksRuns,
+    MeasuresRuns,
+    RunRow,
+    Store,
+    Transaction,
+)
 from flujo_lens.state.backends.core.rows import last_update
 from flujo_lens.state.backends.core.selection import Chooser, Families, Member, families, in_batches, last_sign, why_not
 from flujo_lens.state.backends.core.stored_claims import claims_in
@@ -52,28 +63,54 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
     """What would be deleted now. Nothing is written."""
     choice = _Choice()
     chooser = Chooser(asked, choice)
-    # Every run is looked at: the filter is asked of the head of a family, and its tasks go with it.
-    rows = [row async for row in tx.scan(RunFilter(), None, True, None)]
-    members = {member.run_id: member for member in await _members(core, tx, asked, rows)}
+    found = tx if isinstance(tx, ListsMembers) else await _Scanned.of(core, tx, asked)
+    total, unfinished = found.totals()
     asked_ids = tuple(dict.fromkeys(asked.run_ids or ()))
-    named = [members[run_id] for run_id in asked_ids if run_id in members]
+    named = found.members(asked, asked_ids)
     for member in named:
         chooser.take([member])
     if asked.run_ids is None and (asked.cutoff is not None or asked.keep_last is not None):
-        for family in families(members.values()):
+        for family in found.families(asked):
             chooser.offer(family)
     if asked.orphans_before is not None:
         choice.orphans = await _old_orphans(tx, asked.orphans_before)
     counts, size = await _measured(tx, [run_id for family in choice.all for run_id in family], asked)
     orphans, _ = await _measured(tx, choice.orphans, asked) if choice.orphans else ({}, 0)
     return replace(
-        chooser.plan(choice, len(members)),
-        missing=tuple(run_id for run_id in asked_ids if run_id not in members),
+        chooser.plan(choice, total),
+        missing=tuple(i for i in asked_ids if i not in {member.run_id for member in named}),
         held={member.run_id: str(member.key) for member in named if member.held},
         rows=counts,
         size_bytes=size,
         orphans=orphans,
+        unfinished=unfinished,
     )
+
+
+class _Scanned:
+    """All runs as a deletion goes by them, of a store that has to hand them out for that."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._all = {member.run_id: member for member in members}
+
+    @classmethod
+    async def of(cls, core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> _Scanned:
+        """Those of a store now."""
+        # Every run is looked at: the filter is asked of the head of a family, and its tasks go with it.
+        rows = [row async for row in tx.scan(RunFilter(), None, True, None)]
+        return cls(await _members(core, tx, asked, rows))
+
+    def totals(self) -> tuple[int, int]:
+        """How many there are, and how many are deleted and still take room: none."""
+        return len(self._all), 0
+
+    def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
+        """Those of these runs that are there."""
+        return [self._all[run_id] for run_id in run_ids if run_id in self._all]
+
+    def families(self, asked: DeletionRequest) -> Iterator[list[Member]]:
+        """All with their background tasks."""
+        return iter(families(self._all.values()))
 
 
 async def _members(core: CoreBackend, tx: Transaction, asked: DeletionRequest, rows: Sequence[RunRow]) -> list[Member]:
@@ -102,7 +139,7 @@ async def _measured(tx: Transaction, ids: Sequence[str], asked: DeletionRequest)
     kinds: Sequence[ChildKind] = () if asked.state_only else CHILD_KINDS
     if isinstance(tx, MeasuresRuns) and not asked.state_only:
         counts, size = await tx.measure(ids, kinds)
-        return {_COUNTED[kind]: count for kind, count in counts.items() if count}, size
+        return {_COUNTED.get(kind, kind): count for kind, count in counts.items() if count}, size
     found, size = Counter[str](), 0
     for row in (await tx.runs(ids)).values():
         found["states"] += row.state is not None
@@ -155,13 +192,13 @@ class _Batch:
         self._ids = [run_id for family in families_ for run_id in family]
 
     async def delete(self, keep: BackupCallback | None) -> Deleted:
-        digests = None if keep is None else await self._copied(keep)
+        before = None if keep is None else await self._copied(keep)
 
         async def work(tx: Transaction) -> Deleted:
             await tx.lock(self._ids)
             going, skipped = await self._decided(tx)
-            if digests is not None:
-                changed = await digests.changed(tx, [member.run_id for member in going])
+            if before is not None:
+                changed = await before.changed(tx, [member.run_id for member in going])
                 skipped += [Skipped(run_id, "changed") for run_id in changed]
                 going = [member for member in going if member.run_id not in changed]
             ids = [member.run_id for member in going]
@@ -171,23 +208,23 @@ class _Batch:
 
         return await self._store.write(work)
 
-    async def _copied(self, keep: BackupCallback) -> Digests:
+    async def _copied(self, keep: BackupCallback) -> _Before:
         """Hand `keep` all that the runs of this batch have now, and note what that was."""
-        digests = Digests(self._asked.state_only)
+        before = _Before(self._asked.state_only)
         async with self._store.snapshot() as tx:
             going, _ = await self._decided(tx)
-            await _keep(tx, [member.run_id for member in going], digests, keep)
-        return digests
+            await before.keep(tx, [member.run_id for member in going], keep)
+        return before
 
     async def _decided(self, tx: Transaction) -> tuple[list[Member], list[Skipped]]:
         """Who goes, as the runs are now, and who stays and why."""
-        asked, rows = self._asked, await tx.runs(self._ids)
-        members = {member.run_id: member for member in await _members(self._core, tx, asked, list(rows.values()))}
+        asked = self._asked
+        members = {member.run_id: member for member in await self._members(tx, self._ids)}
         everyone = dict(members)
         if asked.run_ids is None:
-            others = await tx.runs([i for i in await tx.tasks_of(list(members)) if i not in members])
-            tasks = await _members(self._core, tx, asked, list(others.values()))
-            everyone |= {member.run_id: member for member in tasks}
+            others = await self._members(tx, [i for i in await tx.tasks_of(list(members)) if i not in members])
+            everyone |= {member.run_id: member for member in others}
+        rows = await tx.runs(list(members)) if asked.state_only else {}
         going: list[Member] = []
         skipped: list[Skipped] = []
         for run_ids in self._families:
@@ -198,6 +235,11 @@ class _Batch:
             else:
                 going += family
         return going, skipped
+
+    async def _members(self, tx: Transaction, run_ids: Sequence[str]) -> list[Member]:
+        if isinstance(tx, ListsMembers):
+            return tx.members(self._asked, run_ids)
+        return await _members(self._core, tx, self._asked, list((await tx.runs(run_ids)).values()))
 
     def _why_not(self, family: Sequence[Member], everyone: Mapping[str, Member], rows: Mapping[str, RunRow]) -> str:
         why = why_not(self._asked, family, everyone.values())
@@ -217,7 +259,7 @@ class _Batch:
 
 async def _delete_orphans(store: Store, ids: Sequence[str], keep: BackupCallback | None) -> Deleted:
     """Delete children without a run, unless there is a run of their id by now."""
-    digests = None if keep is None else Digests()
+    before = None if keep is None else _Before()
 
     async def alone(tx: Transaction) -> list[str]:
         known = await tx.runs(ids)
@@ -226,32 +268,53 @@ async def _delete_orphans(store: Store, ids: Sequence[str], keep: BackupCallback
     async def work(tx: Transaction) -> Deleted:
         await tx.lock(ids)
         going = await alone(tx)
-        if digests is not None:
-            changed = await digests.changed(tx, going)
+        if before is not None:
+            changed = await before.changed(tx, going)
             going = [run_id for run_id in going if run_id not in changed]
         rows, _ = await _measured(tx, going, DeletionRequest(now=datetime.max))
         await tx.drop(going)
         return Deleted(rows=rows, orphans=sum(rows.values()))
 
-    if keep is not None and digests is not None:
+    if keep is not None and before is not None:
         async with store.snapshot() as tx:
-            await _keep(tx, await alone(tx), digests, keep)
+            await before.keep(tx, await alone(tx), keep)
     return await store.write(work)
 
 
-async def _keep(tx: Transaction, ids: Sequence[str], digests: Digests, keep: BackupCallback) -> None:
-    """Hand over records some thousands of rows at a time, so that a run of any size passes through little memory."""
-    waiting: list[Record] = []
-    size = 0
-    async for record, rows in records_of(tx, ids, state_only=digests.state_only):
-        digests.add(record)
-        waiting.append(record)
-        size += rows
-        if size >= _RECORDS_AT_ONCE:
+class _Before:
+    """What the runs of a batch were when they were copied.
+
+    Args:
+        state_only: Whether their states alone are to go.
+    """
+
+    def __init__(self, state_only: bool = False) -> None:
+        self._state_only, self._digests = state_only, Digests(state_only)
+        self._marks: Mapping[str, Hashable] | None = None
+
+    async def keep(self, tx: Transaction, ids: Sequence[str], keep: BackupCallback) -> None:
+        """Hand over records some thousands of rows at a time: a run of any size passes through little memory."""
+        self._marks = await tx.marks(ids) if isinstance(tx, MarksRuns) else None
+        source = tx.records if isinstance(tx, CopiesRuns) else partial(records_of, tx)
+        waiting: list[Record] = []
+        size = 0
+        async for record, rows in source(ids, state_only=self._state_only):
+            if self._marks is None:
+                self._digests.add(record)
+            waiting.append(record)
+            size += rows
+            if size >= _RECORDS_AT_ONCE:
+                await asyncio.to_thread(keep, waiting)
+                waiting, size = [], 0
+        if waiting:
             await asyncio.to_thread(keep, waiting)
-            waiting, size = [], 0
-    if waiting:
-        await asyncio.to_thread(keep, waiting)
+
+    async def changed(self, tx: Transaction, ids: Sequence[str]) -> set[str]:
+        """Those of these runs that are not what they were."""
+        if self._marks is None or not isinstance(tx, MarksRuns):
+            return await self._digests.changed(tx, ids)
+        now = await tx.marks(ids)
+        return {run_id for run_id in ids if run_id not in self._marks or now[run_id] != self._marks[run_id]}
 
 
 # --- by age alone

@@ -20,24 +20,42 @@ first), so the work has no effect but its writes. For an engine that blocks, the
 suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
 
 What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
-`isinstance`: `CountsRuns` and `MeasuresRuns`. A driver without them is right, only slower on large stores.
+`isinstance`: `CountsRuns`, `MeasuresRuns`, `ListsMembers`, `MarksRuns`. A driver without them is right, only slower on
+large stores. One that keeps runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from flujo_lens.state.views import RunFilter
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.core.selection import Member
+    from flujo_lens.state.deletion import DeletionRequest, Record, Restored
 
 __all__ = [
     "CHILD_KINDS",
     "NO_START",
     "ChildKind",
     "ChildRow",
+    "CopiesRuns",
     "CountsRuns",
+    "ListsMembers",
+    "MarksRuns",
     "MeasuresRuns",
     "RunIndex",
     "RunRow",
@@ -100,11 +118,17 @@ class RunRow(NamedTuple):
         run_id: The run.
         state: Its saved state, as of `StateBackend.save_state`; large fields may be sealed.
         run: Its metadata, as of `save_run_start` and `save_run_end`.
+        problems: What cannot be read of it, in words. Empty where a store keeps nothing but what it wrote.
+        unreadable: Whether `state` is there, and is no document; the first problem says why.
+        changed_at: When a state that is unreadable was written.
     """
 
     run_id: str
     state: bytes | None = None
     run: bytes | None = None
+    problems: tuple[str, ...] = ()
+    unreadable: bool = False
+    changed_at: datetime | None = None
 
 
 class ChildRow(NamedTuple):
@@ -192,12 +216,13 @@ class Store(Protocol):
         """
         ...
 
-    async def write(self, work: Work[T], *, creates: bool = True) -> T:
+    async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
         """Run `work` in a transaction: all of it or nothing, also when the process dies on any line.
 
         Args:
             work: May be called again from its start.
             creates: Whether a store that is not there is made; else it is a `StoreNotFoundError`.
+            run_id: The run that it is about. What is about one run is done in the order of the calls.
         """
         ...
 
@@ -233,6 +258,45 @@ class MeasuresRuns(Protocol):
 
     async def measure(self, run_ids: Sequence[str], kinds: Sequence[ChildKind]) -> tuple[dict[str, int], int]:
         """Return the number of rows by kind (also ``state`` and ``run``), and their size in bytes."""
+        ...
+
+
+@runtime_checkable
+class ListsMembers(Protocol):
+    """A transaction that tells what a deletion goes by without handing out what is stored of the runs."""
+
+    def totals(self) -> tuple[int, int]:
+        """Return how many runs there are, and how many are deleted but take room until the next write."""
+        ...
+
+    def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
+        """Return those of these runs that are there; the key of a member that is held says by whom."""
+        ...
+
+    def families(self, asked: DeletionRequest) -> Iterator[list[Member]]:
+        """Yield all runs with their background tasks, as `flujo_lens.state.backends.core.selection.families`."""
+        ...
+
+
+@runtime_checkable
+class MarksRuns(Protocol):
+    """A transaction that tells whether runs have changed without handing them out."""
+
+    async def marks(self, run_ids: Sequence[str]) -> Mapping[str, Hashable]:
+        """Return for each run something that is another one after any change of it."""
+        ...
+
+
+@runtime_checkable
+class CopiesRuns(Protocol):
+    """A transaction whose copies of runs have a form of their own (see `flujo_lens.state.deletion.Record`)."""
+
+    def records(self, run_ids: Sequence[str], *, state_only: bool) -> AsyncIterator[tuple[Record, int]]:
+        """Yield all that there is of these runs, run by run, each record with the number of rows in it."""
+        ...
+
+    async def restore(self, records: Iterable[Record]) -> Restored:
+        """Bring runs back from their records, as `StateBackend.restore`."""
         ...
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from typing import Any
 
-from flujo_lens.errors import LensError
+from flujo_lens.errors import RESTORE, CorruptStoreError, LensError
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.serialization.codec import SEALED, StateCodec
+from flujo_lens.serialization.envelope import is_sealed
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, micros
@@ -23,7 +24,8 @@ _SEALED: dict[str, tuple[str, ...]] = {
     "span": ("attributes",),
     "evaluation": (),
 }
-"""The fields of history that layers apply to; those of a state are `flujo_lens.serialization.codec.SEALED_FIELDS`."""
+"""The fields of history that are sealed where layers apply; a store may have sealed more. Those of a state are
+`flujo_lens.serialization.codec.SEALED_FIELDS`."""
 
 
 class RunCodec:
@@ -79,8 +81,8 @@ class RunCodec:
 
     def changed_state(self, row: RunRow, changes: Mapping[str, Any]) -> bytes | None:
         """The state of a run with some plain fields changed, as `merged`; None if it has none."""
-        if row.state is None:
-            return None
+        if row.state is None or row.unreadable:
+            return row.state
         return self._codec.document(row.run_id, {**safe_loads(row.state), **changes}, is_stored=True)
 
     def child(self, kind: ChildKind, run_id: str, row: Mapping[str, Any], key: str | None = None) -> ChildRow:
@@ -94,10 +96,12 @@ class RunCodec:
 
         Raises:
             SealedStateError: it is encrypted, and the key is missing or another.
-            CorruptStoreError: what is sealed is damaged.
+            CorruptStoreError: it does not parse, or what is sealed is damaged.
         """
         if row is None or row.state is None:
             return None
+        if row.unreadable:
+            raise CorruptStoreError(row.problems[0], hint=RESTORE, run_id=row.run_id)
         return self._codec.opened(row.run_id, safe_loads(row.state))
 
     def check(self, state: JSONObject) -> None:
@@ -113,8 +117,8 @@ class RunCodec:
         if data is None:
             return None
         row: JSONObject = safe_loads(data)
-        leaves = {n: self._codec.opened_leaf(run_id, n, row[n]) for n in _SEALED[kind] if row.get(n) is not None}
-        return {**row, **leaves}
+        sealed = [name for name, value in row.items() if isinstance(value, str) and is_sealed(value)]
+        return {**row, **{name: self._codec.opened_leaf(run_id, name, row[name]) for name in sealed}} if sealed else row
 
     # --- for operators, who see what is closed as closed
 
@@ -123,7 +127,8 @@ class RunCodec:
         if data is None:
             return None
         row: JSONObject = safe_loads(data)
-        return {**row, **{n: self._shown_leaf(run_id, n, row[n]) for n in _SEALED[kind] if row.get(n) is not None}}
+        sealed = [name for name, value in row.items() if isinstance(value, str) and is_sealed(value)]
+        return {**row, **{name: self._shown_leaf(run_id, name, row[name]) for name in sealed}} if sealed else row
 
     def _shown_leaf(self, run_id: str, name: str, leaf: Any) -> Any:
         try:
@@ -133,16 +138,19 @@ class RunCodec:
 
     def shown_state(self, row: RunRow) -> JSONObject | None:
         """The state of a run, or None; fields that cannot be opened are `SEALED`."""
-        return None if row.state is None else self._codec.shown(row.run_id, safe_loads(row.state))[0]
+        if row.state is None or row.unreadable:
+            return None
+        return self._codec.shown(row.run_id, safe_loads(row.state))[0]
 
     def raw(self, row: RunRow) -> interpret.RawRun:
         """A run for the rules of `flujo_lens.state.interpret`, without what belongs to it."""
         state, errors = None, dict[str, LensError]()
-        if row.state is not None:
+        if row.state is not None and not row.unreadable:
             state, errors = self._codec.shown(row.run_id, safe_loads(row.state))
             state = {name: value for name, value in state.items() if name not in errors}
         raw = interpret.raw_from_documents(row.run_id, state, self.shown("run", row.run_id, row.run))
         raw.problems += list(dict.fromkeys(error.message for error in errors.values()))[:1]
+        raw.problems += row.problems
         return raw
 
     def index(self, raw: interpret.RawRun) -> RunIndex:

@@ -72,7 +72,9 @@ class RunReader:
 
     async def summaries(self, tx: Transaction, rows: Sequence[RunRow]) -> list[RunSummary]:
         """The runs as operators read them."""
-        return [interpret.summarise(raw, self._codec.zone) for raw in await self.raws(tx, rows)]
+        readable = await self.raws(tx, [row for row in rows if not row.unreadable])
+        found = {raw.run_id: interpret.summarise(raw, self._codec.zone) for raw in readable}
+        return [found[row.run_id] if not row.unreadable else _unreadable(row) for row in rows]
 
     async def with_tasks(self, tx: Transaction, runs: Sequence[RunSummary]) -> list[RunSummary]:
         """The runs with the number of their background tasks by status."""
@@ -106,6 +108,11 @@ class RunReader:
 
     async def _admitted(self, tx: Transaction, wanted: RunFilter, rows: Sequence[RunRow]) -> list[RunSummary]:
         return [run for run in await self.summaries(tx, rows) if matches(wanted, run)]
+
+
+def _unreadable(row: RunRow) -> RunSummary:
+    run = interpret.unreadable(row.run_id, row.problems[0], row.changed_at)
+    return run._replace(problems=row.problems)
 
 
 def _index_needs_history(raw: interpret.RawRun) -> bool:

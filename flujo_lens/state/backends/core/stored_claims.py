@@ -24,10 +24,10 @@ class StoredClaims(ReadingBackend):
 
     _store: Store
 
-    async def _change(self, work: Work[T], nothing: T) -> T:
+    async def _change(self, work: Work[T], nothing: T, run_id: str | None = None) -> T:
         """A write that does not make a store where there is none."""
         try:
-            return await self._store.write(work, creates=False)
+            return await self._store.write(work, creates=False, run_id=run_id)
         except StoreNotFoundError:
             return nothing
 
@@ -55,7 +55,7 @@ class StoredClaims(ReadingBackend):
             await tx.set("claim", run_id, safe_dumps(claim.to_dict()))
             return claim
 
-        return await self._store.write(work)
+        return await self._store.write(work, run_id=run_id)
 
     async def heartbeat(self, claim: Claim) -> Claim:
         """Renew a claim."""
@@ -64,7 +64,7 @@ class StoredClaims(ReadingBackend):
             await tx.lock([claim.run_id])
             return await renew(tx, claim)
 
-        renewed = await self._change(work, None)
+        renewed = await self._change(work, None, claim.run_id)
         if renewed is None:
             claim.check_held(None)
             raise AssertionError("no claim is held where there is no store")
@@ -79,7 +79,7 @@ class StoredClaims(ReadingBackend):
             if found is not None and found.token == claim.token:
                 await tx.set("claim", claim.run_id, None)
 
-        await self._change(work, None)
+        await self._change(work, None, claim.run_id)
 
     @empty_if_missing(dict)
     async def read_claims(self, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:

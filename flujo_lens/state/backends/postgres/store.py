@@ -209,7 +209,7 @@ class PostgresStore:
         except (*CLIENT_ERRORS,) as error:
             raise translate(error, self._address.shown) from error
 
-    async def write(self, work: Work[T], *, creates: bool = True) -> T:
+    async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
         """Run `work` in a transaction; again after a deadlock or a serialization failure, which changed nothing.
 
         What was sent and not answered may have been done, so a connection that was cut is an error.
