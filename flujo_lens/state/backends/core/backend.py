@@ -20,7 +20,16 @@ from flujo_lens.state.backends.core.changes import (
     trace_changes,
 )
 from flujo_lens.state.backends.core.fallbacks import evaluation_of, step_of
-from flujo_lens.state.backends.core.port import CopiesRuns, CountsRuns, RunRow, Store, Transaction, Work, micros
+from flujo_lens.state.backends.core.port import (
+    CopiesRuns,
+    CountsRuns,
+    RunRow,
+    Store,
+    Transaction,
+    ValueWork,
+    Work,
+    micros,
+)
 from flujo_lens.state.backends.core.rows import (
     as_saved,
     evaluation_row,
@@ -95,6 +104,19 @@ class CoreBackend(StoredClaims):
 
     async def _write(self, work: Work[T], run_id: str | None = None) -> T:
         return await self._store.write(work, run_id=run_id)
+
+    async def _change(self, work: Work[T], nothing: T, run_id: str | None = None) -> T:
+        """A write that does not make a store where there is none."""
+        try:
+            return await self._store.write(work, creates=False, run_id=run_id)
+        except StoreNotFoundError:
+            return nothing
+
+    async def _read_values(self, work: ValueWork[T]) -> T:
+        return await self._store.read(work)
+
+    async def _write_values(self, work: ValueWork[T], *, creates: bool = True, run_id: str | None = None) -> T:
+        return await self._store.write(work, creates=creates, run_id=run_id)
 
     # --- saving
 

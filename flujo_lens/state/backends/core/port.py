@@ -54,6 +54,7 @@ __all__ = [
     "ChildRow",
     "CopiesRuns",
     "CountsRuns",
+    "KeyValues",
     "ListsMembers",
     "MarksRuns",
     "MeasuresRuns",
@@ -62,6 +63,7 @@ __all__ = [
     "Space",
     "Store",
     "Transaction",
+    "ValueWork",
     "Work",
     "micros",
     "run_without_waiting",
@@ -145,7 +147,23 @@ class ChildRow(NamedTuple):
     key: str | None = None
 
 
-class Transaction(Protocol):
+class KeyValues(Protocol):
+    """The part of a transaction that has no runs in it: all that claims, manifests and bindings need."""
+
+    async def get(self, space: Space, keys: Sequence[str] | None = None) -> dict[str, bytes]:
+        """Return the values of these keys, those that there are; of all keys for None."""
+        ...
+
+    async def set(self, space: Space, key: str, value: bytes | None) -> None:
+        """Set a key; None removes it."""
+        ...
+
+    async def lock(self, run_ids: Iterable[str]) -> None:
+        """Keep others from writing these runs, their claims and bindings until the transaction ends."""
+        ...
+
+
+class Transaction(KeyValues, Protocol):
     """One transaction or one snapshot: all that is read is of one moment, all that is written of one, too."""
 
     async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
@@ -189,20 +207,9 @@ class Transaction(Protocol):
         """Remove these runs, their children, claims and bindings."""
         ...
 
-    async def get(self, space: Space, keys: Sequence[str] | None = None) -> dict[str, bytes]:
-        """Return the values of these keys, those that there are; of all keys for None."""
-        ...
-
-    async def set(self, space: Space, key: str, value: bytes | None) -> None:
-        """Set a key; None removes it."""
-        ...
-
-    async def lock(self, run_ids: Iterable[str]) -> None:
-        """Keep others from writing these runs, their claims and bindings until the transaction ends."""
-        ...
-
 
 Work = Callable[[Transaction], Coroutine[Any, Any, T]]
+ValueWork = Callable[[KeyValues], Coroutine[Any, Any, T]]
 
 
 class Store(Protocol):

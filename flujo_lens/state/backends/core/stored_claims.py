@@ -1,4 +1,4 @@
-"""`StoredClaims`: claims on runs, manifests, and which run is bound to which, once, on any `Store`."""
+"""`StoredClaims`: claims on runs, manifests, and which run is bound to which: once, on any store of keys and values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flujo_lens.state.backends.core.application_reads import ReadingBackend, emp
 from flujo_lens.state.backends.core.validation import asked_id, check_run_id, findable, findable_ids
 
 if TYPE_CHECKING:
-    from flujo_lens.state.backends.core.port import Space, Store, Transaction, Work
+    from flujo_lens.state.backends.core.port import KeyValues, Space, ValueWork
     from flujo_lens.state.claims import Claim, Holder
 
 __all__ = ["StoredClaims", "claims_in", "renew"]
@@ -22,20 +22,26 @@ T = TypeVar("T")
 class StoredClaims(ReadingBackend):
     """What a runner needs of a backend besides saving. Each method is one transaction of the store."""
 
-    _store: Store
+    async def _read_values(self, work: ValueWork[T]) -> T:
+        """As `flujo_lens.state.backends.core.port.Store.read`."""
+        raise NotImplementedError
 
-    async def _change(self, work: Work[T], nothing: T, run_id: str | None = None) -> T:
+    async def _write_values(self, work: ValueWork[T], *, creates: bool = True, run_id: str | None = None) -> T:
+        """As `flujo_lens.state.backends.core.port.Store.write`."""
+        raise NotImplementedError
+
+    async def _change_values(self, work: ValueWork[T], nothing: T, run_id: str | None = None) -> T:
         """A write that does not make a store where there is none."""
         try:
-            return await self._store.write(work, creates=False, run_id=run_id)
+            return await self._write_values(work, creates=False, run_id=run_id)
         except StoreNotFoundError:
             return nothing
 
     async def _values(self, space: Space, keys: Sequence[str] | None = None) -> dict[str, bytes]:
-        async def work(tx: Transaction) -> dict[str, bytes]:
+        async def work(tx: KeyValues) -> dict[str, bytes]:
             return await tx.get(space, keys)
 
-        return await self._store.read(work)
+        return await self._read_values(work)
 
     async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
         """Take a run that nobody has."""
@@ -45,7 +51,7 @@ class StoredClaims(ReadingBackend):
         check_run_id(run_id)
         check_lease(lease)
 
-        async def work(tx: Transaction) -> Claim:
+        async def work(tx: KeyValues) -> Claim:
             await tx.lock([run_id])
             now = present()
             found = claims_in(await tx.get("claim", [run_id])).get(run_id)
@@ -55,16 +61,16 @@ class StoredClaims(ReadingBackend):
             await tx.set("claim", run_id, safe_dumps(claim.to_dict()))
             return claim
 
-        return await self._store.write(work, run_id=run_id)
+        return await self._write_values(work, run_id=run_id)
 
     async def heartbeat(self, claim: Claim) -> Claim:
         """Renew a claim."""
 
-        async def work(tx: Transaction) -> Claim | None:
+        async def work(tx: KeyValues) -> Claim | None:
             await tx.lock([claim.run_id])
             return await renew(tx, claim)
 
-        renewed = await self._change(work, None, claim.run_id)
+        renewed = await self._change_values(work, None, claim.run_id)
         if renewed is None:
             claim.check_held(None)
             raise AssertionError("no claim is held where there is no store")
@@ -73,13 +79,13 @@ class StoredClaims(ReadingBackend):
     async def release_run(self, claim: Claim) -> None:
         """Give a run free, if the claim on it is this one."""
 
-        async def work(tx: Transaction) -> None:
+        async def work(tx: KeyValues) -> None:
             await tx.lock([claim.run_id])
             found = claims_in(await tx.get("claim", [claim.run_id])).get(claim.run_id)
             if found is not None and found.token == claim.token:
                 await tx.set("claim", claim.run_id, None)
 
-        await self._change(work, None, claim.run_id)
+        await self._change_values(work, None, claim.run_id)
 
     @empty_if_missing(dict)
     async def read_claims(self, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
@@ -92,11 +98,11 @@ class StoredClaims(ReadingBackend):
 
         body = safe_dumps(manifest, sort_keys=True)
 
-        async def work(tx: Transaction) -> None:
+        async def work(tx: KeyValues) -> None:
             if not await tx.get("manifest", [digest]):
                 await tx.set("manifest", digest, body)
 
-        await self._store.write(work)
+        await self._write_values(work)
 
     @empty_if_missing(lambda: None)
     async def get_manifest(self, digest: str) -> JSONObject | None:
@@ -112,7 +118,7 @@ class StoredClaims(ReadingBackend):
         return found[sought].decode(errors="replace") if sought in found else None
 
 
-async def renew(tx: Transaction, claim: Claim) -> Claim:
+async def renew(tx: KeyValues, claim: Claim) -> Claim:
     """Give a sign for a claim, if it is still held.
 
     Raises:
