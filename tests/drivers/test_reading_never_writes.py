@@ -630,7 +630,7 @@ def test_a_cancelled_read_stops_and_the_backend_goes_on(tmp_path: Path) -> None:
     async def work(backend: SQLiteBackend) -> None:
         for _ in range(3):
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(backend._read(lambda session: session.value(FOREVER)), 0.1)
+                await asyncio.wait_for(backend._store.read(lambda session: session.value(FOREVER)), 0.1)
             assert len(await listed(backend)) == 30
 
     read(path, work)
@@ -640,7 +640,7 @@ def test_to_cancel_a_read_that_waits_for_its_turn_disturbs_no_other(tmp_path: Pa
     path = copy(NEW, tmp_path)
 
     async def work(backend: SQLiteBackend) -> None:
-        first = asyncio.ensure_future(backend._read(lambda session: session.value(LONG)))
+        first = asyncio.ensure_future(backend._store.read(lambda session: session.value(LONG)))
         await asyncio.sleep(0.05)
         second = asyncio.ensure_future(backend.read_run("fail-001"))
         await asyncio.sleep(0.05)

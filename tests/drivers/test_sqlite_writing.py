@@ -38,7 +38,7 @@ def test_synchronous_is_normal_or_full(tmp_path: Path) -> None:
 
         async def work(backend: SQLiteBackend, level: int = level) -> None:
             await backend.save_state("x", {})
-            found = await backend._writer.write(lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
+            found = await backend._store.writer.write(lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
             assert found == level
 
         read(tmp_path / f"{given}.db", work, synchronous=given)
@@ -600,7 +600,7 @@ def test_a_backend_that_has_only_read_has_no_writer(
 ) -> None:
     async def work(backend: SQLiteBackend) -> None:
         await use(backend)
-        assert "_writer" not in vars(backend)
+        assert not backend._store.has_writer
 
     read(copy(NEW, tmp_path), work)
 

@@ -143,7 +143,7 @@ def test_a_check_that_takes_too_long_is_left(store: Path) -> None:
 
     async def looked() -> tuple[list[str] | None, list[str] | None]:
         async with SQLiteBackend(store) as backend:
-            return await backend._read(work)
+            return await backend._store.read(work)
 
     assert asyncio.run(looked()) == (None, [])
 

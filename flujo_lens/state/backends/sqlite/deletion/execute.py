@@ -10,21 +10,22 @@ nobody else can write meanwhile; the transaction leaves alone what has changed s
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flujo_lens.errors import NotSupportedError
+from flujo_lens.errors import NotSupportedError, StoreNotFoundError
 from flujo_lens.state.backends.core.selection import Chooser, Families, Member, skipped_why
 from flujo_lens.state.backends.sqlite.deletion.batches import Batch, Family, Going, Seen, count_heads, sign, without
 from flujo_lens.state.backends.sqlite.deletion.copies import Copying
 from flujo_lens.state.backends.sqlite.deletion.delete_sql import cancel, count_rows, delete_all, delete_some
 from flujo_lens.state.backends.sqlite.deletion.estimate import ids_of
-from flujo_lens.state.backends.sqlite.deletion.pacing import LONGEST
+from flujo_lens.state.backends.sqlite.deletion.pacing import HOLD, LONGEST, Pacing
 from flujo_lens.state.backends.sqlite.deletion.plan import Choice, Key, RunReader
 from flujo_lens.state.backends.sqlite.deletion.run_records import readable_texts
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
@@ -34,7 +35,10 @@ from flujo_lens.state.backends.sqlite.reads.orphans import knows
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
 from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, Record, Skipped
 
-__all__ = ["Deletion"]
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
+
+__all__ = ["Deletion", "carry_out"]
 
 _SHORT = 0.25
 """The part of the longest time of a transaction below which the next one may be larger."""
@@ -53,6 +57,27 @@ _MANY_RUNS = 200
 
 _MANY_BYTES = 8 * 2**20
 """What the runs of a batch take, at most and about: it is all in the log of one transaction."""
+
+
+async def carry_out(
+    store: SqliteStore, plan: DeletionPlan, keep: BackupCallback | None, batch_size: int
+) -> AsyncIterator[Deleted]:
+    """Delete what was planned, batch by batch (see `Deletion`), with pauses for others between them."""
+    deletion, pacing, writer = Deletion(store.reader.path, plan, keep, batch_size), Pacing(), store.writer
+    # Opens the connection, for what is kept before the first transaction.
+    await writer.write(lambda db: db.rollback(), creates=False, hold=HOLD)
+    try:
+        await writer.between(pacing.begin)
+        while deletion.advance():
+            await writer.between(deletion.keep_ahead)
+            done = await writer.write(deletion.step, creates=False, hold=HOLD)
+            if done is None:
+                raise StoreNotFoundError(f"the store {store.path} is gone", hint="it was there when this was planned")
+            deletion.settle(pacing.longest)
+            yield done
+            await asyncio.sleep(await writer.between(pacing.rest) or 0)
+    finally:
+        await writer.between(pacing.end)
 
 
 class Deletion:

@@ -6,13 +6,16 @@ import sqlite3
 import time
 from contextlib import suppress
 
-__all__ = ["LONGEST", "Pacing"]
+__all__ = ["HOLD", "LONGEST", "Pacing"]
 
-LONGEST, _LONGEST_BESIDE = 0.06, 0.015
+HOLD = 0.1
+"""Seconds that the end of a batch waits for readers while no other can begin to read."""
+
+LONGEST, _LONGEST_WITH_OTHERS = 0.06, 0.015
 """Seconds that a transaction takes at most: by itself, and where others write. They poll: see `_PAUSE`."""
 
 _PAUSE = 0.01
-"""Seconds in which whoever waits for the lock is sure to get it: SQLite itself looks again after 1, 2, 5, 10 ms."""
+"""Seconds in which one that waits for the lock is sure to get it: SQLite itself looks again after 1, 2, 5, 10 ms."""
 
 _SEEN = 1.0
 """Seconds for which others are expected to write again."""
@@ -23,10 +26,10 @@ that, and waits for the disk.
 """
 
 _PAGES_A_ROW = 20.0
-"""Pages that a deleted row takes of the WAL, as long as nobody knows: those of large values are many."""
+"""Pages that a deleted row takes of the WAL, until it is known: those of large values are many."""
 
 _WINDOW, _BETWEEN_WINDOWS = 0.105, 0.7
-"""Seconds that nobody holds the lock, and seconds after which that is due again: SQLite looks every 100 ms in the end,
+"""Seconds in which the lock is free, and seconds after which that is due again: SQLite looks every 100 ms in the end,
 and an application that comes in the middle waits a second for its first commit, before which it is not seen.
 """
 _AS_USUAL = 1000
@@ -47,7 +50,7 @@ class Pacing:
     @property
     def longest(self) -> float:
         """Seconds that the next transaction should take at most."""
-        return _LONGEST_BESIDE if time.monotonic() < self._others_until else LONGEST
+        return _LONGEST_WITH_OTHERS if time.monotonic() < self._others_until else LONGEST
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Have the WAL begin anew, if it can: on a full disk what it holds is the room that there is. Never fails."""
@@ -65,7 +68,7 @@ class Pacing:
         """Fold in the WAL now and then; return how many seconds to leave to others.
 
         Called on a connection in no transaction, after each batch. Others are seen by what they commit. Never fails:
-        whoever has the lock at this moment is left in peace.
+        a lock that another has at this moment is left to it.
         """
         try:
             return self._rest(connection)

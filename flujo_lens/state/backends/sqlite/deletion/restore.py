@@ -7,18 +7,22 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.errors import OperationFailedError, SchemaError
+from flujo_lens.state.backends.sqlite.deletion.pacing import HOLD
 from flujo_lens.state.backends.sqlite.deletion.run_records import ROWID, decoded
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.migrations import moved, nothing
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, quoted, read_shape
 from flujo_lens.state.backends.sqlite.writes.run_changes import restore_cancelled
-from flujo_lens.state.deletion import Record
+from flujo_lens.state.deletion import Record, Restored
 
-__all__ = ["Restorer"]
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
+
+__all__ = ["Restorer", "restore"]
 
 _CREATES = (lens_tables.RUN_MANIFESTS,)
 _Value = tuple[Any, bool]
@@ -26,6 +30,19 @@ _Value = tuple[Any, bool]
 
 _LONGEST = 0.05
 """Seconds after which a transaction takes no further run."""
+
+
+async def restore(store: SqliteStore, records: Iterable[Record]) -> Restored:
+    """Bring back runs, several a transaction.
+
+    Raises:
+        StoreNotFoundError: there is no file.
+        SchemaError, OperationFailedError: as `Restorer.some`.
+    """
+    restorer = Restorer(store.path, records)
+    while restorer.has_more:
+        restorer.settle(await store.write(restorer.some, creates=False, hold=HOLD))
+    return restorer.restored
 
 
 class Restorer:
@@ -41,10 +58,17 @@ class Restorer:
         self._waiting: dict[str, list[Record]] = {}
         for record in records:
             self._waiting.setdefault(str(record["run_id"]), []).append(record)
+        self._back: dict[str, bool] = {}
+
+    @property
+    def restored(self) -> Restored:
+        """What is back, and what was there already."""
+        back = self._back
+        return Restored(tuple(i for i in back if back[i]), tuple(i for i in back if not back[i]))
 
     @property
     def has_more(self) -> bool:
-        """Whether there are runs that nobody came to."""
+        """Whether there are runs left."""
         return bool(self._waiting)
 
     def some(self, db: sqlite3.Connection) -> dict[str, bool]:
@@ -66,8 +90,9 @@ class Restorer:
                 break
         return done
 
-    def settle(self, done: Iterable[str]) -> None:
+    def settle(self, done: Mapping[str, bool]) -> None:
         """These runs are committed."""
+        self._back |= done
         for run_id in done:
             del self._waiting[run_id]
 

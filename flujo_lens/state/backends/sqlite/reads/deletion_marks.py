@@ -14,14 +14,14 @@ from typing import Any
 
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.schema import lens_tables
-from flujo_lens.state.backends.sqlite.writes import claims
+from flujo_lens.state.backends.sqlite.writes.key_values import claims_of
 
 __all__ = ["mark", "read_held", "sign_of", "unfinished_ids", "unmark"]
 
 
 def read_held(session: Session, now: datetime, run_ids: Sequence[Any] | None = None) -> dict[str, str]:
     """The runs (of these, unless None) that a living process holds, and which one."""
-    found = claims.read(session, None if run_ids is None else [as_text(run_id) for run_id in run_ids])
+    found = claims_of(session.connection, None if run_ids is None else [as_text(run_id) for run_id in run_ids])
     return {run_id: str(claim.holder) for run_id, claim in found.items() if not claim.has_ended(now)}
 
 

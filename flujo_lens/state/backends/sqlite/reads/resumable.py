@@ -16,7 +16,7 @@ from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.statistics import note_wanted
 from flujo_lens.state.backends.sqlite.schema import lens_tables
-from flujo_lens.state.backends.sqlite.writes import manifests
+from flujo_lens.state.backends.sqlite.writes.key_values import manifest_of_digest
 from flujo_lens.state.claims import ResumableGroup
 from flujo_lens.state.interpret import NAMELESS, RawRun, named, status_of
 from flujo_lens.state.resumable import RESUMABLE, Place, Tally, completed_of, place_of, resumable, step_at
@@ -176,7 +176,7 @@ class _Grouping:
         if index is None:
             return None
         if (digest, index) not in self._names:
-            self._names[digest, index] = step_at(manifests.get(self._session, digest), index)
+            self._names[digest, index] = step_at(manifest_of_digest(self._session.connection, digest), index)
         return self._names[digest, index]
 
     # --- by all that there is

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from flujo_lens.errors import BusyError
 from flujo_lens.state.backends.base import Position
+from flujo_lens.state.backends.sqlite.engine.engine_errors import ENGINE_ERRORS
+from flujo_lens.state.backends.sqlite.engine.read_connection import translate
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text, page_ids
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.index_choice import Candidates, find_candidates
@@ -16,7 +20,10 @@ from flujo_lens.state.filtering import matches, needs_details, sort_key
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
-__all__ = ["count_all", "find_ids", "select", "select_page", "statuses", "with_details"]
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
+
+__all__ = ["count_all", "find_ids", "select", "select_page", "select_resuming", "statuses", "with_details"]
 
 WALK_BUDGET = 30_000
 """Rows a walk may look at before all candidates are read and sorted instead."""
@@ -42,6 +49,36 @@ def select_page(
             assert narrow is not None
     ids = _ordered_ids(session, narrow, after, reverse)
     return list(islice(_checked(session, ids, wanted, min(limit, BATCH)), limit))
+
+
+def select_resuming(
+    store: SqliteStore, wanted: RunFilter, after: Position | None, reverse: bool, ordered: bool, details: bool
+) -> Generator[RunSummary, None, None]:
+    """`select` in one read transaction of a store that is used for this alone.
+
+    Where no lock guards the file and it changes on the way, the reading goes on after the last run.
+
+    Raises:
+        BusyError: the file changes for longer than the timeout, or once where there is no order.
+    """
+    began, last, reader = time.monotonic(), None, store.reader
+    while True:
+        try:
+            reader.begin()
+            for run in select(store.session(), wanted, last or after, reverse, ordered, details):
+                if not reader.unchanged():
+                    break
+                yield run
+                began, last = time.monotonic(), (run.created_at, run.run_id)
+            else:
+                return
+        except ENGINE_ERRORS as error:
+            if reader.is_final(error):
+                raise translate(error, store.path) from error
+        finally:
+            reader.close()
+        if (last and not ordered) or time.monotonic() - began > store.timeout:
+            raise BusyError(f"{store.path} was changed while it was read", hint="try again")
 
 
 def select(

@@ -7,10 +7,12 @@ the store's most common status are noted by rowid first, and the join then needs
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from flujo_lens.state.aggregate import (
@@ -25,12 +27,12 @@ from flujo_lens.state.aggregate import (
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.run_selection import select, with_details
-from flujo_lens.state.backends.sqlite.schema.shape import Shape
+from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape
 from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
-__all__ = ["last_write", "note_wanted", "run_stats", "span_stats"]
+__all__ = ["facts", "last_write", "note_wanted", "run_stats", "span_stats"]
 
 LOG_RATIO = math.log(BUCKET_RATIO)
 
@@ -47,6 +49,25 @@ def last_write(session: Session) -> datetime | None:
             newest = f"SELECT {column} FROM runs ORDER BY {session.shape.row('runs')} DESC LIMIT 1"
             found.append(parse_instant(session.value(newest)))
     return max((when for when in found if when), default=None)
+
+
+def facts(session: Session, path: Path) -> dict[str, Any]:
+    """What `StateBackend.read_facts` returns."""
+    version = session.shape.version
+    newer = f"the store's schema version {version} is newer than {KNOWN_VERSION}, the newest that is known"
+    return {
+        "size_bytes": sum(_size(f"{path}{end}") for end in ("", "-wal")),
+        "last_write_at": last_write(session),
+        "notes": (newer,) if version > KNOWN_VERSION else (),
+        "library": session.shape.series,
+    }
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def run_stats(session: Session, wanted: RunFilter) -> Stats:

@@ -1,4 +1,4 @@
-"""The tables of our own that stand beside the library's, on a store of any version.
+"""The tables of our own, next to the library's, on a store of any version.
 
 They are made by the first write that needs them, inside its transaction; reading never makes one. The library knows
 nothing of them, and neither the schema's version nor a migration has to do with them.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["CLAIMS", "DELETIONS", "MANIFESTS", "RUN_MANIFESTS", "hanging", "is_there", "make"]
+__all__ = ["CLAIMS", "DELETIONS", "MANIFESTS", "OF_SPACE", "RUN_MANIFESTS", "hanging", "is_there", "make"]
 
 CLAIMS, MANIFESTS, RUN_MANIFESTS = "lens_claims", "lens_manifests", "lens_run_manifests"
+
+OF_SPACE = {"claim": CLAIMS, "manifest": MANIFESTS, "binding": RUN_MANIFESTS}
+"""Tables by the space of the port whose keys and values they hold."""
 
 _HANGING = (CLAIMS, RUN_MANIFESTS)
 """Those with rows that belong to one run, and are deleted with it."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.state.backends.core.validation import check_run_id, check_state
-from flujo_lens.state.backends.sqlite.writes import claims, manifests, row_values, save_sql
+from flujo_lens.state.backends.sqlite.writes import key_values, row_values, save_sql
 from flujo_lens.state.claims import Claim, Progress
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def save(db: sqlite3.Connection, rows: Rows, makes_columns: bool) -> bool:
         LostClaimError: the claim is not held any more.
     """
     if rows.claim is not None:
-        claims.beat(db, rows.claim)
+        key_values.beat(db, rows.claim)
     if rows.state is not None:
         _save_state(db, rows.state)
     if rows.run is not None:
@@ -90,7 +90,7 @@ def save(db: sqlite3.Connection, rows: Rows, makes_columns: bool) -> bool:
     if rows.end is not None:
         save_sql.end_run(db, rows.run_id, rows.end)
     if rows.manifest is not None:
-        manifests.bind(db, rows.run_id, rows.manifest)
+        key_values.bind(db, rows.run_id, rows.manifest)
     return made
 
 

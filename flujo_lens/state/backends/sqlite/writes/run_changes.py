@@ -18,19 +18,18 @@ from flujo_lens.state.backends.sqlite.engine.session import Session, as_text, op
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.schema.lens_tables import hanging
 from flujo_lens.state.backends.sqlite.schema.shape import TABLES, Shape, read_shape
-from flujo_lens.state.backends.sqlite.writes import claims
+from flujo_lens.state.backends.sqlite.writes import queries as writes
+from flujo_lens.state.backends.sqlite.writes.key_values import free
 from flujo_lens.state.deletion import BackupCallback, Record
 from flujo_lens.state.interpret import RawRun, decode
 
 __all__ = ["Old", "cancel", "delete_old", "delete_run", "delete_state", "fail_stale", "old_runs", "restore_cancelled"]
 
 _CHILDREN_FIRST = tuple(table for table in (*TABLES[2:], *TABLES[:2]) if table != "system_state")
-_THIS_RUN = "run_id IN (:run, CAST(:run AS BLOB))"
-"""An id is a text; odd stores hold its bytes."""
 
 
 class Old(NamedTuple):
-    """Runs that were old when somebody looked, and what they were measured by."""
+    """Runs that were old at one moment, and what they were measured by."""
 
     run_ids: Sequence[str]
     cutoff: datetime
@@ -64,10 +63,10 @@ def _is_old(session: Session, raw: RawRun, cutoff: datetime) -> bool:
 def delete_old(db: sqlite3.Connection, path: Path, old: Old) -> int:
     """Delete those of the runs that are old still, with all that hangs on them; return how many."""
     session = Session(db, read_shape(db, path), old.zone, old.zone_is_set)
-    sql = queries.by_ids(session.shape, "SELECT value FROM json_each(?)", details=False)
+    sql = queries.by_ids(session.shape, writes.MANY, details=False)
     found = _old_ones(session, session.rows(sql, (json.dumps(old.run_ids),)), old.cutoff)
     for table in _tables(db, session.shape):
-        db.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT value FROM json_each(?))", (json.dumps(found),))
+        db.execute(writes.delete_of_runs(table), (json.dumps(found),))
     return len(found)
 
 
@@ -79,13 +78,13 @@ def _tables(db: sqlite3.Connection, shape: Shape) -> list[str]:
 def delete_run(db: sqlite3.Connection, path: Path, run_id: str) -> None:
     """Delete a run from every table."""
     for table in _tables(db, read_shape(db, path)):
-        db.execute(f"DELETE FROM {table} WHERE {_THIS_RUN}", {"run": run_id})
+        db.execute(writes.delete_of_run(table), {"run": run_id})
 
 
 def delete_state(db: sqlite3.Connection, path: Path, run_id: str) -> None:
     """Delete the state of a run."""
     if read_shape(db, path).has("workflow_state"):
-        db.execute(f"DELETE FROM workflow_state WHERE {_THIS_RUN}", {"run": run_id})
+        db.execute(writes.delete_of_run("workflow_state"), {"run": run_id})
 
 
 _Fields = Mapping[str, Any]
@@ -99,7 +98,7 @@ def cancel(
     force: bool,
     keep: BackupCallback | None = None,
 ) -> list[str]:
-    """Mark those of the runs cancelled that could go on and, without `force`, that nobody holds; return their ids.
+    """Mark those of the runs cancelled that could go on and, without `force`, that no process holds; return their ids.
 
     `keep` is handed what `restore_cancelled` takes: of each table that has the run, the fields that change.
     """
@@ -115,7 +114,7 @@ def cancel(
 
 
 def _may_cancel(db: sqlite3.Connection, run_id: str, had: Mapping[str, _Fields], force: bool) -> bool:
-    return is_open(had.get("workflow_state"), had.get("runs")) and claims.take_away(db, run_id, force)
+    return is_open(had.get("workflow_state"), had.get("runs")) and free(db, run_id, force)
 
 
 def _marked_fields(db: sqlite3.Connection, shape: Shape, run_id: str) -> dict[str, _Fields]:
@@ -123,15 +122,14 @@ def _marked_fields(db: sqlite3.Connection, shape: Shape, run_id: str) -> dict[st
     found: dict[str, _Fields] = {}
     for table in (table for table in ("workflow_state", "runs") if shape.has(table, "run_id", "status")):
         names = [name for name in cancelled("") if shape.has(table, name)]
-        row = db.execute(f"SELECT {', '.join(names)} FROM {table} WHERE {_THIS_RUN}", {"run": run_id}).fetchone()
+        row = db.execute(writes.fields_of_run(table, names), {"run": run_id}).fetchone()
         if row is not None:
             found[table] = dict(zip(names, row, strict=True))
     return found
 
 
 def _set_fields(db: sqlite3.Connection, table: str, run_id: str, fields: _Fields) -> None:
-    sets = ", ".join(f"{name} = :{name}" for name in fields)
-    db.execute(f"UPDATE {table} SET {sets} WHERE {_THIS_RUN}", {**fields, "run": run_id})
+    db.execute(writes.set_of_run(table, list(fields)), {**fields, "run": run_id})
 
 
 def _cancelled_record(run_id: str, now: str, had: Mapping[str, _Fields]) -> Record:
@@ -141,9 +139,9 @@ def _cancelled_record(run_id: str, now: str, had: Mapping[str, _Fields]) -> Reco
 
 def restore_cancelled(db: sqlite3.Connection, shape: Shape, record: Record) -> bool:
     """Make a run what it was before it was cancelled; False, and nothing done, if it has changed since."""
-    run_id, told = str(record["run_id"]), record["cancelled"]
-    before, now = told["before"], _marked_fields(db, shape, run_id)
-    marked = {table: {name: cancelled(told["at"])[name] for name in fields} for table, fields in before.items()}
+    run_id, change = str(record["run_id"]), record["cancelled"]
+    before, now = change["before"], _marked_fields(db, shape, run_id)
+    marked = {table: {name: cancelled(change["at"])[name] for name in fields} for table, fields in before.items()}
     if not before or now != marked:
         return False
     for table, fields in before.items():
@@ -166,7 +164,7 @@ def fail_stale(
         return []
     names = ("status", "is_background_task", "metadata", "updated_at")
     columns = ", ".join(session.shape.col("workflow_state", "s", name) for name in names)
-    rows = session.rows(f"SELECT s.rowid, s.run_id, {columns} FROM workflow_state s WHERE s.status = 'running'")
+    rows = session.rows(writes.running_states(columns))
     wanted = None if among is None else set(among)
     stale: dict[str, int] = {}
     for rowid, run_id, *values in rows.fetchall():
@@ -174,7 +172,6 @@ def fail_stale(
         if (wanted is None or as_text(run_id) in wanted) and is_stale(state, cutoff, session.zone):
             stale[as_text(run_id)] = rowid
     fields = {k: v for k, v in timed_out(hours, now).items() if session.shape.has("workflow_state", k)}
-    sets = ", ".join(f"{name} = ?" for name in fields)
     changes = [(*fields.values(), rowid) for rowid in stale.values()]
-    db.executemany(f"UPDATE workflow_state SET {sets} WHERE rowid = ?", changes)
+    db.executemany(writes.set_by_row("workflow_state", "rowid", list(fields)), changes)
     return list(stale) if among is None else [run_id for run_id in dict.fromkeys(among) if run_id in stale]

@@ -1,4 +1,4 @@
-"""The backends of this process: readers of a SQLite file may have to let go of it, and after a fork all begin anew."""
+"""The stores of this process: readers of a file may have to close it, and after a fork all begin anew."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from flujo_lens.state.backends.sqlite.read_methods import SQLiteReads
+    from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
-__all__ = ["living", "make_way"]
+__all__ = ["make_way", "open_stores"]
 
 
-class Living:
-    """The backends of this process."""
+class OpenStores:
+    """The stores of this process."""
 
     def __init__(self) -> None:
-        self._all: WeakSet[SQLiteReads] = WeakSet()
+        self._all: WeakSet[SqliteStore] = WeakSet()
         self._lock = threading.Lock()
         self._inherited: list[object] = []
         os.register_at_fork(after_in_child=self._renew)
 
-    def add(self, reads: SQLiteReads) -> None:
+    def add(self, store: SqliteStore) -> None:
         with self._lock:
-            self._all.add(reads)
+            self._all.add(store)
 
-    def all(self) -> tuple[SQLiteReads, ...]:
+    def all(self) -> tuple[SqliteStore, ...]:
         with self._lock:
             return tuple(self._all)
 
     def _renew(self) -> None:
         """In a child of `os.fork`: what the parent had open is not used, nor closed, which would drop its locks."""
         self._lock = threading.Lock()
-        for reads in self.all():
-            self._inherited.append(dict(vars(reads)))
-            reads._begin()
+        for store in self.all():
+            self._inherited.append(dict(vars(store)))
+            store.begin()
 
 
-living = Living()
+open_stores = OpenStores()
 
 
 def make_way(path: Path, seconds: float = 0.0) -> bool:
@@ -49,6 +49,6 @@ def make_way(path: Path, seconds: float = 0.0) -> bool:
     Returns:
         Whether all of them are, after waiting for so many seconds at most.
     """
-    turns = [reads._thread.post(reads._reader.give_way) for reads in living.all() if reads._reader.path == path]
+    turns = [store.thread.post(store.reader.give_way) for store in open_stores.all() if store.reader.path == path]
     end = time.monotonic() + seconds
     return all(turn.wait(max(0.0, end - time.monotonic())) for turn in turns if turn is not None)
