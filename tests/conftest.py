@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from servers import PostgresServer, postgres_server
+from servers import PostgresServer, RedisServer, postgres_server, redis_program, redis_server, valkey_program
 from support import NEW, OLD, Lens
 
 # The same examples in every run: a red run is red for what was changed. The long rounds look for new ones.
@@ -71,4 +71,18 @@ def pg16() -> Iterator[PostgresServer]:
 def pg18() -> Iterator[PostgresServer]:
     """The newest PostgreSQL."""
     with postgres_server(18) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[RedisServer]:
+    """The newest server that speaks Redis; each test has a prefix of its own, or empties it."""
+    with redis_server(valkey_program(), tcp=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis6() -> Iterator[RedisServer]:
+    """The oldest Redis that is tested."""
+    with redis_server(redis_program()) as server:
         yield server

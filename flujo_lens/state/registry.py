@@ -31,6 +31,10 @@ BUILT_IN = {
     "file": "flujo_lens.state.backends.file:FileBackend",
     "postgresql": "flujo_lens.state.backends.postgres:PostgresBackend",
     "postgres": "flujo_lens.state.backends.postgres:PostgresBackend",
+    "redis": "flujo_lens.state.backends.redis:RedisBackend",
+    "rediss": "flujo_lens.state.backends.redis:RedisBackend",
+    "redis+unix": "flujo_lens.state.backends.redis:RedisBackend",
+    "redis-cluster": "flujo_lens.state.backends.redis:RedisBackend",
 }
 EXTRAS = {"redis": "redis", "asyncpg": "postgres", "zstandard": "zstd", "cryptography": "crypto"}
 """The extra of this package that brings a module."""

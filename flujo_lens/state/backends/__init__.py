@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.file import FileBackend
     from flujo_lens.state.backends.memory import InMemoryBackend
     from flujo_lens.state.backends.postgres import PostgresBackend
+    from flujo_lens.state.backends.redis import RedisBackend
     from flujo_lens.state.backends.sqlite import SQLiteBackend
 
-__all__ = ["FileBackend", "InMemoryBackend", "PostgresBackend", "SQLiteBackend", "StateBackend"]
+__all__ = ["FileBackend", "InMemoryBackend", "PostgresBackend", "RedisBackend", "SQLiteBackend", "StateBackend"]
 
 _MODULES = {
     "FileBackend": "flujo_lens.state.backends.file",
     "InMemoryBackend": "flujo_lens.state.backends.memory",
     "PostgresBackend": "flujo_lens.state.backends.postgres",
+    "RedisBackend": "flujo_lens.state.backends.redis",
     "SQLiteBackend": "flujo_lens.state.backends.sqlite",
     "StateBackend": "flujo_lens.state.backends.base",
 }

@@ -1,0 +1,74 @@
+"""`RedisBackend`: the contract on a Redis or Valkey server, or a cluster of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import tzinfo
+from typing import Any
+
+from flujo_lens.state.backends.core.backend import CoreBackend
+from flujo_lens.state.backends.core.port import RunIndex, RunRow
+from flujo_lens.state.backends.core.validation import check_timeout, check_zone
+from flujo_lens.state.backends.redis.store import RedisStore
+from flujo_lens.state.backends.redis.uri import address_of
+
+__all__ = ["RedisBackend"]
+
+
+class RedisBackend(CoreBackend):
+    """Keeps each state at ``PREFIX + run_id`` as plain JSON, where any program finds it, and an index beside it.
+
+    Every save is one MULTI with its index, its history and its claim. Reading writes nothing, and needs a user who may
+    read and no more. What is read of one run is of one moment; a long list is read page by page.
+
+    Args:
+        url: ``redis://``, ``rediss://`` (TLS), ``redis+unix:///run/redis.sock``, ``redis-cluster://host:port,host``;
+            with ``?prefix=P`` (none; in a cluster ``{lens}:``), ``?layout=plain`` (states without an index, which are
+            read and never written), ``?ttl=30d`` (how long completed and cancelled runs are kept).
+        timeout: Seconds to wait for a connection, for each answer, and for others that write the same runs.
+        zone: How naive times in states are read; None for UTC.
+        pool_size: Connections at most; those of a second event loop are counted apart, and not kept.
+        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+
+    Raises (from any method):
+        UnreachableStoreError: the server does not answer, or refuses the login.
+        BusyError: others write the same runs all the time; nothing was changed.
+        ReadOnlyStoreError: it takes no writes from this user, or from anybody.
+    """
+
+    any_loop = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 10.0,
+        zone: tzinfo | None = None,
+        pool_size: int = 10,
+        serializer_default: Callable[[Any], Any] | None = None,
+        envelope: Any = None,
+        validate: Any = None,
+    ) -> None:
+        check_zone(zone)
+        address = address_of(url)
+        self.place = address.place
+        self._server = RedisStore(address, check_timeout(timeout), pool_size, self._indexed)
+        super().__init__(
+            self._server, zone=zone, serializer_default=serializer_default, envelope=envelope, validate=validate
+        )
+
+    @classmethod
+    def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None) -> RedisBackend:
+        """The backend for a URI, as the command line uses it."""
+        return cls(uri, timeout=timeout, zone=zone, pool_size=4)
+
+    def _indexed(self, row: RunRow) -> RunIndex:
+        return self.codec.index(self.codec.raw(row))
+
+    async def read_statuses(self) -> frozenset[str]:
+        """Return the statuses that runs have or had."""
+        if self._server.address.is_plain:
+            return await super().read_statuses()
+        found = await self._server.statuses()
+        doubtful = {"failed", "cancelled", "paused"}
+        return frozenset({*found, *(doubtful if doubtful & set(found) else ())})
