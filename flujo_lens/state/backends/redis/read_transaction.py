@@ -7,7 +7,8 @@ changed. A list goes through the index page by page, and is of no single moment:
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from redis.exceptions import ExecAbortError, ResponseError, WatchError
@@ -20,8 +21,9 @@ from flujo_lens.state.backends.redis.index import Entry, entry_filter, sources
 from flujo_lens.state.backends.redis.keys import RESERVED, Keys
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["IDS_AT_ONCE", "ReadTransaction", "RestartError", "checked", "is_storable", "key_of", "missing"]
+__all__ = ["IDS_AT_ONCE", "ReadTransaction", "RestartError", "checked", "is_storable", "key_of", "missing", "row_of"]
 
+_BEGINNING = re.compile(rb"\s*\{\s*[\"}]")
 _PAGE, IDS_AT_ONCE, _INDEX_AT_ONCE = 200, 200, 2_000
 
 
@@ -134,7 +136,7 @@ class ReadTransaction:
             self._parents.update(zip(run_ids, map(bool, has_tasks[0]), strict=True))
         if len(run_ids) == 1:
             found = [found]
-        return {i: RunRow(i, state, run) for i, state, run in zip(run_ids, found, runs, strict=True)}
+        return {i: row_of(i, state, run) for i, state, run in zip(run_ids, found, runs, strict=True)}
 
     async def scan(
         self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
@@ -275,6 +277,25 @@ class ReadTransaction:
         values = (await self.ask([("MGET", *names)], names))[0] if names else []
         return {run_id: value for run_id, value in zip(ids, values, strict=True) if value is not None}
 
+    async def marks(self, run_ids: Sequence[str]) -> Mapping[str, Hashable]:
+        """Return for each run something that is another one after any change of it."""
+        found: dict[str, Hashable] = {}
+        for at in range(0, len(run_ids), IDS_AT_ONCE):
+            part, of = run_ids[at : at + IDS_AT_ONCE], self.keys.of
+            commands: list[Command] = []
+            for run_id in part:
+                commands += [
+                    ("GET", self.keys.state(run_id)),
+                    ("GET", of("run", run_id)),
+                    ("GET", of("binding", run_id)),
+                ]
+                commands += [("LLEN", of("step", run_id)), ("LLEN", of("evaluation", run_id))]
+                commands += [("HGET", of("span", run_id), "n"), ("HLEN", of("span", run_id))]
+            answers = iter(await self.ask(commands, (key for run_id in part for key in self.keys.of_run(run_id))))
+            for run_id in part:
+                found[run_id] = hash(tuple(next(answers) for _ in range(7)))
+        return found
+
     async def measure(self, run_ids: Sequence[str], kinds: Sequence[ChildKind]) -> tuple[dict[str, int], int]:
         """Return the number of rows by kind, and the bytes of memory that lists and documents take."""
         counts, size = dict[str, int](), 0
@@ -323,6 +344,13 @@ def checked(answers: list[Any]) -> list[Any]:
 
 def key_of(command: Command) -> bytes | None:
     return command[1] if len(command) > 1 and isinstance(command[1], bytes) else None
+
+
+def row_of(run_id: str, state: bytes | None, run: bytes | None) -> RunRow:
+    """A run as it is stored. What another program has put in the place of a state may be no JSON object."""
+    if state is None or (_BEGINNING.match(state) and state.rstrip().endswith(b"}")):
+        return RunRow(run_id, state, run)
+    return RunRow(run_id, state, run, ("the state is no JSON object",), unreadable=True)
 
 
 def is_storable(run_id: str) -> bool:

@@ -14,7 +14,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from redis.exceptions import AskError, MovedError, TryAgainError, WatchError
 
@@ -54,6 +56,8 @@ class RedisStore:
         self.connections = Connections(address, timeout, size)
         self._client, self._count = secrets.token_hex(6), itertools.count(1)
         self._free: list[int] = []
+        self._turns: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()
+        self._choosing = Lock()
         self.is_checked = False
 
     # --- one packet
@@ -127,8 +131,11 @@ class RedisStore:
 
     # --- writing
 
-    async def write(self, work: Work[T], *, creates: bool = True) -> T:
-        """Run `work` and commit what it wrote; again while others write the same runs, and after a lost answer."""
+    async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
+        """Run `work` and commit what it wrote; again while others write the same runs, and after a lost answer.
+
+        Calls about one run wait for each other here; those of other processes meet at the server.
+        """
         if self.address.is_plain:
             raise ReadOnlyStoreError(
                 f"{self.address.shown} is read as it is (?layout=plain): nothing was changed",
@@ -136,11 +143,19 @@ class RedisStore:
             )
         slot = self._free.pop() if self._free else next(self._count)
         token = self.keys.own + b"tx:%s-%d" % (self._client.encode(), slot), secrets.token_hex(8).encode()
-        result: T = await _Write(self, work, (*token, creates)).done()
+        async with self._turn(run_id):
+            result: T = await _Write(self, work, (*token, creates)).done()
         self._free.append(slot)
         if self.address.ttl is not None:
             await self._clean()
         return result
+
+    def _turn(self, run_id: str | None) -> asyncio.Lock:
+        """What the calls about a run wait for, in an event loop."""
+        if run_id is None:
+            return asyncio.Lock()
+        with self._choosing:
+            return self._turns.setdefault((id(asyncio.get_running_loop()), run_id), asyncio.Lock())
 
     async def _clean(self) -> None:
         """Take a few runs out of the index whose time is over."""

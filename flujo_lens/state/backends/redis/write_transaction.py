@@ -22,6 +22,7 @@ from flujo_lens.state.backends.redis.read_transaction import (
     is_storable,
     key_of,
     missing,
+    row_of,
 )
 
 __all__ = ["AppliedError", "WriteTransaction"]
@@ -128,7 +129,7 @@ class WriteTransaction(ReadTransaction):
             for number, run_id in enumerate(part):
                 run, claim, binding = values[3 * number : 3 * number + 3]
                 entry = None if entries[number] is None else Entry.loaded(entries[number])
-                self._found[run_id] = _Found(RunRow(run_id, states[number], run), claim, binding, entry)
+                self._found[run_id] = _Found(row_of(run_id, states[number], run), claim, binding, entry)
 
     def _of_children(self, run_ids: Sequence[str]) -> list[Command]:
         """For one run that is written: the number of its last span; an error, should a key be of another type."""
