@@ -14,7 +14,10 @@ from servers import PostgresServer, RedisServer, postgres_server, redis_program,
 from support import NEW, OLD, Lens
 
 # The same examples in every run: a red run is red for what was changed. The long rounds look for new ones.
-settings.register_profile("suite", deadline=None, database=None, derandomize="LENS_SOAK" not in os.environ)
+_SOAK = "LENS_SOAK" in os.environ
+settings.register_profile(
+    "suite", deadline=None, database=None, derandomize=not _SOAK, max_examples=500 if _SOAK else 40
+)
 settings.load_profile("suite")
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would all be that the tests start.

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -127,8 +128,9 @@ class LazyGroup(Group):
         return super().resolve_command(ctx, args)
 
 
+@cache
 def build(name: str) -> Any:
-    """The command `name`, imported and built now."""
+    """Return the command `name`, which is imported and built when it is first asked for."""
     target, panel = COMMANDS[name]
     module_name, _, function = target.partition(":")
     module = importlib.import_module(f"flujo_lens.cli.commands.{module_name}")
@@ -151,6 +153,7 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
+@cache
 def _root() -> Any:
     app = typer.Typer(
         cls=LazyGroup,

@@ -55,7 +55,7 @@ def depth_of(value: Any) -> int:
 # --- depth
 
 
-@pytest.mark.parametrize("depth", [900, 1023, 1024, 1025, 3_000, 50_000])
+@pytest.mark.parametrize("depth", [900, 1023, 1024, 1025, 10_000])
 @pytest.mark.parametrize("kind", [FileBackend, InMemoryBackend])
 def test_depth_is_no_limit(tmp_path: Path, depth: int, kind: type[StateBackend]) -> None:
     made = state(pipeline_context={"deep": nested(depth)}, last_step_output=nested(depth))

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from flujo_lens.serialization import safe_deserialize, safe_dumps, safe_loads, safe_serialize
 
-DEPTH = 10_000
 SOAK = bool(os.environ.get("LENS_SOAK"))
+DEPTH = 10_000 if SOAK else 3_000
 
 
 class Node(BaseModel):
