@@ -34,7 +34,7 @@ from flujo_lens.state.deletion import Record
 
 __all__ = ["ArchiveReader", "Group", "LongRun", "Survey", "read_archive", "runs_of", "survey"]
 
-_LONG = 16 << 20
+_LONG = 4 << 20
 """Bytes of lines from which on a run is handed out as a `LongRun`, and not held whole."""
 
 _SPACED = re.compile(rb'\{\s*"\w+"\s*:\s|\{\s+"|\{"\w+"\s')

@@ -15,14 +15,14 @@ from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens.deletion import Work, carry_out, check_bin, copy_lines, report_dry, say, store_name
 from flujo_lens.cli.screens.deletion_text import hanging, hung, statuses
 from flujo_lens.cli.screens.lists import quoted
-from flujo_lens.errors import RunNotFoundError
+from flujo_lens.errors import NotSupportedError, RunNotFoundError
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
-from flujo_lens.state.views import RunSummary
+from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["Deleting", "run_delete"]
 
@@ -169,11 +169,17 @@ async def _state_lines(backend: StateBackend, shown: Sequence[RunSummary]) -> li
 
 
 async def _tasks_left(backend: StateBackend, ids: Sequence[str]) -> int:
-    """How many background tasks of the runs are none of them; of very many runs nobody asks."""
+    """How many background tasks of the runs are none of them; 0 for very many runs, where it is not looked for."""
     if len(ids) > MOST_SHOWN:
         return 0
-    found = [await backend.read_run(run_id) for run_id in ids]
-    tasks = {child.run_id for detail in found if detail is not None for child in detail.children}
+    try:
+        tasks = {
+            task.run_id
+            for run_id in ids
+            async for task in backend.iter_runs(RunFilter(parent=run_id), ordered=False, details=False)
+        }
+    except NotSupportedError:
+        return 0
     return len(tasks - set(ids))
 
 

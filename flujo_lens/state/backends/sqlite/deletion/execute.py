@@ -110,7 +110,7 @@ class Deletion:
         self._goes_on = self._is_large = False
         self._split = 0
         self._stopped: set[int] = set()
-        self._copying = Copying(keep, plan.request.state_only)
+        self._copying = Copying(keep, plan.request.state_only, path)
         self._rules = Chooser(plan.request, Families())
         self._named = None if plan.request.run_ids is None else frozenset(plan.request.run_ids)
         self._shapes: dict[int, Shape] = {}
@@ -179,23 +179,28 @@ class Deletion:
     # --- one batch
 
     def keep_ahead(self, db: sqlite3.Connection) -> None:
-        """Have kept what the batch is about to take, in no transaction, so that nobody has to wait.
+        """Have kept what the batch is about to take, in no transaction, so that nothing has to wait.
 
         What cannot be read now is kept inside the transaction.
         """
-        if self._copying and not self._is_large:
-            records: list[Record] = []
-            with suppress(sqlite3.Error):
-                records = self._read_ahead(db)
+        if not self._copying or self._is_large:
+            return
+        ids: list[Any] = []
+        records: list[Record] | None = []
+        with suppress(sqlite3.Error):
+            ids, records = self._read_ahead(db)
+        if records is not None:
             self._copying.hand_out(records)
+        elif ids:
+            self._copying.hand_out_parts(self._session(db), ids)
 
-    def _read_ahead(self, db: sqlite3.Connection) -> list[Record]:
+    def _read_ahead(self, db: sqlite3.Connection) -> tuple[list[Any], list[Record] | None]:
         db.execute("BEGIN")
         try:
             with readable_texts(db):
                 session = self._session(db)
                 ids = self._orphans_of(session) if self._batch.orphans else self._ids(session, self._going(session)[0])
-                return self._copying.read_ahead(session, ids)
+                return ids, self._copying.read_ahead(session, ids)
         finally:
             db.rollback()
 

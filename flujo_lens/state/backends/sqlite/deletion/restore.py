@@ -1,4 +1,4 @@
-"""Bringing back runs from the records of `snapshots`."""
+"""Bringing back runs from the records of `run_records`, one record at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +42,7 @@ async def restore(store: SqliteStore, records: Iterable[Record]) -> Restored:
     """
     restorer = Restorer(store.path, records)
     while restorer.has_more:
-        restorer.settle(await store.write(restorer.some, creates=False, hold=HOLD))
+        restorer.settle(*await store.write(restorer.some, creates=False, hold=HOLD))
     return restorer.restored
 
 
@@ -54,11 +55,9 @@ class Restorer:
     """
 
     def __init__(self, path: Path, records: Iterable[Record]) -> None:
-        self._path = path
-        self._waiting: dict[str, list[Record]] = {}
-        for record in records:
-            self._waiting.setdefault(str(record["run_id"]), []).append(record)
+        self._path, self._records = path, records
         self._back: dict[str, bool] = {}
+        self.has_more = True
 
     @property
     def restored(self) -> Restored:
@@ -66,13 +65,11 @@ class Restorer:
         back = self._back
         return Restored(tuple(i for i in back if back[i]), tuple(i for i in back if not back[i]))
 
-    @property
-    def has_more(self) -> bool:
-        """Whether there are runs left."""
-        return bool(self._waiting)
-
-    def some(self, db: sqlite3.Connection) -> dict[str, bool]:
+    def some(self, db: sqlite3.Connection) -> tuple[dict[str, bool], bool]:
         """Put the next runs back, inside a transaction; for each whether it is back: not if it was there already.
+
+        Returns:
+            That, and whether there are more runs.
 
         Raises:
             SchemaError: a row has a value in a table or a column that the file does not have, or its key is another
@@ -81,20 +78,21 @@ class Restorer:
         """
         began, done = time.monotonic(), dict[str, bool]()
         into = _Into(db, read_shape(db, self._path))
-        for run_id, records in self._waiting.items():
+        for run_id, records in groupby(self._records, lambda record: str(record["run_id"])):
+            if run_id in self._back or run_id in done:
+                continue
+            if done and time.monotonic() - began > _LONGEST:
+                return done, True
             try:
                 done[run_id] = _restore_run(into, run_id, records)
             except _MALFORMED as error:
                 raise _malformed(run_id) from error
-            if time.monotonic() - began > _LONGEST:
-                break
-        return done
+        return done, False
 
-    def settle(self, done: Mapping[str, bool]) -> None:
+    def settle(self, done: Mapping[str, bool], has_more: bool) -> None:
         """These runs are committed."""
         self._back |= done
-        for run_id in done:
-            del self._waiting[run_id]
+        self.has_more = has_more
 
 
 class _Columns(NamedTuple):
@@ -131,7 +129,7 @@ class _Into:
 
 
 _MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
-"""What comes of a record that does not have the form of one: somebody else may have written it."""
+"""What comes of a record that does not have the form of one: anything may have written it."""
 _UNBINDABLE = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)
 """What SQLite says to a value that it has no place for."""
 
@@ -144,26 +142,55 @@ def _malformed(run_id: str) -> SchemaError:
     )
 
 
-def _restore_run(into: _Into, run_id: str, records: Sequence[Record]) -> bool:
-    """Put the rows of a run back; False, and nothing done, if the run is there.
+def _restore_run(into: _Into, run_id: str, records: Iterator[Record]) -> bool:
+    """Put the rows of a run back, record by record; False, and nothing done, if the run is there.
 
     A row gets the rowid that it had, unless another has it by now.
 
     Raises:
         ValueError, and its like: a record does not have the form of one, or has rows of another run.
     """
-    if "cancelled" in records[-1]:
-        return restore_cancelled(into.db, into.shape, records[-1])
-    tables = [_tables(record) for record in records]
-    _check_run(run_id, tables)
-    if any(record.get("state_only") for record in records):
-        return _restore_state(into, tables[-1])
-    if _exists(into.db, into.shape, tables):
+    first = next(records)
+    if "cancelled" in first:
+        return restore_cancelled(into.db, into.shape, first)
+    ids = _StoredIds(run_id)
+    tables = ids.checked(first)
+    if first.get("state_only"):
+        return _restore_state(into, ids.one, tables)
+    if _exists(into.db, into.shape, ids.one, tables):
         return False
-    for part in tables:
+    for part in chain([tables], map(ids.checked, records)):
         for table, kept in part.items():
             _insert(into, table, kept)
     return True
+
+
+class _StoredIds:
+    """The run ids in rows: all of one run, and of this one where its id is a text as others are."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._found: set[_Value] = set()
+
+    @property
+    def one(self) -> Any:
+        """The id as it is stored; None if there are no rows."""
+        return next((value for value, _ in self._found), None)
+
+    def checked(self, record: Record) -> Mapping[str, Any]:
+        """The rows of a record by table.
+
+        Raises:
+            ValueError: they are of another run.
+            OperationFailedError: the record is not of a SQLite store.
+        """
+        tables = _tables(record)
+        for kept in tables.values():
+            at = kept["columns"].index("run_id")
+            self._found |= {decoded(row[at]) for row in kept["rows"]}
+        if len(self._found) > 1 or any(isinstance(value, str) and value != self._run_id for value, _ in self._found):
+            raise ValueError("rows of another run")
+        return tables
 
 
 def _tables(record: Record) -> Mapping[str, Any]:
@@ -176,37 +203,16 @@ def _tables(record: Record) -> Mapping[str, Any]:
     return found
 
 
-def _exists(db: sqlite3.Connection, shape: Shape, tables: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the run is there: for rows that hung on none, whether any of their tables has the id."""
+def _exists(db: sqlite3.Connection, shape: Shape, run_id: Any, first: Mapping[str, Any]) -> bool:
+    """Whether the run is there: for rows that belonged to none, whether any of their tables has the id."""
     heads = [table for table in ("workflow_state", "runs") if shape.has(table)]
-    alone = not any(table in part for part in tables for table in heads)
-    looked = [*heads, *(children(shape) if alone else [])]
-    run_id = next(_run_ids(tables), None)
+    looked = heads if any(table in first for table in heads) else [*heads, *children(shape)]
     sql = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE run_id = ?" for table in looked)
     return bool(looked) and db.execute(f"{sql} LIMIT 1", (run_id,) * len(looked)).fetchone() is not None
 
 
-def _check_run(run_id: str, tables: Sequence[Mapping[str, Any]]) -> None:
-    """See that all rows are those of one run, and of this one where its id is a text as others are."""
-    found = {decoded(stored) for stored in _stored_ids(tables)}
-    if len(found) > 1 or any(isinstance(value, str) and value != run_id for value, _ in found):
-        raise ValueError("rows of another run")
-
-
-def _stored_ids(tables: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
-    for part in tables:
-        for kept in part.values():
-            at = kept["columns"].index("run_id")
-            yield from (row[at] for row in kept["rows"])
-
-
-def _run_ids(tables: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
-    return (decoded(stored)[0] for stored in _stored_ids(tables))
-
-
-def _restore_state(into: _Into, tables: Mapping[str, Any]) -> bool:
-    """Put a state back beside its history, which gets the status that it had."""
-    run_id = next(_run_ids([tables]), None)
+def _restore_state(into: _Into, run_id: Any, tables: Mapping[str, Any]) -> bool:
+    """Put a state back next to its history, which gets the status that it had."""
     if (
         "workflow_state" not in tables
         or into.db.execute("SELECT 1 FROM workflow_state WHERE run_id = ?", (run_id,)).fetchone()

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import threading
+import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from typing import Any
 
+from flujo_lens.state.backends.sqlite.engine.lock_retry import patiently
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.orphans import children
@@ -20,10 +24,20 @@ from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.shape import quoted
 from flujo_lens.state.deletion import Record
 
-__all__ = ["decoded", "encoded", "read_records", "readable_texts", "tables_of"]
+__all__ = ["decoded", "encoded", "large_records", "parts_of", "read_records", "readable_texts", "tables_of"]
 
 ROWID = "rowid"
 """The name of the first column in a record, for what most tables have without saying so."""
+
+
+_ROWS, _ROWS_AT_ONCE = 1_000, 5_000
+"""Rows of one record, and of those that are handed out together, of a run with very many."""
+
+_BYTES = 4 << 20
+"""Bytes of values after which such a record ends."""
+
+_LONGEST_WAIT = 10.0
+"""Seconds to wait for a lock on the way."""
 
 
 class _NoText(bytes):
@@ -50,10 +64,10 @@ def decoded(value: Any) -> tuple[Any, bool]:
     """What was stored, and whether it is bytes that are to be stored as text."""
     if not isinstance(value, dict):
         return value, False
-    kind, told = next(iter(value.items()))
+    kind, text = next(iter(value.items()))
     if kind == "float":
-        return float(told), False
-    return b64decode(told, validate=True), kind == "text"
+        return float(text), False
+    return b64decode(text, validate=True), kind == "text"
 
 
 def _readable(stored: bytes) -> str:
@@ -93,17 +107,101 @@ def read_records(session: Session, run_ids: Sequence[Any], tables: Sequence[str]
     return [{"run_id": as_text(run_id), "tables": kept, "last": True} for run_id, kept in found.items()]
 
 
+def large_records(session: Session, run_ids: Sequence[Any]) -> Iterator[tuple[Record, int]]:
+    """The records of runs with very many rows, run by run, each with its weight: that of a thousand rows at most.
+
+    The first one of a run has its state and its metadata. Each is read by itself, so that nothing is locked between
+    two of them.
+    """
+    tables = tables_of(session)[::-1]
+    for run_id in run_ids:
+        strays: dict[Any, dict[str, Any]] = {}
+        waiting: tuple[Record, int] | None = None
+        for table in tables:
+            for columns, rows, weight in _chunks(session, table, run_id):
+                own = _own_rows(columns, rows, run_id, table, strays)
+                if waiting is not None and waiting[1] + weight > _ROWS:
+                    yield waiting
+                    waiting = None
+                record, before = waiting or ({"run_id": as_text(run_id), "tables": {}}, 0)
+                kept = record["tables"].setdefault(table, {"columns": columns, "rows": []})
+                kept["rows"] += own
+                waiting = record, before + weight
+        if waiting is not None:
+            yield {**waiting[0], "last": True}, waiting[1]
+        for other, kept in strays.items():
+            yield {"run_id": as_text(other), "tables": kept, "last": True}, len(kept)
+
+
+def _own_rows(
+    columns: list[str], rows: Sequence[Sequence[Any]], run_id: Any, table: str, strays: dict[Any, dict[str, Any]]
+) -> list[list[Any]]:
+    """The rows, encoded; those that only a column's own way of comparing takes for the run's are put apart."""
+    at, own = columns.index("run_id"), []
+    for row in rows:
+        values = [encoded(value) for value in row]
+        if row[at] == run_id:
+            own.append(values)
+        else:
+            kept = strays.setdefault(row[at], {}).setdefault(table, {"columns": columns, "rows": []})
+            kept["rows"].append(values)
+    return own
+
+
+def parts_of(records: Iterable[tuple[Record, int]]) -> Iterator[list[Record]]:
+    """Records, some thousands of rows at a time."""
+    part: list[Record] = []
+    whole = 0
+    for record, weight in records:
+        part.append(record)
+        whole += weight
+        if whole >= _ROWS_AT_ONCE:
+            yield part
+            part, whole = [], 0
+    if part:
+        yield part
+
+
+def _chunks(session: Session, table: str, run_id: Any) -> Iterator[tuple[list[str], list[Sequence[Any]], int]]:
+    """The rows of a run in a table, in order, as many at a time as are held at once, with their weight."""
+    last: Any = None
+    while True:
+        after, values = ("", (run_id,)) if last is None else (f"AND {ROWID} > ? ", (run_id, last))
+        sql = _select(session, table, f"run_id = ? {after}", f" LIMIT {_ROWS}")
+        deadline = time.monotonic() + _LONGEST_WAIT
+        columns, rows, size = patiently(partial(_some, session, sql, values), deadline, threading.Event())
+        if rows:
+            yield columns, rows, max(len(rows), size * _ROWS // _BYTES)
+        if not rows or columns[0] != ROWID:
+            return
+        last = rows[-1][0]
+
+
+def _some(session: Session, sql: str, values: Sequence[Any]) -> tuple[list[str], list[Sequence[Any]], int]:
+    """The first rows of a query, as far as their values are not too large, and their size."""
+    rows: list[Sequence[Any]] = []
+    size = 0
+    with _texts(session.connection, _text), closing(session.rows(sql, values)) as cursor:
+        columns = [column[0].lower() for column in cursor.description]
+        for row in cursor:
+            rows.append(row)
+            size += sum(len(value) for value in row if isinstance(value, str | bytes))
+            if size > _BYTES:
+                break
+    return columns, rows, size
+
+
 def _rows(session: Session, table: str, run_ids: Sequence[Any]) -> Iterator[tuple[list[str], Any, Sequence[Any]]]:
-    first = "" if table == lens_tables.RUN_MANIFESTS else f"{ROWID} AS {ROWID}, "
-    order = "" if table == lens_tables.RUN_MANIFESTS else f" ORDER BY {ROWID}"
-    sql = (
-        f"SELECT {first}{_stored_columns(session, table)} FROM {table} WHERE run_id IN {queries.marks(run_ids)}{order}"
-    )
-    cursor = session.rows(sql, run_ids)
+    cursor = session.rows(_select(session, table, f"run_id IN {queries.marks(run_ids)}"), run_ids)
     columns = [column[0].lower() for column in cursor.description]
     at = columns.index("run_id")
     for row in cursor:
         yield columns, row[at], row
+
+
+def _select(session: Session, table: str, where: str, limit: str = "") -> str:
+    first, order = (f"{ROWID} AS {ROWID}, ", f" ORDER BY {ROWID}") if table != lens_tables.RUN_MANIFESTS else ("", "")
+    return f"SELECT {first}{_stored_columns(session, table)} FROM {table} WHERE {where}{order}{limit}"
 
 
 def _stored_columns(session: Session, table: str) -> str:
