@@ -30,6 +30,8 @@ class MigrationPlan(NamedTuple):
         backup: Where a backup would go; None where there is nothing to back up.
         free_bytes: Room on the disk that it is on.
         place: The store, if it is on a server: no backup is made there, and others go on meanwhile.
+        lacks: What such a store lacks, in words.
+        copied_by: What makes a backup of it.
     """
 
     path: Path | None = None
@@ -38,6 +40,8 @@ class MigrationPlan(NamedTuple):
     backup: Path | None = None
     free_bytes: int = 0
     place: str | None = None
+    lacks: str = "tables"
+    copied_by: str = "pg_dump"
 
     @property
     def store(self) -> str | None:

@@ -57,9 +57,9 @@ def run_migration(app: App, asked: Migrating, change: ChangeOptions) -> None:
 def _plan_lines(plan: MigrationPlan, backup: bool) -> list[str]:
     if plan.place is not None:
         return [
-            f"{plan.place} lacks tables:",
+            f"{plan.place} lacks {plan.lacks}:",
             *(f"  {step}" for step in plan.steps),
-            "nothing else is changed; no backup is made (pg_dump makes one)",
+            f"nothing else is changed; no backup is made ({plan.copied_by} makes one)",
         ]
     return [
         f"{plan.path} ({human.size(plan.size_bytes)}) is of an older schema:",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import tzinfo
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any
 
 from flujo_lens.state.backends.core.backend import CoreBackend
 from flujo_lens.state.backends.core.port import RunIndex, RunRow
 from flujo_lens.state.backends.core.validation import check_timeout, check_zone
 from flujo_lens.state.backends.redis.store import RedisStore
 from flujo_lens.state.backends.redis.uri import address_of
+from flujo_lens.state.views import RunFilter
+
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.redis.maintenance import Caretaker
+    from flujo_lens.state.maintenance import Finding, Migration, MigrationPlan, Repaired
 
 __all__ = ["RedisBackend"]
 
@@ -51,7 +56,7 @@ class RedisBackend(CoreBackend):
     ) -> None:
         check_zone(zone)
         address = address_of(url)
-        self.place = address.place
+        self.place, self._shown = address.place, address.shown
         self._server = RedisStore(address, check_timeout(timeout), pool_size, self._indexed)
         super().__init__(
             self._server, zone=zone, serializer_default=serializer_default, envelope=envelope, validate=validate
@@ -72,3 +77,40 @@ class RedisBackend(CoreBackend):
         found = await self._server.statuses()
         doubtful = {"failed", "cancelled", "paused"}
         return frozenset({*found, *(doubtful if doubtful & set(found) else ())})
+
+    # --- care
+
+    def _caretaker(self) -> Caretaker:
+        from flujo_lens.state.backends.redis.maintenance import Caretaker
+
+        return Caretaker(self, self._server.indexing())
+
+    async def plan_migration(self, now: datetime) -> MigrationPlan:
+        """Return how many states would be put into the index."""
+        from flujo_lens.state.maintenance import MigrationPlan
+
+        care = self._caretaker()
+        count = sum([len(ids) async for ids in care.unlisted()])
+        if not count and not await self._server.is_made():
+            await self.read_facts()  # says that there is nothing
+        steps = (f"put {count:,} states into the index",) if count else ()
+        return MigrationPlan(place=self._shown, steps=steps, lacks="an index", copied_by="redis-cli --rdb FILE")
+
+    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+        """Put into the index what it lacks, in batches; the states stay as they are. There is no backup."""
+        from flujo_lens.state.maintenance import Migration
+
+        count = await self._caretaker().list_states()
+        return Migration((f"put {count:,} states into the index",) if count else ())
+
+    async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
+        """Look for states without an index, an index without runs, and at memory, disk, replicas and connections."""
+        from flujo_lens.state.maintenance import silent_finding
+        from flujo_lens.state.stale_runs import silent_ids
+
+        silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
+        return (*await self._caretaker().findings(full), silent_finding(silent, silent_after))
+
+    async def repair(self, checks: Sequence[str]) -> Sequence[Repaired]:
+        """Put states into the index, and take out of it what points at nothing."""
+        return await self._caretaker().repaired(checks)

@@ -19,8 +19,8 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import ClusterDownError, MovedError, ResponseError
 
-from flujo_lens.errors import BusyError
-from flujo_lens.state.backends.redis.errors import CLIENT_ERRORS
+from flujo_lens.errors import BusyError, UnreachableStoreError
+from flujo_lens.state.backends.redis.errors import CLIENT_ERRORS, code_of
 from flujo_lens.state.backends.redis.uri import Address
 
 __all__ = ["Command", "Connections", "Link"]
@@ -207,7 +207,10 @@ class Connections:
         finally:
             await link.close()
         if isinstance(answer, ResponseError):
-            raise answer
+            if code_of(answer):
+                raise answer
+            message = f"{seed[0]}:{seed[1]} is no node of a cluster: {answer}"
+            raise UnreachableStoreError(message, hint="redis://host:port names a single server") from answer
         return list(answer)
 
     async def close(self) -> None:

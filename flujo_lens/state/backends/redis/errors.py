@@ -27,7 +27,6 @@ from flujo_lens.errors import (
     NotAStoreError,
     OperationFailedError,
     ReadOnlyStoreError,
-    StoreError,
     UnreachableStoreError,
 )
 
@@ -68,7 +67,7 @@ _MEANINGS = {
         "for reading a user needs ~PREFIX* +@read +@connection +@transaction +info, for writing +@write, too",
     ),
     "OOM": _Meaning(
-        StoreError,
+        ReadOnlyStoreError,
         "has no memory left (OOM): nothing was changed",
         "raise maxmemory; lens prune --older-than 30d makes room, which works without any",
     ),

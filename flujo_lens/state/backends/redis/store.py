@@ -23,7 +23,7 @@ from redis.exceptions import AskError, MovedError, TryAgainError, WatchError
 from flujo_lens.errors import BusyError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.core.port import RunIndex, RunRow, Transaction, Work
 from flujo_lens.state.backends.redis.connection import Command, Connections, Link
-from flujo_lens.state.backends.redis.errors import CLIENT_ERRORS, is_cut, translate
+from flujo_lens.state.backends.redis.errors import CLIENT_ERRORS, code_of, is_cut, translate
 from flujo_lens.state.backends.redis.index import statuses_stored
 from flujo_lens.state.backends.redis.keys import Keys
 from flujo_lens.state.backends.redis.plain import PlainTransaction
@@ -231,6 +231,18 @@ class RedisStore:
         lines = text.decode("utf-8", "replace").splitlines()
         return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
 
+    async def is_made(self) -> bool:
+        """Whether there is an index."""
+        return bool((await self.ask([("EXISTS", self.keys.made)]))[0])
+
+    def indexing(self) -> RedisStore:
+        """This store, to be written, also where its states are read as they are."""
+        if not self.address.is_plain:
+            return self
+        made = RedisStore(self.address._replace(is_plain=False), self.timeout, self._size, self._indexed)
+        made.connections = self.connections
+        return made
+
     def clone(self) -> RedisStore:
         """Another on the same keys, with connections of its own."""
         return RedisStore(self.address, self.timeout, self._size, self._indexed)
@@ -315,6 +327,9 @@ class _Write:
                 return
             message = f"others write the same runs of {store.address.shown} all the time; nothing was changed"
             raise BusyError(message, hint="try again, or with a larger --timeout") from error
+        if code_of(error) == "OOM" and self._token[1]:
+            self._token = self._token[0], b"", self._token[2]  # what only removes is done without memory, too
+            return
         if is_cut(error):
             store.connections.forget()
             if (self._is_lost and not is_over) or (attempt == 1 and not isinstance(error, OSError)):

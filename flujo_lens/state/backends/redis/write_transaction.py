@@ -46,8 +46,8 @@ class WriteTransaction(ReadTransaction):
 
     Args:
         keys, link, shown: As of `ReadTransaction`.
-        token: Key and number by which it is known that this transaction was committed, and whether a store that is not
-            there is made.
+        token: Key and number by which it is known that this transaction was committed (none: it is not), and whether a
+            store that is not there is made.
         ttl: Seconds that a finished run is kept; None for ever.
         types: Types that keys must have, unless that is known.
     """
@@ -242,7 +242,8 @@ class WriteTransaction(ReadTransaction):
             commands.append(("SET", self.keys.made, 1))
         if not commands:
             return
-        commands.append(("SET", self._token[0], self._token[1], "PX", 3_600_000))
+        if self._token[1]:
+            commands.append(("SET", self._token[0], self._token[1], "PX", 3_600_000))
         self.is_sent, self.is_watching = True, False
         *_, done = checked(await self.link.exchange([("MULTI",), *commands, ("EXEC",)]))
         if done is None:
