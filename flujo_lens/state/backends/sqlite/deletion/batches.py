@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.core.selection import Member
-from flujo_lens.state.backends.sqlite.deletion.delete_sql import HEADS
 from flujo_lens.state.backends.sqlite.deletion.plan import Key
+from flujo_lens.state.backends.sqlite.deletion.queries import HEADS
 from flujo_lens.state.deletion import Skipped
 
 __all__ = ["Batch", "Family", "Going", "Seen", "count_heads", "sign", "without"]
@@ -21,7 +21,7 @@ class Family(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Families of a plan, and whether their deletion began earlier; or ids whose rows hang on no run."""
+    """Families of a plan, and whether their deletion began earlier; or ids whose rows belong to no run."""
 
     families: list[Family]
     begun: bool = False

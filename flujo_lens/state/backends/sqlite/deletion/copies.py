@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flujo_lens.state.backends.sqlite.deletion.delete_sql import HEADS, count_rows, signature
+from flujo_lens.state.backends.sqlite.deletion.delete_rows import count_rows, signature
+from flujo_lens.state.backends.sqlite.deletion.queries import HEADS
 from flujo_lens.state.backends.sqlite.deletion.run_records import large_records, parts_of, read_records, tables_of
 from flujo_lens.state.backends.sqlite.engine.lock_retry import translate_write
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text

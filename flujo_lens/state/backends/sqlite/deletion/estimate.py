@@ -1,14 +1,14 @@
-"""How many rows hang on the runs of a plan, and how much room they take: from a sample, for many runs."""
+"""How many rows belong to the runs of a plan, and how much room they take: from a sample, for many runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from flujo_lens.state.backends.sqlite.deletion import queries
+from flujo_lens.state.backends.sqlite.deletion.queries import HEADS
 from flujo_lens.state.backends.sqlite.engine.session import Session
-from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.orphans import children
-from flujo_lens.state.backends.sqlite.schema.shape import quoted
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.deletion.plan import Choice
@@ -17,15 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["ids_of", "measure"]
 
 COUNTED = 10_000
-"""What hangs on so many runs is counted, a matter of some tenths of a second; of more it is estimated."""
+"""The rows of so many runs are counted, a matter of some tenths of a second; of more they are estimated."""
 
 SAMPLED = 500
 """So many runs, which lie evenly among the others, are looked at for an estimate."""
-
-_HEADS = ("workflow_state", "runs")
-
-_ROW = 10
-"""Bytes that a row takes beside its values, with its entries in indexes: about."""
 
 
 def measure(session: Session, plan: DeletionPlan) -> tuple[dict[str, int], int, bool]:
@@ -43,18 +38,16 @@ def measure(session: Session, plan: DeletionPlan) -> tuple[dict[str, int], int, 
         if session.shape.has(table, "run_id"):
             count, taken = _measure_table(session, table, ids)
             size += taken * factor
-            if table not in _HEADS:
+            if table not in HEADS:
                 rows[table] = _count(session, table, chosen) if is_exact else _about(session, table, count * factor)
     return {table: count for table, count in rows.items() if count}, round(size), not is_exact
 
 
 def _count(session: Session, table: str, chosen: Sequence[str]) -> int:
-    """How many rows of a table hang on the runs in these rows: one list of rowids for each of `_HEADS`, as JSON."""
-    there = [(head, rowids) for head, rowids in zip(_HEADS, chosen, strict=True) if session.shape.has(head)]
-    ids = " UNION ".join(
-        f"SELECT run_id FROM {head} WHERE rowid IN (SELECT value FROM json_each(?))" for head, _ in there
-    )
-    return int(session.value(f"SELECT count(*) FROM {table} WHERE run_id IN ({ids})", [rowids for _, rowids in there]))
+    """How many rows of a table belong to the runs in these rows: one list of rowids for each of `HEADS`, as JSON."""
+    there = [(head, rowids) for head, rowids in zip(HEADS, chosen, strict=True) if session.shape.has(head)]
+    sql = queries.count_of_rows(table, [head for head, _ in there])
+    return int(session.value(sql, [rowids for _, rowids in there]))
 
 
 def _about(session: Session, table: str, estimate: float) -> int:
@@ -69,18 +62,16 @@ def ids_of(session: Session, states: Sequence[int], runs: Sequence[int]) -> list
         if session.shape.has(table):
             for at in range(0, len(rowids), SAMPLED):
                 part = list(rowids[at : at + SAMPLED])
-                sql = f"SELECT run_id FROM {table} WHERE rowid IN {queries.marks(part)} AND run_id IS NOT NULL"
-                found.update(dict.fromkeys(row[0] for row in session.rows(sql, part)))
+                rows = session.rows(queries.ids_in_rows(table, len(part)), part)
+                found.update(dict.fromkeys(row[0] for row in rows))
     return list(found)
 
 
 def _measure_table(session: Session, table: str, ids: Sequence[Any]) -> tuple[int, int]:
-    names = map(quoted, session.shape.columns[table])
-    lengths = " + ".join(f"COALESCE(length(CAST({name} AS BLOB)), 0)" for name in names)
     count = size = 0
     for at in range(0, len(ids), SAMPLED):
         part = list(ids[at : at + SAMPLED])
-        sql = f"SELECT count(*), sum({lengths} + {_ROW}) FROM {table} WHERE run_id IN {queries.marks(part)}"
+        sql = queries.size_of(table, session.shape.columns[table], len(part))
         found = session.rows(sql, part).fetchone()
         count, size = count + found[0], size + (found[1] or 0)
     return count, size

@@ -5,7 +5,7 @@ transactions: the first marks it (see `marks`), the last deletes what is left of
 the mark. Of a family of very many runs, the tasks go first, in several batches, and the run itself last.
 
 What is to be kept of a batch is kept before its transaction begins, since to write it to the disk takes long and
-nobody else can write meanwhile; the transaction leaves alone what has changed since.
+no other process can write at that time; the transaction leaves alone what has changed since.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import NotSupportedError, StoreNotFoundError
 from flujo_lens.state.backends.core.selection import Chooser, Families, Member, skipped_why
+from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.deletion.batches import Batch, Family, Going, Seen, count_heads, sign, without
 from flujo_lens.state.backends.sqlite.deletion.copies import Copying
-from flujo_lens.state.backends.sqlite.deletion.delete_sql import cancel, count_rows, delete_all, delete_some
+from flujo_lens.state.backends.sqlite.deletion.delete_rows import cancel, count_rows, delete_all, delete_some
 from flujo_lens.state.backends.sqlite.deletion.estimate import ids_of
 from flujo_lens.state.backends.sqlite.deletion.pacing import HOLD, LONGEST, Pacing
 from flujo_lens.state.backends.sqlite.deletion.plan import Choice, Key, RunReader
 from flujo_lens.state.backends.sqlite.deletion.run_records import readable_texts
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
-from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.deletion_marks import mark, sign_of, unmark
-from flujo_lens.state.backends.sqlite.reads.orphans import knows
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
 from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, Record, Skipped
 
@@ -49,7 +48,7 @@ smaller number where a transaction is to be short.
 """
 
 _FIRST = 4
-"""The first batch is so much smaller than the largest: nobody knows yet whether others write, or how fast a disk is."""
+"""The first batch is so much smaller than the largest: it is not known yet whether others write, and how fast."""
 
 _TOO_MANY = 20_000
 _MANY_RUNS = 200
@@ -301,8 +300,8 @@ class Deletion:
             if key in seen.by_key
         }
         ids = list(family_of)
-        sql = f"SELECT parent_run_id, run_id FROM workflow_state WHERE parent_run_id IN {queries.marks(ids)}"
-        pairs = [(as_text(parent), as_text(task)) for parent, task in session.rows(sql, ids)]
+        found = session.rows(queries.tasks_of_runs(len(ids)), ids)
+        pairs = [(as_text(parent), as_text(task)) for parent, task in found]
         return {parent for parent, task in pairs if family_of.get(task) != family_of.get(parent)}
 
     # --- what fits into a batch
@@ -325,15 +324,15 @@ class Deletion:
         return not self._plan.request.state_only and count_rows(session, ids, most) > most
 
     def _delete_some(self, session: Session, members: Sequence[Member], ids: Sequence[Any]) -> dict[str, int]:
-        """Delete a part of what hangs on a family, and mark it."""
+        """Delete a part of the rows of a family, and mark it."""
         for member in members:
             mark(session.connection, member.run_id, self._plan.request.now, sign(member))
         return delete_some(session, ids, self._some_rows)
 
-    # --- what hangs on no run
+    # --- rows without a run
 
     def _orphaned(self, session: Session) -> Deleted:
-        """Delete rows that hang on no run still, so many at a time."""
+        """Delete rows that still belong to no run, so many at a time."""
         ids = self._orphans_of(session)
         changed = set() if self._is_large else self._copying.inside(session, ids)
         ids = [run_id for run_id in ids if as_text(run_id) not in changed]
@@ -347,10 +346,7 @@ class Deletion:
     def _orphans_of(self, session: Session) -> list[Any]:
         """Ids of the batch that no run has still; as many as have no more rows than a batch should."""
         ids, self._orphans_left = list(self._batch.orphans), []
-        values = ", ".join("(?)" for _ in ids)
-        known = knows(session.shape, "j.id")
-        rows = session.rows(f"WITH j(id) AS (VALUES {values}) SELECT j.id FROM j WHERE NOT ({known})", ids)
-        alone = [row[0] for row in rows]
+        alone = [row[0] for row in session.rows(queries.ids_without_run(session.shape, len(ids)), ids)]
         while len(alone) > 1 and count_rows(session, alone, _MANY_ROWS) > _MANY_ROWS:
             half = len(alone) // 2
             self._orphans_left = alone[half:] + self._orphans_left

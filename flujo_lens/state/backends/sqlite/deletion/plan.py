@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.core.selection import Chooser, Member, last_sign
+from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
-from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.deletion_marks import read_held, unfinished_ids
 from flujo_lens.state.backends.sqlite.reads.lock_yield import LockYielder
 from flujo_lens.state.backends.sqlite.reads.orphans import Orphans, find_orphans
+from flujo_lens.state.backends.sqlite.reads.queries import start_columns
 from flujo_lens.state.backends.sqlite.reads.run_selection import count_all
 from flujo_lens.state.backends.sqlite.schema.migrations import check_tables
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
@@ -32,7 +33,6 @@ __all__ = ["Choice", "Key", "RunReader", "make_plan", "parts", "planned_ids", "z
 _AT_A_TIME = 500
 """Rows that one query reads."""
 
-_QUARTER_HOURS = 96
 _FURTHEST = 14 * 4
 _READABLE_UTC = "[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]*+00:00"
 _WS, _RUNS = "workflow_state", "runs"
@@ -51,7 +51,7 @@ def _name(run_id: str) -> int:
 
 
 class Choice:
-    """The rows of the chosen runs, by family; and the ids whose rows hang on no run."""
+    """The rows of the chosen runs, by family; and the ids whose rows belong to no run."""
 
     def __init__(self, zones: Sequence[tzinfo], zone_is_set: bool) -> None:
         self.zones, self.zone_is_set = zones, zone_is_set
@@ -79,38 +79,38 @@ def make_plan(session: Session, path: Path, asked: DeletionRequest) -> DeletionP
     """What `asked` takes now.
 
     Raises:
-        SchemaError: the runs, or what hangs on them, are in what cannot be deleted from.
+        SchemaError: the runs, or their rows, are in what cannot be deleted from.
     """
     check_tables(session.shape, path)
     choice = Choice(zones_of(session), session.zone_is_set)
     chooser = Chooser(asked, choice)
-    breaths = LockYielder(session.connection)
-    looker = RunReader(session, asked, choice, breaths=breaths)
+    lock_yielder = LockYielder(session.connection)
+    reader = RunReader(session, asked, choice, lock_yielder=lock_yielder)
     missing: tuple[str, ...] = ()
     if asked.run_ids is not None:
-        missing = _take_named(looker, chooser, asked.run_ids)
+        missing = _take_named(reader, chooser, asked.run_ids)
     else:
         begun = unfinished_ids(session)
-        for member in looker.members(begun):
+        for member in reader.members(begun):
             chooser.take([member])
         choice.unfinished = len(choice.sizes)
         if _names_runs(asked):
-            for family in looker.families(frozenset(as_text(run_id) for run_id in begun)):
+            for family in reader.families(frozenset(as_text(run_id) for run_id in begun)):
                 chooser.offer(family)
     plan = chooser.plan(choice, count_all(session))
-    orphans = find_orphans(session, asked.orphans_before, breaths) if asked.orphans_before else Orphans({})
+    orphans = find_orphans(session, asked.orphans_before, lock_yielder) if asked.orphans_before else Orphans({})
     choice.orphans = list({run_id: None for ids in orphans.old.values() for run_id in ids})
-    held = {run_id: who for run_id, who in looker.held.items() if run_id in (asked.run_ids or ())}
+    held = {run_id: who for run_id, who in reader.held.items() if run_id in (asked.run_ids or ())}
     return _completed(session, plan, missing, held, orphans)
 
 
 def _names_runs(asked: DeletionRequest) -> bool:
-    """Whether runs are asked for, and not only what hangs on none."""
+    """Whether runs are asked for, and not only rows without one."""
     return asked.cutoff is not None or asked.keep_last is not None
 
 
-def _take_named(looker: RunReader, chooser: Chooser, run_ids: Sequence[str]) -> tuple[str, ...]:
-    found = {member.run_id: member for member in looker.members(run_ids)}
+def _take_named(reader: RunReader, chooser: Chooser, run_ids: Sequence[str]) -> tuple[str, ...]:
+    found = {member.run_id: member for member in reader.members(run_ids)}
     for run_id in dict.fromkeys(run_ids):
         if run_id in found:
             chooser.take([found[run_id]])
@@ -123,11 +123,11 @@ def _completed(
     from flujo_lens.state.backends.sqlite.deletion.estimate import measure
 
     counts = {table: sum(ids.values()) for table, ids in orphans.old.items()}
-    told = replace(
+    completed = replace(
         plan, missing=missing, held=held, orphans=counts, young_orphans=orphans.young,
         unfinished=plan.choice.unfinished,
     )  # fmt: skip
-    return told.with_counts(*measure(session, plan))
+    return completed.with_counts(*measure(session, plan))
 
 
 def parts(plan: DeletionPlan, size: int = 500) -> Iterator[Sequence[Key]]:
@@ -148,20 +148,15 @@ def planned_ids(session: Session, part: Sequence[Key]) -> list[str]:
 
 
 def zones_of(session: Session) -> list[tzinfo]:
-    """The zones that a naive time of a state can be of: what a person set, else all that the store gives away.
+    """The zones that a naive time of a state can be of: what is configured, else all that the store gives away.
 
     A run that was resumed, and saved since its row of ``runs`` was ended, gives none away.
     """
     if session.zone_is_set or session.zone is UTC or not session.shape.has(_RUNS, "end_time"):
         return [session.zone]
-    apart = "(julianday(substr(s.updated_at, 1, 19)) - julianday(substr(r.end_time, 1, 19)))"
-    found = session.rows(
-        f"SELECT DISTINCT CAST(round({apart} * {_QUARTER_HOURS}) AS INTEGER) FROM {_WS} s "
-        f"JOIN {_RUNS} r ON r.run_id = s.run_id WHERE r.end_time <> '' AND s.updated_at NOT GLOB '*[Z+]*' "
-        f"AND substr(s.updated_at, 11) NOT LIKE '%-%' AND s.status <> 'running'"
-    )
+    found = session.rows(queries.zones_apart())
     quarters = {row[0] for row in found if row[0] is not None and abs(row[0]) <= _FURTHEST}
-    return [session.zone, *(timezone(timedelta(minutes=15 * quarter)) for quarter in sorted(quarters))]
+    return [session.zone, *(timezone(queries.QUARTER_HOUR * quarter) for quarter in sorted(quarters))]
 
 
 class RunReader:
@@ -172,7 +167,7 @@ class RunReader:
         asked: The request.
         choice: How its naive times are read.
         run_ids: The only runs that will be asked for; None if that is not known.
-        breaths: Lets others write between two queries; None inside a transaction that has to be one.
+        lock_yielder: Lets others write between two queries; None inside a transaction that has to be one.
     """
 
     def __init__(
@@ -181,23 +176,21 @@ class RunReader:
         asked: DeletionRequest,
         choice: Choice,
         run_ids: Sequence[Any] | None = None,
-        breaths: LockYielder | None = None,
+        lock_yielder: LockYielder | None = None,
     ) -> None:
         self._session, self._asked, self._zones = session, asked, choice.zones
         self._wanted = asked.wanted._replace(statuses=frozenset(), top_level=False)
         self._filters = self._wanted != type(self._wanted)()
         self._details = self._filters and needs_details(self._wanted)
-        self._has_parents = session.shape.has(_WS, "parent_run_id")
-        self._breathe = breaths.take if breaths is not None else lambda: None
+        self._yield_lock = lock_yielder.take if lock_yielder is not None else lambda: None
         self.held = read_held(session, asked.now, run_ids)
 
     def members(self, run_ids: Sequence[Any]) -> Iterator[Member]:
         """Those of the runs with these ids (texts, or bytes where a store has such) that are there."""
         for at in range(0, len(run_ids), _AT_A_TIME):
             part = list(run_ids[at : at + _AT_A_TIME])
-            ids = " UNION ".join("SELECT ?" for _ in part)
-            yield from self._read(queries.by_ids(self._session.shape, ids, details=self._details), part)
-            self._breathe()
+            yield from self._read(" UNION ".join("SELECT ?" for _ in part), part)
+            self._yield_lock()
 
     def families(self, apart: frozenset[str]) -> Iterator[list[Member]]:
         """All families but those of the runs `apart`, and those that are young for certain, where they do not count."""
@@ -207,18 +200,18 @@ class RunReader:
 
     def _heads(self) -> Iterator[tuple[Member, bool]]:
         shape = self._session.shape
-        starts = queries.start_columns(shape)
+        starts = start_columns(shape)
         for table, column, sql in (
-            (_WS, "created_at", self._states),
-            (_RUNS, starts[-1] if starts else None, self._runs_alone),
+            (_WS, "created_at", queries.states_in_rows),
+            (_RUNS, starts[-1] if starts else None, queries.runs_alone_in_rows),
         ):
             rowids = self._rowids(table, column) if shape.has(table) else array("q")
             for at in range(0, len(rowids), _AT_A_TIME):
                 these = f"[{','.join(map(str, rowids[at : at + _AT_A_TIME]))}]"
-                for row in self._session.rows(sql(), (these,)):
+                for row in self._session.rows(sql(shape, details=self._details), (these,)):
                     if not row[3] and self._can_be_named(table, row[4]):
                         yield self._member(row[0] or 0, row[1] or 0, RawRun(*row[4:])), bool(row[2])
-                self._breathe()
+                self._yield_lock()
 
     def _rowids(self, table: str, column: str | None) -> array[int]:
         """The rows that are not young for certain."""
@@ -233,22 +226,6 @@ class RunReader:
             return True
         return self._session.value(f"SELECT 1 FROM {table} WHERE run_id = ?", (run_id,)) is not None
 
-    def _states(self) -> str:
-        shape = self._session.shape
-        columns = queries.run_columns(shape, "s.run_id", state=True, run=True, details=self._details)
-        run, rowid = (f"LEFT JOIN {_RUNS} r ON r.run_id = s.run_id", "r.rowid") if shape.has(_RUNS) else ("", "NULL")
-        source = f"json_each(?) b CROSS JOIN {_WS} s ON s.rowid = b.value"
-        marks = f"{self._has_tasks('s.run_id')}, {self._follows()}"
-        return f"SELECT s.rowid, {rowid}, {marks}, {columns} FROM {source} {run} WHERE s.run_id IS NOT NULL"
-
-    def _runs_alone(self) -> str:
-        shape = self._session.shape
-        columns = queries.run_columns(shape, "r.run_id", state=False, run=True, details=self._details)
-        alone = f"NOT EXISTS (SELECT 1 FROM {_WS} x WHERE x.run_id = r.run_id)" if shape.has(_WS) else "1"
-        source = f"json_each(?) b CROSS JOIN {_RUNS} r ON r.rowid = b.value"
-        marks = f"{self._has_tasks('r.run_id')}, 0"
-        return f"SELECT NULL, r.rowid, {marks}, {columns} FROM {source} WHERE r.run_id IS NOT NULL AND {alone}"
-
     def _not_young(self, table: str, column: str | None) -> tuple[str, list[str]]:
         """SQL that passes over rows whose time, in a form that can be compared as text, is young."""
         asked = self._asked
@@ -259,37 +236,20 @@ class RunReader:
         text = f"COALESCE({column}, '')"
         return f"NOT ({text} >= ? AND {text} < ? AND {text} GLOB '{_READABLE_UTC}')", [young, present]
 
-    def _has_tasks(self, run_id: str) -> str:
-        if not self._has_parents:
-            return "0"
-        return f"EXISTS (SELECT 1 FROM {_WS} c WHERE c.parent_run_id = {run_id} AND c.run_id <> {run_id})"
-
-    def _follows(self) -> str:
-        """Whether a state is that of the task of a run that there is."""
-        if not self._has_parents:
-            return "0"
-        tables = [table for table in (_WS, _RUNS) if self._session.shape.has(table)]
-        there = " OR ".join(f"EXISTS (SELECT 1 FROM {table} p WHERE p.run_id = s.parent_run_id)" for table in tables)
-        return f"s.parent_run_id IS NOT NULL AND s.parent_run_id <> s.run_id AND ({there})"
-
     def _tasks(self, head: Member) -> list[Member]:
-        """All that hang on a run, whatever their depth."""
+        """All tasks of a run, and theirs, whatever their depth."""
         seen, found, above = {head.run_id}, [], [head.run_id]
         while above:
             part, above = above[:_AT_A_TIME], above[_AT_A_TIME:]
-            ids = f"SELECT run_id FROM {_WS} WHERE parent_run_id IN {queries.marks(part)}"
-            sql = queries.by_ids(self._session.shape, ids, details=self._details)
-            below = [member for member in self._read(sql, part) if member.run_id not in seen]
+            below = [m for m in self._read(queries.ids_of_tasks(len(part)), part) if m.run_id not in seen]
             seen.update(member.run_id for member in below)
             above += [member.run_id for member in below]
             found += below
         return found
 
-    def _read(self, sql: str, values: Sequence[Any]) -> Iterator[Member]:
-        has_state, has_run = self._session.shape.has(_WS), self._session.shape.has(_RUNS)
-        rowids = f"SELECT {'s.rowid' if has_state else 'NULL'}, {'r.rowid' if has_run else 'NULL'}, "
-        before, _, after = sql.rpartition(" SELECT j.id,")
-        for row in self._session.rows(f"{before} {rowids}j.id,{after}", values):
+    def _read(self, ids: str, values: Sequence[Any]) -> Iterator[Member]:
+        sql = queries.runs_with_rowids(self._session.shape, ids, details=self._details)
+        for row in self._session.rows(sql, values):
             if row[0] is not None or row[1] is not None:
                 yield self._member(row[0] or 0, row[1] or 0, RawRun(*row[2:]))
 

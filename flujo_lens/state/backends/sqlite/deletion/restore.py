@@ -5,18 +5,19 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.errors import OperationFailedError, SchemaError
+from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.deletion.pacing import HOLD
-from flujo_lens.state.backends.sqlite.deletion.run_records import ROWID, decoded
+from flujo_lens.state.backends.sqlite.deletion.queries import HEADS, ROWID
+from flujo_lens.state.backends.sqlite.deletion.run_records import decoded
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.migrations import moved, nothing
-from flujo_lens.state.backends.sqlite.schema.shape import Shape, quoted, read_shape
+from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
 from flujo_lens.state.backends.sqlite.writes.run_changes import restore_cancelled
 from flujo_lens.state.deletion import Record, Restored
 
@@ -205,26 +206,21 @@ def _tables(record: Record) -> Mapping[str, Any]:
 
 def _exists(db: sqlite3.Connection, shape: Shape, run_id: Any, first: Mapping[str, Any]) -> bool:
     """Whether the run is there: for rows that belonged to none, whether any of their tables has the id."""
-    heads = [table for table in ("workflow_state", "runs") if shape.has(table)]
+    heads = [table for table in HEADS if shape.has(table)]
     looked = heads if any(table in first for table in heads) else [*heads, *children(shape)]
-    sql = " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE run_id = ?" for table in looked)
-    return bool(looked) and db.execute(f"{sql} LIMIT 1", (run_id,) * len(looked)).fetchone() is not None
+    return bool(looked) and db.execute(queries.in_any(looked), (run_id,) * len(looked)).fetchone() is not None
 
 
 def _restore_state(into: _Into, run_id: Any, tables: Mapping[str, Any]) -> bool:
     """Put a state back next to its history, which gets the status that it had."""
-    if (
-        "workflow_state" not in tables
-        or into.db.execute("SELECT 1 FROM workflow_state WHERE run_id = ?", (run_id,)).fetchone()
-    ):
+    if "workflow_state" not in tables or into.db.execute(queries.in_any(["workflow_state"]), (run_id,)).fetchone():
         return False
     _insert(into, "workflow_state", tables["workflow_state"])
     if "runs" in tables and tables["runs"]["rows"]:
         had = dict(zip(tables["runs"]["columns"], tables["runs"]["rows"][0], strict=True))
         names = [name for name in ("status", "error_message") if name in had and into.shape.has("runs", name)]
-        sets = ", ".join(f"{name} = ?" for name in names)
         values = [*(decoded(had[name])[0] for name in names), run_id]
-        into.db.execute(f"UPDATE runs SET {sets} WHERE run_id = ? AND status = 'cancelled'", values)
+        into.db.execute(queries.unmark_cancelled(names), values)
     return True
 
 
@@ -250,18 +246,12 @@ def _inserted_as_it_is(db: sqlite3.Connection, table: str, names: tuple[str, ...
     if dict in map(type, row) or len(row) != len(names):
         return False
     try:
-        db.execute(_statement(table, names), row)
+        db.execute(queries.insert(table, names), row)
     except sqlite3.IntegrityError:
         return False
     except _UNBINDABLE as error:
         raise ValueError("a value that no column takes") from error
     return True
-
-
-@lru_cache(maxsize=64)
-def _statement(table: str, names: tuple[str, ...]) -> str:
-    columns = ", ".join(map(quoted, names))
-    return f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(names))})"
 
 
 def _placed(table: str, columns: _Columns, given: dict[str, _Value]) -> dict[str, _Value]:
@@ -297,10 +287,9 @@ def _insert_row(db: sqlite3.Connection, table: str, given: Mapping[str, _Value],
 
 
 def _execute(db: sqlite3.Connection, table: str, given: Mapping[str, _Value]) -> None:
-    names = ", ".join(map(quoted, given))
-    marks = ", ".join("CAST(? AS TEXT)" if is_text else "?" for _, is_text in given.values())
+    sql = queries.insert(table, tuple(given), tuple(is_text for _, is_text in given.values()))
     try:
-        db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", [value for value, _ in given.values()])
+        db.execute(sql, [value for value, _ in given.values()])
     except _UNBINDABLE as error:
         raise ValueError("a value that no column takes") from error
 

@@ -16,18 +16,16 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from typing import Any
 
+from flujo_lens.state.backends.sqlite.deletion import queries
+from flujo_lens.state.backends.sqlite.deletion.queries import ROWID
 from flujo_lens.state.backends.sqlite.engine.lock_retry import patiently
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
-from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.orphans import children
+from flujo_lens.state.backends.sqlite.reads.queries import marks
 from flujo_lens.state.backends.sqlite.schema import lens_tables
-from flujo_lens.state.backends.sqlite.schema.shape import quoted
 from flujo_lens.state.deletion import Record
 
 __all__ = ["decoded", "encoded", "large_records", "parts_of", "read_records", "readable_texts", "tables_of"]
-
-ROWID = "rowid"
-"""The name of the first column in a record, for what most tables have without saying so."""
 
 
 _ROWS, _ROWS_AT_ONCE = 1_000, 5_000
@@ -89,7 +87,7 @@ def readable_texts(db: sqlite3.Connection) -> AbstractContextManager[None]:
 
 
 def tables_of(session: Session) -> list[str]:
-    """The tables of which a run's rows are kept: what hangs on it first, the run and its state last."""
+    """The tables of which a run's rows are kept: its rows first, the run and its state last."""
     tables = [*children(session.shape), *(t for t in ("runs", "workflow_state") if session.shape.has(t))]
     bound = [lens_tables.RUN_MANIFESTS] if lens_tables.is_there(session.connection, lens_tables.RUN_MANIFESTS) else []
     return [*bound, *tables]
@@ -192,7 +190,7 @@ def _some(session: Session, sql: str, values: Sequence[Any]) -> tuple[list[str],
 
 
 def _rows(session: Session, table: str, run_ids: Sequence[Any]) -> Iterator[tuple[list[str], Any, Sequence[Any]]]:
-    cursor = session.rows(_select(session, table, f"run_id IN {queries.marks(run_ids)}"), run_ids)
+    cursor = session.rows(_select(session, table, f"run_id IN {marks(run_ids)}"), run_ids)
     columns = [column[0].lower() for column in cursor.description]
     at = columns.index("run_id")
     for row in cursor:
@@ -200,11 +198,6 @@ def _rows(session: Session, table: str, run_ids: Sequence[Any]) -> Iterator[tupl
 
 
 def _select(session: Session, table: str, where: str, limit: str = "") -> str:
-    first, order = (f"{ROWID} AS {ROWID}, ", f" ORDER BY {ROWID}") if table != lens_tables.RUN_MANIFESTS else ("", "")
-    return f"SELECT {first}{_stored_columns(session, table)} FROM {table} WHERE {where}{order}{limit}"
-
-
-def _stored_columns(session: Session, table: str) -> str:
-    """All columns but those that SQLite computes, which nobody may insert."""
-    names = [row[1] for row in session.rows(f"PRAGMA table_info({table})")]
-    return ", ".join(map(quoted, names))
+    # All columns but those that SQLite computes, which cannot be inserted.
+    columns = [row[1] for row in session.rows(f"PRAGMA table_info({table})")]
+    return queries.rows_of(table, columns, where, limit, has_rowid=table != lens_tables.RUN_MANIFESTS)
