@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from servers import PostgresServer, RedisServer, postgres_server, redis_program, redis_server, valkey_program
+from servers import (
+    PostgresServer,
+    RedisCluster,
+    RedisServer,
+    postgres_server,
+    redis_cluster,
+    redis_program,
+    redis_server,
+    valkey_program,
+)
 from support import NEW, OLD, Lens
 
 # The same examples in every run: a red run is red for what was changed. The long rounds look for new ones.
@@ -89,3 +98,10 @@ def redis6() -> Iterator[RedisServer]:
     """The oldest Redis that is tested."""
     with redis_server(redis_program()) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RedisCluster]:
+    """Three primaries; a store is in one slot of one of them."""
+    with redis_cluster(valkey_program()) as servers:
+        yield servers

@@ -19,9 +19,11 @@ from typing import Any
 
 __all__ = [
     "PostgresServer",
+    "RedisCluster",
     "RedisServer",
     "free_ports",
     "postgres_server",
+    "redis_cluster",
     "redis_program",
     "redis_server",
     "valkey_program",
@@ -321,3 +323,60 @@ def free_ports(count: int) -> list[int]:
         if port not in found:
             found.append(port)
     return found
+
+
+class RedisCluster:
+    """Three primaries on the loopback, which know each other from the start."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        ports, self.servers = free_ports(3), list[RedisServer]()
+        slots = ((0, 5460), (5461, 10922), (10923, 16383))
+        names = [f"{number}" * 40 for number in (1, 2, 3)]
+        for number, port in enumerate(ports):
+            place = folder / str(number)
+            place.mkdir()
+            lines = [
+                f"{names[i]} 127.0.0.1:{ports[i]}@{ports[i] + 10_000} {'myself,' if i == number else ''}master - 0 0 "
+                f"{i + 1} connected {slots[i][0]}-{slots[i][1]}"
+                for i in range(3)
+            ]
+            (place / "nodes.conf").write_text("\n".join([*lines, "vars currentEpoch 3 lastVoteEpoch 0", ""]))
+            settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", "appendonly": "yes"}
+            self.servers.append(RedisServer(program, place, port, settings))
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until all slots are served."""
+        end = time.monotonic() + 20
+        while not all(server.call("CLUSTER INFO")["cluster_state"] == "ok" for server in self.servers):
+            assert time.monotonic() < end, "the cluster does not come up"
+            time.sleep(0.05)
+
+    @property
+    def uri(self) -> str:
+        """The URI by the first two of its nodes."""
+        return "redis-cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:2])
+
+    def owner(self, key: str) -> RedisServer:
+        """The node that has the slot of a key."""
+        slot = int(self.servers[0].call("CLUSTER KEYSLOT", key))
+        return self.servers[0 if slot < 5461 else 1 if slot < 10923 else 2]
+
+    def stop(self) -> None:
+        """End all."""
+        for server in self.servers:
+            server.stop()
+
+
+@contextmanager
+def redis_cluster(program: Path) -> Iterator[RedisCluster]:
+    """A cluster until the end of the block."""
+    folder = Path(tempfile.mkdtemp(prefix="rc-"))
+    try:
+        cluster = RedisCluster(program, folder)
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
