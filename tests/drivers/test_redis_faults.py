@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -82,7 +83,8 @@ def test_acknowledged_saves_outlive_the_server(safe: RedisServer, round_: int) -
             state, run = await backend.load_state(run_id), await backend.read_run(run_id)
             assert state is not None
             assert run is not None
-            steps = [step["step_index"] for step in await backend.list_run_steps(run_id)]
+            rows = (await backend._server.ask([("LRANGE", f"{PREFIX}:lens:step:{run_id}", 0, -1)]))[0]
+            steps = [json.loads(row)["step_index"] for row in rows]
             assert state["pipeline_context"]["n"] in (number, number + 1)
             assert steps in (list(range(number + 1)), list(range(number + 2)))
 
@@ -201,7 +203,7 @@ class Wire:
 
 async def _step(backend: RedisBackend) -> Any:
     await backend.save_step_result({"run_id": "r", "step_name": "s", "step_index": 0})
-    return [step["step_index"] for step in await backend.list_run_steps("r")]
+    return await backend._server.ask([("LLEN", f"{PREFIX}:lens:step:r")])
 
 
 async def _evaluation(backend: RedisBackend) -> Any:
@@ -230,7 +232,7 @@ async def _deletion(backend: RedisBackend) -> Any:
 
 
 CALLS: dict[str, tuple[Callable[[RedisBackend], Awaitable[Any]], Any]] = {
-    "step": (_step, [0]),
+    "step": (_step, [1]),
     "evaluation": (_evaluation, [0.5]),
     "span": (_span, ["a"]),
     "claim": (_claim, True),
