@@ -91,6 +91,7 @@ def test_every_screen_says_that_the_process_is_gone(dead: Lens) -> None:
     assert "2 running (1 dead)" in dead.process("stats -o table").out
     assert "1 silent (lens list --status running)" in dead.process("failed").err
     assert "process is gone" in dead.process("trace order-dead -o table").out
+    assert "said to be running" not in dead.process("delete order-dead --dry-run").out
     checked = {row["check"]: row for row in dead.process("doctor -o json").json}
     assert (checked["silent runs"]["ok"], checked["silent runs"]["count"]) == (False, 1)
 

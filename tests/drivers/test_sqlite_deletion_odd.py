@@ -105,6 +105,17 @@ def test_a_trigger_that_keeps_a_row_stops_the_batch(tmp_path: Path) -> None:
     assert rows(path) == before
 
 
+def test_an_index_that_needs_its_application_is_named(tmp_path: Path) -> None:
+    path = copy(NEW, tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.create_collation("mine", lambda one, other: (one > other) - (one < other))
+        connection.execute("CREATE INDEX by_name ON runs (pipeline_name COLLATE mine)")
+    before = rows(path)
+    with pytest.raises(OperationFailedError, match="that its application defines: no such collation sequence: mine"):
+        delete(path, planned(path, run_ids=("fail-001",)))
+    assert rows(path) == before
+
+
 def test_a_run_with_two_rows_goes_when_both_are_old(tmp_path: Path) -> None:
     path = empty(tmp_path)
     columns = "run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at, updated_at"

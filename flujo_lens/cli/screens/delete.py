@@ -66,7 +66,7 @@ def run_delete(app: App, asked: Deleting) -> int:
     async def look(backend: StateBackend) -> tuple[DeletionPlan, list[RunSummary], int, list[str]]:
         plan = await _plan(app, backend, asked, words, now)
         ids = [run_id for run_id in dict.fromkeys(plan.request.run_ids or ()) if run_id not in plan.missing]
-        shown = list(await backend.read_summaries(ids[:MOST_SHOWN]))
+        shown = await app.with_signs(backend, await backend.read_summaries(ids[:MOST_SHOWN]))
         states = await _state_lines(backend, shown) if asked.state_only else []
         return plan, shown, await _tasks_left(backend, ids), states
 
@@ -154,7 +154,7 @@ def _one(shown: Sequence[RunSummary], asked: Deleting) -> str:
 
 def _alive_line(shown: Sequence[RunSummary], now: datetime, silent_after: timedelta) -> list[str]:
     """What tells that an application may be at work on the runs: not all of them take a claim."""
-    running = [run for run in shown if run.status == "running"]
+    running = [run for run in shown if run.status == "running" and not run.stale]
     signs = [run.updated_at or now for run in running]
     if not signs or max(signs) < now - silent_after:
         return []

@@ -50,6 +50,7 @@ T = TypeVar("T")
 Stamp = tuple[int, ...]
 Identity = tuple[int, int]
 WHO_MAY_WRITE = "the file, and the folder it is in, must be writable: write as the user that owns them"
+_APPLICATION_DEFINED = ("no such collation sequence", "no such module", "no such function", "unknown function")
 _MAY_I_READ = "read as a user who may read the file and its folder; `lens doctor` if it is there and readable"
 _MAGIC = b"SQLite format 3\x00"
 _WRITE_VERSION = 18
@@ -181,6 +182,10 @@ def translate(error: Exception, path: Path) -> LensError:
         return OperationFailedError(f"{path} does not take it: {error}", path=where)
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR", "SQLITE_AUTH", "SQLITE_FULL")):
         return UnreachableStoreError(f"cannot read {path}: {error}", hint=_MAY_I_READ, path=where)
+    if any(words in str(error) for words in _APPLICATION_DEFINED):
+        message = f"{path} has an index, a trigger or a column that its application defines: {error}"
+        hint = f"the `sqlite3 {path} .schema` command shows it; change this store through its application"
+        return OperationFailedError(message, hint=hint, path=where)
     return InternalError(f"SQLite says of {path}: {error}", path=where)
 
 
