@@ -95,6 +95,9 @@ def quick_encoder_for(registry: Registry, kind: type) -> Encoder:
     What only such code can write is a `Custom`, for later.
     """
     table = registry.quick_encoders
+    found: Encoder | None = table.get(kind)
+    if found is not None:
+        return found
     encoder = encoder_for(registry, kind)
     if getattr(encoder, "runs_code", False):
         encoder = Custom(encoder, kind)

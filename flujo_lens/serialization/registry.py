@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from enum import Enum
 from typing import Any, TypeVar
 from uuid import UUID
@@ -42,6 +43,7 @@ class Registry:
     needs no lock.
 
     Attributes:
+        has_plain_instants: Whether no serializer stands for `datetime`.
         encoders: What is known of how to write each type that was met; kept by `flujo_lens.serialization.encoders`.
         quick_encoders: The same for use while orjson is at work.
         annotations: Which annotations name a class with a deserializer; kept by `flujo_lens.serialization.registered`.
@@ -62,6 +64,7 @@ class Registry:
     def _forget(self) -> None:
         self.encoders: dict[type, Any] = {}
         self.quick_encoders: dict[type, Any] = {}
+        self.has_plain_instants = self.serializer_of(datetime) is None
         self.overrides_natives = any(_is_native(kind) for kind in self._serializers)
 
     def copy(self) -> Registry:

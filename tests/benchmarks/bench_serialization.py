@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from flujo_lens.serialization import safe_dumps, safe_loads, safe_serialize
+from flujo_lens.serialization import register_custom_serializer, safe_dumps, safe_loads, safe_serialize
 from flujo_lens.serialization.codec import StateCodec
 
 Call = Callable[[], Any]
@@ -48,6 +48,39 @@ class Context(BaseModel):
     orders: list[Order]
 
 
+class Money:
+    """A type of the application, which a text is registered for."""
+
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+
+class Point:
+    """Another one, which an object is registered for."""
+
+    def __init__(self, x: int, y: float) -> None:
+        self.x, self.y = x, y
+
+
+SERIALIZERS: dict[type, Call] = {
+    Money: lambda money: f"{money.amount} EUR",
+    Point: lambda point: {"x": point.x, "y": point.y},
+}
+
+
+def registered(nothing: Any, every: int) -> dict[str, Any]:
+    """Plain data with values of registered types in every so many of its items; `nothing` where nulls may be."""
+    items = [{"sku": f"sku-{n}", "n": n, "note": nothing, "text": "x" * 24} for n in range(300)]
+    for n, item in enumerate(items[::every]):
+        item |= {"price": Money(n), "place": Point(n, 1.5)}
+    return {"current_step": "price", "items": items}
+
+
+def as_registered(value: Any) -> Any:
+    """The hook that does the same."""
+    return SERIALIZERS[type(value)](value)
+
+
 def models() -> Context:
     """Nested models."""
     lines = [Line(sku=f"sku-{n}", quantity=n, price=n * 1.25) for n in range(12)]
@@ -76,12 +109,18 @@ def cases() -> list[tuple[str, Call, Call, float]]:
     """What, ours, the bare one, the limit of the ratio."""
     context, full, nulls = models(), plain(""), plain(None)
     text = orjson.dumps(full).decode()
+    for kind, serializer in SERIALIZERS.items():
+        register_custom_serializer(kind, serializer)
+    many, few, mixed = registered("", 1), registered("", 100), registered(None, 1)
     value = StateCodec().value
     return [
         ("safe_dumps, models: model_dump", lambda: safe_dumps(context), lambda: orjson.dumps(context, as_dump), 1.6),
         ("safe_dumps, models: vars", lambda: safe_dumps(context), lambda: orjson.dumps(context, as_dict), 1.6),
         ("safe_dumps, plain", lambda: safe_dumps(full), lambda: orjson.dumps(full), 2.0),
         ("safe_dumps, plain with nulls", lambda: safe_dumps(nulls), lambda: orjson.dumps(nulls), 6.0),
+        ("safe_dumps, registered, many", lambda: safe_dumps(many), lambda: orjson.dumps(many, as_registered), 2.5),
+        ("safe_dumps, registered, few", lambda: safe_dumps(few), lambda: orjson.dumps(few, as_registered), 2.5),
+        ("safe_dumps, registered, nulls", lambda: safe_dumps(mixed), lambda: orjson.dumps(mixed, as_registered), 3.0),
         ("safe_serialize, models", lambda: safe_serialize(context), lambda: orjson.dumps(context, as_dict), 8.0),
         ("safe_serialize, plain", lambda: safe_serialize(full), lambda: orjson.dumps(full), 18.0),
         ("safe_loads, plain", lambda: safe_loads(text), lambda: orjson.loads(text), 1.5),
