@@ -481,6 +481,46 @@ def test_a_worker_takes_off_what_waits_and_goes_on() -> None:
     asyncio.run(work())
 
 
+def test_a_loop_that_is_closed_in_the_middle_of_a_call_leaves_the_next_one_working(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """And nothing is printed by the thread, whose result nobody takes."""
+    worker, begun, go_on, done = ConnectionThread(lambda: None), threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        done.append(go_on.wait(30))
+
+    loop = asyncio.new_event_loop()
+    call = worker.run(work)
+    task = loop.create_task(call)
+    loop.run_until_complete(asyncio.wait([task], timeout=0.01))
+    assert begun.wait(30)
+    loop.close()
+    go_on.set()
+    assert asyncio.run(worker.run(lambda: len(done))) == 1
+    asyncio.run(worker.close(lambda: None))
+    assert capfd.readouterr().err == ""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    call.close()
+
+
+def test_a_caller_that_is_cancelled_twice_is_gone_at_once_and_the_thread_goes_on() -> None:
+    async def work() -> None:
+        worker, go_on = ConnectionThread(lambda: None), threading.Event()
+        task = asyncio.ensure_future(worker.run(lambda: go_on.wait(30)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        assert not (await asyncio.wait([task], timeout=0.05))[0], "it waits for the end of the function"
+        task.cancel()
+        assert (await asyncio.wait([task], timeout=10))[0]
+        go_on.set()
+        assert await worker.run(lambda: 7) == 7
+        await worker.close(lambda: None)
+
+    asyncio.run(work())
+
+
 def test_an_error_of_the_work_is_the_callers() -> None:
     async def work() -> None:
         worker = ConnectionThread(lambda: None)

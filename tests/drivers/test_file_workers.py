@@ -118,9 +118,10 @@ def test_who_is_cancelled_waits_for_the_end(times: int) -> None:
 def test_a_loop_that_has_gone() -> None:
     workers, go_on = Workers(), threading.Event()
 
-    loop = asyncio.new_event_loop()
-    workers._submit(worker_pool._Job(lambda _: go_on.wait(10), loop))
-    loop.close()
+    async def begin() -> None:
+        workers._submit(worker_pool._Job(lambda _: go_on.wait(10)))
+
+    asyncio.run(begin())
     go_on.set()
 
     async def again() -> int:

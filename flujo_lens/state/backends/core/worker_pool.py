@@ -1,9 +1,7 @@
 """Threads that do the blocking work of a backend, for event loops that must not wait for a disk.
 
-The event loop's own pool would do, but it hands a call over through three objects with locks of their own, which
-takes a fifth of the time of a save. Here a call is one entry in a queue and one wake-up of the loop.
-
-Calls with one key are done one after the other, in the order in which they were made; others side by side.
+Calls with one key are done one after the other, in the order in which they were made; others side by side. How a call
+gets through a thread and back is in `flujo_lens.state.backends.core.thread_call`.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
+from flujo_lens.state.backends.core.thread_call import ThreadCall
 
 __all__ = ["Workers"]
 
@@ -31,61 +30,14 @@ _IDLE = 5.0
 """Seconds after which a thread without work ends."""
 
 
-class _Job:
-    """A function, and the future of whoever waits for it."""
+class _Job(ThreadCall):
+    """A call, and what it has to come after."""
 
-    __slots__ = ("_taken", "ended", "future", "key", "loop", "stop", "work")
+    __slots__ = ("key",)
 
-    def __init__(self, work: Work[Any], loop: asyncio.AbstractEventLoop, key: Hashable | None = None) -> None:
-        self.work, self.loop, self.key = work, loop, key
-        self.stop = threading.Event()
-        self.future: asyncio.Future[Any] = loop.create_future()
-        self.ended = False
-        self._taken = threading.Lock()
-
-    def take(self) -> bool:
-        """Whether the caller is the first to ask for it: the thread that does it, or who does not want it any more."""
-        return self._taken.acquire(blocking=False)
-
-    def do(self) -> None:
-        """Do the work, and tell the loop; one that was closed meanwhile need not know."""
-        if not self.take():
-            return
-        result, error = None, None
-        try:
-            result = self.work(self.stop)
-        except BaseException as raised:  # noqa: BLE001 - it is the caller's, who gets it
-            error = raised
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._tell, result, error)
-
-    def _tell(self, result: Any, error: BaseException | None) -> None:
-        self.ended = True
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(error)
-
-    async def end(self) -> None:
-        """Have the work stopped, and wait for its end in place of the caller, who has gone.
-
-        Work that has not begun never does, and is not waited for.
-        """
-        if self.take():
-            return
-        self.stop.set()
-        if not self.ended:
-            self.future = self.loop.create_future()
-            # Who is cancelled twice asks for the outcome no more: that is no reason to complain about it.
-            self.future.add_done_callback(_look)
-            await asyncio.wait([self.future])
-
-
-def _look(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
+    def __init__(self, work: Work[Any], key: Hashable | None = None) -> None:
+        super().__init__(lambda: work(self.stop))
+        self.key = key
 
 
 class Workers:
@@ -112,17 +64,17 @@ class Workers:
         """Return ``work(stop)``, done on a thread; after all that was asked for before with the same `key`.
 
         When the caller is cancelled, work that has not begun never does. Else `stop` is set and the end of the
-        work awaited: nothing goes on behind the back of somebody who believes that it was stopped.
+        work awaited.
 
         Raises:
             OperationFailedError: there is no thread, and none can be had; nothing was done.
         """
-        job = _Job(work, asyncio.get_running_loop(), key)
+        job = _Job(work, key)
         self._submit(job)
         try:
             found: T = await job.future
         except asyncio.CancelledError:
-            await job.end()
+            await job.withdraw()
             raise
         return found
 
