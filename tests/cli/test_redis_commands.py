@@ -71,14 +71,13 @@ class Store:
         names = sorted(self.server.call("KEYS", f"{self.prefix if prefix is None else prefix}*"))
         names = [name for name in names if ":lens:tx:" not in name]
         kinds = self.server.calls([("TYPE", name) for name in names])
-        return {name: (kind, self._value(kind, name)) for name, kind in zip(names, kinds, strict=True)}
-
-    def _value(self, kind: str, name: str) -> Any:
         commands: dict[str, tuple[Any, ...]] = {
-            "string": ("GET", name), "list": ("LRANGE", name, 0, -1), "hash": ("HGETALL", name),
-            "set": ("SMEMBERS", name), "zset": ("ZRANGE", name, 0, -1, "WITHSCORES"),
+            "string": ("GET",), "list": ("LRANGE", 0, -1), "hash": ("HGETALL",), "set": ("SMEMBERS",),
+            "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
         }  # fmt: skip
-        return repr(self.server.call(*commands[kind]))
+        asked = [(commands[kind][0], name, *commands[kind][1:]) for name, kind in zip(names, kinds, strict=True)]
+        values = [sorted(value) if isinstance(value, set) else value for value in self.server.calls(asked)]
+        return {name: (kind, repr(value)) for name, kind, value in zip(names, kinds, values, strict=True)}
 
     def everything(self) -> Any:
         """All that the store tells of its runs."""
