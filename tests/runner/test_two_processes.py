@@ -159,7 +159,7 @@ def test_a_thread_that_blocks_keeps_its_run_and_who_is_replaced_saves_nothing(mo
     with pytest.raises(RunHeldError, match="r is held by pid"):
         flujo().run("x", run_id="r")
     late = claims.present
-    monkeypatch.setattr("flujo_lens.state.backends.core.backend.present", lambda: late().replace(year=2999))
+    monkeypatch.setattr(claims, "present", lambda: late().replace(year=2999))
     monkeypatch.setattr(claims, "WORKING", set())  # as another machine would see it
     claim = asyncio.run(backend.claim_run("r", Holder("another-host", "boot", 1, "2"), 3600))
     goes_on.set()
