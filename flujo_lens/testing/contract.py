@@ -21,8 +21,9 @@ For the author of a driver. Subclass `BackendContract` in a test file and say ho
         async def new_backend_with(self, serializer_default):
             return AcmeBackend(self.folder / "store", serializer_default=serializer_default)
 
-Of the hooks `new_backend` alone is needed; without `reopen` and `new_backend_with` the tests that ask for them
-are skipped. Every test has a store of its own, runs in an event loop of its own and shuts its backend down.
+Of the hooks `new_backend` alone is needed; without one of the others (`reopen`, `new_backend_with`,
+`new_sealed_backend`, `broken_backend`, `in_another_process`, `queries`) the tests that ask for it are skipped. Every
+test has a store of its own, runs in an event loop of its own and shuts its backend down.
 
 There are two halves, which can be taken alone. `WritingContract` saves, deletes and cleans up, by several at
 once too, and looks at what comes back. `ReadingContract` fills the backend through the contract's own writing
@@ -36,8 +37,9 @@ methods are missing sets ``complete = False``, and a test that meets a `NotSuppo
 ``rich_values = False`` is for one that takes JSON-ready states only, ``many_loops = False`` for one whose client
 belongs to one event loop (most network clients: without the flag such a driver may wait for ever).
 
-What dies with a process cannot be tested from within it: that a save which was acknowledged survives, and one
-which was not leaves the state before, is for the driver's own tests.
+A deletion is killed on several of its lines, in processes of their own, where `in_another_process` says how they open
+the store. That a save which was acknowledged survives the power, and one which was not leaves the state before, is for
+the driver's own tests.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from flujo_lens.testing.figure_checks import FigureChecks
 from flujo_lens.testing.history_checks import HistoryChecks
 from flujo_lens.testing.list_checks import ListChecks
 from flujo_lens.testing.progress_checks import ProgressChecks
+from flujo_lens.testing.robustness_checks import RobustnessChecks
 from flujo_lens.testing.saving_checks import SavingChecks
 from flujo_lens.testing.sharing_checks import SharingChecks
 from flujo_lens.testing.state_checks import StateChecks
@@ -79,5 +82,6 @@ class WritingContract(
     """
 
 
-class BackendContract(WritingContract, ReadingContract):
-    """Both halves: what a driver has to pass to be one of those that ``lens`` works with in full."""
+class BackendContract(WritingContract, ReadingContract, RobustnessChecks):
+    """Both halves, and what has to hold when something goes wrong: what a driver has to pass to be one of those that
+    ``lens`` works with in full."""

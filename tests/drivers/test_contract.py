@@ -14,6 +14,7 @@ from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.backends.sqlite.engine.session import Session
 from flujo_lens.testing.contract import BackendContract, ReadingContract
 
 
@@ -33,6 +34,14 @@ class Placed(BackendContract):
     async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
         return self.backend(serializer_default=serializer_default)
 
+    async def new_sealed_backend(self, envelope: Any) -> StateBackend:
+        return self.backend(envelope=envelope)
+
+    def in_another_process(self) -> str:
+        made = self.backend()
+        kind, place = type(made), made.path  # type: ignore[attr-defined]
+        return f"from {kind.__module__} import {kind.__name__}\nbackend = {kind.__name__}(Path({str(place)!r}))"
+
     def backend(self, **options: Any) -> StateBackend:
         raise NotImplementedError
 
@@ -46,13 +55,35 @@ class TestMemory(BackendContract):
 
 
 class TestSQLite(Placed):
+    @pytest.fixture(autouse=True)
+    def _count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        real = Session.rows
+
+        def rows(session: Session, *arguments: Any) -> Any:
+            self.calls += 1
+            return real(session, *arguments)
+
+        monkeypatch.setattr(Session, "rows", rows)
+
+    def queries(self) -> int:
+        return self.calls
+
     def backend(self, **options: Any) -> StateBackend:
         return SQLiteBackend(self.folder / "store.db", zone=UTC, **options)
+
+    async def broken_backend(self) -> StateBackend:
+        (self.folder / "store.db").write_bytes(b"SQLite format 3\0" + b"not a page" * 500)
+        return self.backend()
 
 
 class TestFile(Placed):
     def backend(self, **options: Any) -> StateBackend:
         return FileBackend(self.folder / "states", cache_dir=self.folder / "cache", zone=UTC, **options)
+
+    async def broken_backend(self) -> StateBackend:
+        (self.folder / "states").write_text("a file where a folder should be")
+        return self.backend()
 
 
 class ListingBackend(StateBackend):

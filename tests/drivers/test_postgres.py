@@ -69,6 +69,17 @@ class _Contract:
     async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
         return PostgresBackend(self.uri, serializer_default=serializer_default)
 
+    async def new_sealed_backend(self, envelope: Any) -> StateBackend:
+        return PostgresBackend(self.uri, envelope=envelope)
+
+    async def broken_backend(self) -> StateBackend:
+        return PostgresBackend("postgresql://nobody@127.0.0.1:1/none", timeout=2)
+
+    def in_another_process(self) -> str:
+        return (
+            f"from flujo_lens.state.backends.postgres import PostgresBackend\nbackend = PostgresBackend({self.uri!r})"
+        )
+
 
 class TestContractOn16(_Contract, BackendContract):
     """Every check of the suite."""

@@ -70,6 +70,15 @@ class _Contract:
     async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
         return RedisBackend(self.uri, serializer_default=serializer_default)
 
+    async def new_sealed_backend(self, envelope: Any) -> StateBackend:
+        return RedisBackend(self.uri, envelope=envelope)
+
+    async def broken_backend(self) -> StateBackend:
+        return RedisBackend("redis://127.0.0.1:1/0", timeout=2)
+
+    def in_another_process(self) -> str:
+        return f"from flujo_lens.state.backends.redis import RedisBackend\nbackend = RedisBackend({self.uri!r})"
+
 
 class TestContractOnValkey(_Contract, BackendContract):
     """Every check of the suite."""
@@ -77,7 +86,11 @@ class TestContractOnValkey(_Contract, BackendContract):
     @pytest.fixture(autouse=True)
     def _store(self, valkey: RedisServer) -> None:
         valkey.call("FLUSHALL")
-        self.uri = f"{valkey.uri}?prefix=lens:"
+        self.server, self.uri = valkey, f"{valkey.uri}?prefix=lens:"
+
+    def queries(self) -> int:
+        """What the server counts."""
+        return sum(int(each["calls"]) for each in self.server.call("INFO", "commandstats").values())
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="the wheel of Redis 6.2 ends with Python 3.12")

@@ -61,18 +61,29 @@ def _columns(session: Session, table: str, names: Sequence[str], run_ids: Sequen
     return session.rows(sql, (json.dumps(run_ids),)).fetchall()
 
 
+_SEALED_VALUES = ("input", "output", "error")
+_SEAL = b"\x93lens".hex().upper()
+"""What sealed bytes begin with (`flujo_lens.serialization.envelope.TAG`)."""
+
+
 def step_extras(session: Session, run_id: str, value: Opener) -> dict[tuple[int | None, str], dict[str, Any]]:
-    """Columns of steps that a `StepRecord` does not hold, by index and name (see `ReadingBackend.read_step_extras`)."""
+    """Columns of steps that a `StepRecord` does not hold, by index and name (see `ReadingBackend.read_step_extras`).
+
+    Raises:
+        SealedStateError: a value of a step is encrypted, and the key is not here; also one that a `StepRecord` holds.
+    """
     shape = session.shape
     if not shape.has("steps", "run_id", "step_name", "step_index"):
         return {}
     columns = ", ".join(shape.col("steps", "t", name) for name in ("raw_response", "start_time", "end_time"))
+    sealed = [shape.col("steps", "t", name) for name in _SEALED_VALUES]
+    columns += "".join(f", CASE WHEN hex(substr({each}, 1, 5)) = '{_SEAL}' THEN {each} END" for each in sealed)
     sql = f"SELECT step_index, step_name, {columns} FROM steps t WHERE t.run_id = ? ORDER BY t.{shape.row('steps')}"
-    return {
-        (as_int(index), as_text(name)): {
-            "raw_response": value(run_id, "raw_response", raw),
-            "start_time": start,
-            "end_time": end,
-        }
-        for index, name, raw, start, end in session.rows(sql, (run_id,))
-    }
+    found = {}
+    for index, name, raw, start, end, *values in session.rows(sql, (run_id,)):
+        for field, sealed_value in zip(_SEALED_VALUES, values, strict=True):
+            value(run_id, field, sealed_value)
+        raw_response = value(run_id, "raw_response", raw)
+        key = as_int(index), as_text(name)
+        found[key] = {"raw_response": raw_response, "start_time": start, "end_time": end}
+    return found
