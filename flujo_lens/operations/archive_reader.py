@@ -60,19 +60,21 @@ class LongRun:
         self.run_id: str = held[0]["run_id"]
         self.state_only = any(record.get("state_only") is True for record in held)
         self._reader, self._begin = reader, begin
-        self._first: list[Record] | None = held
+        self._first, self._is_used = reader.rest_of_run(held), False
 
     def __iter__(self) -> Iterator[Record]:
-        first, self._first = self._first, None
-        if first is not None:
-            yield from self._reader.rest_of_run(first)
+        if not self._is_used:
+            self._is_used = True
+            for record in self._first:  # noqa: UP028 - who stops here ends nothing of it
+                yield record
             return
         with self._reader.again() as reader:
             yield from reader.run_at(self._begin, self.run_id)
 
     def pass_over(self) -> None:
-        """Read on behind the run, if nobody has gone through it."""
-        for _ in self if self._first is not None else ():
+        """Read on behind the run, as far as nobody has gone through it."""
+        self._is_used = True
+        for _ in self._first:
             pass
 
 
