@@ -124,13 +124,13 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read, as they are read."""
     names: list[str] = []
-    real = document.load_object
+    real = document.read_bytes
 
-    def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
+    def load(folder: int, name: str, size: int) -> bytes:
         names.append(name)
-        return real(folder, name, size, **more)
+        return real(folder, name, size)
 
-    monkeypatch.setattr(document, "load_object", load)
+    monkeypatch.setattr(document, "read_bytes", load)
     return names
 
 
@@ -262,13 +262,13 @@ def test_a_file_that_may_not_be_read(place: Place, monkeypatch: pytest.MonkeyPat
 def test_a_file_that_vanishes_is_left_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.put("stays.json", state("stays"))
     goes = place.put("goes.json", state("goes"))
-    real = document.load_object
+    real = document.read_bytes
 
-    def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
+    def load(folder: int, name: str, size: int) -> bytes:
         goes.unlink(missing_ok=True)
-        return real(folder, name, size, **more)
+        return real(folder, name, size)
 
-    monkeypatch.setattr(document, "load_object", load)
+    monkeypatch.setattr(document, "read_bytes", load)
     assert place.ids() == ["stays"]
 
 
@@ -910,14 +910,14 @@ def test_a_cancelled_list_stops(place: Place, monkeypatch: pytest.MonkeyPatch, r
     for n in range(50):
         place.put(f"r{n}.json", state(f"r{n}"))
     started, go_on = threading.Event(), threading.Event()
-    real = document.load_object
+    real = document.read_bytes
 
-    def load(folder: int, name: str, size: int, **more: Any) -> dict[str, Any]:
+    def load(folder: int, name: str, size: int) -> bytes:
         started.set()
         go_on.wait(10)
-        return real(folder, name, size, **more)
+        return real(folder, name, size)
 
-    monkeypatch.setattr(document, "load_object", load)
+    monkeypatch.setattr(document, "read_bytes", load)
 
     async def work(backend: FileBackend) -> None:
         task = asyncio.create_task(backend.query_runs(RunFilter()))

@@ -232,10 +232,10 @@ def test_functions_are_short() -> None:
     assert {name: size for name, size in found.items() if size >= LONGEST_FUNCTION} == {}
 
 
-@pytest.mark.parametrize("driver", ["memory", "postgres", "redis"])
+@pytest.mark.parametrize("driver", ["memory", "postgres", "redis", "file"])
 def test_a_driver_on_the_port_costs_hundreds_of_lines(driver: str) -> None:
-    """Rules belong to the core. SQLite and files, which are older than the port, are still to be brought onto it."""
-    most = {"memory": 160, "postgres": 2_400, "redis": 2_400}[driver]
+    """Rules belong to the core. A figure here may only become smaller; 1,200 is what a driver should need."""
+    most = {"memory": 160, "postgres": 2_400, "redis": 2_400, "file": 4_860}[driver]
     lines = sum(
         len(path.read_text(encoding="utf-8").splitlines())
         for path in _files()

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from flujo_lens.serialization.envelope import Envelope
-from flujo_lens.state.backends.file import FileBackend, cleanup
+from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.views import RunFilter
 
 T = TypeVar("T")
@@ -139,19 +140,31 @@ def test_ages_that_are_none(folder: Path, days: float) -> None:
     assert names(folder) == ["r.json"]
 
 
+def after_the_look(backend: FileBackend, meanwhile: Callable[[], None]) -> FileBackend:
+    """The backend, where `meanwhile` happens between its look at the folder and the lock that it then takes."""
+    real = backend._changes.locked
+
+    @contextmanager
+    def locked(stop: threading.Event, *, creates: bool) -> Iterator[Any]:
+        if backend._folder.last is not None:
+            meanwhile()
+        with real(stop, creates=creates) as places:
+            yield places
+
+    backend._changes.locked = locked  # type: ignore[method-assign]
+    return backend
+
+
 def test_what_was_saved_since_the_look_stays(folder: Path) -> None:
     """Another process saves a run between the look at the index and the deletion."""
     for run_id in ("gone", "saved", "begun"):
         put(folder, run_id, OLD.isoformat())
 
-    async def work(backend: FileBackend) -> None:
-        found = {run_id: [f"{run_id}.json"] for run_id in ("gone", "saved", "begun", "never was")}
+    def meanwhile() -> None:
         put(folder, "saved", NOW.isoformat())
-        await backend.save_run_start({"run_id": "begun"})
-        cutoff = NOW - timedelta(days=30)
-        assert cleanup._delete_batch(backend._changes, found, cutoff, threading.Event()) == 1
+        use(folder, lambda other: other.save_run_start({"run_id": "begun"}))
 
-    use(folder, work)
+    assert use(folder, lambda b: after_the_look(b, meanwhile).cleanup_old_workflows(30)) == 1
     assert names(folder) == ["begun.json", "begun.ndjson", "saved.json"]
 
 
@@ -213,14 +226,13 @@ def test_hours_are_what_is_asked(folder: Path) -> None:
 def test_a_task_that_has_saved_since_the_look_goes_on(folder: Path) -> None:
     put(folder, "r", NOW.isoformat(), **task())
 
-    async def work(backend: FileBackend) -> bool:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            return cleanup._give_up_one(backend._changes, descriptor, None, "r", "r.json", NOW - HOUR, 1)
-        finally:
-            os.close(descriptor)
+    assert use(folder, lambda b: b.fail_stale_tasks(["r"], NOW - HOUR, 1)) == []
 
-    assert use(folder, work) is False
+    def meanwhile() -> None:
+        put(folder, "late", NOW.isoformat(), **task())
+
+    put(folder, "late", (NOW - 2 * HOUR).isoformat(), **task())
+    assert use(folder, lambda b: after_the_look(b, meanwhile).cleanup_stale_background_tasks(1)) == 0
 
 
 # --- figures without a loop

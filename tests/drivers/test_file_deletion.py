@@ -262,7 +262,7 @@ def test_records_that_are_not_whole_or_of_another_store(folder: Path) -> None:
 def test_a_plan_of_another_store(folder: Path) -> None:
     put(folder, "a")
     plan = asyncio.run(InMemoryBackend().plan_deletion(asked()))
-    with pytest.raises(NotSupportedError, match="not of the store"):
+    with pytest.raises(NotSupportedError, match="of another store"):
         use(folder, lambda b: carry_out(b, plan))
 
 

@@ -104,9 +104,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = file_history.read
 
-    def reading(folder: int, histories: int, name: str, codec: Any) -> Any:
+    def reading(folder: int, histories: int, name: str, codec: Any, **more: Any) -> Any:
         names.append(name)
-        return real(folder, histories, name, codec)
+        return real(folder, histories, name, codec, **more)
 
     monkeypatch.setattr(file_history, "read", reading)
     return names

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 import flujo_lens
-from flujo_lens.serialization.envelope import ARMOUR
 from flujo_lens.state.backends.core import worker_pool
 from flujo_lens.state.backends.core.worker_pool import Workers
-from flujo_lens.state.backends.file.format import codec
 
 ROOT = Path(flujo_lens.__file__).resolve().parent.parent
 
@@ -142,7 +140,3 @@ print(asyncio.run(backend.load_state("r"))["status"])
     command = [sys.executable, "-c", code, str(tmp_path / "states")]
     done = subprocess.run(command, capture_output=True, env=environment, timeout=worker_pool._IDLE + 25, check=True)
     assert (done.stdout, done.stderr) == (b"running\n", b"")
-
-
-def test_the_mark_of_what_is_sealed() -> None:
-    assert codec.SEALED == ARMOUR

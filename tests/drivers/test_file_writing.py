@@ -23,6 +23,7 @@ import pytest
 
 import flujo_lens
 from flujo_lens.errors import BusyError, InvalidStateError, LensError, OperationFailedError, ReadOnlyStoreError
+from flujo_lens.state.backends.core.port import Transaction
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.file.fs import atomic_write, locks
 from flujo_lens.state.views import RunFilter
@@ -239,7 +240,9 @@ async def whole(backend: FileBackend, last: dict[str, int], low: int) -> int:
         made = await backend.load_state(f"r{n}")
         assert made is not None
         assert made["n"] == n
-    history = await backend._run(lambda stop: _history(backend, stop))
+    (run,) = await backend.read_summaries(["r"])
+    assert run.problems == ()
+    history = await backend._files.read(_steps)
     assert {len(step["output"]) for step in history} <= {5000}
     assert len(history) - low in (0, 1)
     assert (await backend.read_facts())["notes"] in (
@@ -249,12 +252,8 @@ async def whole(backend: FileBackend, last: dict[str, int], low: int) -> int:
     return len(history)
 
 
-def _history(backend: FileBackend, stop: threading.Event) -> list[dict[str, Any]]:
-    from flujo_lens.state.backends.file.format.histories import history_of
-
-    found = history_of(backend._folder, "r", stop)
-    assert found is None or found.problems == []
-    return found.steps if found else []
+async def _steps(tx: Transaction) -> list[dict[str, Any]]:
+    return [json.loads(row.data) async for row in tx.children("step", ["r"])]
 
 
 # --- leftovers

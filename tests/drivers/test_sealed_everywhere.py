@@ -180,7 +180,7 @@ def test_a_file_that_does_not_parse_hides_no_other(tmp_path: Path, caplog: pytes
 
 
 def test_one_field_with_another_key_leaves_the_others(tmp_path: Path) -> None:
-    codec = files(tmp_path, Envelope(keys=KeyRing({"lost": bytes(range(32))})))._codec.real
+    codec = files(tmp_path, Envelope(keys=KeyRing({"lost": bytes(range(32))}))).codec.fields
     lost = codec.leaf("r", "pipeline_context", {"x": 1})
     use(files(tmp_path), lambda b: b.save_state("r", state(step_history=[{"name": "s", "success": True}])))
     path = tmp_path / "states" / "r.json"
@@ -238,7 +238,7 @@ def test_texts_that_look_sealed_come_back(tmp_path: Path) -> None:
 
 def test_a_line_in_one_seal_is_read(tmp_path: Path) -> None:
     """As the first version wrote them."""
-    codec = files(tmp_path, LOCKED)._codec.real
+    codec = files(tmp_path, LOCKED).codec.fields
     (tmp_path / "states" / ".lens-history").mkdir(parents=True)
     span = {"span_id": "a", "name": "n", "start_time": 1.0, "end_time": None, "status": "running"}
     lines = [

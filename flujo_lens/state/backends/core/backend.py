@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.errors import StoreNotFoundError
@@ -67,7 +68,7 @@ from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSu
 if TYPE_CHECKING:
     from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
 
-__all__ = ["CoreBackend", "stored_documents", "stored_times"]
+__all__ = ["CoreBackend", "border_of", "stored_documents", "stored_times"]
 
 T = TypeVar("T")
 _STATE_TIMES, _RUN_TIMES = ("created_at", "updated_at"), ("created_at", "updated_at", "end_time")
@@ -191,7 +192,7 @@ class CoreBackend(StoredClaims):
         """Set a global key."""
         check_key(key)
         data = self.codec.dumps({"key": key, "value": value, "updated_at": now_text()})
-        await self._write(lambda tx: _coroutine(tx.set("system", key, data)))
+        await self._write(lambda tx: _coroutine(tx.set("system", key, data)), f"system {key}")
 
     # --- what applications read
 
@@ -212,12 +213,18 @@ class CoreBackend(StoredClaims):
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
         """Return all states that can be read (of one status), the last saved first."""
         check_text(status, "status")
-        states = []
-        async with self._store.snapshot() as tx:
+
+        async def work(tx: Transaction) -> list[tuple[str, JSONObject]]:
+            found = []
             async for row in tx.scan(RunFilter(), None, False, None):
+                if status is not None and (stored_documents(row)[0] or {}).get("status") != status:
+                    continue
                 state = readable(row.run_id, lambda row=row: self.codec.opened_state(row))  # type: ignore[misc]
-                if state is not None and status in (None, state.get("status")):
-                    states.append((row.run_id, state))
+                if state is not None:
+                    found.append((row.run_id, state))
+            return found
+
+        states = await self._store.read(work)
         states.sort(key=lambda pair: str(pair[1].get("updated_at") or ""), reverse=True)
         return [{"run_id": run_id, **as_saved(state)} for run_id, state in states]
 
@@ -255,7 +262,7 @@ class CoreBackend(StoredClaims):
     ) -> AsyncIterator[RunSummary]:
         """Yield the runs that `wanted` admits, as they were when the first was asked for."""
         async with self._store.snapshot() as tx:
-            async for run in self.reader.selected(tx, findable_filter(wanted), _border(after), reverse):
+            async for run in self.reader.selected(tx, findable_filter(wanted), border_of(after), reverse):
                 yield run
 
     async def query_runs(
@@ -266,7 +273,7 @@ class CoreBackend(StoredClaims):
 
         async def work(tx: Transaction) -> Page[RunSummary]:
             found: list[RunSummary] = []
-            async for run in self.reader.selected(tx, findable_filter(wanted), _border(after), reverse, limit + 1):
+            async for run in self.reader.selected(tx, findable_filter(wanted), border_of(after), reverse, limit + 1):
                 if len(found) == limit:
                     position = (found[-1].created_at, found[-1].run_id) if found else after
                     return Page(tuple(await self.reader.with_tasks(tx, found)), position)
@@ -371,13 +378,13 @@ class CoreBackend(StoredClaims):
 
         rows = await self._store.read(work)
         rows.sort(key=lambda row: str(row["created_at"]))
-        return [evaluation_of(row) for row in rows[::-1][:limit]]
+        return tuple(evaluation_of(row) for row in rows[::-1][:limit])
 
     async def read_system_state(self) -> Sequence[SystemEntry]:
         """Return all global keys, in order."""
         found = await self._values("system")
         rows = [safe_loads(found[key]) for key in sorted(found)]
-        return [SystemEntry(row["key"], row["value"], parse_instant(row["updated_at"])) for row in rows]
+        return tuple(SystemEntry(row["key"], row["value"], parse_instant(row["updated_at"])) for row in rows)
 
     async def read_facts(self) -> Mapping[str, Any]:
         """Return what the store knows of itself."""
@@ -495,10 +502,13 @@ class CoreBackend(StoredClaims):
 
     async def restore(self, records: Iterable[Record]) -> Restored:
         """Bring back runs, all or none."""
+        from flujo_lens.state.backends.core.cancelling import take_back
         from flujo_lens.state.backends.core.deletion_records import restore
 
         async def work(tx: Transaction) -> Restored:
-            return await (tx.restore(records) if isinstance(tx, CopiesRuns) else restore(self, tx, records))
+            if isinstance(tx, CopiesRuns):
+                return await tx.restore(records, partial(take_back, self, tx))
+            return await restore(self, tx, records)
 
         return await self._write(work)
 
@@ -514,7 +524,8 @@ async def _one(tx: Transaction, run_id: str) -> RunRow:
     return (await tx.runs([run_id])).get(run_id) or RunRow(run_id)
 
 
-def _border(after: Position | None) -> tuple[int, str] | None:
+def border_of(after: Position | None) -> tuple[int, str] | None:
+    """A position in a list, as `Transaction.scan` takes it."""
     return None if after is None else (micros(after[0]), findable(after[1]))
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flujo_lens.errors import OperationFailedError
 from flujo_lens.serialization import safe_loads
 from flujo_lens.state.backends.core.port import RunRow, Store, Transaction
 from flujo_lens.state.backends.core.rows import cancelled, is_open, now_text
@@ -17,7 +18,7 @@ from flujo_lens.state.timestamps import parse_instant
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
-__all__ = ["Cancellation", "take_back"]
+__all__ = ["Cancellation", "check_first", "take_back"]
 
 
 class Cancellation:
@@ -58,7 +59,7 @@ class Cancellation:
         await tx.lock(self._ids)
         rows = await self._open(tx)
         if self._copied is not None:
-            rows = [row for row in rows if self._copied.get(row.run_id) == row]
+            rows = [row for row in rows if row.run_id in self._copied and self._copied[row.run_id][:3] == row[:3]]
         for row in rows:
             await self._core.put(tx, self._core.changed(row, self._changes))
             await tx.set("claim", row.run_id, None)
@@ -68,11 +69,26 @@ class Cancellation:
 async def take_back(core: CoreBackend, tx: Transaction, record: Record) -> bool:
     """Make a run what it was before it was cancelled, unless it is gone or has changed since."""
     run_id, parts = record["run_id"], record["cancelled"]
+    check_first(record)
     row = (await tx.runs([run_id])).get(run_id)
     if row is None or not all(_is_as_marked(data, parts["at"]) for data in (row.state, row.run) if data is not None):
         return False
     await core.put(tx, RunRow(run_id, _data(parts["state"]), _data(parts["run"])))
     return True
+
+
+def check_first(record: Record) -> None:
+    """See that the first record of a run is of a store on the core.
+
+    Raises:
+        OperationFailedError: it is of a store of another kind.
+    """
+    kind = record.get("cancelled", record)
+    if not isinstance(kind, dict) or "state" not in kind or "run" not in kind:
+        raise OperationFailedError(
+            "what was kept is of a store of another kind; nothing came back",
+            hint="bring it back into a store of the kind that it was taken from",
+        )
 
 
 def _is_as_marked(data: bytes, at: str) -> bool:

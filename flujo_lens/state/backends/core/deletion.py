@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, tzinfo
 from functools import partial
@@ -34,7 +34,7 @@ from flujo_lens.state.backends.core.rows import last_update
 from flujo_lens.state.backends.core.selection import Chooser, Families, Member, families, in_batches, last_sign, why_not
 from flujo_lens.state.backends.core.stored_claims import claims_in
 from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Skipped
-from flujo_lens.state.filtering import matches
+from flujo_lens.state.filtering import matches, needs_details
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter
 
@@ -49,10 +49,11 @@ _BATCH = 100
 
 
 class _Choice(Families):
-    """The chosen runs by family, and ids of children without a run."""
+    """The chosen runs by family, and ids of children without a run, of a store of this kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[CoreBackend]) -> None:
         super().__init__()
+        self.kind = kind
         self.orphans: list[str] = []
 
 
@@ -61,19 +62,22 @@ class _Choice(Families):
 
 async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> DeletionPlan:
     """What would be deleted now. Nothing is written."""
-    choice = _Choice()
+    choice = _Choice(type(core))
     chooser = Chooser(asked, choice)
     found = tx if isinstance(tx, ListsMembers) else await _Scanned.of(core, tx, asked)
     total, unfinished = found.totals()
     asked_ids = tuple(dict.fromkeys(asked.run_ids or ()))
-    named = found.members(asked, asked_ids)
+    named = await found.members(asked, asked_ids)
     for member in named:
         chooser.take([member])
     if asked.run_ids is None and (asked.cutoff is not None or asked.keep_last is not None):
-        for family in found.families(asked):
+        wanted = asked.wanted._replace(statuses=frozenset())
+        details = needs_details(wanted) and isinstance(tx, ListsMembers)
+        some = {run.run_id async for run in core.reader.selected(tx, wanted, None, True)} if details else None
+        for family in found.families(asked, some):
             chooser.offer(family)
     if asked.orphans_before is not None:
-        choice.orphans = await _old_orphans(tx, asked.orphans_before)
+        choice.orphans = await found.orphans(asked.orphans_before)
     counts, size = await _measured(tx, [run_id for family in choice.all for run_id in family], asked)
     orphans, _ = await _measured(tx, choice.orphans, asked) if choice.orphans else ({}, 0)
     return replace(
@@ -90,7 +94,8 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
 class _Scanned:
     """All runs as a deletion goes by them, of a store that has to hand them out for that."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, tx: Transaction, members: Sequence[Member]) -> None:
+        self._tx = tx
         self._all = {member.run_id: member for member in members}
 
     @classmethod
@@ -98,19 +103,28 @@ class _Scanned:
         """Those of a store now."""
         # Every run is looked at: the filter is asked of the head of a family, and its tasks go with it.
         rows = [row async for row in tx.scan(RunFilter(), None, True, None)]
-        return cls(await _members(core, tx, asked, rows))
+        return cls(tx, await _members(core, tx, asked, rows))
 
     def totals(self) -> tuple[int, int]:
         """How many there are, and how many are deleted and still take room: none."""
         return len(self._all), 0
 
-    def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
+    async def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
         """Those of these runs that are there."""
         return [self._all[run_id] for run_id in run_ids if run_id in self._all]
 
-    def families(self, asked: DeletionRequest) -> Iterator[list[Member]]:
+    def families(self, asked: DeletionRequest, admitted: Collection[str] | None) -> Iterator[list[Member]]:
         """All with their background tasks."""
         return iter(families(self._all.values()))
+
+    async def orphans(self, before: datetime) -> list[str]:
+        """Ids without a run whose evaluations are all older."""
+        is_old: dict[str, bool] = {}
+        async for row in self._tx.children("evaluation", None):
+            when = parse_instant(safe_loads(row.data).get("created_at"))
+            is_old[row.run_id] = is_old.get(row.run_id, True) and when is not None and when < before
+        known = await self._tx.runs(list(is_old))
+        return [run_id for run_id, old in is_old.items() if old and run_id not in known]
 
 
 async def _members(core: CoreBackend, tx: Transaction, asked: DeletionRequest, rows: Sequence[RunRow]) -> list[Member]:
@@ -152,16 +166,6 @@ async def _measured(tx: Transaction, ids: Sequence[str], asked: DeletionRequest)
     return {name: count for name, count in found.items() if count}, size
 
 
-async def _old_orphans(tx: Transaction, before: datetime) -> list[str]:
-    """Ids without a run whose evaluations are all older."""
-    is_old: dict[str, bool] = {}
-    async for row in tx.children("evaluation", None):
-        when = parse_instant(safe_loads(row.data).get("created_at"))
-        is_old[row.run_id] = is_old.get(row.run_id, True) and when is not None and when < before
-    known = await tx.runs(list(is_old))
-    return [run_id for run_id, old in is_old.items() if old and run_id not in known]
-
-
 # --- deleting
 
 
@@ -174,7 +178,7 @@ async def carry_out(
         NotSupportedError: the plan is of another store.
     """
     choice = made.choice
-    if not isinstance(choice, _Choice):
+    if not (isinstance(choice, _Choice) and isinstance(core, choice.kind)):
         raise NotSupportedError("this plan is of another store", hint="make it with plan_deletion")
     for batch in in_batches(choice.all, max(1, batch_size)):
         yield await _Batch(core, store, made.request, batch).delete(keep)
@@ -238,7 +242,7 @@ class _Batch:
 
     async def _members(self, tx: Transaction, run_ids: Sequence[str]) -> list[Member]:
         if isinstance(tx, ListsMembers):
-            return tx.members(self._asked, run_ids)
+            return await tx.members(self._asked, run_ids)
         return await _members(self._core, tx, self._asked, list((await tx.runs(run_ids)).values()))
 
     def _why_not(self, family: Sequence[Member], everyone: Mapping[str, Member], rows: Mapping[str, RunRow]) -> str:

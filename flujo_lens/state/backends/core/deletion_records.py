@@ -13,9 +13,8 @@ from hashlib import blake2b
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
-from flujo_lens.errors import OperationFailedError
 from flujo_lens.serialization import safe_dumps, safe_loads
-from flujo_lens.state.backends.core.cancelling import take_back
+from flujo_lens.state.backends.core.cancelling import check_first, take_back
 from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, ChildRow, RunRow, Transaction
 from flujo_lens.state.deletion import Record, Restored
 
@@ -78,32 +77,18 @@ class Digests:
         return None if made is None else bytes(made.digest())
 
 
-def _check_first(record: Record) -> None:
-    """See that the first record of a run is of a store on the core.
-
-    Raises:
-        OperationFailedError: it is of a store of another kind.
-    """
-    kind = record.get("cancelled", record)
-    if "state" not in kind or "run" not in kind:
-        raise OperationFailedError(
-            "what was kept is of a store of another kind; nothing came back",
-            hint="bring it back into a store of the kind that it was taken from",
-        )
-
-
 async def restore(core: CoreBackend, tx: Transaction, records: Iterable[Record]) -> Restored:
     """Bring back runs; one whose id exists is left alone. No more than one record is held at a time."""
     done: dict[str, bool] = {}
     for run_id, parts in groupby(records, lambda record: record["run_id"]):
         await tx.lock([run_id])
-        done[run_id] = await _put_back(core, tx, parts)
+        done[run_id] = done.get(run_id, False) or await _put_back(core, tx, parts)
     return Restored(tuple(i for i, new in done.items() if new), tuple(i for i, new in done.items() if not new))
 
 
 async def _put_back(core: CoreBackend, tx: Transaction, records: Iterator[Record]) -> bool:
     first = next(records)
-    _check_first(first)
+    check_first(first)
     run_id = first["run_id"]
     if "cancelled" in first:
         return await take_back(core, tx, first)

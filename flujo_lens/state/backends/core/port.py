@@ -30,6 +30,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Coroutine,
     Hashable,
     Iterable,
@@ -229,7 +230,8 @@ class Store(Protocol):
         Args:
             work: May be called again from its start.
             creates: Whether a store that is not there is made; else it is a `StoreNotFoundError`.
-            run_id: The run that it is about. What is about one run is done in the order of the calls.
+            run_id: The run that it is about (or something else that it changes): what is about one is done in the order
+                of the calls.
         """
         ...
 
@@ -276,12 +278,21 @@ class ListsMembers(Protocol):
         """Return how many runs there are, and how many are deleted but take room until the next write."""
         ...
 
-    def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
-        """Return those of these runs that are there; the key of a member that is held says by whom."""
+    async def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
+        """Return those of these runs that are there, in their order; the key of one that is held says by whom."""
         ...
 
-    def families(self, asked: DeletionRequest) -> Iterator[list[Member]]:
-        """Yield all runs with their background tasks, as `flujo_lens.state.backends.core.selection.families`."""
+    def families(self, asked: DeletionRequest, admitted: Collection[str] | None) -> Iterator[list[Member]]:
+        """Yield all runs with their background tasks, as `flujo_lens.state.backends.core.selection.families`.
+
+        Args:
+            asked: What is asked for.
+            admitted: The runs that its filter admits, if that asks for more than an index tells.
+        """
+        ...
+
+    async def orphans(self, before: datetime) -> list[str]:
+        """Return the ids without a run whose evaluations can all be read and are older."""
         ...
 
 
@@ -302,8 +313,14 @@ class CopiesRuns(Protocol):
         """Yield all that there is of these runs, run by run, each record with the number of rows in it."""
         ...
 
-    async def restore(self, records: Iterable[Record]) -> Restored:
-        """Bring runs back from their records, as `StateBackend.restore`."""
+    async def restore(self, records: Iterable[Record], take_back: Callable[[Record], Awaitable[bool]]) -> Restored:
+        """Bring runs back from their records, as `StateBackend.restore`.
+
+        Args:
+            records: The records.
+            take_back: Makes a run that was cancelled alone what it was, and returns whether it could be: it has no
+                records of the store's own form.
+        """
         ...
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from flujo_lens.errors import RESTORE, CorruptStoreError, LensError
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.serialization.codec import SEALED, StateCodec
-from flujo_lens.serialization.envelope import is_sealed
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, micros
@@ -47,7 +46,7 @@ class RunCodec:
         check_codec(serializer_default, envelope, validate)
         self.zone: tzinfo = zone or UTC
         self._default = serializer_default
-        self._codec = StateCodec(serializer_default, envelope=envelope, validate=validate)
+        self.fields = StateCodec(serializer_default, envelope=envelope, validate=validate)
 
     # --- from values to documents
 
@@ -66,12 +65,12 @@ class RunCodec:
             TypeError, InvalidStateError: it has no fields, or does not fit the model that states are checked against.
         """
         kept = filled(as_object(state, self._default), run_id)
-        self._codec.check(kept)
-        return self._codec.document(run_id, kept)
+        self.fields.check(kept)
+        return self.fields.document(run_id, kept)
 
     def row(self, kind: str, run_id: str, row: Mapping[str, Any]) -> bytes:
         """The document of a ``run``, ``step``, ``span`` or ``evaluation``."""
-        leaf = self._codec.leaf
+        leaf = self.fields.leaf
         leaves = {name: leaf(run_id, name, row[name]) for name in _SEALED[kind] if row.get(name) is not None}
         return self.dumps({**row, **leaves})
 
@@ -83,7 +82,7 @@ class RunCodec:
         """The state of a run with some plain fields changed, as `merged`; None if it has none."""
         if row.state is None or row.unreadable:
             return row.state
-        return self._codec.document(row.run_id, {**safe_loads(row.state), **changes}, is_stored=True)
+        return self.fields.document(row.run_id, {**safe_loads(row.state), **changes}, is_stored=True)
 
     def child(self, kind: ChildKind, run_id: str, row: Mapping[str, Any], key: str | None = None) -> ChildRow:
         """A row that belongs to a run."""
@@ -102,11 +101,11 @@ class RunCodec:
             return None
         if row.unreadable:
             raise CorruptStoreError(row.problems[0], hint=RESTORE, run_id=row.run_id)
-        return self._codec.opened(row.run_id, safe_loads(row.state))
+        return self.fields.opened(row.run_id, safe_loads(row.state))
 
     def check(self, state: JSONObject) -> None:
         """See that a state fits the model that states are checked against, if there is one."""
-        self._codec.check(state)
+        self.fields.check(state)
 
     def opened(self, kind: str, run_id: str, data: bytes | None) -> JSONObject | None:
         """A row of history, or None.
@@ -117,8 +116,12 @@ class RunCodec:
         if data is None:
             return None
         row: JSONObject = safe_loads(data)
-        sealed = [name for name, value in row.items() if isinstance(value, str) and is_sealed(value)]
-        return {**row, **{name: self._codec.opened_leaf(run_id, name, row[name]) for name in sealed}} if sealed else row
+        names = self._sealed_names(kind, row)
+        return {**row, **{name: self.fields.opened_leaf(run_id, name, row[name]) for name in names}} if names else row
+
+    def _sealed_names(self, kind: str, row: JSONObject) -> Iterable[str]:
+        """The fields of a stored row that may be sealed."""
+        return [name for name in _SEALED[kind] if row.get(name) is not None]
 
     # --- for operators, who see what is closed as closed
 
@@ -127,12 +130,14 @@ class RunCodec:
         if data is None:
             return None
         row: JSONObject = safe_loads(data)
-        sealed = [name for name, value in row.items() if isinstance(value, str) and is_sealed(value)]
-        return {**row, **{name: self._shown_leaf(run_id, name, row[name]) for name in sealed}} if sealed else row
+        shown = {name: self._shown_leaf(run_id, name, row[name]) for name in self._sealed_names(kind, row)}
+        if kind == "span" and shown.get("attributes") == SEALED:
+            shown["attributes"] = {"unreadable": SEALED}
+        return {**row, **shown} if shown else row
 
     def _shown_leaf(self, run_id: str, name: str, leaf: Any) -> Any:
         try:
-            return self._codec.opened_leaf(run_id, name, leaf)
+            return self.fields.opened_leaf(run_id, name, leaf)
         except LensError:
             return SEALED
 
@@ -140,13 +145,13 @@ class RunCodec:
         """The state of a run, or None; fields that cannot be opened are `SEALED`."""
         if row.state is None or row.unreadable:
             return None
-        return self._codec.shown(row.run_id, safe_loads(row.state))[0]
+        return self.fields.shown(row.run_id, safe_loads(row.state))[0]
 
     def raw(self, row: RunRow) -> interpret.RawRun:
         """A run for the rules of `flujo_lens.state.interpret`, without what belongs to it."""
         state, errors = None, dict[str, LensError]()
         if row.state is not None and not row.unreadable:
-            state, errors = self._codec.shown(row.run_id, safe_loads(row.state))
+            state, errors = self.fields.shown(row.run_id, safe_loads(row.state))
             state = {name: value for name, value in state.items() if name not in errors}
         raw = interpret.raw_from_documents(row.run_id, state, self.shown("run", row.run_id, row.run))
         raw.problems += list(dict.fromkeys(error.message for error in errors.values()))[:1]
@@ -172,6 +177,8 @@ def history_facts(raw: interpret.RawRun, spans: Sequence[JSONObject], steps: Ite
     raw.root_attributes = next((span["attributes"] for span in spans if span["parent_span_id"] is None), None)
     unended = [span for span in spans if span["end_time"] is None and span["parent_span_id"] is not None]
     raw.open_span = max(unended, key=lambda span: span["start_time"] or 0.0)["name"] if unended else None
-    failed = [step for step in steps if step["status"] == "failed"]
+    failed = [step for step in steps if step.get("status") == "failed"]
     if failed:
-        raw.failed_step, raw.failed_step_error = failed[-1]["step_name"], safe_dumps(failed[-1].get("error"))
+        error = failed[-1].get("error")
+        raw.failed_step = failed[-1].get("step_name")
+        raw.failed_step_error = None if error == SEALED else safe_dumps(error)

@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, tzinfo
-from functools import cached_property, partial
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from copy import copy
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from flujo_lens.errors import InternalError
-from flujo_lens.state.backends.base import JSONObject
+from flujo_lens.errors import NotAStoreError, StoreNotFoundError
+from flujo_lens.serialization.envelope import is_sealed
+from flujo_lens.state.backends.base import JSONObject, Position
+from flujo_lens.state.backends.core.backend import CoreBackend, border_of
+from flujo_lens.state.backends.core.port import run_without_waiting
 from flujo_lens.state.backends.core.rows import (
     as_object,
+    as_saved,
     end_row,
     evaluation_row,
     filled,
-    moment_before,
     run_row,
     span_rows,
     step_row,
     trace_rows,
 )
+from flujo_lens.state.backends.core.run_codec import RunCodec
+from flujo_lens.state.backends.core.run_reader import RunReader
 from flujo_lens.state.backends.core.validation import (
     asked_id,
-    check_codec,
-    check_days,
-    check_hours,
-    check_key,
     check_run_id,
     check_timeout,
     check_zone,
+    findable_filter,
     place_of,
 )
-from flujo_lens.state.backends.core.worker_pool import Workers
 from flujo_lens.state.backends.file.folder import Folder
-from flujo_lens.state.backends.file.format.codec import Codec
-from flujo_lens.state.backends.file.format.document import encode_state
-from flujo_lens.state.backends.file.runner_methods import DurableFiles
-from flujo_lens.state.timestamps import local_zone
+from flujo_lens.state.backends.file.format import document as documents
+from flujo_lens.state.backends.file.format.history_lines import line_of
+from flujo_lens.state.backends.file.store import FileStore, InThisThread
+from flujo_lens.state.backends.file.transaction import FileTransaction
+from flujo_lens.state.backends.file.writes import Changes, Stop
+from flujo_lens.state.filtering import matches, needs_details
+from flujo_lens.state.timestamps import local_zone, parse_instant
+from flujo_lens.state.traces import build_trees
+from flujo_lens.state.traces import span_rows as read_span_rows
+from flujo_lens.state.views import RunFilter, RunSummary, Span
 
 if TYPE_CHECKING:
-    from flujo_lens.state.backends.file.writes import Changes
-    from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
-    from flujo_lens.state.maintenance import Repaired
+    from flujo_lens.state.backends.core.port import RunRow, Transaction
+    from flujo_lens.state.backends.file.index.run_selection import Pick, Snapshot
+    from flujo_lens.state.claims import Progress
+    from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan
+    from flujo_lens.state.maintenance import Finding, Repaired
+    from flujo_lens.state.statistics import SpanStats
 
 __all__ = ["FileBackend", "folder_of_uri"]
 
-T = TypeVar("T")
+_BATCH = 200
 
 
 def folder_of_uri(uri: str) -> Path:
@@ -60,7 +69,45 @@ def folder_of_uri(uri: str) -> Path:
     return Path(unquote(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest))
 
 
-class FileBackend(DurableFiles):
+class FileCodec(RunCodec):
+    """The documents of runs as files hold them: keys in order, in ASCII, and the run id that counts put in."""
+
+    def state(self, run_id: str, state: JSONObject) -> bytes:
+        kept = as_object(state, self._default)
+        self.fields.check(kept)
+        return documents.encode_state(self.fields, run_id, filled(kept, run_id))
+
+    def changed_state(self, row: RunRow, changes: Mapping[str, Any]) -> bytes | None:
+        if row.state is None or row.unreadable:
+            return row.state
+        state = {**documents.parse_object(row.state, exact=True), **changes}
+        return documents.encode_state(self.fields, row.run_id, state, is_stored=True)
+
+    def opened_state(self, row: RunRow | None) -> JSONObject | None:
+        found = super().opened_state(row)
+        if row is None or found is None or found.get("run_id") == row.run_id:
+            return found
+        return {**found, "run_id": row.run_id}
+
+    def shown_state(self, row: RunRow) -> JSONObject | None:
+        found = super().shown_state(row)
+        return found if found is None or found.get("run_id") == row.run_id else {**found, "run_id": row.run_id}
+
+    def _sealed_names(self, kind: str, row: JSONObject) -> Iterable[str]:
+        """All that look so: a line seals whatever runs are not found by."""
+        return [name for name, value in row.items() if isinstance(value, str) and is_sealed(value)]
+
+
+class FileRunReader(RunReader):
+    """Counts background tasks by the table that lists are made of."""
+
+    async def with_tasks(self, tx: Transaction, runs: Sequence[RunSummary]) -> list[RunSummary]:
+        assert isinstance(tx, FileTransaction)
+        tasks = tx.snapshot.tasks
+        return [run._replace(tasks=tasks[run.run_id]) if run.run_id in tasks else run for run in runs]
+
+
+class FileBackend(CoreBackend):
     """Keeps states in a folder, one JSON file a run, as the library's own backend of this name does.
 
     A file is a run if it is named ``*.json`` and holds a JSON object that is a state; the run id inside
@@ -109,42 +156,22 @@ class FileBackend(DurableFiles):
         envelope: Any = None,
         validate: Any = None,
     ) -> None:
-        check_codec(serializer_default, envelope, validate)
         check_zone(zone)
         self.path = place_of(path, type(self))
-        self._codec, self._default = Codec(serializer_default, envelope, validate), serializer_default
-        self._folder = Folder(self.path, zone or local_zone(), cache_dir, self._codec)
-        self._timeout = check_timeout(timeout)
-        self._readers, self._writers = Workers(), Workers()
+        zone = zone or local_zone()
+        codec = FileCodec(serializer_default, envelope=envelope, validate=validate, zone=zone)
+        self._folder = Folder(self.path, zone, cache_dir, codec.fields)
+        self._changes = Changes(self.path, check_timeout(timeout))
+        self._files = FileStore(self._folder, self._changes)
+        super().__init__(self._files, zone=zone)
+        self.codec, self.reader = codec, FileRunReader(codec)
 
     @classmethod
     def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None) -> FileBackend:
         """The backend for a ``file:`` URI or a path."""
         return cls(folder_of_uri(uri), timeout=timeout, zone=zone)
 
-    async def _run(self, work: Callable[[threading.Event], T]) -> T:
-        """Return ``work(stop)``, done on a thread; `stop` is set when the caller is cancelled."""
-        return await self._readers.run(work)
-
-    async def _write(self, work: Callable[[threading.Event], T], what: Hashable | None = None) -> T:
-        """As `_run`, on threads of their own: who waits for the lock does not keep others from reading.
-
-        What is done to one thing (`what`: a run's id) is done in the order of the calls, else the last save of a run
-        would not be the one that counts.
-        """
-        return await self._writers.run(work, what)
-
-    @cached_property
-    def _changes(self) -> Changes:
-        from flujo_lens.state.backends.file.writes import Changes
-
-        return Changes(self._folder, self._timeout)
-
-    async def shutdown(self) -> None:
-        """Let go of what is kept in memory. Threads end by themselves when they have had no work for a while."""
-        self._folder.close()
-
-    # --- states
+    # --- saving
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
         """Save the state in place of the one before; when this returns, it survives the death of the machine.
@@ -155,24 +182,13 @@ class FileBackend(DurableFiles):
         Raises:
             InvalidStateError: it does not fit the model that states are checked against.
         """
-        given = as_object(state, self._default)
-        self._codec.check(given)
-        data = encode_state(self._codec.real, check_run_id(run_id), filled(given, run_id))
-        await self._write(lambda stop: self._changes.save(run_id, data, stop), run_id)
-
-    async def delete_state(self, run_id: str) -> None:
-        """Delete the files of a run's state; its history stays. One without a state is no error."""
-        asked_id(run_id)
-        await self._write(lambda stop: self._changes.delete_state(run_id, stop), run_id)
-
-    # --- history
+        data = self.codec.state(check_run_id(run_id), state)
+        await self._files.change(lambda stop: self._changes.save(run_id, data, stop), run_id)
 
     async def _append(self, run_id: str, kind: str, row: Mapping[str, Any]) -> None:
         """Add a line to the history of a run; when this returns, it survives the death of the machine."""
-        from flujo_lens.state.backends.file.format.history_lines import line_of
-
-        line = line_of(self._codec.real, run_id, kind, row)
-        await self._write(lambda stop: self._changes.append(run_id, line, stop), run_id)
+        line = line_of(self.codec.fields, run_id, kind, row)
+        await self._files.change(lambda stop: self._changes.append(run_id, line, stop), run_id)
 
     async def save_run_start(self, run_data: JSONObject) -> None:
         """Save the metadata of a run that starts, in place of those before; its steps and spans stay."""
@@ -208,104 +224,175 @@ class FileBackend(DurableFiles):
         row = evaluation_row(run_id, score, feedback, step_name, metadata)
         await self._append(row.pop("run_id"), "evaluation", row)
 
-    async def set_system_state(self, key: str, value: JSONObject) -> None:
-        """Set a global key. A process that dies on the way leaves the old value or the new one."""
-        from flujo_lens.state.backends.file.format import histories
+    async def save_progress(self, progress: Progress) -> None:
+        """Save all of it under the locks of the folder: one line of the history, then the state.
 
-        check_key(key)
-        row = histories.system_row(self._codec.real, key, value)
-        await self._write(lambda stop: self._changes.set_system(key, row, stop), ("system", key))
+        Those are two files. The line counts from the moment on in which the state is in its place, and else is cut off
+        by the next who claims the run or saves its progress (see
+        `flujo_lens.state.backends.file.format.progress_lines`). So a process that dies on any line leaves all of it or
+        nothing. Only a `save_state` in between, by somebody who has not claimed the run, makes a line count whose state
+        never came.
 
-    # --- cleaning up, figures
+        Raises:
+            LostClaimError: the claim is not held any more. Nothing was saved.
+        """
+        run_id = check_run_id(progress.run_id)
+        state = None if progress.state is None else self.codec.state(run_id, progress.state)
+        lines = self._lines_of(progress)
 
-    async def delete_run(self, run_id: str) -> None:
-        """Delete a run with all that hangs on it, in one moment; a process that dies on the way leaves all or nothing.
+        async def work(tx: Transaction) -> None:
+            assert isinstance(tx, FileTransaction)
+            await tx.save_progress(run_id, state, lines, progress.claim)
 
-        In a folder without histories a run is its state; of several files of one the one that counts goes last.
+        await self._write(work, run_id)
+
+    def _lines_of(self, progress: Progress) -> list[bytes]:
+        """The lines that progress adds to the history of its run."""
+        own = {"run_id": progress.run_id}
+        rows: list[tuple[str, Mapping[str, Any]]] = []
+        if progress.run_start is not None:
+            rows.append(("run_start", run_row({**progress.run_start, **own})))
+        if progress.step is not None:
+            rows.append(("step", step_row({**progress.step, **own})))
+        if progress.spans:
+            rows.append(("spans", {"spans": span_rows(list(progress.spans))}))
+        if progress.run_end is not None:
+            rows.append(("run_end", end_row(progress.run_end)))
+        if progress.manifest is not None:
+            rows.append(("manifest", {"manifest": progress.manifest}))
+        return [line_of(self.codec.fields, progress.run_id, kind, row) for kind, row in rows]
+
+    # --- reading
+
+    async def load_state(self, run_id: str) -> JSONObject | None:
+        """Return the saved state, times as texts, or None; also if there is no folder yet.
+
+        The file that the run's name stands for comes first, so that no other has to be looked at.
+
+        Raises:
+            CorruptStoreError: the run's file does not parse.
+            SealedStateError: it is encrypted, and the key is not here.
+            InvalidStateError: it does not fit the model that states are checked against.
         """
         asked_id(run_id)
-        await self._write(lambda stop: self._changes.delete_run(run_id, stop), run_id)
+        found = await self._files.run(lambda stop: self._load(run_id, stop))
+        if found is not None:
+            self.codec.check(found)
+        return found
 
-    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
-        """Delete runs that were last updated more than `days_old` days ago, whatever their status."""
-        from flujo_lens.state.backends.file import cleanup
+    def _load(self, run_id: str, stop: Stop) -> JSONObject | None:
+        try:
+            with self._folder.reading() as reader:
+                found = reader.state(run_id)
+                if found is not None:
+                    return as_saved(self.codec.fields.opened(run_id, found))
+                row = FileTransaction(self._folder, reader, stop).row(run_id)
+        except (StoreNotFoundError, NotAStoreError) as error:
+            if isinstance(error, NotAStoreError) and "files" not in error.details:
+                raise
+            return None
+        state = self.codec.opened_state(row)
+        return None if state is None else as_saved(state)
 
-        cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
-        return await self._write(lambda stop: cleanup.delete_old(self._changes, cutoff, stop))
+    async def iter_runs(
+        self,
+        wanted: RunFilter,
+        *,
+        after: Position | None = None,
+        reverse: bool = False,
+        ordered: bool = True,
+        details: bool = True,
+    ) -> AsyncIterator[RunSummary]:
+        """Yield the runs that `wanted` admits, of those that were there at the first step."""
+        wanted, border = findable_filter(wanted), border_of(after)
 
-    async def cancel_runs(
-        self, run_ids: Sequence[str], *, force: bool = False, keep: BackupCallback | None = None
-    ) -> Sequence[str]:
-        """Mark runs as cancelled, one after the other."""
-        from flujo_lens.state.backends.file import cleanup
+        def select(stop: Stop) -> tuple[Snapshot, list[Pick]]:
+            with self._folder.reading() as reader:
+                snapshot = self._folder.snapshot(reader.folder, stop)
+            picks = snapshot.select(wanted, border, reverse)
+            return snapshot, sorted(picks, reverse=not reverse) if ordered else picks
 
-        wanted = [asked_id(run_id) for run_id in run_ids]
-        return await self._write(lambda stop: cleanup.cancel(self._changes, wanted, force, stop, keep))
+        snapshot, picks = await self._files.run(select)
+        if not (details or needs_details(wanted)):
+            for run in snapshot.light(picks):
+                yield run
+            return
+        for at in range(0, len(picks), _BATCH):
+            for run in await self._batch(snapshot, picks[at : at + _BATCH], wanted):
+                yield run
 
-    async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
-        """Mark running background tasks without a save for `stale_hours` as failed, one after the other."""
-        from flujo_lens.state.backends.file import cleanup
+    async def _batch(self, snapshot: Snapshot, picks: Sequence[Pick], wanted: RunFilter) -> list[RunSummary]:
+        """The runs of some picks that `wanted` admits, with all that their files tell now."""
 
-        cutoff = moment_before(datetime.now(UTC), hours=check_hours(stale_hours))
-        return len(await self._write(lambda stop: cleanup.give_up(self._changes, cutoff, stale_hours, stop)))
+        async def work(tx: Transaction) -> list[RunSummary]:
+            assert isinstance(tx, FileTransaction)
+            tx.snapshot = snapshot
+            rows = await tx.runs([pick[1] for pick in picks])
+            runs = await self.reader.with_tasks(tx, await self.reader.summaries(tx, list(rows.values())))
+            return [run for run in runs if matches(wanted, run)]
 
-    async def fail_stale_tasks(self, run_ids: Sequence[str], cutoff: datetime, hours: float) -> Sequence[str]:
-        """Mark those of these background tasks that are without a save since `cutoff`, one after the other."""
-        from flujo_lens.state.backends.file import cleanup
+        return await self._files.read(work)
 
-        among, told = list(run_ids), check_hours(hours, "hours")
-        return await self._write(lambda stop: cleanup.give_up(self._changes, cutoff, told, stop, among))
+    async def read_spans(self, run_id: str) -> Sequence[Span]:
+        """Return the spans of a run as trees; no other file than its history is looked at."""
+        asked_id(run_id)
 
-    # --- deletion
+        async def work(tx: Transaction) -> tuple[list[JSONObject], Any]:
+            assert isinstance(tx, FileTransaction)
+            history = tx.history(run_id)
+            shown = [self.codec.shown("span", run_id, row.data) or {} async for row in tx.children("span", [run_id])]
+            return shown, (history.run or {}).get("created_at") if history else None
 
-    async def plan_deletion(self, asked: DeletionRequest) -> DeletionPlan:
-        """Return what would be deleted now, as the lists' index tells it; files are counted, not rows."""
-        from flujo_lens.state.backends.file.deletion.plan import make_plan
+        try:
+            spans, start = await self._files.read(work)
+        except StoreNotFoundError:
+            return ()
+        return tuple(build_trees(read_span_rows(spans), parse_instant(start)))
 
-        claims = await self.read_claims()
-        held = {run_id: str(claim.holder) for run_id, claim in claims.items() if not claim.has_ended(asked.now)}
-        return await self._run(lambda stop: make_plan(self._folder, asked, held, stop))
+    async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
+        """Return counts and durations of spans by name; of runs with spans alone the files are read."""
+        from flujo_lens.state.aggregate import aggregate_spans
+        from flujo_lens.state.traces import flatten
+
+        runs = [run.run_id async for run in self.iter_runs(wanted, ordered=False, details=False)]
+        traced = set(self._folder.last.histories_with("span")) if self._folder.last else set()
+        trees = [await self.read_spans(run_id) for run_id in runs if run_id in traced]
+        return aggregate_spans(flatten(roots) for roots in trees)
+
+    def get_workflow_stats_sync(self) -> JSONObject:
+        """`get_workflow_stats` without an event loop, in the thread that calls."""
+        other = copy(self)
+        other._store = other._files = InThisThread(self._folder, self._changes)
+        return run_without_waiting(other.get_workflow_stats())
+
+    # --- deletion and care
 
     async def delete_planned(
         self, plan: DeletionPlan, *, keep: BackupCallback | None = None, batch_size: int = 100
     ) -> AsyncIterator[Deleted]:
-        """Delete what was planned. A batch goes in one moment (see
-        `flujo_lens.state.backends.file.deletion.execute`)."""
-        from flujo_lens.state.backends.file.deletion.execute import Deletion
+        """Delete what was planned, after what was interrupted earlier is finished.
 
-        deletion = Deletion(self._changes, plan, keep, batch_size)
-        await self._write(deletion.begin)
-        for batch in deletion.batches():
-            yield await self._write(partial(deletion.delete, batch))
+        A batch goes in one moment (see `flujo_lens.state.backends.file.format.tombstones`): a process that dies on any
+        line has deleted all of it or nothing. Only in a folder without a sub-folder of histories, where a list would
+        have no place, files go one by one: of several files of a run the one that counts last.
+        """
+        await self._files.change(self._changes.finish)
+        async for done in super().delete_planned(plan, keep=keep, batch_size=batch_size):
+            yield done
 
-    async def restore(self, records: Iterable[Record]) -> Restored:
-        """Bring back runs: the same bytes in files of the same names, with the same modification times."""
-        from flujo_lens.state.backends.file.deletion.restore import restore
+    async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
+        """Look for what is wrong with the folder; unless `full`, histories by their ends."""
+        from flujo_lens.state.backends.file.upkeep.check import check
+        from flujo_lens.state.maintenance import silent_finding
+        from flujo_lens.state.stale_runs import silent_ids
 
-        return await self._write(lambda stop: restore(self._changes, records, stop))
+        silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
+        found = await self._files.run(lambda stop: check(self._folder, stop, full=full))
+        return (*found, silent_finding(silent, silent_after))
 
     async def repair(self, checks: Sequence[str]) -> Sequence[Repaired]:
         """Move leftovers of interrupted saves that are older than an hour out of the folder, into the bin beside it."""
         from flujo_lens.state.backends.file.upkeep.repair import mend_leftovers
 
-        done = await self._write(lambda stop: mend_leftovers(self.path)) if "leftovers" in checks else None
+        done = await self._files.change(lambda stop: mend_leftovers(self.path)) if "leftovers" in checks else None
         return () if done is None else (done,)
-
-    def get_workflow_stats_sync(self) -> JSONObject:
-        """`get_workflow_stats` without an event loop, in the thread that calls."""
-        reading = _InThisThread(self)
-        try:
-            reading.get_workflow_stats().send(None)
-        except StopIteration as done:
-            return dict(done.value)
-        raise InternalError("reading in this thread has waited for another")
-
-
-class _InThisThread(FileBackend):
-    """A backend whose coroutines never wait: one step of each is all of it."""
-
-    def __init__(self, other: FileBackend) -> None:
-        self._folder = other._folder
-
-    async def _run(self, work: Callable[[threading.Event], T]) -> T:
-        return work(threading.Event())

@@ -6,41 +6,76 @@ import errno
 import os
 import shlex
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
-from functools import partial
-from itertools import islice
+from datetime import tzinfo
+from functools import cached_property
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from flujo_lens.errors import (
-    NAME_ANOTHER,
-    RESTORE,
-    CorruptStoreError,
-    LensError,
-    NotAStoreError,
-    StoreNotFoundError,
-)
-from flujo_lens.state import interpret
-from flujo_lens.state.backends.base import Position
-from flujo_lens.state.backends.core.rows import as_saved
-from flujo_lens.state.backends.core.unreadable_states import readable
+from flujo_lens.errors import NAME_ANOTHER, LensError, NotAStoreError
 from flujo_lens.state.backends.file.format import document as documents
-from flujo_lens.state.backends.file.format.codec import Codec
-from flujo_lens.state.backends.file.format.document import Document
-from flujo_lens.state.backends.file.format.tombstones import read_graves
+from flujo_lens.state.backends.file.format.tombstones import Graves, read_graves
 from flujo_lens.state.backends.file.index.cache import Catalogue
-from flujo_lens.state.backends.file.index.run_selection import Pick, Reader, Snapshot, Source, in_order, instant
+from flujo_lens.state.backends.file.index.run_selection import Snapshot
 from flujo_lens.state.backends.file.index.state_table import Scan
 from flujo_lens.state.unreachable_paths import databases_in, unreached
-from flujo_lens.state.views import Page, RunDetail, RunFilter, RunSummary, StepRecord
 
 if TYPE_CHECKING:
+    from flujo_lens.serialization.codec import StateCodec
     from flujo_lens.state.backends.file.format.history import History
 
-__all__ = ["Folder", "opened"]
+__all__ = ["Folder", "Reader", "opened"]
+
+_FRESH, _SHARE = 5.0, 20.0
+"""Seconds for which a look at the whole folder is good; longer by so many times what it took."""
+
+
+class Reader:
+    """Reads the files of runs in an open folder.
+
+    Args:
+        folder: A descriptor of the folder.
+        histories: One of its sub-folder of histories; None if there is none.
+        codec: Opens what is sealed.
+    """
+
+    def __init__(self, folder: int, histories: int | None, codec: StateCodec) -> None:
+        self.folder, self.histories, self.codec = folder, histories, codec
+
+    @cached_property
+    def graves(self) -> Graves:
+        """The files that are as good as gone."""
+        return read_graves(self.folder, self.histories)
+
+    def state(self, run_id: str) -> dict[str, Any] | None:
+        """The state of a run in one of the files that its id stands for; None if none of them holds it."""
+        for name in documents.names_of(run_id):
+            found = None if name in self.graves.states else documents.read_document(self.folder, name, exact=True)
+            if found is not None and found.state is not None and found.run_id == run_id:
+                return {**found.state, "run_id": run_id}
+        return None
+
+    def history(self, run_id: str, *, light: bool = False, small: int = 0) -> History | None:
+        """The history of a run, sealed as it is; None if it has none, or it may not be read.
+
+        Args:
+            run_id: The run.
+            light: Whether steps and spans are left out, as of `flujo_lens.state.backends.file.format.history.History`.
+            small: Bytes up to which a file is read whole all the same.
+        """
+        if self.histories is None:
+            return None
+        from flujo_lens.state.backends.file.format import history as file_history
+
+        with suppress(OSError):
+            for name in file_history.names_found(self.histories, run_id):
+                if name not in self.graves.histories:
+                    light = light and documents.size_of(self.histories, name) > small
+                    return file_history.read(self.folder, self.histories, name, self.codec, light=light, opened=False)
+        return None
 
 
 class Folder:
@@ -50,13 +85,20 @@ class Folder:
         path: The folder.
         zone: The zone of naive times.
         cache_dir: Where the index of the files is kept; None for the user's cache directory.
-        codec: Unseals states and histories.
+        codec: Opens what is sealed in states and histories.
     """
 
-    def __init__(self, path: Path, zone: tzinfo, cache_dir: Path | None, codec: Codec) -> None:
+    def __init__(self, path: Path, zone: tzinfo, cache_dir: Path | None, codec: StateCodec) -> None:
         self.path, self.zone, self.codec = path, zone, codec
         self._catalogue = Catalogue(path, cache_dir, codec)
-        self._last: Snapshot | None = None
+        self.last: Snapshot | None = None
+        """The runs as they were at the last look."""
+        self._good_until = 0.0
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the last look is good for what asks batch by batch."""
+        return self.last is not None and monotonic() < self._good_until
 
     @contextmanager
     def reading(self) -> Iterator[Reader]:
@@ -67,9 +109,7 @@ class Folder:
     def close(self) -> None:
         """Let go of what is kept in memory."""
         self._catalogue.forget()
-        self._last = None
-
-    # --- the whole
+        self.last = None
 
     def scan(self, folder: int, stop: threading.Event) -> tuple[Scan, Snapshot]:
         """The folder as it is now.
@@ -77,27 +117,26 @@ class Folder:
         Raises:
             NotAStoreError: it holds files, and not one is a run.
         """
+        began = monotonic()
         found = self._catalogue.refresh(folder, stop)
         if found.has_history:
             _pass_over_graves(folder, found)
-        snapshot = Snapshot(found, self.zone)
+        self.last = snapshot = Snapshot(found, self.zone)
+        self._good_until = monotonic() + max(_FRESH, _SHARE * (monotonic() - began))
         if snapshot.strange and not snapshot.row_of and not found.has_history:
             raise _no_states(self.path, snapshot.strange)
-        self._last = snapshot
         return found, snapshot
 
     def snapshot(self, folder: int, stop: threading.Event) -> Snapshot:
         """The runs of the folder as it is now; see `scan`."""
         return self.scan(folder, stop)[1]
 
-    def last_snapshot(self, folder: int, stop: threading.Event) -> Snapshot:
-        """The runs as they were at the last look; see `scan`."""
-        return self._last or self.snapshot(folder, stop)
-
-    def current(self, stop: threading.Event) -> Snapshot:
-        """The runs of the folder as it is now; see `scan` and `opened`."""
-        with opened(self.path) as folder:
+    def look(self, stop: threading.Event) -> Snapshot:
+        """The runs of the folder as it is now, whatever lies in it; see `opened` for the errors."""
+        with opened(self.path) as folder, suppress(NotAStoreError):
             return self.snapshot(folder, stop)
+        assert self.last is not None
+        return self.last
 
     def facts(self, stop: threading.Event) -> dict[str, Any]:
         """Size of the store's files in bytes, the newest update of a run, and what is odd."""
@@ -109,119 +148,6 @@ class Folder:
         states = sum(size for size, run_id in sizes if run_id is not None)
         size = states + beside + history
         return {"size_bytes": size, "last_write_at": snapshot.last_save(), "notes": _notes(found, snapshot)}
-
-    def check(self, stop: threading.Event) -> None:
-        """Raise what is wrong with the folder, if anything is."""
-        with opened(self.path):
-            return
-
-    # --- states
-
-    def load(self, run_id: str, stop: threading.Event) -> dict[str, Any] | None:
-        """The state of a run, or None; also if there is no store yet.
-
-        The file that the run's name stands for comes first, so that no other has to be looked at.
-
-        Raises:
-            CorruptStoreError: the run's file does not parse, or what is sealed in it is damaged.
-            SealedStateError: it is encrypted, and the key is not here.
-        """
-        try:
-            with self.reading() as reader:
-                found = _find_by_name(reader, run_id) or self._by_scan(reader.folder, run_id, stop)
-        except StoreNotFoundError:
-            return None
-        return None if found is None else self._whole(run_id, found)
-
-    def _whole(self, run_id: str, found: Document) -> dict[str, Any]:
-        if found.state is None:
-            raise CorruptStoreError(found.problem or "", hint=RESTORE, run_id=run_id, path=str(self.path))
-        return self.codec.opened(run_id, _whole_state(found))
-
-    def _by_scan(self, folder: int, run_id: str, stop: threading.Event) -> Document | None:
-        try:
-            names = self.snapshot(folder, stop).files_of(run_id)
-        except NotAStoreError:
-            return None
-        found = documents.read_document(folder, names[0], exact=True) if names else None
-        return found if found is not None and found.run_id == run_id else None
-
-    def states(self, status: str | None, stop: threading.Event) -> list[dict[str, Any]]:
-        """All states that can be read (and whose own status is `status`), the last saved first."""
-        found: list[tuple[datetime, dict[str, Any]]] = []
-        never = datetime.min.replace(tzinfo=UTC)
-        with opened(self.path) as folder:
-            snapshot = self.snapshot(folder, stop)
-            for run_id, at in snapshot.row_of.items():
-                name = snapshot.table.name[at]
-                document = documents.read_document(folder, name, exact=True) if name else None
-                if document is None or document.run_id != run_id:
-                    continue
-                if status is not None and document.state is not None and document.state.get("status") != status:
-                    continue
-                state = readable(run_id, partial(self._whole, run_id, document))
-                if state is not None:
-                    saved = Source(run_id, document, None).summary(self.zone).updated_at
-                    found.append((saved or never, {"run_id": run_id, **state}))
-        found.sort(key=lambda pair: pair[0], reverse=True)
-        return [state for _, state in found]
-
-    # --- runs
-
-    def page(
-        self, wanted: RunFilter, after: Position | None, limit: int, reverse: bool, stop: threading.Event
-    ) -> Page[RunSummary]:
-        """One page of runs. The scan tells where the next begins, not a file that has changed since."""
-        with self.reading() as reader:
-            snapshot = self.snapshot(reader.folder, stop)
-            picks = in_order(snapshot.select(wanted, after, reverse), reverse, limit + 1)
-            found = list(islice(snapshot.detailed(reader, picks, wanted, stop), limit + 1))
-        runs = tuple(run for _, run in found[:limit])
-        if len(found) <= limit:
-            return Page(runs)
-        if not runs:
-            return Page((), after)
-        start, run_id, _ = found[limit - 1][0]
-        return Page(runs, (instant(start), run_id))
-
-    def batch(
-        self, snapshot: Snapshot, picks: Sequence[Pick], wanted: RunFilter, stop: threading.Event
-    ) -> list[RunSummary]:
-        """The runs of some picks that `wanted` admits, with details."""
-        with self.reading() as reader:
-            return [run for _, run in snapshot.detailed(reader, picks, wanted, stop)]
-
-    def summaries(self, run_ids: Sequence[str], stop: threading.Event) -> list[RunSummary]:
-        """The runs with these ids, in their order; those that are not there are left out."""
-        with self.reading() as reader:
-            snapshot = self.snapshot(reader.folder, stop)
-            picks = [(0, run_id, snapshot.row_of[run_id]) for run_id in run_ids if run_id in snapshot.row_of]
-            return [run for _, run in snapshot.detailed(reader, picks, RunFilter(), stop)]
-
-    def sources(self, run_ids: Sequence[str], stop: threading.Event) -> list[Source]:
-        """The files of these runs; those that are not there are left out."""
-        with self.reading() as reader:
-            snapshot = self.snapshot(reader.folder, stop)
-            known = [run_id for run_id in run_ids if run_id in snapshot.row_of]
-            found = [reader.source(run_id, snapshot.table.name[snapshot.row_of[run_id]]) for run_id in known]
-        return [source for source in found if source is not None]
-
-    def detail(self, run_id: str, stop: threading.Event) -> RunDetail | None:
-        """All about one run; background tasks in the order of their start."""
-        with self.reading() as reader:
-            snapshot = self.snapshot(reader.folder, stop)
-            if run_id not in snapshot.row_of:
-                return None
-            source = reader.source(run_id, snapshot.table.name[snapshot.row_of[run_id]])
-            if source is None:
-                return None
-            below = RunFilter(parent=run_id)
-            picks = sorted(snapshot.select(below, None, reverse=True))
-            children = tuple(run for _, run in snapshot.detailed(reader, picks, below, stop))
-        return _detail(source, snapshot.completed(source.summary(self.zone)), children)
-
-
-# --- what is in a folder
 
 
 @contextmanager
@@ -243,21 +169,6 @@ def opened(path: Path) -> Iterator[int]:
         raise _read_error(path, error) from error
 
 
-def _find_by_name(reader: Reader, run_id: str) -> Document | None:
-    """The state of a run in one of the files that its id stands for; None if none of them holds it."""
-    for name in documents.names_of(run_id):
-        found = None if name in reader.graves.states else documents.read_document(reader.folder, name, exact=True)
-        if found is not None and found.state is not None and found.run_id == run_id:
-            return found
-    return None
-
-
-def _whole_state(document: Document) -> dict[str, Any]:
-    """The state in a file, with the run id that counts, as it was saved."""
-    state = document.state or {}
-    return as_saved(state if state.get("run_id") == document.run_id else {**state, "run_id": document.run_id})
-
-
 def _pass_over_graves(folder: int, found: Scan) -> None:
     """Leave out the files that are as good as gone."""
     with documents.history_folder(folder) as histories:
@@ -275,30 +186,6 @@ def _pass_over_graves(folder: int, found: Scan) -> None:
 def _sizes(folder: int | None) -> Iterator[int]:
     for name in () if folder is None else os.listdir(folder):
         yield documents.size_of(folder or 0, name)
-
-
-def _detail(source: Source, run: RunSummary, children: tuple[RunSummary, ...]) -> RunDetail:
-    document, history = source.document, source.history
-    if document is not None and document.state is None:
-        return RunDetail(run=run, children=children, has_spans=bool(history and history.spans))
-    raw = source.raw()
-    rows = _rows_of(history) if history else []
-    state = _whole_state(document) if document else None
-    return RunDetail(
-        run=run,
-        steps=tuple(interpret.steps_of(raw, rows, {})),
-        state=state,
-        pause=interpret.pause_of(raw, run.status),
-        children=children,
-        final_output=None if state is None else state.get("last_step_output"),
-        has_spans=bool(history and history.spans),
-    )
-
-
-def _rows_of(history: History) -> list[StepRecord]:
-    from flujo_lens.state.backends.core.fallbacks import step_of
-
-    return [step_of(row) for row in history.steps]
 
 
 def _notes(found: Scan, snapshot: Snapshot) -> tuple[str, ...]:

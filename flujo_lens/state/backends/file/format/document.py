@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from flujo_lens.state.backends.core.port import RunRow
 from flujo_lens.state.interpret import BAD, decode
 from flujo_lens.state.timestamps import EPOCH
 
@@ -38,11 +39,15 @@ __all__ = [
     "load_object",
     "lstat",
     "names_of",
+    "parse_object",
     "printable",
     "problem_of",
+    "read_bytes",
     "read_document",
+    "read_row",
     "run_id_of",
     "size_of",
+    "stamp_of",
     "stat_document",
 ]
 
@@ -66,14 +71,12 @@ class UnreadableFile(ValueError):  # noqa: N818 - it never leaves this driver
 
 
 class Document(NamedTuple):
-    """A file that is a run. `state` is None if it does not parse; `problem` says what cannot be read, and `closed`
-    are the fields that cannot be opened."""
+    """A file that is a run. `state` is None if it does not parse; `problem` says why."""
 
     run_id: str
     state: dict[str, Any] | None
     problem: str | None = None
     changed_at: datetime | None = None
-    closed: tuple[str, ...] = ()
 
 
 # --- names
@@ -213,12 +216,30 @@ def load_object(folder: int, name: str, size: int, *, exact: bool = False) -> di
         FileNotFoundError: it is gone.
         UnreadableFile: it may not be read, or holds something else.
     """
+    return parse_object(read_bytes(folder, name, size), exact=exact)
+
+
+def read_bytes(folder: int, name: str, size: int) -> bytes:
+    """What is in a file of about `size` bytes.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        UnreadableFile: it may not be read.
+    """
     try:
-        data = _read(folder, name, size).removeprefix(BOM_UTF8)
+        return _read(folder, name, size).removeprefix(BOM_UTF8)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UnreadableFile(error.strerror) from error
+
+
+def parse_object(data: bytes, *, exact: bool = False) -> dict[str, Any]:
+    """The JSON object in some bytes; `exact` is as of `load_object`.
+
+    Raises:
+        UnreadableFile: they hold something else.
+    """
     try:
         found = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -288,6 +309,36 @@ def read_document(folder: int, name: str, *, exact: bool = False) -> Document | 
     return Document(run_id_of(state.get("run_id"), name), state) if is_state(state) else None
 
 
+def read_row(folder: int, name: str, wanted: str, is_known: Callable[[os.stat_result], bool]) -> RunRow | None:
+    """The state of the run `wanted` in a file, as it stands there; None if the file is gone, or not the run's.
+
+    Args:
+        folder: The folder.
+        name: The file.
+        wanted: The run.
+        is_known: Whether a file of which the system says this is known to be a state of the run.
+
+    Raises:
+        OSError: the folder itself may not be looked into.
+    """
+    changed_at, data = None, b""
+    try:
+        found = stat_document(folder, name)
+        if found is None:
+            return None
+        changed_at = instant_of(found.st_mtime_ns)
+        data = read_bytes(folder, name, found.st_size)
+        if is_known(found):
+            return RunRow(wanted, data)
+        state = parse_object(data)
+    except FileNotFoundError:
+        return None
+    except UnreadableFile as error:
+        problem = problem_of(name, error)
+        return RunRow(wanted, data, None, (problem,), True, changed_at) if _stem_of(name) == wanted else None
+    return RunRow(wanted, data) if is_state(state) and run_id_of(state.get("run_id"), name) == wanted else None
+
+
 def size_of(folder: int, name: str) -> int:
     """The bytes of a file, 0 if it is gone."""
     found = lstat(folder, name)
@@ -314,6 +365,11 @@ def _open_history(folder: int) -> int | None:
         return os.open(HISTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def stamp_of(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What a file is known by: its modification time, change time, size and inode."""
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def lstat(folder: int, name: str) -> os.stat_result | None:

@@ -13,31 +13,35 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, BinaryIO
 
-from flujo_lens.errors import LensError, OperationFailedError
-from flujo_lens.serialization import safe_dumps
+from flujo_lens.errors import OperationFailedError
+from flujo_lens.serialization import safe_loads
 from flujo_lens.serialization.codec import StateCodec
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.core.rows import run_row, span_rows
 from flujo_lens.state.backends.file.format.document import HISTORY, names_of, printable
 from flujo_lens.state.backends.file.format.history_lines import Line, beginning_of, parse_line
 from flujo_lens.state.backends.file.format.progress_lines import unfinished_run
-from flujo_lens.state.backends.file.fs.atomic_write import read_file, settle, write_all
+from flujo_lens.state.backends.file.fs.atomic_write import settle, write_all
 
-__all__ = ["ENDING", "History", "append", "cut_unfinished", "names_found", "raw_of", "read"]
+__all__ = ["ENDING", "LONGEST_MARK", "History", "append", "cut_unfinished", "is_mark", "names_found", "read"]
 
 ENDING = ".ndjson"
 
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 _WRITING = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _BLOCK = 64 * 1024
+LONGEST_MARK = 16 * 1024
+_MARK = {"kind": "run_end", "status": "cancelled"}
+_LONG = 1 << 20
+"""Bytes from which on a line is long."""
 
 JSONObject = dict[str, Any]
-Closed = dict[str, LensError]
 
 
 # --- what a history says
@@ -55,7 +59,8 @@ class History:
         manifest: The digest of the manifest that the run belongs to.
         problems: What could not be read.
         is_unfinished: Whether a save of progress has not come to its end; nothing of it is here.
-        closed_run, closed_steps, closed_spans: Why what of them cannot be opened: by field, by place in `steps`, by id.
+        is_light: Whether steps and spans are left out, but for the last step that failed and the first root span.
+        has_spans: Whether there are spans, left out or not.
     """
 
     run_id: str
@@ -66,9 +71,8 @@ class History:
     manifest: str | None = None
     problems: list[str] = field(default_factory=list)
     is_unfinished: bool = False
-    closed_run: Closed = field(default_factory=dict)
-    closed_steps: dict[int, LensError] = field(default_factory=dict)
-    closed_spans: Closed = field(default_factory=dict)
+    is_light: bool = False
+    has_spans: bool = False
 
     def add(self, line: Line) -> None:
         """Take in one line. One of an unknown kind (of a later version) is passed over.
@@ -81,86 +85,52 @@ class History:
             self.evaluations.append({"created_at": at, **row, "run_id": self.run_id})
         elif kind == "run_start":
             self.run = run_row({**row, "run_id": self.run_id})
-            self.closed_run = line.errors
         elif kind == "manifest":
             self.manifest = row.get("manifest")
         elif kind in ("run_end", "step", "spans", "trace"):
             started = row.get("start_time") or row.get("created_at") if kind == "step" else None
             self.run = self.run or run_row({"run_id": self.run_id, "created_at": started or at})
-            self._add_part(kind, row, line.errors)
+            self._add_part(kind, row)
 
-    def _add_part(self, kind: object, row: JSONObject, errors: Closed) -> None:
+    def _add_part(self, kind: object, row: JSONObject) -> None:
         if kind == "run_end":
             self.run = {**(self.run or {}), **row}
-            self.closed_run = _without(self.closed_run, row) | errors
         elif kind == "step":
-            if errors:
-                self.closed_steps[len(self.steps)] = next(iter(errors.values()))
-            self.steps.append(row)
+            if not self.is_light:
+                self.steps.append(row)
+            elif row.get("status") == "failed":
+                self.steps = [row]
         else:
-            new, kept = _by_id(row), {} if kind == "trace" else self.spans
-            self.closed_spans = _without(self.closed_spans if kept else {}, new) | errors
-            self.spans = {**kept, **new}
+            self._add_spans(_by_id(row), replaces=kind == "trace")
 
-
-def _without(closed: Closed, new: Mapping[str, Any]) -> Closed:
-    return {name: error for name, error in closed.items() if name not in new}
+    def _add_spans(self, new: dict[str, JSONObject], *, replaces: bool) -> None:
+        if replaces:
+            self.spans, self.has_spans = {}, False
+        self.has_spans = self.has_spans or bool(new)
+        if not self.is_light:
+            self.spans.update(new)
+        elif not self.spans:
+            roots = (span for span in new.values() if span.get("parent_span_id") is None)
+            self.spans = {span["span_id"]: span for span in islice(roots, 1)}
 
 
 def _by_id(row: JSONObject) -> dict[str, JSONObject]:
-    return {span["span_id"]: span for span in span_rows(row["spans"])}
-
-
-def raw_of(run_id: str, state: Mapping[str, Any] | None, history: History | None) -> interpret.RawRun:
-    """A run from its state and its history, for the rules that all drivers share."""
-    if history is None:
-        return interpret.raw_from_documents(run_id, state)
-    raw = interpret.raw_from_documents(run_id, state, history.run)
-    raw.problems += history.problems
-    roots = [span for span in history.spans.values() if span.get("parent_span_id") is None]
-    raw.root_attributes = roots[0].get("attributes") if roots else None
-    unended = [s for s in history.spans.values() if s.get("end_time") is None and s.get("parent_span_id") is not None]
-    raw.open_span = max(unended, key=lambda s: s.get("start_time") or 0.0).get("name") if unended else None
-    failed = [(at, step) for at, step in enumerate(history.steps) if step.get("status") == "failed"]
-    if failed:
-        at, step = failed[-1]
-        raw.failed_step = step.get("step_name")
-        raw.failed_step_error = None if at in history.closed_steps else safe_dumps(step.get("error"))
-    return raw
+    spans = {span["span_id"]: span for span in span_rows(row["spans"])}
+    for given in row["spans"]:
+        if isinstance(given.get("attributes"), str) and str(given.get("span_id")) in spans:  # it is sealed
+            spans[str(given["span_id"])]["attributes"] = given["attributes"]
+    return spans
 
 
 # --- files
 
 
-def _parse(texts: Sequence[bytes], name: str, codec: StateCodec) -> History | None:
-    """The history in the lines of a file; None if not one of them is a record."""
-    history: History | None = None
-    bad = 0
-    for text in texts:
-        lines = _parsed(text, codec, history)
-        bad += not lines
-        for line in lines:
-            history = history or History(line.run_id)
-            try:
-                history.add(line)
-            except (TypeError, KeyError, AttributeError, ValueError):
-                history.problems.append(f"a {line.kind} of the history has another form than it should")
-    if history is not None and bad:
-        history.problems.append(f"{bad} lines of {HISTORY}/{printable(name)} do not parse")
-    return history
-
-
-def _parsed(line: bytes, codec: StateCodec, history: History | None) -> list[Line]:
-    """What a line says; nothing if it is no record, or another run's."""
-    try:
-        found = parse_line(line, codec)
-    except (TypeError, KeyError, AttributeError, ValueError):
-        return []
-    return found if all(line.run_id == (history or found[0]).run_id for line in found) else []
-
-
-def read(folder: int, histories: int, name: str, codec: StateCodec) -> History | None:
+def read(
+    folder: int, histories: int, name: str, codec: StateCodec, *, light: bool = False, opened: bool = True
+) -> History | None:
     """The history in a file of the sub-folder, without progress that is unfinished; None if it is gone or holds none.
+
+    No more than a line is held at a time, and of what is left out of a `light` one not even that.
 
     Raises:
         OSError: it may not be read.
@@ -169,16 +139,91 @@ def read(folder: int, histories: int, name: str, codec: StateCodec) -> History |
         file = os.open(name, _READING, dir_fd=histories)
     except FileNotFoundError:
         return None
-    try:
-        texts = read_file(file).split(b"\n")[:-1]
-    finally:
-        os.close(file)
-    run_id = unfinished_run(folder, texts[-1]) if texts else None
+    with os.fdopen(file, "rb", _BLOCK) as lines:
+        found = _Lines(codec, light, opened)
+        before = b""
+        for line in _whole_lines(lines, found.may_skip):
+            found.take(before)
+            before = line
+    run_id = unfinished_run(folder, before) if before else None
     if run_id is None:
-        return _parse(texts, name, codec)
-    history = _parse(texts[:-1], name, codec) or History(run_id)
-    history.is_unfinished = True
+        found.take(before)
+    elif found.history is None:
+        found.history = History(run_id)
+    history = found.history
+    if history is not None:
+        history.is_unfinished = run_id is not None
+        if found.bad:
+            history.problems.append(f"{found.bad} lines of {HISTORY}/{printable(name)} do not parse")
     return history
+
+
+def _whole_lines(file: BinaryIO, may_skip: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """The lines of a file that are whole. Of a long one that may be skipped there is the beginning alone."""
+    while line := file.readline(_LONG):
+        if line.endswith(b"\n"):
+            yield line
+            continue
+        parts, skip = [line], may_skip(line)
+        while part := file.readline(_LONG):
+            if not skip:
+                parts.append(part)
+            if part.endswith(b"\n"):
+                yield b"".join(parts)
+                break
+
+
+class _Lines:
+    """Makes a history out of lines."""
+
+    def __init__(self, codec: StateCodec, light: bool, opened: bool) -> None:
+        self._codec, self._light, self._opened = codec, light, opened
+        self.history: History | None = None
+        self.bad = 0
+
+    def may_skip(self, beginning: bytes) -> bool:
+        """Whether a long line need not be read: spans of a run whose name and start are known."""
+        history = self.history
+        if not self._light or history is None or history.run is None:
+            return False
+        told = interpret.raw_from_documents("", None, history.run)
+        is_named = bool(history.spans) or interpret.named(told)[0] != "unknown"
+        rest = beginning.removeprefix(beginning_of(history.run_id))
+        return is_named and rest.startswith((b'"kind":"spans",', b'"kind":"trace",')) and len(rest) < len(beginning)
+
+    def take(self, line: bytes) -> None:
+        """Take in one line, which may be the beginning of one that was skipped."""
+        if not line:
+            return
+        if not line.endswith(b"\n") and self.history is not None:
+            self.history.has_spans = True
+            return
+        lines = self._parsed(line)
+        self.bad += not lines
+        for one in lines:
+            self.history = self.history or History(one.run_id, is_light=self._light)
+            try:
+                self.history.add(one)
+            except (TypeError, KeyError, AttributeError, ValueError):
+                self.history.problems.append(f"a {one.kind} of the history has another form than it should")
+
+    def _parsed(self, line: bytes) -> list[Line]:
+        """What a line says; nothing if it is no record, or another run's."""
+        try:
+            found = parse_line(line, self._codec, opened=self._opened)
+        except (TypeError, KeyError, AttributeError, ValueError):
+            return []
+        run_id = self.history.run_id if self.history else (found[0].run_id if found else "")
+        return found if all(one.run_id == run_id for one in found) else []
+
+
+def is_mark(tail: bytes) -> bool:
+    """Whether the end of a history is one line that says nothing but that the run was cancelled."""
+    with suppress(ValueError):
+        line = safe_loads(tail)
+        is_one = tail.count(b"\n") == 1 and isinstance(line, dict)
+        return is_one and _MARK.items() <= line.items() and set(line) == {*_MARK, "run_id", "at"}
+    return False
 
 
 def names_found(folder: int, run_id: str) -> list[str]:
@@ -277,7 +322,7 @@ def _end_of_what_counts(folder: int, file: int) -> int:
     """Where the last whole line of a file ends that is not unfinished."""
     end = _end_of_line(file, os.fstat(file).st_size)
     start = _end_of_line(file, end - 1)
-    return end if unfinished_run(folder, os.pread(file, end - start, start)) is None else start
+    return end if unfinished_run(folder, os.pread(file, min(end - start, _BLOCK), start)) is None else start
 
 
 def _end_of_line(file: int, end: int) -> int:

@@ -33,6 +33,9 @@ _TIMES = ("created_at", "updated_at", "start_time", "end_time")
 _FOUND_BY = frozenset((*_RUN_FIELDS, *_FIGURES, *_TIMES, "step_name", "step_index", "manifest"))
 """Fields that stay readable where layers apply, as the same ones of a state do."""
 
+_LARGEST = {"run_start": "final_context", "run_end": "final_context", "step": "output"}
+"""The field by which a line in one seal shows that it is closed."""
+
 _CLEAR = {"run_start": "error_message", "run_end": "error_message"}
 """One more, of a kind of line."""
 
@@ -60,8 +63,8 @@ class Line(NamedTuple):
 # --- writing
 
 
-def line_of(codec: StateCodec, run_id: str, kind: str, data: Mapping[str, Any]) -> bytes:
-    """One line, with its end.
+def line_of(codec: StateCodec, run_id: str, kind: str, data: Mapping[str, Any], *, is_stored: bool = False) -> bytes:
+    """One line, with its end. Data that `is_stored` comes from a history: what is sealed in it stays as it is.
 
     Raises:
         LensError: a layer cannot be applied.
@@ -71,7 +74,9 @@ def line_of(codec: StateCodec, run_id: str, kind: str, data: Mapping[str, Any]) 
     found_by = {key: value for key, value in data.items() if key in clear and _is_plain(value)}
     rest = {key: value for key, value in data.items() if key not in found_by and key not in ("run_id", *head)}
     line = beginning_of(run_id) + safe_dumps({**head, **found_by})[1:-1]
-    return line + (b',"data":' + codec.dumps(_sealed(codec, run_id, kind, rest)) if rest else b"") + b"}\n"
+    if not rest:
+        return line + b"}\n"
+    return line + b',"data":' + codec.dumps(rest if is_stored else _sealed(codec, run_id, kind, rest)) + b"}\n"
 
 
 def _is_plain(value: object) -> bool:
@@ -97,8 +102,10 @@ def _sealed(codec: StateCodec, run_id: str, kind: str, rest: JSONObject) -> JSON
 # --- reading
 
 
-def parse_line(line: bytes, codec: StateCodec) -> list[Line]:
+def parse_line(line: bytes, codec: StateCodec, *, opened: bool = True) -> list[Line]:
     """What a line says: one thing, or several that were saved together; nothing if it is no record.
+
+    Unless it is to be `opened`, what is sealed in it stays as it is.
 
     Raises:
         TypeError, KeyError, AttributeError: it has another form than it should.
@@ -109,12 +116,18 @@ def parse_line(line: bytes, codec: StateCodec) -> list[Line]:
         return []
     if not isinstance(found, dict) or not isinstance(found.get("run_id"), str):
         return []
-    return [_line(codec, part) for part in (found["lines"] if found.get("kind") == "progress" else [found])]
+    return [_line(codec, part, opened) for part in (found["lines"] if found.get("kind") == "progress" else [found])]
 
 
-def _line(codec: StateCodec, found: JSONObject) -> Line:
+def _line(codec: StateCodec, found: JSONObject, opened: bool) -> Line:
     run_id, kind, at = found.pop("run_id"), found.pop("kind", None), str(found.pop("at", ""))
-    data, errors = _opened(codec, run_id, kind, found.pop("data", {}))
+    data = found.pop("data", {})
+    errors: dict[str, LensError] = {}
+    if opened:
+        data, errors = _opened(codec, run_id, kind, data)
+    else:
+        found = {name: codec.leaf(run_id, name, value) if is_sealed(value) else value for name, value in found.items()}
+        data, errors = _opened_whole(codec, run_id, str(kind), data) if is_sealed(data) else (data, {})
     return Line(run_id, kind, at, {**found, **data}, errors)
 
 
@@ -148,4 +161,5 @@ def _opened_whole(codec: StateCodec, run_id: str, kind: str, data: str) -> tuple
     try:
         return dict(codec.opened_leaf(run_id, kind, data)), {}
     except LensError as error:
-        return ({"spans": []} if kind in ("spans", "trace") else {}), {"": error}
+        sealed = {"spans": [{"span_id": "sealed", "attributes": data}]} if kind in ("spans", "trace") else {}
+        return sealed or ({_LARGEST[kind]: data} if kind in _LARGEST else {}), {"": error}

@@ -6,8 +6,8 @@ A record is one file, or a part of a large one::
 
 `text` is the content, or ``base64`` where that is no UTF-8, as ``name_base64`` is for such a name; `modified` is there
 because it is the age of a file that does not parse. A part other than the first says ``"part": n``. The last record of
-a run says ``"last": true``; a state that goes while its history stays says ``"state_only"``, with the line that was
-added to the history.
+a run says ``"last": true``; a state that goes while its history stays says ``"state_only"``, and how long the history
+was.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import os
 import stat
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from hashlib import sha256
+from contextlib import ExitStack
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from flujo_lens.errors import OperationFailedError, SchemaError
-from flujo_lens.state.backends.file.deletion.plan import Files
 from flujo_lens.state.backends.file.format import document as documents
 from flujo_lens.state.backends.file.format import history
-from flujo_lens.state.backends.file.fs.atomic_write import read_file
+from flujo_lens.state.backends.file.fs.atomic_write import TempFile, drafted
 from flujo_lens.state.deletion import Record
 
-__all__ = ["KeptFile", "KeptRun", "cancelled_records", "kept_runs", "records_of"]
+__all__ = ["RestoredRun", "drafts_of", "records_of", "runs_of"]
 
-_PART = 4 * 1024 * 1024
+_PART = 1024 * 1024
 """Bytes of a file that are in one record."""
 
 _READING = os.O_RDONLY | os.O_NONBLOCK
@@ -36,55 +36,48 @@ _MODES = 0o777
 """Permissions that a file can come back with: none to act in the name of its owner."""
 _FAR = 1 << 62
 _PLACES = {"states": documents.ENDING, "histories": history.ENDING}
+_BASE64 = {"name": "name_base64", "text": "base64"}
+_MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
 # --- from files to records
 
 
 def records_of(
-    folder: int, histories: int | None, run_id: str, files: Files, mark: bytes | None = None
-) -> list[Record]:
-    """What is kept of a run.
+    places: Mapping[str, int | None], run_id: str, files: Iterable[tuple[str, str]], history_size: int | None = None
+) -> Iterator[Record]:
+    """What is kept of a run, part by part.
 
     Args:
-        folder, histories: The folder and its sub-folder.
+        places: The folder (``states``) and its sub-folder (``histories``).
         run_id: The run.
-        files: Its files.
-        mark: The line that its history gets, if that stays.
+        files: Its files, each with its place.
+        history_size: How long its history is, if that stays.
 
     Raises:
         OperationFailedError: one of them cannot be read.
     """
-    names = [(folder, "states", name) for name in files.states]
-    if mark is None and histories is not None:
-        names += [(histories, "histories", name) for name in files.histories]
-    found = [{"run_id": run_id, **part} for place in names for part in _parts(*place)]
-    if mark is not None:
-        found = [{**record, "state_only": True, "mark": mark.decode()} for record in found]
-    return [*found[:-1], {**found[-1], "last": True}] if found else []
-
-
-def cancelled_records(folder: int, run_id: str, name: str | None, after: bytes | None, mark: bytes) -> list[Record]:
-    """What is kept of a run that is about to be cancelled: the file of its state, and by what it is told unchanged.
-
-    Args:
-        folder: The folder.
-        run_id: The run.
-        name: The file of its state; None if it has none.
-        after: What that has in it afterwards.
-        mark: The line that its history gets; empty if it gets none.
-    """
-    told = {"cancelled": sha256(after or b"").hexdigest(), "mark": mark.decode()}
-    parts = list(_parts(folder, "states", name)) if name is not None else [{}]
-    found: list[Record] = [{"run_id": run_id, **part, **told} for part in parts]
-    return [*found[:-1], {**found[-1], "last": True}]
+    more: Record = {} if history_size is None else {"state_only": True, "history_size": history_size}
+    before: Record | None = None
+    for place, name in files:
+        for part in _parts(places[place] or 0, place, name):
+            if before is not None:
+                yield before
+            before = {"run_id": run_id, **part, **more}
+    if before is not None:
+        yield {**before, "last": True}
 
 
 def _parts(folder: int, place: str, name: str) -> Iterator[Record]:
     try:
         file = os.open(name, _READING, dir_fd=folder)
         try:
-            found, content = os.fstat(file), read_file(file)
+            found = os.fstat(file)
+            facts = {"mode": stat.S_IMODE(found.st_mode), "modified": found.st_mtime_ns}
+            for number, at in enumerate(range(0, found.st_size or 1, _PART)):
+                part = {"part": number} if number else facts
+                content = _named("text", os.pread(file, min(_PART, found.st_size - at), at))
+                yield {"place": place, **_named("name", os.fsencode(name)), **part, **content}
         finally:
             os.close(file)
     except OSError as error:
@@ -92,10 +85,6 @@ def _parts(folder: int, place: str, name: str) -> Iterator[Record]:
             f"{documents.printable(name)} cannot be read, so it cannot be kept: {error.strerror}; it was not deleted",
             hint="let the user who runs lens read it",
         ) from error
-    for number, at in enumerate(range(0, len(content) or 1, _PART)):
-        facts = {"mode": stat.S_IMODE(found.st_mode), "modified": found.st_mtime_ns}
-        part = {"part": number} if number else facts
-        yield {"place": place, **_named("name", os.fsencode(name)), **part, **_named("text", content[at : at + _PART])}
 
 
 def _named(key: str, content: bytes) -> Record:
@@ -105,99 +94,78 @@ def _named(key: str, content: bytes) -> Record:
         return {_BASE64[key]: b64encode(content).decode()}
 
 
-_BASE64 = {"name": "name_base64", "text": "base64"}
-
-
 # --- from records to files
 
 
-class KeptFile(NamedTuple):
-    """A file that is to be as it was."""
+class RestoredFile(NamedTuple):
+    """A file that is to be as it was, with its content in a draft."""
 
     place: str
     name: str
-    mode: int
-    modified: int
-    content: bytes
+    draft: TempFile
 
 
-class KeptRun(NamedTuple):
-    """A run that is to come back.
-
-    Attributes:
-        run_id: The run.
-        files: Its files.
-        mark: The line that its history got when its state alone went, or it was cancelled.
-        cancelled: The digest of its state after it was cancelled, which is there still; None if it was not that.
-    """
+class RestoredRun(NamedTuple):
+    """A run whose files are ready to be put in their places."""
 
     run_id: str
-    files: tuple[KeptFile, ...]
-    mark: bytes | None
-    cancelled: str | None = None
+    files: Sequence[RestoredFile]
+    history_size: int | None
 
 
-def kept_runs(records: Iterable[Record]) -> Iterator[KeptRun]:
-    """The runs of some records, one after the other.
-
-    Raises:
-        OperationFailedError: they were not taken from a folder of JSON files, or the last of a run is missing.
-        SchemaError: a file would have a name that is none of a run's.
-    """
-    run: list[Record] = []
-    for record in records:
-        if run and record.get("run_id") != run[0].get("run_id"):
-            break
-        run.append(record)
-        if record.get("last"):
-            yield _kept_run(run)
-            run = []
-    if run:
-        raise OperationFailedError(f"what was kept of run {run[0].get('run_id')} is not whole; nothing of it came back")
+def runs_of(records: Iterable[Record]) -> Iterator[tuple[str, Record, Iterator[Record]]]:
+    """The runs of some records, one after the other: the id, the first record, and all."""
+    for run_id, run in groupby(records, lambda record: record["run_id"]):
+        first = next(run)
+        yield run_id, first, chain([first], run)  # noqa: B031 - the rest of it
 
 
-def _kept_run(records: Sequence[Record]) -> KeptRun:
-    """The run of some records, which somebody else may have written.
+def drafts_of(places: Mapping[str, int], run_id: str, records: Iterable[Record], drafts: ExitStack) -> RestoredRun:
+    """Write the files of a run beside their places, part by part.
 
     Raises:
-        SchemaError: they do not have the form of such.
+        OperationFailedError: the records were not taken from a folder of JSON files, or the last of the run is missing.
+        SchemaError: they do not have the form of such, or a file would have a name that is none of a run's.
     """
+    files: list[RestoredFile] = []
+    modified, last = 0, Record()
     try:
-        return _made_run(records)
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        for last in records:
+            content = _content(last, "text")
+            if not last.get("part"):
+                _set_time(files, modified)
+                files.append(_begun(places, last, drafts))
+                modified = int(last.get("modified", 0))
+                if not -_FAR <= modified <= _FAR:
+                    raise OverflowError("no time of a file")
+            files[-1].draft.write(content)
+        _set_time(files, modified)
+    except _MALFORMED as error:
         raise SchemaError(
-            f"what was kept of run {records[0].get('run_id')} does not have the form in which lens keeps runs; "
-            "nothing of it came back",
+            f"what was kept of run {run_id} does not have the form in which lens keeps runs; nothing of it came back",
             hint="was it written by a newer version? then update flujo-lens; else do not trust where it comes from",
         ) from error
+    if last.get("last") is not True:
+        raise OperationFailedError(f"what was kept of run {run_id} is not whole; nothing of it came back")
+    return RestoredRun(run_id, files, last.get("history_size", -1) if last.get("state_only") else None)
 
 
-def _made_run(records: Sequence[Record]) -> KeptRun:
-    files: list[KeptFile] = []
-    for record in records:
-        if "cancelled" in record and "place" not in record:
-            continue  # it had no state
-        content = _content(record, "text")
-        if record.get("part"):
-            files[-1] = files[-1]._replace(content=files[-1].content + content)
-        else:
-            files.append(_kept_file(record, content))
-    mark = records[0].get("mark")
-    digest = records[0].get("cancelled")
-    return KeptRun(records[0]["run_id"], tuple(files), None if mark is None else mark.encode(), digest)
+def _set_time(files: Sequence[RestoredFile], modified: int) -> None:
+    if files:
+        files[-1].draft.set_time(modified)
 
 
-def _kept_file(record: Record, content: bytes) -> KeptFile:
+def _begun(places: Mapping[str, int], record: Record, drafts: ExitStack) -> RestoredFile:
     name = os.fsdecode(_content(record, "name"))
-    ending = _PLACES.get(record.get("place", ""))
-    if ending is None or not _is_name(name, ending):
-        told, run_id = documents.printable(name), record["run_id"]
-        message = f"{told} is no name for a file of run {run_id}; nothing of it came back"
-        raise SchemaError(message, hint="was it written by a newer version? then update flujo-lens")
-    mode, modified = int(record.get("mode", 0o600)) & _MODES, int(record.get("modified", 0))
-    if not -_FAR <= modified <= _FAR:
-        raise OverflowError("no time of a file")
-    return KeptFile(record["place"], name, mode, modified, content)
+    place = record.get("place", "")
+    if place not in _PLACES or not _is_name(name, _PLACES[place]):
+        raise SchemaError(
+            f"{documents.printable(name)} is no name for a file of run {record['run_id']}; nothing of it came back",
+            hint="was it written by a newer version? then update flujo-lens",
+        )
+    draft = drafts.enter_context(drafted(places[place], b"", name, sync=False))
+    draft.set_mode(int(record.get("mode", 0o600)) & _MODES)
+    return RestoredFile(place, name, draft)
 
 
 def _is_name(name: str, ending: str) -> bool:

@@ -53,6 +53,18 @@ class TempFile:
         """What the system knows of it."""
         return os.fstat(self._file)
 
+    def write(self, data: bytes) -> None:
+        """Add to it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_all(self._file, data)
+
+    def set_time(self, modified: int) -> None:
+        """Give it a modification time, in nanoseconds since 1970."""
+        os.utime(self._file, ns=(modified, modified))
+
     def begin_sync(self) -> None:
         """Have the system begin to write it to the disk, where it can be told to."""
         if hasattr(os, "posix_fadvise"):
@@ -75,16 +87,13 @@ class TempFile:
 
 
 @contextmanager
-def drafted(
-    folder: int, data: bytes, like: str, modified: int | None = None, *, sync: bool = True
-) -> Iterator[TempFile]:
+def drafted(folder: int, data: bytes, like: str, *, sync: bool = True) -> Iterator[TempFile]:
     """A draft of a file with this content; removed at the end if it has not been placed.
 
     Args:
         folder: The folder.
         data: The content.
         like: The name that it will probably get: it is never more readable than that file is now.
-        modified: Its modification time in nanoseconds since 1970; None for now.
         sync: Whether it is synced; else that is left to `sync_all`.
 
     Raises:
@@ -95,8 +104,6 @@ def drafted(
         draft = TempFile(folder, name, file)
         _keep_mode(folder, like, draft)
         write_all(file, data)
-        if modified is not None:
-            os.utime(file, ns=(modified, modified))
         if sync:
             draft.sync()
         yield draft

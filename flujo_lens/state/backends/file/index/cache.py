@@ -26,7 +26,7 @@ from flujo_lens.state.backends.file.format.document import history_folder
 from flujo_lens.state.backends.file.index.state_table import Rows, Scan, Table, scan
 
 if TYPE_CHECKING:
-    from flujo_lens.state.backends.file.format.codec import Codec
+    from flujo_lens.serialization.codec import StateCodec
     from flujo_lens.state.backends.file.index.history_table import HistoryTable
 
 __all__ = ["Catalogue", "IndexFile"]
@@ -158,7 +158,7 @@ class Catalogue:
         codec: Reads histories.
     """
 
-    def __init__(self, folder: Path, cache_dir: Path | None, codec: Codec) -> None:
+    def __init__(self, folder: Path, cache_dir: Path | None, codec: StateCodec) -> None:
         self._folder, self._cache_dir, self._codec = folder, cache_dir, codec
         self.begin()
         begin_anew_in_children(self)
@@ -187,7 +187,7 @@ class Catalogue:
             self._histories = _Kept(IndexFile(self._cache_dir, self._folder, HistoryTable, "histories"))
         with history_folder(folder) as histories:
             if histories is not None:
-                found.histories = scan_histories(folder, histories, self._histories.table, self._codec.real, stop)
+                found.histories = scan_histories(folder, histories, self._histories.table, self._codec, stop)
                 self._histories.keep(found.histories.kept, found.histories.reread)
 
     def forget(self) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flujo_lens.serialization.codec import StateCodec
+from flujo_lens.state import interpret
+from flujo_lens.state.backends.core.run_codec import history_facts
 from flujo_lens.state.backends.file.format import history as file_history
 from flujo_lens.state.backends.file.format.history import History
 from flujo_lens.state.backends.file.index.state_table import MICROSECOND, Rows, Stopped, at_rest, unchanged
@@ -104,7 +106,7 @@ def _read(folder: int, histories: int, name: str, codec: StateCodec, stop: threa
         raise Stopped
     try:
         now = os.stat(name, dir_fd=histories, follow_symlinks=False)
-        history = file_history.read(folder, histories, name, codec)
+        history = file_history.read(folder, histories, name, codec, light=True)
     except OSError:
         return None
     columns = name, now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, *_told(history)
@@ -115,7 +117,8 @@ def _read(folder: int, histories: int, name: str, codec: StateCodec, stop: threa
 def _told(history: History | None) -> tuple[Any, ...]:
     if history is None:
         return (None, False, *[None] * 7, True, False, False, False)
-    raw = file_history.raw_of(history.run_id, None, history)
+    raw = interpret.raw_from_documents(history.run_id, None, history.run)
+    history_facts(raw, list(history.spans.values()), history.steps)
     root = raw.mapping("root_attributes")
     texts = (raw.run_start, raw.run_updated, raw.run_end)
     times = [_micros(text) for text in texts]
@@ -131,7 +134,7 @@ def _told(history: History | None) -> tuple[Any, ...]:
         max((when for when in times if when is not None), default=None),
         all(when is not None for when, text in zip(times, texts, strict=True) if text not in (None, "")),
         raw.failed_step is not None,
-        bool(history.spans),
+        history.has_spans,
         bool(history.evaluations),
     )
 

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from functools import cached_property
 from heapq import nlargest, nsmallest
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, cast
 
 from flujo_lens.state import interpret
-from flujo_lens.state.backends.base import Position
+from flujo_lens.state.backends.core.port import NO_START
 from flujo_lens.state.backends.file.format import document as documents
-from flujo_lens.state.backends.file.format.codec import Codec
-from flujo_lens.state.backends.file.format.document import Document
-from flujo_lens.state.backends.file.format.tombstones import Graves, read_graves
-from flujo_lens.state.backends.file.index.state_table import MICROSECOND, Moment, Scan, Stopped
-from flujo_lens.state.filtering import matches
+from flujo_lens.state.backends.file.index.state_table import MICROSECOND, Moment, Scan
 from flujo_lens.state.timestamps import EPOCH, parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
 
-if TYPE_CHECKING:
-    from flujo_lens.state.backends.file.format.history import History
-
-__all__ = ["OLDEST", "Pick", "Reader", "Snapshot", "Source", "in_order", "instant"]
+__all__ = ["Pick", "Snapshot", "in_order", "instant"]
 
 Pick = tuple[int, str, int]
-"""Start in microseconds since 1970 (`OLDEST` without a readable one), run id, row; sorted like this."""
+"""Start in microseconds since 1970 (`NO_START` without a readable one), run id, row; sorted like this."""
 
 
 def _micros(when: datetime) -> int:
@@ -35,94 +27,11 @@ def _micros(when: datetime) -> int:
 
 
 def instant(micros: int | None) -> datetime | None:
-    """The instant of a number of microseconds since 1970; None for None and for `OLDEST`."""
-    return None if micros is None or micros == OLDEST else EPOCH + timedelta(microseconds=micros)
+    """The instant of a number of microseconds since 1970; None for None and for `NO_START`."""
+    return None if micros is None or micros == NO_START else EPOCH + timedelta(microseconds=micros)
 
 
-OLDEST = _micros(datetime.min.replace(tzinfo=UTC))
 _Test = Callable[[int], bool]
-
-
-class Source(NamedTuple):
-    """What the files of a run hold. One of the two is there."""
-
-    run_id: str
-    document: Document | None
-    history: History | None
-
-    def raw(self) -> interpret.RawRun:
-        """The run for the rules that all drivers share."""
-        state = _told(self.document) if self.document else None
-        if self.history is None:
-            return interpret.raw_from_documents(self.run_id, state)
-        from flujo_lens.state.backends.file.format.history import raw_of
-
-        return raw_of(self.run_id, state, self.history)
-
-    def summary(self, zone: tzinfo) -> RunSummary:
-        """The run as operators read it; unreadable if its state does not parse."""
-        document = self.document
-        if document is not None and document.state is None:
-            return interpret.unreadable(self.run_id, document.problem or "", document.changed_at)
-        run = interpret.summarise(self.raw(), zone)
-        if document is None or document.problem is None:
-            return run
-        return run._replace(problems=(*run.problems, document.problem))
-
-
-def _told(document: Document) -> dict[str, Any] | None:
-    """What a state tells, without the marks for what is closed."""
-    if document.state is None or not document.closed:
-        return document.state
-    return {key: value for key, value in document.state.items() if key not in document.closed}
-
-
-class Reader:
-    """Reads the files of runs in an open folder.
-
-    Args:
-        folder: A descriptor of the folder.
-        histories: One of its sub-folder of histories; None if there is none.
-        codec: Unseals what is in them.
-    """
-
-    def __init__(self, folder: int, histories: int | None, codec: Codec) -> None:
-        self.folder, self.histories, self._codec = folder, histories, codec
-
-    @cached_property
-    def graves(self) -> Graves:
-        """The files that are as good as gone."""
-        return read_graves(self.folder, self.histories)
-
-    def document(self, name: str) -> Document | None:
-        """The state in a file, unsealed; with a problem and marks for its large fields if there is no key for them."""
-        found = documents.read_document(self.folder, name, exact=True)
-        if found is None or found.state is None:
-            return found
-        state, errors = self._codec.shown(found.run_id, found.state)
-        problem = next((error.message for error in errors.values()), None)
-        return found._replace(state=state, problem=problem, closed=tuple(errors))
-
-    def history(self, run_id: str) -> History | None:
-        """The history of a run; None if it has none, or it may not be read."""
-        if self.histories is None:
-            return None
-        from flujo_lens.state.backends.file.format import history as file_history
-
-        with suppress(OSError):
-            for name in file_history.names_found(self.histories, run_id):
-                if name not in self.graves.histories:
-                    return file_history.read(self.folder, self.histories, name, self._codec.real)
-        return None
-
-    def source(self, run_id: str, name: str) -> Source | None:
-        """What there is of a run now, its state in the file `name` ("" for none); None if it is gone."""
-        document = self.document(name) if name else None
-        if document is not None and document.run_id != run_id:
-            document = None
-        history = self.history(run_id)
-        is_run = document is not None or (history is not None and history.run is not None)
-        return Source(run_id, document, history) if is_run else None
 
 
 class Snapshot:
@@ -139,7 +48,8 @@ class Snapshot:
     """
 
     def __init__(self, found: Scan, zone: tzinfo) -> None:
-        self.table, self.zone = found.table, zone
+        self.table = self.states = found.table
+        self.zone = zone
         ids = self.table.run_id
         row_of = dict(zip(ids, range(len(ids)), strict=True))
         row_of.pop(None, None)
@@ -165,7 +75,7 @@ class Snapshot:
 
     def _last_saved(self, at: int) -> tuple[bool, int, int, str]:
         updated, table = self._updated(at), self.table
-        saved = OLDEST if updated is None else updated
+        saved = NO_START if updated is None else updated
         return bool(table.readable[at]), saved, table.modified[at], table.name[at]
 
     def _micros_of(self, moment: Moment) -> int | None:
@@ -187,7 +97,7 @@ class Snapshot:
 
     # --- by the table
 
-    def select(self, wanted: RunFilter, after: Position | None, reverse: bool) -> list[Pick]:
+    def select(self, wanted: RunFilter, after: tuple[int, str] | None = None, reverse: bool = False) -> list[Pick]:
         """The runs behind `after` that `wanted` admits, texts and metadata apart; in no order."""
         tests, created = self._tests(wanted), self.table.created
         rows: Iterable[tuple[str, int]] = self.row_of.items()
@@ -200,7 +110,7 @@ class Snapshot:
 
     def _start(self, moment: Moment) -> int:
         start = self._micros_of(moment)
-        return OLDEST if start is None else start
+        return NO_START if start is None else start
 
     def _tests(self, wanted: RunFilter) -> list[_Test]:
         table, statuses = self.table, wanted.statuses
@@ -239,34 +149,25 @@ class Snapshot:
                 is_background_task=bool(table.background[at]),
             )
 
-    # --- by the files
+    def problems(self, run_id: str) -> tuple[str, ...]:
+        """What is odd about a run beside what its own file says: that several files hold it."""
+        if run_id not in self.rivals:
+            return ()
+        names = ", ".join(map(documents.printable, self.files_of(run_id)))
+        return (f"several files hold this run, the one saved last first: {names}",)
 
-    def detailed(
-        self, reader: Reader, picks: Iterable[Pick], wanted: RunFilter, stop: threading.Event
-    ) -> Iterator[tuple[Pick, RunSummary]]:
-        """The runs with all that their files tell now, those that `wanted` admits.
+    def tasks_of(self, parent: str) -> list[str]:
+        """The ids of the background tasks of a run."""
+        return self._tasks.get(parent, [])
 
-        One whose files are gone meanwhile, or have become another run's, is left out.
-        """
-        for pick in picks:
-            if stop.is_set():
-                raise Stopped
-            source = reader.source(pick[1], self.table.name[pick[2]])
-            if source is None:
-                continue
-            run = self.completed(source.summary(self.zone))
-            if matches(wanted, run):
-                yield pick, run
-
-    def completed(self, run: RunSummary) -> RunSummary:
-        """The run with what other files tell: its background tasks, and that several files hold it."""
-        if run.run_id in self.tasks:
-            run = run._replace(tasks=self.tasks[run.run_id])
-        if run.run_id in self.rivals:
-            names = ", ".join(map(documents.printable, self.files_of(run.run_id)))
-            problem = f"several files hold this run, the one saved last first: {names}"
-            run = run._replace(problems=(*run.problems, problem))
-        return run
+    @cached_property
+    def _tasks(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        parents = self.table.parent
+        for run_id, at in self.row_of.items():
+            if (parent := parents[at]) is not None:
+                found.setdefault(parent, []).append(run_id)
+        return found
 
     @cached_property
     def tasks(self) -> dict[str, dict[str, int]]:
@@ -283,15 +184,39 @@ class Snapshot:
     # --- about the whole
 
     def histories_with(self, what: str) -> list[str]:
-        """The ids of what has such a history: ``spans`` or ``evaluations``."""
+        """The ids of what has a history in which there may be such rows: ``step``, ``span`` or ``evaluation``."""
         table = self.histories
-        columns = zip(table.run_id, getattr(table, what), strict=True) if table else ()
-        return [run_id for run_id, has in columns if run_id is not None and has]
+        if table is None:
+            return []
+        columns = {"step": table.has_run, "span": table.spans, "evaluation": table.evaluations}
+        return [run_id for run_id, has in zip(table.run_id, columns[what], strict=True) if run_id is not None and has]
+
+    @cached_property
+    def by_name(self) -> dict[str, int]:
+        """Rows by the names of files."""
+        return {name: at for at, name in enumerate(self.table.name) if name}
+
+    def is_known(self, run_id: str, name: str, found: os.stat_result) -> bool:
+        """Whether a file of which the system says this is a state of the run, as it was when the folder was read."""
+        at, table = self.by_name.get(name), self.table
+        if at is None or table.run_id[at] != run_id or not table.readable[at]:
+            return False
+        return documents.stamp_of(found) == (table.modified[at], table.changed[at], table.size[at], table.inode[at])
+
+    def rows_of(self, run_id: str) -> list[int]:
+        """The rows of a run in the table of states, the one that counts first."""
+        rows = self.rivals.get(run_id) or [self.row_of[run_id]] if run_id in self.row_of else []
+        return [row for row in rows if row < len(self.states.name)]
 
     def files_of(self, run_id: str) -> list[str]:
         """The names of the files that hold a run, the one that counts first."""
-        rows = self.rivals.get(run_id) or [self.row_of[run_id]] if run_id in self.row_of else []
-        return [self.table.name[at] for at in rows if self.table.name[at]]
+        return [self.states.name[row] for row in self.rows_of(run_id)]
+
+    @cached_property
+    def history_of(self) -> dict[str, int]:
+        """Rows in the table of histories by run id."""
+        table = self.histories
+        return {} if table is None else {run_id: at for at, run_id in enumerate(table.run_id) if run_id is not None}
 
     def last_save(self) -> datetime | None:
         """The newest update of all readable runs."""
@@ -311,10 +236,9 @@ def in_order(picks: list[Pick], reverse: bool, first: int) -> Iterator[Pick]:
         yield from sorted(picks, reverse=not reverse)[len(few) :]
 
 
-def _behind(picks: list[Pick], after: Position | None, reverse: bool) -> list[Pick]:
-    if after is None:
+def _behind(picks: list[Pick], border: tuple[int, str] | None, reverse: bool) -> list[Pick]:
+    if border is None:
         return picks
-    border = (OLDEST if after[0] is None else _micros(after[0]), after[1])
     return [pick for pick in picks if (pick[:2] > border if reverse else pick[:2] < border)]
 
 

@@ -6,10 +6,10 @@ import os
 import threading
 from collections.abc import Iterator
 
-from flujo_lens.state.backends.file.folder import Folder
+from flujo_lens.state.backends.file.folder import Folder, Reader
 from flujo_lens.state.backends.file.format import history as file_history
 from flujo_lens.state.backends.file.format.document import LEFTOVER, printable
-from flujo_lens.state.backends.file.index.run_selection import Reader, Snapshot
+from flujo_lens.state.backends.file.index.run_selection import Snapshot
 from flujo_lens.state.backends.file.index.state_table import Scan, Stopped
 from flujo_lens.state.backends.file.upkeep.repair import old_leftovers
 from flujo_lens.state.maintenance import Finding
@@ -73,7 +73,7 @@ def _rivals(snapshot: Snapshot) -> Finding:
 
 
 def _times(snapshot: Snapshot) -> Finding:
-    runs = snapshot.light(snapshot.select(RunFilter(), None, reverse=False))
+    runs = snapshot.light(snapshot.select(RunFilter()))
     count = sum(run.updated_at is None and run.status != UNREADABLE for run in runs)
     if not count:
         return Finding("unreadable times", True, 0, "every run has a time that can be read")
@@ -133,7 +133,7 @@ def _bad_lines(states: int, histories: int, names: list[str], folder: Folder, st
     for name in names:
         if stop.is_set():
             raise Stopped
-        history = file_history.read(states, histories, name, folder.codec.real)
+        history = file_history.read(states, histories, name, folder.codec, light=True)
         if history is not None and history.problems:
             count, some = count + 1, some or f"{printable(name)}: {history.problems[0]}"
     if not count:

@@ -1,1 +1,0 @@
-"""Deleting runs from a folder, and restoring them."""
