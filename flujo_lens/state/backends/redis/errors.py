@@ -154,6 +154,9 @@ def translate(error: BaseException, where: str, key: bytes | None = None) -> Len
         return UnreachableStoreError(f"cannot reach {where}: it does not answer", hint=_UP)
     if isinstance(error, ResponseError):
         return OperationFailedError(f"{where}: {text}; nothing was changed")
+    cause = str(error.__cause__ or error.__context__ or "")
+    if "certificate" in cause and cause not in text:
+        text = f"{text}: {cause}"
     return UnreachableStoreError(f"cannot reach {where}: {text.rstrip('.')}", hint=_UP)
 
 

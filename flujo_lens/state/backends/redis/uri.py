@@ -61,7 +61,7 @@ def address_of(uri: str) -> Address:
     is_tls = scheme == "rediss" or (is_cluster and _flag(query, "ssl"))
     _check_names(query, is_tls)
     db = _database(query, "" if is_socket else parts.path.strip("/"), is_cluster)
-    options: dict[str, Any] = {"db": db, **_login(login), **_certificates(query)}
+    options: dict[str, Any] = {"db": db, **_login(login), **(_certificates(query) if is_tls else {})}
     if is_socket:
         options["path"] = unquote(parts.path)
         if hosts or not parts.path:
@@ -122,13 +122,12 @@ def _database(query: Mapping[str, str], path: str, is_cluster: bool) -> int:
 
 
 def _certificates(query: Mapping[str, str]) -> dict[str, Any]:
+    """How the server's certificate is checked: against its host, too, which redis-py before 6 leaves out."""
+    reqs, is_checked = query.get("ssl_cert_reqs", "required"), query.get("ssl_check_hostname")
+    if reqs not in ("required", "optional", "none"):
+        raise ConfigError(f"?ssl_cert_reqs={reqs}: required, optional or none is meant")
     found: dict[str, Any] = {name: query[name] for name in _TLS if name in query}
-    if "ssl_check_hostname" in found:
-        found["ssl_check_hostname"] = _flag(query, "ssl_check_hostname")
-    if query.get("ssl_cert_reqs", "required") not in ("required", "optional", "none"):
-        raise ConfigError(f"?ssl_cert_reqs={query['ssl_cert_reqs']}: required, optional or none is meant")
-    if query.get("ssl_cert_reqs") == "none":
-        found.setdefault("ssl_check_hostname", False)
+    found["ssl_check_hostname"] = reqs != "none" if is_checked is None else _flag(query, "ssl_check_hostname")
     return found
 
 
