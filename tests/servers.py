@@ -222,15 +222,15 @@ class RedisServer:
         """Its port's."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
-        """Start it, for the first time or after `kill`."""
+    def start(self, *, waits: bool = True) -> None:
+        """Start it, for the first time or after `kill`; wait until it has its data."""
         (self.folder / "s").unlink(missing_ok=True)
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen([str(self._program), str(self._file)], start_new_session=True, **quiet)
         words = [sys.executable, "-c", _WATCH, str(self._process.pid), str(self.folder)]
         self._watch = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
         end = time.monotonic() + 20
-        while not self._answers():
+        while waits and not self._answers():
             assert self._process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < end, "the server does not start"
             time.sleep(0.01)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -400,6 +402,40 @@ def test_a_server_that_cannot_write_to_its_disk(own_server: Store) -> None:
     found = {row["check"]: row["ok"] for row in own_server("doctor -o json").json}
     assert found["persistence"] is False
     assert own_server("list").code == 0
+
+
+def test_a_server_that_reads_its_data_and_one_in_a_script(bare_lens: Lens) -> None:
+    slow = {"key_load_delay": "1500", "loading_process_events_interval_bytes": "1024"}
+    with redis_server(valkey_program(), busy_reply_threshold="10", **slow) as server:
+        store = Store(server, bare_lens)
+        store.use(lambda b: b.save_state("r", {"status": "running"}))
+        server.calls([("SET", f"other:{number}", "x" * 100) for number in range(400)])
+        server.call("SAVE")
+        server.kill()
+        server.start(waits=False)
+        answers = [store("list")]
+        while answers[-1].code:
+            assert answers[-1].code == 5, answers[-1].err
+            answers.append(store("list"))
+        loading = [answer for answer in answers if "is loading its data from disk" in answer.err]
+        assert loading, [answer.err for answer in answers]
+        _fails(loading[0], "is loading its data", "redis-cli info persistence")
+
+        with ThreadPoolExecutor(1) as thread:
+            script = thread.submit(_endless, server)
+            answer = store("list -o id")
+            while not answer.code:
+                answer = store("list -o id")
+            server.call("SCRIPT", "KILL")
+            script.result()
+        _fails(answer, "runs a script", "script kill", code=7)
+
+
+def _endless(server: RedisServer) -> None:
+    import redis
+
+    with contextlib.suppress(redis.ResponseError):
+        server.call("EVAL", "while true do end", 0)
 
 
 def test_logins(own_server: Store) -> None:

@@ -390,6 +390,21 @@ def test_a_store_is_in_one_slot_and_comes_back_with_its_node(cluster: RedisClust
     assert len(whole(owner, "{lens}:")) == 6
 
 
+def test_a_cluster_that_lacks_a_slot_is_down(cluster: RedisCluster) -> None:
+    owner, first = cluster.owner("{lens}:"), cluster.servers[0]
+    for server in {owner, first}:
+        server.call("CLUSTER DELSLOTS", 0)
+    try:
+        with pytest.raises(UnreachableStoreError, match="is down") as caught:
+            use(cluster.uri, lambda b: b.load_state("x"))
+        assert "cluster nodes" in (caught.value.hint or "")
+    finally:
+        first.call("CLUSTER ADDSLOTS", 0)
+        if owner is not first:
+            owner.call("CLUSTER SETSLOT", 0, "NODE", first.call("CLUSTER MYID"))
+        cluster.wait()
+
+
 def test_a_node_of_a_cluster_that_is_named_as_a_single_server(cluster: RedisCluster) -> None:
     other = next(server for server in cluster.servers if server is not cluster.owner("x"))
     with pytest.raises(UnreachableStoreError, match="MOVED") as caught:
