@@ -46,7 +46,7 @@ def delete_all(session: Session, ids: Sequence[Any], heads: int) -> dict[str, in
     if not ids:
         return {}
     there = [table for table in HEADS if session.shape.has(table)]
-    tables = (*children(session.shape), *lens_tables.hanging(session.connection), *there)
+    tables = (*children(session.shape), *lens_tables.of_runs(session.connection), *there)
     deleted = {table: session.rows(queries.delete(table, len(ids)), ids).rowcount for table in tables}
     if sum(deleted[table] for table in there) < heads:
         raise OperationFailedError(

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["ids_of", "measure"]
 
 COUNTED = 10_000
-"""The rows of so many runs are counted, a matter of some tenths of a second; of more they are estimated."""
+"""The rows of up to this many runs are counted, a matter of some tenths of a second; of more they are estimated."""
 
 SAMPLED = 500
-"""So many runs, which lie evenly among the others, are looked at for an estimate."""
+"""Number of runs, spread evenly among the others, that are looked at for an estimate."""
 
 
 def measure(session: Session, plan: DeletionPlan) -> tuple[dict[str, int], int, bool]:

@@ -43,7 +43,7 @@ _SHORT = 0.25
 """The part of the longest time of a transaction below which the next one may be larger."""
 
 _MANY_ROWS, _FEW_ROWS = 5_000, 1_000
-"""Rows that a batch of several families deletes at most; so many at a time go of a run with more than `_TOO_MANY`: the
+"""Rows that a batch of several families deletes at most, and at a time of a run with more than `_TOO_MANY`: the
 smaller number where a transaction is to be short.
 """
 
@@ -52,7 +52,7 @@ _FIRST = 4
 
 _TOO_MANY = 20_000
 _MANY_RUNS = 200
-"""A family of more runs goes in parts of so many."""
+"""A family of more runs goes in parts of this size."""
 
 _MANY_BYTES = 8 * 2**20
 """What the runs of a batch take, at most and about: it is all in the log of one transaction."""
@@ -332,7 +332,7 @@ class Deletion:
     # --- rows without a run
 
     def _orphaned(self, session: Session) -> Deleted:
-        """Delete rows that still belong to no run, so many at a time."""
+        """Delete rows that still belong to no run, some at a time."""
         ids = self._orphans_of(session)
         changed = set() if self._is_large else self._copying.inside(session, ids)
         ids = [run_id for run_id in ids if as_text(run_id) not in changed]

@@ -90,7 +90,7 @@ class Pacing:
     def _fold(self, connection: sqlite3.Connection) -> None:
         """Fold the WAL into the file, and have the next transaction begin it anew.
 
-        Most of it is folded in while others write. What they write meanwhile would keep it from ever beginning anew:
+        Most of it is folded in while others write. What they write in that time would keep it from ever beginning anew:
         those few pages are folded in while they wait, as they do for a batch.
         """
         busy, there, _ = connection.execute("PRAGMA wal_checkpoint(passive)").fetchone()

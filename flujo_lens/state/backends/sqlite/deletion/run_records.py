@@ -18,7 +18,7 @@ from typing import Any
 
 from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.deletion.queries import ROWID
-from flujo_lens.state.backends.sqlite.engine.lock_retry import patiently
+from flujo_lens.state.backends.sqlite.engine.lock_retry import retry_while_locked
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.reads.queries import marks
@@ -167,7 +167,7 @@ def _chunks(session: Session, table: str, run_id: Any) -> Iterator[tuple[list[st
         after, values = ("", (run_id,)) if last is None else (f"AND {ROWID} > ? ", (run_id, last))
         sql = _select(session, table, f"run_id = ? {after}", f" LIMIT {_ROWS}")
         deadline = time.monotonic() + _LONGEST_WAIT
-        columns, rows, size = patiently(partial(_some, session, sql, values), deadline, threading.Event())
+        columns, rows, size = retry_while_locked(partial(_some, session, sql, values), deadline, threading.Event())
         if rows:
             yield columns, rows, max(len(rows), size * _ROWS // _BYTES)
         if not rows or columns[0] != ROWID:

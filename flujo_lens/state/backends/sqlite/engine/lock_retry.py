@@ -1,4 +1,4 @@
-"""Waiting for locks that others hold, and what is said of a write that failed."""
+"""Waiting for locks that others hold, and the errors of writes that failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TypeVar
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.sqlite.engine.read_connection import WHO_MAY_WRITE, is_busy, translate
 
-__all__ = ["SLICE", "check_may_write", "patiently", "translate_write"]
+__all__ = ["SLICE", "check_may_write", "retry_while_locked", "translate_write"]
 
 T = TypeVar("T")
 SLICE = 0.01
@@ -23,18 +23,18 @@ SLICE = 0.01
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 
 
-def patiently(
+def retry_while_locked(
     step: Callable[[], T],
     deadline: float,
     stopped: threading.Event,
     passes: Callable[[sqlite3.Error], bool] = is_busy,
 ) -> T:
-    """Return ``step()``, tried again while somebody else is in the way.
+    """Return ``step()``, tried again while another connection is in the way.
 
     Args:
         step: Does nothing when it fails.
         deadline: In seconds of the monotonic clock.
-        stopped: Set when nobody wants it any more; ends the waiting at once.
+        stopped: Set when it is no longer wanted; ends the waiting at once.
         passes: Whether what an error tells of may go by itself.
     """
     pause = _FIRST_PAUSE
@@ -52,7 +52,7 @@ def patiently(
 def check_may_write(path: Path) -> None:
     """See that a file may be written, before SQLite opens it.
 
-    It opens one that may not be written for reading, with a ``-wal`` and a ``-shm`` that nobody may write either, and
+    It opens one that may not be written for reading, with a ``-wal`` and a ``-shm`` that are not writable either, and
     leaves them behind.
 
     Raises:

@@ -47,7 +47,7 @@ def make_way(path: Path, seconds: float = 0.0) -> bool:
     """Have every connection of this process that reads the file as `Reader.give_way` says closed, in its turn.
 
     Returns:
-        Whether all of them are, after waiting for so many seconds at most.
+        Whether all of them are, after waiting for `seconds` at most.
     """
     turns = [store.thread.post(store.reader.give_way) for store in open_stores.all() if store.reader.path == path]
     end = time.monotonic() + seconds

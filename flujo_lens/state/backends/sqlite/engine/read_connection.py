@@ -2,11 +2,11 @@
 
 SQLite's own read-only mode is not enough: on a checkpointed WAL store it makes ``-wal`` and ``-shm`` files and
 leaves them, it fails in a folder that is not writable, and it touches a ``-shm`` that is there. What is right
-depends on what lies beside the file (measured with SQLite 3.40; `Way` names the cases)::
+depends on the files next to it (measured with SQLite 3.40; `Way` names the cases)::
 
     rollback journal                 ROLLBACK   mode=ro: takes a shared lock, waits for a writer
     WAL, no -wal or an empty one     CLEAN      immutable=1: takes no lock, so re-checked after the read
-    WAL, -wal and -shm beside it     LIVE       mode=ro, readonly_shm=1: sees the WAL, writes no byte
+    WAL, with -wal and -shm          LIVE       mode=ro, readonly_shm=1: sees the WAL, writes no byte
     WAL, -wal without -shm           LEFT       unix-none and an exclusive locking mode: the index of the WAL
                                                 is built in memory; takes no lock, so re-checked
 
@@ -63,7 +63,7 @@ _LOCK_WAIT = 0.1
 
 _kept: dict[tuple[int, int], int] = {}
 _keeping = threading.Lock()
-_UNFINISHED = "its last write was not finished, and only a writer can roll it back (a -journal file lies beside it)"
+_UNFINISHED = "its last write was not finished, and only a writer can roll it back (there is a -journal file)"
 
 
 class Way(Enum):
@@ -137,7 +137,7 @@ def _way(path: Path, header: bytes) -> Way:
 
 
 def _has_wal(path: Path) -> bool:
-    """Whether a ``-wal`` lies beside the file that has anything in it. (SQLite would delete an empty one.)"""
+    """Whether there is a ``-wal`` with anything in it. (SQLite would delete an empty one.)"""
     return _stamp_of(f"{path}-wal")[0] > _WAL_HEADER
 
 
@@ -151,7 +151,7 @@ def identity(path: Path | str) -> Identity | None:
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether somebody else holds a lock."""
+    """Whether another connection holds a lock."""
     name = getattr(error, "sqlite_errorname", "") or ""
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
@@ -223,7 +223,7 @@ class Reader:
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return ``work(connection)``, all of whose reads see the store at one moment.
 
-        Where no lock guards that, the work is done again if the file changed meanwhile.
+        Where no lock guards that, the work is done again if the file changed in between.
 
         Raises:
             BusyError: locked, or changing, for longer than the timeout.
@@ -340,7 +340,7 @@ class Reader:
     def give_way(self) -> None:
         """Close a connection that maps the ``-shm``: SQLite lends its read-only mapping to a writer of this process.
 
-        To whoever is reading it is as if the file had changed.
+        For the reader it is as if the file had changed.
         """
         if self._connection is not None and self._way is Way.LIVE:
             self.close()

@@ -1,6 +1,6 @@
 """Which indexed column narrows a filter down, and to how many runs.
 
-No single plan serves: to walk by time takes 11 s on a million runs for a status that nobody has, to read and
+No single plan serves: to walk by time takes 11 s on a million runs for a status that no run has, to read and
 sort all of a status 3 s for one that every tenth run has. So each index is probed with a LIMIT first.
 """
 
@@ -20,10 +20,10 @@ from flujo_lens.state.views import RunFilter
 __all__ = ["FEW", "SMALL_STORE", "Candidates", "find_candidates"]
 
 FEW = 5_000
-"""So many runs are read and sorted sooner than they are found by a walk."""
+"""Up to this many runs are read and sorted sooner than they are found by a walk."""
 
 SMALL_STORE = 1_000
-"""A store of so many runs is always read whole: its order is exact whatever forms its times have."""
+"""A store of up to this many runs is always read whole: its order is exact whatever forms its times have."""
 
 MOST_PIPELINE_IDS = 200
 _WS, _RUNS = "workflow_state", "runs"

@@ -114,7 +114,7 @@ class _Stream:
         return next(starts, self.frontier)
 
     def may_come_before(self, when: datetime) -> bool:
-        """Whether a row that is still to come can have to go before (or beside) one of `when`."""
+        """Whether a row that is still to come can have to go before (or with) one of `when`."""
         if self.done:
             return False
         if self.frontier is None:
@@ -161,7 +161,7 @@ class _Trailing:
         return found
 
     def may_come_before(self, when: datetime) -> bool:
-        """Whether a row that is still to come can have to go before (or beside) one of `when`."""
+        """Whether a row that is still to come can have to go before (or with) one of `when`."""
         if self._rest is not None:
             return self._rest.may_come_before(when)
         if self.frontier is None:

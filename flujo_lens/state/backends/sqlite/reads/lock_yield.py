@@ -10,15 +10,15 @@ import sqlite3
 import threading
 import time
 
-from flujo_lens.state.backends.sqlite.engine.lock_retry import patiently
+from flujo_lens.state.backends.sqlite.engine.lock_retry import retry_while_locked
 
 __all__ = ["LockYielder"]
 
 _LONGEST = 0.1
 """Seconds of one read."""
 
-_PATIENCE = 5.0
-"""Seconds to wait for whoever writes then."""
+_LONGEST_WAIT = 5.0
+"""Seconds to wait for those that write then."""
 
 
 class LockYielder:
@@ -33,11 +33,11 @@ class LockYielder:
         """Let others write, if they had to wait for long; to be called while no query is open.
 
         Raises:
-            sqlite3.Error: somebody writes for longer than anybody should.
+            sqlite3.Error: another connection writes for longer than any should.
         """
         if self._is_in_the_way and time.monotonic() - self._since > _LONGEST:
             self._db.rollback()
-            patiently(self._begin, time.monotonic() + _PATIENCE, threading.Event())
+            retry_while_locked(self._begin, time.monotonic() + _LONGEST_WAIT, threading.Event())
             self._since = time.monotonic()
 
     def _begin(self) -> None:

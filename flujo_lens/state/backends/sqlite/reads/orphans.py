@@ -1,4 +1,4 @@
-"""Rows of history that hang on no run: neither ``workflow_state`` nor ``runs`` knows their id."""
+"""Rows of history without a run: neither ``workflow_state`` nor ``runs`` knows their id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIMES = ("created_at", "end_time", "start_time")
 
 
 def children(shape: Shape) -> list[str]:
-    """The tables whose rows hang on runs."""
+    """The tables whose rows belong to runs."""
     return [table for table in _CHILDREN if shape.has(table, "run_id")]
 
 
@@ -36,24 +36,24 @@ class Orphans(NamedTuple):
     young: int = 0
 
 
-def find_orphans(session: Session, before: datetime, breaths: LockYielder) -> Orphans:
+def find_orphans(session: Session, before: datetime, lock_yielder: LockYielder) -> Orphans:
     """The ids without a run, of which those are old whose newest row, in any table, is older than `before`.
 
     A row without a readable time is never old.
     """
     shape = session.shape
-    found = {table: _alone(session, table, breaths) for table in children(shape)}
+    found = {table: _alone(session, table, lock_yielder) for table in children(shape)}
     young = set()
     for run_id in {run_id for counts in found.values() for run_id in counts}:
         if not _is_old(session, run_id, found, before):
             young.add(run_id)
-        breaths.take()
-    told = {table: {i: n for i, n in counts.items() if i not in young} for table, counts in found.items()}
+        lock_yielder.take()
+    old = {table: {i: n for i, n in counts.items() if i not in young} for table, counts in found.items()}
     rows = sum(n for counts in found.values() for i, n in counts.items() if i in young)
-    return Orphans({table: counts for table, counts in told.items() if counts}, rows)
+    return Orphans({table: counts for table, counts in old.items() if counts}, rows)
 
 
-def _alone(session: Session, table: str, breaths: LockYielder) -> dict[Any, int]:
+def _alone(session: Session, table: str, lock_yielder: LockYielder) -> dict[Any, int]:
     """Ids of a table without a run, and how many rows they have: off the index on the id, if there is one."""
     if not session.shape.indexed(table, "run_id"):
         return dict(session.rows(_counted(session, table, f"WITH d(id) AS (SELECT DISTINCT run_id FROM {table})")))
@@ -65,7 +65,7 @@ def _alone(session: Session, table: str, breaths: LockYielder) -> dict[Any, int]
         found.update(session.rows(_counted(session, table, walk), (value,)))
         last = f"{walk} SELECT id FROM d ORDER BY at DESC LIMIT 1"
         page = _stored(session, f"SELECT min(run_id) AS id FROM {table} WHERE run_id > ({last})", value)
-        breaths.take()
+        lock_yielder.take()
     return found
 
 

@@ -70,7 +70,7 @@ def run_columns(shape: Shape, run_id: str, *, state: bool, run: bool, details: b
         run_id: SQL for the run's id.
         state: Whether ``s`` is joined; else its columns are NULL.
         run: Whether ``r`` is joined.
-        details: Whether blobs are wanted. Without, the step history is read only where status or duration hang on it.
+        details: Whether blobs are wanted. Without, the step history is read only where status or duration depend on it.
     """
     s = _Side(shape, _WS, "s", state and shape.has(_WS))
     r = _Side(shape, _RUNS, "r", run and shape.has(_RUNS))
@@ -142,8 +142,8 @@ def _blob_columns(s: _Side, r: _Side, details: bool) -> list[str]:
         alone = f"NOT ({r.exists})"
         context = f"CASE WHEN {failed_again(s('status'), r.first('status'))} THEN {s('pipeline_context')} END"
         return ["NULL", context, f"CASE WHEN {unclear} OR {alone} THEN {s('step_history')} END", "NULL"]
-    told = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({unclear}, 0)"
-    unneeded = f"{s('status')} = 'completed' OR ({told})"
+    is_told = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({unclear}, 0)"
+    unneeded = f"{s('status')} = 'completed' OR ({is_told})"
     context = f"CASE WHEN NOT COALESCE({unneeded}, 0) THEN {s('pipeline_context')} END"
     return [s("metadata"), context, s("step_history"), "NULL"]
 

@@ -69,7 +69,7 @@ class _Facts(NamedTuple):
 
 
 class _Group:
-    """Runs of which the same facts are told. `place` is None if they do not tell it."""
+    """Runs with the same facts. `place` is None if they do not tell it."""
 
     __slots__ = ("place", "runs", "sample")
 
@@ -110,7 +110,7 @@ class _Grouping:
         wanted = self._admitted
         return status in wanted.statuses and wanted.pipeline in (None, name) and wanted.version in (None, version)
 
-    # --- by what is told without blobs
+    # --- by the facts, without blobs
 
     def _count_states(self) -> None:
         groups: dict[tuple[Any, ...], _Group] = {}
@@ -142,8 +142,8 @@ class _Grouping:
         child = f"s.{row} IN (SELECT {row} FROM {_WS} WHERE parent_run_id > '')" if has_parents else "0"
         facts = ["s.status", *state, index, self._digest(), *run, run_status, child]
         source = f"{_WS} s {self._join.format('s')} {self._joined_as_needed()}"
-        told = ", ".join([f"s.{row}", "CAST(s.run_id AS TEXT)", *facts])
-        return f"SELECT {told} FROM {source} WHERE s.status IN ({self._stored}, '') AND s.run_id IS NOT NULL"
+        columns = ", ".join([f"s.{row}", "CAST(s.run_id AS TEXT)", *facts])
+        return f"SELECT {columns} FROM {source} WHERE s.status IN ({self._stored}, '') AND s.run_id IS NOT NULL"
 
     def _digest(self) -> str:
         return "m.digest" if self._has_manifests else "NULL"
@@ -207,9 +207,9 @@ class _Grouping:
             self._tally.add(place, as_text(raw.run_id))
 
     def _done(self, raw: RawRun, status: str) -> tuple[str, ...]:
-        told = completed_of(raw, status)
-        if told is not None or not self._shape.has("steps", "run_id", "step_name", "step_index", "status"):
-            return told or ()
+        completed = completed_of(raw, status)
+        if completed is not None or not self._shape.has("steps", "run_id", "step_name", "step_index", "status"):
+            return completed or ()
         return tuple(
             as_text(row[0]) for row in self._session.rows(_DONE.format(row=self._shape.row("steps")), (raw.run_id,))
         )

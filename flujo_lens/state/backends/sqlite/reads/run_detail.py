@@ -1,4 +1,4 @@
-"""One run with everything that hangs on it; evaluations and system state."""
+"""One run with all that belongs to it; evaluations and system state."""
 
 from __future__ import annotations
 

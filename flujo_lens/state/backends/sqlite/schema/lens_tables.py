@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["CLAIMS", "DELETIONS", "MANIFESTS", "OF_SPACE", "RUN_MANIFESTS", "hanging", "is_there", "make"]
+__all__ = ["CLAIMS", "DELETIONS", "MANIFESTS", "OF_SPACE", "RUN_MANIFESTS", "is_there", "make", "of_runs"]
 
 CLAIMS, MANIFESTS, RUN_MANIFESTS = "lens_claims", "lens_manifests", "lens_run_manifests"
 
 OF_SPACE = {"claim": CLAIMS, "manifest": MANIFESTS, "binding": RUN_MANIFESTS}
 """Tables by the space of the port whose keys and values they hold."""
 
-_HANGING = (CLAIMS, RUN_MANIFESTS)
+_OF_RUNS = (CLAIMS, RUN_MANIFESTS)
 """Those with rows that belong to one run, and are deleted with it."""
 
 DELETIONS = "lens_deletions"
@@ -55,6 +55,6 @@ def is_there(db: sqlite3.Connection, table: str) -> bool:
     return db.execute(sql, (table,)).fetchone() is not None
 
 
-def hanging(db: sqlite3.Connection) -> list[str]:
-    """Those of `_HANGING` that there are."""
-    return [table for table in _HANGING if is_there(db, table)]
+def of_runs(db: sqlite3.Connection) -> list[str]:
+    """Those of `_OF_RUNS` that there are."""
+    return [table for table in _OF_RUNS if is_there(db, table)]

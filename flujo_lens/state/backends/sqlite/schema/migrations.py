@@ -1,6 +1,6 @@
 """Bringing an older store to the schema of 0.6.11: what that takes, and doing it in one transaction.
 
-Tables whose columns, constraints or keys are others are built anew beside the old ones, every row is copied with
+Tables whose columns, constraints or keys are others are built anew next to the old ones, every row is copied with
 its rowid, and the new ones take the names. What has a new name moves there (``start_time`` of a run is
 ``created_at``; where an old table has both, the one that reading believes); what has no place stays as a further
 column that may be NULL (``error_blob`` of a step). Rows whose run is not there stay.
@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from flujo_lens.errors import SchemaError
-from flujo_lens.state.backends.sqlite.engine.lock_retry import SLICE, patiently, translate_write
+from flujo_lens.state.backends.sqlite.engine.lock_retry import SLICE, retry_while_locked, translate_write
 from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite, is_busy
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape, quoted, read_shape
 from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, TABLES, create_index, create_table
@@ -91,7 +91,7 @@ class _Column(NamedTuple):
 
 
 class _Table:
-    """A table as it is, beside what it should be."""
+    """A table as it is, and as it should be."""
 
     def __init__(self, db: sqlite3.Connection, name: str) -> None:
         self.name, self.wanted = name, TABLES[name]
@@ -103,7 +103,7 @@ class _Table:
 
     @property
     def foreign_musts(self) -> list[str]:
-        """Columns that nobody knows and that must be given."""
+        """Unknown columns that must be given."""
         known = self.wanted.keys() | _OLD_MUSTS.get(self.name, set())
         return [c.name for c in self.columns.values() if c.must_be_given and c.name not in known]
 
@@ -182,7 +182,7 @@ def read_layout(connection: sqlite3.Connection, path: Path) -> Layout:
 
     Raises:
         NotAStoreError: it is no state store.
-        SchemaError: it is of a newer schema, or one that nobody knows: nothing may be written.
+        SchemaError: it is of a newer schema, or an unknown one: nothing may be written.
     """
     shape = read_shape(connection, path)
     version = shape.version
@@ -251,12 +251,12 @@ def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) 
         What was done, in words.
 
     Raises:
-        SchemaError: somebody has the file open all the time; or as `read_layout`. Nothing was changed.
+        SchemaError: another process has the file open all the time; or as `read_layout`. Nothing was changed.
         StoreError, OperationFailedError: it is no store, or cannot be written. Nothing was changed.
     """
     check_is_sqlite(path)
     try:
-        return patiently(lambda: _migrate(path), time.monotonic() + timeout, stopped or threading.Event())
+        return retry_while_locked(lambda: _migrate(path), time.monotonic() + timeout, stopped or threading.Event())
     except sqlite3.Error as error:
         if not is_busy(error):
             raise translate_write(error, path) from error
@@ -310,12 +310,12 @@ def _change(db: sqlite3.Connection) -> None:
 def _rebuild(db: sqlite3.Connection, table: _Table) -> None:
     """Make the table anew, with the rows of the old one under their rowids."""
     name, new = table.name, f"lens_new_{table.name}"
-    hanging = db.execute(
+    attached = db.execute(
         "SELECT type, name, sql FROM sqlite_master "
         "WHERE lower(tbl_name) = ? AND type IN ('index', 'trigger') AND sql <> ''",
         (name,),
     ).fetchall()
-    kept = [sql for kind, what, sql in hanging if kind == "trigger" or _fits(db, table, what)]
+    kept = [sql for kind, what, sql in attached if kind == "trigger" or _fits(db, table, what)]
     values = {column: value for column in table.wanted if (value := table.value(column)) is not None}
     values |= {quoted(column.name): quoted(column.name) for column in table.staying()}
     if "id" not in values:
@@ -346,7 +346,7 @@ def _fits(db: sqlite3.Connection, table: _Table, index: str) -> bool:
 
 
 def _strays(db: sqlite3.Connection) -> list[str]:
-    """In words, what hangs on a run that is not there; a foreign table's own mistakes are not looked into."""
+    """In words, rows whose run is not there; a foreign table's own mistakes are not looked into."""
     counts: dict[str, int] = {}
     with suppress(sqlite3.OperationalError):
         for table, *_ in db.execute("PRAGMA foreign_key_check"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["CREATE", "INDEXES", "TABLES", "WRITTEN_COLUMNS", "create_index", "create_table"]
 
-_HANGS_ON_RUN = "FOREIGN KEY (run_id) REFERENCES runs(run_id) ON DELETE CASCADE"
+_OF_A_RUN = "FOREIGN KEY (run_id) REFERENCES runs(run_id) ON DELETE CASCADE"
 _ROW_ID = "INTEGER PRIMARY KEY AUTOINCREMENT"
 
 TABLES: dict[str, dict[str, str]] = {
@@ -108,14 +108,14 @@ WRITTEN_COLUMNS = {
 }
 """The columns that are written, by table."""
 
-_HANGING = ("steps", "traces", "spans", "evaluations")
+_CHILDREN = ("steps", "traces", "spans", "evaluations")
 
 
 def create_table(table: str, name: str, more: tuple[str, ...] = ()) -> str:
     """SQL that makes `table` under another `name`, with `more` columns (declarations) behind its own."""
     parts = [f"{column} {declared}" for column, declared in TABLES[table].items()]
-    hangs = [_HANGS_ON_RUN] if table in _HANGING else []
-    return f"CREATE TABLE {name} ({', '.join([*parts, *more, *hangs])})"
+    keys = [_OF_A_RUN] if table in _CHILDREN else []
+    return f"CREATE TABLE {name} ({', '.join([*parts, *more, *keys])})"
 
 
 def create_index(name: str) -> str:

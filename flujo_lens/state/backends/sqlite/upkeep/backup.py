@@ -1,4 +1,4 @@
-"""Migrating a store for an operator: others kept out, a copy beside it first.
+"""Migrating a store for an operator: others kept out, a copy first.
 
 The copy is made by SQLite's online backup, so it is a whole store whatever the WAL holds, under a name that ends in
 ``.part`` until it is on the disk. A process that dies on any line leaves the old schema or the new one, and no file
@@ -20,7 +20,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, SchemaError
-from flujo_lens.state.backends.sqlite.engine.lock_retry import SLICE, check_may_write, patiently, translate_write
+from flujo_lens.state.backends.sqlite.engine.lock_retry import (
+    SLICE,
+    check_may_write,
+    retry_while_locked,
+    translate_write,
+)
 from flujo_lens.state.backends.sqlite.engine.other_processes import openers
 from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite, is_busy
 from flujo_lens.state.backends.sqlite.schema.migrations import migrate, read_layout
@@ -29,7 +34,7 @@ from flujo_lens.state.maintenance import Migration, MigrationPlan
 __all__ = ["alone", "back_up", "backup_path", "check_room", "migrate_safely", "plan_migration"]
 
 _PAGES_AT_ONCE = 2_000
-"""Between two such parts a backup that nobody wants any more ends."""
+"""Between two such parts a backup that is no longer wanted ends."""
 
 
 class _OpenElsewhereError(sqlite3.OperationalError):
@@ -54,7 +59,7 @@ def plan_migration(connection: sqlite3.Connection, path: Path, now: datetime) ->
 
 
 def backup_path(path: Path, now: datetime) -> Path:
-    """Where a backup that is made at `now` (in UTC) goes: beside the store, under a name that is free."""
+    """Where a backup that is made at `now` (in UTC) goes: next to the store, under a name that is free."""
     stem = f"{path.name}.lens-backup-{now:%Y%m%dT%H%M%SZ}"
     names = (f"{stem}{f'-{number}' if number > 1 else ''}.db" for number in count(1))
     return next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
@@ -158,14 +163,14 @@ def _copy(db: sqlite3.Connection, target: Path, stopped: threading.Event) -> Non
 
 @contextmanager
 def alone(path: Path, deadline: float, stopped: threading.Event) -> Iterator[sqlite3.Connection]:
-    """A connection that nobody else can use the file beside; raises SQLite's error where somebody does.
+    """The only connection to the file; raises SQLite's error where there is another.
 
     Args:
         path: The database file. No connection of this process may have it open.
         deadline: Until when others are waited for, in seconds of the monotonic clock.
         stopped: Ends the waiting when it is set.
     """
-    db = patiently(lambda: _open_alone(path), deadline, stopped)
+    db = retry_while_locked(lambda: _open_alone(path), deadline, stopped)
     with closing(db):
         yield db
 

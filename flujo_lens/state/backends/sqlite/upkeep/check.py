@@ -1,4 +1,4 @@
-"""What is wrong with a database file: its checks, in the order in which they are told. Nothing is written.
+"""What is wrong with a database file: its checks, in the order of the report. Nothing is written.
 
 SQLite counts, so that memory does not grow with the store. What would take minutes on a large file (every page, every
 blob) is bounded unless all of it is asked for: the page check by time, values by a sample of the newest rows.
@@ -38,7 +38,7 @@ SAMPLE = 2_000
 """Rows of each table whose values are looked at, the newest first, unless `full`."""
 
 LARGE_WAL = 64 << 20
-"""Bytes of a WAL that says that nobody can fold it into the file."""
+"""Bytes of a WAL that says that it cannot be folded into the file."""
 
 _MOST_MESSAGES = 20
 _AGAIN = 0.05
@@ -126,7 +126,7 @@ def _look_for_a_while(session: Session) -> tuple[list[str], str]:
 
 
 def _within(session: Session, pragma: str, seconds: float) -> list[str] | None:
-    """What a check says; None if it takes longer than so many seconds."""
+    """What a check says; None if it takes longer than `seconds`."""
     over, done = threading.Event(), threading.Event()
 
     def interrupt() -> None:
@@ -185,7 +185,7 @@ def _wal(path: Path) -> Finding:
     if size < LARGE_WAL:
         return Finding("WAL", True, size, f"{size:,} bytes are not in the file yet, which is harmless")
     detail = f"{size:,} bytes: a reader that never ends, or a dead writer, keeps them from going into the file"
-    fix = "lens doctor --fix folds in what nobody reads from; for the rest, close what has the store open"
+    fix = "lens doctor --fix folds in what is not being read; for the rest, close what has the store open"
     return Finding("WAL", False, size, detail, fix, "fold the WAL into the file")
 
 
@@ -194,7 +194,7 @@ def _files_of_wal(path: Path) -> Finding:
     name, may = "files of the WAL", _who_may_write(path)
     closed = [f"{path}{end}" for end in ("-wal", "-shm") if may & ~_who_may_write(f"{path}{end}", may)]
     if not closed:
-        return Finding(name, True, 0, "whoever may write the store may write them")
+        return Finding(name, True, 0, "all who may write the store may write them")
     detail = f"who may write the store may not write {' and '.join(closed)}: nothing can be saved"
     return Finding(name, False, len(closed), detail, f"chmod --reference={path} {' '.join(closed)}")
 
@@ -250,7 +250,7 @@ def _unfinished(session: Session) -> Finding:
     count = len(unfinished_ids(session))
     if not count:
         return Finding("unfinished deletions", True, 0, "none was interrupted")
-    detail = "runs of which a part is deleted: whoever deleted them died, and the rest waits for the next clean-up"
+    detail = "runs of which a part is deleted: the process died that deleted them, and the next clean-up goes on"
     return Finding("unfinished deletions", False, count, detail, "the next lens prune finishes them")
 
 
@@ -300,8 +300,8 @@ def _unreadable(session: Session, full: bool) -> Finding:
     seen = "all" if full else f"the newest {SAMPLE:,} rows of each table"
     if not counts:
         return Finding("unreadable values", True, 0, f"every value parses in {seen}")
-    told = ", ".join(f"{count} in {where}" for where, count in counts.items())
-    detail = f"{told} are no JSON, in {seen}: such a run cannot go on"
+    places = ", ".join(f"{count} in {where}" for where, count in counts.items())
+    detail = f"{places} are no JSON, in {seen}: such a run cannot go on"
     fix = "`lens list --all` names the runs on stderr, `lens show RUN` what is left; restore them from a backup"
     return Finding("unreadable values", False, sum(counts.values()), detail, fix)
 
@@ -325,8 +325,8 @@ def _bad_times(session: Session, full: bool) -> Finding:
     }
     if not counts:
         return Finding("unreadable times", True, 0, "every time that was looked at can be read")
-    told = ", ".join(f"{count} in {where}" for where, count in counts.items())
-    detail = f"{told} are no times: such a run is of unknown age, and no clean-up takes it"
+    places = ", ".join(f"{count} in {where}" for where, count in counts.items())
+    detail = f"{places} are no times: such a run is of unknown age, and no clean-up takes it"
     fix = "harmless else; runs without a readable start come first in `lens list --reverse`"
     return Finding("unreadable times", False, sum(counts.values()), detail, fix)
 

@@ -1,7 +1,7 @@
 """The indexes of our own that make lists of failures and statistics fast, and gathering figures about all of them.
 
-Their names begin with ``lens_idx_``. The library neither needs nor minds them: SQLite keeps them up to date whoever
-writes, at some cost for each save. A migration keeps those whose columns stay.
+Their names begin with ``lens_idx_``. The library neither needs nor minds them: SQLite keeps them up to date for every
+writer, at some cost for each save. A migration keeps those whose columns stay.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def optimize(
         path: The database file, absolute. No connection of this process may have it open.
         timeout: Seconds to wait for others to close it.
         vacuum: Whether to vacuum afterwards (`space.vacuum`).
-        force: Do it while others have it open; they cannot write meanwhile.
+        force: Do it while others have it open; they cannot write until it is done.
         stopped: Ends the waiting and the work when it is set.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What of a database file's findings can be mended without losing anything. Each is done by itself."""
+"""What of a database file's findings can be repaired without losing anything. Each is done by itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def missing_indexes(shape: Shape) -> list[str]:
 
 
 def repair(path: Path, timeout: float, checks: Sequence[str], stopped: threading.Event) -> list[Repaired]:
-    """Mend what these checks found, in their order.
+    """Repair what these checks found, in their order.
 
     Args:
         path: The database file, absolute. No connection of this process may have it open.
@@ -38,7 +38,7 @@ def repair(path: Path, timeout: float, checks: Sequence[str], stopped: threading
         stopped: Ends the waiting and the work when it is set.
     """
     done = [_tried(check, _FIXES[check], path, timeout, stopped) for check in checks if check in _FIXES]
-    return [mended for mended in done if mended is not None]
+    return [repaired for repaired in done if repaired is not None]
 
 
 def _tried(check: str, fix: _Fix, path: Path, timeout: float, stopped: threading.Event) -> Repaired | None:
@@ -72,7 +72,7 @@ def _fold_wal(path: Path, timeout: float, stopped: threading.Event) -> Repaired 
         raise translate_write(error, path) from error
     if folded:
         return Repaired("WAL", "all of it is in the file now")
-    return Repaired("WAL", left="somebody reads from it: a part is in the file; close what has the store open")
+    return Repaired("WAL", left="another process reads from it: a part is in the file; close what has the store open")
 
 
 _FIXES: Mapping[str, _Fix] = {"indexes": _make_indexes, "WAL": _fold_wal}

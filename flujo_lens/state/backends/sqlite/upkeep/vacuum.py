@@ -1,8 +1,8 @@
 """What a database file takes of the disk, and giving back what is free in it.
 
 A vacuum writes the whole file anew: into a temporary file first, then into the log of the one transaction in which the
-new content takes the place of the old. So it needs the room twice, and nobody else can write meanwhile. A process that
-dies on any line of it leaves the file as it was, or vacuumed.
+new content takes the place of the old. So it needs the room twice, and no one else can write until it is done. A
+process that dies on any line of it leaves the file as it was, or vacuumed.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def _number(connection: sqlite3.Connection, pragma: str) -> int:
 def checkpoint(connection: sqlite3.Connection, *, truncate: bool = False) -> bool:
     """Fold the WAL into the file as far as its readers allow; return whether all of it is in. Never fails.
 
-    Nobody is kept from writing meanwhile, but for an instant with `truncate`. Other connections may still read from
+    Others can write in the meantime, but for an instant with `truncate`. Other connections may still read from
     the WAL: what they read stays there, and the next checkpoint takes it. Without a WAL there is nothing to do.
 
     Args:
         connection: A connection that may write, in no transaction.
-        truncate: Also make the ``-wal`` empty, if all of it is in the file and nobody reads it.
+        truncate: Also make the ``-wal`` empty, if all of it is in the file and no one reads it.
     """
     try:
         _, there, folded = connection.execute("PRAGMA wal_checkpoint(passive)").fetchone()
@@ -149,7 +149,7 @@ def vacuum_open(db: sqlite3.Connection, path: Path) -> tuple[Space, Space]:
 def taken(
     path: Path, timeout: float, *, force: bool = False, stopped: threading.Event | None = None
 ) -> Iterator[sqlite3.Connection]:
-    """A connection for work that nobody else should have the file open beside.
+    """A connection for work during which no one else should have the file open.
 
     Args, Raises: as of `vacuum`.
     """

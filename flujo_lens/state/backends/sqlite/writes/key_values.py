@@ -91,7 +91,7 @@ def beat(db: sqlite3.Connection, claim: Claim) -> None:
 
 
 def free(db: sqlite3.Connection, run_id: str, force: bool) -> bool:
-    """Remove the claim on a run, whoever has it; without `force` only one that has ended. Whether it is free now."""
+    """Remove the claim on a run, of any holder; without `force` only one that has ended. Whether it is free now."""
     if not lens_tables.is_there(db, lens_tables.CLAIMS):
         return True
     found = claims_of(db, [run_id]).get(run_id)

@@ -16,7 +16,7 @@ from flujo_lens.state.backends.core.rows import cancelled, is_open, is_stale, la
 from flujo_lens.state.backends.sqlite.deletion.run_records import decoded, encoded
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text, open_session
 from flujo_lens.state.backends.sqlite.reads import queries
-from flujo_lens.state.backends.sqlite.schema.lens_tables import hanging
+from flujo_lens.state.backends.sqlite.schema.lens_tables import of_runs
 from flujo_lens.state.backends.sqlite.schema.shape import TABLES, Shape, read_shape
 from flujo_lens.state.backends.sqlite.writes import queries as writes
 from flujo_lens.state.backends.sqlite.writes.key_values import free
@@ -61,7 +61,7 @@ def _is_old(session: Session, raw: RawRun, cutoff: datetime) -> bool:
 
 
 def delete_old(db: sqlite3.Connection, path: Path, old: Old) -> int:
-    """Delete those of the runs that are old still, with all that hangs on them; return how many."""
+    """Delete those of the runs that are old still, with all their rows; return how many."""
     session = Session(db, read_shape(db, path), old.zone, old.zone_is_set)
     sql = queries.by_ids(session.shape, writes.MANY, details=False)
     found = _old_ones(session, session.rows(sql, (json.dumps(old.run_ids),)), old.cutoff)
@@ -72,7 +72,7 @@ def delete_old(db: sqlite3.Connection, path: Path, old: Old) -> int:
 
 def _tables(db: sqlite3.Connection, shape: Shape) -> list[str]:
     """The tables that have rows of one run, the library's and ours."""
-    return [*hanging(db), *(table for table in _CHILDREN_FIRST if shape.has(table, "run_id"))]
+    return [*of_runs(db), *(table for table in _CHILDREN_FIRST if shape.has(table, "run_id"))]
 
 
 def delete_run(db: sqlite3.Connection, path: Path, run_id: str) -> None:

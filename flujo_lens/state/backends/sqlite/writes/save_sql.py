@@ -74,7 +74,7 @@ def end_run(db: sqlite3.Connection, run_id: str, changes: Mapping[str, Any]) -> 
 
 
 def _announce(db: sqlite3.Connection, run: Row | None) -> None:
-    """Make the row of a run that no table knows, so that what hangs on it can be found; None: it is known."""
+    """Make the row of a run that no table knows, so that its children can be found; None: it is known."""
     if run is None:
         return
     if db.execute(queries.IS_KNOWN, (run[0], run[0])).fetchone() is None:

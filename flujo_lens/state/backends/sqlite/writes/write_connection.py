@@ -4,7 +4,7 @@ With ``synchronous=NORMAL`` in WAL mode what was acknowledged survives the death
 ``FULL`` that of the machine. A process that dies in the middle of a call has changed nothing: SQLite rolls back.
 
 Foreign keys are not enforced, as the library does not enforce them for what it saves: a step or a span may come
-before its run. What hangs on a run is deleted with it by name.
+before its run. The rows of a run are deleted with it by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from urllib.parse import quote
 
 from flujo_lens.errors import BusyError, OperationFailedError, ReadOnlyStoreError
 from flujo_lens.state.backends.sqlite.engine.connection_thread import ConnectionThread
-from flujo_lens.state.backends.sqlite.engine.lock_retry import SLICE, check_may_write, patiently, translate_write
+from flujo_lens.state.backends.sqlite.engine.lock_retry import (
+    SLICE,
+    check_may_write,
+    retry_while_locked,
+    translate_write,
+)
 from flujo_lens.state.backends.sqlite.engine.read_connection import Identity, check_is_sqlite, identity, is_busy
 from flujo_lens.state.backends.sqlite.schema import migrations
 from flujo_lens.state.backends.sqlite.schema.tables import CREATE
@@ -53,7 +58,7 @@ class Writer:
         synchronous: ``NORMAL`` or ``FULL``.
         migrates: Whether a store of an older schema is migrated when something is written that needs the new one.
         alone: Does a function, which is handed what is set when it is to stop, while this backend reads nothing.
-        make_way: Has what reads the file in this process let go of it; whether it has, within so many seconds.
+        make_way: Has the readers of the file in this process close it; whether all have, within some seconds.
     """
 
     def __init__(
@@ -120,7 +125,7 @@ class Writer:
             work: What to do; done again from its start when a migration had to come first.
             needs: The tables that must be of the newest schema.
             creates: Whether a file that is not there is made; else the answer is None.
-            hold: Seconds to wait at most for readers when the work is done, since others cannot begin meanwhile;
+            hold: Seconds to wait at most for readers when the work is done, since others cannot begin then;
                 then it is undone, and done again from its start until the timeout.
         """
         if not creates and not os.path.exists(self.path):
@@ -179,7 +184,7 @@ class Writer:
         return result
 
     def _patiently(self, step: Callable[[], T], deadline: float) -> T:
-        return patiently(step, deadline, self._thread.stopped, self._passes)
+        return retry_while_locked(step, deadline, self._thread.stopped, self._passes)
 
     def _passes(self, error: sqlite3.Error) -> bool:
         """Whether what is in the way may go: a lock, or readers of this process, who are asked to."""
@@ -263,7 +268,7 @@ class Writer:
     def _prepare(self, connection: sqlite3.Connection, creates: bool) -> None:
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute("PRAGMA foreign_keys = off")
-        # Another process may have made the file and not yet its tables: whoever comes first makes them.
+        # Another process may have made the file and not yet its tables: the first to come makes them.
         if creates and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             connection.execute("PRAGMA journal_mode = wal")
             connection.executescript(f"BEGIN IMMEDIATE; {CREATE} COMMIT;")
