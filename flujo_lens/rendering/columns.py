@@ -481,6 +481,19 @@ STORE = View(
     id="name",
 )
 
+DRIVER = View(
+    name="driver",
+    fields=_plain("scheme", "driver", "source", "package", "version", "available", "capabilities", "problem"),
+    table=(
+        Shown("SCHEME", lambda row, _: f"{row['scheme']}://", 100, "id"),
+        Shown("SOURCE", lambda row, _: row["source"], 60, "fold"),
+        Shown("PACKAGE", lambda row, _: " ".join(filter(None, (row["package"], row["version"]))) or "-", 80, "fold"),
+        Shown("CAN", lambda row, _: row["problem"] or ", ".join(row["capabilities"]) or "-", 90, "fold"),
+        Shown("DRIVER", lambda row, _: row["driver"], 50, "fold"),
+    ),
+    id="scheme",
+)
+
 EXPLANATION = View(
     name="explanation",
     fields=_plain("code", "title", "exit_code"),

@@ -24,7 +24,7 @@ from flujo_lens.state.unreachable_paths import unreached
 if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["BUILT_IN", "driver_name", "load_driver", "open_backend", "scheme_of"]
+__all__ = ["BUILT_IN", "ENTRY_POINTS", "driver_name", "load_driver", "open_backend", "scheme_of"]
 
 BUILT_IN = {
     "sqlite": "flujo_lens.state.backends.sqlite:SQLiteBackend",
@@ -104,6 +104,8 @@ def load_driver(name: str) -> type[StateBackend]:
         raise _missing(name, str(error.name)) from error
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot load the driver {name}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a module of somebody else does when it is imported
+        raise ConfigError(f"cannot load the driver {name}: {type(error).__name__}: {error}") from error
     lacking = [method for method in _THREE if not callable(getattr(found, method, None))]
     if not inspect.isclass(found) or lacking:
         raise ConfigError(f"{name} is no state backend: it lacks {', '.join(lacking) or 'being a class'}")

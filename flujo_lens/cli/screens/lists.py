@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flujo_lens.config import StoreChoice
 
 __all__ = [
+    "driver_list",
     "evaluation_list",
     "glob_of",
     "print_stats",
@@ -160,6 +161,13 @@ def store_list(app: App, out: Output) -> None:
     out.show(columns.STORE, rows, "no settings name a store")
     for problem in problems:
         app.note(problem)
+
+
+def driver_list(app: App, out: Output) -> None:
+    """The drivers that are there, and what each can do or lacks."""
+    from flujo_lens.operations.stores import known_drivers
+
+    out.show(columns.DRIVER, known_drivers(app.settings), "")
 
 
 def print_status(app: App, out: Output) -> bool:
