@@ -94,8 +94,7 @@ def _has_naive_states(session: Session) -> bool:
     if not session.shape.has("workflow_state", "updated_at"):
         return False
     for end in ("ASC", "DESC"):
-        row = session.shape.row("workflow_state")
-        text = session.value(f"SELECT updated_at FROM workflow_state ORDER BY {row} {end} LIMIT 1")
+        text = session.value(queries.newest(session.shape, "workflow_state", "updated_at", end))
         if isinstance(text, str) and parse_instant(text) and not _has_zone(text):
             return True
     return False

@@ -10,7 +10,7 @@ from typing import Any
 from flujo_lens.state.backends.core.documents import RECENT_HOURS, stats_document
 from flujo_lens.state.backends.core.rows import moment_before
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
-from flujo_lens.state.backends.sqlite.reads import run_selection, statistics
+from flujo_lens.state.backends.sqlite.reads import queries, run_selection, statistics
 from flujo_lens.state.backends.sqlite.reads.load_state import Opener
 from flujo_lens.state.interpret import as_int, as_number
 from flujo_lens.state.views import RunFilter
@@ -56,9 +56,7 @@ def _run_names(contexts: bool) -> tuple[str, ...]:
 
 
 def _columns(session: Session, table: str, names: Sequence[str], run_ids: Sequence[str]) -> list[tuple[Any, ...]]:
-    columns = ", ".join(["t.run_id", *(session.shape.col(table, "t", name) for name in names)])
-    sql = f"SELECT {columns} FROM {table} t WHERE t.run_id IN (SELECT value FROM json_each(?))"
-    return session.rows(sql, (json.dumps(run_ids),)).fetchall()
+    return session.rows(queries.columns_of_runs(session.shape, table, names), (json.dumps(run_ids),)).fetchall()
 
 
 _SEALED_VALUES = ("input", "output", "error")
@@ -75,10 +73,7 @@ def step_extras(session: Session, run_id: str, value: Opener) -> dict[tuple[int 
     shape = session.shape
     if not shape.has("steps", "run_id", "step_name", "step_index"):
         return {}
-    columns = ", ".join(shape.col("steps", "t", name) for name in ("raw_response", "start_time", "end_time"))
-    sealed = [shape.col("steps", "t", name) for name in _SEALED_VALUES]
-    columns += "".join(f", CASE WHEN hex(substr({each}, 1, 5)) = '{_SEAL}' THEN {each} END" for each in sealed)
-    sql = f"SELECT step_index, step_name, {columns} FROM steps t WHERE t.run_id = ? ORDER BY t.{shape.row('steps')}"
+    sql = queries.step_columns(shape, ("raw_response", "start_time", "end_time"), _SEALED_VALUES, _SEAL)
     found = {}
     for index, name, raw, start, end, *values in session.rows(sql, (run_id,)):
         for field, sealed_value in zip(_SEALED_VALUES, values, strict=True):

@@ -1,4 +1,4 @@
-"""The SQL for runs, by name. Written for the columns that a `Shape` says are there.
+"""The SQL that reads, by name. Written for the columns that a `Shape` says are there.
 
 Aliases: ``s`` is ``workflow_state``, ``r`` is ``runs``. The column lists are in the order of the fields of
 `flujo_lens.state.interpret.RawRun`, which rows become at once.
@@ -6,26 +6,13 @@ Aliases: ``s`` is ``workflow_state``, ``r`` is ``runs``. The column lists are in
 
 from __future__ import annotations
 
+import math
+import sqlite3
 from collections.abc import Sequence
 
+from flujo_lens.state.aggregate import BUCKET_RATIO
 from flujo_lens.state.backends.sqlite.schema.shape import Shape
-
-__all__ = [
-    "NO_NAME",
-    "by_ids",
-    "children_by_status",
-    "doubtful",
-    "failed",
-    "failed_again",
-    "marks",
-    "run_columns",
-    "run_without_start",
-    "runs_by_start",
-    "start_columns",
-    "starts_by_ids",
-    "states_by_first_save",
-    "unreadable_starts",
-]
+from flujo_lens.state.views import UNREADABLE
 
 NO_NAME = "('unknown', '')"
 READABLE = "[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]*"
@@ -318,3 +305,179 @@ def children_by_status(count: int) -> str:
         "SELECT parent_run_id, status, count(*) FROM workflow_state "
         f"WHERE parent_run_id IN ({', '.join('?' * count)}) GROUP BY 1, 2"
     )
+
+
+# --- all runs
+
+
+def count_all(shape: Shape) -> str:
+    """How many runs any table knows."""
+    if not (shape.has(_RUNS) and shape.has(_WS)):
+        return f"SELECT count(run_id) FROM {_RUNS if shape.has(_RUNS) else _WS}"
+    return (
+        "SELECT (SELECT count(run_id) FROM runs) + (SELECT count(run_id) FROM workflow_state s "
+        "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id))"
+    )
+
+
+def statuses(shape: Shape) -> str:
+    """Each status of either table once; empty if neither has any."""
+    tables = [table for table in (_WS, _RUNS) if shape.has(table, "status")]
+    return " UNION ".join(f"SELECT DISTINCT status FROM {table}" for table in tables)
+
+
+def ids_between(shape: Shape) -> str:
+    """Run ids from ``:from`` on and before ``:to``, ``:limit`` of them, in order, by the primary keys."""
+    first = "WHERE run_id >= :from AND run_id < :to ORDER BY run_id LIMIT :limit"
+    tables = [table for table in (_RUNS, _WS) if shape.has(table)]
+    parts = [f"SELECT * FROM (SELECT run_id FROM {table} {first})" for table in tables]
+    return f"SELECT run_id FROM ({' UNION '.join(parts)}) ORDER BY run_id LIMIT :limit"
+
+
+def newest(shape: Shape, table: str, column: str, direction: str = "DESC") -> str:
+    """A column of the row that was written last, or first."""
+    return f"SELECT {column} FROM {table} ORDER BY {shape.row(table)} {direction} LIMIT 1"
+
+
+def columns_of_runs(shape: Shape, table: str, names: Sequence[str]) -> str:
+    """The id and some columns of runs, ids as JSON."""
+    columns = ", ".join(["t.run_id", *(shape.col(table, "t", name) for name in names)])
+    return f"SELECT {columns} FROM {table} t WHERE t.run_id IN (SELECT value FROM json_each(?))"
+
+
+# --- one run
+
+
+_STEP_COLUMNS = (
+    ("output", "output_blob"),
+    ("error_blob",),
+    ("cost_usd", "cost"),
+    ("token_counts", "tokens"),
+    ("execution_time_ms", "duration_ms"),
+    ("created_at", "end_time", "start_time"),
+    ("input_blob",),
+)
+
+
+def steps(shape: Shape) -> str:
+    """Index, name, status and `_STEP_COLUMNS` of the steps of a run, in the order of index and writing."""
+    picked = ", ".join(shape.pick("steps", "t", *names) for names in _STEP_COLUMNS)
+    return (
+        f"SELECT t.step_index, t.step_name, t.status, {picked} "
+        f"FROM steps t WHERE t.run_id = ? ORDER BY t.step_index, t.{shape.row('steps')}"
+    )
+
+
+def step_columns(shape: Shape, names: Sequence[str], sealed: Sequence[str], seal: str) -> str:
+    """Index, name and some columns of the steps of a run, in the order of writing; further ones if they are sealed.
+
+    Args:
+        shape: The columns that there are.
+        names: The columns.
+        sealed: Those that are NULL unless they begin with the bytes of `seal`.
+        seal: Five bytes, in hexadecimal.
+    """
+    parts = [shape.col("steps", "t", name) for name in names]
+    blobs = [shape.col("steps", "t", name) for name in sealed]
+    parts += [f"CASE WHEN hex(substr({blob}, 1, 5)) = '{seal}' THEN {blob} END" for blob in blobs]
+    columns = ", ".join(parts)
+    return f"SELECT step_index, step_name, {columns} FROM steps t WHERE t.run_id = ? ORDER BY t.{shape.row('steps')}"
+
+
+def spans(shape: Shape) -> str:
+    """The spans of a run, in the order of their start."""
+    return (
+        "SELECT span_id, parent_span_id, name, status, start_time, end_time, "
+        f"{shape.col('spans', 'spans', 'attributes')} FROM spans "
+        f"WHERE run_id = ? ORDER BY start_time, {shape.row('spans')}"
+    )
+
+
+def start_of_run(shape: Shape) -> str:
+    """The start of a run in ``runs``."""
+    return f"SELECT {shape.pick(_RUNS, 'r', *start_columns(shape))} FROM runs r WHERE r.run_id = ?"
+
+
+def tasks(shape: Shape) -> str:
+    """The ids of the background tasks of a run, the first saved first."""
+    created = shape.col(_WS, "s", "created_at")
+    return f"SELECT run_id FROM workflow_state s WHERE parent_run_id = ? ORDER BY {created}, run_id"
+
+
+def evaluations(shape: Shape, where: str) -> str:
+    """Evaluations, the newest first, as many as the last parameter says."""
+    names = ("step_name", "score", "feedback", "metadata", "created_at")
+    columns = ", ".join(shape.col("evaluations", "evaluations", name) for name in names)
+    order = "created_at DESC, " if shape.has("evaluations", "created_at") else ""
+    row = shape.row("evaluations")
+    return f"SELECT run_id, {columns} FROM evaluations {where} ORDER BY {order}{row} DESC LIMIT ?"
+
+
+def system_entries(shape: Shape, where: str) -> str:
+    """Global keys with their values, by key."""
+    updated = shape.col("system_state", "system_state", "updated_at")
+    return f"SELECT key, value, {updated} FROM system_state {where} ORDER BY key"
+
+
+# --- statistics
+
+
+def plain_groups(shape: Shape) -> str:
+    """Runs with a name of their own and a status beyond doubt, by name, status and bucket of duration.
+
+    The states that are not completed are in ``temp.odd``. The LIMIT keeps SQLite from merging the two queries, which
+    would work out a duration six times.
+    """
+    start, end = shape.pick(_RUNS, "r", *start_columns(shape)), shape.pick(_RUNS, "r", "end_time", "updated_at")
+    elapsed = f"({_seconds(end)} - {_seconds(start)}) * 1000.0"
+    ms = f"COALESCE({shape.col(_RUNS, 'r', 'execution_time_ms')}, {elapsed})"
+    status = (
+        "COALESCE(CASE WHEN s.rowid IS NOT NULL THEN NULLIF(COALESCE(o.status, 'completed'), '') END, "
+        f"NULLIF(r.status, ''), '{UNREADABLE}')"
+    )
+    source = (
+        f"SELECT r.pipeline_name AS name, {status} AS status, {_sensible(ms)} AS ms FROM runs r "
+        "LEFT JOIN workflow_state s ON s.run_id = r.run_id LEFT JOIN temp.odd o ON o.id = s.rowid "
+        f"WHERE r.run_id IS NOT NULL AND r.pipeline_name NOT IN {NO_NAME} "
+        f"AND NOT COALESCE({doubtful('o.status', 'r.status')}, 0) LIMIT -1"
+    )
+    return (
+        f"SELECT name, status, {_bucket('ms')} AS bucket, count(*), sum(ms >= 0), total(max(ms, 0.0)) "
+        f"FROM ({source}) GROUP BY name, status, bucket"
+    )
+
+
+def odd_runs() -> str:
+    """Ids of the runs that `plain_groups` leaves out."""
+    return (
+        f"SELECT run_id FROM runs WHERE pipeline_name IN {NO_NAME} "
+        "UNION SELECT r.run_id FROM temp.odd o CROSS JOIN workflow_state s ON s.rowid = o.id "
+        f"CROSS JOIN runs r ON r.run_id = s.run_id WHERE {doubtful('o.status', 'r.status')} "
+        "UNION SELECT s.run_id FROM workflow_state s "
+        "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id)"
+    )
+
+
+def span_groups(source: str) -> str:
+    """Spans (``p`` in the source) by name, status and bucket of duration."""
+    ms = _sensible("((p.end_time - p.start_time) * 1000.0)")
+    return (
+        f"SELECT p.name, COALESCE(NULLIF(p.status, ''), 'running') AS state, count(*), {_bucket(ms)} AS bucket, "
+        f"count({ms}), total(max({ms}, 0.0)) FROM {source} GROUP BY p.name, state, bucket"
+    )
+
+
+def _seconds(text: str) -> str:
+    """SQL for a stored UTC time in seconds, with its microseconds (SQLite's own functions have milliseconds)."""
+    fraction = f"CASE WHEN substr({text}, 20, 1) = '.' THEN CAST(substr({text}, 20, 7) AS REAL) ELSE 0 END"
+    whole = f"unixepoch({text})" if sqlite3.sqlite_version_info >= (3, 38) else f"strftime('%s', {text})"
+    return f"({whole} + {fraction})"
+
+
+def _sensible(ms: str) -> str:
+    """SQL for a length in milliseconds; NULL for an infinity, and for a text (which is greater than any number)."""
+    return f"CASE WHEN {ms} < 1e15 THEN {ms} END"
+
+
+def _bucket(ms: str) -> str:
+    return f"CASE WHEN {ms} > 0 THEN CAST(floor(ln({ms}) / {math.log(BUCKET_RATIO)!r}) AS INTEGER) END"

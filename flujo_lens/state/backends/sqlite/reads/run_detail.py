@@ -106,9 +106,8 @@ def read_run(session: Session, run_id: str, value: Opener) -> RunDetail | None:
 def _children(session: Session, run_id: str) -> list[str]:
     if not session.shape.has("workflow_state", "parent_run_id"):
         return []
-    created = session.shape.col("workflow_state", "s", "created_at")
-    sql = f"SELECT run_id FROM workflow_state s WHERE parent_run_id = ? ORDER BY {created}, run_id"
-    return [as_text(row[0]) for row in session.rows(sql, (run_id,)) if row[0] is not None]
+    rows = session.rows(queries.tasks(session.shape), (run_id,))
+    return [as_text(row[0]) for row in rows if row[0] is not None]
 
 
 def _final_output(session: Session, run_id: str, state: dict[str, Any] | None, value: Opener) -> Any:
@@ -135,22 +134,7 @@ def _steps(session: Session, run_id: str, value: Opener) -> list[StepRecord]:
     shape = session.shape
     if not shape.has("steps", "run_id", "step_name", "step_index", "status"):
         return []
-    picked = [
-        shape.pick("steps", "t", *names)
-        for names in (
-            ("output", "output_blob"),
-            ("error_blob",),
-            ("cost_usd", "cost"),
-            ("token_counts", "tokens"),
-            ("execution_time_ms", "duration_ms"),
-            ("created_at", "end_time", "start_time"),
-            ("input_blob",),
-        )
-    ]
-    sql = (
-        f"SELECT t.step_index, t.step_name, t.status, {', '.join(picked)} "
-        f"FROM steps t WHERE t.run_id = ? ORDER BY t.step_index, t.{shape.row('steps')}"
-    )
+    sql = queries.steps(shape)
     return [_step(run_id, row, value) for row in session.rows(sql, (run_id,))]
 
 
@@ -189,12 +173,8 @@ def span_rows(session: Session, run_id: str, value: Opener) -> list[SpanRow]:
     shape = session.shape
     if not shape.has("spans", "run_id", "span_id", "parent_span_id", "name", "start_time", "end_time", "status"):
         return _trace_rows(session, run_id)
-    sql = (
-        "SELECT span_id, parent_span_id, name, status, start_time, end_time, "
-        f"{shape.col('spans', 'spans', 'attributes')} FROM spans "
-        f"WHERE run_id = ? ORDER BY start_time, {shape.row('spans')}"
-    )
-    return [_span(run_id, row, value) for row in session.rows(sql, (run_id,))] or _trace_rows(session, run_id)
+    rows = session.rows(queries.spans(shape), (run_id,))
+    return [_span(run_id, row, value) for row in rows] or _trace_rows(session, run_id)
 
 
 def _trace_rows(session: Session, run_id: str) -> list[SpanRow]:
@@ -227,11 +207,9 @@ def _span(run_id: str, row: tuple[Any, ...], value: Opener) -> SpanRow:
 
 def spans(session: Session, run_id: str, value: Opener) -> list[Span]:
     """The spans of a run as trees."""
-    columns = queries.start_columns(session.shape)
     start = None
-    if columns:
-        picked = session.shape.pick("runs", "r", *columns)
-        start = parse_instant(session.value(f"SELECT {picked} FROM runs r WHERE r.run_id = ?", (run_id,)))
+    if queries.start_columns(session.shape):
+        start = parse_instant(session.value(queries.start_of_run(session.shape), (run_id,)))
     return build_trees(span_rows(session, run_id, _lenient(value)), start)
 
 
@@ -243,11 +221,6 @@ def evaluations(session: Session, run_id: str | None, limit: int, value: Opener)
     if not session.shape.has("evaluations", "run_id", "score"):
         return []
     where, values = ("WHERE run_id = ?", [run_id]) if run_id is not None else ("", [])
-    names = ("step_name", "score", "feedback", "metadata", "created_at")
-    columns = ", ".join(session.shape.col("evaluations", "evaluations", name) for name in names)
-    newest = "created_at DESC, " if session.shape.has("evaluations", "created_at") else ""
-    newest += f"{session.shape.row('evaluations')} DESC"
-    sql = f"SELECT run_id, {columns} FROM evaluations {where} ORDER BY {newest} LIMIT ?"
     return [
         Evaluation(
             run_id=as_text(r[0]),
@@ -257,7 +230,7 @@ def evaluations(session: Session, run_id: str | None, limit: int, value: Opener)
             metadata=value(as_text(r[0]), "metadata", r[4]),
             created_at=parse_instant(r[5]),
         )
-        for r in session.rows(sql, (*values, limit))
+        for r in session.rows(queries.evaluations(session.shape, where), (*values, limit))
     ]
 
 
@@ -266,6 +239,5 @@ def system_entries(session: Session, key: str | None = None) -> list[SystemEntry
     if not session.shape.has("system_state", "key", "value"):
         return []
     where, values = ("WHERE key = ?", (key,)) if key is not None else ("", ())
-    updated = session.shape.col("system_state", "system_state", "updated_at")
-    sql = f"SELECT key, value, {updated} FROM system_state {where} ORDER BY key"
+    sql = queries.system_entries(session.shape, where)
     return [SystemEntry(as_text(r[0]), _readable(r[1]), parse_instant(r[2])) for r in session.rows(sql, values)]

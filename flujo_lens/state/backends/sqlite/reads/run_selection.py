@@ -169,16 +169,7 @@ def _tasks_of(session: Session, ids: list[str]) -> dict[str, dict[str, int]]:
 
 def count_all(session: Session) -> int:
     """How many runs any table knows."""
-    shape = session.shape
-    if not (shape.has("runs") and shape.has("workflow_state")):
-        table = "runs" if shape.has("runs") else "workflow_state"
-        return int(session.value(f"SELECT count(run_id) FROM {table}"))
-    return int(
-        session.value(
-            "SELECT (SELECT count(run_id) FROM runs) + (SELECT count(run_id) FROM workflow_state s "
-            "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id))"
-        )
-    )
+    return int(session.value(queries.count_all(session.shape)))
 
 
 _DISGUISED = {"failed": "cancelled", "paused": "failed"}
@@ -186,9 +177,8 @@ _DISGUISED = {"failed": "cancelled", "paused": "failed"}
 
 def statuses(session: Session) -> frozenset[str]:
     """The statuses of either table, as `interpret` reads them; off an index where there is one."""
-    tables = [table for table in ("workflow_state", "runs") if session.shape.has(table, "status")]
-    sql = " UNION ".join(f"SELECT DISTINCT status FROM {table}" for table in tables)
-    found = {as_text(status) if status is not None else "" for (status,) in session.rows(sql)} if tables else {""}
+    sql = queries.statuses(session.shape)
+    found = {as_text(status) if status is not None else "" for (status,) in session.rows(sql)} if sql else {""}
     # What is stored as failed may be cancelled, and as paused, failed: see `interpret.status_of`.
     meant = {_DISGUISED[status] for status in found if status in _DISGUISED}
     return frozenset(status or UNREADABLE for status in found) | meant
@@ -196,12 +186,5 @@ def statuses(session: Session) -> frozenset[str]:
 
 def find_ids(session: Session, prefix: str, limit: int) -> list[str]:
     """Run ids that begin with `prefix`, by the primary keys, in order."""
-    first = "WHERE run_id >= :from AND run_id < :to ORDER BY run_id LIMIT :limit"
-    parts = [
-        f"SELECT * FROM (SELECT run_id FROM {table} {first})"
-        for table in ("runs", "workflow_state")
-        if session.shape.has(table)
-    ]
-    sql = f"SELECT run_id FROM ({' UNION '.join(parts)}) ORDER BY run_id LIMIT :limit"
     values = {"from": prefix, "to": prefix + "\U0010ffff", "limit": limit}
-    return [str(row[0]) for row in session.rows(sql, values)]
+    return [str(row[0]) for row in session.rows(queries.ids_between(session.shape), values)]

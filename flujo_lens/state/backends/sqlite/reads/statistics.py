@@ -6,9 +6,7 @@ the store's most common status are noted by rowid first, and the join then needs
 
 from __future__ import annotations
 
-import math
 import os
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from flujo_lens.state.aggregate import (
-    BUCKET_RATIO,
     ENDED,
     Failures,
     Histogram,
@@ -30,24 +27,20 @@ from flujo_lens.state.backends.sqlite.reads.run_selection import select, with_de
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape
 from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
+from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["facts", "last_write", "note_wanted", "run_stats", "span_stats"]
-
-LOG_RATIO = math.log(BUCKET_RATIO)
 
 
 def last_write(session: Session) -> datetime | None:
     """The newest time among the rows that were written last (the row that a save makes has the highest rowid)."""
     found: list[datetime | None] = []
     if session.shape.has("workflow_state", "updated_at"):
-        row = session.shape.row("workflow_state")
-        text = session.value(f"SELECT updated_at FROM workflow_state ORDER BY {row} DESC LIMIT 1")
+        text = session.value(queries.newest(session.shape, "workflow_state", "updated_at"))
         found.append(parse_instant(text, session.zone))
     for column in ("updated_at", "created_at", "end_time", "start_time"):
         if session.shape.has("runs", column):
-            newest = f"SELECT {column} FROM runs ORDER BY {session.shape.row('runs')} DESC LIMIT 1"
-            found.append(parse_instant(session.value(newest)))
+            found.append(parse_instant(session.value(queries.newest(session.shape, "runs", column))))
     return max((when for when in found if when), default=None)
 
 
@@ -75,9 +68,9 @@ def run_stats(session: Session, wanted: RunFilter) -> Stats:
     tally = _Tally()
     if wanted == RunFilter() and _is_plain(session.shape):
         _note_odd_states(session)
-        for row in session.rows(_plain_groups(session)):
+        for row in session.rows(queries.plain_groups(session.shape)):
             tally.add_group(as_text(row[0]), as_text(row[1]), *row[2:])
-        sql = queries.by_ids(session.shape, _odd_runs(), details=False)
+        sql = queries.by_ids(session.shape, queries.odd_runs(), details=False)
         for run in session.runs(session.rows(sql)):
             tally.add(run)
         failed: Iterator[RunSummary] = (
@@ -145,62 +138,6 @@ def _is_plain(shape: Shape) -> bool:
     return not shape.odd and shape.has("runs", "status", "pipeline_name") and shape.has("workflow_state", "status")
 
 
-_DOUBTFUL = queries.doubtful("o.status", "r.status")
-
-
-def _plain_groups(session: Session) -> str:
-    """Runs with a name of their own and a status beyond doubt, by name, status and bucket of duration.
-
-    The LIMIT keeps SQLite from merging the two queries, which would work out a duration six times.
-    """
-    shape = session.shape
-    start = shape.pick("runs", "r", *queries.start_columns(shape))
-    end = shape.pick("runs", "r", "end_time", "updated_at")
-    elapsed = f"({_seconds(end)} - {_seconds(start)}) * 1000.0"
-    ms = f"COALESCE({shape.col('runs', 'r', 'execution_time_ms')}, {elapsed})"
-    status = (
-        "COALESCE(CASE WHEN s.rowid IS NOT NULL THEN NULLIF(COALESCE(o.status, 'completed'), '') END, "
-        f"NULLIF(r.status, ''), '{UNREADABLE}')"
-    )
-    source = (
-        f"SELECT r.pipeline_name AS name, {status} AS status, {_sensible(ms)} AS ms FROM runs r "
-        "LEFT JOIN workflow_state s ON s.run_id = r.run_id LEFT JOIN temp.odd o ON o.id = s.rowid "
-        f"WHERE r.run_id IS NOT NULL AND r.pipeline_name NOT IN {queries.NO_NAME} "
-        f"AND NOT COALESCE({_DOUBTFUL}, 0) LIMIT -1"
-    )
-    return (
-        f"SELECT name, status, {_bucket('ms')} AS bucket, count(*), sum(ms >= 0), total(max(ms, 0.0)) "
-        f"FROM ({source}) GROUP BY name, status, bucket"
-    )
-
-
-def _seconds(text: str) -> str:
-    """SQL for a stored UTC time in seconds, with its microseconds (SQLite's own functions have milliseconds)."""
-    fraction = f"CASE WHEN substr({text}, 20, 1) = '.' THEN CAST(substr({text}, 20, 7) AS REAL) ELSE 0 END"
-    whole = f"unixepoch({text})" if sqlite3.sqlite_version_info >= (3, 38) else f"strftime('%s', {text})"
-    return f"({whole} + {fraction})"
-
-
-def _sensible(ms: str) -> str:
-    """SQL for a length in milliseconds; NULL for an infinity, and for a text (which is greater than any number)."""
-    return f"CASE WHEN {ms} < 1e15 THEN {ms} END"
-
-
-def _bucket(ms: str) -> str:
-    return f"CASE WHEN {ms} > 0 THEN CAST(floor(ln({ms}) / {LOG_RATIO!r}) AS INTEGER) END"
-
-
-def _odd_runs() -> str:
-    """Ids of the runs that `_plain_groups` leaves out."""
-    return (
-        f"SELECT run_id FROM runs WHERE pipeline_name IN {queries.NO_NAME} "
-        "UNION SELECT r.run_id FROM temp.odd o CROSS JOIN workflow_state s ON s.rowid = o.id "
-        f"CROSS JOIN runs r ON r.run_id = s.run_id WHERE {_DOUBTFUL} "
-        "UNION SELECT s.run_id FROM workflow_state s "
-        "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id)"
-    )
-
-
 def span_stats(session: Session, wanted: RunFilter) -> tuple[SpanStats, ...]:
     """Spans by name, the most frequent first; of all runs, or of those that `wanted` admits."""
     if not session.shape.has("spans", "run_id", "name", "start_time", "end_time", "status"):
@@ -216,12 +153,7 @@ def _span_groups(session: Session, wanted: RunFilter) -> Iterator[tuple[Any, ...
     if restricted:
         note_wanted(session, wanted)
     source = "spans p JOIN temp.wanted w ON w.run_id = p.run_id" if restricted else "spans p"
-    ms = _sensible("((p.end_time - p.start_time) * 1000.0)")
-    sql = (
-        f"SELECT p.name, COALESCE(NULLIF(p.status, ''), 'running') AS state, count(*), {_bucket(ms)} AS bucket, "
-        f"count({ms}), total(max({ms}, 0.0)) FROM {source} GROUP BY p.name, state, bucket"
-    )
-    return iter(session.rows(sql))
+    return iter(session.rows(queries.span_groups(source)))
 
 
 def note_wanted(session: Session, wanted: RunFilter) -> None:

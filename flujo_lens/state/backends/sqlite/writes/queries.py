@@ -9,34 +9,6 @@ from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.tables import WRITTEN_COLUMNS
 from flujo_lens.state.claims import Holder
 
-__all__ = [
-    "ADD_EVALUATION",
-    "ADD_SPAN",
-    "BEAT",
-    "CLAIM_COLUMNS",
-    "GET_VALUES",
-    "IS_KNOWN",
-    "MANY",
-    "PUT_VALUE",
-    "REMOVE_SPAN",
-    "REMOVE_SPANS",
-    "REMOVE_VALUE",
-    "SAVE_NEWEST",
-    "SAVE_RUN",
-    "SAVE_STATE",
-    "SET_SYSTEM_STATE",
-    "WITH_KEYS",
-    "add_column",
-    "delete_of_run",
-    "delete_of_runs",
-    "fields_of_run",
-    "insert",
-    "running_states",
-    "set_by_row",
-    "set_of_run",
-    "with_functions",
-]
-
 THIS_RUN = "run_id IN (:run, CAST(:run AS BLOB))"
 """An id is a text; odd stores hold its bytes."""
 
