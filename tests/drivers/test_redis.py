@@ -60,6 +60,7 @@ class _Contract:
 
     many_loops = True
     uri = ""
+    server: RedisServer
 
     async def new_backend(self) -> StateBackend:
         return RedisBackend(self.uri)
@@ -69,6 +70,9 @@ class _Contract:
 
     async def new_backend_with(self, serializer_default: Callable[[Any], Any]) -> StateBackend:
         return RedisBackend(self.uri, serializer_default=serializer_default)
+
+    def queries(self) -> int:
+        return int(self.server.call("INFO", "stats")["total_commands_processed"])
 
     async def new_sealed_backend(self, envelope: Any) -> StateBackend:
         return RedisBackend(self.uri, envelope=envelope)
@@ -100,7 +104,7 @@ class TestContractOnRedis6(_Contract, Sliced):
     @pytest.fixture(autouse=True)
     def _store(self, redis6: RedisServer) -> None:
         redis6.call("FLUSHALL")
-        self.uri = redis6.uri
+        self.server, self.uri = redis6, redis6.uri
 
 
 class TestContractOnACluster(_Contract, ClusterSliced):
@@ -110,7 +114,7 @@ class TestContractOnACluster(_Contract, ClusterSliced):
     def _store(self, cluster: RedisCluster) -> None:
         for server in cluster.servers:
             server.call("FLUSHALL")
-        self.uri = cluster.uri
+        self.server, self.uri = cluster.owner("{lens}:"), cluster.uri
 
 
 # --- beside another program
