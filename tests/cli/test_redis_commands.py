@@ -459,6 +459,16 @@ def test_logins(own_server: Store) -> None:
     assert store("show", "order-1", "-s", reader).code == 0
     assert store("doctor", "-s", reader).code in (0, 1)
     _fails(store("delete", "order-1", "--yes", "-s", reader), "does not permit it", "+@write")
+    writer = ("ACL", "SETUSER", "writer", "on", ">hush", f"~{store.prefix}*", "+@read", "+@write", "+@connection")
+    server.call(*writer, "+@transaction", "-@scripting")
+
+    async def save() -> None:
+        async with RedisBackend(tcp.replace("//", "//writer:hush@")) as backend:
+            for number in range(3):
+                await backend.save_state("written", {"status": "running", "pipeline_context": {"n": number}})
+
+    asyncio.run(save())
+    assert store("show written --state -o json").json["state"]["pipeline_context"] == {"n": 2}
     _fails(store("list", "-s", tcp.replace("//", "//nobody:hush@")), "does not permit it", "+@read")
     _fails(store("list", "-s", tcp.replace("//", "//reader:hushhush@")), "refuses the login", "user and the password")
     server.call("ACL", "SETUSER", "default", "off")

@@ -24,7 +24,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.claim_checks import ClaimChecks
 from flujo_lens.testing.contract import BackendContract
 from flujo_lens.testing.deletion_checks import DeletionChecks
-from flujo_lens.testing.list_checks import ListChecks
 from flujo_lens.testing.progress_checks import ProgressChecks
 
 pytest.importorskip("redis")
@@ -36,7 +35,7 @@ class _Slice(ClaimChecks, DeletionChecks):
     """What locks and deletes."""
 
 
-class _ClusterSlice(ClaimChecks, ProgressChecks, ListChecks):
+class _ClusterSlice(ClaimChecks, ProgressChecks):
     """What goes through several keys at once."""
 
 

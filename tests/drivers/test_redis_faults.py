@@ -132,11 +132,11 @@ def test_a_prune_that_the_server_did_not_outlive(safe: RedisServer, round_: int)
 
 
 class Wire:
-    """A socket before the server's that does to the packets with an EXEC what is planned, in order.
+    """A socket before the server's that does to the packets that commit something what is planned, in order.
 
     ``lost``: the server does it, and the answer does not come. ``cut``: it does not reach the server. ``late``: the
-    connection is cut, and the packet arrives when the next EXEC was answered. ``between``: it arrives just before the
-    next EXEC.
+    connection is cut, and the packet arrives when the next was answered. ``between``: it arrives just before the
+    next one.
     """
 
     def __init__(self, server: RedisServer, path: str) -> None:
@@ -155,7 +155,7 @@ class Wire:
         back = asyncio.create_task(self._pump(up_reader, writer))
         try:
             while data := await reader.read(1_000_000):
-                if b"\r\nEXEC\r\n" not in data or b"PX" not in data:
+                if b"PX" not in data or not (b"\r\nEXEC\r\n" in data or b"\r\nEVAL" in data):
                     up_writer.write(data)
                 elif not self.plan:
                     await self._deliver("between")

@@ -21,7 +21,18 @@ from flujo_lens.state.backends.redis.index import Entry, entry_filter, sources
 from flujo_lens.state.backends.redis.keys import RESERVED, Keys
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["IDS_AT_ONCE", "ReadTransaction", "RestartError", "checked", "is_storable", "key_of", "missing", "row_of"]
+__all__ = [
+    "IDS_AT_ONCE",
+    "Channel",
+    "Nowhere",
+    "ReadTransaction",
+    "RestartError",
+    "checked",
+    "is_storable",
+    "key_of",
+    "missing",
+    "row_of",
+]
 
 _BEGINNING = re.compile(rb"\s*\{\s*[\"}]")
 _PAGE, IDS_AT_ONCE, _INDEX_AT_ONCE = 200, 200, 2_000
@@ -35,6 +46,18 @@ class Channel(Protocol):
     """Where commands go."""
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]: ...
+
+
+class Nowhere:
+    """Where a transaction has to do with what it knows."""
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Begin anew where something is to be read.
+
+        Raises:
+            RestartError: always.
+        """
+        raise RestartError
 
 
 class ReadTransaction:

@@ -18,16 +18,24 @@ from threading import Lock
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
-from redis.exceptions import AskError, MovedError, TryAgainError, WatchError
+from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError, TryAgainError, WatchError
 
-from flujo_lens.errors import BusyError, ReadOnlyStoreError, UnreachableStoreError
+from flujo_lens.errors import BusyError, LensError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.core.port import RunIndex, RunRow, Transaction, Work
 from flujo_lens.state.backends.redis.connection import Command, Connections, Link
 from flujo_lens.state.backends.redis.errors import CLIENT_ERRORS, code_of, is_cut, translate
 from flujo_lens.state.backends.redis.index import statuses_stored
 from flujo_lens.state.backends.redis.keys import Keys
 from flujo_lens.state.backends.redis.plain import PlainTransaction
-from flujo_lens.state.backends.redis.read_transaction import ReadTransaction, RestartError, checked, missing
+from flujo_lens.state.backends.redis.read_transaction import (
+    Channel,
+    Nowhere,
+    ReadTransaction,
+    RestartError,
+    checked,
+    missing,
+)
+from flujo_lens.state.backends.redis.script import Known, Memory, guarded, whole_script
 from flujo_lens.state.backends.redis.uri import Address
 from flujo_lens.state.backends.redis.write_transaction import AppliedError, WriteTransaction
 from flujo_lens.state.views import RunFilter
@@ -55,7 +63,8 @@ class RedisStore:
         self._size, self._indexed = size, indexed
         self.connections = Connections(address, timeout, size)
         self._client, self._count = secrets.token_hex(6), itertools.count(1)
-        self._free: list[int] = []
+        self._free: list[tuple[int, bytes]] = []
+        self.memory, self.has_scripts = Memory(), True
         self._turns: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()
         self._choosing = Lock()
         self.is_checked = False
@@ -141,11 +150,12 @@ class RedisStore:
                 f"{self.address.shown} is read as it is (?layout=plain): nothing was changed",
                 hint="lens migrate makes an index; then name the store without ?layout=plain",
             )
-        slot = self._free.pop() if self._free else next(self._count)
+        slot, last = self._free.pop() if self._free else (next(self._count), b"")
         token = self.keys.own + b"tx:%s-%d" % (self._client.encode(), slot), secrets.token_hex(8).encode()
         async with self._turn(run_id):
-            result: T = await _Write(self, work, (*token, creates)).done()
-        self._free.append(slot)
+            writing = _Write(self, work, (*token, creates), run_id, last)
+            result: T = await writing.done()
+        self._free.append((slot, writing.last))
         if self.address.ttl is not None:
             await self._clean()
         return result
@@ -269,10 +279,20 @@ class _Write:
         store: Where.
         work: What it does.
         token: Key and number by which it is known whether it was done, and whether a store is made.
+        run_id: The run that it is about.
+        last: The number that the key has now.
     """
 
-    def __init__(self, store: RedisStore, work: Work[Any], token: tuple[bytes, bytes, bool]) -> None:
+    def __init__(
+        self,
+        store: RedisStore,
+        work: Work[Any],
+        token: tuple[bytes, bytes, bool],
+        run_id: str | None = None,
+        last: bytes = b"",
+    ) -> None:
         self._store, self._work, self._token = store, work, token
+        self._run_id, self.last = run_id, last
         self._result: Any = None
         self._is_lost = False
         self._end = time.monotonic() + store.timeout
@@ -285,7 +305,9 @@ class _Write:
             BusyError: others write the same runs all the time.
             UnreachableStoreError: the server is away; of a lost answer it says so.
         """
-        pause = _FIRST_PAUSE
+        known, pause = self._store.memory.of(self._run_id), _FIRST_PAUSE
+        if known is not None and self._store.has_scripts and await self._is_done_at_once(known):
+            return self._result
         for attempt in itertools.count(1):
             try:
                 return await self._tried()
@@ -295,22 +317,56 @@ class _Write:
             pause = min(2 * pause, _LONGEST_PAUSE if not self._is_lost else 10 * _LONGEST_PAUSE)
         raise AssertionError("each attempt returns or raises")
 
+    async def _is_done_at_once(self, known: Known) -> bool:
+        """Whether it is done in one packet, by what is known; else nothing was done, or an answer lost."""
+        store, tx = self._store, self._transaction(Nowhere(), {})
+        tx.assume(known)
+        try:
+            result = await self._work(tx)
+        except (LensError, RestartError):  # by what is known; it may not be so any more
+            return False
+        commands = tx.commands()
+        call = guarded(store.keys, known, (self._token[0], self.last), commands) if commands else None
+        if call is None:
+            return False
+        store.memory.keep(self._run_id, None)
+        answer: Any = None
+        async with store.connections.one() as link:
+            try:
+                (answer,) = await link.exchange([call])
+                if isinstance(answer, NoScriptError):
+                    (answer,) = await link.exchange([whole_script(call)])
+            except CLIENT_ERRORS as error:
+                self._result, self._is_lost = result, is_cut(error)
+        store.has_scripts = code_of(answer) != "NOPERM" if isinstance(answer, ResponseError) else True
+        if answer == 1:
+            self._result, self.last = result, self._token[1]
+            store.memory.keep(self._run_id, tx.left(self._run_id))
+        return bool(answer == 1)
+
+    def _transaction(self, link: Channel, types: Mapping[bytes, bytes]) -> WriteTransaction:
+        store = self._store
+        return WriteTransaction(store.keys, link, store.address.shown, self._token, store.address.ttl, types)
+
     async def _tried(self) -> Any:
         store = self._store
         types = {} if store.is_checked else store.keys.types
         async with store.connections.one() as link:
-            tx = WriteTransaction(store.keys, link, store.address.shown, self._token, store.address.ttl, types)
+            tx = self._transaction(link, types)
             async with unwatched(tx, link):
                 try:
                     result = await self._work(tx)
                     await tx.commit()
                 except AppliedError:
+                    self.last = self._token[1]
                     return self._result
                 except CLIENT_ERRORS as error:
                     if tx.is_sent and is_cut(error):
                         self._result, self._is_lost = result, True
                     raise
         store.is_checked = True
+        self.last = self._token[1] if tx.is_sent else self.last
+        store.memory.keep(self._run_id, tx.left(self._run_id) if tx.is_sent else None)
         return result
 
     async def _consider(self, error: Exception, attempt: int) -> None:

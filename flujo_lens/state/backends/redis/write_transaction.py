@@ -24,6 +24,7 @@ from flujo_lens.state.backends.redis.read_transaction import (
     missing,
     row_of,
 )
+from flujo_lens.state.backends.redis.script import Known
 
 __all__ = ["AppliedError", "WriteTransaction"]
 
@@ -71,6 +72,27 @@ class WriteTransaction(ReadTransaction):
         self._new: dict[tuple[ChildKind, str], list[ChildRow]] = {}
         self._replaced: set[tuple[ChildKind, str]] = set()
         self._numbers: dict[str, int] = {}
+        self._entries: dict[str, Entry] = {}
+
+    def assume(self, known: Known) -> None:
+        """Take for granted what is known of a run, in place of reading it."""
+        run_id = known.row.run_id
+        self._found[run_id] = _Found(known.row, known.claim, known.binding, known.entry)
+        self._numbers[run_id] = known.spans
+        self.packets, self.is_made = 1, True
+
+    def left(self, run_id: str | None) -> Known | None:
+        """What a run is after this transaction; None if it does not know."""
+        found = self._found.get(run_id or "")
+        if run_id is None or found is None or run_id in self._dropped or run_id not in self._numbers:
+            return None
+        row = self._rows[run_id][0] if run_id in self._rows else found.row
+        if row.unreadable or (row.state is None and row.run is None):
+            return None
+        claim = self._values.get(("claim", run_id), found.claim)
+        binding = self._values.get(("binding", run_id), found.binding)
+        spans = self._numbers[run_id] + len(self._new.get(("span", run_id), ()))
+        return Known(row, claim, binding, self._entries.get(run_id, found.entry), spans)
 
     # --- reading
 
@@ -237,13 +259,9 @@ class WriteTransaction(ReadTransaction):
         """
         if not self.packets:
             await self.ask([])
-        commands = self._commands()
-        if not self.is_made:
-            commands.append(("SET", self.keys.made, 1))
+        commands = self.commands()
         if not commands:
             return
-        if self._token[1]:
-            commands.append(("SET", self._token[0], self._token[1], "PX", 3_600_000))
         self.is_sent, self.is_watching = True, False
         *_, done = checked(await self.link.exchange([("MULTI",), *commands, ("EXEC",)]))
         if done is None:
@@ -251,6 +269,15 @@ class WriteTransaction(ReadTransaction):
         for command, answer in zip(commands, done, strict=True):
             if isinstance(answer, ResponseError):
                 raise translate(answer, self.shown, key_of(command)) from answer
+
+    def commands(self) -> list[Command]:
+        """What is written, with the number of this transaction; nothing if there is nothing to write."""
+        found = self._commands()
+        if not self.is_made:
+            found.append(("SET", self.keys.made, 1))
+        if found and self._token[1]:
+            found.append(("SET", self._token[0], self._token[1], "PX", 3_600_000))
+        return found
 
     def _commands(self) -> list[Command]:
         found: list[Command] = []
@@ -300,7 +327,7 @@ class WriteTransaction(ReadTransaction):
                 found.append(("SET", name, new))
         if row.state is None and row.run is None:
             return found + unlisted(keys, run_id, stored.entry)
-        entry = Entry(index, self._expiry(run_id, index))
+        entry = self._entries[run_id] = Entry(index, self._expiry(run_id, index))
         return found + listed(keys, run_id, stored.entry, entry)
 
     def _expiry(self, run_id: str, index: RunIndex) -> int | None:
