@@ -30,7 +30,7 @@ from flujo_lens.errors import (
     nearest,
 )
 
-__all__ = ["COMMANDS", "build", "main", "run"]
+__all__ = ["COMMANDS", "build", "main", "root", "run"]
 
 LOOK, RUN, CLEAN, CARE = "Look", "Run", "Clean up", "Look after the store"
 ALSO, SET_UP = "Tasks, scores, global keys", "Set up"
@@ -64,6 +64,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config:config", SET_UP),
     "explain": ("explain:explain", SET_UP),
     "demo": ("demo:demo", SET_UP),
+    "completion": ("completion:completion", SET_UP),
     "help": ("help:show_help", SET_UP),
 }
 """Command -> (module below `flujo_lens.cli.commands`, with the function or, for a group, none; help panel)."""
@@ -154,7 +155,8 @@ def _show_version(value: bool) -> None:
 
 
 @cache
-def _root() -> Any:
+def root() -> Any:
+    """Return the command ``lens`` itself."""
     app = typer.Typer(
         cls=LazyGroup,
         add_completion=False,
@@ -212,9 +214,14 @@ def run(arguments: Sequence[str], world: World) -> int:
     """Run one command line; return its exit code. Errors are told on the world's stderr."""
     escape_what_cannot_be_shown(world.stdout, world.stderr)
     arguments = list(arguments)
+    if arguments[:1] == ["__complete"]:
+        from flujo_lens.cli.completion import print_candidates
+
+        print_candidates(arguments[1:], world)
+        return exit_codes.OK
     app = App(world, repeated=Repeated.of(arguments), shows_secrets="--show-secrets" in arguments)
     try:
-        code = _root().main(args=arguments, prog_name="lens", standalone_mode=False, obj=app)
+        code = root().main(args=arguments, prog_name="lens", standalone_mode=False, obj=app)
         world.stdout.flush()
         return int(code or exit_codes.OK)
     except BrokenPipeError:
