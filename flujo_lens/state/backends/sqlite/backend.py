@@ -17,7 +17,6 @@ from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.core.application_reads import empty_if_missing
 from flujo_lens.state.backends.core.documents import WorkflowTally
-from flujo_lens.state.backends.core.port import run_without_waiting
 from flujo_lens.state.backends.core.rows import as_object, evaluation_row, moment_before, now_text, trace_rows
 from flujo_lens.state.backends.core.stored_claims import StoredClaims
 from flujo_lens.state.backends.core.validation import (
@@ -161,14 +160,14 @@ class SQLiteBackend(StoredClaims):
         await self._store.close()
 
     async def _read_values(self, work: ValueWork[T]) -> T:
-        from flujo_lens.state.backends.sqlite.writes.key_values import SqliteKeyValues
+        from flujo_lens.state.backends.sqlite.writes.key_values import in_values
 
-        return await self._store.read(lambda session: run_without_waiting(work(SqliteKeyValues(session.connection))))
+        return await self._store.read(lambda session: in_values(session.connection, work))
 
     async def _write_values(self, work: ValueWork[T], *, creates: bool = True, run_id: str | None = None) -> T:
-        from flujo_lens.state.backends.sqlite.writes.key_values import SqliteKeyValues
+        from flujo_lens.state.backends.sqlite.writes.key_values import in_values
 
-        return await self._store.write(lambda db: run_without_waiting(work(SqliteKeyValues(db))), creates=creates)
+        return await self._store.write(lambda db: in_values(db, work), creates=creates)
 
     # --- states
 

@@ -10,7 +10,6 @@ import math
 import sqlite3
 from collections.abc import Sequence
 
-from flujo_lens.state.aggregate import BUCKET_RATIO
 from flujo_lens.state.backends.sqlite.schema.shape import Shape
 from flujo_lens.state.views import UNREADABLE
 
@@ -480,4 +479,6 @@ def _sensible(ms: str) -> str:
 
 
 def _bucket(ms: str) -> str:
+    from flujo_lens.state.aggregate import BUCKET_RATIO
+
     return f"CASE WHEN {ms} > 0 THEN CAST(floor(ln({ms}) / {math.log(BUCKET_RATIO)!r}) AS INTEGER) END"

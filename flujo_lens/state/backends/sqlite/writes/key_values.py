@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from flujo_lens.serialization import safe_dumps, safe_loads
-from flujo_lens.state.backends.core.port import Space
+from flujo_lens.state.backends.core.port import Space, ValueWork, run_without_waiting
 from flujo_lens.state.backends.core.rows import now_text
 from flujo_lens.state.backends.core.stored_claims import claims_in
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.writes import queries
 from flujo_lens.state.claims import Claim, present
 
-__all__ = ["SqliteKeyValues", "beat", "bind", "claims_of", "free", "manifest_of_digest"]
+__all__ = ["SqliteKeyValues", "beat", "bind", "claims_of", "free", "in_values", "manifest_of_digest"]
+
+T = TypeVar("T")
 
 
 class SqliteKeyValues:
@@ -47,6 +49,11 @@ class SqliteKeyValues:
 
     async def lock(self, run_ids: Iterable[str]) -> None:
         """Do nothing: a transaction that writes has the whole file."""
+
+
+def in_values(db: sqlite3.Connection, work: ValueWork[T]) -> T:
+    """The result of work on the keys and values of a transaction."""
+    return run_without_waiting(work(SqliteKeyValues(db)))
 
 
 def values_of(db: sqlite3.Connection, space: Space, keys: Sequence[str] | None) -> dict[str, bytes]:
