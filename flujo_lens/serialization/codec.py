@@ -143,9 +143,11 @@ class StateCodec:
         """As `opened`, for one who looks: fields that cannot be opened are `SEALED`, and why, by their names."""
         plain, errors = dict(document), dict[str, LensError]()
         for name in SEALED_FIELDS:
+            leaf = document.get(name)
+            if not isinstance(leaf, str):
+                continue
             try:
-                if name in document:
-                    plain[name] = self.opened_leaf(run_id, name, document[name])
+                plain[name] = self.opened_leaf(run_id, name, leaf)
             except LensError as error:
                 plain[name], errors[name] = SEALED, error
         return plain, errors

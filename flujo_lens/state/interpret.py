@@ -138,8 +138,10 @@ class RawRun:
         """The decoded blob `name`, or None (and a problem noted, once) if it does not parse."""
         if name not in self._decoded:
             blob = getattr(self, name)
-            is_sealed = isinstance(blob, bytes) and blob.startswith(_SEAL)
-            value = self._unsealed(name, blob) if is_sealed else decode(blob)
+            if isinstance(blob, bytes) and blob.startswith(_SEAL):
+                value = self._unsealed(name, blob)
+            else:
+                value = decode(blob) if isinstance(blob, str | bytes) else blob
             if value is BAD:
                 self.problems.append(f"{name} does not parse")
                 value = None
@@ -177,31 +179,22 @@ class RawRun:
 
 def raw_from_documents(run_id: str, state: Mapping[str, Any] | None, run: Mapping[str, Any] | None = None) -> RawRun:
     """A `RawRun` from a saved state and run metadata as the contract's methods return them."""
-    state_, run_ = state or {}, run or {}
+    state_ = state or {}
     metadata = state_.get("metadata")
     meta = metadata if isinstance(metadata, dict) else {}
-    return RawRun(
+    raw = RawRun(
         run_id=run_id,
         has_state=state is not None,
         has_run=run is not None,
         state_status=_text(state_.get("status")),
-        run_status=_text(run_.get("status")),
         state_name=_text(state_.get("pipeline_name")),
         state_version=_text(state_.get("pipeline_version")),
-        run_name=_text(run_.get("pipeline_name")),
-        run_version=_text(run_.get("pipeline_version")),
         state_created=_time_text(state_.get("created_at")),
         state_updated=_time_text(state_.get("updated_at")),
-        run_start=_time_text(run_.get("start_time") or run_.get("created_at")),
-        run_updated=_time_text(run_.get("updated_at")),
-        run_end=_time_text(run_.get("end_time")),
         step_index=state_.get("current_step_index"),
         state_total=state_.get("total_steps"),
-        run_total=run_.get("total_steps"),
         state_error=_text(state_.get("error_message")),
-        run_error=_text(run_.get("error_message")),
         state_ms=state_.get("execution_time_ms"),
-        run_ms=run_.get("execution_time_ms"),
         is_background=state_.get("is_background_task", meta.get("is_background_task")),
         parent_run_id=_text(state_.get("parent_run_id") or meta.get("parent_run_id")),
         task_id=_text(state_.get("task_id") or meta.get("task_id")),
@@ -211,6 +204,18 @@ def raw_from_documents(run_id: str, state: Mapping[str, Any] | None, run: Mappin
         history=state_.get("step_history"),
         last_output=state_.get("last_step_output"),
     )
+    if run:
+        _put_run(raw, run)
+    return raw
+
+
+def _put_run(raw: RawRun, run: Mapping[str, Any]) -> None:
+    raw.run_status = _text(run.get("status"))
+    raw.run_name, raw.run_version = _text(run.get("pipeline_name")), _text(run.get("pipeline_version"))
+    raw.run_start = _time_text(run.get("start_time") or run.get("created_at"))
+    raw.run_updated, raw.run_end = _time_text(run.get("updated_at")), _time_text(run.get("end_time"))
+    raw.run_total, raw.run_error = run.get("total_steps"), _text(run.get("error_message"))
+    raw.run_ms = run.get("execution_time_ms")
 
 
 def _text(value: Any) -> str | None:
@@ -404,10 +409,13 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
     """
     status = status_of(raw)
     name, version = named(raw)
-    started, saved = parse_instant(raw.run_start), parse_instant(raw.state_updated, naive)
-    first_save = parse_instant(raw.state_created, naive)
-    instants = (started, saved, first_save, parse_instant(raw.run_updated), parse_instant(raw.run_end))
-    if None in instants:
+    saved, first_save = parse_instant(raw.state_updated, naive), parse_instant(raw.state_created, naive)
+    started = updated = ended = None
+    has_run_times = raw.run_start or raw.run_updated or raw.run_end
+    if has_run_times:
+        started, updated, ended = map(parse_instant, (raw.run_start, raw.run_updated, raw.run_end))
+    instants = (started, saved, first_save, updated, ended)
+    if saved is None or first_save is None or has_run_times:
         _note_unreadable(raw, instants)
     pause = pause_of(raw, status)
     return RunSummary(

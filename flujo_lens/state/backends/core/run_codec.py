@@ -152,9 +152,11 @@ class RunCodec:
         state, errors = None, dict[str, LensError]()
         if row.state is not None and not row.unreadable:
             state, errors = self.fields.shown(row.run_id, safe_loads(row.state))
-            state = {name: value for name, value in state.items() if name not in errors}
+            if errors:
+                state = {name: value for name, value in state.items() if name not in errors}
         raw = interpret.raw_from_documents(row.run_id, state, self.shown("run", row.run_id, row.run))
-        raw.problems += list(dict.fromkeys(error.message for error in errors.values()))[:1]
+        if errors:
+            raw.problems.append(next(iter(errors.values())).message)
         raw.problems += row.problems
         return raw
 
