@@ -38,6 +38,7 @@ from test_sqlite_deletion import (
 
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.state.backends.sqlite import SQLiteBackend
+from flujo_lens.state.backends.sqlite.deletion import copies, run_records
 from flujo_lens.state.backends.sqlite.deletion.pacing import Pacing
 from flujo_lens.state.backends.sqlite.reads import lock_yield
 from flujo_lens.state.backends.sqlite.schema.migrations import migrate
@@ -91,6 +92,34 @@ def test_computed_columns_come_back_by_themselves(kind: str, tmp_path: Path) -> 
     assert goes_and_comes_back(path) == ["old"]
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT loud FROM steps").fetchall() == [("S",)]
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_rows_that_only_a_column_takes_for_those_of_a_run_come_back_too(
+    in_parts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column that compares without case deletes the rows of both spellings."""
+    if in_parts:
+        monkeypatch.setattr(copies, "LARGE", 1)
+        monkeypatch.setattr(run_records, "_ROWS", 2)
+    path, keep = empty(tmp_path), Kept_()
+    large(path, 4)
+    edit(
+        path,
+        "CREATE TABLE other AS SELECT * FROM spans",
+        "DROP TABLE spans",
+        "CREATE TABLE spans (id INTEGER PRIMARY KEY, run_id TEXT COLLATE NOCASE, span_id, parent_span_id, name, "
+        "start_time, end_time, status, attributes, created_at)",
+        "INSERT INTO spans SELECT * FROM other",
+        "INSERT INTO spans SELECT id + 10, upper(run_id), span_id, parent_span_id, name, start_time, end_time, status, "
+        "attributes, created_at FROM other",
+    )
+    before = rows(path)
+    assert ids_of(delete(path, planned(path, run_ids=("large",)), keep=keep)) == ["large"]
+    assert rows(path)["spans"] == []
+    restored = read(path, lambda backend: backend.restore(keep.records))
+    assert (restored.run_ids, restored.existing) == (("large", "LARGE"), ())
+    assert rows(path) == before
 
 
 def test_a_trigger_that_keeps_a_row_stops_the_batch(tmp_path: Path) -> None:

@@ -158,9 +158,12 @@ def insert(table: str, columns: tuple[str, ...], are_texts: tuple[bool, ...] = (
     return f"INSERT INTO {table} ({', '.join(map(quoted, columns))}) VALUES ({', '.join(values)})"
 
 
-def in_any(tables: Sequence[str]) -> str:
-    """Whether any of these tables has a run; the id once for each."""
-    return " UNION ALL ".join(f"SELECT 1 FROM {table} WHERE run_id = ?" for table in tables) + " LIMIT 1"
+def in_any(heads: Sequence[str], others: Sequence[str] = ()) -> str:
+    """Whether any of these tables has a run, the others under exactly this id; the id once for each."""
+    tests = [f"SELECT 1 FROM {table} WHERE run_id = ?" for table in heads]
+    # A column may compare ids in a way of its own, and take the rows of another run for those of this one.
+    tests += [f"SELECT 1 FROM {table} WHERE run_id = ? COLLATE BINARY" for table in others]
+    return f"{' UNION ALL '.join(tests)} LIMIT 1"
 
 
 def unmark_cancelled(columns: Sequence[str]) -> str:

@@ -207,8 +207,9 @@ def _tables(record: Record) -> Mapping[str, Any]:
 def _exists(db: sqlite3.Connection, shape: Shape, run_id: Any, first: Mapping[str, Any]) -> bool:
     """Whether the run is there: for rows that belonged to none, whether any of their tables has the id."""
     heads = [table for table in HEADS if shape.has(table)]
-    looked = heads if any(table in first for table in heads) else [*heads, *children(shape)]
-    return bool(looked) and db.execute(queries.in_any(looked), (run_id,) * len(looked)).fetchone() is not None
+    others = [] if any(table in first for table in heads) else children(shape)
+    ids = (run_id,) * (len(heads) + len(others))
+    return bool(ids) and db.execute(queries.in_any(heads, others), ids).fetchone() is not None
 
 
 def _restore_state(into: _Into, run_id: Any, tables: Mapping[str, Any]) -> bool:
