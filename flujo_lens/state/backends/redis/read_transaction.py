@@ -80,7 +80,7 @@ class ReadTransaction:
     # --- packets
 
     async def ask(self, commands: Sequence[Command], watched: Iterable[bytes] = ()) -> list[Any]:
-        """The answers to commands that read, all of one moment.
+        """The answers to commands that read; in a list each of its own moment, else all of one.
 
         Raises:
             RestartError: it needs a transaction that watches.
@@ -91,7 +91,7 @@ class ReadTransaction:
             raise RestartError
         if self.mode not in ("read", "list"):
             answers = await self._asked_watching(commands, list(watched))
-        elif len(commands) == 1:
+        elif len(commands) == 1 or self.mode == "list":
             answers = await self.link.exchange(commands)
         else:
             *_, answers = checked(await self.link.exchange([("MULTI",), *commands, ("EXEC",)]))
@@ -136,6 +136,8 @@ class ReadTransaction:
         found = {run_id: row for run_id, row in rows.items() if row.state is not None or row.run is not None}
         if not found and self.is_made is False:
             raise missing(self.shown)
+        if not found and len(rows) == 1:  # MGET says nothing of a key of another type
+            await self.ask([("GET", self.keys.state(next(iter(rows))))])
         return found
 
     async def _documents(self, run_ids: Sequence[str]) -> dict[str, RunRow]:
@@ -143,23 +145,18 @@ class ReadTransaction:
         if not run_ids:
             await self._ensure_made()
             return {}
-        keys = self.keys
-        states: Command = ("MGET", *(keys.state(run_id) for run_id in run_ids))
-        if len(run_ids) == 1:
-            states = ("GET", keys.state(run_ids[0]))
-        commands = [states, ("MGET", keys.made, *(keys.of("run", run_id) for run_id in run_ids))]
+        keys, count = self.keys, len(run_ids)
+        names = [*map(keys.state, run_ids), *(keys.of("run", run_id) for run_id in run_ids)]
+        commands: list[Command] = [("MGET", keys.made, *names)]
         if self.mode == "list":
             commands.append(("SMISMEMBER", keys.parents, *(run_id.encode() for run_id in run_ids)))
-        watched = [key for run_id in run_ids for key in (keys.state(run_id), keys.of("run", run_id))]
-        found, (made, *runs), *has_tasks = await self.ask(commands, watched)
+        (made, *values), *has_tasks = await self.ask(commands, names)
         self.is_made = made is not None
         if has_tasks:
             if len(self._parents) > _INDEX_AT_ONCE:
                 self._parents = {}
             self._parents.update(zip(run_ids, map(bool, has_tasks[0]), strict=True))
-        if len(run_ids) == 1:
-            found = [found]
-        return {i: row_of(i, state, run) for i, state, run in zip(run_ids, found, runs, strict=True)}
+        return {i: row_of(i, *parts) for i, *parts in zip(run_ids, values[:count], values[count:], strict=True)}
 
     async def scan(
         self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
