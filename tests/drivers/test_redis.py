@@ -408,10 +408,11 @@ def test_a_cluster_that_lacks_a_slot_is_down(cluster: RedisCluster) -> None:
         cluster.wait()
 
 
-def test_a_node_of_a_cluster_that_is_named_as_a_single_server(cluster: RedisCluster) -> None:
-    other = next(server for server in cluster.servers if server is not cluster.owner("x"))
-    with pytest.raises(UnreachableStoreError, match="MOVED") as caught:
-        use(f"{other.uri}?prefix=x", lambda b: b.load_state(""))
+@pytest.mark.parametrize(("prefix", "said"), [("{x}", "MOVED"), ("x", "CROSSSLOT")])
+def test_a_node_of_a_cluster_that_is_named_as_a_single_server(cluster: RedisCluster, prefix: str, said: str) -> None:
+    other = next(server for server in cluster.servers if server is not cluster.owner("{x}"))
+    with pytest.raises(UnreachableStoreError, match=said) as caught:
+        use(f"{other.uri}?prefix={prefix}", lambda b: b.load_state("r"))
     assert "redis-cluster://" in (caught.value.hint or "")
 
 

@@ -22,7 +22,6 @@ from redis.exceptions import (
 
 from flujo_lens.errors import (
     BusyError,
-    ConfigError,
     LensError,
     NotAStoreError,
     OperationFailedError,
@@ -103,9 +102,9 @@ _MEANINGS = {
     "ASK": _Meaning(BusyError, "is moving the store's slot to another node", "try again when that is done"),
     "TRYAGAIN": _Meaning(BusyError, "is moving the store's slot to another node", "try again when that is done"),
     "CROSSSLOT": _Meaning(
-        ConfigError,
-        "has the store's keys in several slots",
-        "?prefix={{NAME}}: puts them into one, by the part in braces",
+        UnreachableStoreError,
+        "is a node of a cluster, which has the store's keys in several slots (CROSSSLOT)",
+        "redis-cluster://host:port?prefix={{NAME}}: puts them into one, by the part in braces",
     ),
     "WRONGTYPE": _Meaning(
         NotAStoreError,
