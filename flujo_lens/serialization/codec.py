@@ -141,13 +141,13 @@ class StateCodec:
 
     def shown(self, run_id: str, document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, LensError]]:
         """As `opened`, for one who looks: fields that cannot be opened are `SEALED`, and why, by their names."""
+        sealed = [name for name in SEALED_FIELDS if is_sealed(document.get(name))]
+        if not sealed:
+            return document, {}
         plain, errors = dict(document), dict[str, LensError]()
-        for name in SEALED_FIELDS:
-            leaf = document.get(name)
-            if not isinstance(leaf, str):
-                continue
+        for name in sealed:
             try:
-                plain[name] = self.opened_leaf(run_id, name, leaf)
+                plain[name] = self._open(document[name], run_id, name)
             except LensError as error:
                 plain[name], errors[name] = SEALED, error
         return plain, errors

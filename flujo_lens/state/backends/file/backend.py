@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import NotAStoreError, StoreNotFoundError
 from flujo_lens.serialization.envelope import is_sealed
+from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.core.backend import CoreBackend, border_of
 from flujo_lens.state.backends.core.port import run_without_waiting
@@ -99,7 +100,21 @@ class FileCodec(RunCodec):
 
 
 class FileRunReader(RunReader):
-    """Counts background tasks by the table that lists are made of."""
+    """Reads one run after the other: what a state is parsed into is gone before the next one is.
+
+    Background tasks are counted by the table that lists are made of.
+    """
+
+    async def raws(
+        self, tx: Transaction, rows: Sequence[RunRow], *, index_only: bool = False
+    ) -> list[interpret.RawRun]:
+        assert isinstance(tx, FileTransaction)
+        if tx.has_histories:
+            return await super().raws(tx, rows, index_only=index_only)
+        return [self._codec.raw(row) for row in rows]
+
+    async def summaries(self, tx: Transaction, rows: Sequence[RunRow]) -> list[RunSummary]:
+        return [(await super(FileRunReader, self).summaries(tx, [row]))[0] for row in rows]
 
     async def with_tasks(self, tx: Transaction, runs: Sequence[RunSummary]) -> list[RunSummary]:
         assert isinstance(tx, FileTransaction)
@@ -327,9 +342,9 @@ class FileBackend(CoreBackend):
         async def work(tx: Transaction) -> list[RunSummary]:
             assert isinstance(tx, FileTransaction)
             tx.snapshot = snapshot
-            rows = await tx.runs([pick[1] for pick in picks])
-            runs = await self.reader.with_tasks(tx, await self.reader.summaries(tx, list(rows.values())))
-            return [run for run in runs if matches(wanted, run)]
+            rows = (row for row in map(tx.row, [pick[1] for pick in picks]) if row is not None)
+            runs = [(await self.reader.summaries(tx, [row]))[0] for row in rows]
+            return [run for run in await self.reader.with_tasks(tx, runs) if matches(wanted, run)]
 
         return await self._files.read(work)
 

@@ -108,6 +108,11 @@ class FileTransaction:
         self.snapshot = self._folder.snapshot(self._reader.folder, self._stop)
         return self.snapshot
 
+    @property
+    def has_histories(self) -> bool:
+        """Whether anything but states is stored."""
+        return self._reader.histories is not None
+
     # --- runs
 
     async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
@@ -133,6 +138,8 @@ class FileTransaction:
         """What there is of a run; None if it is gone."""
         if self._stop.is_set():
             raise Stopped
+        if self._written is None:
+            return self._read(run_id)
         if run_id not in self._rows:
             _forget_if_many(self._rows)
             self._rows[run_id] = self._read(run_id)
@@ -140,10 +147,12 @@ class FileTransaction:
 
     def _read(self, run_id: str) -> RunRow | None:
         row = next(self._states(run_id), RunRow(run_id))
-        history = self.history(run_id, light=True)
+        history = self.history(run_id, light=True) if self._reader.histories is not None else None
         run = history.run if history is not None else None
         if row.state is None and run is None:
             return None
+        if history is None and not self._oddities(run_id):
+            return row
         problems = (*row.problems, *(history.problems if history else ()), *self._oddities(run_id))
         return row._replace(run=None if run is None else safe_dumps(run), problems=problems)
 
