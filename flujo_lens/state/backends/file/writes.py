@@ -92,8 +92,8 @@ class Changes:
         """
         with self._writing() as folder:
             with drafted(folder, data, next(documents.names_of(run_id))) as draft, self._lock(folder, stop):
-                name = self._name_for(folder, run_id)
-                self._remember(run_id, name, draft.place(name))
+                name, before = self._name_for(folder, run_id)
+                self._remember(run_id, name, draft.place(name, before))
             self._settle(folder)
             self._sweep(folder, histories=False)
 
@@ -135,7 +135,7 @@ class Changes:
         with drafted(folder, data, name or next(documents.names_of(run_id))) as draft:
             if places.histories is not None:
                 history.cut_unfinished(folder, places.histories, run_id)
-            draft.place(name or self._name_for(folder, run_id))
+            draft.place(name or self._name_for(folder, run_id)[0])
         self._own.pop(run_id, None)
         self._settle(folder)
 
@@ -151,7 +151,7 @@ class Changes:
                 history.append(folder, histories, run_id, batch_of(run_id, lines, None))
             return
         with drafted(folder, state, next(documents.names_of(run_id))) as draft:
-            name = self._name_for(folder, run_id)
+            name, _ = self._name_for(folder, run_id)
             before = before_of(folder, name)
             if lines:
                 is_told = before is not None and not before.is_by(state)
@@ -180,30 +180,31 @@ class Changes:
 
     # --- names
 
-    def _name_for(self, folder: int, run_id: str) -> str:
-        """The name of the run's file; for a new one the first that no other run, and nothing else, has taken.
+    def _name_for(self, folder: int, run_id: str) -> tuple[str, os.stat_result | None]:
+        """The name of the run's file; for a new one the first that no other run, and nothing else, has taken. And what
+        the system says of that file, if it was asked.
 
         A file that this process wrote and nobody has touched since is not read again.
         """
         if run_id in self._own:
             name, stamp = self._own[run_id]
             now = documents.lstat(folder, name)
-            if now is not None and _stamp(now) == stamp:
-                return name
+            if now is not None and documents.stamp_of(now) == stamp:
+                return name, now
         free: str | None = None
         for name in documents.names_of(run_id):
             found = documents.read_document(folder, name)
             if found is not None and found.state is not None and found.run_id == run_id:
-                return name
+                return name, None
             is_torn = found is not None and found.state is None
             if free is None and (is_torn or documents.lstat(folder, name) is None):
                 free = name
         if free is None:
             raise OperationFailedError(f"every file name for the run is taken in {self._path}", run_id=run_id)
-        return free
+        return free, None
 
     def _remember(self, run_id: str, name: str, placed: os.stat_result) -> None:
-        self._own[run_id] = name, _stamp(placed)
+        self._own[run_id] = name, documents.stamp_of(placed)
         self._own.move_to_end(run_id)
         if len(self._own) > _REMEMBERED:
             self._own.popitem(last=False)
@@ -213,11 +214,19 @@ class Changes:
     @contextmanager
     def _writing(self) -> Iterator[int]:
         """A descriptor of the folder, which is made if it is missing."""
-        if not os.path.isdir(self._path):
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
             with translated(self._path):
                 _make_folder(self._path)
-        with self._changing() as folder:
-            yield folder
+            with self._changing() as folder:
+                yield folder
+            return
+        with translated(self._path):
+            try:
+                yield file
+            finally:
+                os.close(file)
 
     @contextmanager
     def _changing(self) -> Iterator[int]:
@@ -267,10 +276,6 @@ class Changes:
 
 
 # --- parts
-
-
-def _stamp(found: os.stat_result) -> Stamp:
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def _make_folder(path: Path) -> None:

@@ -32,20 +32,20 @@ _ATTEMPTS = 5
 class TempFile:
     """A file that is written, and waits for its name; synced, unless it was asked for otherwise."""
 
-    def __init__(self, folder: int, name: str, file: int) -> None:
+    def __init__(self, folder: int, name: str, file: int, mode: int) -> None:
         self._folder, self._name, self._file = folder, name, file
-        self.mode = stat.S_IMODE(os.fstat(file).st_mode)
+        self.mode = mode
 
-    def place(self, name: str) -> os.stat_result:
+    def place(self, name: str, before: os.stat_result | None = None) -> os.stat_result:
         """Put it in place of whatever has this name (a link is replaced, not followed), with the permissions
-        of the file before; return what the system knows of it now.
+        of the file `before`, which is looked at if it is not given; return what the system knows of it now.
 
         The name leads to the old file or to the new one at any moment. `settle` makes that last.
 
         Raises:
             OSError: it could not be renamed; nothing has changed.
         """
-        _keep_mode(self._folder, name, self)
+        _keep_mode(self, before or lstat(self._folder, name))
         os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         return os.fstat(self._file)
 
@@ -99,10 +99,10 @@ def drafted(folder: int, data: bytes, like: str, *, sync: bool = True) -> Iterat
     Raises:
         OSError: it cannot be written; nothing is left of it.
     """
-    name, file = _make(folder)
+    name, file, mode = _make(folder)
     try:
-        draft = TempFile(folder, name, file)
-        _keep_mode(folder, like, draft)
+        draft = TempFile(folder, name, file, mode)
+        _keep_mode(draft, lstat(folder, like))
         write_all(file, data)
         if sync:
             draft.sync()
@@ -127,19 +127,21 @@ def sync_all(drafts: Sequence[TempFile]) -> None:
         draft.sync()
 
 
-def _make(folder: int) -> tuple[str, int]:
-    """A new file with a lock on it. One that `sweep` took for a leftover before it was locked is given up."""
+def _make(folder: int) -> tuple[str, int, int]:
+    """A new file with a lock on it, and its permissions.
+
+    One that `sweep` took for a leftover before it was locked is given up.
+    """
     for _ in range(_ATTEMPTS):
         name = f"{_OURS}{os.urandom(8).hex()}{LEFTOVER}"
         file = os.open(name, _NEW, 0o666, dir_fd=folder)
-        if try_lock(file) is not False and os.fstat(file).st_nlink:
-            return name, file
+        if try_lock(file) is not False and (found := os.fstat(file)).st_nlink:
+            return name, file, stat.S_IMODE(found.st_mode)
         os.close(file)
     raise OSError(errno.EAGAIN, "a new file is removed again and again")
 
 
-def _keep_mode(folder: int, name: str, draft: TempFile) -> None:
-    before = lstat(folder, name)
+def _keep_mode(draft: TempFile, before: os.stat_result | None) -> None:
     if before is not None and stat.S_ISREG(before.st_mode):
         draft.set_mode(stat.S_IMODE(before.st_mode))
 
