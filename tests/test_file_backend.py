@@ -7,10 +7,14 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
+import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -679,9 +683,7 @@ class TestIndex:
         expected = self.light(place)
         good = place.index().read_bytes()
         altered = good.replace(b"completed", b"cancelled")
-        older = good.replace(b"files 3", b"files 2")
-        head = good.partition(b"\n")[0]
-        for bad in (b"", b"\n", b"x" * 99, good[:-9], good + b" ", altered, older, head, head + b"\n"):
+        for bad in (b"", b"\n", b"x" * 99, good[:-9], good[:4096], good[:100], altered):
             place.index().write_bytes(bad)
             read.clear()
             assert self.light(place) == expected
@@ -693,12 +695,38 @@ class TestIndex:
         place.cache.rmdir()
         assert self.light(place) == expected
 
-    def test_an_index_of_other_columns(self, place: Place, read: list[str]) -> None:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE tables SET version = 1",
+            "UPDATE tables SET digest = 'x'",
+            "DELETE FROM tables",
+            "DROP TABLE tables",
+            "ALTER TABLE tables DROP COLUMN version",
+            "UPDATE tables SET columns = NULL",
+            "UPDATE tables SET columns = CAST(replace(CAST(columns AS TEXT), 'completed', 'cancelled') AS BLOB)",
+        ],
+    )
+    def test_an_index_that_somebody_changed(self, place: Place, read: list[str], change: str) -> None:
         expected = self.light(place)
-        body = b"[[1]]"
-        digest = hashlib.blake2b(body, digest_size=16).hexdigest().encode()
-        place.index().write_bytes(b"flujo-lens files 3 " + digest + b"\n" + body)
+        with closing(sqlite3.connect(place.index())) as db, db:
+            db.execute(change)
+        read.clear()
         assert self.light(place) == expected
+        assert len(read) == 5
+        read.clear()
+        assert self.light(place) == expected
+        assert read == []
+
+    def test_an_index_that_another_process_writes(self, place: Place, read: list[str]) -> None:
+        expected = self.light(place)
+        before = place.index().read_bytes()
+        with closing(sqlite3.connect(place.index(), isolation_level=None)) as db:
+            db.execute("BEGIN EXCLUSIVE")
+            read.clear()
+            assert self.light(place) == expected
+            assert len(read) == 5
+        assert place.index().read_bytes() == before
 
     def test_modes(self, place: Place) -> None:
         self.light(place)
@@ -721,14 +749,20 @@ class TestIndex:
             assert len(read) == 5
         assert (tmp_path / "file").read_text() == "x"
 
-    def test_a_full_disk(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: Any, **__: Any) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", refuse)
+    def test_a_full_disk(self, place: Place, read: list[str]) -> None:
+        """Nothing is written beyond the first bytes of the cache; what is there of it is none."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+        try:
             assert len(self.light(place)) == 4
-        assert list(place.cache.iterdir()) == []
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        for expected in (5, 0):
+            read.clear()
+            assert len(self.light(place)) == 4
+            assert len(read) == expected
 
     def test_the_zone_is_not_kept(self, place: Place, read: list[str]) -> None:
         place.put("naive.json", state("naive", "2026-01-01T12:00:00"))
@@ -788,7 +822,7 @@ def test_the_user_cache_is_the_default(place: Place, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XDG_CACHE_HOME", str(place.folder.parent / "home"))
     monkeypatch.setenv("HOME", str(place.folder.parent / "home"))
     asyncio.run(FileBackend(place.folder).count_runs(RunFilter()))
-    assert len(list((place.folder.parent / "home").rglob("*.index"))) == 1
+    assert len(list((place.folder.parent / "home").rglob("*.sqlite"))) == 1
 
 
 # --- writing
