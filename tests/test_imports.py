@@ -17,6 +17,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 600, 60
 
 ALLOWED = {
     "errors": (),
+    "fs": ("fs",),
     "folders": ("errors",),
     "state.views": ("state.statistics",),
     "config": ("config_sources", "errors", "folders", "redaction", "state.timestamps"),
@@ -24,9 +25,9 @@ ALLOWED = {
     "state.models": ("errors", "state"),
     "serialization": ("errors", "state.models", "state.views", "serialization"),
     "state.fingerprint": ("redaction",),
-    "state": ("errors", "folders", "state", "serialization"),
-    "operations": ("errors", "redaction", "state", "serialization", "operations"),
-    "operations.stores": ("errors", "redaction", "state", "operations", "config"),
+    "state": ("errors", "folders", "fs", "state", "serialization"),
+    "operations": ("errors", "fs", "redaction", "state", "serialization", "operations"),
+    "operations.stores": ("errors", "fs", "redaction", "state", "operations", "config"),
     "operations.resume": ("errors", "state", "serialization", "operations", "runner"),
     "operations.check": ("errors", "state", "serialization", "operations", "runner"),
     "runner": ("errors", "state", "serialization", "runner"),
@@ -235,7 +236,7 @@ def test_functions_are_short() -> None:
 @pytest.mark.parametrize("driver", ["memory", "postgres", "redis", "file"])
 def test_a_driver_on_the_port_costs_hundreds_of_lines(driver: str) -> None:
     """Rules belong to the core. A figure here may only become smaller; 1,200 is what a driver should need."""
-    most = {"memory": 160, "postgres": 2_400, "redis": 2_550, "file": 4_860}[driver]
+    most = {"memory": 160, "postgres": 2_400, "redis": 2_550, "file": 4_680}[driver]
     lines = sum(
         len(path.read_text(encoding="utf-8").splitlines())
         for path in _files()

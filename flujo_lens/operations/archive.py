@@ -10,7 +10,6 @@ The lines are those of `flujo_lens.operations.archive_format`, the forms those o
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,8 @@ from itertools import count
 from pathlib import Path
 
 from flujo_lens.errors import LensError, OperationFailedError, ReadOnlyStoreError, UsageError
+from flujo_lens.fs.atomic_write import sync_folder, write_all
+from flujo_lens.fs.locks import try_lock
 from flujo_lens.operations.archive_compression import Form, form_of, pack
 from flujo_lens.operations.archive_format import (
     Batch,
@@ -31,7 +32,6 @@ from flujo_lens.operations.archive_format import (
     manifest_line,
     record_lines,
 )
-from flujo_lens.operations.sidecar_files import sync_folder, write_all
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.registry import BUILT_IN
@@ -72,7 +72,7 @@ class ArchiveWriter:
         except OSError as error:
             raise _not_made(path, error) from error
         with suppress(OSError):  # a file system without locks has no bin that is cleared while it is written
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(self._file)
         try:
             self._write(line)
         except OSError as error:

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
+from flujo_lens.fs.atomic_write import sync_folder, write_all
+from flujo_lens.fs.locks import lock
 from flujo_lens.operations.audit_format import (
     FIRST,
     AuditEntry,
@@ -39,7 +41,7 @@ from flujo_lens.operations.audit_format import (
     written_time,
 )
 from flujo_lens.operations.audit_head import Head, read_head, write_head
-from flujo_lens.operations.sidecar_files import beside, last_line, lock, open_own, settled_size, sync_folder, write_all
+from flujo_lens.operations.sidecar_files import beside, last_line, open_own, settled_size
 from flujo_lens.redaction import masked_text
 
 __all__ = ["AuditEntry", "AuditLog", "AuditReport", "Flaw", "new_audit_id"]

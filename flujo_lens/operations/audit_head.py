@@ -16,7 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from flujo_lens.operations.sidecar_files import last_line, open_own, write_all
+from flujo_lens.fs.atomic_write import replace_file
+from flujo_lens.operations.sidecar_files import last_line, open_own
 
 __all__ = ["Head", "head_path", "read_head", "write_head"]
 
@@ -79,14 +80,5 @@ def write_head(log: Path, head: Head) -> None:
     place = head_path(log)
     draft = place.with_name(f"{place.name}.{secrets.token_hex(4)}")
     told = {"length": head.length, "head": head.digest, "file": head.file}
-    try:
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            write_all(file, json.dumps(told).encode() + b"\n")
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.replace(draft, place)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(draft)
+    with suppress(OSError):
+        replace_file(place, json.dumps(told).encode() + b"\n", draft)

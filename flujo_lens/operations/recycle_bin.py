@@ -25,10 +25,12 @@ from flujo_lens.errors import (
     RunNotFoundError,
     UsageError,
 )
+from flujo_lens.fs.atomic_write import sync_folder
+from flujo_lens.fs.locks import try_lock
 from flujo_lens.operations.archive import ArchiveWriter
 from flujo_lens.operations.archive_format import Header, Manifest, parsed_manifest
 from flujo_lens.operations.archive_reader import read_archive, survey
-from flujo_lens.operations.sidecar_files import beside, check_folder, sync_folder
+from flujo_lens.operations.sidecar_files import beside, check_folder
 
 __all__ = ["Bin", "BinItem"]
 
@@ -292,11 +294,8 @@ class Bin:
         """
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno == errno.EWOULDBLOCK:  # else the file system has no locks
-                    raise
+            if try_lock(file, kind) == "busy":
+                raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
             yield
         finally:
             os.close(file)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flujo_lens.errors import InflightError, NotSupportedError, OperationFailedError, UsageError
-from flujo_lens.operations.sidecar_files import check_link, sync_folder, write_all
+from flujo_lens.fs.atomic_write import replace_file, sync_folder
+from flujo_lens.operations.sidecar_files import check_link
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import ResumableGroup
 from flujo_lens.state.views import RunFilter
@@ -135,12 +135,9 @@ def save_inflight(path: Path, found: Inflight, *, force: bool = False) -> None:
         raise InflightError.in_the_way(path)
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        _write(part, _encoded(found))
-        os.replace(part, place)
+        replace_file(place, _encoded(found), part)
         sync_folder(place.parent)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         why = error.strerror or error
         raise OperationFailedError(f"cannot write {path}: {why}", hint="nothing was left there") from error
 
@@ -155,17 +152,6 @@ def _is_ours(path: Path) -> bool:
 
 def _begins_as_ours(data: bytes) -> bool:
     return data[:64].lstrip(b"{ \n").startswith(f'"{_MARK}"'.encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    with suppress(FileNotFoundError):
-        path.unlink()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(file, data)
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _encoded(found: Inflight) -> bytes:

@@ -1,4 +1,4 @@
-"""Files beside a store: their locks, their ends, and writing to them. Only `OSError` comes out."""
+"""Files beside a store: whose they are, and how they end. Only `OSError` comes out."""
 
 from __future__ import annotations
 
@@ -6,33 +6,22 @@ import errno
 import fcntl
 import os
 import stat
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+
+from flujo_lens.fs.locks import lock, unlock
 
 __all__ = [
-    "Lock",
     "beside",
     "check_folder",
     "check_link",
     "last_line",
-    "lock",
     "open_own",
     "settled_size",
-    "sync_folder",
-    "try_lock",
     "user_name",
-    "write_all",
 ]
 
-Lock = Literal["taken", "busy", "unsupported"]
-"""What became of a lock: it is held, somebody else has it, or the file system knows none."""
-
 _BLOCK = 1 << 16
-_LONGEST_PAUSE = 0.05
-_NO_LOCKS = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS})
-"""What file systems say that have no locks."""
 
 
 def last_line(file: int, size: int) -> tuple[bytes, bool]:
@@ -51,13 +40,6 @@ def last_line(file: int, size: int) -> tuple[bytes, bool]:
             break
         start = begin
     return b"".join(reversed(blocks)), ended
-
-
-def write_all(file: int, data: bytes) -> None:
-    """Write all of `data`, however many calls that takes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
 
 
 def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
@@ -118,45 +100,11 @@ def beside(store_path: Path, suffix: str) -> Path:
     return Path(f"{os.path.realpath(store_path)}{suffix}")
 
 
-def try_lock(file: int, kind: int) -> Lock:
-    """Take the `fcntl.flock` of a file now (``LOCK_SH`` or ``LOCK_EX``), or say why not."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "busy"
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            return "unsupported"
-        raise
-    return "taken"
-
-
-def lock(file: int, kind: int, deadline: float) -> bool:
-    """Whether the lock was taken before the deadline; also where the file system knows none."""
-    pause = 0.001
-    while try_lock(file, kind) == "busy":
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    return True
-
-
 def settled_size(file: int, deadline: float) -> int:
     """The size at a moment at which nobody writes (or at the deadline)."""
     if lock(file, fcntl.LOCK_SH, deadline):
         size = os.fstat(file).st_size
         with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_UN)
+            unlock(file)
         return size
     return os.fstat(file).st_size
-
-
-def sync_folder(folder: Path) -> None:
-    """A new file's name is on the disk when its folder is; some file systems cannot be asked."""
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):
-            os.fsync(file)
-    finally:
-        os.close(file)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from flujo_lens.fs import atomic_write
 from flujo_lens.state.backends.core.worker_pool import Workers
 from flujo_lens.state.backends.file import FileBackend
-from flujo_lens.state.backends.file.fs import atomic_write
 from flujo_lens.state.views import RunFilter
 
 AT = "2026-11-21T00:00:00+00:00"

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from flujo_lens.fs import atomic_write
 from flujo_lens.state.backends.file import FileBackend
-from flujo_lens.state.backends.file.fs import atomic_write
 from flujo_lens.state.claims import Holder, Progress
 from flujo_lens.state.deletion import DeletionRequest, Record
 from flujo_lens.state.timestamps import EPOCH

@@ -23,9 +23,11 @@ import pytest
 
 import flujo_lens
 from flujo_lens.errors import BusyError, InvalidStateError, LensError, OperationFailedError, ReadOnlyStoreError
+from flujo_lens.fs import atomic_write
+from flujo_lens.fs.locks import Lock, try_lock
 from flujo_lens.state.backends.core.port import Transaction
 from flujo_lens.state.backends.file import FileBackend
-from flujo_lens.state.backends.file.fs import atomic_write, locks
+from flujo_lens.state.backends.file.fs import locks
 from flujo_lens.state.views import RunFilter
 
 T = TypeVar("T")
@@ -283,10 +285,10 @@ def test_leftovers_are_removed_when_nobody_writes_them(folder: Path) -> None:
 def test_a_draft_that_was_taken_for_a_leftover_is_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY)
-    real = locks.try_lock
+    real = try_lock
     swept: list[str] = []
 
-    def late(file: int) -> bool | None:
+    def late(file: int) -> Lock:
         if not swept:
             swept.extend(os.listdir(folder))
             atomic_write.sweep(descriptor)

@@ -13,12 +13,12 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from flujo_lens.errors import OperationFailedError
+from flujo_lens.fs.atomic_write import settle, sync_all
 from flujo_lens.state.backends.file.format import document as documents
 from flujo_lens.state.backends.file.format import history
 from flujo_lens.state.backends.file.format.run_records import RestoredFile, RestoredRun, drafts_of, runs_of
 from flujo_lens.state.backends.file.format.tombstone_writer import bury, dig, uncover
 from flujo_lens.state.backends.file.format.tombstones import Grave, Graves, mark_of
-from flujo_lens.state.backends.file.fs.atomic_write import settle, sync_all
 from flujo_lens.state.deletion import Record, Restored
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from pathlib import Path
 from time import monotonic
 
 from flujo_lens.errors import BusyError, OperationFailedError
+from flujo_lens.fs.atomic_write import drafted, settle, sweep
 from flujo_lens.state.backends.file.folder import opened
 from flujo_lens.state.backends.file.format import document as documents
 from flujo_lens.state.backends.file.format import history
@@ -28,7 +29,6 @@ from flujo_lens.state.backends.file.format.document import HISTORY
 from flujo_lens.state.backends.file.format.progress_lines import batch_of, before_of, saved_line
 from flujo_lens.state.backends.file.format.tombstone_writer import bury, bury_histories, remove_at_once
 from flujo_lens.state.backends.file.format.tombstones import are_there
-from flujo_lens.state.backends.file.fs.atomic_write import drafted, settle, sweep
 from flujo_lens.state.backends.file.fs.locks import folder_lock
 from flujo_lens.state.backends.file.fs.os_errors import translated
 from flujo_lens.state.backends.file.index.state_table import Stamp

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from flujo_lens.fs.atomic_write import LEFTOVER, lstat
 from flujo_lens.state.backends.core.port import RunRow
 from flujo_lens.state.interpret import BAD, decode
 from flujo_lens.state.timestamps import EPOCH
@@ -52,9 +53,6 @@ __all__ = [
 ]
 
 ENDING = ".json"
-LEFTOVER = ".json.tmp"
-"""What a save that was interrupted leaves behind."""
-
 HISTORY = ".lens-history"
 """The sub-folder of histories."""
 
@@ -370,11 +368,3 @@ def _open_history(folder: int) -> int | None:
 def stamp_of(found: os.stat_result) -> tuple[int, int, int, int]:
     """What a file is known by: its modification time, change time, size and inode."""
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
-
-
-def lstat(folder: int, name: str) -> os.stat_result | None:
-    """What has this name, without following it; None if it is free."""
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None

@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from flujo_lens.errors import OperationFailedError
+from flujo_lens.fs.atomic_write import settle, write_all
 from flujo_lens.serialization import safe_loads
 from flujo_lens.serialization.codec import StateCodec
 from flujo_lens.state import interpret
@@ -27,7 +28,6 @@ from flujo_lens.state.backends.core.rows import run_row, span_rows
 from flujo_lens.state.backends.file.format.document import HISTORY, names_of, printable
 from flujo_lens.state.backends.file.format.history_lines import Line, beginning_of, parse_line
 from flujo_lens.state.backends.file.format.progress_lines import unfinished_run
-from flujo_lens.state.backends.file.fs.atomic_write import settle, write_all
 
 __all__ = ["ENDING", "LONGEST_MARK", "History", "append", "cut_unfinished", "is_mark", "names_found", "read"]
 

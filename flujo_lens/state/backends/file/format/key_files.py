@@ -15,8 +15,8 @@ from hashlib import blake2b
 from typing import Any
 
 from flujo_lens.errors import CorruptStoreError
+from flujo_lens.fs.atomic_write import drafted, read_file, settle
 from flujo_lens.serialization import safe_dumps, safe_loads
-from flujo_lens.state.backends.file.fs.atomic_write import drafted, read_file, settle
 
 __all__ = ["SYSTEM", "read", "read_system", "write", "write_system"]
 

@@ -20,11 +20,11 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from flujo_lens.fs.atomic_write import read_file
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.core.rows import now_text
 from flujo_lens.state.backends.file.format.document import names_of
 from flujo_lens.state.backends.file.format.history_lines import beginning_of
-from flujo_lens.state.backends.file.fs.atomic_write import read_file
 
 __all__ = ["Before", "batch_of", "before_of", "saved_line", "unfinished_run"]
 

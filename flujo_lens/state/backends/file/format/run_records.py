@@ -21,9 +21,9 @@ from itertools import chain, groupby
 from typing import NamedTuple
 
 from flujo_lens.errors import OperationFailedError, SchemaError
+from flujo_lens.fs.atomic_write import TempFile, drafted
 from flujo_lens.state.backends.file.format import document as documents
 from flujo_lens.state.backends.file.format import history
-from flujo_lens.state.backends.file.fs.atomic_write import TempFile, drafted
 from flujo_lens.state.deletion import Record
 
 __all__ = ["RestoredRun", "drafts_of", "records_of", "runs_of"]

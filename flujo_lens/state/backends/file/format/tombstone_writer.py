@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from flujo_lens.errors import OperationFailedError
+from flujo_lens.fs.atomic_write import drafted, settle
 from flujo_lens.state.backends.file.format.document import lstat
 from flujo_lens.state.backends.file.format.tombstones import (
     GRAVES,
@@ -22,7 +23,6 @@ from flujo_lens.state.backends.file.format.tombstones import (
     read_listed,
     unchanged,
 )
-from flujo_lens.state.backends.file.fs.atomic_write import drafted, settle
 
 __all__ = ["bury", "bury_histories", "dig", "remove_at_once", "uncover"]
 

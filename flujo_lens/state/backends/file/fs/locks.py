@@ -11,8 +11,6 @@ and two processes that add to the history of one run at once can lose a line.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import random
 import threading
@@ -23,13 +21,11 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from flujo_lens.errors import BusyError
+from flujo_lens.fs.locks import try_lock, unlock
 from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
 from flujo_lens.state.backends.file.index.state_table import Stopped
 
-__all__ = ["folder_lock", "try_lock"]
-
-_UNKNOWN = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOLCK, errno.EINVAL, errno.ENOSYS})
-"""What file systems say that have no such lock."""
+__all__ = ["folder_lock"]
 
 _SHORTEST, _LONGEST = 0.001, 0.05
 """Seconds between two tries; held is the lock for less than the shortest."""
@@ -59,20 +55,6 @@ class _Mutexes:
 _mutexes = _Mutexes()
 
 
-def try_lock(file: int) -> bool | None:
-    """Take the lock on an open file or folder if it is free: True. False if somebody else holds it, None if there
-    are no locks on this file system. It lasts until the descriptor is closed."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in _UNKNOWN:
-            return None
-        raise
-    return True
-
-
 @contextmanager
 def folder_lock(folder: int, path: Path, timeout: float, stop: threading.Event) -> Iterator[None]:
     """Hold the lock of an open folder.
@@ -98,7 +80,7 @@ def folder_lock(folder: int, path: Path, timeout: float, stop: threading.Event) 
             yield
         finally:
             if locked:
-                fcntl.flock(folder, fcntl.LOCK_UN)
+                unlock(folder)
     finally:
         mutex.release()
 
@@ -106,11 +88,11 @@ def folder_lock(folder: int, path: Path, timeout: float, stop: threading.Event) 
 def _take(folder: int, path: Path, timeout: float, deadline: float, stop: threading.Event) -> bool:
     """Whether there is a lock to let go of at the end."""
     pause = _SHORTEST
-    while (locked := try_lock(folder)) is False:
+    while (outcome := try_lock(folder)) == "busy":
         _go_on(path, timeout, deadline, stop)
         stop.wait(min(random.uniform(0, pause), max(0.0, deadline - time.monotonic())))
         pause = min(2 * pause, _LONGEST)
-    return bool(locked)
+    return outcome == "taken"
 
 
 def _go_on(path: Path, timeout: float, deadline: float, stop: threading.Event) -> None:

@@ -13,9 +13,9 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from flujo_lens.fs.atomic_write import settle
+from flujo_lens.fs.locks import try_lock
 from flujo_lens.state.backends.file.format.document import LEFTOVER
-from flujo_lens.state.backends.file.fs.atomic_write import settle
-from flujo_lens.state.backends.file.fs.locks import try_lock
 from flujo_lens.state.maintenance import Repaired
 
 __all__ = ["mend_leftovers", "old_leftovers"]
@@ -67,7 +67,7 @@ def _is_moved(folder: int, name: str, aside: Path) -> bool:
     with suppress(OSError):
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         try:
-            if try_lock(file) is not False:
+            if try_lock(file) != "busy":
                 os.rename(name, _free_name(aside, name), src_dir_fd=folder)
                 return True
         finally:

@@ -15,11 +15,27 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from flujo_lens.state.backends.file.format.document import LEFTOVER, lstat
-from flujo_lens.state.backends.file.fs.locks import try_lock
+from flujo_lens.fs.locks import try_lock
 
-__all__ = ["TempFile", "drafted", "read_file", "settle", "sweep", "sync_all", "write_all"]
+__all__ = [
+    "LEFTOVER",
+    "TempFile",
+    "drafted",
+    "lstat",
+    "read_file",
+    "replace_file",
+    "settle",
+    "sweep",
+    "sync_all",
+    "sync_folder",
+    "write_all",
+]
+
+LEFTOVER = ".json.tmp"
+"""How the names of files end that interrupted writes leave behind."""
+
 
 _OURS = ".lens-"
 _OLD = 3600.0
@@ -135,7 +151,7 @@ def _make(folder: int) -> tuple[str, int, int]:
     for _ in range(_ATTEMPTS):
         name = f"{_OURS}{os.urandom(8).hex()}{LEFTOVER}"
         file = os.open(name, _NEW, 0o666, dir_fd=folder)
-        if try_lock(file) is not False and (found := os.fstat(file)).st_nlink:
+        if try_lock(file) != "busy" and (found := os.fstat(file)).st_nlink:
             return name, file, stat.S_IMODE(found.st_mode)
         os.close(file)
     raise OSError(errno.EAGAIN, "a new file is removed again and again")
@@ -180,6 +196,51 @@ def settle(folder: int) -> None:
             raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the name of a new file survive the death of the machine, where the file system can be asked for it."""
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def replace_file(path: Path, data: bytes, draft: Path) -> None:
+    """Put a file of mode 0600 in place of the one at `path`, whole or not at all.
+
+    Args:
+        path: Its place.
+        data: The content.
+        draft: The name, in the same folder, under which it is written; what has it is removed.
+
+    Raises:
+        OSError: it cannot be written; nothing has changed, and nothing is left of it.
+    """
+    with suppress(FileNotFoundError):
+        os.unlink(draft)
+    try:
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(file, data)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def lstat(folder: int, name: str) -> os.stat_result | None:
+    """What has this name in an open folder, without following it; None if it is free."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
 def sweep(folder: int) -> None:
     """Remove what interrupted saves left: ours if its writer is dead, anybody's if it is older than an hour.
 
@@ -198,8 +259,10 @@ def _remove_if_dead(folder: int, name: str) -> None:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             return
-        free = try_lock(file)
-        if (free and name.startswith(_OURS)) or (free is not False and time.time() - found.st_mtime > _OLD):
+        outcome = try_lock(file)
+        if (outcome == "taken" and name.startswith(_OURS)) or (
+            outcome != "busy" and time.time() - found.st_mtime > _OLD
+        ):
             os.unlink(name, dir_fd=folder)
     finally:
         os.close(file)

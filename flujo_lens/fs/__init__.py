@@ -1,0 +1,1 @@
+"""Locks, atomic writes and syncs, for every room that writes files. Only `OSError` comes out."""
