@@ -27,7 +27,6 @@ REFUSED = [
     ("list --since today --until today", "--since", "--until"),
     ("stats --active-since 2026-11-20 --active-until 2026-11-19", "--active-since", "--active-until"),
     ("prune --older-than 30d --since 1d --until 2d --dry-run", "--since", "--until"),
-    ("prune --older-than 1h --include-paused --status failed --dry-run", "--include-paused", "--status"),
     ("list --meta customer=1 --meta customer=2", "--meta customer=1", "--meta customer=2"),
     ("failed --status paused", "failed", "paused"),
     ("failed --status failed,cancelled --flat", "failed", "cancelled"),

@@ -134,10 +134,6 @@ def _request(app: App, asked: Pruning) -> DeletionRequest:
         UsageError: no age, no number to keep, and no orphans were asked for; or no age for runs beside the orphans.
     """
     now, what = app.world.now(), asked.what
-    wanted = app.wanted(asked.filters)
-    if what.include_paused and asked.filters.status and "paused" not in wanted.statuses:
-        hint = f"--status {','.join(sorted({*wanted.statuses, 'paused'}))} takes both"
-        raise UsageError("--include-paused and --status without paused contradict each other", hint=hint)
     age, has_filters = _age(app, what), bool(asked.filters.words())
     names_runs = not what.orphans or has_filters or _is_old_typed(what) or what.keep_last is not None
     if names_runs and age is None and what.keep_last is None:
@@ -151,7 +147,7 @@ def _request(app: App, asked: Pruning) -> DeletionRequest:
     cutoff = None if age is None else _before(now, age)
     orphans = (cutoff or _before(now, ORPHANS_AGE)) if what.orphans else None
     return DeletionRequest(
-        now, cutoff if names_runs else None, wanted, keep_last=what.keep_last,
+        now, cutoff if names_runs else None, app.wanted(asked.filters), keep_last=what.keep_last,
         keep_paused=not (what.include_paused or asked.filters.status), keep_unknown=not asked.filters.status,
         orphans_before=orphans, alive_since=_before(now, app.silent_after), force=what.force,
     )  # fmt: skip
