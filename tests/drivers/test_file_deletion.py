@@ -11,7 +11,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Callable, Sequence
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -602,3 +603,48 @@ def test_errors_are_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             delete(folder)
     assert ids(folder) == ["a"]
     assert not [name for name in files(folder) if name.endswith(document.LEFTOVER)]
+
+
+# --- memory
+
+
+def test_a_run_of_any_size_passes_through_little_memory(folder: Path, tmp_path: Path) -> None:
+    """Its history is larger than all that a deletion, a list or restoring it may hold."""
+    text = "x" * 4000
+
+    async def fill(backend: FileBackend) -> None:
+        await backend.save_run_start({"run_id": "big", "pipeline_name": "orders", "created_at": OLD.isoformat()})
+        for at in range(40):
+            spans = [{"span_id": f"{at}-{n}", "name": "s", "attributes": {"text": text}} for n in range(250)]
+            await backend.save_spans("big", spans)
+        await backend.save_run_end("big", {"end_time": OLD.isoformat()})
+
+    use(folder, fill)
+    put(folder, "big", OLD)
+    (history,) = (folder / ".lens-history").iterdir()
+    before, size = history.read_bytes(), history.stat().st_size
+    archive = tmp_path / "kept"
+
+    def keep(records: Sequence[Record]) -> None:
+        with archive.open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+    async def delete_big(backend: FileBackend) -> list[Deleted]:
+        return await carry_out(backend, await planned(backend), keep=keep)
+
+    class Kept:
+        """The records, read while they are asked for."""
+
+        def __iter__(self) -> Iterator[Record]:
+            with archive.open() as file:
+                yield from map(json.loads, file)
+
+    tracemalloc.start()
+    try:
+        (done,) = use(folder, delete_big)
+        assert (done.run_ids, files(folder)) == (("big",), {})
+        assert use(folder, lambda b: b.restore(Kept())).run_ids == ("big",)
+        assert tracemalloc.get_traced_memory()[1] < size // 2
+    finally:
+        tracemalloc.stop()
+    assert history.read_bytes() == before
