@@ -17,6 +17,7 @@ import pytest
 
 from flujo_lens.serialization.envelope import Envelope
 from flujo_lens.state.backends.file import FileBackend
+from flujo_lens.state.claims import Claim, Holder
 from flujo_lens.state.views import RunFilter
 
 T = TypeVar("T")
@@ -253,6 +254,17 @@ def test_figures_inside_a_running_loop(folder: Path) -> None:
     use(folder, work)
     backend = FileBackend(folder, cache_dir=folder.parent / "cache")
     assert backend.get_workflow_stats_sync()["total_workflows"] == 3
+
+
+def test_a_folder_of_the_library_gets_no_history(folder: Path) -> None:
+    """Cancelling a run and giving up a task change their states alone."""
+    put(folder, "r", OLD.isoformat(), status="paused")
+    put(folder, "bg", OLD.isoformat(), **task())
+    assert use(folder, lambda b: b.cancel_runs(["r", "never was"])) == ["r"]
+    assert use(folder, lambda b: b.cleanup_stale_background_tasks(1)) == 1
+    use(folder, lambda b: b.release_run(Claim.take("r", Holder.current(), 30, NOW)))
+    use(folder, lambda b: b.delete_run("never was"))
+    assert sorted(os.listdir(folder)) == ["bg.json", "r.json"]
 
 
 def test_what_is_sealed_in_a_stale_task_stays_as_it_is(tmp_path: Path) -> None:

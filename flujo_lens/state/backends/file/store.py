@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mappin
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar, cast
 
-from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.state.backends.core.port import Transaction, Work, run_without_waiting
 from flujo_lens.state.backends.core.threaded_transaction import ThreadedTransaction
 from flujo_lens.state.backends.core.worker_pool import Workers
@@ -57,19 +56,10 @@ class FileStore:
                 try:
                     return self._write(work, creates, stop)
                 except NeedsLook:
-                    self._look(stop)
+                    self.folder.look(stop)
             return self._write(work, creates, stop, may_look=True)
 
         return await self.change(writing, run_id)
-
-    def _look(self, stop: Stop) -> None:
-        """Look at the whole folder; one that is not there yet holds nothing."""
-        try:
-            self.folder.look(stop)
-        except StoreNotFoundError:
-            with self.changes.locked(stop, creates=True):
-                pass
-            self.folder.look(stop)
 
     def _write(self, work: Work[T], creates: bool, stop: Stop, *, may_look: bool = False) -> T:
         with self.changes.locked(stop, creates=creates) as places:

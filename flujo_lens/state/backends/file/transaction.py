@@ -342,6 +342,8 @@ class FileTransaction:
 
     async def set(self, space: Space, key: str, value: bytes | None) -> None:
         changes, places = self._writing
+        if value is None and places.histories is None:
+            return
         histories = places.need_histories()
         if space == "binding" and value is not None:
             line = line_of(self._reader.codec, key, "manifest", {"manifest": value.decode()})
