@@ -32,8 +32,8 @@ from flujo_lens.errors import (
 
 __all__ = ["COMMANDS", "build", "main", "root", "run"]
 
-LOOK, RUN, CLEAN, CARE = "Look", "Run", "Clean up", "Look after the store"
-ALSO, SET_UP = "Tasks, scores, global keys", "Set up"
+LOOK, RUN, CLEAN, CARE = "Inspect runs", "Resume and cancel", "Clean up", "Maintain the store"
+ALSO, SET_UP = "Tasks, scores, system state", "Setup"
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status:status", LOOK),
@@ -84,7 +84,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("verify", "fsck"), "doctor"),
     "history": "audit",
 }
-"""What people type who come from other tools, and what that is here."""
+"""Names of commands in other tools -> the command here."""
 
 _TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
 
@@ -104,13 +104,13 @@ _CHANGING = (
     "set",
     "demo",
 )
-"""Words of commands that change something: of what they did before a fault, nothing can be said."""
+"""Commands that change something: after an internal error, what they did is not known."""
 
 _CONTEXT = {"help_option_names": ["--help", "-h"]}
 
 
 class LazyGroup(Group):
-    """Builds a command when it is asked for: Typer takes 1.6 ms for each that it builds."""
+    """Builds a command when it is requested: building one takes Typer 1.6 ms."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -123,7 +123,7 @@ class LazyGroup(Group):
         if name not in COMMANDS and not name.startswith("-"):
             near = _ELSEWHERE.get(name) or nearest(name, COMMANDS)
             raise UsageError(
-                f'there is no command "{name}".' + (f" Did you mean {near}?" if near else ""),
+                f'unknown command "{name}".' + (f" Did you mean {near}?" if near else ""),
                 hint="lens --help lists the commands",
             )
         return super().resolve_command(ctx, args)
@@ -131,7 +131,7 @@ class LazyGroup(Group):
 
 @cache
 def build(name: str) -> Any:
-    """Return the command `name`, which is imported and built when it is first asked for."""
+    """Import and build the command `name`."""
     target, panel = COMMANDS[name]
     module_name, _, function = target.partition(":")
     module = importlib.import_module(f"flujo_lens.cli.commands.{module_name}")
@@ -164,7 +164,7 @@ def root() -> Any:
         context_settings=_CONTEXT,
         rich_markup_mode="rich",
         help="Look into, repair and clean up the state stores of durable workflows.",
-        epilog="A first look: lens demo, then lens status --store flujo_demo.db",
+        epilog="To try it: lens demo, then lens status --store flujo_demo.db",
     )
     app.callback()(_callback())
     return typer.main.get_command(app)
@@ -211,7 +211,7 @@ def _defaults(built: Any, ctx: typer.Context) -> dict[str, Any]:
 
 
 def run(arguments: Sequence[str], world: World) -> int:
-    """Run one command line; return its exit code. Errors are told on the world's stderr."""
+    """Run a command line and return its exit code. Errors are printed on the world's stderr."""
     escape_what_cannot_be_shown(world.stdout, world.stderr)
     arguments = list(arguments)
     if arguments[:1] == ["__complete"]:
@@ -230,7 +230,7 @@ def run(arguments: Sequence[str], world: World) -> int:
     except SystemExit as left:
         if not isinstance(left.__context__, BrokenPipeError):
             return _tell(app, _stray(left), arguments)
-        silence(world.stdout)  # Typer leaves with 1 where the pipe is closed
+        silence(world.stdout)  # Typer exits with 1 on a closed pipe
         return exit_codes.OK
     except (KeyboardInterrupt, typer.Abort):
         return exit_codes.INTERRUPTED
@@ -238,11 +238,11 @@ def run(arguments: Sequence[str], world: World) -> int:
         return _tell(app, UsageError(_sentence(error), hint=_usage_hint(error, arguments)), arguments)
     except LensError as error:
         return _tell(app, error, arguments)
-    except Exception as error:  # noqa: BLE001 - the funnel: whatever comes this far is our own fault
+    except Exception as error:  # noqa: BLE001 - anything that gets here is an internal error
         fault = _fault(error, arguments)
         fault.__cause__ = error
         return _tell(app, fault, arguments)
-    except BaseException as error:  # noqa: BLE001 - and what is no Exception can come of an application alone
+    except BaseException as error:  # noqa: BLE001 - other BaseExceptions come from an application
         return _tell(app, _stray(error), arguments)
     finally:
         if world.diverted is not None:
@@ -262,41 +262,41 @@ def _stray(error: BaseException) -> LensError:
 def _fault(error: Exception, arguments: Sequence[str]) -> LensError:
     typed = next((argument for argument in arguments if not _is_text(argument)), None)
     if isinstance(error, UnicodeEncodeError) and typed is not None:
-        return UsageError(f"{typed!a} is no text", hint="what is typed has to be in UTF-8")
+        return UsageError(f"argument {typed!a} is not UTF-8", hint="arguments must be UTF-8 text")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         changes = any(word in _CHANGING for word in arguments)
-        hint = "the command itself went on: lens audit list shows what was changed" if changes else None
+        hint = "the command itself continued: lens audit list shows what was changed" if changes else None
         return OperationFailedError(f"cannot write the output: {error.strerror}", hint=hint)
     changes = any(word in _CHANGING for word in arguments)
-    done = "what was changed until then: lens audit list" if changes else "nothing was changed"
+    done = "lens audit list shows what was changed before the error" if changes else "nothing was changed"
     return InternalError(
-        f"a fault of lens itself: {type(error).__name__}: {error}",
-        hint=f"{done}; please report it with the output of the same command and --debug",
+        f"internal error in lens: {type(error).__name__}: {error}",
+        hint=f"{done}; please report this with the output of the same command and --debug",
     )
 
 
 def _is_text(argument: str) -> bool:
-    """False where bytes were typed that the locale's encoding does not know: they come as lone surrogates."""
+    """False for an argument with bytes outside the locale's encoding: they arrive as lone surrogates."""
     return not any("\ud800" <= char <= "\udfff" for char in argument)
 
 
 def _sentence(error: typer.TyperException) -> str:
-    told = error.format_message() if hasattr(error, "format_message") else error
-    message = str(told).strip().rstrip(".")
+    text = error.format_message() if hasattr(error, "format_message") else error
+    message = str(text).strip().rstrip(".")
     return message[:1].lower() + message[1:]
 
 
 def _usage_hint(error: typer.TyperException, arguments: Sequence[str]) -> str:
-    """What to type: the command's help, and what brings a run where its id is missing, or is not taken."""
+    """The help of the command, and how to name a run where its id is missing or not accepted."""
     named = next((word for word in arguments if word in COMMANDS), "")
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx else f"lens {named}".rstrip()
-    told = str(error.format_message() if hasattr(error, "format_message") else error)
-    if "issing argument 'RUN'" in told:
-        return f"an id as lens list shows it, or the newest: {path} @latest\n{path} --help"
-    if "unexpected extra argument" in told and named in _TAKE_NO_RUN:
-        extra = shlex.quote(told.partition("(s) (")[2].rstrip(")"))
-        return f"one run: lens show {extra}; by a part of the id: lens list --search {extra}\n{path} --help"
+    text = str(error.format_message() if hasattr(error, "format_message") else error)
+    if "issing argument 'RUN'" in text:
+        return f"name a run by an id from lens list, or the newest: {path} @latest\n{path} --help"
+    if "unexpected extra argument" in text and named in _TAKE_NO_RUN:
+        extra = shlex.quote(text.partition("(s) (")[2].rstrip(")"))
+        return f"one run: lens show {extra}; part of an id: lens list --search {extra}\n{path} --help"
     return f"{path} --help"
 
 
@@ -310,8 +310,10 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
     if _wants_json(arguments):
         from flujo_lens.rendering.data import compact
 
-        told = app.redactor.value(app.repeated.error(error.to_dict()))
-        typed = {name: app.redactor.text(value) if isinstance(value, str) else value for name, value in told.items()}
+        document = app.redactor.value(app.repeated.error(error.to_dict()))
+        typed = {
+            name: app.redactor.text(value) if isinstance(value, str) else value for name, value in document.items()
+        }
         app.write_error(compact({"error": typed}))
     else:
         app.write_error(_for_people(app, error))
@@ -319,7 +321,7 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
 
 
 def _as_asked(app: App, arguments: list[str]) -> App:
-    """With the --color and the --config of a command line that may be wrong elsewhere."""
+    """The app with --color and --config of a command line that could not be parsed."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=False)
     asked = [two if one == "--color" else one.removeprefix("--color=") for one, two in pairs if "--color" in one]
     when = asked[-1] if asked else None
@@ -336,9 +338,9 @@ def _flush_what_came_before(world: World) -> None:
 
 def _for_people(app: App, error: LensError) -> str:
     if isinstance(error, IncompatibleError) and "remediations" in error.to_dict():
-        from flujo_lens.cli.screens.incompatible import told
+        from flujo_lens.cli.screens.incompatible import incompatible_text
 
-        return told(app, error)
+        return incompatible_text(app, error)
     word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
     lines = [f"{word} {error.code}: {app.shown(error.message)}"]
     hint = app.repeated.prose(error.hint or "")
@@ -347,7 +349,7 @@ def _for_people(app: App, error: LensError) -> str:
 
 
 def _fitting(app: App, lines: list[str]) -> list[str]:
-    """Lines that fit a terminal, but for commands, which are copied whole; elsewhere all are as they are."""
+    """On a terminal, lines folded to its width, except commands, which stay whole to be copied."""
     if not app.world.stderr.isatty() and not app.world.stderr_tty:
         return lines
     from flujo_lens.cli.screens.deletion_text import folded
@@ -359,7 +361,7 @@ def _fitting(app: App, lines: list[str]) -> list[str]:
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    """Whether JSON was asked for, also where the rest of the line could not be understood."""
+    """Whether JSON output was requested, even in a command line that could not be parsed."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=False)
     return any(
         one in ("--json", "-ojson", "-o=json", "--output=json") or (one in ("-o", "--output") and two == "json")
@@ -369,13 +371,13 @@ def _wants_json(arguments: list[str]) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program ``lens``."""
-    # Looking for cycles 100 times during the imports takes a tenth of a short command's time.
+    # 100 garbage collections during the imports take a tenth of a short command's time.
     gc.set_threshold(50_000, 20, 20)
     fill_closed_numbers()
     in_utf8_mode()
     world = World(owns_process=True)
     code = run(words_as_typed(sys.argv[1:]) if arguments is None else arguments, world)
-    if code == exit_codes.INTERRUPTED:  # one more Ctrl-C, while Python ends, would kill it
+    if code == exit_codes.INTERRUPTED:  # another Ctrl-C during shutdown would kill it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     _flush_what_came_before(world)
     if world.diverted is not None:

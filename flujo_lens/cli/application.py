@@ -1,4 +1,4 @@
-"""Somebody's application: found by --app or the settings, imported, and kept from writing to stdout."""
+"""The application with the pipelines: found by --app or the settings, imported, and kept off stdout."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["the_application"]
 
 
 def _target_of(app: App, given: str | None) -> str:
-    """The ``module:attribute`` that was given, else that of the settings.
+    """The ``module:attribute`` of the option, else of the settings.
 
     Raises:
-        UsageError: nothing says which application is meant.
+        UsageError: no application is configured.
     """
     target = given or app.settings.resume_app
     if not given:
         app.settings.check_trusted("resume.app")
     if target is None:
         raise UsageError(
-            "which application has the pipelines?",
+            "no application is given",
             hint='--app myapp.pipelines:registry, or app = "myapp.pipelines:registry" under [resume] in lens.toml',
         )
     return target
 
 
 def the_application(app: App, given: str | None, folder: Path | None) -> Application:
-    """Import the application that is meant. From then on stdout has what lens prints alone.
+    """Import the application. From then on only lens writes to stdout.
 
     Args:
         app: The invocation.
@@ -40,7 +40,7 @@ def the_application(app: App, given: str | None, folder: Path | None) -> Applica
         folder: ``--app-dir``; None for the current folder.
 
     Raises:
-        UsageError: there is none, or it cannot be imported.
+        UsageError: no application is configured, or it cannot be imported.
     """
     from flujo_lens.cli.diversion import divert, spare_of
     from flujo_lens.cli.process_state import ProcessState

@@ -1,4 +1,4 @@
-"""A command line as the audit log keeps it."""
+"""Masking a command line for the audit log."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ __all__ = ["recorded"]
 
 
 def recorded(words: Sequence[str], keys: Iterable[str] = ()) -> list[str]:
-    """The typed words without what nobody should read later.
+    """The words of a command line with its secrets masked.
 
-    Masked are the values of ``--input`` and of all options that begin so; behind ``system set``, all but options
-    and the first word, which is the key as a rule; what stands under a secret key, also behind an option of that name;
-    and every secret that is masked in a text.
+    Masked are the values of ``--input`` and of all options with that prefix; after ``system set``, all words but
+    options and the key; values of secret keys and of options named like one; and every secret that is masked in a
+    text.
 
     Args:
-        words: What was typed, the program's name first.
+        words: The command line, the program's name first.
         keys: Globs of secret keys, added to the built-in ones (``[redact] keys``).
     """
     redactor = Redactor(keys)
-    told = [_one(word, before, redactor) for word, before in zip(words, ["", *words], strict=False)]
-    for place in _values_set(told):
-        told[place] = MASK
-    return told
+    masked = [_one(word, before, redactor) for word, before in zip(words, ["", *words], strict=False)]
+    for place in _values_set(masked):
+        masked[place] = MASK
+    return masked
 
 
 def _one(word: str, before: str, redactor: Redactor) -> str:

@@ -1,4 +1,4 @@
-"""What the small writing commands share: where a change is written down, and how it is reported."""
+"""Recording and reporting a change: shared by the small writing commands."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ __all__ = ["recorder", "report_output", "tell"]
 
 
 def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: ChangeOptions) -> Recorder:
-    """Writes a command down in the audit log of the store.
+    """A recorder that writes a command to the audit log of the store.
 
     Args:
         app: The invocation.
         backend: The store.
-        words: The command in its long form, with its values; secrets are masked here.
-        asked: How the change is made.
+        words: The command with its values, in its long form; secrets are masked here.
+        asked: The options of the change.
 
-    What was in the bin for long enough is removed: any command that writes does that.
+    Also removes expired entries from the bin, as every writing command does.
     """
     base = made_base(app, backend)
     if base is not None:
         bin_of(app, backend).expire(app.world.now())
-    told = recorded(words, app.settings.redact_keys)
-    return Recorder(audit_log(app, base or _elsewhere(app, backend, asked), asked.audit_file), told, asked.reason)
+    command = recorded(words, app.settings.redact_keys)
+    return Recorder(audit_log(app, base or _elsewhere(app, backend, asked), asked.audit_file), command, asked.reason)
 
 
 def _elsewhere(app: App, backend: StateBackend, asked: ChangeOptions) -> Path:
     if asked.audit_file is not None or app.settings.audit_path is not None:
         return Path()
     raise NotSupportedError(
-        f"{why_nowhere(backend)}: there is no place for an audit log beside it; nothing was changed",
-        hint="--audit-file FILE, or path under [audit] in lens.toml, says where it is",
+        f"{why_nowhere(backend)}: no path for an audit log; nothing was changed",
+        hint="--audit-file FILE, or path under [audit] in lens.toml, sets the path",
     )
 
 
 def report_output(app: App, asked: ChangeOptions, formats: tuple[str, ...] = ("table", "json", "id")) -> Output:
-    """Where a report is printed; a pipe gets the same lines as a terminal."""
+    """The output of a report; a pipe gets the same lines as a terminal."""
     return app.output(OutputOptions(output=asked.output, json=asked.json), (*formats, "tsv"))
 
 
 def tell(app: App, out: Output, document: dict[str, Any], ids: Sequence[str], lines: Sequence[str]) -> None:
-    """Print a report: as one JSON document, as the ids alone, or in lines for a person."""
+    """Print a report: as one JSON document, as ids, or as text."""
     from flujo_lens.cli.screens.deletion_text import folded
 
     if out.form == "json":

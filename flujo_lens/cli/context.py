@@ -1,4 +1,4 @@
-"""The world of one invocation: streams, terminal, clock, settings, the opened store. Injected and lazy."""
+"""The environment of one invocation: streams, terminal, clock, settings, the opened store. Injected and lazy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["App", "World", "silence"]
 
 T = TypeVar("T")
 _NARROWEST, _WIDEST = 20, 10_000
-"""Cells of a line. What says that it is narrower (1, of a terminal that nobody told its size) is not believed."""
+"""Minimum width of a line in cells. A terminal without a size reports 1."""
 
 _COLOURS = ("auto", "always", "never")
 
@@ -39,12 +39,12 @@ def _now() -> datetime:
 
 
 def _nowhere(mode: str) -> TextIO:
-    """In place of a stream that was closed before the start."""
+    """A stream to /dev/null, for a standard stream that was closed at the start."""
     return cast("TextIO", open(os.devnull, mode, encoding="utf-8"))
 
 
 def silence(stream: TextIO) -> None:
-    """The reader of a stream is gone: nothing more can be said there, and Python must not complain at exit."""
+    """Send a stream whose reader is gone to /dev/null, so that Python does not report it at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError):
@@ -53,14 +53,14 @@ def silence(stream: TextIO) -> None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class World:
-    """All that lens takes from outside; tests hand in their own.
+    """The streams, clock, terminal and environment that lens uses; tests pass their own.
 
     Attributes:
-        zone: The reader's zone; None for the machine's.
-        width: Cells of a line; None to ask the terminal.
-        stdout_tty: Whether stdout is a terminal; None to ask it.
-        owns_process: Whether the process ends with this invocation: nobody prints to stdout after it.
-        diverted: What `flujo_lens.cli.diversion` did to the streams; None as long as no application was imported.
+        zone: The user's time zone; None for the machine's.
+        width: Width of a line in cells; None for the terminal's.
+        stdout_tty: Whether stdout is a terminal; None to detect it.
+        owns_process: Whether the process ends with this invocation, so that nothing prints to stdout after it.
+        diverted: The streams diverted by `flujo_lens.cli.diversion`; None until an application is imported.
     """
 
     stdin: TextIO = field(default_factory=lambda: sys.stdin or _nowhere("r"))
@@ -80,12 +80,12 @@ class World:
 
     @cached_property
     def is_terminal(self) -> bool:
-        """Whether a person looks at stdout."""
+        """Whether stdout is a terminal."""
         return self.stdout.isatty() if self.stdout_tty is None else self.stdout_tty
 
     @cached_property
     def columns(self) -> int:
-        """Cells of a line; without a terminal, as many as a line takes."""
+        """Width of a line in cells; unlimited without a terminal."""
         if self.width is not None:
             return self.width
         given = self.env.get("COLUMNS", "")
@@ -102,7 +102,7 @@ class World:
         return (self.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32", "utf8sig")
 
     def colour(self, when: str | None, terminal: bool) -> bool:
-        """Whether to colour: an option first, then NO_COLOR, then FORCE_COLOR, then what it is printed on."""
+        """Whether to use colour: decided by the option, NO_COLOR, FORCE_COLOR, then whether it is a terminal."""
         if when in ("always", "never"):
             return when == "always"
         if self.env.get("NO_COLOR"):
@@ -114,11 +114,11 @@ class World:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class App:
-    """What a command works with: the world and the common options of this invocation.
+    """The context of a command: the world and the common options of this invocation.
 
     Attributes:
-        repeated: What commands that lens tells to type have to repeat of this one.
-        shows_secrets: Whether --show-secrets was typed.
+        repeated: Options of this command line to repeat in suggested commands.
+        shows_secrets: Whether --show-secrets was given.
     """
 
     world: World
@@ -127,7 +127,7 @@ class App:
     shows_secrets: bool = False
 
     def with_options(self, options: CommonOptions) -> App:
-        """The same with the options of a command; those given before the command count where it has none."""
+        """A copy with the options of a command; options given before the command apply where it has none."""
         mine = {
             name: value if value not in (None, False) else getattr(self.options, name)
             for name, value in options._asdict().items()
@@ -148,18 +148,18 @@ class App:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings of all files, variables and options."""
+        """The settings from all files, variables and options."""
         from flujo_lens.config import load_settings
 
         found = load_settings(self._config_world, config=self.options.config, timeout=self.options.timeout)
-        vars(self)["settings"] = found  # a note is masked by the settings
+        vars(self)["settings"] = found  # notes are masked by the settings
         for path, why in found.distrusted.items():
-            self.note(f"settings are read from {path}, which {why}")
+            self.note(f"reading settings from {path}, which {why}")
         return found
 
     @cached_property
     def store(self) -> StoreChoice:
-        """Which store is meant, and who said so."""
+        """The selected store, and the source of that choice."""
         from flujo_lens.config import choose_store
 
         choice = choose_store(self._config_world, self.settings, self.options.store)
@@ -169,7 +169,7 @@ class App:
 
     @cached_property
     def zone(self) -> tzinfo:
-        """The reader's zone."""
+        """The user's time zone."""
         from flujo_lens.state.timestamps import local_zone
 
         return self.world.zone or local_zone()
@@ -177,11 +177,11 @@ class App:
     # --- the store
 
     def run(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
-        """Return what `work` makes of the opened store; the store is closed in any case."""
+        """Open the store, run `work` with it, close it, and return the result."""
         return asyncio.run(self._with_backend(work))
 
     def run_steps(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
-        """`run` for work that calls an application's code, which does not get at lens's own streams, tasks, signals."""
+        """`run` for work that calls an application's code, isolated from lens's streams, tasks and signals."""
         from flujo_lens.cli.diversion import divert, spare_of
         from flujo_lens.cli.process_state import kept
         from flujo_lens.runner.protected_loop import drive
@@ -203,17 +203,17 @@ class App:
         try:
             return await work(backend)
         except Exception as error:
-            raise _told(error, backend, store.uri) from error
+            raise _as_lens_error(error, backend, store.uri) from error
         finally:
             await backend.shutdown()
 
     def wanted(self, options: FilterOptions, statuses: Callable[[], Collection[str]] | None = None) -> RunFilter:
-        """The filter that the options describe.
+        """The filter described by the options.
 
         Args:
-            options: As they were typed.
-            statuses: Gives the statuses that are stored, where runs do not come from the store; it is asked only
-                for a status that lens does not know.
+            options: The options as given.
+            statuses: Returns the stored statuses, if runs do not come from the store; called only for an unknown
+                status.
         """
         from flujo_lens.cli.input.filters import run_filter
 
@@ -226,7 +226,7 @@ class App:
         return self.run(work)
 
     async def with_signs(self, backend: StateBackend, runs: Sequence[RunSummary]) -> list[RunSummary]:
-        """The runs, with who works on those that are said to run, and which of them are stale."""
+        """The runs, the running ones with their holder and whether they are stale."""
         from flujo_lens.state.stale_runs import with_signs
 
         return await with_signs(backend, runs, self.world.now(), self.silent_after)
@@ -235,7 +235,7 @@ class App:
 
     @cached_property
     def redactor(self) -> Redactor:
-        """Masks secrets as the settings and --show-secrets say; settings that cannot be read add no keys."""
+        """The redactor for the settings and --show-secrets; unreadable settings add no keys."""
         from flujo_lens.redaction import Redactor
 
         try:
@@ -245,7 +245,7 @@ class App:
         return Redactor(keys, show=self.shows_secrets)
 
     def shown(self, text: str) -> str:
-        """A text on one line of a terminal: its secrets masked, and everything escaped that a terminal might obey."""
+        """A text for one line of a terminal, with secrets masked and control characters escaped."""
         from flujo_lens.rendering.text import escape_controls
 
         return escape_controls(self.redactor.text(text))
@@ -255,23 +255,23 @@ class App:
         self.say_masked(map(self.redactor.text, lines))
 
     def say_masked(self, lines: Iterable[str]) -> None:
-        """Print lines on stdout in which secrets are masked already: a name before a text is never taken for a key."""
+        """Print lines whose secrets are already masked, so that a name before a text is not read as a key."""
         from flujo_lens.rendering.text import escape_controls
 
         self.world.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))
 
     def suggest(self, command: str) -> str:
-        """A command for a person to type, on the store and with the code that this one was given."""
+        """A command to suggest, with the store and application options of this one."""
         return self.repeated.command(command)
 
     def output(self, options: OutputOptions, formats: tuple[str, ...] | None = None) -> Output:
-        """Where and how results are printed."""
+        """The output for results."""
         from flujo_lens.cli.output import Output
 
         return Output(self, options, formats)
 
     def note(self, text: str) -> None:
-        """Tell a person something on stderr, unless --quiet."""
+        """Print a note on stderr, unless --quiet."""
         if not self.options.quiet:
             self.tell(text)
 
@@ -282,11 +282,11 @@ class App:
         self.write_error("\n".join(map(escape_controls, self.redactor.text(text).split("\n"))))
 
     def write_error(self, text: str) -> None:
-        """Print lines on stderr as they are; characters that it cannot take are escaped."""
+        """Print lines on stderr unchanged, except characters outside its encoding, which are escaped."""
         stream = self.world.stderr
         encoding = stream.encoding or "utf-8"
         with suppress(OSError, ValueError):
-            self.world.stdout.flush()  # both may lead to one place, and what was written first stands first there
+            self.world.stdout.flush()  # keeps the order if both go to one place
         try:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
             stream.flush()
@@ -295,40 +295,42 @@ class App:
 
     @property
     def stderr_colour(self) -> bool:
-        """Whether stderr is coloured."""
+        """Whether to use colour on stderr."""
         terminal = self.world.stderr.isatty() if self.world.stderr_tty is None else self.world.stderr_tty
         return self.world.colour(self.options.color, terminal)
 
     @property
     def silent_after(self) -> timedelta:
-        """After how long without a sign a running run counts as silent."""
+        """Time without activity after which a running run is stale."""
         return self.settings.silent_after
 
 
-def _told(error: Exception, backend: StateBackend, uri: str) -> Exception:
-    """The error as it is: but of what a foreign driver lets out, trouble with its store is told from its faults."""
+def _as_lens_error(error: Exception, backend: StateBackend, uri: str) -> Exception:
+    """Turn an exception of a third-party driver into a `LensError`: of its store, or of the driver's code."""
     if isinstance(error, LensError) or type(backend).__module__.startswith("flujo_lens."):
         return error
     from flujo_lens.redaction import masked_text
 
     if isinstance(error, TypeError | NotImplementedError):
-        return UsageError(f"the driver of {masked_text(uri)} cannot do this: {error}")
+        return UsageError(f"the driver of {masked_text(uri)} does not support this: {error}")
     words = masked_text(f"{type(error).__name__}: {error}")
-    # A client's own kind of error tells of its server; a KeyError and its like tell of the code.
+    # A client's own exception comes from its server; a KeyError or the like from the driver's code.
     if isinstance(error, OSError) or type(error).__module__ != "builtins":
-        return UnreachableStoreError(masked_text(f"the driver of {uri} failed: {words}"), hint="--debug shows where")
+        return UnreachableStoreError(
+            masked_text(f"the driver of {uri} failed: {words}"), hint="--debug shows the traceback"
+        )
     cls = type(backend)
     return OperationFailedError(
         f"the driver {cls.__module__}:{cls.__qualname__} failed in {_method_of(error, cls)}: {words}",
-        hint="a fault of the driver, or of what its store holds: --debug shows where; tell its author",
+        hint="an error in the driver or in its data: --debug shows the traceback; report it to the driver's author",
     )
 
 
 def _method_of(error: Exception, driver: type) -> str:
-    """The method of the driver in which an error arose: the first of its module that was called."""
+    """The method of the driver that raised an error: the first one called in its module."""
     found = error.__traceback__
     while found is not None:
         if found.tb_frame.f_globals.get("__name__") == driver.__module__:
             return found.tb_frame.f_code.co_name
         found = found.tb_next
-    return "a method that does not tell"
+    return "an unknown method"

@@ -1,5 +1,5 @@
-"""Streams that an application's code cannot get at: whatever it prints, from its import to the end of the process, by
-its threads and the programs that it starts too, goes to stderr. Stdout has the result alone."""
+"""Diverts output of an application's code to stderr, so that stdout has only the result. This includes its import,
+its threads, and the programs that it starts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["divert", "leave", "spare_of"]
 
 _GRACE = 5.0
-"""Seconds that threads and exit handlers of an application get."""
+"""Seconds to wait for threads and exit handlers of an application."""
 
 
 class _Diverted:
-    """What was changed for a world, to be changed back where a program goes on after lens."""
+    """The changes made to a world, to be undone if the program continues after lens."""
 
     def __init__(self, world: World) -> None:
         self.world, self.stdout, self.stderr = world, world.stdout, world.stderr
@@ -36,16 +36,16 @@ class _Diverted:
 
     def _divert_process(self) -> None:
         number, error = _number(self.stdout), _number(self.stderr)
-        out, told = _twin(self.stdout), _twin(self.stderr)
-        self.spare = told.fileno()
-        _replace(self.world, out, told)
+        out, stderr = _twin(self.stdout), _twin(self.stderr)
+        self.spare = stderr.fileno()
+        _replace(self.world, out, stderr)
         os.dup2(error, number)
         raw = open(number, "wb", buffering=0, closefd=False)  # noqa: SIM115 - as long as the process lives
         encoding = self.stdout.encoding
         sys.stdout = io.TextIOWrapper(cast("Any", raw), encoding, "backslashreplace", write_through=True)
 
     def undo(self) -> None:
-        """As it was before."""
+        """Undo the changes."""
         sys.stdout = self.module
         if self.spare is not None:
             self.world.stdout.flush()
@@ -56,25 +56,25 @@ class _Diverted:
 
 
 def divert(world: World) -> None:
-    """Have stdout to ourselves from now on; once is enough."""
+    """Divert all other output from stdout to stderr; does nothing the second time."""
     if world.diverted is None:
         object.__setattr__(world, "diverted", _Diverted(world))
 
 
 def undo(world: World) -> None:
-    """Give stdout back to a program that goes on; a process of lens alone keeps it to its end."""
+    """Restore stdout if the program continues; a process that is lens alone keeps it."""
     if world.diverted is not None and not world.owns_process:
         world.diverted.undo()
         object.__setattr__(world, "diverted", None)
 
 
 def spare_of(world: World) -> int | None:
-    """A file descriptor of stderr that nobody else knows, if there is one."""
+    """A private file descriptor of stderr, if there is one."""
     return world.diverted.spare if world.diverted is not None else None
 
 
 def _number(stream: TextIO) -> int:
-    """The file descriptor of a stream; -1 if it has none."""
+    """The file descriptor of a stream, or -1."""
     try:
         return stream.fileno()
     except (OSError, ValueError):
@@ -82,7 +82,7 @@ def _number(stream: TextIO) -> int:
 
 
 def _twin(stream: TextIO) -> TextIO:
-    """A stream to the same place that nobody else has in hand."""
+    """A private duplicate of a stream."""
     known: Any = stream
     raw = io.BufferedWriter(io.FileIO(os.dup(stream.fileno()), "w"))
     return io.TextIOWrapper(
@@ -99,9 +99,9 @@ def _replace(world: World, stdout: TextIO, stderr: TextIO) -> None:
 
 
 def leave(world: World, code: int) -> None:
-    """End the process with this code, whatever an application has left behind: threads that never end, exit handlers.
+    """End the process with this code, even if an application left threads or exit handlers that do not end.
 
-    They get a few seconds, as at the end of any program, and what they print goes to stderr.
+    They get a few seconds; their output goes to stderr.
     """
     threading.Thread(target=_after_a_while, args=(world, code), name="lens-exit", daemon=True).start()
     for end in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
@@ -119,6 +119,6 @@ def _after_a_while(world: World, code: int) -> None:
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not own]
     left = [name for name in left if name != threading.main_thread().name] or ["an exit handler"]
     with suppress(Exception):
-        world.stderr.write(f"the application has not ended by itself: {', '.join(left)}\n")
+        world.stderr.write(f"the application did not exit: {', '.join(left)} still running\n")
         world.stderr.flush()
     os._exit(code)

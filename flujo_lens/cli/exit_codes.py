@@ -1,4 +1,4 @@
-"""Which exit code an error becomes: the table that scripts rely on."""
+"""The exit code of each class of errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BY_CLASS: dict[type[errors.LensError], int] = {
 
 
 def exit_code_of(error: errors.LensError) -> int:
-    """The exit code for `error`: that of its nearest class in the table."""
+    """The exit code of an error: that of its nearest class in the table."""
     for cls in type(error).__mro__:
         if cls in _BY_CLASS:
             return _BY_CLASS[cls]

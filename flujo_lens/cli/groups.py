@@ -17,7 +17,7 @@ _CONTEXT = {"help_option_names": ["--help", "-h"]}
 
 
 class _DefaultGroup(Group):
-    """A group that runs one of its commands where none is named, so that ``lens tasks --parent X`` lists."""
+    """A group with a default command, so that ``lens tasks --parent X`` lists."""
 
     default = ""
 
@@ -31,7 +31,7 @@ class _DefaultGroup(Group):
             near = nearest(args[0], self.commands)
             asked = f" Did you mean {near}?" if near else ""
             raise UsageError(
-                f'{ctx.command_path} has no "{args[0]}".{asked} There are: {", ".join(self.commands)}',
+                f'unknown command "{args[0]}" for {ctx.command_path}.{asked} Commands: {", ".join(self.commands)}',
                 hint=f"{ctx.command_path} --help",
             )
         return super().resolve_command(ctx, args)
@@ -41,9 +41,9 @@ def make_group(help: str, commands: Mapping[str, Callable[..., None]], default: 
     """A group of commands.
 
     Args:
-        help: What it is for.
+        help: The help text.
         commands: The functions by name.
-        default: Which one runs where none is named.
+        default: The command that runs if none is named.
     """
     cls = type("Group", (_DefaultGroup,), {"default": default})
     made = typer.Typer(cls=cls, add_completion=False, help=help, context_settings=_CONTEXT, rich_markup_mode="rich")
@@ -55,4 +55,4 @@ def make_group(help: str, commands: Mapping[str, Callable[..., None]], default: 
 
 
 def _nothing() -> None:
-    """A callback keeps Typer from making a group of one command into that command."""
+    """A callback, without which Typer would turn a group of one command into that command."""

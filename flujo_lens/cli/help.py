@@ -1,4 +1,4 @@
-"""Help in the colours and the width of everything else: Typer prints it, and asks nobody."""
+"""Help in the colours and width of the world: by itself, Typer would use those of the process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Commands that lens tells a person to type: they repeat the options that say which store and application are meant.
+"""Suggested commands: they repeat the store and application options of the current command line.
 
-An option that was given on this command line would be missing from the next one, which would then look into, or
-change, another store. What settings and variables say counts there as it does here, and is not repeated.
+Without them, the suggested command would read or change another store. Settings and environment variables apply to
+both commands and are not repeated.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ _OF_CODE = ("--app", "--app-dir")
 
 
 class Repeated(NamedTuple):
-    """The options of this command line that commands to type repeat: pairs of a name and a value, each name once."""
+    """The options of this command line to repeat: pairs of a name and a value, each name once."""
 
     options: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Repeated:
-        """Those among the words of a command line; of an option that is given twice the last counts."""
+        """The options to repeat of a command line; of a repeated option, the last one."""
         given = dict(_given(arguments))
         return cls(tuple((name, given[name]) for name in dict.fromkeys(_NAMES.values()) if name in given))
 
     def command(self, text: str) -> str:
-        """A command line that begins with ``lens``, with the options behind the command's name."""
+        """A command line that starts with ``lens``, with the options inserted after the command's name."""
         return _COMMAND.sub(self._with_options, text, count=1) if text.startswith("lens ") else text
 
     def prose(self, text: str) -> str:
-        """A text in which command lines may stand."""
+        """A text with the options inserted into its command lines."""
         return _COMMAND.sub(self._with_options, text) if self.options else text
 
-    def error(self, told: dict[str, Any]) -> dict[str, Any]:
+    def error(self, document: dict[str, Any]) -> dict[str, Any]:
         """An error as `LensError.to_dict` gives it, with the options in its hint and in the commands of its remedies.
 
-        Its message has commands only where it has remedies.
+        Only messages with remedies contain commands.
         """
-        made = {**told, "hint": self.prose(told["hint"]) if told.get("hint") else told.get("hint")}
-        if "remediations" in told:
-            made["message"] = self.prose(told["message"])
-            made["remediations"] = [self._remedy(remedy) for remedy in told["remediations"]]
+        made = {**document, "hint": self.prose(document["hint"]) if document.get("hint") else document.get("hint")}
+        if "remediations" in document:
+            made["message"] = self.prose(document["message"])
+            made["remediations"] = [self._remedy(remedy) for remedy in document["remediations"]]
         return made
 
     def _remedy(self, remedy: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Repeated(NamedTuple):
 
     def _with_options(self, found: re.Match[str]) -> str:
         there = found.string[found.end() :].partition("\n")[0]
-        takes_code = found["name"] in _WITH_CODE and "--save" not in there  # that alone needs no code
+        takes_code = found["name"] in _WITH_CODE and "--save" not in there  # --save needs no code
         words = [
             f"{name} {shlex.quote(_shown(value))}"
             for name, value in self.options
@@ -72,7 +72,7 @@ class Repeated(NamedTuple):
 
 
 def with_filters(command: str, filters: FilterOptions, *, without: Sequence[str] = ()) -> str:
-    """A command line with the filters that were given on this one, but for those that are named."""
+    """A command line with the filters of this one, except those in `without`."""
     words = [
         f"--{name.replace('_', '-')}" if one is True else f"--{name.replace('_', '-')} {shlex.quote(_shown(one))}"
         for name, value in filters._asdict().items()
@@ -83,7 +83,7 @@ def with_filters(command: str, filters: FilterOptions, *, without: Sequence[str]
 
 
 def _shown(value: str) -> str:
-    """A value without a password: what is printed may end in a log."""
+    """A value without a password, since the output may end up in a log."""
     from flujo_lens.redaction import masked_text
     from flujo_lens.rendering.text import escape_controls
 
@@ -91,7 +91,7 @@ def _shown(value: str) -> str:
 
 
 def _given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options and their values, in the order of the words; what stands behind ``--`` is none."""
+    """The options and their values, in order, up to ``--``."""
     words = iter(arguments)
     for word in words:
         if word == "--":

@@ -1,7 +1,7 @@
-"""The options that commands share, declared once, and how a command takes them.
+"""Shared options, declared once.
 
-A command names a group of options as the type of one parameter; `command` spreads it into single options for
-Typer and packs the values up again for the function.
+A command takes a group of options as one parameter; `command` expands it into single options for Typer, and packs
+their values for the function.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ RunArgument = Annotated[
     ),
 ]
 
-_APP, _CHANGE, _COMMON, _COPY = "The application", "The change", "Common options", "The copy"
-_FILTER, _LIMIT, _OLD, _OUTPUT = "Which runs", "Limits", "What is old", "Output"
+_APP, _CHANGE, _COMMON, _COPY = "Application", "Changes", "Common options", "Copies"
+_FILTER, _LIMIT, _OLD, _OUTPUT = "Filters", "Limits", "Age", "Output"
 
 
 def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
-YesOption = Annotated[bool, _option(_CHANGE, "--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, _option(_CHANGE, "--yes", "-y", help="Do not ask for confirmation.")]
 
 AppOption = Annotated[
     str | None,
-    _option(_APP, "--app", help="Where the pipelines are (the setting resume.app).", metavar="MODULE:ATTRIBUTE"),
+    _option(_APP, "--app", help="The pipelines (default: the setting resume.app).", metavar="MODULE:ATTRIBUTE"),
 ]
 
 AppDirOption = Annotated[
-    Path | None, _option(_APP, "--app-dir", help="Import from this folder (the current one).", metavar="DIR")
+    Path | None, _option(_APP, "--app-dir", help="Folder to import from (default: the current one).", metavar="DIR")
 ]
 
-NoBinOption = Annotated[bool, _option(_COPY, "--no-bin", help="Keep no copy for lens undo.")]
+NoBinOption = Annotated[bool, _option(_COPY, "--no-bin", help="Delete without a copy for lens undo.")]
 
-HeldOption = Annotated[bool, _option(_CHANGE, "--force", help="Also what a living process holds.")]
+HeldOption = Annotated[bool, _option(_CHANGE, "--force", help="Include runs held by a live process.")]
 
-JsonOption = Annotated[bool, _option(_OUTPUT, "--json", help="The same as -o json.")]
+JsonOption = Annotated[bool, _option(_OUTPUT, "--json", help="Same as -o json.")]
 
 RunsArgument = Annotated[
     list[str], typer.Argument(metavar="RUN...", help="Run ids; - reads them from stdin.", show_default=False)
@@ -81,30 +81,38 @@ LimitOption = Annotated[
 
 
 class CommonOptions(NamedTuple):
-    """What every command takes."""
+    """Options of every command."""
 
     store: Annotated[
         str | None,
-        _option(_COMMON, "--store", "-s", help="A store's name, URI or path.", metavar="NAME_OR_URI"),
+        _option(_COMMON, "--store", "-s", help="Name, URI or path of the store.", metavar="NAME_OR_URI"),
     ] = None
     config: Annotated[
-        str | None, _option(_COMMON, "--config", help="Read this file alone for settings.", metavar="FILE")
+        str | None, _option(_COMMON, "--config", help="Read settings only from this file.", metavar="FILE")
     ] = None
     timeout: Annotated[
         float | None,
-        _option(_COMMON, "--timeout", help="Wait so long for a lock or a connection (10).", metavar="SECONDS", min=0),
+        _option(
+            _COMMON,
+            "--timeout",
+            help="Seconds to wait for a lock or connection (default 10).",
+            metavar="SECONDS",
+            min=0,
+        ),
     ] = None
-    color: Annotated[str | None, _option(_COMMON, "--color", help="auto, always or never.", metavar="WHEN")] = None
-    quiet: Annotated[bool, _option(_COMMON, "--quiet", "-q", help="No notes on stderr.")] = False
+    color: Annotated[
+        str | None, _option(_COMMON, "--color", help="Use color: auto, always or never.", metavar="WHEN")
+    ] = None
+    quiet: Annotated[bool, _option(_COMMON, "--quiet", "-q", help="Print no notes on stderr.")] = False
     debug: Annotated[bool, _option(_COMMON, "--debug", help="Show the traceback of an error.")] = False
 
 
 class FilterOptions(NamedTuple):
-    """Which runs are meant: the same options, with the same meaning, wherever runs are chosen."""
+    """The filters: the same options, with the same meaning, in every command that selects runs."""
 
     status: Annotated[
         list[str] | None,
-        _option(_FILTER, "--status", help="Of this status; repeatable, or a,b.", metavar="STATUS"),
+        _option(_FILTER, "--status", help="With this status; repeatable, or a,b.", metavar="STATUS"),
     ] = None
     pipeline: Annotated[str | None, _option(_FILTER, "--pipeline", help="Of this pipeline.", metavar="NAME")] = None
     version: Annotated[
@@ -127,12 +135,12 @@ class FilterOptions(NamedTuple):
     ] = None
     search: Annotated[
         str | None,
-        _option(_FILTER, "--search", help="With this in id, pipeline, error or message.", metavar="TEXT"),
+        _option(_FILTER, "--search", help="With this text in the id, pipeline, error or message.", metavar="TEXT"),
     ] = None
     error: Annotated[
-        str | None, _option(_FILTER, "--error", help="With an error like this: * and ?.", metavar="GLOB")
+        str | None, _option(_FILTER, "--error", help="With a matching error: * and ? are wildcards.", metavar="GLOB")
     ] = None
-    top_level: Annotated[bool, _option(_FILTER, "--top-level", help="No background tasks.")] = False
+    top_level: Annotated[bool, _option(_FILTER, "--top-level", help="Exclude background tasks.")] = False
 
     def words(self) -> list[str]:
         """The options that were given, as the audit log keeps them."""
@@ -145,40 +153,40 @@ class FilterOptions(NamedTuple):
 
 
 class OutputOptions(NamedTuple):
-    """How what was found is printed."""
+    """How results are printed."""
 
     output: Annotated[
         str | None,
-        _option(_OUTPUT, "--output", "-o", help="table, json, ndjson, csv, tsv or id.", metavar="FORMAT"),
+        _option(_OUTPUT, "--output", "-o", help="Format: table, json, ndjson, csv, tsv or id.", metavar="FORMAT"),
     ] = None
     json: JsonOption = False
     columns: Annotated[
-        str | None, _option(_OUTPUT, "--columns", help="These fields, in this order.", metavar="A,B,C")
+        str | None, _option(_OUTPUT, "--columns", help="Fields to print, in this order.", metavar="A,B,C")
     ] = None
-    no_header: Annotated[bool, _option(_OUTPUT, "--no-header", help="No line of names above tables, csv and tsv.")] = (
-        False
-    )
+    no_header: Annotated[bool, _option(_OUTPUT, "--no-header", help="Omit the header of tables, csv and tsv.")] = False
     raw: Annotated[
-        bool, _option(_OUTPUT, "--raw", help="In csv, cells that begin with = + - @ without an apostrophe.")
+        bool, _option(_OUTPUT, "--raw", help="In csv: no apostrophe before cells that begin with = + - @.")
     ] = False
-    utc: Annotated[bool, _option(_OUTPUT, "--utc", help="Times in UTC rather than local.")] = False
+    utc: Annotated[bool, _option(_OUTPUT, "--utc", help="Print times in UTC.")] = False
     time: Annotated[
-        str | None, _option(_OUTPUT, "--time", help="iso, relative or local, in tables.", metavar="STYLE")
+        str | None, _option(_OUTPUT, "--time", help="Times in tables: iso, relative or local.", metavar="STYLE")
     ] = None
     show_secrets: Annotated[bool, _option(_OUTPUT, "--show-secrets", help="Do not mask secrets.")] = False
 
 
 class ChangeOptions(NamedTuple):
-    """How a change is made, written down and reported."""
+    """How a change is made, logged and reported."""
 
-    dry_run: Annotated[bool, _option(_CHANGE, "--dry-run", help="Say what would be done, and change nothing.")] = False
-    reason: Annotated[str | None, _option(_CHANGE, "--reason", help="Why; for the audit log.", metavar="TEXT")] = None
+    dry_run: Annotated[bool, _option(_CHANGE, "--dry-run", help="Show what would be done, without doing it.")] = False
+    reason: Annotated[str | None, _option(_CHANGE, "--reason", help="Reason, for the audit log.", metavar="TEXT")] = (
+        None
+    )
     audit_file: Annotated[
-        Path | None, _option(_CHANGE, "--audit-file", help="Where the audit log is.", metavar="FILE")
+        Path | None, _option(_CHANGE, "--audit-file", help="Path of the audit log.", metavar="FILE")
     ] = None
     output: Annotated[
         str | None,
-        _option(_OUTPUT, "--output", "-o", help="table, json or, for the ids alone, id.", metavar="FORMAT"),
+        _option(_OUTPUT, "--output", "-o", help="Format: table, json or id.", metavar="FORMAT"),
     ] = None
     json: JsonOption = False
 
@@ -189,20 +197,20 @@ class ChangeOptions(NamedTuple):
 
 
 class PruneOptions(NamedTuple):
-    """What ``lens prune`` takes besides: what is old, what is kept of it, and when it is too much."""
+    """The options of ``lens prune`` beyond the filters: ages, exceptions and limits."""
 
     older_than: Annotated[
         str | None,
-        _option(_OLD, "--older-than", help="Last updated longer ago than this: 12h, 30d, 4w.", metavar="AGE"),
+        _option(_OLD, "--older-than", help="Not updated for this long: 12h, 30d, 4w.", metavar="AGE"),
     ] = None
     days_old: Annotated[float | None, _option(_OLD, "--days-old", help="The same in days.", metavar="N")] = None
     keep_last: Annotated[
         int | None, _option(_OLD, "--keep-last", help="Keep the last N of each pipeline.", metavar="N", min=0)
     ] = None
     include_paused: Annotated[
-        bool, _option(_OLD, "--include-paused", help="Also paused runs, which stay otherwise.")
+        bool, _option(_OLD, "--include-paused", help="Also delete paused runs, which are kept by default.")
     ] = False
-    orphans: Annotated[bool, _option(_OLD, "--orphans", help="Rows without a run (1d old); alone, nothing else.")] = (
+    orphans: Annotated[bool, _option(_OLD, "--orphans", help="Also delete rows without a run; alone, only those.")] = (
         False
     )
     archive: Annotated[
@@ -210,7 +218,7 @@ class PruneOptions(NamedTuple):
         _option(
             _COPY,
             "--archive",
-            help="Keep a copy: .ndjson, .ndjson.gz or .zst; DIR/ names it.",
+            help="Archive the runs first (.ndjson, .ndjson.gz, .zst, or DIR/).",
             metavar="FILE|DIR/",
         ),
     ] = None
@@ -220,7 +228,7 @@ class PruneOptions(NamedTuple):
         _option(
             _LIMIT,
             "--max-share",
-            help="Refuse to delete a larger part of all runs (default with --yes: 50%).",
+            help="Refuse to delete more than this share of all runs (with --yes: 50%).",
             metavar="PERCENT",
         ),
     ] = None
@@ -230,17 +238,26 @@ class PruneOptions(NamedTuple):
     ] = None
     max_duration: Annotated[
         str | None,
-        _option(_LIMIT, "--max-duration", help="Stop after a batch when it takes this long: 10m.", metavar="LENGTH"),
+        _option(_LIMIT, "--max-duration", help="Stop after this time, at the end of a batch: 10m.", metavar="LENGTH"),
     ] = None
     batch_size: Annotated[
-        int, _option(_LIMIT, "--batch-size", help="Runs a transaction, at most (100).", metavar="N", min=1, max=1000)
+        int,
+        _option(
+            _LIMIT,
+            "--batch-size",
+            help="Maximum number of runs per transaction (default 100).",
+            metavar="N",
+            min=1,
+            max=1000,
+        ),
     ] = 100
     lock_file: Annotated[
-        Path | None, _option(_CHANGE, "--lock-file", help="Where its lock is, if not beside the store.", metavar="FILE")
+        Path | None,
+        _option(_CHANGE, "--lock-file", help="Path of the lock (default: next to the store).", metavar="FILE"),
     ] = None
-    vacuum: Annotated[bool, _option(_CHANGE, "--vacuum", help="Then give free room back to the disk.")] = False
+    vacuum: Annotated[bool, _option(_CHANGE, "--vacuum", help="Then return free space to the disk.")] = False
     force: Annotated[
-        bool, _option(_CHANGE, "--force", help="Also what a living process holds; vacuum beside others.")
+        bool, _option(_CHANGE, "--force", help="Include held runs; vacuum even if the store is in use.")
     ] = False
 
     def words(self) -> list[str]:
@@ -254,13 +271,13 @@ class PruneOptions(NamedTuple):
 
 
 class AppOptions(NamedTuple):
-    """Where the code of an application comes from, which goes on with stored runs."""
+    """Where the code that resumes runs is imported from."""
 
     target: AppOption = None
     app_dir: AppDirOption = None
     pipeline_version: Annotated[
         str | None,
-        _option(_APP, "--pipeline-version", help="Go on with this version of the pipeline.", metavar="VERSION"),
+        _option(_APP, "--pipeline-version", help="Use this version of the pipeline.", metavar="VERSION"),
     ] = None
 
     def words(self) -> list[str]:
@@ -273,9 +290,9 @@ _GROUPS = (AppOptions, CommonOptions, FilterOptions, OutputOptions, ChangeOption
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make `function` a command: its first parameter is the `App`, groups of options are single parameters.
+    """Make `function` a command. Its first parameter is the `App`; groups of options are single parameters.
 
-    The common options are added to every command, and are the application's business.
+    The common options are added to every command and are handled by the `App`.
     """
     hints = get_type_hints(function, include_extras=True)
     own = list(inspect.signature(function).parameters.values())[1:]
@@ -291,7 +308,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         app = ctx.obj.with_options(_packed(CommonOptions, values))
         function(app, **{name: _packed(group, values) if group else values[name] for name, group in plan})
 
-    # Typer reads both, and neither may lead it back to the function with the groups.
+    # Typer reads both; neither may refer to the function with the groups.
     del run.__wrapped__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -1,4 +1,4 @@
-"""Printing results: the format, its columns, and the streams that take it."""
+"""Printing results: format, columns and streams."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _TIME_STYLES = ("iso", "relative", "local")
 _WITH_HEADER = ("table", "csv", "tsv")
 
 _PADDING = re.compile(r" +((?:\x1b\[[\d;]*m)*)(?=\n|\Z)")
-"""Blanks at the end of a line, before which a colour may end."""
+"""Spaces at the end of a line, after an optional end of a colour."""
 
 
 class Output:
-    """How one command prints.
+    """The output of a command.
 
     Args:
         app: The invocation.
-        options: What was asked for.
-        formats: The formats that the command has; None for all.
+        options: The output options.
+        formats: The formats supported by the command; None for all.
     """
 
     def __init__(self, app: App, options: OutputOptions, formats: tuple[str, ...] | None = None) -> None:
@@ -55,10 +55,10 @@ class Output:
         return check_format(asked, self.formats)
 
     def _check_options(self) -> None:
-        """See that no option is given that the format has no use for."""
+        """Refuse options that do not apply to the format."""
         options, form = self.options, self.form
         if options.raw and form != "csv":
-            raise UsageError("--raw belongs to -o csv", hint="the other formats change no cell")
+            raise UsageError("--raw applies only to -o csv", hint="other formats do not change cells")
         if options.time is not None and options.time not in _TIME_STYLES:
             raise UnknownValueError.of("--time style", options.time, _TIME_STYLES)
         if options.time == "local" and options.utc:
@@ -66,21 +66,21 @@ class Output:
         if options.output is None and not options.json:
             return
         if options.no_header and form not in _WITH_HEADER:
-            raise UsageError(f"-o {form} has no header: --no-header is for {', '.join(_WITH_HEADER)}")
+            raise UsageError(f"-o {form} has no header; --no-header applies to {', '.join(_WITH_HEADER)}")
 
     @property
     def is_table(self) -> bool:
-        """Whether a person reads this."""
+        """Whether the output is a table."""
         return self.form == "table"
 
     @cached_property
     def redactor(self) -> Redactor:
-        """Masks secrets as the settings and --show-secrets say."""
+        """The redactor for the settings and --show-secrets."""
         return Redactor(show=True) if self.options.show_secrets else self.app.redactor
 
     @cached_property
     def human(self) -> Human:
-        """How times are shown in tables."""
+        """The formatter of times in tables."""
         from datetime import UTC
 
         style = self.options.time or ("local" if self.options.utc else "relative")
@@ -88,13 +88,13 @@ class Output:
         return Human(self.app.world.now(), zone, style, self.redactor.text)
 
     def fields(self, view: View) -> tuple[Field, ...]:
-        """The fields that are printed."""
+        """The fields to print."""
         return choose_fields(view, self.options.columns)
 
     # --- machine formats
 
     def write(self, data: bytes, to: TextIO | None = None) -> None:
-        """Bytes on stdout, or on the stream that leads there."""
+        """Write bytes to stdout."""
         stream = to or self.app.world.stdout
         buffer = getattr(stream, "buffer", None)
         if buffer is None:
@@ -103,27 +103,27 @@ class Output:
             buffer.write(data)
 
     def ids(self, run_ids: Iterable[str]) -> None:
-        """Run ids, a line each, as every command reads them back; always in UTF-8."""
+        """Print run ids, one per line, in UTF-8, as every command accepts them."""
         from flujo_lens.rendering.text import escape_tsv
 
         self.write("".join(f"{escape_tsv(run_id)}\n" for run_id in run_ids).encode("utf-8", "backslashreplace"))
 
     def result(self, text: str) -> None:
-        """What a run returned: for a terminal in its encoding, for a file or another program in UTF-8."""
+        """Print the output of a run: in a terminal's encoding, else in UTF-8."""
         if self.app.world.is_terminal:
             self.app.world.stdout.write(f"{text}\n")
         else:
             self.write(f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def writer(self, view: View) -> RowWriter:
-        """Writes rows of `view` as they come.
+        """A writer that prints rows of `view` one by one.
 
         Raises:
-            UsageError: ids alone were asked for, and other columns.
+            UsageError: -o id with --columns.
         """
         fields = self.fields(view)
         if self.form == "id" and self.options.columns is not None and [field.name for field in fields] != [view.id]:
-            raise UsageError("-o id and --columns contradict each other", hint="columns alone: -o tsv --no-header")
+            raise UsageError("-o id and --columns contradict each other", hint="to print columns: -o tsv --no-header")
         header, raw = not self.options.no_header, self.options.raw
         return RowWriter(view, fields, self.form, self.redactor, header=header, raw=raw)
 
@@ -156,7 +156,7 @@ class Output:
         )
 
     def print(self, *parts: RenderableType) -> None:
-        """Print something for a person."""
+        """Print Rich renderables."""
         for part in parts:
             self.console.print(part)
 
@@ -169,7 +169,7 @@ class Output:
         self.print(table(view, items, self.human, self.redactor, width, fields, header=header))
 
     def next(self, *commands: str) -> None:
-        """Say what to type next: on one line, or a line each where that is too narrow."""
+        """Print the suggested next commands: on one line, or on a line each if it is too narrow."""
         commands = tuple(map(self.app.suggest, commands))
         line = f"next: {' · '.join(commands)}"
         if len(line) > self.app.world.columns:
@@ -177,13 +177,13 @@ class Output:
         self.command(line)
 
     def command(self, text: str, style: str = "", indent: int = 0) -> None:
-        """Print a line to copy: what is longer than the terminal is left to that, which copies it whole."""
+        """Print a command line without folding it, so that it can be copied from the terminal."""
         from rich.text import Text
 
         self.console.print(Text(" " * indent + text, style=style), soft_wrap=True)
 
     def show(self, view: View, items: Sequence[Any], empty: str) -> None:
-        """Print rows in whatever format was asked for; `empty` is said if there are none."""
+        """Print rows in the requested format; a table without rows prints `empty`."""
         if not items and empty:
             self.app.note(empty)
         if not self.is_table:
@@ -193,12 +193,12 @@ class Output:
 
 
 class _Encoded:
-    """A text stream that escapes what its encoding cannot take, instead of failing.
+    """A text stream that escapes characters outside its encoding.
 
     Args:
-        stream: Where it leads.
-        pads: Whether lines keep the blanks at their ends, with which Rich fills the width: a terminal needs them
-            for what stood there, a file does not.
+        stream: The stream to write to.
+        pads: Whether to keep trailing spaces, with which Rich fills the width: a terminal needs them to overwrite
+            earlier text, a file does not.
     """
 
     def __init__(self, stream: Any, *, pads: bool) -> None:

@@ -1,4 +1,4 @@
-"""Printing runs page by page, as the list commands do."""
+"""Printing pages of runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_PROBLEMS = 5
 
 
 def print_count(app: App, out: Output, wanted: RunFilter) -> None:
-    """How many runs `wanted` admits."""
+    """Print the number of runs that match."""
 
     async def work(backend: StateBackend) -> int:
         return await backend.count_runs(wanted)
@@ -31,7 +31,7 @@ def print_count(app: App, out: Output, wanted: RunFilter) -> None:
 
 
 class Asked(NamedTuple):
-    """The options of the page that is printed, which the command for the next one repeats."""
+    """The options of a page, repeated in the command for the next page."""
 
     filters: FilterOptions
     limit: int | None = None
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 
 def print_page(app: App, out: Output, view: View, wanted: RunFilter, limit: int | None, asked: Asked) -> None:
-    """One page (all runs, if `limit` is None), and on stderr how to get the next."""
+    """Print a page (all runs if `limit` is None), and on stderr the command for the next."""
     after, reverse = decode_cursor(asked.cursor) if asked.cursor is not None else None, asked.reverse
 
     async def work(backend: StateBackend) -> Page[RunSummary]:
@@ -58,21 +58,21 @@ def print_page(app: App, out: Output, view: View, wanted: RunFilter, limit: int 
 
 
 def _nothing(wanted: RunFilter) -> str:
-    return "no runs match" if wanted != RunFilter() else "there are no runs in this store"
+    return "no runs match" if wanted != RunFilter() else "no runs in this store"
 
 
 def note_next(app: App, position: Position, shown: int, asked: Asked) -> None:
-    """Say that there is more, and how to get it; as a line each where that is too narrow."""
+    """Print how to get the next page."""
     which = "next" if asked.cursor is not None else "oldest" if asked.reverse else "newest"
     limit = "" if asked.limit is None else f" -n {asked.limit}"
     more = f"lens list --cursor {shlex.quote(encode_cursor(position))}{limit}{' --reverse' if asked.reverse else ''}"
     more = app.suggest(with_filters(more, asked.filters))
     count = app.suggest(with_filters("lens list --count", asked.filters))
-    app.note(f"the {which} {shown}; more: {more}\nhow many: {count}")
+    app.note(f"showing the {which} {shown}; next page: {more}\nto count them: {count}")
 
 
 def note_problems(app: App, runs: Sequence[RunSummary]) -> None:
-    """Say what could not be read."""
+    """Print a note on each run that could not be read."""
     from flujo_lens.rendering.text import escape_controls, one_line
 
     found = ((run.run_id, problem) for run in runs for problem in run.problems)
@@ -84,7 +84,7 @@ def note_problems(app: App, runs: Sequence[RunSummary]) -> None:
 
 
 def stream_all(app: App, out: Output, view: View, wanted: RunFilter, cursor: str | None, reverse: bool) -> None:
-    """All runs in a machine format, each printed as it is read."""
+    """Print all runs in a machine format, each as soon as it is read."""
     after = decode_cursor(cursor) if cursor is not None else None
     writer = out.writer(view)
 
@@ -92,7 +92,7 @@ def stream_all(app: App, out: Output, view: View, wanted: RunFilter, cursor: str
         from flujo_lens.state.stale_runs import Signs, claims_of
 
         found = False
-        # Read at once, for rows are printed as they come; a claim taken since then is of a run saved since then.
+        # Claims are read once, since rows are printed as they come: a later claim is of a run saved later.
         signs = Signs(await claims_of(backend), app.world.now(), app.silent_after)
         async for run in backend.iter_runs(wanted, after=after, reverse=reverse):
             found = True

@@ -1,5 +1,5 @@
-"""What an application's code may change of the process, and lens needs as it was: signals, file descriptors, limits,
-the current folder."""
+"""State of the process that an application's code may change, and that lens restores: signals, file descriptors,
+limits, the current folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["ProcessState", "kept"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE") if hasattr(signal, name))
 _STANDARD = (1, 2)
-"""File descriptors that others print to: a file that is opened after one was closed would get its number."""
+"""Standard file descriptors: a file opened after one of them is closed would get its number."""
 
 
 class ProcessState:
-    """The process as it is now.
+    """A snapshot of the state of the process.
 
     Args:
-        spare: A file descriptor of stderr that nobody else knows.
+        spare: A private file descriptor of stderr.
     """
 
     def __init__(self, spare: int | None) -> None:
@@ -37,7 +37,7 @@ class ProcessState:
         self._locale = locale.setlocale(locale.LC_ALL)
 
     def restore(self) -> None:
-        """What lens itself needs between two steps."""
+        """Restore what lens needs between two steps."""
         if sys.getrecursionlimit() != self._depth:
             with suppress(RecursionError):
                 sys.setrecursionlimit(self._depth)
@@ -46,7 +46,7 @@ class ProcessState:
             self._restore_signals()
 
     def restore_all(self) -> None:
-        """All of it: for what does not come after this one."""
+        """Restore everything, at the end."""
         self.restore()
         if self._folder is not None and _folder() != self._folder:
             with suppress(OSError):
@@ -64,7 +64,7 @@ class ProcessState:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)  # what a step's alarm would do, it would do to lens
+            signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm set by a step would end lens
 
     def _reopen(self) -> None:
         for number in _STANDARD if self._spare is not None else ():
@@ -76,7 +76,7 @@ class ProcessState:
 
 
 def _wakeup() -> int:
-    """The file descriptor that signals are written to."""
+    """The wakeup file descriptor of signals."""
     found: Any = signal.set_wakeup_fd(-1)
     if found != -1:
         with suppress(ValueError, OSError):
@@ -93,7 +93,7 @@ def _folder() -> str | None:
 
 @contextmanager
 def kept(spare: int | None) -> Iterator[ProcessState]:
-    """Restore the process after every step of this block, and all of it at the end."""
+    """Snapshot the process, and restore everything at the end of the block."""
     from flujo_lens.runner.application_code import cleaned_up
 
     state = ProcessState(spare)

@@ -1,4 +1,4 @@
-"""What lies beside a store: its bin and its lock. For a store on a server, in a folder of the user's."""
+"""The files next to a store: bin, lock and audit log. For a store on a server, in a folder of the user."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["base_of", "bin_of", "bin_of_gone", "gone_path", "lock_of", "made_bas
 
 
 def base_of(app: App, backend: StateBackend) -> Path | None:
-    """The path to whose name the names of audit log, lock and bin are added; None if there is no place for them.
+    """The path to which the suffixes of audit log, lock and bin are added; None if there is none.
 
-    That of the store, if it is at a path. For one on a server, a path in the user's folder of states, one folder a
-    store: ``~/.local/state/flujo-lens/<name>-<digest>/store``. It is made by `made_base` alone.
+    For a store at a path, that path. For a store on a server, a path in a folder of its own in the user's state
+    folder: ``~/.local/state/flujo-lens/<name>-<digest>/store``. Only `made_base` creates it.
     """
     path, place = getattr(backend, "path", None), getattr(backend, "place", None)
     if isinstance(path, Path):
@@ -36,10 +36,10 @@ def base_of(app: App, backend: StateBackend) -> Path | None:
 
 
 def made_base(app: App, backend: StateBackend) -> Path | None:
-    """As `base_of`; its folder is made where a store is on a server, for its owner alone.
+    """Like `base_of`; for a store on a server, creates the folder, readable by its owner alone.
 
     Raises:
-        OperationFailedError: it cannot be made. Nothing was changed.
+        OperationFailedError: it cannot be created. Nothing was changed.
     """
     base = base_of(app, backend)
     if base is not None and not isinstance(getattr(backend, "path", None), Path):
@@ -47,52 +47,52 @@ def made_base(app: App, backend: StateBackend) -> Path | None:
             base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise OperationFailedError(
-                f"cannot make {base.parent}, the folder of the audit log: {error.strerror or error}; "
+                f"cannot create {base.parent}, the folder of the audit log: {error.strerror or error}; "
                 "nothing was changed",
-                hint="XDG_STATE_HOME says where it goes; --audit-file FILE puts the log elsewhere",
+                hint="XDG_STATE_HOME sets its parent folder; --audit-file FILE uses another path",
                 path=str(base.parent),
             ) from error
     return base
 
 
 def gone_path(app: App) -> Path | None:
-    """Where a store was that is named by its path, and is not there any more; None for any other."""
+    """The path of a store that is named by its path and does not exist any more; else None."""
     uri = app.store.uri
     return Path(uri) if uri.startswith("/") and not os.path.lexists(uri) else None
 
 
 def bin_of_gone(app: App) -> Bin | None:
-    """The bin of a store that is not there any more; None if it is, or had none."""
+    """The bin of a store that does not exist any more; None if the store exists, or had no bin."""
     path = gone_path(app)
-    if path is None or not os.path.isdir(Bin.path_beside(path)):
+    if path is None or not os.path.isdir(Bin.sidecar_path(path)):
         return None
-    return Bin(Bin.path_beside(path), app.settings.bin_keep, app.settings.bin_max_runs, app.world.now())
+    return Bin(Bin.sidecar_path(path), app.settings.bin_keep, app.settings.bin_max_runs, app.world.now())
 
 
 def bin_of(app: App, backend: StateBackend) -> Bin:
-    """The bin beside a store.
+    """The bin of a store.
 
     Raises:
         NotSupportedError: there is no place for it.
     """
     settings = app.settings
-    return Bin(Bin.path_beside(_needed_base(app, backend)), settings.bin_keep, settings.bin_max_runs, app.world.now())
+    return Bin(Bin.sidecar_path(_needed_base(app, backend)), settings.bin_keep, settings.bin_max_runs, app.world.now())
 
 
 def lock_of(app: App, backend: StateBackend, command: Sequence[str], file: Path | None = None) -> StoreLock:
-    """The lock of a store, not yet taken.
+    """The lock of a store, not yet acquired.
 
     Args:
-        app: The invocation: who acts, and how long the lock is waited for.
+        app: The invocation, with the actor and the timeout.
         backend: The store.
-        command: The words that were typed, without secrets.
-        file: Where it is; None for beside the store.
+        command: The command line, without secrets.
+        file: Path of the lock; None for the default next to the store.
 
     Raises:
         NotSupportedError: there is no place for it.
     """
     return StoreLock(
-        StoreLock.path_beside(_needed_base(app, backend)) if file is None else app.world.cwd / file,
+        StoreLock.sidecar_path(_needed_base(app, backend)) if file is None else app.world.cwd / file,
         command=command,
         actor=actor_of(app),
         now=app.world.now(),
@@ -104,14 +104,14 @@ def _needed_base(app: App, backend: StateBackend) -> Path:
     base = base_of(app, backend)
     if base is None:
         raise NotSupportedError(
-            f"{why_nowhere(backend)}: there is no bin",
-            hint="prune --archive FILE keeps what it deletes, on any driver that can hand it out",
+            f"{why_nowhere(backend)}: no path for a bin",
+            hint="prune --archive FILE keeps a copy, with any driver that supports archives",
         )
     return base
 
 
 def why_nowhere(backend: StateBackend) -> str:
-    """Why there is no place for what lies beside a store, in words."""
+    """The reason why a store has no path for bin, lock and audit log."""
     if isinstance(getattr(backend, "place", None), str):
-        return "the store is on a server, and this user has no home folder (HOME or XDG_STATE_HOME)"
-    return f"the driver {type(backend).__qualname__} keeps its store at no path"
+        return "the store is on a server, and the user has no home folder (HOME or XDG_STATE_HOME)"
+    return f"the driver {type(backend).__qualname__} has no path"

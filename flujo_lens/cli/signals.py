@@ -1,5 +1,5 @@
-"""Ending long work cleanly: the first Ctrl-C, SIGTERM or SIGHUP (a terminal that is gone) is a wish, the second Ctrl-C
-an order."""
+"""Stopping long work cleanly: the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) finishes the current batch, a
+second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CODES = {signal.SIGINT: exit_codes.INTERRUPTED, signal.SIGHUP: exit_codes.HUNG_
 
 @contextmanager
 def heard(stop: Stop) -> Iterator[None]:
-    """Have signals noted in `stop` rather than end the program; what ignores them (a background job) still does."""
+    """Note signals in `stop` instead of ending the program. Signals that are ignored (in a background job) stay so."""
 
     def note(number: int, _: FrameType | None) -> None:
         if stop.signal is not None and number == signal.SIGINT:
@@ -33,7 +33,7 @@ def heard(stop: Stop) -> Iterator[None]:
         for number in (signal.SIGINT, *_ENDS):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: whoever runs lens there hears the signals
+    except ValueError:  # not the main thread, where the embedding program handles signals
         pass
     try:
         yield
@@ -44,9 +44,9 @@ def heard(stop: Stop) -> Iterator[None]:
 
 @contextmanager
 def cut_off(stop: Stop) -> Iterator[None]:
-    """Have SIGTERM and SIGHUP noted in `stop`, and the current task cancelled: it saves where it stands, as on Ctrl-C.
+    """On SIGTERM and SIGHUP, note them in `stop` and cancel the current task, which saves its position as on Ctrl-C.
 
-    Only in the main thread, and only those that nobody else handles, or has ignored.
+    Only in the main thread, and only signals without another handler.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     if task is None or threading.current_thread() is not threading.main_thread():
@@ -58,7 +58,7 @@ def cut_off(stop: Stop) -> Iterator[None]:
         task.cancel()
 
     ours = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]
-    with suppress(NotImplementedError):  # no such signals on this system
+    with suppress(NotImplementedError):  # not supported on this system
         for number in ours:
             loop.add_signal_handler(number, end, number)
     try:
@@ -69,7 +69,7 @@ def cut_off(stop: Stop) -> Iterator[None]:
 
 
 def code_of(stop: Stop) -> int:
-    """The exit code of work that a signal ended; 0 if none did."""
+    """The exit code of work stopped by a signal; 0 if none was received."""
     if stop.signal is None:
         return exit_codes.OK
     return _CODES.get(signal.Signals(stop.signal), exit_codes.TERMINATED)

@@ -1,4 +1,4 @@
-"""The standard streams, whatever the locale: data is UTF-8 both ways, and text that cannot be shown is escaped."""
+"""The standard streams in any locale: data is UTF-8 in both directions; text outside the encoding is escaped."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def fill_closed_numbers() -> None:
-    """Put /dev/null behind each of 0, 1 and 2 that is closed.
+    """Open /dev/null for each of the file descriptors 0, 1 and 2 that is closed.
 
-    The next file that is opened would get that number, and what a library or a child process prints would be
-    written into it.
+    Otherwise the next opened file would get that number, and output of a library or child process would be written
+    into it.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
@@ -42,22 +42,22 @@ def fill_closed_numbers() -> None:
 
 
 def in_utf8_mode() -> None:
-    """Begin anew in Python's UTF-8 mode where the locale has another encoding: file names, words and variables are
-    UTF-8 then, as everything is that lens writes.
+    """Restart in Python's UTF-8 mode if the locale has another encoding, so that file names, arguments and variables
+    are UTF-8, like all output of lens.
 
-    Python does so itself in the locale C. The streams keep the encoding of the locale.
+    Python does so by itself in the C locale. The streams keep the encoding of the locale.
     """
     encoding = sys.getfilesystemencoding()
     if encoding in ("utf-8", "utf8") or sys.flags.utf8_mode or getattr(sys, "frozen", False) or not sys.executable:
         return
     streams = [stream.encoding for stream in (sys.stdout, sys.stderr, sys.stdin) if stream is not None]
     os.environ.setdefault("PYTHONIOENCODING", streams[0] if streams else encoding)
-    with suppress(OSError):  # then it has to do without
+    with suppress(OSError):  # continue without it
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def words_as_typed(words: Sequence[str]) -> list[str]:
-    """Words of the command line: those that are not UTF-8 are of the locale's encoding, if it knows them."""
+    """Decode the arguments: those that are not UTF-8 by the locale's encoding, if possible."""
     return [_as_typed(word) for word in words]
 
 
@@ -70,9 +70,9 @@ def _as_typed(word: str) -> str:
 
 
 def escape_what_cannot_be_shown(*streams: TextIO) -> None:
-    """Have a character that a stream's encoding lacks cost that character, never the output.
+    """Escape characters outside the encoding of a stream, instead of failing.
 
-    What is written as text is handed on at once, so that it keeps its place among what is written as bytes.
+    Text is flushed at once, to keep its order with bytes written to the same stream.
     """
     for stream in streams:
         change: Any = getattr(stream, "reconfigure", None)
@@ -84,10 +84,10 @@ def escape_what_cannot_be_shown(*streams: TextIO) -> None:
 
 
 def read_text(stream: TextIO) -> str:
-    """All that stdin holds, its line ends as ``\\n``.
+    """Read all of stdin, with ``\\n`` as line ends.
 
     Raises:
-        UsageError: it is no UTF-8, or cannot be read.
+        UsageError: it is not UTF-8, or cannot be read.
     """
     buffer = getattr(stream, "buffer", None)
     try:
@@ -97,14 +97,14 @@ def read_text(stream: TextIO) -> str:
 
 
 def decoded(raw: bytes, name: str) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark; its line ends as ``\\n``.
+    """Decode UTF-8, with or without a byte order mark, with ``\\n`` as line ends.
 
     Args:
         raw: The bytes.
-        name: What they come from, for the message.
+        name: The name of the source, for the message.
 
     Raises:
-        UsageError: it is no UTF-8.
+        UsageError: it is not UTF-8.
     """
     try:
         text = raw.removeprefix(_BOM).decode()
@@ -112,13 +112,13 @@ def decoded(raw: bytes, name: str) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UsageError(
             f"{name} is not UTF-8 text (line {line}); nothing was changed",
-            hint="iconv -f LATIN1 -t UTF-8 makes it that, if it is in Latin-1",
+            hint="if it is Latin-1, convert it: iconv -f LATIN1 -t UTF-8",
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_line(stream: TextIO) -> str:
-    """A line that a person typed, "" at the end; where it is no UTF-8, in the terminal's own encoding."""
+    """Read a line from the terminal, "" at the end; if it is not UTF-8, in the terminal's encoding."""
     buffer = getattr(stream, "buffer", None)
     if buffer is None:
         return stream.readline()

@@ -1,1 +1,1 @@
-"""The use cases: async functions of a backend and parameters that return a view."""
+"""The use cases: async functions that take a backend and parameters and return a view."""

@@ -1,10 +1,10 @@
-"""Writing archives of runs: what is deleted goes into one first, and `lens import` brings it back.
+"""Writing archives of runs: deleted runs are archived first, and `lens import` restores them.
 
-An archive is written under its final name from its first line on. Once a batch is on the disk its runs may be gone
-from the store, and the archive is the only copy: a name such as ``.part`` would invite somebody to remove it. It can be
-imported at any moment, up to the last whole batch; that its writer was stopped shows by the missing manifest.
+An archive is written under its final name from the first line on. Once a batch is on disk, its runs may be deleted
+from the store, and the archive is the only copy: a name such as ``.part`` could get it removed as a leftover. It can
+be imported at any moment, up to the last complete batch; an archive of a stopped writer has no manifest.
 
-The lines are those of `flujo_lens.operations.archive_format`, the forms those of `archive_forms`.
+The format of the lines is in `archive_format`, the compression in `archive_compression`.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ EMPTY: Mapping[str, int] = {}
 
 
 class ArchiveWriter:
-    """Writes one archive. Blocks; for one thread at a time.
+    """Writes an archive. Blocking, and not thread-safe.
 
-    While it is open the file is locked (`fcntl.flock`), so that nobody takes it for a finished one.
+    While it is open, the file is locked (`fcntl.flock`), which marks it as unfinished.
 
     Args:
-        path: A file that does not exist, in a folder that does. It is made at once, with mode 0600, and holds the
-            header; see `abandon` for an archive that nothing comes into.
+        path: A file that does not exist, in an existing folder. It is created at once, with mode 0600 and the header;
+            see `abandon` for an archive that stays empty.
         header: The first line.
-        form: How it is written; None: as the name says.
+        form: The compression; None for the one of the file name.
 
     Raises:
-        UsageError: the file exists, its folder does not, or the name is none of an archive.
+        UsageError: the file exists, its folder does not, or the suffix is not that of an archive.
         MissingExtraError: zstandard is not installed.
-        ReadOnlyStoreError, OperationFailedError: it cannot be made. Nothing was left.
+        ReadOnlyStoreError, OperationFailedError: it cannot be created. No file is left.
     """
 
     def __init__(self, path: Path, header: Header, *, form: Form | None = None) -> None:
@@ -80,11 +80,10 @@ class ArchiveWriter:
             raise _not_made(path, error) from error
 
     def keep(self, records: Sequence[Record]) -> None:
-        """Write a batch. When it returns, the batch survives the death of the machine: it is a `BackupCallback`.
+        """Write a batch and sync it to disk. This is a `BackupCallback`.
 
-        A failed write is taken back, and the archive is as before. If the process dies, the batch is there whole, or
-        as a torn tail that a reader passes over. A batch that repeats the one before, as when a transaction was tried
-        again, is not written twice.
+        A failed write is rolled back. If the process dies, the batch is complete, or an incomplete tail that readers
+        skip. A batch equal to the one before, as after a retried transaction, is not written again.
 
         Raises:
             OperationFailedError: it could not be written; nothing of this batch may be deleted.
@@ -110,21 +109,21 @@ class ArchiveWriter:
         """Write the manifest and close the file.
 
         Args:
-            complete: Whether all is in it that was to go in.
-            by_status: How many runs went, by status.
-            rows: How many rows went, by table.
+            complete: Whether the archive has everything that was planned.
+            by_status: Number of deleted runs by status.
+            rows: Number of deleted rows by table.
 
         Raises:
-            OperationFailedError: the manifest could not be written. All batches are kept, and can be imported.
+            OperationFailedError: the manifest could not be written. All batches are kept and can be imported.
         """
-        told = Manifest(self.runs, self.records, self.batches, rows, by_status, complete)
-        manifest = self._chain.sealed(told)
+        manifest = Manifest(self.runs, self.records, self.batches, rows, by_status, complete)
+        manifest = self._chain.sealed(manifest)
         try:
             self._append(manifest_line(manifest))
         except OSError as error:
             raise OperationFailedError(
                 f"the last line of the archive {self.path} could not be written: {error.strerror or error}",
-                hint=f"the {self.runs:,} runs in it are whole, and lens import takes it as it is",
+                hint=f"its {self.runs:,} runs are complete, and lens import accepts it",
                 path=str(self.path),
             ) from error
         finally:
@@ -132,20 +131,20 @@ class ArchiveWriter:
         return manifest
 
     def abandon(self) -> None:
-        """Close the file, and remove it if no batch is in it. Never raises."""
+        """Close the file, and remove it if it has no batch. Never raises."""
         if not self.batches:
             self.discard()
         self.close()
 
     def discard(self) -> None:
-        """Close the file and remove it, whatever is in it. Never raises."""
+        """Close and remove the file. Never raises."""
         if self._file >= 0:
             with suppress(OSError):
                 os.unlink(self.path)
         self.close()
 
     def close(self) -> None:
-        """Close the file as it is: without a manifest, unless `finish` wrote one."""
+        """Close the file, without a manifest unless `finish` wrote one."""
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
@@ -155,20 +154,20 @@ class ArchiveWriter:
             return record_lines(records)
         except TypeError as error:
             raise OperationFailedError(
-                f"a run among {records[0].get('run_id')} and those after it cannot be kept: {error}; "
+                f"cannot archive a batch of runs that begins with {records[0].get('run_id')}: {error}; "
                 "nothing of this batch was deleted",
-                hint="please report it: what a store hands out should always be JSON",
+                hint="please report this: records of a store should always be valid JSON",
                 path=str(self.path),
             ) from error
 
     def _append(self, lines: bytes) -> None:
-        """Write lines as a part of their own, and wait until they are on the disk.
+        """Write lines as one compressed part, and sync it to disk.
 
         Raises:
-            OSError: they are not, and the file is as before.
+            OSError: the write failed and was rolled back.
         """
         if self._is_broken:
-            raise OSError(errno.EIO, "an earlier write could not be taken back")
+            raise OSError(errno.EIO, "an earlier write could not be rolled back")
         end = self._end
         try:
             self._write(lines)
@@ -197,17 +196,17 @@ class ArchiveWriter:
             self._has_name = True
 
     def _not_kept(self, error: OSError) -> OperationFailedError:
-        help_ = "make room there, or put it on another disk: --archive FILE" if error.errno in _FULL else "df -h"
+        help_ = "free some space, or use another disk: --archive FILE" if error.errno in _FULL else "df -h"
         return OperationFailedError(
             f"cannot write {self.path}: {error.strerror or error}; nothing of this batch was deleted",
-            hint=f"{help_}\nwhat was written before it is whole; the same command goes on where this one stopped, "
+            hint=f"{help_}\nthe batches before it are complete; run the same command to continue, "
             "with another FILE if --archive names one",
             path=str(self.path),
         )
 
 
 def driver_kind(backend: StateBackend) -> str:
-    """What a header calls a driver: ``sqlite``, ``file``, ``memory``; of another one ``module:Class``."""
+    """The name of a driver in a header: ``sqlite``, ``file``, ``memory``; else ``module:Class``."""
     kinds = {name.rpartition(":")[2]: scheme for scheme, name in BUILT_IN.items()} | {"InMemoryBackend": "memory"}
     for cls in type(backend).__mro__:
         if cls.__module__.startswith("flujo_lens.state.backends.") and cls.__qualname__ in kinds:
@@ -215,20 +214,20 @@ def driver_kind(backend: StateBackend) -> str:
     return f"{type(backend).__module__}:{type(backend).__qualname__}"
 
 
-# --- where an archive goes
+# --- the path of an archive
 
 
 def archive_path(place: str | Path, now: datetime, *, stem: str = "runs", make: bool = False) -> Path:
-    """The file that a place means: itself; for a folder, a dated name in it that is free.
+    """The path of a new archive: `place` itself, or in a folder, a dated name that does not exist.
 
     Args:
-        place: A file; or a folder, which is there or ends in ``/``.
-        now: The present.
-        stem: What a dated name begins with.
-        make: Whether the folder may be made (with mode 0700; the one above it has to be there).
+        place: A file; or a folder, which exists or ends in ``/``.
+        now: The current time.
+        stem: The beginning of a dated name.
+        make: Whether to create the folder (with mode 0700; its parent must exist).
 
     Raises:
-        UsageError, ReadOnlyStoreError, OperationFailedError: the folder was to be made, and cannot be.
+        UsageError, ReadOnlyStoreError, OperationFailedError: the folder cannot be created.
     """
     path = Path(place)
     if not (str(place).endswith(os.sep) or path.is_dir()):
@@ -244,17 +243,17 @@ def archive_path(place: str | Path, now: datetime, *, stem: str = "runs", make: 
 
 
 def check_archive_path(path: Path) -> None:
-    """Find out whether an archive could be made now. Creates nothing.
+    """Check that an archive could be created. Creates nothing.
 
     Raises:
-        LensError: as `ArchiveWriter`.
+        LensError: as for `ArchiveWriter`.
     """
     form_of(path)
     try:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "it exists")
         if not path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "there is no such folder")
+            raise FileNotFoundError(errno.ENOENT, "no such folder")
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
@@ -262,13 +261,13 @@ def check_archive_path(path: Path) -> None:
 
 
 def _not_made(path: Path, error: OSError) -> LensError:
-    told = {"path": str(path)}
+    details = {"path": str(path)}
     if isinstance(error, FileExistsError):
-        hint = "an archive is never overwritten: name another file, or a folder, which gets a dated name"
-        return UsageError(f"{path} exists already; nothing was changed", hint=hint, **told)
+        hint = "archives are never overwritten: give another file, or a folder for a dated name"
+        return UsageError(f"{path} already exists; nothing was changed", hint=hint, **details)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         hint = f"mkdir -p {path.parent}"
-        return UsageError(f"there is no folder {path.parent}; nothing was changed", hint=hint, **told)
+        return UsageError(f"no such folder: {path.parent}; nothing was changed", hint=hint, **details)
     kind = ReadOnlyStoreError if error.errno in _READ_ONLY else OperationFailedError
-    message = f"cannot make {path}: {error.strerror or error}; nothing was changed"
-    return kind(message, hint="--archive FILE puts it elsewhere", **told)
+    message = f"cannot create {path}: {error.strerror or error}; nothing was changed"
+    return kind(message, hint="--archive FILE sets another path", **details)

@@ -1,8 +1,8 @@
-"""How the lines of an archive lie in a file: as they are, in gzip, or in zstandard.
+"""Compression of archives: plain, gzip or zstandard.
 
-Every part that is written at once (the header, a batch, the manifest) is a gzip member or a zstandard frame of its
-own, so that all parts that are on the disk can be read, whatever became of the process that wrote them. A file is
-read by what is in it, many parts or one; its name only says how to write it.
+Every part that is written at once (the header, a batch, the manifest) is a separate gzip member or zstandard frame,
+so that all parts on disk are readable even if the writer died. Reading detects the compression by content; the file
+name only decides how to write.
 """
 
 from __future__ import annotations
@@ -43,45 +43,45 @@ Form = Literal["plain", "gzip", "zstd"]
 _SUFFIXES: dict[str, Form] = {".ndjson": "plain", ".ndjson.gz": "gzip", ".ndjson.zst": "zstd"}
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _SKIPPED = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
-"""How a zstandard frame begins that holds no data: pzstd and seekable files begin with one."""
+"""The start of a zstandard frame without data: files of pzstd and seekable files begin with one."""
 
 _MARK = b"\xef\xbb\xbf"
 _LONGEST_START = 512
-_UNPACK = "unpack it on the way: {} FILE | lens import -"
+_UNPACK = "unpack it first: {} FILE | lens import -"
 _FOREIGN = (
-    (b"SQLite format 3\x00", "it is an SQLite database", "a store is named by --store: lens list --store FILE"),
+    (b"SQLite format 3\x00", "it is an SQLite database", "to open it as a store: lens list --store FILE"),
     (b"PK\x03\x04", "it is a zip file", _UNPACK.format("unzip -p")),
-    (b"\xfd7zXZ\x00", "it is packed by xz", _UNPACK.format("xz -dc")),
-    (b"\x1f\x9d", "it is packed by compress", _UNPACK.format("uncompress -c")),
-    (b"BZh", "it is packed by bzip2", _UNPACK.format("bzip2 -dc")),
-    (b"\x04\x22\x4d\x18", "it is packed by lz4", _UNPACK.format("lz4 -dc")),
+    (b"\xfd7zXZ\x00", "it is compressed by xz", _UNPACK.format("xz -dc")),
+    (b"\x1f\x9d", "it is compressed by compress", _UNPACK.format("uncompress -c")),
+    (b"BZh", "it is compressed by bzip2", _UNPACK.format("bzip2 -dc")),
+    (b"\x04\x22\x4d\x18", "it is compressed by lz4", _UNPACK.format("lz4 -dc")),
     (b"7z\xbc\xaf\x27\x1c", "it is a 7z file", _UNPACK.format("7z x -so")),
-    (b"<", "it is HTML or XML, as a page that asks for a password is", None),
+    (b"<", "it is HTML or XML, such as a login page", None),
     (b"PAR1", "it is a Parquet file", None),
     (b"age-encryption.org/", "it is encrypted by age", _UNPACK.format("age -d -i KEY")),
     (b"-----BEGIN PGP MESSAGE", "it is encrypted by PGP", _UNPACK.format("gpg -d")),
     (b"\xff\xfe", "it is UTF-16 text", _UNPACK.format("iconv -f UTF-16 -t UTF-8")),
     (b"\xfe\xff", "it is UTF-16 text", _UNPACK.format("iconv -f UTF-16 -t UTF-8")),
 )
-"""How other files begin, what they are, and how to get at an archive in them."""
+"""First bytes of other file types: prefix, description, and how to get an archive out of them."""
 _LEVEL = 1
-"""Of gzip: half of the time goes where the store's lock is held, and higher levels take four times as long."""
+"""Compression level of gzip. Half of the time is spent holding the store's lock; higher levels take 4 times as long."""
 
 _LARGEST_WINDOW = 1 << 27
-"""Of zstandard, in bytes: what ``zstd --ultra -22`` and ``--long`` need, and ``zstd -d`` takes without an option."""
+"""Maximum window of zstandard in bytes: needed by ``zstd --ultra -22`` and ``--long``; the default of ``zstd -d``."""
 
 _RATIO, _LEAST_UNPACKED = 200, 1 << 30
 Damaged = zlib.error
-"""What reading compressed data raises where it is damaged, in either form."""
+"""Exceptions for damaged compressed data."""
 
 
 class Limits(NamedTuple):
-    """How much may come out of a file, so that a small one cannot fill a memory or a disk.
+    """Limits on uncompressed sizes, so that a small file cannot fill the memory or the disk.
 
     Attributes:
-        record: Bytes of one line.
-        batch: Bytes of the lines that are held at once: a batch, or a run in several.
-        unpacked: Bytes of all lines of a compressed file; None for 200 times its size, and at least 1 GiB.
+        record: Maximum bytes of a line.
+        batch: Maximum bytes of the lines held in memory: a batch, or a run in several.
+        unpacked: Maximum uncompressed bytes of a file; None for 200 times its size, and at least 1 GiB.
     """
 
     record: int = 512 << 20
@@ -89,12 +89,12 @@ class Limits(NamedTuple):
     unpacked: int | None = None
 
     def of(self, size: int) -> int:
-        """How many bytes may be unpacked from a file of this size."""
+        """Maximum uncompressed bytes of a file of this size."""
         return max(size * _RATIO, _LEAST_UNPACKED) if self.unpacked is None else self.unpacked
 
     @classmethod
     def asked(cls, record: int | None, unpacked: int | None) -> Limits:
-        """The limits with those that were asked for."""
+        """The default limits, replaced by the given ones."""
         usual = cls()
         if record is None:
             return usual._replace(unpacked=unpacked)
@@ -105,11 +105,11 @@ LIMITS = Limits()
 
 
 def form_of(path: Path) -> Form:
-    """The form that the name of a file asks for.
+    """The compression of a file name.
 
     Raises:
-        UsageError: none has such a name.
-        MissingExtraError: it is zstandard, which is not installed.
+        UsageError: the suffix is unknown.
+        MissingExtraError: zstandard is not installed.
     """
     for suffix, form in _SUFFIXES.items():
         if path.name.endswith(suffix) and path.name != suffix:
@@ -117,13 +117,13 @@ def form_of(path: Path) -> Form:
                 zstandard()
             return form
     raise UsageError(
-        f'"{path.name}" is no name of an archive; nothing was changed',
-        hint=f"it ends in {', '.join(_SUFFIXES)}; a folder gets a dated name: --archive {path}/",
+        f'"{path.name}" is not a file name of an archive; nothing was changed',
+        hint=f"archives end in {', '.join(_SUFFIXES)}; for a dated name in a folder: --archive {path}/",
     )
 
 
 def zstandard() -> Any:
-    """The module of the extra ``zstd``.
+    """The zstandard module, from the extra ``zstd``.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -136,7 +136,7 @@ def zstandard() -> Any:
 
 
 def pack(form: Form, data: bytes) -> bytes:
-    """`data` as one part of a file."""
+    """`data` compressed as one part of a file."""
     if form == "gzip":
         return gzip.compress(data, _LEVEL, mtime=0)
     if form == "zstd":
@@ -145,23 +145,22 @@ def pack(form: Form, data: bytes) -> bytes:
 
 
 class Lines:
-    """The lines of a file of archives, whatever its form, each with one newline at its end; a context manager.
+    """The lines of an archive file in any compression, each ending in one newline; a context manager.
 
-    Blank lines are passed over, a byte order mark and carriage returns left out. No more is held than the longest
-    line takes.
+    Skips blank lines, a byte order mark and carriage returns. Holds one line in memory.
 
     Args:
-        path: The file, or what messages call it.
-        limits: How much may come out of it.
-        source: A descriptor of the file, if it has no name; read from its beginning.
+        path: The file, or its name for messages.
+        limits: The limits on uncompressed sizes.
+        source: A descriptor of the file, if it has no path; read from its beginning.
 
     Raises:
-        ArchiveError: it cannot be opened, or is no plain file.
-        MissingExtraError: it is zstandard, which is not installed.
+        ArchiveError: it cannot be opened, or is not a regular file.
+        MissingExtraError: zstandard is not installed.
     """
 
     number: int
-    """How many lines were read, blank ones included."""
+    """Number of lines read, including blank ones."""
     form: Form
 
     def __init__(self, path: Path, limits: Limits = LIMITS, source: int | None = None) -> None:
@@ -192,23 +191,23 @@ class Lines:
         os.close(self._file)
 
     def peek(self) -> bytes:
-        """What the unpacked content begins with, up to some hundred bytes; raises as iterating does."""
+        """The first few hundred uncompressed bytes; raises like iteration."""
         return self._stream.peek(_LONGEST_START)
 
     @property
     def is_cut(self) -> bool:
-        """Whether the first part of the file has no end, where nothing could be unpacked from it."""
+        """Whether the first part of the file is truncated, so that nothing can be read from it."""
         start = os.pread(self._file, 1 << 16, 0)
         if self.form == "plain":
             return bool(start) and any(magic.startswith(start) for magic in (_GZIP, _ZSTD))
         return _has_no_end(start) if self.form == "gzip" else _frame_has_no_end(start)
 
     def __iter__(self) -> Iterator[bytes]:
-        """The lines. The last one lacks its newline where it does not parse: the file was cut off in it.
+        """The lines. The last one has no newline if the file is truncated in it and it does not parse.
 
         Raises:
-            Damaged, OSError: it cannot be unpacked, or read, any further.
-            ArchiveError: it is larger than the limits allow.
+            Damaged, OSError: it cannot be decompressed or read any further.
+            ArchiveError: it exceeds the limits.
         """
         while line := self._stream.readline(self._limits.record + 1):
             self.number += 1
@@ -231,14 +230,14 @@ class Lines:
 
 
 def may_be_archive(start: bytes) -> bool:
-    """Whether what begins so may be an archive: it is packed, or begins as JSON, perhaps after blank lines."""
+    """Whether data with this start may be an archive: it is compressed, or JSON after optional blank lines."""
     if foreign(start) is not None:
         return False
     return _form_in(start) != "plain" or start.removeprefix(_MARK).lstrip()[:1] in (b"", b"{")
 
 
 def is_json(line: bytes) -> bool:
-    """Whether a line parses."""
+    """Whether a line is valid JSON."""
     try:
         orjson.loads(line)
     except ValueError:
@@ -254,27 +253,27 @@ def size(number: int) -> str:
     return f"{number} bytes"
 
 
-# --- what a file is
+# --- the type of a file
 
 
 def _open(path: Path) -> int:
     try:
-        # Without O_NONBLOCK, a FIFO of that name would be waited for.
+        # without O_NONBLOCK, opening a FIFO would block
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ArchiveError.unreadable(path, error.strerror or str(error)) from error
 
 
 def _kind_of(path: Path, mode: int) -> tuple[str, str]:
-    """What is there in place of a file, and what to do."""
+    """The type of a path that is not a regular file, and a hint."""
     name = shlex.quote(str(path))
     if stat.S_ISDIR(mode):
         newest = f'lens import "$(ls -t {name}/*.ndjson* | head -n 1)"'
-        return "it is a folder", f"name one archive in it, the newest for instance: {newest}"
+        return "it is a folder", f"give one archive in it, for example the newest: {newest}"
     if stat.S_ISFIFO(mode):
         by = "COMMAND | lens import -" if str(path).startswith(("/dev/", "/proc/")) else f"lens import - < {name}"
-        return "it is a pipe (FIFO)", f"nothing was read; lens import - reads one from stdin: {by}"
-    return "it is no plain file", "nothing was read; what a device holds comes by stdin: lens import - < FILE"
+        return "it is a pipe (FIFO)", f"nothing was read; to read it from stdin: {by}"
+    return "it is not a regular file", "nothing was read; to read a device: lens import - < FILE"
 
 
 def _form_in(start: bytes) -> Form:
@@ -284,7 +283,7 @@ def _form_in(start: bytes) -> Form:
 
 
 def foreign(start: bytes) -> tuple[str, str | None] | None:
-    """What a file is by its first bytes, and how to get at an archive; None if it may be one.
+    """The type of a file by its first bytes, and a hint; None if it may be an archive.
 
     Args:
         start: Its first 300 bytes, or more.
@@ -293,15 +292,15 @@ def foreign(start: bytes) -> tuple[str, str | None] | None:
         if start.startswith(magic):
             return what, hint
     if start[257:262] == b"ustar":
-        return "it is a tar file", "unpack it first: tar -xf FILE, then lens import what was in it"
+        return "it is a tar file", "unpack it first: tar -xf FILE, then import the archive in it"
     return None
 
 
-# --- what is packed
+# --- decompression
 
 
 class _Raw(io.RawIOBase):
-    """A file from its beginning, whatever else reads the same descriptor."""
+    """A file read from its beginning, independent of the descriptor's position."""
 
     def __init__(self, file: int) -> None:
         self._file, self._at = file, 0
@@ -311,7 +310,7 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as there is something; 0 at the end."""
+        """Read into `buffer`; 0 at the end."""
         data = os.pread(self._file, len(buffer), self._at)
         buffer[: len(data)] = data
         self._at += len(data)
@@ -323,7 +322,7 @@ def _as_it_is(raw: io.RawIOBase) -> io.RawIOBase:
 
 
 def _has_no_end(start: bytes) -> bool:
-    """Whether the first gzip member is no longer than `start`, and cut off."""
+    """Whether the first gzip member is truncated and not longer than `start`."""
     member = zlib.decompressobj(wbits=31)
     try:
         member.decompress(start)
@@ -333,7 +332,7 @@ def _has_no_end(start: bytes) -> bool:
 
 
 def _frame_has_no_end(start: bytes) -> bool:
-    """Whether the first zstandard frame is no longer than `start`, and cut off."""
+    """Whether the first zstandard frame is truncated and not longer than `start`."""
     frame = zstandard().ZstdDecompressor().decompressobj()
     try:
         frame.decompress(start)
@@ -343,7 +342,7 @@ def _frame_has_no_end(start: bytes) -> bool:
 
 
 class _Members(io.RawIOBase):
-    """What is in the members of a gzip file, as far as they go: the last one may be cut short."""
+    """The content of all members of a gzip file; the last one may be truncated."""
 
     def __init__(self, stream: io.RawIOBase) -> None:
         self._stream, self._input = stream, b""
@@ -354,13 +353,13 @@ class _Members(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as there is something; 0 at the end."""
+        """Read into `buffer`; 0 at the end."""
         data, is_end = b"", False
         while not data and not is_end:
             packed = self._input or self._stream.read(1 << 16) or b""
             is_end = not packed
             if self._member is None:
-                packed = packed.lstrip(b"\0\r\n\t ")  # a power cut leaves zeros, an editor or echo a line's end
+                packed = packed.lstrip(b"\0\r\n\t ")  # zeros after a power cut, or a newline from an editor
                 self._member = zlib.decompressobj(wbits=31)
             data = self._member.decompress(packed, len(buffer))
             self._input = self._member.unused_data or self._member.unconsumed_tail
@@ -371,7 +370,7 @@ class _Members(io.RawIOBase):
 
 
 class _Frames(io.RawIOBase):
-    """What is in the frames of a zstandard file, as far as they go: the last one may be cut short."""
+    """The content of all frames of a zstandard file; the last one may be truncated."""
 
     def __init__(self, stream: io.RawIOBase) -> None:
         module = zstandard()
@@ -384,7 +383,7 @@ class _Frames(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as there is something; 0 at the end."""
+        """Read into `buffer`; 0 at the end."""
         try:
             return int(self._source.readinto(buffer))
         except self._error as error:

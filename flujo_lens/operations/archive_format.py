@@ -1,17 +1,16 @@
-"""The lines of an archive of runs, and the digests that hold them together. Nothing is read or written here.
+"""The lines of an archive of runs, and their digests. No I/O.
 
-An archive is NDJSON: a header, then batches of records, each batch closed by a line with its digest, and at the end a
-manifest::
+An archive is NDJSON: a header, batches of records that each end with a line with a digest, and a manifest at the end::
 
     {"lens_archive":1,"store":"sqlite:///ops.db","driver":"sqlite","made_at":"...","audit_id":"...","command":[...]}
     {"record":{"run_id":"run-1", ...}}
     {"batch":1,"runs":1,"records":1,"sha256":"..."}
     {"manifest":{"runs":1,"records":1,"batches":1,"rows":{},"by_status":{},"complete":true,"sha256":"..."}}
 
-The digest of a batch is the SHA-256 of its records' lines, newlines included. The manifest's is chained: it begins as
-the SHA-256 of the header's line, and each batch makes it the SHA-256 of itself and the batch's digest, both in hex; the
-last link is the SHA-256 of the manifest's other members, as compact JSON. So what was changed, put elsewhere, or taken
-out shows.
+The digest of a batch is the SHA-256 of its records' lines, including newlines. The digest of the manifest is chained:
+it starts as the SHA-256 of the header's line; each batch makes it the SHA-256 of itself and the batch's digest, both
+in hex; the last link is the SHA-256 of the manifest's other members, as compact JSON. So changed, moved and removed
+lines are detected.
 """
 
 from __future__ import annotations
@@ -47,19 +46,19 @@ __all__ = [
 
 VERSION = 1
 RECORD, BATCH, MANIFEST = b'{"record":', b'{"batch":', b'{"manifest":'
-"""How lines begin."""
+"""The first bytes of lines."""
 
 
 class Header(NamedTuple):
     """The first line.
 
     Attributes:
-        store: Which store the runs were in, without passwords.
-        driver: Which kind of driver made the records, and can read them.
-        made_at: When, in UTC.
+        store: The store of the runs, without passwords.
+        driver: The kind of driver that made the records and can read them.
+        made_at: The time of creation, in UTC.
         audit_id: The entry in the store's audit log.
-        command: The words that were typed, without secrets.
-        cutoff: Runs last updated before this instant went; None where age did not matter.
+        command: The command line, without secrets.
+        cutoff: Runs last updated before this instant were deleted; None if not selected by age.
     """
 
     store: str
@@ -71,7 +70,7 @@ class Header(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The line that closes a batch: its number (from 1), how many runs became whole in it, and its digest."""
+    """The last line of a batch: its number (from 1), the number of runs completed in it, and its digest."""
 
     number: int
     runs: int
@@ -80,15 +79,15 @@ class Batch(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The last line: what is in the archive, and whether that is all that was to go in.
+    """The last line: the totals of the archive, and whether it is complete.
 
     Attributes:
-        runs: Whole runs.
-        records: Records.
-        batches: Batches.
-        rows: Rows that were deleted, by table, as the store tells it.
-        by_status: Runs by status.
-        complete: False if the work was stopped before its end.
+        runs: Number of complete runs.
+        records: Number of records.
+        batches: Number of batches.
+        rows: Number of deleted rows by table, as reported by the store.
+        by_status: Number of runs by status.
+        complete: False if the command was stopped early.
         sha256: The chained digest.
     """
 
@@ -102,18 +101,18 @@ class Manifest(NamedTuple):
 
 
 class Chain:
-    """Makes the manifest's digest, batch by batch."""
+    """Computes the manifest's digest, batch by batch."""
 
     def __init__(self, header: bytes) -> None:
         self.digest = sha256(header).hexdigest()
 
     def add(self, digest: str) -> None:
-        """Take the digest of the next batch."""
+        """Add the digest of the next batch."""
         self.digest = sha256((self.digest + digest).encode()).hexdigest()
 
     def sealed(self, manifest: Manifest) -> Manifest:
-        """The manifest with its digest; it is the last link."""
-        self.add(sha256(orjson.dumps(_told(manifest))).hexdigest())
+        """The manifest with its digest, the last link."""
+        self.add(sha256(orjson.dumps(_unsigned(manifest))).hexdigest())
         return manifest._replace(sha256=self.digest)
 
 
@@ -123,58 +122,58 @@ class Chain:
 def header_line(header: Header) -> bytes:
     """The line of a header."""
     cutoff = {} if header.cutoff is None else {"cutoff": _text(header.cutoff)}
-    told = {**header._asdict(), "made_at": _text(header.made_at), "command": list(header.command)}
-    told.pop("cutoff")
-    return orjson.dumps({"lens_archive": VERSION, **told, **cutoff}) + b"\n"
+    document = {**header._asdict(), "made_at": _text(header.made_at), "command": list(header.command)}
+    document.pop("cutoff")
+    return orjson.dumps({"lens_archive": VERSION, **document, **cutoff}) + b"\n"
 
 
 def record_lines(records: Iterable[Record]) -> bytes:
-    """The lines of records.
+    """The lines of some records.
 
     Raises:
-        TypeError: one of them is not JSON-ready.
+        TypeError: a record is not JSON-serializable.
     """
     return b"".join(b'{"record":%b}\n' % orjson.dumps(record) for record in records)
 
 
 def batch_line(batch: Batch) -> bytes:
-    """The line that closes a batch."""
+    """The last line of a batch."""
     number, runs, records, digest = batch
     return orjson.dumps({"batch": number, "runs": runs, "records": records, "sha256": digest}) + b"\n"
 
 
 def manifest_line(manifest: Manifest) -> bytes:
     """The last line."""
-    return orjson.dumps({"manifest": {**_told(manifest), "sha256": manifest.sha256}}) + b"\n"
+    return orjson.dumps({"manifest": {**_unsigned(manifest), "sha256": manifest.sha256}}) + b"\n"
 
 
-def _told(manifest: Manifest) -> dict[str, Any]:
-    """All but the digest."""
-    told = {**manifest._asdict(), "rows": dict(manifest.rows), "by_status": dict(manifest.by_status)}
-    del told["sha256"]
-    return told
+def _unsigned(manifest: Manifest) -> dict[str, Any]:
+    """The members of a manifest without its digest."""
+    document = {**manifest._asdict(), "rows": dict(manifest.rows), "by_status": dict(manifest.by_status)}
+    del document["sha256"]
+    return document
 
 
 def _text(when: datetime) -> str:
     return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-# --- reading: a ValueError says that a line is none of these
+# --- reading; a ValueError means that a line is malformed
 
 
 def parsed_header(line: bytes) -> tuple[int, Header | None]:
-    """The version, and what the header says; None if the version is a newer one."""
-    told = _object(line)
-    version = told.get("lens_archive")
+    """The version and the header; None if the version is newer."""
+    document = _object(line)
+    version = document.get("lens_archive")
     if type(version) is not int or version < 1:
         raise ValueError("no version")
-    return version, _header(told) if version <= VERSION else None
+    return version, _header(document) if version <= VERSION else None
 
 
-def _header(told: Mapping[str, Any]) -> Header:
-    made_at, cutoff = parse_instant(told.get("made_at")), told.get("cutoff")
-    words = told.get("command")
-    texts = [told.get(name) for name in ("store", "driver", "audit_id")]
+def _header(document: Mapping[str, Any]) -> Header:
+    made_at, cutoff = parse_instant(document.get("made_at")), document.get("cutoff")
+    words = document.get("command")
+    texts = [document.get(name) for name in ("store", "driver", "audit_id")]
     if made_at is None or not isinstance(words, list) or not all(isinstance(text, str) for text in (*texts, *words)):
         raise ValueError("no header")
     store, driver, audit_id = map(str, texts)
@@ -190,45 +189,45 @@ def parsed_record(line: bytes) -> Record:
 
 
 def parsed_batch(line: bytes) -> Batch:
-    """What a line says that closes a batch."""
-    told = _object(line)
-    number, runs, records = _counts(told, "batch", "runs", "records")
-    return Batch(number, runs, records, _digest(told))
+    """The batch of its last line."""
+    document = _object(line)
+    number, runs, records = _counts(document, "batch", "runs", "records")
+    return Batch(number, runs, records, _digest(document))
 
 
 def parsed_manifest(line: bytes) -> Manifest:
-    """What the last line says."""
-    told = _object(line).get("manifest")
-    if not isinstance(told, dict) or type(told.get("complete")) is not bool:
+    """The manifest of the last line."""
+    document = _object(line).get("manifest")
+    if not isinstance(document, dict) or type(document.get("complete")) is not bool:
         raise ValueError("no manifest")
-    runs, records, batches = _counts(told, "runs", "records", "batches")
-    rows, by_status = (_object_in(told, name) for name in ("rows", "by_status"))
-    return Manifest(runs, records, batches, rows, by_status, told["complete"], _digest(told))
+    runs, records, batches = _counts(document, "runs", "records", "batches")
+    rows, by_status = (_object_in(document, name) for name in ("rows", "by_status"))
+    return Manifest(runs, records, batches, rows, by_status, document["complete"], _digest(document))
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    told = orjson.loads(line)
-    if not isinstance(told, dict):
+    document = orjson.loads(line)
+    if not isinstance(document, dict):
         raise ValueError("no object")
-    return told
+    return document
 
 
-def _object_in(told: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = told.get(name) or {}
+def _object_in(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = document.get(name) or {}
     if not isinstance(found, dict):
         raise ValueError("no object")
     return found
 
 
-def _counts(told: Mapping[str, Any], *names: str) -> list[Any]:
-    found = [told.get(name) for name in names]
+def _counts(document: Mapping[str, Any], *names: str) -> list[Any]:
+    found = [document.get(name) for name in names]
     if not all(type(number) is int for number in found):
         raise ValueError("no counts")
     return found
 
 
-def _digest(told: Mapping[str, Any]) -> str:
-    digest = told.get("sha256")
+def _digest(document: Mapping[str, Any]) -> str:
+    digest = document.get("sha256")
     if not isinstance(digest, str):
         raise ValueError("no digest")
     return digest

@@ -1,4 +1,4 @@
-"""Reading archives of runs, batch by batch, each one only after its digest was checked."""
+"""Reading archives of runs, batch by batch, after checking the digest of each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LONG = 4 << 20
 """Bytes of lines from which on a run is handed out as a `LongRun`, and not held whole."""
 
 _SPACED = re.compile(rb'\{\s*"\w+"\s*:\s|\{\s+"|\{"\w+"\s')
-"""How a line begins that another program has written anew, as Python's ``json`` does."""
+"""The start of a line rewritten by another program, such as Python's ``json``."""
 
 _HEAD = b'{"lens_archive":'
 
@@ -83,25 +83,25 @@ Group = list[Record] | LongRun
 
 
 class ArchiveReader:
-    """Reads one archive, or several that were joined; a context manager. No more than a batch is held at a time.
+    """Reads an archive, or several concatenated ones; a context manager. Holds one batch in memory.
 
     Args:
-        path: The file, in any form.
-        limits: How much may come out of it.
-        source: A descriptor of the file, if it has no name; `path` is what messages call it then.
+        path: The file, in any compression.
+        limits: The limits on uncompressed sizes.
+        source: A descriptor of the file, if it has no path; `path` is then its name for messages.
 
     Raises:
-        ArchiveError: it cannot be opened, is no archive, is cut off before anything is in it, or was written by a newer
-            version.
-        MissingExtraError: it is zstandard, which is not installed.
+        ArchiveError: it cannot be opened, is not an archive, is truncated before its first batch, or was written by a
+            newer version.
+        MissingExtraError: zstandard is not installed.
     """
 
     headers: list[Header]
-    """The first lines of the archives read so far: one, unless several were joined."""
+    """The headers of the archives read so far: one, unless several were concatenated."""
     torn: bool
-    """Whether an archive ends in the middle of a batch, once all batches were read. Its runs were not deleted."""
+    """After reading all batches: whether the archive ends within a batch. Its runs were not deleted."""
     unfinished: list[str]
-    """Runs whose last record did not come, of those read so far."""
+    """Runs read so far whose last record is missing."""
 
     def __init__(self, path: Path, limits: Limits = LIMITS, source: int | None = None) -> None:
         self.path = path
@@ -131,12 +131,12 @@ class ArchiveReader:
 
     @property
     def manifest(self) -> Manifest | None:
-        """The last line, once all batches were read; None if a writer was stopped."""
+        """After reading all batches: the last line; None if the writer was stopped."""
         return self._manifests[-1] if len(self._manifests) == len(self.headers) else None
 
     @property
     def has_all(self) -> bool:
-        """Whether all is there that was to go in, once all batches were read."""
+        """After reading all batches: whether the archive is complete."""
         return self.manifest is not None and all(manifest.complete for manifest in self._manifests)
 
     # --- the header
@@ -148,26 +148,26 @@ class ArchiveReader:
                 raise ArchiveError.no_archive(self.path, *why)
             line = as_written(next(self._rest, b""))
         except (Damaged, OSError) as error:
-            raise ArchiveError.no_archive(self.path, f"it cannot be unpacked ({error})") from error
+            raise ArchiveError.no_archive(self.path, f"it cannot be decompressed ({error})") from error
         if (not line or self._lines.form == "plain") and self._lines.is_cut:
-            raise ArchiveError.cut_off(self.path, "nothing of it can be unpacked")
+            raise ArchiveError.cut_off(self.path, "nothing can be decompressed")
         if not line.endswith(b"\n") and (_HEAD.startswith(line) or line.startswith(_HEAD)) and line:
-            raise ArchiveError.cut_off(self.path, "it ends in its first line")
+            raise ArchiveError.cut_off(self.path, "it ends within its first line")
         if not line.startswith(_HEAD):
             raise ArchiveError.no_archive(self.path, *_what_it_is(line))
         return line
 
     def _begin(self, head: bytes) -> None:
-        """An archive begins, the first or one that was joined to it."""
+        """Start an archive: the first one, or one concatenated to it."""
         try:
             version, header = parsed_header(head)
         except ValueError as error:
             if self.headers:
-                raise self._corrupt("begins another archive, and does not parse") from error
+                raise self._corrupt("begins another archive, but does not parse") from error
             raise ArchiveError.no_archive(self.path, "its first line does not parse") from error
         if header is None:
             raise ArchiveError(
-                f"{self.path} is an archive of version {version}, and this is known up to {VERSION}",
+                f"{self.path} is an archive of version {version}; this lens reads up to version {VERSION}",
                 hint="pip install -U flujo-lens",
                 path=str(self.path),
             )
@@ -187,8 +187,8 @@ class ArchiveReader:
         A tail that was torn when the writer died is no error: see `torn`.
 
         Raises:
-            CorruptArchiveError: a line is not as it was written; what was handed out before is.
-            ArchiveError: it cannot be read any more, or is larger than the limits allow.
+            CorruptArchiveError: a line was changed; the groups before it are valid.
+            ArchiveError: it cannot be read any further, or exceeds the limits.
         """
         self._following = self._batches()
         for records in self._following:
@@ -246,7 +246,7 @@ class ArchiveReader:
                 batch = []
                 self._begin(line)
             elif self._has_ended:
-                raise self._corrupt("stands behind the manifest")
+                raise self._corrupt("follows the manifest")
             elif line.startswith(RECORD):
                 batch.append(line)
                 self._hold(line)
@@ -257,11 +257,11 @@ class ArchiveReader:
             elif line.startswith(MANIFEST) and not batch:
                 self._end(line)
             else:
-                raise self._corrupt("is no line of an archive")
+                raise self._corrupt("is not a line of an archive")
         self.torn = self.torn or bool(batch)
 
     def _numbered(self) -> Iterator[bytes]:
-        """The lines that are whole; one that an archive ended in, and another was joined to, is two."""
+        """The complete lines. A truncated line followed by another archive is split."""
         try:
             for line in map(as_written, self._rest):
                 if (at := line.find(_HEAD, 1)) > 0 and not is_json(line):
@@ -273,7 +273,7 @@ class ArchiveReader:
                     self.torn = True
         except Damaged as error:
             self._lines.number += 1
-            raise self._corrupt(f"cannot be unpacked ({error})") from error
+            raise self._corrupt(f"cannot be decompressed ({error})") from error
         except OSError as error:
             raise ArchiveError.unreadable(self.path, error.strerror or str(error)) from error
 
@@ -284,21 +284,21 @@ class ArchiveReader:
             raise ArchiveError.too_large(self.path, why, "--max-record")
 
     def _closed(self, lines: list[bytes], end: bytes) -> list[Record]:
-        """The records of a batch whose end has come."""
+        """The records of a batch, at its last line."""
         digest = sha256()
         for line in lines:
             digest.update(line)
         try:
-            told = parsed_batch(end)
-            if (told.number, told.records, told.sha256) != (self.batches + 1, len(lines), digest.hexdigest()):
-                raise self._corrupt("does not fit the lines before it: one was changed, removed or added")
+            batch = parsed_batch(end)
+            if (batch.number, batch.records, batch.sha256) != (self.batches + 1, len(lines), digest.hexdigest()):
+                raise self._corrupt("does not match the lines before it: one was changed, removed or added")
             records = [parsed_record(line) for line in lines]
         except ValueError as error:
-            raise self._corrupt("does not parse, or a record before it") from error
-        if told.runs != sum(record.get("last") is True for record in records):
-            raise self._corrupt("counts other runs than there are")
-        self._chain.add(told.sha256)
-        self.batches, self.runs, self.records = self.batches + 1, self.runs + told.runs, self.records + len(records)
+            raise self._corrupt("or a record before it does not parse") from error
+        if batch.runs != sum(record.get("last") is True for record in records):
+            raise self._corrupt("has a wrong number of runs")
+        self._chain.add(batch.sha256)
+        self.batches, self.runs, self.records = self.batches + 1, self.runs + batch.runs, self.records + len(records)
         self._whole = self._lines.number
         return records
 
@@ -306,15 +306,15 @@ class ArchiveReader:
         try:
             manifest = parsed_manifest(line)
         except ValueError as error:
-            raise self._corrupt("is no manifest") from error
+            raise self._corrupt("is not a manifest") from error
         counts = (manifest.runs, manifest.records, manifest.batches)
         if counts != (self.runs, self.records, self.batches) or manifest != self._chain.sealed(manifest):
-            raise self._corrupt("is the manifest of other batches: some were changed, removed or added")
+            raise self._corrupt("does not match the batches: some were changed, removed or added")
         self._manifests.append(manifest)
         self._has_ended, self._whole = True, self._lines.number
 
     def _whole_runs(self, records: list[Record]) -> list[Record]:
-        """The records of the runs that are whole now; what is left waits for the next batch."""
+        """The records of the runs completed in this batch; the rest is held until the next one."""
         whole: list[Record] = []
         for record in records:
             if self._run and self._run[0]["run_id"] != record["run_id"]:
@@ -337,7 +337,7 @@ class ArchiveReader:
         return CorruptArchiveError.at(self.path, self._lines.number, why, self._whole, rescue)
 
     def _rescue(self) -> str:
-        """A command that imports what is whole."""
+        """A command that imports the valid part."""
         name, form = shlex.quote(str(self.path)), self._lines.form
         if str(self.path) == "-":
             return f"COMMAND | head -n {self._whole} | lens import -"
@@ -347,7 +347,7 @@ class ArchiveReader:
 
 
 def as_written(line: bytes) -> bytes:
-    """A line without the blanks, and with the letters, that another program may have written differently."""
+    """A line as lens writes it, without the spaces and escapes of other programs."""
     if not (_SPACED.match(line) and line.endswith(b"\n")):
         return line
     try:
@@ -360,52 +360,52 @@ _UNPACKERS = {"gzip": "gzip -dc", "zstd": "zstd -dc"}
 
 
 def _what_it_is(line: bytes) -> tuple[str, str | None]:
-    """What a file is whose first line is no header, and what to do with it."""
+    """The type of a file whose first line is not a header, and a hint."""
     if not line:
         return "it is empty", None
     for start, what, hint in _OTHER:
         if line.startswith(start):
             return what, hint
     if line.startswith((RECORD, BATCH, MANIFEST)):
-        hint = "is it a part of one that was split? then join all: cat PARTS | lens import -; nothing was changed"
+        hint = "if it is part of a split file, join all parts: cat PARTS | lens import -; nothing was changed"
         return "its first line is missing", hint
     if line in (b"{\n", b"[\n", b"{", b"["):
         return "it is JSON over several lines", "an archive has one object a line: jq -c . FILE | lens import -"
-    return ("its first line is JSON, but not that of an archive" if is_json(line) else "it does not begin as one"), None
+    return ("its first line is JSON, but not a header" if is_json(line) else "it does not start with a header"), None
 
 
 _OTHER = (
     (b'{"audit_id":', "it is an audit log", "lens audit list --audit-file FILE reads it"),
-    (b'{"run_id":', "it is a list of runs, and does not hold what they saved", None),
+    (b'{"run_id":', "it is a list of runs, without their data", None),
     (b'{"resourceSpans":', "it is a trace", "lens trace --file FILE shows it"),
 )
-"""How other files of lens begin."""
+"""First bytes of other files of lens."""
 
 
 def read_archive(path: Path, limits: Limits = LIMITS, source: int | None = None) -> ArchiveReader:
     """Open an archive: ``with read_archive(path) as archive: for records in archive.groups(): ...``.
 
     Raises:
-        ArchiveError, MissingExtraError: as `ArchiveReader`.
+        ArchiveError, MissingExtraError: as for `ArchiveReader`.
     """
     return ArchiveReader(path, limits, source)
 
 
 class Survey(NamedTuple):
-    """What an archive holds, all of it checked.
+    """The content of an archive whose digests were all checked.
 
     Attributes:
         header: Its first line.
-        manifest: Its last line; None if a writer was stopped.
-        torn: Whether it ends in the middle of a batch.
-        run_ids: Its whole runs, in their order, each once.
-        unfinished: Runs of which only a part is there.
-        states: Those of its runs of which only the state was deleted, and the history stayed.
-        headers: The first lines of all archives that were joined.
-        has_all: Whether every writer said that all was there.
-        chosen: By run, and by whether only its state was deleted, the number of the group to take it from: where joined
-            archives have a run more than once, that of the archive that was made last.
-        cancelled: Those of its runs that were cancelled, and not deleted.
+        manifest: Its last line; None if the writer was stopped.
+        torn: Whether it ends within a batch.
+        run_ids: Its complete runs, in order, without duplicates.
+        unfinished: Incomplete runs.
+        states: The runs of which only the state was deleted.
+        headers: The headers of all concatenated archives.
+        has_all: Whether all writers finished.
+        chosen: By run, and by whether only its state was deleted, the number of the group to restore: if concatenated
+            archives have a run more than once, that of the newest archive.
+        cancelled: The runs that were cancelled, not deleted.
     """
 
     header: Header
@@ -421,15 +421,15 @@ class Survey(NamedTuple):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all is there that was to go in."""
+        """Whether the archive is complete."""
         return self.has_all and not self.unfinished
 
 
 def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Survey:
-    """Read an archive from its first line to its last, and check every digest.
+    """Read a whole archive, and check every digest.
 
     Raises:
-        ArchiveError, CorruptArchiveError, MissingExtraError: as `ArchiveReader`.
+        ArchiveError, CorruptArchiveError, MissingExtraError: as for `ArchiveReader`.
     """
     found: dict[str, None] = {}
     newest: dict[tuple[str, bool], tuple[datetime, int]] = {}

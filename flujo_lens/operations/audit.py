@@ -1,11 +1,11 @@
-"""The audit log: who changed what in a store, one JSON object a line, chained by hash.
+"""The audit log: a record of the changes of a store, one JSON object per line, chained by hash.
 
-Each entry holds the SHA-256 of the line before it (`previous`) and one of itself (`digest`: of the line as it stands
-without that member). So a line that was changed, and a line that was taken out, show. What was taken from the end shows
-by the log's length and last hash, which are kept in a file beside it (see `audit_head`).
+Each entry holds the SHA-256 of the line before it (`previous`) and of itself (`digest`, of the line without that
+member), so that changed and removed lines are detected. Lines removed from the end are detected by the length and
+last hash of the log, which are kept in a separate file (see `audit_head`).
 
-An entry is on the disk when `append` returns. A process that dies while it writes leaves a torn last line at most;
-the next entry begins on a line of its own, chains over the torn one, and says so (`after_torn`).
+An entry is on disk when `append` returns. A process that dies while writing leaves at most an incomplete last line;
+the next entry starts on a new line, continues the chain over the incomplete one, and notes it (`after_torn`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from flujo_lens.operations.audit_format import (
     new_audit_id,
     parsed,
     plain_text,
+    run_fields,
     sealed,
-    told_runs,
     written_time,
 )
 from flujo_lens.operations.audit_head import Head, read_head, write_head
@@ -48,32 +48,32 @@ __all__ = ["AuditEntry", "AuditLog", "AuditReport", "Flaw", "new_audit_id"]
 
 SUFFIX = ".lens-audit.ndjson"
 LEAST_FREE = 64 << 10
-"""Bytes that the disk must have left before anything is changed; an entry takes less, unless it has very many ids."""
+"""Free bytes required on the disk before a change; an entry needs less, unless it has very many ids."""
 
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_ELSEWHERE = "--audit-file FILE, or path under [audit] in lens.toml, puts the log elsewhere"
+_ELSEWHERE = "--audit-file FILE, or path under [audit] in lens.toml, sets another path"
 
 
 class AuditLog:
-    """The log at a path. It is opened for each call alone, and made by the first `append`, with mode 0600.
+    """The log at a path. It is opened for each call, and created by the first `append`, with mode 0600.
 
-    Any number of processes and threads may append at once. All methods block: for a few milliseconds as a rule,
-    an `append` for `timeout` at most while another one writes.
+    Several processes and threads may append at the same time. All methods block, usually for a few milliseconds;
+    `append` waits up to `timeout` for another writer.
 
     Args:
-        path: Where it is, or is to be.
-        actor: Who makes the changes.
-        host: On which machine.
-        now: The clock; its times are aware.
-        store: Which store is changed, without passwords.
-        timeout: Seconds to wait for another process that appends.
+        path: The path of the log.
+        actor: The name of the person or program that makes the changes.
+        host: The name of the machine.
+        now: The clock; returns aware times.
+        store: The changed store, without passwords.
+        timeout: Seconds to wait for another writer.
         mask: Masks the secrets in a text.
     """
 
     skipped: int
-    """How many lines the last `entries` could not read."""
+    """Number of lines that the last call of `entries` could not read."""
     unsure: int
-    """How many entries the last `entries` left out that may concern the run: they do not hold their ids."""
+    """Number of entries that the last call of `entries` skipped although they may concern the run: they have no ids."""
 
     def __init__(
         self,
@@ -93,22 +93,22 @@ class AuditLog:
 
     @property
     def store(self) -> str | None:
-        """Which store's changes are written, without passwords."""
+        """The changed store, without passwords."""
         return self._store
 
     @staticmethod
-    def path_beside(store_path: Path) -> Path:
-        """The log's place for a store that is a file or a folder: beside it, also where a link leads to it."""
-        return beside(store_path, SUFFIX)
+    def sidecar_path(store_path: Path) -> Path:
+        """The path of the log of a store: next to its file or folder, after resolving links."""
+        return sidecar_path(store_path, SUFFIX)
 
     # --- writing
 
     def check(self) -> None:
-        """Find out whether an entry could be written now. Creates and changes nothing.
+        """Check that an entry could be written. Creates and changes nothing.
 
         Raises:
-            ReadOnlyStoreError: the file or its folder may not be written.
-            OperationFailedError: there is no such folder, the path is no file, or the disk is full.
+            ReadOnlyStoreError: the file or its folder is not writable.
+            OperationFailedError: the folder does not exist, the path is not a file, or the disk is full.
         """
         folder = self.path.parent
         try:
@@ -134,35 +134,36 @@ class AuditLog:
         error: str | None = None,
         state: State | None = None,
     ) -> str:
-        """Write one entry, and wait until it is on the disk.
+        """Write an entry, and sync it to disk.
 
-        A failed write is taken back: the log is as before. If the process dies, the entry is there whole, not at
-        all, or as a torn last line.
+        A failed write is rolled back. If the process dies, the entry is complete, missing, or an incomplete last
+        line.
 
         Args:
-            command: The words that were typed, without secrets.
-            reason: Why, if somebody said; secrets in it are masked.
-            counts: How many of what.
-            run_ids: The runs concerned.
-            audit_id: The id of the entry, made by `new_audit_id`, where it was needed before; None to make one.
-            closes: The id of the entry that this one tells the end of: what really came of it.
-            error: The code of the error that ended it.
-            state: ``started`` where another entry will tell the end; None for ``finished``, with an error ``failed``.
+            command: The command line, without secrets.
+            reason: The reason, if given; its secrets are masked.
+            counts: Numbers by name, such as ``{"deleted": 3}``.
+            run_ids: The affected runs.
+            audit_id: The id of the entry, from `new_audit_id`, if it was needed earlier; None for a new one.
+            closes: The id of the entry whose result this one records.
+            error: The code of the error that ended the change.
+            state: ``started`` if another entry will record the result; None for ``finished``, or ``failed`` with an
+                error.
 
         Returns:
-            The entry's id.
+            The id of the entry.
 
         Raises:
-            BusyError: another process held the log all the time.
-            ReadOnlyStoreError: the file or its folder may not be written.
+            BusyError: another process held the log until the timeout.
+            ReadOnlyStoreError: the file or its folder is not writable.
             OperationFailedError: it could not be written for another reason.
         """
-        told = {
+        entry = {
             "command": [plain_text(word) for word in command],
             "reason": None if reason is None else plain_text(self._mask(reason)),
             "state": state or ("finished" if error is None else "failed"),
             "counts": dict(counts),
-            **told_runs(run_ids),
+            **run_fields(run_ids),
             **({} if closes is None else {"closes": closes}),
             **({} if error is None else {"error": error}),
         }
@@ -170,7 +171,7 @@ class AuditLog:
             with self._locked() as file:
                 now = self._now()
                 audit_id = audit_id or new_audit_id(now)
-                self._add(file, {"audit_id": audit_id, "at": written_time(now), **self._who(), **told})
+                self._add(file, {"audit_id": audit_id, "at": written_time(now), **self._who(), **entry})
         except OSError as failure:
             raise self._not_written(failure) from failure
         return audit_id
@@ -179,14 +180,14 @@ class AuditLog:
         store = {} if self._store is None else {"store": plain_text(self._store)}
         return {"actor": plain_text(self._actor), "host": plain_text(self._host), **store}
 
-    def _add(self, file: int, told: Mapping[str, Any]) -> None:
-        """Write an entry behind what the locked `file` holds; if that fails, the file is as before."""
+    def _add(self, file: int, entry: Mapping[str, Any]) -> None:
+        """Append an entry to the locked `file`; if that fails, roll back."""
         size = os.fstat(file).st_size
         last, ended = last_line(file, size)
         torn: dict[str, Any] = {} if ended or parsed(last) else {"after_torn": True}
         previous = sha256(last).hexdigest() if size else FIRST
         kept = read_head(self.path)
-        line = sealed({**told, **torn, **_since(kept, file), "previous": previous})
+        line = sealed({**entry, **torn, **_since(kept, file), "previous": previous})
         try:
             write_all(file, line if ended else b"\n" + line)
             os.fsync(file)
@@ -200,18 +201,18 @@ class AuditLog:
         """The log's descriptor.
 
         Raises:
-            OSError: it cannot be opened, or is no plain file.
+            OSError: it cannot be opened, or is not a regular file.
         """
-        # Without O_NONBLOCK, a FIFO of that name would be waited for.
+        # without O_NONBLOCK, opening a FIFO would block
         file = open_own(self.path, flags | os.O_APPEND | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
-            raise OSError(errno.EINVAL, "it is no plain file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         return file
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """The log, opened for appending (and made, if there is none) and held."""
+        """Open the log for appending, create it if needed, and lock it."""
         deadline = time.monotonic() + self._timeout
         while True:
             new = not self.path.exists()
@@ -220,7 +221,7 @@ class AuditLog:
                 if not lock(file, fcntl.LOCK_EX, deadline):
                     raise self._busy()
                 if not self._is_current(file):
-                    continue  # it was moved away while we waited, as by a rotation of logs
+                    continue  # it was moved away while waiting, for example by log rotation
                 if new:
                     sync_folder(self.path.parent)
                 yield file
@@ -236,7 +237,7 @@ class AuditLog:
 
     def _busy(self) -> BusyError:
         return BusyError(
-            f"another process has held the audit log {self.path} for {self._timeout:g} s",
+            f"another process has locked the audit log {self.path} for {self._timeout:g} s",
             hint="try again later, or wait longer with --timeout",
             path=str(self.path),
         )
@@ -249,14 +250,13 @@ class AuditLog:
     # --- reading
 
     def entries(self, *, run_id: str | None = None, since: datetime | None = None) -> Iterator[AuditEntry]:
-        """The entries, oldest first; none if there is no log. One is held at a time; nothing is created.
+        """The entries, oldest first; none if there is no log. Holds one at a time; creates nothing.
 
-        What was appended after the first one was asked for is not seen. `skipped` and `unsure` count what is left
-        out.
+        Entries appended after the first was read are not returned. `skipped` and `unsure` count what is left out.
 
         Args:
-            run_id: Only those that concern this run (its whole id), and those that tell the end of one of them.
-            since: Only those written at this instant (aware) or later.
+            run_id: Only entries about this run (its whole id), and their results.
+            since: Only entries written at this instant (aware) or later.
 
         Raises:
             UnreachableStoreError: there is a log, and it cannot be read.
@@ -275,12 +275,12 @@ class AuditLog:
                     self.unsure += 1
 
     def verify(self) -> AuditReport:
-        """Follow the chain from the first line to the first one that does not fit. Nothing is created.
+        """Check the chain from the first line to the first one that does not match. Creates nothing.
 
         Raises:
             UnreachableStoreError: there is a log, and it cannot be read.
         """
-        kept = read_head(self.path)  # before the log, which others lengthen
+        kept = read_head(self.path)  # before the log, to which others may append
         chain = Chain(*(kept.length, kept.digest) if kept else ())
         for line in self._lines():
             if not chain.take(line):
@@ -288,7 +288,7 @@ class AuditLog:
         return chain.report()
 
     def _lines(self) -> Iterator[Line]:
-        """All lines that are there now; a line that is just being written is not there yet."""
+        """All current lines, except one that is being written."""
         try:
             file = self._open(os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
@@ -309,15 +309,17 @@ class AuditLog:
 
     def _not_read(self, error: OSError) -> UnreachableStoreError:
         message = f"cannot read the audit log {self.path}: {error.strerror or error}"
-        return UnreachableStoreError(message, hint="it belongs to whoever made it (mode 0600)", path=str(self.path))
+        return UnreachableStoreError(
+            message, hint="only the user that created it can read it (mode 0600)", path=str(self.path)
+        )
 
 
 def _since(kept: Head | None, file: int) -> dict[str, Any]:
-    """What an entry says about the log that it is written to, where that is not as it was left."""
+    """The fields of an entry for a log that was truncated or moved away before it."""
     if kept is None or kept.is_kept_by(file):
         return {}
     return {"continues": kept.digest} if kept.is_moved(file) else {"after_cut": True}
 
 
 def _no_folder() -> OSError:
-    return FileNotFoundError(errno.ENOENT, "there is no such folder")
+    return FileNotFoundError(errno.ENOENT, "no such folder")

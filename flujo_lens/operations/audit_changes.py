@@ -1,4 +1,4 @@
-"""The changes that an audit log tells of: what was tried, and what came of it."""
+"""The changes in an audit log: entries joined with their results."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class AuditChange(NamedTuple):
     """One change of a store.
 
     Attributes:
-        audit_id: The id of the entry that was written before it was made.
-        at: When that was, in UTC.
-        store: Which store, without passwords; None where the log does not say.
-        state: ``finished``; ``failed``; or ``started``: no end was written, as the process is at work, or died.
-        counts: How many of what were changed; of one without an end, how many were to be.
-        run_ids: The runs that were changed; of one without an end, those that were to be.
-        run_count: How many these are, also where the log holds too many to name them.
+        audit_id: The id of the entry written before the change.
+        at: The time of that entry, in UTC.
+        store: The store, without passwords; None if not recorded.
+        state: ``finished``; ``failed``; or ``started``, without a result: the process is running, or died.
+        counts: Numbers of changes; without a result, the planned numbers.
+        run_ids: The changed runs; without a result, the planned ones.
+        run_count: Their number, even if they are too many to be named.
         error: The code of the error that ended it.
     """
 
@@ -40,14 +40,14 @@ class AuditChange(NamedTuple):
 
 
 class Newest:
-    """Joins the entries of a log, oldest first, each with the one that tells its end; holds the newest changes alone.
+    """Joins the entries of a log, oldest first, with their results; holds only the newest changes.
 
-    An end whose start is not among the entries stands for itself, under the id of the start; not so where the start
-    is older than `since`.
+    A result whose start is not among the entries counts by itself, under the id of the start, unless the start is
+    older than `since`.
 
     Args:
-        most: How many are held.
-        since: An instant (aware): changes that began before it are left out.
+        most: Number of changes to hold.
+        since: An instant (aware): earlier changes are left out.
     """
 
     def __init__(self, most: int, since: datetime | None = None) -> None:
@@ -57,7 +57,7 @@ class Newest:
         self.total = 0
 
     def take(self, entry: AuditEntry) -> None:
-        """One more entry."""
+        """Add an entry."""
         audit_id = entry.closes or entry.audit_id
         begun = self._found.get(audit_id) if entry.closes else None
         if begun is not None:
@@ -71,7 +71,7 @@ class Newest:
                 del self._found[oldest]
 
     def changes(self) -> list[AuditChange]:
-        """Those that are held, the newest first."""
+        """The changes held, newest first."""
         return list(reversed(self._found.values()))
 
 
@@ -84,7 +84,7 @@ def _single(entry: AuditEntry) -> AuditChange:
 
 
 def _ended(begun: AuditChange, end: AuditEntry) -> AuditChange:
-    """What was begun, as it ended; an end without counts says that all of it was done."""
+    """A started change with its result; a result without counts means that all of it was done."""
     ended = begun._replace(state="failed" if end.error else "finished", error=end.error)
     if not end.counts:
         return ended

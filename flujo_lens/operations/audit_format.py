@@ -1,4 +1,4 @@
-"""One line of the audit log, and the chain that the lines make. Nothing is read or written here."""
+"""The lines of the audit log, and their chain. No I/O."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = [
     "new_audit_id",
     "parsed",
     "plain_text",
+    "run_fields",
     "sealed",
-    "told_runs",
     "written_time",
 ]
 
@@ -35,7 +35,7 @@ FIRST = "0" * 64
 """The `previous` of the first entry."""
 
 MOST_IDS = 10_000
-"""Above so many runs, an entry holds their number and a digest instead of their ids."""
+"""Maximum number of runs whose ids are in an entry; of more, it has the number and a digest."""
 
 _DIGEST = b',"digest":"'
 
@@ -44,22 +44,22 @@ class AuditEntry(NamedTuple):
     """One change of a store.
 
     Attributes:
-        audit_id: Sorts by time; letters, digits and "-" alone; all ids are of one length.
-        at: When it was written, in UTC.
-        command: The words that were typed, without secrets.
-        counts: How many of what, such as ``{"deleted": 3}``.
-        run_ids: The runs concerned; empty where there were more than 10,000.
+        audit_id: Sorts by time; letters, digits and "-"; all ids have the same length.
+        at: The time of writing, in UTC.
+        command: The command line, without secrets.
+        counts: Numbers by name, such as ``{"deleted": 3}``.
+        run_ids: The affected runs; empty for more than 10,000.
         previous: SHA-256 of the line before, in hex; 64 zeros in the first line.
-        run_count: How many runs were concerned.
-        run_ids_digest: Where `run_ids` was left out: SHA-256 of all ids, sorted, each with a newline behind it.
-        store: Which store, without passwords; None where the log's place tells.
-        after_torn: The line before was torn when this one was written.
-        closes: The entry that this one tells the end of; its `run_ids` are what really was changed.
-        error: The code of the error that ended it.
-        state: ``started``: what was about to be done, of which another entry tells the end; ``finished`` or ``failed``:
-            what was done; None in entries of before, which were written for what succeeded.
-        after_cut: When this one was written, the log had lost lines that had been in it.
-        continues: In the first entry: the hash of the last line of the log that was moved away from its place.
+        run_count: Number of affected runs.
+        run_ids_digest: Without `run_ids`: SHA-256 of all ids, sorted, each followed by a newline.
+        store: The store, without passwords; None if it is the log's own.
+        after_torn: Whether the line before it is incomplete.
+        closes: The entry whose result this one records; its `run_ids` are the runs actually changed.
+        error: The code of the error that ended the change.
+        state: ``started``: a planned change, whose result is in another entry; ``finished`` or ``failed``: a result;
+            None in entries of earlier versions, which recorded successful changes.
+        after_cut: Whether the log had lost lines when this entry was written.
+        continues: In the first entry: the hash of the last line of an earlier log that was moved away.
     """
 
     audit_id: str
@@ -83,18 +83,18 @@ class AuditEntry(NamedTuple):
 
 
 class AuditReport(NamedTuple):
-    """What `AuditLog.verify` found.
+    """The result of `AuditLog.verify`.
 
     Attributes:
-        entries: How many entries fit, up to the first line that does not.
-        line: That line's number, counted from 1, or None.
-        why: ``changed`` after it was written; ``removed``: it does not follow the line before it, so what stood
-            between was taken out; ``torn``: its writer died, and nothing was written since; ``no JSON``: no entry;
-            ``cut``: it is missing, with all that followed; ``after a cut``: lines before it are missing.
-        torn: Numbers of torn lines that a later entry has chained over: no flaw, but a change may lack its entry.
-        head: SHA-256 of the last line that fits, in hex; 64 zeros if there is none.
-        has_length: Whether its length is kept beside it; without, lines cut from its end do not show.
-        continues: The hash of the last line of the log that was there before, and was moved away.
+        entries: Number of valid entries before the first line that does not match.
+        line: The number of that line, counted from 1, or None.
+        why: ``changed``: after it was written; ``removed``: it does not follow the line before it, so lines between
+            were removed; ``torn``: its writer died, and nothing was written since; ``no JSON``: not an entry;
+            ``cut``: this line and all after it are missing; ``after a cut``: lines before it are missing.
+        torn: Numbers of incomplete lines with later entries: not an error, but a change may have no entry.
+        head: SHA-256 of the last valid line, in hex; 64 zeros if there is none.
+        has_length: Whether the length of the log is kept in its head file, so that removed last lines are detected.
+        continues: The hash of the last line of an earlier log that was moved away.
     """
 
     entries: int
@@ -107,12 +107,12 @@ class AuditReport(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether the chain is whole."""
+        """Whether the chain is intact."""
         return self.line is None
 
 
 class Line(NamedTuple):
-    """A line of the file, without its newline; `ended` tells whether it has one."""
+    """A line of the file without its newline; `ended`: whether it had one."""
 
     number: int
     data: bytes
@@ -120,22 +120,22 @@ class Line(NamedTuple):
 
 
 def new_audit_id(now: datetime) -> str:
-    """An id for the entry of a change that begins `now` (aware): its instant in UTC, and eight random digits."""
+    """A new id for an entry: the instant `now` (aware) in UTC, and eight random digits."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
 
 
 def plain_text(text: str) -> str:
-    """`text` in UTF-8 alone: JSON has no place for the lone surrogates of foreign bytes."""
+    """`text` without lone surrogates (undecodable bytes), which JSON cannot represent."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def written_time(when: datetime) -> str:
-    """An instant as the log holds it: RFC 3339 in UTC, with microseconds and ``Z``."""
+    """An instant in the format of the log: RFC 3339 in UTC, with microseconds and ``Z``."""
     return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def told_runs(run_ids: Sequence[str]) -> dict[str, Any]:
-    """What an entry says about its runs: their ids, or their number and a digest."""
+def run_fields(run_ids: Sequence[str]) -> dict[str, Any]:
+    """The fields of an entry about its runs: their ids, or their number and a digest."""
     if len(run_ids) <= MOST_IDS:
         return {"run_ids": [plain_text(run_id) for run_id in run_ids]}
     digest = sha256()
@@ -144,63 +144,63 @@ def told_runs(run_ids: Sequence[str]) -> dict[str, Any]:
     return {"run_ids": [], "run_count": len(run_ids), "run_ids_digest": digest.hexdigest()}
 
 
-def sealed(told: Mapping[str, Any]) -> bytes:
+def sealed(entry: Mapping[str, Any]) -> bytes:
     """The line of an entry, with its digest."""
-    body = orjson.dumps(told)
+    body = orjson.dumps(entry)
     return body[:-1] + _DIGEST + sha256(body).hexdigest().encode() + b'"}\n'
 
 
 def _is_as_written(line: bytes) -> bool:
-    """Whether the line still has the digest that it was written with."""
+    """Whether the digest in the line matches it."""
     body, separator, end = line.rpartition(_DIGEST)
     return bool(separator) and end == sha256(body + b"}").hexdigest().encode() + b'"}'
 
 
 def parsed(line: bytes) -> AuditEntry | None:
-    """What a line says, or None if it is no entry."""
+    """The entry of a line, or None if it is not an entry."""
     try:
-        told = orjson.loads(line)
-        at = parse_instant(told["at"])
-        return None if at is None else _made(told, at)
+        entry = orjson.loads(line)
+        at = parse_instant(entry["at"])
+        return None if at is None else _made(entry, at)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def _made(told: Mapping[str, Any], at: datetime) -> AuditEntry:
-    run_ids = tuple(told["run_ids"])
+def _made(entry: Mapping[str, Any], at: datetime) -> AuditEntry:
+    run_ids = tuple(entry["run_ids"])
     return AuditEntry(
-        audit_id=str(told["audit_id"]),
+        audit_id=str(entry["audit_id"]),
         at=at,
-        actor=str(told["actor"]),
-        host=str(told["host"]),
-        command=tuple(told["command"]),
-        reason=told["reason"],
-        counts=dict(told["counts"]),
+        actor=str(entry["actor"]),
+        host=str(entry["host"]),
+        command=tuple(entry["command"]),
+        reason=entry["reason"],
+        counts=dict(entry["counts"]),
         run_ids=run_ids,
-        previous=str(told["previous"]),
-        run_count=told.get("run_count", len(run_ids)),
-        run_ids_digest=told.get("run_ids_digest"),
-        store=told.get("store"),
-        after_torn=told.get("after_torn") is True,
-        closes=told.get("closes"),
-        error=told.get("error"),
-        state=_state(told),
-        after_cut=told.get("after_cut") is True,
-        continues=told.get("continues"),
+        previous=str(entry["previous"]),
+        run_count=entry.get("run_count", len(run_ids)),
+        run_ids_digest=entry.get("run_ids_digest"),
+        store=entry.get("store"),
+        after_torn=entry.get("after_torn") is True,
+        closes=entry.get("closes"),
+        error=entry.get("error"),
+        state=_state(entry),
+        after_cut=entry.get("after_cut") is True,
+        continues=entry.get("continues"),
     )
 
 
-def _state(told: Mapping[str, Any]) -> State | None:
-    found = told.get("state")
+def _state(entry: Mapping[str, Any]) -> State | None:
+    found = entry.get("state")
     return found if found in ("started", "finished", "failed") else None
 
 
 class Chain:
-    """Takes the lines of a log one by one, and remembers the first that does not fit.
+    """Checks the lines of a log one by one, and keeps the first that does not match.
 
     Args:
-        length: The bytes that the log once had, as kept beside it; None if nothing is.
-        digest: The hash of its last line then.
+        length: The length of the log in bytes in its head file; None without one.
+        digest: The hash of its last line at that length.
     """
 
     def __init__(self, length: int | None = None, digest: str = FIRST) -> None:
@@ -215,7 +215,7 @@ class Chain:
         self._flaw: tuple[int, Flaw] | None = None
 
     def take(self, line: Line) -> bool:
-        """Whether `line` fits, as far as can be seen from those before it."""
+        """Check a line; return whether it matches the lines before it."""
         entry = parsed(line.data)
         self._measure(line)
         if line.number == 1 and entry is not None:
@@ -254,7 +254,7 @@ class Chain:
         self._head = sha256(line.data).hexdigest()
 
     def report(self) -> AuditReport:
-        """What was found, once all lines were taken."""
+        """The result after the last line."""
         if self._flaw is None and self._unread is not None:
             self._flaw = (self._unread.number, "no JSON" if self._unread.ended else "torn")
         if self._flaw is None and not self._is_long_enough:

@@ -1,4 +1,4 @@
-"""Cancelling runs: nothing resumes them any more, and their history stays. What they were goes into the bin."""
+"""Cancelling runs, so that they cannot be resumed. Their history stays; the bin keeps their former state."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ENDS = ("completed", "cancelled")
 
 
 class CancelPlan(NamedTuple):
-    """What would be cancelled.
+    """The runs that would be cancelled.
 
     Attributes:
-        runs: Those that could go on.
-        ended: Those that are completed or cancelled already; they stay as they are.
-        held: Of `runs`, those that a living process holds, and which.
+        runs: The resumable runs.
+        ended: Runs that are already completed or cancelled, which do not change.
+        held: The claims of live processes on some of `runs`.
     """
 
     runs: tuple[RunSummary, ...]
@@ -37,15 +37,15 @@ class CancelPlan(NamedTuple):
 
 
 async def plan_cancel(backend: StateBackend, run_ids: Sequence[str], now: datetime) -> CancelPlan:
-    """Look at runs. Nothing is written.
+    """Plan a cancellation. Writes nothing.
 
     Args:
         backend: The store.
         run_ids: Their whole ids.
-        now: The present.
+        now: The current time.
 
     Raises:
-        RunNotFoundError: one of them is not there.
+        RunNotFoundError: a run does not exist.
     """
     wanted = list(dict.fromkeys(run_ids))
     found = await backend.read_summaries(wanted)
@@ -60,7 +60,7 @@ async def plan_cancel(backend: StateBackend, run_ids: Sequence[str], now: dateti
 
 
 async def held_claims(backend: StateBackend, run_ids: Sequence[str], now: datetime) -> dict[str, Claim]:
-    """The claims on these runs that have not ended; none where the driver has no claims."""
+    """The valid claims on these runs; none if the driver has no claims."""
     try:
         claims = await backend.read_claims(run_ids)
     except NotSupportedError:
@@ -69,12 +69,12 @@ async def held_claims(backend: StateBackend, run_ids: Sequence[str], now: dateti
 
 
 class Cancelled(NamedTuple):
-    """What came of it.
+    """The result of a cancellation.
 
     Attributes:
-        run_ids: The runs that were cancelled; that would be, if nothing is changed.
-        report: How many.
-        can_undo: Whether the bin has what they were.
+        run_ids: The cancelled runs; in a dry run, those that would be.
+        report: The counts.
+        can_undo: Whether the bin has their former state.
     """
 
     run_ids: Sequence[str]
@@ -82,12 +82,12 @@ class Cancelled(NamedTuple):
     can_undo: bool = False
 
     def document(self) -> dict[str, Any]:
-        """The report as ``-o json`` prints it."""
+        """The report for ``-o json``."""
         return self.report.document() | {"undo": self.can_undo}
 
 
 def can_keep(backend: StateBackend) -> bool:
-    """Whether a driver can hand out what runs are before it cancels them, and take it back."""
+    """Whether a driver can copy runs before cancelling them, and restore the copies."""
     kind = type(backend)
     takes = "keep" in signature(kind.cancel_runs).parameters
     return takes and overrides(kind, "cancel_runs") and overrides(kind, "restore")
@@ -102,18 +102,17 @@ async def cancel(
     *,
     force: bool = False,
 ) -> Cancelled:
-    """Cancel the runs of a plan; the entry in the audit log comes first, then what they were goes into the bin.
+    """Cancel the runs of a plan, after writing an entry in the audit log and their copies to the bin.
 
-    Each is looked at again when it is marked; one that has ended meanwhile, or is held, stays, and is counted as
-    skipped.
+    Each run is checked again in its transaction; a run that has ended since, or is held, is skipped.
 
     Args:
         backend: The store.
-        plan: What to cancel.
-        record: Makes the recorder; None to change nothing.
-        keeping: The bin, if the driver `can_keep` and there is one.
-        now: The present.
-        force: Also what a living process holds, which saves nothing more of it.
+        plan: The plan.
+        record: Creates the recorder; None for a dry run.
+        keeping: The bin, if there is one and the driver `can_keep`.
+        now: The current time.
+        force: Also cancel runs held by live processes, which cannot save them any more.
 
     Raises:
         LensError: the bin, the log or the store cannot be written.
@@ -140,5 +139,5 @@ async def cancel(
 
 
 def _counted(done: Sequence[str]) -> tuple[dict[str, int], Sequence[str]]:
-    """What came of it, for the log."""
+    """The result for the audit log."""
     return {"cancelled": len(done)}, done

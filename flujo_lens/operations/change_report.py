@@ -1,4 +1,4 @@
-"""What is common to small changes of a store: the report on one, and its entry in the audit log before it is made."""
+"""Reports on small changes of a store, and their entries in the audit log."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ T = TypeVar("T")
 
 
 def error_code(error: BaseException) -> str:
-    """How the log names an error: by its code, or as the interrupt or the fault that it is."""
+    """The name of an error in the audit log: its code, or that of an interrupt or internal error."""
     return error.code if isinstance(error, LensError) else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a change came to.
+    """The counts of a change.
 
     Attributes:
-        matched: How many it was about.
-        done: How many of them were changed.
-        skipped: How many needed no change, or none any more.
-        failed: How many could not be changed.
-        left: How many nobody came to; with `dry_run`, those that would be changed.
-        dry_run: Whether it was only looked at.
-        audit_id: The entry in the audit log; None if nothing was to be changed.
+        matched: Number of items selected.
+        done: Number changed.
+        skipped: Number that needed no change.
+        failed: Number that could not be changed.
+        left: Number not processed; with `dry_run`, the number that would be changed.
+        dry_run: Whether nothing was changed.
+        audit_id: The entry in the audit log; None without a change.
     """
 
     matched: int = 0
@@ -43,17 +43,17 @@ class Report:
     audit_id: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """The report as ``-o json`` prints it."""
+        """The report for ``-o json``."""
         return asdict(self)
 
 
 class Recorder(NamedTuple):
-    """Writes changes down before they are made.
+    """Records changes in the audit log before they are made.
 
     Attributes:
         log: The audit log of the store.
-        command: The words that were typed, without secrets.
-        reason: Why, if somebody said.
+        command: The command line, without secrets.
+        reason: The reason, if given.
     """
 
     log: AuditLog
@@ -69,21 +69,20 @@ class Recorder(NamedTuple):
         *,
         audit_id: str | None = None,
     ) -> tuple[str, T]:
-        """Write an entry, then return its id and ``await change()``.
+        """Write an entry, make the change, and record its result; return the id and the value of ``change()``.
 
-        A second entry closes the first: it says what came of it, or has the error's code. A process that dies after
-        the first leaves an entry of what it meant to do, which is ``started`` and never finished.
+        A second entry has the result, or the code of the error. If the process dies after the first entry, that
+        stays ``started``.
 
         Args:
-            counts: How many of what it is about.
-            run_ids: The runs that it is about.
-            change: Makes the change, all of it or nothing.
-            outcome: From what `change` returned to how many of what were changed, and which runs; without, those
-                that it was about.
-            audit_id: The id of the entry, where it was needed before; None to make one.
+            counts: The planned numbers by name.
+            run_ids: The affected runs.
+            change: Makes the change, atomically.
+            outcome: Maps the value of `change` to the actual numbers and runs; by default, the planned ones.
+            audit_id: The id of the entry, if it was needed earlier; None for a new one.
 
         Raises:
-            LensError: the entry cannot be written, and nothing was changed; or as `change`.
+            LensError: the entry cannot be written, and nothing was changed; or as raised by `change`.
         """
         entry = self.log.append(
             command=self.command, reason=self.reason, counts=counts, run_ids=run_ids, audit_id=audit_id, state="started"
@@ -99,7 +98,7 @@ class Recorder(NamedTuple):
     def _close(
         self, audit_id: str, counts: Mapping[str, int], run_ids: Sequence[str], error: BaseException | None = None
     ) -> None:
-        """Say what came of it; where that cannot be written, the change stays ``started`` in the log."""
+        """Record the result; if that fails, the change stays ``started`` in the log."""
         code = None if error is None else error_code(error)
         with suppress(LensError):
             self.log.append(

@@ -1,7 +1,7 @@
-"""Would the stored runs go on under this code? One verdict for all that stand at one place of one shape.
+"""Checking whether stored runs would resume under some code: one verdict for all runs at one position of one shape.
 
-It is the verdict with which a run goes on, or is refused, when somebody resumes it: both ask
-`flujo_lens.runner.resume_point.Source`. Nothing is written, and no step runs.
+It is the same verdict that decides when a run is resumed: both use `flujo_lens.runner.resume_point.Source`. Nothing is
+written, and no step runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["SHAPE_MATCHES", "VERDICTS", "CheckReport", "CheckedGroup", "check_contexts", "check_groups"]
 
 SHAPE_MATCHES = "shape-matches"
-"""The verdict on runs whose pipeline is as it was, where nobody has read what they saved."""
+"""The verdict on runs of an unchanged pipeline whose contexts were not read."""
 
 VERDICTS = (
     "broken",
@@ -42,9 +42,9 @@ VERDICTS = (
     "compatible",
     "identical",
 )
-"""Every verdict, the worst first."""
+"""All verdicts, worst first."""
 
-_LOST = "the store has lost the shape that the runs were started with; --deep compares the names of their steps"
+_LOST = "the manifest of the runs is missing in the store; --deep compares step names"
 
 
 class CheckedGroup(NamedTuple):
@@ -52,16 +52,16 @@ class CheckedGroup(NamedTuple):
 
     Attributes:
         pipeline_name: Their pipeline.
-        pipeline_version: The version that they name.
-        step_name: The step at which they stand; None if nothing tells.
+        pipeline_version: Its version.
+        step_name: The current step of the runs; None if unknown.
         status: ``paused``, ``failed`` or ``running``.
         verdict: One of `VERDICTS`.
-        code: Why they could not go on, as `Verdict.code`; None if they could.
-        runs: How many they are.
-        sample_run_id: One of them.
-        differences: What differs; what hinders them first.
-        remedies: What could be done in the code, and loses nothing, the best first.
-        manifest: The digest of their shape; None for those without one.
+        code: The reason why they could not resume, as `Verdict.code`; None if they could.
+        runs: Number of runs.
+        sample_run_id: One of the runs.
+        differences: The differences, those that prevent resuming first.
+        remedies: Lossless changes of the code, best first.
+        manifest: The digest of their manifest; None without one.
     """
 
     pipeline_name: str
@@ -78,33 +78,33 @@ class CheckedGroup(NamedTuple):
 
 
 class CheckReport(NamedTuple):
-    """What was checked, the worst first; of equals the more runs first."""
+    """The checked groups, worst verdict first, then by number of runs."""
 
     groups: tuple[CheckedGroup, ...]
 
     @property
     def runs(self) -> int:
-        """How many runs were checked."""
+        """Number of checked runs."""
         return sum(group.runs for group in self.groups)
 
     @property
     def stranded(self) -> int:
-        """How many of them could not go on."""
+        """Number of runs that could not resume."""
         return sum(group.runs for group in self.groups if group.code is not None)
 
     @property
     def unread(self) -> int:
-        """How many have a pipeline that is as it was, and a context that nobody has read."""
+        """Number of runs with an unchanged pipeline and an unread context."""
         return sum(group.runs for group in self.groups if group.verdict == SHAPE_MATCHES)
 
     @property
     def unshaped(self) -> int:
-        """How many have no manifest, and were judged by names alone."""
+        """Number of runs without a manifest, which were checked by names alone."""
         return sum(each.runs for each in self.groups if each.manifest is None and each.code in (None, "LENS-C6"))
 
 
 class _Outcome(NamedTuple):
-    """A verdict, and with which code; None where there is none."""
+    """A verdict with its code; None for no code."""
 
     verdict: str
     code: str | None
@@ -114,25 +114,25 @@ class _Outcome(NamedTuple):
 
     @classmethod
     def good(cls, verdict: Verdict, step_name: str | None) -> _Outcome:
-        """Of runs that could go on."""
+        """The outcome of runs that could resume."""
         return cls(verdict.kind, None, verdict.differences, (), step_name)
 
     @classmethod
     def refused(cls, error: StateIncompatibilityError) -> _Outcome:
-        """Of runs that could not."""
+        """The outcome of runs that could not."""
         safe = tuple(remedy for remedy in error.remediations if remedy.safe)
         return cls(error.verdict, error.code, error.differences, safe, error.waiting)
 
     @classmethod
     def unreadable(cls, code: str, sentence: str) -> _Outcome:
-        """Of runs that cannot be read."""
+        """The outcome of unreadable runs."""
         return cls("unknown", code, (Difference("place-unclear", None, None, None, sentence),), (), None)
 
 
 def check_groups(found: Inflight, application: Application) -> CheckReport:
-    """Judge groups of runs by their manifests, or where there are none by the names of their steps.
+    """Check groups of runs by their manifests, or without them, by step names.
 
-    No context is read, and so none of them is "identical": at best its shape matches.
+    No context is read, so no verdict is "identical": at best the shape matches.
 
     Args:
         found: The runs.
@@ -150,16 +150,16 @@ async def check_contexts(
     application: Application,
     progress: Callable[[int], None] = lambda done: None,
 ) -> CheckReport:
-    """Judge every run by all that is stored of it: the context is brought to the code's version, and validated.
+    """Check every run by all its stored data: the context is migrated to the version of the code, and validated.
 
-    Migrations that the application registered are called, on copies. Runs with the same verdict for the same reason
-    are one group. A run that ends while this goes on is left out.
+    Registered migrations are called on copies. Runs with the same verdict and reason form a group. A run that ends
+    during the check is left out.
 
     Args:
         backend: The store.
-        wanted: Which runs are meant; of these, those that could still resume.
+        wanted: The filter; only resumable runs are checked.
         application: The code.
-        progress: Told after every run how many were read.
+        progress: Called after every run with the number of runs read.
     """
     admitted, done = resumable(wanted), 0
     deep = _Deep(backend, _Judge(application))
@@ -196,7 +196,7 @@ def _checked(group: ResumableGroup, outcome: _Outcome) -> CheckedGroup:
 
 
 class _Judge:
-    """Says what an application makes of a place. Every version's manifest is made once."""
+    """Computes verdicts for positions. The manifest of each version is made once."""
 
     def __init__(self, application: Application) -> None:
         self.application = application
@@ -215,12 +215,12 @@ class _Judge:
         return outcome._replace(verdict=SHAPE_MATCHES) if verdict.kind == "identical" else outcome
 
     def verdict(self, run_id: str, name: str, place: Place, saved: JSONObject | None) -> tuple[Code, Verdict]:
-        """The verdict on runs of a pipeline that stand at a place, and the code that it is about.
+        """The verdict on runs of a pipeline at a position, and the code it refers to.
 
         Raises:
-            StateIncompatibilityError: they could not go on.
+            StateIncompatibilityError: they could not resume.
         """
-        with application_code():  # shapes are told by the application's types
+        with application_code():  # shapes come from the application's types
             source = self.application.source_for(name)
             code = self._code(source, run_id, name, place)
             verdict = source.judge(saved, code, place)
@@ -241,7 +241,7 @@ class _Judge:
 
 
 def _place_of(group: ResumableGroup) -> Place:
-    """Where the runs of a group stand, told as `Stored.place` tells it of one."""
+    """The position of the runs of a group, as `Stored.place` for one run."""
     by_history = group.status == "failed" and group.manifest is None
     index = len(group.completed) if by_history else group.step_index or 0
     return Place(group.status, index, group.step_name, group.completed, group.pipeline_version)
@@ -254,7 +254,7 @@ def _next_step(code: Code, verdict: Verdict) -> str | None:
 
 
 class _Deep:
-    """Runs that were read whole, counted by verdict and reason."""
+    """Fully read runs, grouped by verdict and reason."""
 
     def __init__(self, backend: StateBackend, judge: _Judge) -> None:
         self.found: dict[tuple[object, ...], CheckedGroup] = {}
@@ -262,7 +262,7 @@ class _Deep:
         self._manifests: dict[str, JSONObject | None] = {}
 
     async def add(self, run: RunSummary) -> None:
-        """Read and judge a run."""
+        """Read and check a run."""
         digest = await self._digest(run.run_id)
         try:
             stored = await load(self._backend, run.run_id)
@@ -286,7 +286,9 @@ class _Deep:
 
     async def _outcome(self, stored: Stored | None, digest: str | None) -> _Outcome:
         if stored is None:
-            return _Outcome.unreadable("LENS-C6", "the store has no state of it: no step was saved yet, or it is gone")
+            return _Outcome.unreadable(
+                "LENS-C6", "the store has no state of it: no step was saved yet, or it was deleted"
+            )
         saved = None if digest is None else self._manifests[digest]
         name, place = stored.summary.pipeline_name, stored.place()
         code, verdict = self._judge.verdict(stored.run_id, name, place, saved)
@@ -304,6 +306,6 @@ class _Deep:
 
 
 def _reason(difference: Difference, run_id: str) -> tuple[object, ...]:
-    """What a difference is, whichever run has it."""
+    """The key of a difference, without what is specific to a run."""
     same = difference.kind, difference.step, difference.saved, difference.current
     return *same, normalise_error(difference.sentence.replace(run_id, ""))

@@ -1,8 +1,9 @@
-"""Deleting runs: what is kept of them, what is written down, and when it stops.
+"""Deleting runs: copies, audit entries and limits.
 
-The order is what makes it safe. First whatever can fail without harm: the lock, the place for what is kept, the entry
-in the audit log. Then batch by batch: kept and on the disk, then gone. A process that dies on any line leaves each
-run whole in the store, or whole in the bin and the archive; the same command again finishes the work.
+The order makes it safe. First come the steps that can fail without harm: the lock, the files for copies, the entry in
+the audit log. Then, for each batch, the copies are synced to disk before the runs are deleted. A process that dies at
+any line leaves each run complete in the store, or complete in the bin and the archive; the same command again
+finishes the work.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from flujo_lens.state.maintenance import Space
 __all__ = ["HEADS", "MOST_NAMED", "Deletion", "Stop", "Watch", "delete", "dry_run"]
 
 MOST_NAMED = 10_000
-"""Runs of which the audit log gets the ids, or their digest; of more, it gets the number."""
+"""Maximum number of runs whose ids, or their digest, are in the audit log; of more, only the number is."""
 
 
 class Stop:
-    """When to end before the end: asked after each batch.
+    """When to stop early: checked after each batch.
 
     Args:
         deadline: In seconds of the monotonic clock; None for none.
@@ -44,38 +45,38 @@ class Stop:
     def __init__(self, deadline: float | None = None) -> None:
         self.deadline = deadline
         self.signal: int | None = None
-        """The signal that asked for an end, if one did."""
+        """The signal that requested the stop, if any."""
 
     def __bool__(self) -> bool:
         return self.signal is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
 
 
 HEADS = frozenset({"workflow_state", "runs", "states"})
-"""Where runs themselves are; in the other tables is what hangs on them."""
+"""The tables with a row per run; the other tables have their details."""
 
 _NOTHING = Space(0, 0)
 Watch = Callable[["Deletion", Deleted], None]
-"""Is told how far it is, and what the last batch did."""
+"""Called with the totals so far and the last batch."""
 
 
 @dataclass(slots=True)
 class Deletion:
-    """What a deletion came to.
+    """The result of a deletion.
 
     Attributes:
-        plan: What was planned.
-        audit_id: Its entry in the audit log; None for a dry run, and where there was nothing to do.
-        is_dry: Whether nothing was to be done.
-        by_status: Runs that went, by the status that they had.
-        rows: Rows that went, by table.
-        skipped: Runs of the plan that stayed, or were ``gone`` already, by why.
-        orphans: Rows without a run that went.
-        run_ids: The runs that went, unless `MOST_NAMED` were fewer than the planned ones.
-        seen: Runs of the plan that were come to.
-        is_stopped: Whether it ended before the end, as it was asked to.
-        archive: Where the archive is; None if there is none.
+        plan: The plan.
+        audit_id: Its entry in the audit log; None for a dry run or an empty plan.
+        is_dry: Whether it was a dry run.
+        by_status: Number of deleted runs by status.
+        rows: Number of deleted rows by table.
+        skipped: Number of runs that were kept, or already ``gone``, by reason.
+        orphans: Number of deleted rows without a run.
+        run_ids: The deleted runs; empty if more than `MOST_NAMED` were planned.
+        seen: Number of processed runs.
+        is_stopped: Whether it was stopped early.
+        archive: The path of the archive; None without one.
         can_undo: Whether the bin has all of it.
-        before, after: What the store took of the disk.
+        before, after: The size of the store.
     """
 
     plan: DeletionPlan
@@ -95,21 +96,21 @@ class Deletion:
 
     @property
     def deleted(self) -> int:
-        """How many runs went."""
+        """Number of deleted runs."""
         return self.by_status.total()
 
     @property
     def left(self) -> int:
-        """How many runs of the plan were not come to."""
+        """Number of planned runs that were not processed."""
         return self.plan.count if self.is_dry else (self.plan.count - self.seen if self.is_stopped else 0)
 
     @property
     def is_through(self) -> bool:
-        """Whether it came to all of the plan; what others deleted meanwhile nobody comes to."""
+        """Whether all of the plan was processed, except runs that other processes deleted in the meantime."""
         return self.seen >= self.plan.count and self.orphans >= sum(self.plan.orphans.values())
 
     def document(self) -> dict[str, Any]:
-        """The report as ``-o json`` prints it."""
+        """The report for ``-o json``."""
         plan, kept = self.plan, self.plan.kept
         cutoff = plan.request.cutoff
         return {
@@ -136,7 +137,7 @@ class Deletion:
 
 
 async def dry_run(backend: StateBackend, plan: DeletionPlan, keeping: Keeping) -> Deletion:
-    """What `delete` would report, as far as that can be known."""
+    """The report of a dry run."""
     space = await backend.read_space()
     can_undo = keeping.bin is not None and not plan.is_empty
     return Deletion(plan, is_dry=True, archive=keeping.archive, can_undo=can_undo, before=space, after=space)
@@ -155,26 +156,25 @@ async def delete(
     stop: Stop | None = None,
     watch: Watch | None = None,
 ) -> Deletion:
-    """Carry out a plan: kept, written down, deleted.
+    """Execute a plan: write copies and audit entries, and delete.
 
-    The entry in the audit log is written before the first run goes, and says how many are planned; a second one says
-    what came of it.
+    An audit entry with the planned numbers is written before the first deletion; a second one has the result.
 
     Args:
-        backend: The store that the plan is of.
-        plan: What is to go.
-        keeping: Where a copy goes.
+        backend: The store of the plan.
+        plan: The plan.
+        keeping: Where copies are kept.
         log: The audit log.
-        command: The words that were typed, without secrets.
-        reason: Why, if somebody said.
-        now: The present.
-        batch_size: Runs a transaction at most.
-        stop: When to end early.
-        watch: Is told after each batch.
+        command: The command line, without secrets.
+        reason: The reason, if given.
+        now: The current time.
+        batch_size: Maximum number of runs per transaction.
+        stop: When to stop early.
+        watch: Called after each batch.
 
     Raises:
-        OperationFailedError: the bin, the archive or the log cannot be written: nothing was deleted, or no more was.
-        LensError: as `StateBackend.delete_planned`.
+        OperationFailedError: the bin, the archive or the log cannot be written; nothing (more) was deleted.
+        LensError: as for `StateBackend.delete_planned`.
     """
     done = Deletion(plan, before=await backend.read_space())
     done.after = done.before
@@ -186,8 +186,8 @@ async def delete(
     audit_id = new_audit_id(now)
     header = Header(keeping.store, driver_kind(backend), now, audit_id, tuple(command), plan.request.cutoff)
     with Copies(keeping, header) as copies:
-        told: dict[str, Any] = {"command": command, "reason": reason, "counts": _planned(plan)}
-        log.append(**told, run_ids=await _ids(backend, plan), audit_id=audit_id, state="started")
+        entry: dict[str, Any] = {"command": command, "reason": reason, "counts": _planned(plan)}
+        log.append(**entry, run_ids=await _ids(backend, plan), audit_id=audit_id, state="started")
         done.audit_id = audit_id
         try:
             await _carry_out(backend, plan, copies, done, batch_size, Stop() if stop is None else stop, watch)
@@ -214,18 +214,18 @@ async def _carry_out(
 ) -> None:
     batches = backend.delete_planned(plan, keep=copies.keep if copies else None, batch_size=batch_size)
     try:
-        # A signal that comes while a batch is in hand is heard after it, and after the last part of a run.
+        # a signal during a batch takes effect after it, and after the last part of a run
         async for batch in batches:
             _count(done, batch)
             if watch is not None:
                 watch(done, batch)
             await asyncio.sleep(0)
-            is_part = bool(batch.rows) and not (batch.run_ids or batch.orphans)  # of a run of very many rows
+            is_part = bool(batch.rows) and not (batch.run_ids or batch.orphans)  # of a run with very many rows
             if stop and not (is_part or done.is_through):
                 done.is_stopped = True
                 break
     except BusyError:
-        # Whoever asked for an end meanwhile gets that, not a wait in vain.
+        # stop at once if requested, instead of waiting for the lock
         if stop.signal is None and not (stop and done.seen):
             raise
         done.is_stopped = True
@@ -243,7 +243,7 @@ def _count(done: Deletion, batch: Deleted) -> None:
 
 
 def _count_gone(done: Deletion) -> None:
-    """Count the runs that drivers do not tell of, since another process has deleted them meanwhile."""
+    """Count the planned runs that the driver does not report, because another process has deleted them."""
     gone = done.plan.count - done.seen
     if gone > 0 and not done.is_stopped:
         done.skipped["gone"] += gone
@@ -251,7 +251,7 @@ def _count_gone(done: Deletion) -> None:
 
 
 def _planned(plan: DeletionPlan) -> dict[str, int]:
-    """What the first entry counts."""
+    """The counts of the first audit entry."""
     more = {"orphans": sum(plan.orphans.values()), "kept_paused": plan.kept.paused}
     return {"planned": plan.count, **{what: count for what, count in more.items() if count}}
 
@@ -265,7 +265,7 @@ async def _ids(backend: StateBackend, plan: DeletionPlan) -> list[str]:
 def _tell_end(
     log: AuditLog, done: Deletion, command: Sequence[str], reason: str | None, error: BaseException | None = None
 ) -> None:
-    """Write a second entry: what came of the plan, and the runs that went, as far as the first one names them."""
+    """Write the second audit entry: the result, with the ids if the first entry has them."""
     counts = {"deleted": done.deleted, "skipped": done.skipped.total(), "left": done.plan.count - done.seen}
     with suppress(LensError):
         log.append(

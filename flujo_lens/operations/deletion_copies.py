@@ -1,4 +1,4 @@
-"""Where a copy goes of what is deleted: the bin and an archive, written together."""
+"""Copies of deleted runs: the bin and an archive, written together."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Copies", "Keeping"]
 
 
 class Keeping(NamedTuple):
-    """Where a copy goes of what is deleted.
+    """Where copies of deleted runs are kept.
 
     Attributes:
-        bin: The bin; None to do without.
-        archive: A file that is not there yet; None for none.
-        store: The store's name for their headers, without passwords.
+        bin: The bin; None for none.
+        archive: A file that does not exist yet; None for none.
+        store: The name of the store for the headers, without passwords.
     """
 
     bin: Bin | None = None
@@ -29,7 +29,7 @@ class Keeping(NamedTuple):
 
 
 class Copies:
-    """The bin and the archive of one deletion, as one `BackupCallback`; true if there is any."""
+    """The bin and archive of a deletion as one `BackupCallback`; true if there is either."""
 
     def __init__(self, keeping: Keeping, header: Header) -> None:
         self._keeping, self._header = keeping, header
@@ -59,12 +59,12 @@ class Copies:
 
     @property
     def archive_path(self) -> Path | None:
-        """The archive, if anything is in it."""
+        """The path of the archive, if it has runs."""
         return self._archive.path if self._archive is not None and self._archive.batches else None
 
     @property
     def has_bin(self) -> bool:
-        """Whether the bin has something."""
+        """Whether the bin has runs."""
         return self._bin is not None and bool(self._bin.batches)
 
     def keep(self, records: Sequence[Record]) -> None:
@@ -73,13 +73,13 @@ class Copies:
             writer.keep(records)
 
     def finish(self, *, complete: bool, by_status: Mapping[str, int], rows: Mapping[str, int]) -> None:
-        """Write the manifests, see `ArchiveWriter.finish`; an archive that nothing came into has none."""
+        """Write the manifests (see `ArchiveWriter.finish`), except of an empty archive."""
         for writer in self._writers:
             if writer.batches:
                 writer.finish(complete=complete, by_status=by_status, rows=rows)
 
     def discard(self) -> None:
-        """Remove both again: nothing was deleted of what is in them. Never raises."""
+        """Remove both, since nothing in them was deleted. Never raises."""
         for writer in self._writers:
             writer.discard()
 

@@ -1,4 +1,4 @@
-"""A sample store to play with: what a small company's pipelines did in the last days, with its troubles."""
+"""The sample store: pipelines of a small company over the last days, with failures."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ __all__ = ["make_demo"]
 
 SAMPLE = "demo.json"
 _CLOCK_ZERO = 86_400.0
-"""Seconds on the monotonic clock of the machine that is played here, two days before the present."""
+"""Seconds on the monotonic clock of the simulated machine, two days ago."""
 
 
 async def make_demo(path: Path, now: datetime) -> int:
-    """Make a store at `path` from the sample in the package; return how many runs it has.
+    """Create a store at `path` from the sample in the package; return its number of runs.
 
-    Times in the sample count back from `now`. The file is made under another name and renamed when it is whole.
+    Times in the sample are relative to `now`. The file is created under a temporary name and renamed when complete.
 
     Raises:
-        OperationFailedError: something is at `path`, or it cannot be written.
+        OperationFailedError: `path` exists, or cannot be written.
     """
     import orjson
 
     from flujo_lens.state.backends.sqlite import SQLiteBackend
 
     if os.path.lexists(path):
-        raise OperationFailedError(f"{path} exists, and lens demo overwrites nothing", hint="lens demo OTHER.db")
+        raise OperationFailedError(
+            f"{path} already exists; lens demo does not overwrite files", hint="lens demo OTHER.db"
+        )
     if not path.parent.is_dir():
-        raise OperationFailedError(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
+        raise OperationFailedError(f"no such folder: {path.parent}", hint=f"mkdir -p {path.parent}")
     sample = orjson.loads(files("flujo_lens").joinpath("data", SAMPLE).read_bytes())
-    # In a folder of its own, which only this user may enter: nobody else can put a link in its place meanwhile.
+    # in a private folder, so that no other user can replace it with a link
     with _folder_in(path.parent) as folder:
         draft = Path(folder, path.name)
         async with SQLiteBackend(draft) as backend:
@@ -55,11 +57,11 @@ def _folder_in(parent: Path) -> TemporaryDirectory[str]:
         return TemporaryDirectory(prefix=".lens-demo-", dir=parent)
     except OSError as error:
         why = error.strerror or error
-        raise OperationFailedError(f"cannot make a store in {parent}: {why}", hint="lens demo OTHER.db") from error
+        raise OperationFailedError(f"cannot create a store in {parent}: {why}", hint="lens demo OTHER.db") from error
 
 
 class _Run:
-    """One run of the sample, spread out into what the library would have saved."""
+    """A run of the sample, expanded to what the library would have saved."""
 
     def __init__(self, run: Mapping[str, Any], now: datetime) -> None:
         self.run, self.now = run, now
@@ -191,7 +193,7 @@ def _span(
 
 
 def _step_spans(span_id: str, parent: str, step: Mapping[str, Any], start: float) -> list[dict[str, Any]]:
-    """The span of a step and those of its parts, which share its time."""
+    """The span of a step and the spans of its parts, which divide its duration."""
     waits = bool(step.get("waits"))
     end = None if waits else start + step["ms"] / 1000
     status = "running" if waits else "failed" if "error" in step else "completed"

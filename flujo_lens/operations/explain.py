@@ -1,4 +1,4 @@
-"""What the error codes mean: a page each, in Markdown, in the package."""
+"""The pages on error codes: Markdown files in the package."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Explanation(NamedTuple):
     """The page of one error code.
 
     Attributes:
-        title: What it means, in a few words.
-        exit_code: Of `lens`, where the error ends a command.
-        text: The whole page in Markdown; ASCII, so that every terminal can show it.
+        title: Its meaning, in a few words.
+        exit_code: The exit code of a command that ends with the error.
+        text: The page in Markdown; ASCII, for every terminal.
     """
 
     code: str
@@ -31,7 +31,7 @@ class Explanation(NamedTuple):
 
 
 def explanations() -> list[Explanation]:
-    """Every page, in the order of the codes."""
+    """All pages, in the order of the codes."""
     return [_page(code) for code in _codes()]
 
 
@@ -39,7 +39,7 @@ def explain(code: str) -> Explanation:
     """The page of `code`: ``LENS-B1``, ``lens-b1`` or ``b1``.
 
     Raises:
-        UnknownValueError: there is no such code; names the nearest, and all.
+        UnknownValueError: the code is unknown; the message names the nearest, and all.
     """
     found = _CODE.fullmatch(code.strip())
     whole = f"LENS-{found[1].upper()}" if found else code
@@ -56,5 +56,5 @@ def _codes() -> list[str]:
 def _page(code: str) -> Explanation:
     text = _PAGES.joinpath(f"{code}.md").read_text(encoding="ascii")
     head = _HEAD.match(text)
-    assert head is not None, f"{code}.md has another head than the other pages"
+    assert head is not None, f"{code}.md has a malformed head"
     return Explanation(head["code"], head["title"], int(head["exit_code"]), text)

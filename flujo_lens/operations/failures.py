@@ -1,4 +1,4 @@
-"""What failed: runs grouped by their normalised error, and runs that have gone silent."""
+"""Failed runs grouped by their normalised error, and stale runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAILED = frozenset({"failed"})
 
 @dataclass(frozen=True, slots=True)
 class FailureReport:
-    """Failures in a window. `runs` is how many runs were last updated within it, None if that is unknown."""
+    """Failures in a time window. `runs` is the number of runs last updated in it, None if unknown."""
 
     groups: tuple[FailureGroup, ...]
     count: int
@@ -30,7 +30,7 @@ class FailureReport:
 
 
 def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool = True) -> AsyncIterator[RunSummary]:
-    """The failed runs that `wanted` admits, with their errors; not the forks that nobody has resumed."""
+    """The failed runs that match, with their errors, except forks that were not resumed yet."""
     found = backend.iter_runs(wanted._replace(statuses=FAILED), ordered=ordered)
     return (run async for run in found if unstarted_fork_of(run) is None)
 
@@ -38,7 +38,7 @@ def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool = Tru
 async def failure_report(
     backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
 ) -> FailureReport:
-    """The failed runs that `wanted` admits by error; silent ones are counted apart."""
+    """The failed runs that match, grouped by error; stale runs are counted separately."""
     apart = wanted._replace(active_since=None, active_until=None, error=None)
     failures, silent = await asyncio.gather(
         _grouped(backend, wanted), silent_ids(backend, apart, now - silent_after, now)
@@ -47,7 +47,7 @@ async def failure_report(
 
 
 async def _grouped(backend: StateBackend, wanted: RunFilter) -> tuple[Failures, list[str]]:
-    """The failed runs by error, and what could not be read of them."""
+    """The failed runs grouped by error, and problems of reading them."""
     failures = Failures()
     problems: list[str] = []
     async for run in failed_runs(backend, wanted, ordered=False):
@@ -59,9 +59,9 @@ async def _grouped(backend: StateBackend, wanted: RunFilter) -> tuple[Failures, 
 async def silent_runs(
     backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
 ) -> list[RunSummary]:
-    """Runs that are said to run and gave no sign for `silent_after`, or whose process is known to be dead.
+    """Running runs without activity for `silent_after`, or whose process is dead.
 
-    The longest silent are first.
+    The longest without activity come first.
     """
     found = await backend.read_summaries(await silent_ids(backend, wanted, now - silent_after, now))
     return sorted(

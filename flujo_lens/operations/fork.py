@@ -1,4 +1,4 @@
-"""Forking a run: a new run that stands where the old one stood before one of its steps."""
+"""Forking a run: creating a new run at an earlier step of a run."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from flujo_lens.state.views import RunDetail
 __all__ = ["ForkPlan", "Forked", "fork", "plan_fork"]
 
 _QUARTER = timedelta(minutes=15)
-"""What the offsets of all zones are multiples of."""
+"""The unit of all UTC offsets."""
 
 _PAUSE_NOTES = ("pause_message", "hitl_data", "paused_step_input")
 
 
 class ForkPlan(NamedTuple):
-    """What a fork would be.
+    """A planned fork.
 
     Attributes:
-        old: The run that is forked, with its whole state.
-        step: The step at which the new one goes on.
-        kept: The names of the steps whose outputs it takes over.
-        again: The names of those that were done, and run again.
-        manifest: Digest of the shape that both belong to, if the store has one.
-        state: What the new run has of the old one's state.
+        old: The original run, with its state.
+        step: The first step of the new run.
+        kept: The names of the steps whose outputs are kept.
+        again: The names of the finished steps that run again.
+        manifest: The digest of the manifest of both runs, if the store has one.
+        state: The state of the new run.
     """
 
     old: RunDetail
@@ -45,7 +45,7 @@ class ForkPlan(NamedTuple):
 
 
 class Forked(NamedTuple):
-    """The new run (None with a dry run), whether the old one was cancelled, and the report."""
+    """The new run (None in a dry run), whether the original was cancelled, and the report."""
 
     run_id: str | None
     is_cancelled: bool
@@ -53,21 +53,21 @@ class Forked(NamedTuple):
 
 
 async def plan_fork(backend: StateBackend, run_id: str, step: str) -> ForkPlan:
-    """Look at a run. Nothing is written.
+    """Plan a fork. Writes nothing.
 
     Args:
         backend: The store.
-        run_id: Its whole id.
-        step: The step at which the new run goes on: one that is done, or at which the run stands.
+        run_id: The whole id of the run.
+        step: The first step of the new run: a finished step, or the current one.
 
     Raises:
-        RunNotFoundError: there is no state of the run.
-        UnknownValueError: it has come to no step of that name.
-        OperationFailedError: the store does not have what the steps before it returned.
+        RunNotFoundError: the run has no state.
+        UnknownValueError: the run has not reached a step of that name.
+        OperationFailedError: the store does not have the outputs of the steps before it.
     """
     old = await backend.read_run(run_id)
     if old is None or old.state is None:
-        raise RunNotFoundError(f"there is no state of {run_id} in the store: nothing to fork", run_id=run_id)
+        raise RunNotFoundError(f"{run_id} has no state in the store: it cannot be forked", run_id=run_id)
     done = _done(old.state)
     names = [str(entry.get("name")) for entry in done]
     at = names.index(step) if step in names else _standing(old, step, names)
@@ -79,7 +79,7 @@ async def plan_fork(backend: StateBackend, run_id: str, step: str) -> ForkPlan:
 
 
 def _new_id(run_id: str) -> str:
-    """An id for a fork of a run."""
+    """A new id for a fork of a run."""
     return f"{run_id}-fork-{secrets.token_hex(4)}"
 
 
@@ -91,21 +91,20 @@ async def fork(
     *,
     cancels_old: bool = False,
 ) -> Forked:
-    """Make the new run, in one transaction; then cancel the old one, if that is asked for.
+    """Create the new run in one transaction; then cancel the original, if requested.
 
-    The new run is ``failed`` until somebody resumes it, and counts as no failure until then
-    (`flujo_lens.state.forks`). A process that dies on the way leaves no new run, or the
-    new one and the old one as it was.
+    The new run is ``failed`` until it is resumed, but is not counted as a failure until then
+    (`flujo_lens.state.forks`). A process that dies leaves no new run, or the new run and the unchanged original.
 
     Args:
         backend: The store.
-        plan: What to fork, and where.
-        now: The present.
-        record: Makes the recorder; None to change nothing.
-        cancels_old: Whether the old run is cancelled then. One that has ended, or is held, stays as it is.
+        plan: The plan.
+        now: The current time.
+        record: Creates the recorder; None for a dry run.
+        cancels_old: Whether to cancel the original run. A run that has ended, or is held, does not change.
 
     Raises:
-        LensError: the log or the store cannot be written. There is no new run.
+        LensError: the log or the store cannot be written. No new run was created.
     """
     if record is None:
         return Forked(None, False, Report(1, left=1, dry_run=True))
@@ -121,24 +120,24 @@ async def fork(
 
 
 def _done(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The entries of the step history that succeeded, up to a failure: behind one the library went on without it."""
+    """The successful entries of the step history before the first failure, after which the library continued."""
     history = state.get("step_history")
     entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
     return list(takewhile(lambda entry: entry.get("success") is not False, entries))
 
 
 def _standing(old: RunDetail, step: str, names: Sequence[str]) -> int:
-    """Where the step stands that is not done: only the next one may be meant."""
+    """The index of the current step, if `step` is its name."""
     if step == old.run.step_name:
         return len(names)
     if any(record.step_name == step and record.status == "completed" for record in old.steps):
         raise OperationFailedError(
-            f"the state of {old.run.run_id} does not have what its steps returned: it cannot be forked",
-            hint=f"{command_line('show', old.run.run_id, '--show-output')} shows what the history has",
+            f"the state of {old.run.run_id} does not have the outputs of its steps: it cannot be forked",
+            hint=f"{command_line('show', old.run.run_id, '--show-output')} shows the outputs in the history",
             run_id=old.run.run_id,
         )
     there = [*names, *([old.run.step_name] if old.run.step_name and old.run.step_name not in names else [])]
-    raise UnknownValueError.of(f"step that {old.run.run_id} has come to,", step, there or ("none at all",))
+    raise UnknownValueError.of(f"step that {old.run.run_id} has reached,", step, there or ("none",))
 
 
 async def _manifest(backend: StateBackend, run_id: str) -> str | None:
@@ -149,7 +148,7 @@ async def _manifest(backend: StateBackend, run_id: str) -> str | None:
 
 
 def _state(old: RunDetail, kept: Sequence[Mapping[str, Any]], step: str, shape: Mapping[str, Any]) -> JSONObject:
-    """The state of the old run, cut back to the steps that are kept."""
+    """The state of the original run, reduced to the kept steps."""
     state = copy.deepcopy(dict(old.state or {}))
     first = next((record.input for record in old.steps if record.step_index == 0), None)
     given = {
@@ -168,9 +167,9 @@ def _state(old: RunDetail, kept: Sequence[Mapping[str, Any]], step: str, shape: 
 
 
 def _context(state: JSONObject, kept: Sequence[Mapping[str, Any]], step: str, shape: Mapping[str, Any]) -> JSONObject:
-    """The saved context without its pause and without later answers; what the steps wrote elsewhere stays.
+    """The saved context without its pause and later answers; other values written by steps stay.
 
-    Some versions of the library keep the context of each step with it: then it is that one.
+    Some versions of the library save the context of each step; then that context is used.
     """
     context = state.get("pipeline_context")
     context = dict(context) if isinstance(context, dict) else {}
@@ -191,7 +190,7 @@ def _context(state: JSONObject, kept: Sequence[Mapping[str, Any]], step: str, sh
 
 
 def _answers(history: list[Any], kept: Sequence[Mapping[str, Any]], shape: Mapping[str, Any]) -> list[Any]:
-    """The answers to the questions among the steps that are kept: by their kinds, else by what they returned."""
+    """The answers of the kept steps: found by the kinds of the steps, else by their outputs."""
     kinds = {step["name"]: step["kind"] for step in shape.get("steps", ())}
     count = 0
     for entry in kept:
@@ -203,7 +202,7 @@ def _answers(history: list[Any], kept: Sequence[Mapping[str, Any]], shape: Mappi
 
 
 def _as_its_writer_would(old: RunDetail, now: datetime) -> str:
-    """The present in the form of the old state's times: 0.4.x has naive local ones, and subtracts no others."""
+    """The current time in the format of the original state: version 0.4.x needs naive local times."""
     stored = (old.state or {}).get("updated_at")
     try:
         text = stored if isinstance(stored, datetime) else datetime.fromisoformat(str(stored))

@@ -1,4 +1,4 @@
-"""Bringing a store to the newest schema, with an entry in its audit log."""
+"""Migrating a store to the current schema, with an entry in its audit log."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ __all__ = ["Migrated", "migrate"]
 
 
 class Migrated(NamedTuple):
-    """What was done, and the id of its entry in the audit log; None if nothing was."""
+    """The migration, and the id of its audit entry; None if nothing was done."""
 
     migration: Migration
     audit_id: str | None = None
 
 
 async def migrate(backend: StateBackend, writer: Recorder, now: datetime, *, backup: bool) -> Migrated:
-    """Migrate a store, and write it down. Where the log cannot be written, nothing is changed.
+    """Migrate a store and record it. If the log is not writable, nothing is changed.
 
-    A process that dies between the two leaves a migrated store without an entry.
+    A process that dies in between leaves a migrated store without an entry.
 
     Args:
         backend: The store.
-        writer: Writes it down; behind the change, as only then it is known what was to be done.
-        now: The present, in UTC.
-        backup: Whether to make a copy first.
+        writer: Records the migration after it is done, when its steps are known.
+        now: The current time, in UTC.
+        backup: Whether to make a backup first.
 
     Raises:
-        OperationFailedError: it was migrated, but could not be written down.
-        LensError: as `StateBackend.migrate` and `AuditLog.check`; nothing was changed.
+        OperationFailedError: it was migrated, but could not be recorded.
+        LensError: as for `StateBackend.migrate` and `AuditLog.check`; nothing was changed.
     """
     log = writer.log
     log.check()
@@ -45,9 +45,9 @@ async def migrate(backend: StateBackend, writer: Recorder, now: datetime, *, bac
             command=writer.command, reason=writer.reason, counts={"steps": len(done.steps)}, run_ids=()
         )
     except LensError as error:
-        told = f"; the backup is {done.backup}" if done.backup else ""
+        backup_note = f"; the backup is {done.backup}" if done.backup else ""
         raise OperationFailedError(
-            f"the store was migrated{told}, but that could not be written down: {error.message}",
-            hint=f"see to {log.path}; the migration itself need not be repeated",
+            f"the store was migrated{backup_note}, but the audit entry could not be written: {error.message}",
+            hint=f"check {log.path}; do not repeat the migration",
         ) from error
     return Migrated(done, audit_id)

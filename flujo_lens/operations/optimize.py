@@ -1,4 +1,4 @@
-"""Making a store faster and smaller, with an entry in its audit log."""
+"""Optimizing a store, with an entry in its audit log."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["Done", "optimize"]
 
 
 class Done(NamedTuple):
-    """What was done, and its entry in the audit log."""
+    """The result, and its entry in the audit log."""
 
     optimized: Optimized
     audit_id: str
 
 
 async def optimize(backend: StateBackend, plan: OptimizationPlan, record: Recorder, *, force: bool) -> Done:
-    """Carry out a plan; the entry comes first.
+    """Execute a plan, after writing an audit entry.
 
     Args:
         backend: The store.
         plan: Its plan.
-        record: Writes it down.
-        force: Do it even while others have the store open.
+        record: Records the change.
+        force: Whether to continue if other processes have the store open.
 
     Raises:
-        LensError: as `StateBackend.optimize`, or the log cannot be written and nothing was changed.
+        LensError: as for `StateBackend.optimize`; or the log cannot be written, and nothing was changed.
     """
     counts = {"indexes": len(plan.indexes), "vacuum": int(plan.vacuum)}
     audit_id, done = await record.recorded(counts, (), lambda: backend.optimize(vacuum=plan.vacuum, force=force))

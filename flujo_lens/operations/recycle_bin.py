@@ -1,7 +1,7 @@
-"""The bin of a store: what lens deleted from it lately, so that ``lens undo`` can bring it back.
+"""The bin of a store: recently deleted runs, which ``lens undo`` can restore.
 
-A folder beside the store, with one archive (`flujo_lens.operations.archive`) for each command that deleted something,
-named by its entry in the audit log. Nothing is in it but for a time, and nobody but its owner can read it.
+It is a folder next to the store with one archive (`flujo_lens.operations.archive`) per deleting command, named by its
+audit entry. Archives expire, and only their owner can read them.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ __all__ = ["Bin", "BinItem"]
 FOLDER, FILE = ".lens-bin", ".ndjson.gz"
 LEAST_PREFIX = 4
 _RESERVE = 8 << 20
-"""Bytes that a disk keeps free beside what goes into the bin: the store's own log needs room to delete."""
+"""Bytes kept free on the disk in addition to the bin, since the journal of the store needs space for a deletion."""
 
 _PACKED, _LEAST = 4, 1 << 20
-"""Packed, runs take about a fourth part of what they took of the store, and this much at most beside."""
+"""Compressed, runs need about a fourth of their size in the store, plus at most this."""
 
 _TAIL = 1 << 16
 _MEMBER = b"\x1f\x8b\x08"
 
 
 class BinItem(NamedTuple):
-    """What one command deleted.
+    """The runs deleted by a command.
 
     Attributes:
         audit_id: Its entry in the audit log.
         path: The archive.
-        header: When it was, and the words that were typed.
-        runs: How many runs it took.
-        until: From then on the next command that writes may remove it.
-        size_bytes: What it takes of the disk.
+        header: The header of the archive, with time and command line.
+        runs: Number of runs.
+        until: The time of expiry: from then on, the next writing command may remove it.
+        size_bytes: Size of the archive in bytes.
     """
 
     audit_id: str
@@ -67,42 +67,41 @@ class BinItem(NamedTuple):
 
     @property
     def made_at(self) -> datetime:
-        """When it was."""
+        """The time of the command."""
         return self.header.made_at
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The words that were typed."""
+        """The command line."""
         return self.header.command
 
 
 class Bin:
-    """The bin in a folder, which is made by the first `open`. All methods block.
+    """The bin in a folder, which the first `open` creates. All methods block.
 
     Args:
-        folder: Where it is, or is to be.
-        keep: For how long things are kept.
-        max_runs: How many runs one command may put into it.
-        now: The present, in UTC: what was kept for long enough is not in it any more, also where nobody has removed it
-            yet. None to see that too.
+        folder: The folder of the bin.
+        keep: How long items are kept.
+        max_runs: Maximum number of runs of one command.
+        now: The current time, in UTC: expired items are hidden even before they are removed. None to show them.
     """
 
     def __init__(self, folder: Path, keep: timedelta, max_runs: int, now: datetime | None = None) -> None:
         self.folder, self.keep, self.max_runs, self.now = folder, keep, max_runs, now
 
     @staticmethod
-    def path_beside(store_path: Path) -> Path:
-        """The bin's place for a store that is a file or a folder: beside it, also where a link leads to it."""
-        return beside(store_path, FOLDER)
+    def sidecar_path(store_path: Path) -> Path:
+        """The path of the bin of a store: next to its file or folder, after resolving links."""
+        return sidecar_path(store_path, FOLDER)
 
-    # --- putting things in
+    # --- adding items
 
     def why_not(self, runs: int, size_estimate: int) -> str | None:
-        """Why something does not fit, in words; None if it does. It goes in whole, or not at all.
+        """The reason why runs do not fit, or None. Either all of them are kept, or none.
 
         Args:
-            runs: How many runs.
-            size_estimate: What they take of the store, in bytes; packed they take less.
+            runs: Number of runs.
+            size_estimate: Their size in the store in bytes; compressed, they need less.
         """
         if not self.keep:
             return "the bin keeps nothing (keep = 0)"
@@ -112,34 +111,34 @@ class Bin:
         if free is None or free >= needed + _RESERVE:
             return None
         return (
-            f"there is too little room for the bin ({_mib(free)} are free; it may take {_mib(needed)}, "
-            f"and {_mib(_RESERVE)} are to stay free for the store)"
+            f"not enough space for the bin ({_mib(free)} free, {_mib(needed)} needed, "
+            f"{_mib(_RESERVE)} reserved for the store)"
         )
 
     def why_unwritable(self) -> str | None:
-        """Why nothing can be put into it, in words; None if it can, as far as permissions tell."""
+        """The reason why the bin is not writable, or None, judged by its permissions."""
         there = self.folder
         while not os.path.lexists(there) and there != there.parent:
             there = there.parent
         if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
             return None
-        return f"the bin {self.folder} cannot be written"
+        return f"the bin {self.folder} is not writable"
 
     def open(self, audit_id: str, header: Header) -> ArchiveWriter:
-        """A writer of what the command with this entry deletes.
+        """A writer for the runs deleted by the command with this audit entry.
 
         Raises:
-            LensError: as `ArchiveWriter`, and if the folder cannot be made. Nothing may be deleted then, unless the
-                user does without the bin (``--no-bin``).
+            LensError: as for `ArchiveWriter`, or the folder cannot be created. Nothing must be deleted then, except
+                with ``--no-bin``.
         """
         try:
             return self._opened(audit_id, header)
         except (LensError, OSError) as error:
             why = error.message if isinstance(error, LensError) else f"{self.folder}: {error.strerror or error}"
             raise OperationFailedError(
-                f"the bin cannot be written, so nothing was deleted: {why}",
-                hint="--no-bin does without it (lens undo cannot bring back what was deleted then), "
-                "--archive FILE keeps a copy elsewhere",
+                f"cannot write to the bin: {why}; nothing was deleted",
+                hint="--no-bin deletes without it (lens undo cannot restore the runs then); "
+                "--archive FILE keeps a copy at another path",
                 path=str(self.folder),
             ) from error
 
@@ -153,18 +152,18 @@ class Bin:
         except UsageError:
             if self.folder.exists():
                 raise
-            return self._opened(audit_id, header)  # another process removed it, since it was empty
+            return self._opened(audit_id, header)  # another process removed the empty folder
 
     def _path(self, audit_id: str) -> Path:
         return self.folder / f"{audit_id}{FILE}"
 
-    # --- looking
+    # --- listing items
 
     def items(self) -> list[BinItem]:
-        """What is in it, the newest first. Files that are no archives, or are being written, are left out.
+        """The items, newest first, except files that are not archives or are being written.
 
         Raises:
-            ArchiveError: others could have put something into its folder.
+            ArchiveError: other users can write to the folder.
         """
         self._check()
         found = []
@@ -177,10 +176,10 @@ class Bin:
         return self.now is not None and until <= self.now
 
     def _check(self) -> None:
-        """See that nobody else could have put something into it.
+        """Check that no other user can write to the folder.
 
         Raises:
-            ArchiveError: somebody could.
+            ArchiveError: another user can.
         """
         try:
             check_folder(self.folder)
@@ -190,8 +189,8 @@ class Bin:
             if error.errno not in (errno.EPERM, errno.ELOOP, errno.ENOTDIR):
                 return
             raise ArchiveError(
-                f"the bin {self.folder} is not used: {error.strerror}; nothing was changed",
-                hint="who put what into it? then chmod 700 it, if it is yours; lens import FILE takes one item of it",
+                f"refusing to use the bin {self.folder}: {error.strerror}; nothing was changed",
+                hint="check its files; if they are yours, chmod 700 the folder, or lens import one of them",
                 path=str(self.folder),
             ) from error
 
@@ -199,14 +198,14 @@ class Bin:
         """The item with an audit id.
 
         Args:
-            text: The id, or its beginning (of 4 or more characters) if no other item's id begins so.
-            prefix: False to take a whole id alone.
+            text: The id, or a unique prefix of 4 or more characters.
+            prefix: False to accept only a whole id.
 
         Raises:
-            RunNotFoundError: there is none, or only a part of an id was given, and `prefix` is False.
-            AmbiguousRunError: several ids begin so.
+            RunNotFoundError: there is no such item, or `prefix` is False and a prefix was given.
+            AmbiguousRunError: several ids have this prefix.
             BusyError: it is being written.
-            ArchiveError: it cannot be read, or others could have put it there.
+            ArchiveError: it cannot be read, or other users can write to the folder.
         """
         self._check()
         ids = sorted(self._ids())
@@ -215,11 +214,11 @@ class Bin:
         if len(meant) == 1:
             return self._found(meant[0])
         if meant:
-            hint = "\n".join(["type more of the one you mean:", *(f"  {one}" for one in meant[:10])])
-            raise AmbiguousRunError(f'"{text}" is the beginning of several ids', hint=hint, audit_id=text)
+            hint = "\n".join(["type more characters:", *(f"  {one}" for one in meant[:10])])
+            raise AmbiguousRunError(f'"{text}" is a prefix of several ids', hint=hint, audit_id=text)
         raise RunNotFoundError(
-            f'nothing in the bin has the id "{text}"',
-            hint="lens undo lists what can be brought back; an archive that --archive made is for lens import",
+            f'no id "{text}" in the bin',
+            hint="lens undo lists the ids; to restore an archive of --archive: lens import FILE",
             audit_id=text,
         )
 
@@ -229,12 +228,12 @@ class Bin:
             if not self._is_over(item.until):
                 return item
         except BlockingIOError as error:
-            raise BusyError(f"{audit_id} is still being deleted", hint="try again when that is done") from error
+            raise BusyError(f"{audit_id} is still being deleted", hint="try again later") from error
         except OSError as error:
             raise ArchiveError.unreadable(self._path(audit_id), error.strerror or str(error)) from error
         raise RunNotFoundError(
             f"{audit_id} was kept until {item.until:%Y-%m-%d %H:%M:%SZ}, and has expired; nothing was changed",
-            hint="keep under [bin] in lens.toml says for how long; an archive that --archive made is for lens import",
+            hint="keep under [bin] in lens.toml sets the time; to restore an archive of --archive: lens import FILE",
             audit_id=audit_id,
         )
 
@@ -254,12 +253,12 @@ class Bin:
             runs = len(survey(path).run_ids) if manifest is None else manifest.runs
             return BinItem(audit_id, path, header, runs, header.made_at + self.keep, path.stat().st_size)
 
-    # --- taking things out
+    # --- removing items
 
     def expire(self, now: datetime) -> int:
-        """Remove what was kept for long enough, and an empty folder; return how many items that were. Never raises.
+        """Remove expired items, and the folder if it is empty; return the number of items removed. Never raises.
 
-        What somebody writes or reads at the moment stays, and so do files whose names are no audit ids.
+        Items that are being written or read stay, and so do files whose names are not audit ids.
         """
         try:
             check_folder(self.folder)
@@ -271,7 +270,7 @@ class Bin:
         return count
 
     def remove(self, path: Path) -> bool:
-        """Whether an item was removed: not if somebody uses it, or it cannot be. An empty folder goes too."""
+        """Remove an item unless it is in use, and the folder if it is empty; return whether it was removed."""
         try:
             with self.held(path, fcntl.LOCK_EX):
                 os.unlink(path)
@@ -287,10 +286,10 @@ class Bin:
     @staticmethod
     @contextmanager
     def held(path: Path, kind: int = fcntl.LOCK_SH) -> Iterator[None]:
-        """Hold an item, so that nobody removes it (``LOCK_SH``), or that nobody uses it (``LOCK_EX``).
+        """Lock an item against removal (``LOCK_SH``) or any use (``LOCK_EX``).
 
         Raises:
-            OSError: it is not there, or somebody has it.
+            OSError: it does not exist, or is locked.
         """
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -310,7 +309,7 @@ def _made_at(audit_id: str) -> datetime | None:
 
 
 def _manifest(path: Path) -> Manifest | None:
-    """The last line of an item, found without unpacking what is before it; None if that does not go."""
+    """The last line of an item, read without decompressing the rest; None if that is not possible."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL))
@@ -329,7 +328,7 @@ def _mib(size: int) -> str:
 
 
 def _free(folder: Path) -> int | None:
-    """What a disk has free where a folder is, or is to be; None if it does not tell."""
+    """Free bytes on the disk of a folder, which need not exist; None if unknown."""
     for place in (folder, *folder.parents):
         with suppress(OSError):
             room = os.statvfs(place)

@@ -1,6 +1,6 @@
-"""Bringing runs back from an archive: what would come back, and doing it, written down before the first one is.
+"""Restoring runs from an archive: plan and execution, with an audit entry.
 
-``lens import`` is this and nothing else; ``lens undo`` (`flujo_lens.operations.undo`) is this from the bin.
+Used by ``lens import``, and by ``lens undo`` for the bin (`flujo_lens.operations.undo`).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["Restoration", "RestorePlan", "bring_back", "plan_restore", "store_is_empty"]
+__all__ = ["Restoration", "RestorePlan", "plan_restore", "restore_runs", "store_is_empty"]
 
 _AT_ONCE = 500
 
 
 class RestorePlan(NamedTuple):
-    """What would come back from an archive.
+    """The runs that would be restored from an archive.
 
     Attributes:
         path: The archive.
-        found: What it holds; all of it was checked.
-        run_ids: Those that would come back, in the archive's order.
-        existing: Those that would be left alone, since a run of that id exists, or has changed since it was cancelled.
-        store_is_empty: Whether the store holds no run at all.
-        limits: How much may come out of the archive.
-        source: A descriptor of the archive, if it has no name.
+        found: Its content, whose digests were all checked.
+        run_ids: The runs to restore, in the order of the archive.
+        existing: The runs to skip, since a run of that id exists, or has changed since it was cancelled.
+        store_is_empty: Whether the store has no runs.
+        limits: The limits on uncompressed sizes.
+        source: A descriptor of the archive, if it has no path.
     """
 
     path: Path
@@ -51,19 +51,19 @@ class RestorePlan(NamedTuple):
 
     @property
     def report(self) -> Report:
-        """The report on a dry run."""
+        """The report of a dry run."""
         count = len(self.run_ids)
         return Report(matched=count + len(self.existing), skipped=len(self.existing), left=count, dry_run=True)
 
 
 class Restoration(NamedTuple):
-    """What came back.
+    """The restored runs.
 
     Attributes:
-        report: How many.
-        run_ids: Those that did.
-        existing: Those that were left alone, since a run of that id exists.
-        failed: Those that the store has no place for, and why.
+        report: The counts.
+        run_ids: The restored runs.
+        existing: The skipped runs, whose id exists.
+        failed: The runs that the store could not take, with the reasons.
     """
 
     report: Report
@@ -80,14 +80,14 @@ async def plan_restore(
     limits: Limits = LIMITS,
     source: int | None = None,
 ) -> RestorePlan:
-    """See what would come back from an archive. The whole archive is read and checked; nothing is changed.
+    """Plan a restore. Reads and checks the whole archive; changes nothing.
 
     Args:
         backend: The store.
-        path: The archive, which may be several that were joined.
-        wanted: Only these of its runs; None for all.
-        limits: How much may come out of it.
-        source: A descriptor of the archive, if it has no name; `path` is what messages call it then.
+        path: The archive, or several concatenated ones.
+        wanted: The runs to restore; None for all.
+        limits: The limits on uncompressed sizes.
+        source: A descriptor of the archive, if it has no path; `path` is then its name for messages.
 
     Raises:
         ArchiveError, CorruptArchiveError: it cannot be read, or was made from another kind of store.
@@ -105,7 +105,7 @@ async def plan_restore(
 
 
 async def store_is_empty(backend: StateBackend) -> bool:
-    """Whether a store holds no run at all."""
+    """Whether a store has no runs."""
     return not (await backend.query_runs(RunFilter(), limit=1)).items
 
 
@@ -113,17 +113,17 @@ def _check_kind(backend: StateBackend, path: Path, headers: Sequence[Header]) ->
     kind = driver_kind(backend)
     if others := [header.driver for header in headers if header.driver != kind]:
         raise ArchiveError(
-            f"{path} was made from a store of the driver {others[0]}, and this one is of {kind}",
-            hint="name a store of the same kind: --store NAME_OR_URI; nothing was changed",
+            f"{path} was made from a store of the driver {others[0]}, but this store has the driver {kind}",
+            hint="use a store with the same driver: --store NAME_OR_URI; nothing was changed",
             path=str(path),
         )
 
 
 async def _existing(backend: StateBackend, run_ids: Sequence[str], found: Survey) -> set[str]:
-    """Those that are there, and are to stay.
+    """The runs to skip because they exist.
 
-    Where the history stayed when its state was deleted, that is no obstacle. One that was cancelled has to be there,
-    as it was left; whether nothing of it has changed since, the driver sees.
+    If only the state of a run was deleted, its history may exist. A cancelled run must exist unchanged; the driver
+    checks that.
     """
     there: set[str] = set()
     marked: set[str] = set()
@@ -144,11 +144,11 @@ class _Done:
 
     @property
     def count(self) -> int:
-        """How many runs are done with."""
+        """Number of processed runs."""
         return len(self.run_ids) + len(self.existing) + len(self.failed)
 
 
-async def bring_back(
+async def restore_runs(
     backend: StateBackend,
     plan: RestorePlan,
     recorder: Recorder,
@@ -156,21 +156,21 @@ async def bring_back(
     stop: Stop | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Restoration:
-    """Bring back what was planned, batch by batch, with an entry in the audit log before the first.
+    """Restore the runs of a plan, batch by batch, after writing an audit entry.
 
-    Each run comes back whole or not at all. When the process dies, those of the batches before are back; the same
-    again goes on, and leaves them alone. If not all of them come back, a second entry says how many did.
+    Each run is restored completely or not at all. If the process dies, the earlier batches are restored; running the
+    same command again continues after them. A second audit entry has the result if runs are missing.
 
     Args:
         backend: The store.
-        plan: What is to come back.
-        recorder: Writes it down.
-        stop: When to end early; asked after each batch.
-        progress: Is told after each batch how many runs are done with.
+        plan: The plan.
+        recorder: Records the change.
+        stop: When to stop early; checked after each batch.
+        progress: Called after each batch with the number of processed runs.
 
     Raises:
         ReadOnlyStoreError, OperationFailedError: the log cannot be written; nothing was changed.
-        LensError: as `StateBackend.restore` and `ArchiveReader.groups`; the batches before are back.
+        LensError: as for `StateBackend.restore` and `ArchiveReader.groups`; the earlier batches are restored.
     """
     if not plan.run_ids:
         count = len(plan.existing)
@@ -190,7 +190,7 @@ async def bring_back(
 
 
 def _tell_end(recorder: Recorder, audit_id: str, done: _Done, error: BaseException | None = None) -> None:
-    """Write a second entry, which says how many came back."""
+    """Write the second audit entry, with the result."""
     counts = {"restored": len(done.run_ids), "existing": len(done.existing), "failed": len(done.failed)}
     with suppress(LensError):
         recorder.log.append(
@@ -210,7 +210,7 @@ def _restoration(plan: RestorePlan, done: _Done, audit_id: str) -> Restoration:
 async def _restore_all(
     backend: StateBackend, plan: RestorePlan, done: _Done, stop: Stop, progress: Callable[[int], None] | None
 ) -> None:
-    """Restore group by group; states that were deleted alone come after their history."""
+    """Restore group by group; separately deleted states after their histories."""
     wanted = set(plan.run_ids)
     for states in (False, True) if plan.found.states and len(plan.found.headers) > 1 else (None,):
         with read_archive(plan.path, plan.limits, plan.source) as archive:
@@ -258,4 +258,4 @@ async def _restore_one(backend: StateBackend, run_id: str, records: Iterable[Rec
     except SchemaError as error:
         done.failed[run_id] = error.message
     else:
-        done.run_ids.append(run_id)  # if it was there, the call that failed for another run had brought it back
+        done.run_ids.append(run_id)  # if it exists, the failed call for the batch had restored it

@@ -1,4 +1,4 @@
-"""Going on with a stored run by the application's own code."""
+"""Resuming a stored run with the application's code."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ __all__ = [
     "Prepared",
     "check_free",
     "check_library",
-    "go_on",
     "prepare",
+    "preview_retry",
+    "resume_run",
+    "retry_run",
     "stored_outcome",
     "stored_run",
-    "try_again",
-    "would_try_again",
 ]
 
 T = TypeVar("T")
 
 
 class Outcome(NamedTuple):
-    """How far a run came.
+    """The result of resuming a run.
 
     Attributes:
         run_id: The run.
-        status: Where it stands.
-        output: What it returned, in plain data, if it is completed.
-        pause_message: What a person is asked, if one is waited for.
+        status: Its status.
+        output: Its output as plain data, if it is completed.
+        pause_message: The question, if it waits for a person.
         step: The step that waits, or failed.
-        error: Why it failed.
-        code: Of the error of lens that kept it from going on, if one did; then it is as it was before.
-        question: The token of the question, if one is asked.
+        error: The reason of the failure.
+        code: The code of the error of lens that prevented resuming, if any; the run is then unchanged.
+        question: The token of the question, if it waits for a person.
     """
 
     run_id: str
@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
     question: str | None = None
 
     def document(self) -> JSONObject:
-        """The fields that ``-o json`` prints."""
+        """The fields for ``-o json``."""
         return {
             "run_id": self.run_id,
             "status": self.status,
@@ -80,17 +80,17 @@ class Outcome(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A stored run that may go on under the code.
+    """A stored run that can resume under the code.
 
     Attributes:
-        stored: The run as it is stored.
-        verdict: Why it may.
-        version: The version of the pipeline that it goes on with.
-        step: The step that runs next, or waits for a person; None if only its end has to be saved.
-        at: The place of that step.
-        schema: The type of a person's answer; None if any will do, or none is waited for.
-        has_manifest: Whether the store has the shape that the run was started with.
-        pipeline: The code that it goes on with.
+        stored: The stored run.
+        verdict: The verdict.
+        version: The version of the pipeline.
+        step: The next step, or the one that waits for a person; None if only its end has to be saved.
+        at: The index of that step.
+        schema: The type of the answer; None if any answer is accepted, or none is needed.
+        has_manifest: Whether the store has the manifest of the run.
+        pipeline: The pipeline.
     """
 
     stored: Stored
@@ -104,53 +104,53 @@ class Prepared(NamedTuple):
 
     @property
     def waits(self) -> bool:
-        """Whether a person has to answer first."""
+        """Whether the run waits for an answer."""
         return self.stored.status == "paused"
 
 
 async def stored_run(backend: StateBackend, run_id: str) -> Stored:
-    """The run as the store has it.
+    """Read a run.
 
     Raises:
-        RunNotFoundError: there is no state of it; its history alone cannot go on.
+        RunNotFoundError: it has no state; a history alone cannot be resumed.
     """
     stored = await load(backend, run_id)
     if stored is None:
         raise RunNotFoundError(
-            f"there is no state of {run_id} in the store, and its history alone cannot go on",
-            hint=f"{command_line('show', run_id)} shows what there is",
+            f"{run_id} has no state in the store; a history alone cannot be resumed",
+            hint=f"{command_line('show', run_id)} shows the history",
             run_id=run_id,
         )
     return stored
 
 
 def stored_outcome(stored: Stored, reply: Reply) -> Outcome | None:
-    """How a run stands that is at its end; None for one that may go on.
+    """The outcome of an ended run; None for a run that can be resumed.
 
     Raises:
-        NotWaitingError: there is an answer, and nobody waits for it.
-        OperationFailedError: it is cancelled.
+        NotWaitingError: an answer was given, but the run does not wait.
+        OperationFailedError: the run is cancelled.
     """
     if not stored.goes_on and stored.status != "paused":
         reply.check(stored, None)
     if stored.status == "cancelled":
         raise OperationFailedError(
-            f"{stored.run_id} is cancelled: nothing resumes it",
-            hint=f"{command_line('fork', stored.run_id, '--from-step STEP')} makes a new run of it",
+            f"{stored.run_id} is cancelled: it cannot be resumed",
+            hint=f"{command_line('fork', stored.run_id, '--from-step STEP')} creates a new run from it",
             run_id=stored.run_id,
         )
     return _stored_now(stored) if stored.status == "completed" else None
 
 
 async def check_free(backend: StateBackend, stored: Stored, now: datetime, lease: float, *, force: bool) -> None:
-    """See that nobody works on a run.
+    """Check that no live process is working on a run.
 
-    Of one without a claim (the library has none) nobody knows: it is taken for alive for as long after its last save
-    as a claim would be good for, unless `force`.
+    A run without a claim (the library makes none) counts as live for the length of a lease after its last save,
+    unless `force`.
 
     Raises:
-        RunHeldError: a living process holds it.
-        BusyError: it was saved a moment ago, and nothing tells by whom.
+        RunHeldError: a live process holds it.
+        BusyError: it was saved a moment ago, by an unknown process.
     """
     try:
         claim = (await backend.read_claims([stored.run_id])).get(stored.run_id)
@@ -163,18 +163,18 @@ async def check_free(backend: StateBackend, stored: Stored, now: datetime, lease
     if force or stored.status != "running" or saved is None or now - saved > timedelta(seconds=lease):
         return
     raise BusyError(
-        f"{stored.run_id} was saved {(now - saved).total_seconds():.0f} s ago, and nothing tells whether the "
-        "process that runs it is alive",
-        hint=f"wait until {lease:.0f} s have passed without a save; if it is dead for certain: --force",
+        f"{stored.run_id} was saved {(now - saved).total_seconds():.0f} s ago, and it has no claim that tells "
+        "whether its process is alive",
+        hint=f"wait until {lease:.0f} s have passed without a save; if the process is dead: --force",
         run_id=stored.run_id,
     )
 
 
 async def check_library(backend: StateBackend, application: Application) -> None:
-    """See that the library, if the application is one of it, may open the store; before it sees that.
+    """Check that the installed library, if the application uses it, supports the store, before it opens it.
 
     Raises:
-        LibraryVersionError: the installed version is none for the store.
+        LibraryVersionError: the installed version does not support the store.
     """
     if application.library is not None:
         from flujo_lens.runner.library_version import check_store
@@ -185,16 +185,16 @@ async def check_library(backend: StateBackend, application: Application) -> None
 async def prepare(
     backend: StateBackend, application: Application, stored: Stored, version: str | None = None
 ) -> Prepared:
-    """See where a run goes on under an application's code. Nothing is written, nothing runs.
+    """Find where a run would resume under an application's code. Writes and runs nothing.
 
     Args:
         backend: The store.
         application: The code.
-        stored: A run that is not at its end.
-        version: The version to go on with; by default that with which it began, if that is registered.
+        stored: A run that has not ended.
+        version: The version to use; by default the one that it was started with, if registered.
 
     Raises:
-        StateIncompatibilityError: it does not fit; with `others` counted.
+        StateIncompatibilityError: the run does not fit the code; with `others` counted.
         UsageError: the version is not registered.
     """
     await check_library(backend, application)
@@ -215,7 +215,7 @@ async def prepare(
 
 
 def _has(application: Application, error: StateIncompatibilityError) -> bool:
-    """Whether the version that the run began with is registered, under which it was not compared."""
+    """Whether the version that the run was started with is registered, although another one was compared."""
     current = error.current["version"] if error.current else None
     registered = application.registry.versions(error.pipeline) if application.registry is not None else ()
     return error.version in registered and error.version != current
@@ -231,27 +231,27 @@ def _prepared(stored: Stored, fitted: Fitted[Any]) -> Prepared:
     return Prepared(stored, fitted.verdict, code.version, name, at, schema, has_manifest, code.pipeline)
 
 
-async def go_on(
+async def resume_run(
     backend: StateBackend,
     application: Application,
     stored: Stored,
     answer: Any = NO_ANSWER,
     version: str | None = None,
 ) -> Outcome:
-    """Bring a run as far as it goes, under a claim. It is loaded and compared again under that.
+    """Run to the next stop, under a claim. The run is loaded and compared again under the claim.
 
-    The answer is for the question at which `stored` waits, and for no other.
+    The answer is only for the question of `stored`.
 
     Args:
         backend: The store.
         application: The code.
-        stored: The run, as it stood when the question was read.
-        answer: A person's answer, if it waits for one.
-        version: As of `prepare`.
+        stored: The run when the question was read.
+        answer: The answer, if it waits for one.
+        version: As for `prepare`.
 
     Raises:
         InvalidAnswerError, NotWaitingError: the answer does not fit, or the run does not wait for one.
-        RunNotFoundError, RunHeldError, LostClaimError, StateIncompatibilityError, UsageError: as of `Flujo`.
+        RunNotFoundError, RunHeldError, LostClaimError, StateIncompatibilityError, UsageError: as for `Flujo`.
     """
     with application_code():
         seen = stored.result(application.context_model, None)
@@ -264,28 +264,28 @@ async def go_on(
     return _outcome(await _contained(runner.resume_async(seen, *answers)))
 
 
-async def try_again(
+async def retry_run(
     backend: StateBackend, application: Application, run_id: str, now: datetime, version: str | None = None
 ) -> Outcome:
-    """`go_on` with a run that failed; or that is said to run, if nobody works on it.
+    """`resume_run` for a failed run, or a running one whose process is dead.
 
     Raises:
-        OperationFailedError: it is at its end, or waits for a person.
-        LensError: as of `go_on` and `check_free`.
+        OperationFailedError: it has ended, or waits for a person.
+        LensError: as for `resume_run` and `check_free`.
     """
     stored = await stored_run(backend, run_id)
     _check_goes_on(stored)
     await check_free(backend, stored, now, lease_of(application.lease), force=False)
-    return await go_on(backend, application, stored, version=version)
+    return await resume_run(backend, application, stored, version=version)
 
 
-async def would_try_again(
+async def preview_retry(
     backend: StateBackend, application: Application, run_id: str, now: datetime, version: str | None = None
 ) -> Outcome:
-    """How `try_again` would begin: where the run stands. Nothing is written, nothing runs.
+    """The position from which `retry_run` would continue. Writes and runs nothing.
 
     Raises:
-        LensError: as of `try_again`, as far as that is known before it runs.
+        LensError: as for `retry_run`, as far as known before it runs.
     """
     stored = await stored_run(backend, run_id)
     _check_goes_on(stored)
@@ -295,23 +295,21 @@ async def would_try_again(
 
 
 def _check_goes_on(stored: Stored) -> None:
-    """See that a run has failed, or was left behind.
+    """Check that a run has failed, or its process is dead.
 
     Raises:
-        OperationFailedError: it is at its end, or waits for a person.
+        OperationFailedError: it has ended, or waits for a person.
     """
     if not stored.goes_on:
         run_id = stored.run_id
-        raise OperationFailedError(
-            f"{run_id} is {stored.status} by now", hint=command_line("show", run_id), run_id=run_id
-        )
+        raise OperationFailedError(f"{run_id} is now {stored.status}", hint=command_line("show", run_id), run_id=run_id)
 
 
 async def _contained(work: Coroutine[Any, Any, T]) -> T:
-    """Await what calls an application's code; what is no `Exception` was raised by that, unless we were cancelled.
+    """Await a call of an application's code, and convert a `BaseException` that it raises.
 
     Raises:
-        ApplicationExitError: in its place.
+        ApplicationExitError: the code raised a `BaseException` other than a cancellation by lens.
     """
     task = asyncio.current_task()
     wishes = task.cancelling() if task is not None else 0
@@ -330,7 +328,7 @@ async def _contained(work: Coroutine[Any, Any, T]) -> T:
 async def _hand_over(
     backend: StateBackend, application: Application, stored: Stored, reply: Reply, version: str | None
 ) -> Outcome:
-    """Bring a run of the library as far as it goes, by the library itself."""
+    """Resume a run of the library by the library."""
     library = application.library
     assert library is not None
     with terminable():
@@ -353,7 +351,7 @@ async def _hand_over(
 
 
 def _stored_now(stored: Stored, step: str | None = None) -> Outcome:
-    """How far a run came, as the store tells it; `step` is where it stands, if somebody knows better."""
+    """The outcome read from the store; `step` overrides the current step."""
     run, output = stored.summary, None
     if run.status == "completed" and stored.done:
         output = stored.value(None)
@@ -374,11 +372,11 @@ def _outcome(result: PipelineResult[Any]) -> Outcome:
     )
 
 
-# --- how many others have the same problem
+# --- other runs with the same problem
 
 
 async def _others(backend: StateBackend, error: StateIncompatibilityError, stored: Stored) -> int | None:
-    """How many other runs of the pipeline do not go on for the same reason; None if the store has no lists."""
+    """Number of other runs of the pipeline with the same problem; None if the driver cannot list runs."""
     try:
         groups = await backend.group_resumable(RunFilter(pipeline=stored.summary.pipeline_name))
     except NotSupportedError:

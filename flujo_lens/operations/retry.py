@@ -1,4 +1,4 @@
-"""Going on with runs that failed, several at once."""
+"""Retrying failed runs, several at a time."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from flujo_lens.state.views import RunFilter, RunSummary
 __all__ = ["RetryPlan", "plan_named", "plan_wanted", "retry"]
 
 RETRIED = frozenset({"failed", "running"})
-"""Statuses of what can be retried; a run that is said to run, if its process is dead."""
+"""Statuses that can be retried; a running run only if its process is dead."""
 
 _LOOKS = 0.05
-"""Seconds between two looks at whether it should end."""
+"""Seconds between two checks whether to stop."""
 
 Work = Callable[[str], Awaitable[Outcome]]
 Watch = Callable[[Outcome], None]
 
 
 class RetryPlan(NamedTuple):
-    """What would be retried, and what was named and cannot be."""
+    """The runs to retry, and named runs that cannot be retried."""
 
     runs: tuple[RunSummary, ...]
     others: tuple[RunSummary, ...] = ()
 
 
 async def plan_named(backend: StateBackend, run_ids: Sequence[str]) -> RetryPlan:
-    """The runs that were named. Nothing is written.
+    """Plan a retry of named runs. Writes nothing.
 
     Raises:
-        RunNotFoundError: one of them is not there.
+        RunNotFoundError: a run does not exist.
     """
     found = {run.run_id: run for run in await backend.read_summaries(run_ids)}
     for run_id in run_ids:
@@ -51,18 +51,18 @@ async def plan_named(backend: StateBackend, run_ids: Sequence[str]) -> RetryPlan
 
 
 async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
-    """The runs that a filter admits: those that failed, unless it asks for those that are said to run.
+    """Plan a retry of the runs that match: failed ones, unless the filter has other statuses. Writes nothing.
 
-    A fork that nobody has resumed has not failed: it is retried where it is named.
+    A fork that was not resumed yet has not failed: it is retried only by name.
 
     Raises:
-        UsageError: it asks for others.
+        UsageError: the filter has statuses that cannot be retried.
     """
     statuses = wanted.statuses or frozenset({"failed"})
     if not statuses <= RETRIED:
         raise UsageError(
             f"{', '.join(sorted(statuses - RETRIED))} runs cannot be retried; nothing was changed",
-            hint="retry is for failed runs, and for running ones whose process is dead; paused ones: lens resume RUN",
+            hint="retry takes failed runs, and running ones whose process is dead; for paused runs: lens resume RUN",
         )
     chosen = wanted._replace(statuses=statuses, top_level=True)
     found = [run async for run in backend.iter_runs(chosen)]
@@ -72,18 +72,18 @@ async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
 async def retry(
     plan: RetryPlan, work: Work, record: Recorder | None, *, concurrency: int, stop: Stop, watch: Watch
 ) -> tuple[list[Outcome], Report]:
-    """Retry the runs of a plan; the entry in the audit log comes first.
+    """Retry the runs of a plan, after writing an audit entry.
 
-    One that cannot go on does not keep the others from it. When `stop` says so, nothing more is begun, and what is
-    under way is cut off: it is left failed, "interrupted".
+    A run that cannot be resumed does not stop the others. When `stop` is set, no more runs are started, and running
+    ones are interrupted: they are left failed, "interrupted".
 
     Args:
         plan: The runs.
-        work: Goes on with one; where nothing is to be changed, sees whether it could.
-        record: The recorder; None to change nothing.
-        concurrency: How many at once.
-        stop: When to end early.
-        watch: Is told of each run how far it came.
+        work: Resumes one run; in a dry run, checks whether it could.
+        record: The recorder; None for a dry run.
+        concurrency: Maximum number of runs at a time.
+        stop: When to stop early.
+        watch: Called with the outcome of each run.
 
     Raises:
         LensError: the log cannot be written; nothing was changed.
@@ -111,7 +111,7 @@ async def retry(
 
 
 def _counted(done: Sequence[Outcome], matched: int) -> tuple[dict[str, int], list[str]]:
-    """How the runs ended, for the log: by status, those that were not retried, and those that nobody came to."""
+    """The counts for the audit log: outcomes by status, runs not retried, and runs not started."""
     ended = Counter("not retried" if one.code is not None else str(one.status) for one in done)
     left = {"left": matched - len(done)} if len(done) < matched else {}
     return {**ended, **left}, [one.run_id for one in done if one.code is None]
@@ -143,19 +143,19 @@ async def _worker(waiting: Iterator[str], work: Work, stop: Stop, finished: Watc
 
 
 async def _tried(work: Work, run_id: str) -> Outcome:
-    """What comes of a run; what keeps it from going on is part of that."""
+    """The outcome of a run, including an error that prevents resuming it."""
     try:
         return await work(run_id)
     except LensError as error:
-        told = getattr(error, "reason", error.message)
+        reason = getattr(error, "reason", error.message)
         status = "running" if isinstance(error, RunHeldError) else "failed"
-        return Outcome(run_id, status, error=told, code=error.code)
+        return Outcome(run_id, status, error=reason, code=error.code)
     except Exception as error:  # noqa: BLE001 - of whatever code: the others go on
         return Outcome(run_id, "failed", error=f"{type(error).__name__}: {error}", code="LENS-F1")
 
 
 async def _stopped(stop: Stop, workers: Sequence[asyncio.Task[None]]) -> None:
-    """Cut off what is under way as soon as it should end."""
+    """Cancel the workers as soon as `stop` is set."""
     while not stop:
         await asyncio.sleep(_LOOKS)
     for worker in workers:

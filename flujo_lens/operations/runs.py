@@ -1,4 +1,4 @@
-"""Finding runs: by an id as people type it, and page by page."""
+"""Finding runs: by id, prefix or ``@`` word, and page by page."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _NEWEST = {"@latest": frozenset[str](), "@failed": frozenset({"failed"}), "@paus
 
 
 async def resolve_run(backend: StateBackend, text: str, unescaped: str | None = None) -> str:
-    """The run id that `text` means: a whole id, a unique prefix, or the newest of a kind.
+    """Resolve a run argument: a whole id, a unique prefix, or ``@latest`` and the like.
 
-    A whole id always wins over a prefix.
+    A whole id has precedence over a prefix.
 
     Args:
         backend: The store.
-        text: As it was typed.
-        unescaped: The same with the escapes read back that tables print; tried where `text` is no id.
+        text: The argument.
+        unescaped: The argument with the escapes of tables decoded; tried if `text` is not an id.
 
     Raises:
-        RunNotFoundError: no run is meant.
-        AmbiguousRunError: several are; they are listed.
+        RunNotFoundError: no run matches.
+        AmbiguousRunError: several runs match; the hint lists them.
         UsageError: an unknown ``@`` word.
     """
     for spelling in dict.fromkeys((text, unescaped or text)):
@@ -52,7 +52,7 @@ async def resolve_run(backend: StateBackend, text: str, unescaped: str | None = 
 
 
 async def run_exists(backend: StateBackend, run_id: str) -> bool:
-    """Whether any table knows exactly this id."""
+    """Whether any table has exactly this id."""
     if overrides(type(backend), "find_run_ids"):
         return run_id in await backend.find_run_ids(run_id, 1)
     return await backend.load_state(run_id) is not None
@@ -60,21 +60,21 @@ async def run_exists(backend: StateBackend, run_id: str) -> bool:
 
 async def _newest(backend: StateBackend, word: str) -> str:
     if word not in _NEWEST:
-        raise UsageError(f'there is no "{word}"', hint=f"there are: {', '.join(_NEWEST)}")
+        raise UsageError(f'unknown word "{word}"', hint=f"use one of {', '.join(_NEWEST)}")
     page = await backend.query_runs(RunFilter(statuses=_NEWEST[word]), limit=1)
     if not page.items:
         kind = f"{word[1:]} run" if _NEWEST[word] else "run"
-        raise RunNotFoundError(f"{word}: there is no {kind} in this store", run_id=word)
+        raise RunNotFoundError(f"{word}: no {kind} in this store", run_id=word)
     return page.items[0].run_id
 
 
 def ambiguous(text: str, found: list[str]) -> AmbiguousRunError:
-    """The error for a beginning that several run ids have."""
+    """The error for a prefix of several run ids."""
     shown = found[:MOST_CANDIDATES]
     more = ["and more"] if len(found) > MOST_CANDIDATES else []
     return AmbiguousRunError(
-        f'"{text}" is the beginning of several run ids',
-        hint="\n".join(["type more of the one you mean:", *map(_indented, shown), *more]),
+        f'"{text}" is a prefix of several run ids',
+        hint="\n".join(["type more characters:", *map(_indented, shown), *more]),
         run_id=text,
         candidates=shown,
     )
@@ -85,13 +85,13 @@ def _not_found(text: str, similar: list[str]) -> RunNotFoundError:
     hint = "\n".join(["there are:", *map(_indented, similar)]) if similar else None
     return RunNotFoundError(
         f'no run "{text}" in this store{short}',
-        hint=hint or f"by a part of the id: lens list --search {shlex.quote(_one_line(text))}; the newest: lens list",
+        hint=hint or f"to search by part of the id: lens list --search {shlex.quote(_one_line(text))}",
         run_id=text,
     )
 
 
 def _indented(run_id: str) -> str:
-    """An id as one line of a hint."""
+    """An id as a line of a hint."""
     return f"  {_one_line(run_id)}"
 
 
@@ -100,7 +100,7 @@ def _one_line(text: str) -> str:
 
 
 async def _similar(backend: StateBackend, text: str) -> list[str]:
-    """Ids that begin as `text` does, as far as any do."""
+    """Ids with the longest common prefix with `text`."""
     found: list[str] = []
     low, high = LEAST_PREFIX - 2, len(text) - 1
     while low < high:
@@ -113,7 +113,7 @@ async def _similar(backend: StateBackend, text: str) -> list[str]:
 
 
 async def read_run(backend: StateBackend, text: str, unescaped: str | None = None) -> RunDetail:
-    """All about the run that `text` means (see `resolve_run`)."""
+    """Read the run that `text` names (see `resolve_run`)."""
     run_id = await resolve_run(backend, text, unescaped)
     detail = await backend.read_run(run_id)
     if detail is None:
@@ -125,7 +125,7 @@ async def read_run(backend: StateBackend, text: str, unescaped: str | None = Non
 
 
 def encode_cursor(position: Position) -> str:
-    """A position in a list, as text that survives any shell."""
+    """A position in a list as text that needs no quoting in a shell."""
     import orjson
 
     when = position[0].isoformat().replace("+00:00", "Z") if position[0] else None
@@ -133,10 +133,10 @@ def encode_cursor(position: Position) -> str:
 
 
 def decode_cursor(text: str) -> Position:
-    """The position that `encode_cursor` made a text of.
+    """The position of a cursor.
 
     Raises:
-        UsageError: it made none like this.
+        UsageError: it is not a cursor.
     """
     import orjson
 
@@ -153,5 +153,5 @@ def decode_cursor(text: str) -> Position:
 
 def _bad_cursor(text: str) -> UsageError:
     return UsageError(
-        f'"{text}" is no cursor', hint="take the one that lens list printed, or leave --cursor out for the first page"
+        f'"{text}" is not a cursor', hint="use the cursor printed by lens list, or omit --cursor for the first page"
     )

@@ -1,7 +1,7 @@
-"""Where the runs of a store stand that could still resume, and what their pipelines looked like: taken from the store,
-or kept in a file for a check that cannot reach it.
+"""The positions and manifests of the resumable runs of a store: read from it, or saved in a file for a check without
+access to the store.
 
-Nothing that a run has saved is in it: names, versions, statuses, steps, shapes, counts, and one id a group.
+The file has no data of runs: only names, versions, statuses, steps, shapes, counts, and one id per group.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 class Inflight(NamedTuple):
-    """The runs of a store that could still resume, at one moment.
+    """The resumable runs of a store at one moment.
 
     Attributes:
-        groups: Them, by shape and place.
-        manifests: The shapes by digest; one that the store has lost is missing.
-        made_at: When the store was looked at, in UTC.
-        store: Which store it was, without a password.
+        groups: The runs, grouped by shape and position.
+        manifests: The shapes by digest, except those missing in the store.
+        made_at: The time of reading, in UTC.
+        store: The store, without a password.
     """
 
     groups: tuple[ResumableGroup, ...]
@@ -57,19 +57,19 @@ class Inflight(NamedTuple):
 
     @property
     def runs(self) -> int:
-        """How many runs there are."""
+        """Number of runs."""
         return sum(group.runs for group in self.groups)
 
     def only(self, wanted: RunFilter) -> Inflight:
-        """Of these the groups with the status, pipeline and version of a filter.
+        """The groups that match the status, pipeline and version of a filter.
 
         Raises:
-            UsageError: the filter asks for something that can be told of a run alone.
+            UsageError: the filter has a condition on single runs.
         """
         if wanted != RunFilter(wanted.statuses, wanted.pipeline, wanted.version, top_level=wanted.top_level):
             raise UsageError(
-                "with --from, runs can be chosen by --status, --pipeline and --version alone",
-                hint="the other filters belong to the command that saves the file",
+                "with --from, runs can be filtered only by --status, --pipeline and --version",
+                hint="give the other filters to lens check --save",
             )
         kept = tuple(
             group
@@ -82,13 +82,13 @@ class Inflight(NamedTuple):
 
 
 async def collect(backend: StateBackend, wanted: RunFilter, store: str, now: datetime) -> Inflight:
-    """Look at a store. Nothing is written.
+    """Read the resumable runs of a store. Writes nothing.
 
     Args:
         backend: The store.
-        wanted: Which runs are meant; of these, those that could still resume.
-        store: What the store is called, without a password.
-        now: The present.
+        wanted: The filter; only resumable runs are read.
+        store: The name of the store, without a password.
+        now: The current time.
     """
     groups = tuple(await backend.group_resumable(wanted))
     found = {digest: await manifest(backend, digest) for digest in {group.manifest for group in groups} if digest}
@@ -97,7 +97,7 @@ async def collect(backend: StateBackend, wanted: RunFilter, store: str, now: dat
 
 
 async def manifest(backend: StateBackend, digest: str) -> JSONObject | None:
-    """A stored manifest; None where the driver keeps none, or has lost it."""
+    """A stored manifest; None if the driver has no manifests, or it is missing."""
     try:
         return await backend.get_manifest(digest)
     except NotSupportedError:
@@ -105,7 +105,7 @@ async def manifest(backend: StateBackend, digest: str) -> JSONObject | None:
 
 
 def _without_questions(shape: JSONObject) -> JSONObject:
-    """A shape without the texts of its questions: they may name what has to stay in the store."""
+    """A shape without the texts of its questions, which may contain private data."""
     steps = [{key: value for key, value in each.items() if key != "question"} for each in shape.get("steps", ())]
     return {**shape, "steps": steps} if steps else shape
 
@@ -114,22 +114,22 @@ def _without_questions(shape: JSONObject) -> JSONObject:
 
 
 def save_inflight(path: Path, found: Inflight, *, force: bool = False) -> None:
-    """Write a file that only its owner can read; it is there whole, or what was there before is.
+    """Write a file atomically, readable only by its owner.
 
     Args:
-        path: The file. One that was saved in this way is replaced.
-        found: What to write.
-        force: Replace anything else too.
+        path: The file. A file written by this function is replaced.
+        found: The content.
+        force: Whether to replace any other file, too.
 
     Raises:
-        InflightError: there is something else, and it was not replaced.
+        InflightError: another file exists, and was not replaced.
         OperationFailedError: it cannot be written.
     """
     try:
         check_link(path)
     except OSError as error:
         why = error.strerror or error
-        raise OperationFailedError(f"cannot write {path}: {why}", hint="nothing was left there") from error
+        raise OperationFailedError(f"cannot write {path}: {why}", hint="no file was left") from error
     place = path.resolve()
     if not force and (place.is_dir() or (place.exists() and not _is_ours(place))):
         raise InflightError.in_the_way(path)
@@ -139,7 +139,7 @@ def save_inflight(path: Path, found: Inflight, *, force: bool = False) -> None:
         sync_folder(place.parent)
     except OSError as error:
         why = error.strerror or error
-        raise OperationFailedError(f"cannot write {path}: {why}", hint="nothing was left there") from error
+        raise OperationFailedError(f"cannot write {path}: {why}", hint="no file was left") from error
 
 
 def _is_ours(path: Path) -> bool:
@@ -175,7 +175,7 @@ def read_inflight(path: Path) -> Inflight:
     """Read a file of `save_inflight`.
 
     Raises:
-        InflightError: it cannot be read, is something else, or is not as it was written.
+        InflightError: it cannot be read, is a different file, or was changed.
     """
     try:
         with path.open("rb") as file:
@@ -190,22 +190,22 @@ def _decoded(path: Path, data: bytes) -> Inflight:
         document = json.loads(data) if len(data) <= _LARGEST else None
     except (ValueError, RecursionError) as error:
         if _begins_as_ours(data):
-            raise InflightError.unreadable(path, "it is not as it was written, or was cut short") from error
+            raise InflightError.unreadable(path, "it was changed or truncated") from error
         document = None
     if not isinstance(document, dict) or _MARK not in document:
-        raise InflightError.unreadable(path, "it is no file of lens check --save")
+        raise InflightError.unreadable(path, "it was not written by lens check --save")
     if document[_MARK] != FORMAT:
-        told = f"it is of format {document[_MARK]}, and this lens reads format {FORMAT}"
-        raise InflightError.unreadable(path, told, "save it with this version of lens, or check with that one")
+        why = f"it has format {document[_MARK]}, but this lens reads format {FORMAT}"
+        raise InflightError.unreadable(path, why, "save and check with the same version of lens")
     body = {name: value for name, value in document.items() if name not in (_MARK, _DIGEST)}
     made = _made(body) if _digest(body) == document.get(_DIGEST) else None
     if made is None:
-        raise InflightError.unreadable(path, "it is not as it was written")
+        raise InflightError.unreadable(path, "it was changed")
     return made
 
 
 def _made(body: JSONObject) -> Inflight | None:
-    """What a body says; None if it is none."""
+    """The runs of a body; None if it is malformed."""
     try:
         groups = tuple(map(_group, body["groups"]))
         made = Inflight(groups, dict(body["manifests"]), datetime.fromisoformat(body["made_at"]), str(body["store"]))
@@ -217,5 +217,5 @@ def _made(body: JSONObject) -> Inflight | None:
 
 def _group(row: Mapping[str, Any]) -> ResumableGroup:
     if row.keys() != _KINDS.keys() or not all(isinstance(row[name], kinds) for name, kinds in _KINDS.items()):
-        raise TypeError("this is no group")
+        raise TypeError("not a group")
     return ResumableGroup(**{**row, "completed": tuple(map(str, row["completed"]))})

@@ -1,4 +1,4 @@
-"""Files beside a store: whose they are, and how they end. Only `OSError` comes out."""
+"""Files next to a store: locking, reading and writing. Raises only `OSError`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BLOCK = 1 << 16
 
 
 def last_line(file: int, size: int) -> tuple[bytes, bool]:
-    """The last line without its newline, and whether it has one (a file without lines ends well)."""
+    """The last line without its newline, and whether it had one (true for an empty file)."""
     if not size:
         return b"", True
     ended = os.pread(file, 1, size - 1) == b"\n"
@@ -43,12 +43,12 @@ def last_line(file: int, size: int) -> tuple[bytes, bool]:
 
 
 def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
-    """Open a file that may be a symbolic link only if this user, or root, made the link.
+    """Open a file; a symbolic link is followed only if this user, or root, owns it.
 
-    Whoever may write in the folder of a store could else have lens write to any file that its user may change.
+    Otherwise, a user with write access to the folder of a store could make lens write to any file of its user.
 
     Raises:
-        OSError: as `os.open`; ELOOP where another user made the link.
+        OSError: as for `os.open`; ELOOP for a link of another user.
     """
     try:
         return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -60,7 +60,7 @@ def open_own(path: Path, flags: int, mode: int = 0o600) -> int:
 
 
 def check_link(path: Path) -> None:
-    """See that a path is no symbolic link of another user.
+    """Check that a path is not a symbolic link of another user.
 
     Raises:
         OSError: it is (ELOOP).
@@ -68,25 +68,25 @@ def check_link(path: Path) -> None:
     with suppress(FileNotFoundError):
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode) and found.st_uid not in (os.geteuid(), 0):
-            raise OSError(errno.ELOOP, f"it is a symbolic link, made by {user_name(found.st_uid)}")
+            raise OSError(errno.ELOOP, f"it is a symbolic link owned by {user_name(found.st_uid)}")
 
 
 def check_folder(path: Path) -> None:
-    """See that nobody else could have put something into a folder that only lens is to write in.
+    """Check that no other user can write to a folder of lens.
 
     Raises:
-        OSError: every user may write in it (EPERM), it is a symbolic link of another user (ELOOP), or no folder.
+        OSError: it is writable by all users (EPERM), a symbolic link of another user (ELOOP), or not a folder.
     """
     check_link(path)
     found = os.stat(path)
     if not stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.ENOTDIR, "it is no folder")
+        raise OSError(errno.ENOTDIR, "it is not a folder")
     if found.st_mode & stat.S_IWOTH:
-        raise OSError(errno.EPERM, "every user may write in it")
+        raise OSError(errno.EPERM, "it is writable by all users")
 
 
 def user_name(uid: int) -> str:
-    """The name of a user; ``user 1001`` where there is none."""
+    """The name of a user, or ``user 1001`` without a name."""
     import pwd
 
     try:
@@ -95,13 +95,13 @@ def user_name(uid: int) -> str:
         return f"user {uid}"
 
 
-def beside(store_path: Path, suffix: str) -> Path:
-    """The place of a file for a store that is a file or a folder: beside it, also where a link leads to it."""
+def sidecar_path(store_path: Path, suffix: str) -> Path:
+    """The path of a file next to a store: next to its file or folder, after resolving links."""
     return Path(f"{os.path.realpath(store_path)}{suffix}")
 
 
 def settled_size(file: int, deadline: float) -> int:
-    """The size at a moment at which nobody writes (or at the deadline)."""
+    """The size of a file while no one is writing to it, or at the deadline."""
     if lock(file, fcntl.LOCK_SH, deadline):
         size = os.fstat(file).st_size
         with suppress(OSError):

@@ -14,7 +14,7 @@ __all__ = ["statistics"]
 
 
 async def statistics(backend: StateBackend, wanted: RunFilter) -> Stats:
-    """Counts, durations and failures of the runs that `wanted` admits, and their spans by name."""
+    """Counts, durations and failures of the runs that match, and their spans by name."""
     stats, spans = await asyncio.gather(backend.read_stats(wanted), backend.read_span_stats(wanted))
     gone = await gone_runs(backend, wanted, (await claims_of(backend)).values()) if "running" in stats.by_status else []
     return replace(stats, spans=spans, gone=len(gone))

@@ -1,4 +1,4 @@
-"""How a store is doing: the screen for somebody who has just been woken up."""
+"""The status of a store: failing, stale and waiting runs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from flujo_lens.state.views import RunFilter, RunSummary
 __all__ = ["store_status"]
 
 _WINDOW = timedelta(hours=1)
-"""What counts as failing now."""
+"""The window of current failures."""
 
 USUAL_OVER = 24
-"""Windows before this one that tell what is usual."""
+"""Number of earlier windows for the usual number of failures."""
 
 
 async def store_status(
     backend: StateBackend, store: str, now: datetime, silent_after: timedelta, wanted: RunFilter
 ) -> StoreStatus:
-    """Read what `StoreStatus` holds.
+    """Read the status of a store.
 
     Args:
         backend: The store.
-        store: What it is called.
-        now: The present.
-        silent_after: How long a running run may be without a save.
+        store: Its name.
+        now: The current time.
+        silent_after: Time without activity after which a running run is stale.
         wanted: Only these runs.
     """
     counted = asyncio.ensure_future(backend.count_runs(wanted))
@@ -58,7 +58,7 @@ async def store_status(
 
 
 async def _failing(backend: StateBackend, now: datetime, wanted: RunFilter) -> tuple[Failures, float]:
-    """The failures of the last hour, and how many a usual hour of the day before had."""
+    """The failures of the last hour, and the average per hour of the day before."""
     recent = wanted._replace(statuses=FAILED, active_since=now - _WINDOW * (USUAL_OVER + 1))
     lately: list[str] = []
     before = 0

@@ -1,11 +1,11 @@
-"""One clean-up of a store at a time: a lock file beside it, which says who holds it.
+"""The lock of a store, which allows one clean-up at a time: a lock file that names its holder.
 
-The lock is the file's `fcntl.flock`, so it goes with the process that holds it, however that ends; a file that is
-left over locks nobody out. What the file says (process, host, start, command) is for people.
+The lock is the file's `fcntl.flock`, so it ends with its process; a leftover file does not block. The content of the
+file (process, host, start, command) is for messages.
 
-Where the file system has no such locks (some network ones), the file itself is the lock: it counts as long as the
-process that it names may live. Of two that begin in the same instant both may win there; and a file that names
-another machine counts until somebody removes it.
+On file systems without such locks (some network ones), the file itself is the lock: it is valid while the process it
+names may be alive. Two processes that start at the same instant may both succeed there, and a file of another machine
+stays valid until it is removed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["LockHolder", "StoreLock", "holder_of"]
 
 SUFFIX = ".lens-lock"
 _LEAST_WAIT = 0.2
-"""Seconds; `holder_of` takes the lock for a moment, and should not be mistaken for a clean-up."""
+"""Seconds to retry, since `holder_of` takes the lock for a moment."""
 
 _PAUSE = 0.01
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -44,7 +44,7 @@ _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class LockHolder(NamedTuple):
-    """Who holds the lock of a store: as far as its file says."""
+    """The holder of the lock of a store, as far as recorded in its file."""
 
     process: Holder
     since: datetime | None
@@ -58,23 +58,23 @@ class LockHolder(NamedTuple):
 
 
 class StoreLock:
-    """Holds the lock of a store from ``with`` to its end. Blocks for `timeout` at most.
+    """Holds the lock of a store; a context manager. Blocks for up to `timeout`.
 
     Args:
-        path: The lock file; it is made, and removed at the end.
-        command: The words that were typed, without secrets.
-        actor: Who typed them.
-        now: The present, in UTC.
-        timeout: Seconds to wait for another one.
+        path: The lock file; it is created, and removed at the end.
+        command: The command line, without secrets.
+        actor: The name of the actor.
+        now: The current time, in UTC.
+        timeout: Seconds to wait for another holder.
 
     Raises (from ``with``):
-        BusyError: another command holds it; it is named. Nothing was changed.
-        ReadOnlyStoreError, OperationFailedError: the file cannot be made.
+        BusyError: another command, named in the message, holds it. Nothing was changed.
+        ReadOnlyStoreError, OperationFailedError: the file cannot be created.
     """
 
     def __init__(self, path: Path, *, command: Sequence[str], actor: str, now: datetime, timeout: float = 0.0) -> None:
         self.path = path
-        self._told = {
+        self._document = {
             "pid": os.getpid(),
             **{key: value for key, value in Holder.current()._asdict().items() if key != "pid"},
             "since": written_time(now),
@@ -85,15 +85,15 @@ class StoreLock:
         self._file = -1
 
     @staticmethod
-    def path_beside(store_path: Path) -> Path:
-        """The lock's place for a store that is a file or a folder: beside it, also where a link leads to it."""
-        return beside(store_path, SUFFIX)
+    def sidecar_path(store_path: Path) -> Path:
+        """The path of the lock of a store: next to its file or folder, after resolving links."""
+        return sidecar_path(store_path, SUFFIX)
 
     def check(self) -> None:
-        """Find out whether another command holds it now. Nothing is made.
+        """Check that no other command holds the lock. Creates nothing.
 
         Raises:
-            BusyError: as ``with``.
+            BusyError: another command holds it.
         """
         if holder_of(self.path) is not None:
             raise self._busy()
@@ -111,14 +111,14 @@ class StoreLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         file, self._file = self._file, -1
-        # Removed while it is held: whoever waits for it sees that its file is not the one at the path any more.
+        # removed while held: a waiting process sees that its file is no longer the one at the path
         if _is_current(file, self.path):
             with suppress(OSError):
                 os.unlink(self.path)
         os.close(file)
 
     def _take(self) -> bool:
-        """Whether the lock was taken; `_file` is open then, and says who has it."""
+        """Take the lock; return whether it was taken. `_file` is then open and names this process."""
         file = self._opened()
         if file is None:
             return False
@@ -129,7 +129,7 @@ class StoreLock:
             if outcome == "unsupported" and _names_another(file):
                 return False
             if not _may_write(file):
-                os.unlink(self.path)  # somebody else's, and left over
+                os.unlink(self.path)  # a leftover of another process
                 return False
             self._write_holder(file, needed=outcome == "unsupported")
             self._file, file = file, -1
@@ -139,18 +139,18 @@ class StoreLock:
         return True
 
     def _write_holder(self, file: int, *, needed: bool) -> None:
-        """Write who has it; on a full disk nobody is named, unless what is written is the lock itself."""
+        """Write the holder; on a full disk it is left out, unless the file itself is the lock."""
         os.ftruncate(file, 0)
         os.lseek(file, 0, os.SEEK_SET)
         try:
-            write_all(file, orjson.dumps(self._told) + b"\n")
+            write_all(file, orjson.dumps(self._document) + b"\n")
         except OSError as error:
             if needed or error.errno not in _FULL:
                 raise
             os.ftruncate(file, 0)
 
     def _opened(self) -> int | None:
-        """The lock file; None if it went away just now."""
+        """Open the lock file; None if it was just removed."""
         flags = os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             file = os.open(self.path, os.O_RDWR | flags, 0o644)
@@ -159,7 +159,7 @@ class StoreLock:
                 raise OSError(error.errno, "it is a symbolic link") from None
             if not isinstance(error, PermissionError):
                 raise
-            # One that another user left can be locked all the same, and tells who holds it.
+            # a leftover file of another user can be locked nevertheless, and names its holder
             try:
                 file = os.open(self.path, os.O_RDONLY | flags & ~os.O_CREAT)
             except FileNotFoundError:
@@ -168,15 +168,15 @@ class StoreLock:
                 return None
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
-            raise OSError(errno.EINVAL, "it is no plain file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         return file
 
     def _busy(self) -> BusyError:
         holder = _said(self.path)
         who = str(holder) if holder else "another command"
         return BusyError(
-            f"{who} works on this store; nothing was changed",
-            hint=f"try again when it is done, or wait for it with --timeout SECONDS; its lock is {self.path}",
+            f"{who} is changing this store; nothing was changed",
+            hint=f"try again later, or wait with --timeout SECONDS; the lock is {self.path}",
             path=str(self.path),
             pid=holder.process.pid if holder else None,
             host=holder.process.host if holder else None,
@@ -185,17 +185,15 @@ class StoreLock:
 
     def _not_made(self, error: OSError) -> LensError:
         kind = ReadOnlyStoreError if error.errno in _READ_ONLY else OperationFailedError
-        message = f"cannot make the lock {self.path}: {error.strerror or error}; nothing was changed"
-        hint = (
-            "the folder of a store has to be writable to change the store; lens prune --lock-file FILE locks elsewhere"
-        )
+        message = f"cannot create the lock {self.path}: {error.strerror or error}; nothing was changed"
+        hint = "changing a store needs a writable folder; lens prune --lock-file FILE uses another path for the lock"
         return kind(message, hint=hint, path=str(self.path))
 
 
 def holder_of(path: Path) -> LockHolder | None:
-    """Who holds the lock at `path` now; None if nobody does. Nothing is made or changed.
+    """The current holder of the lock at `path`; None if it is free. Creates and changes nothing.
 
-    A holder whose file cannot be read is one of no name.
+    A holder whose file cannot be read is unknown.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -210,7 +208,7 @@ def holder_of(path: Path) -> LockHolder | None:
 
 
 def _names_another(file: int) -> bool:
-    """Whether the file names a process that may live, other than this one."""
+    """Whether the file names another process that may be alive."""
     said = _parsed(file)
     return said is not None and said.process != Holder.current() and not said.process.is_gone()
 
@@ -238,10 +236,14 @@ def _said(path: Path) -> LockHolder | None:
 
 
 def _parsed(file: int) -> LockHolder | None:
-    """What a lock file says; None while it says nothing yet, or nothing that makes sense."""
+    """The holder in a lock file; None if it is empty or malformed."""
     try:
-        told = orjson.loads(os.pread(file, 1 << 20, 0))
-        process = Holder(str(told["host"]), str(told["boot_id"]), int(told["pid"]), str(told["started"]))
-        return LockHolder(process, parse_instant(told["since"]), tuple(map(str, told["command"])), str(told["actor"]))
+        document = orjson.loads(os.pread(file, 1 << 20, 0))
+        process = Holder(
+            str(document["host"]), str(document["boot_id"]), int(document["pid"]), str(document["started"])
+        )
+        return LockHolder(
+            process, parse_instant(document["since"]), tuple(map(str, document["command"])), str(document["actor"])
+        )
     except (OSError, ValueError, TypeError, KeyError):
         return None

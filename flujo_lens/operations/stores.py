@@ -1,4 +1,4 @@
-"""The stores that are known by name, and the drivers that are there."""
+"""The configured stores."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from flujo_lens.state.registry import BUILT_IN, ENTRY_POINTS, driver_name, load_
 __all__ = ["known_drivers", "known_stores"]
 
 _CHANGING = frozenset({"delete", "undo", "claims"})
-"""What a store cannot be asked for that its settings call read-only."""
+"""Capabilities that a store marked read-only does not have."""
 
 
 def known_stores(
     settings: Settings, chosen: Callable[[], StoreChoice], show_secrets: bool = False
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of name, uri, driver, capabilities, default and readonly, and what is wrong with any of them.
+    """Rows of name, uri, driver, capabilities, default and readonly, and the problems with them.
 
     Args:
         settings: The settings.
-        chosen: Tells which store is meant; an error if none is.
-        show_secrets: Whether passwords are kept.
+        chosen: Returns the selected store; raises if there is none.
+        show_secrets: Whether to show passwords.
     """
     problems: list[str] = []
     try:

@@ -1,4 +1,4 @@
-"""Setting a global key of a store, and reading the JSON that a person typed for it."""
+"""Setting a key of the system state, and parsing its JSON value."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ _SHOWN = 30
 
 
 def parse_value(text: str) -> JSONObject:
-    """The JSON object that was typed.
+    """Parse a JSON object.
 
     Raises:
-        UsageError: it is no object, or as of `parse_json`.
+        UsageError: it is not an object, or as for `parse_json`.
     """
-    value = parse_json(text, hint="""in single quotes for the shell, as in lens system set KEY '{"limit": 10}'""")
+    value = parse_json(text, hint="""quote it for the shell: lens system set KEY '{"limit": 10}'""")
     if not isinstance(value, dict):
         raise UsageError(
-            f"the value is {_kind(value)}, and applications expect an object",
-            hint=f"""as in lens system set KEY '{{"value": {_short(text)}}}'""",
+            f"the value is {_kind(value)}, but applications expect an object",
+            hint=f"""for example: lens system set KEY '{{"value": {_short(text)}}}'""",
         )
     return value
 
 
-def parse_json(text: str, hint: str = """in single quotes for the shell, as in '{"limit": 10}'""") -> Any:
-    """The JSON that was typed.
+def parse_json(text: str, hint: str = """quote it for the shell: '{"limit": 10}'""") -> Any:
+    """Parse JSON.
 
     Raises:
-        UsageError: it is no JSON (the message tells the place), or has a number that no store can keep.
+        UsageError: it is not JSON (the message has the position), or has a number that cannot be stored.
     """
     try:
         return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise UsageError(
-            f"the value is no JSON: {error.msg.lower()} {_place(text, error.pos)}",
+            f"the value is not JSON: {error.msg.lower()} {_place(text, error.pos)}",
             hint=hint,
         ) from None
     except RecursionError:
-        raise UsageError("the value is nested too deep to be read") from None
+        raise UsageError("the value is nested too deeply") from None
     except ValueError as error:
-        raise UsageError(f"the value holds a number that nothing can keep: {error}") from None
+        raise UsageError(f"the value has a number that cannot be stored: {error}") from None
 
 
 def _place(text: str, at: int) -> str:
@@ -58,7 +58,7 @@ def _place(text: str, at: int) -> str:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _finite(text: str) -> float:
@@ -78,7 +78,7 @@ def _short(text: str) -> str:
 
 
 async def stored_key(backend: StateBackend, key: str, unescaped: str) -> tuple[str, bool]:
-    """The key that is meant, and whether it is set; as it was typed, else with the escapes of tables read back."""
+    """The key, as given or with the escapes of tables decoded, and whether it exists."""
     if not overrides(type(backend), "read_system_state"):
         return key, await backend.get_system_state(key) is not None
     there = {entry.key for entry in await backend.read_system_state()}
@@ -89,13 +89,13 @@ async def stored_key(backend: StateBackend, key: str, unescaped: str) -> tuple[s
 async def set_system_value(
     backend: StateBackend, key: str, value: JSONObject, record: Callable[[], Recorder] | None
 ) -> Report:
-    """Set a global key, in place of the value before; the entry in the audit log, without the value, comes first.
+    """Set a key, replacing its value, after writing an audit entry without the value.
 
     Args:
         backend: The store.
         key: The key.
         value: Its new value.
-        record: Makes the recorder; None to change nothing.
+        record: Creates the recorder; None for a dry run.
 
     Raises:
         LensError: the log or the store cannot be written; nothing was changed.

@@ -1,4 +1,4 @@
-"""Giving up background tasks whose processes died."""
+"""Marking stale background tasks as failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Swept", "sweep"]
 
 
 class Swept(NamedTuple):
-    """The background tasks that were given up, or with a dry run, would be; and the report."""
+    """The background tasks that were marked failed, or in a dry run, would be; and the report."""
 
     run_ids: Sequence[str]
     report: Report
@@ -28,17 +28,17 @@ async def sweep(
     silent_for: timedelta,
     record: Callable[[], Recorder] | None,
 ) -> Swept:
-    """Mark background tasks that are said to run, and gave no sign for `silent_for`, as failed.
+    """Mark running background tasks without activity for `silent_for` as failed.
 
-    A task that a living process claims is not silent. Each is looked at again when it is marked; one that was saved
-    meanwhile stays. The entry in the audit log comes first.
+    A task held by a live process is not stale. Each task is checked again in its transaction; a task saved since is
+    skipped. An audit entry is written first.
 
     Args:
         backend: The store.
         wanted: Only these runs.
-        now: The present.
-        silent_for: How long a task must be without a save.
-        record: Makes the recorder, if there is something to change; None to change nothing.
+        now: The current time.
+        silent_for: Minimum time without activity.
+        record: Creates the recorder, if there are tasks to mark; None for a dry run.
 
     Raises:
         LensError: the log or the store cannot be written; nothing was changed.

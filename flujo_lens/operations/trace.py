@@ -17,31 +17,31 @@ __all__ = ["Trace", "pick_spans", "read_trace", "read_trace_file"]
 
 
 class Trace(NamedTuple):
-    """The span trees of a run; `run` is None where they come from a file."""
+    """The span trees of a run; `run` is None if they come from a file."""
 
     roots: Sequence[Span]
     run: RunSummary | None = None
 
 
 async def read_trace(backend: StateBackend, text: str, unescaped: str | None = None) -> Trace:
-    """The spans of the run that `text` means."""
+    """The spans of the run that `text` names."""
     run = (await read_run(backend, text, unescaped)).run
     return Trace(await backend.read_spans(run.run_id), run)
 
 
 def pick_spans(spans: Sequence[Span], statuses: frozenset[str], name: str | None) -> list[Span]:
-    """The flat spans of these statuses (any, if empty) and this name."""
+    """The flat spans with these statuses (any if empty) and this name."""
     return [span for span in spans if (not statuses or span.status in statuses) and (name is None or span.name == name)]
 
 
 def read_trace_file(path: Path) -> Trace:
-    """A trace from a file: of ``lens trace -o json`` or ``lens spans -o json``, or the library's debug export.
+    """Read a trace from a file: output of ``lens trace -o json`` or ``lens spans -o json``, or a debug export.
 
-    What ``flujo run --debug-export`` writes has the tree under ``trace_tree``; its root alone will do, too.
+    A debug export (``flujo run --debug-export``) has the tree under ``trace_tree``; its root alone is accepted, too.
 
     Raises:
         OperationFailedError: the file cannot be read.
-        UsageError: it holds no trace.
+        UsageError: it has no trace.
     """
     import orjson
 
@@ -50,19 +50,19 @@ def read_trace_file(path: Path) -> Trace:
     except OSError as error:
         raise OperationFailedError(f"cannot read {path}: {error.strerror or error}") from error
     except orjson.JSONDecodeError as error:
-        raise UsageError(f"{path} is no saved trace: {error}") from error
+        raise UsageError(f"{path} is not a saved trace: {error}") from error
     run = None
     if isinstance(document, dict) and "trace_tree" in document:
         run, document = _exported_run(document), document["trace_tree"] or []
     roots = document if isinstance(document, list) else [document]
     if not all(isinstance(root, dict) and "name" in root for root in roots):
-        hint = f"lens trace RUN -o json > {path.name} makes one; so does flujo run --debug-export"
-        raise UsageError(f"{path} is no saved trace", hint=hint)
+        hint = f"to save a trace: lens trace RUN -o json > {path.name}, or flujo run --debug-export"
+        raise UsageError(f"{path} is not a saved trace", hint=hint)
     return Trace(_trees(roots), run)
 
 
 def _trees(roots: Sequence[Mapping[str, Any]]) -> list[Span]:
-    """The trees of a file: its spans have offsets as lens prints them, or the clock's times as the library has them."""
+    """The trees of a file whose spans have either the offsets of lens or the clock times of the library."""
     if any("start_time" in root or "end_time" in root for root in roots):
         return [_clocked(root) for root in roots]
     if any("children" in root for root in roots):
@@ -71,12 +71,12 @@ def _trees(roots: Sequence[Mapping[str, Any]]) -> list[Span]:
 
 
 def _clocked(root: Mapping[str, Any]) -> Span:
-    """A tree with the times of its writer's clock."""
+    """A tree with clock times."""
     return build_trees(spans_of_tree(root), None)[0]
 
 
 def _nested(flat: Sequence[Span]) -> list[Span]:
-    """A flat list of spans, parents first, as trees. One whose parent is not in it is a root."""
+    """The trees of a flat list of spans, parents first. A span without its parent is a root."""
     ids = {span.span_id for span in flat}
     children: dict[str | None, list[Span]] = {}
     for span in reversed(flat):
@@ -87,7 +87,7 @@ def _nested(flat: Sequence[Span]) -> list[Span]:
 
 
 def _exported_run(document: Mapping[str, Any]) -> RunSummary | None:
-    """The run of a debug export, as far as that names it."""
+    """The run of a debug export, as far as named in it."""
     tree = document["trace_tree"]
     if not isinstance(document.get("run_id"), str) or not isinstance(tree, dict):
         return None

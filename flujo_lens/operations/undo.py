@@ -1,4 +1,4 @@
-"""Bringing back from the bin what a command deleted."""
+"""Restoring the runs deleted by a command from the bin."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from flujo_lens.operations.archive_reader import survey
 from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.recycle_bin import LEAST_PREFIX, Bin, BinItem
-from flujo_lens.operations.restore import Restoration, RestorePlan, bring_back
+from flujo_lens.operations.restore import Restoration, RestorePlan, restore_runs
 from flujo_lens.state.backends.base import StateBackend
 
 __all__ = ["check_order", "runs_meant", "undo"]
 
 
 def runs_meant(item: BinItem, asked: Mapping[str, str], *, prefix: bool) -> frozenset[str]:
-    """The whole ids of those runs of an item that are asked for.
+    """The whole ids of the requested runs of an item.
 
     Args:
         item: The item.
-        asked: Whole ids, or with `prefix` their unique beginnings of 4 or more characters: as they were typed, each
-            with what it is when the escapes are read back that tables print; that is tried where no id is as typed.
-        prefix: Whether beginnings are taken.
+        asked: Ids, or with `prefix`, unique prefixes of 4 or more characters, each mapped to the same text with the
+            escapes of tables decoded, which is tried if no id matches.
+        prefix: Whether prefixes are accepted.
 
     Raises:
-        RunNotFoundError: one of them is not among its runs.
-        AmbiguousRunError: several of its runs begin so.
+        RunNotFoundError: the item does not have such a run.
+        AmbiguousRunError: several of its runs have this prefix.
     """
     found = survey(item.path).run_ids
     whole = set(found)
@@ -38,27 +38,27 @@ def runs_meant(item: BinItem, asked: Mapping[str, str], *, prefix: bool) -> froz
 
 
 def _begun(text: str, found: Collection[str], item: BinItem, prefix: bool) -> str:
-    """The one of `found` that begins as `text`."""
+    """The id in `found` with the prefix `text`."""
     begin = [run_id for run_id in found if run_id.startswith((text, f"run_{text}"))]
     if not prefix or len(text) < LEAST_PREFIX or not begin:
         raise RunNotFoundError(
-            f'{item.audit_id} deleted no run "{text}"; nothing was changed',
-            hint=f"lens undo {item.audit_id} --dry-run -o id lists those that it can bring back",
+            f'{item.audit_id} has no run "{text}"; nothing was changed',
+            hint=f"lens undo {item.audit_id} --dry-run -o id lists its runs",
             run_id=text,
         )
     if len(begin) > 1:
-        hint = "\n".join(["type more of the one you mean:", *(f"  {one}" for one in begin[:10])])
-        raise AmbiguousRunError(f'"{text}" is the beginning of several run ids', hint=hint, run_id=text)
+        hint = "\n".join(["type more characters:", *(f"  {one}" for one in begin[:10])])
+        raise AmbiguousRunError(f'"{text}" is a prefix of several run ids', hint=hint, run_id=text)
     return begin[0]
 
 
 def check_order(bin: Bin, item: BinItem, plan: RestorePlan) -> None:
-    """See that no state comes back alone whose history was deleted after it, and is in the bin.
+    """Check that no state would be restored whose history was deleted later and is also in the bin.
 
-    The history could not come back then, since there would be a run of its id.
+    The history could not be restored then, since a run of its id would exist.
 
     Raises:
-        OperationFailedError: one would; the item that has to come back first is named.
+        OperationFailedError: one would; the hint names the item to restore first.
     """
     states = plan.found.states.intersection(plan.run_ids)
     if not states:
@@ -70,7 +70,7 @@ def check_order(bin: Bin, item: BinItem, plan: RestorePlan) -> None:
         for run_id in states.intersection(found.run_ids) - found.states:
             raise OperationFailedError(
                 f"the history of {run_id} was deleted after its state; nothing was changed",
-                hint=f"bring that back first: lens undo {other.audit_id}",
+                hint=f"restore that first: lens undo {other.audit_id}",
                 run_id=run_id,
                 audit_id=other.audit_id,
             )
@@ -87,18 +87,18 @@ async def undo(
     stop: Stop | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Restoration:
-    """Bring back what `plan_restore` planned, with an entry in the audit log before the first.
+    """Restore the runs of a plan of `plan_restore`, after writing an audit entry.
 
-    When all of the item came back it is removed. When only a part did, or a run of one of the ids exists again, it
-    stays until its time is over: it is the only copy. Whatever else is too old for the bin is removed as well.
+    If all runs of the item were restored, it is removed; otherwise it stays until it expires, as the only copy. Other
+    expired items are removed, too.
 
     Raises:
-        ArchiveError: the item is not in the bin any more.
-        LensError: as `bring_back`.
+        ArchiveError: the item is no longer in the bin.
+        LensError: as for `restore_runs`.
     """
     try:
         with bin.held(item.path):
-            done = await bring_back(backend, plan, recorder, stop=stop, progress=progress)
+            done = await restore_runs(backend, plan, recorder, stop=stop, progress=progress)
     except OSError as error:
         raise ArchiveError.unreadable(item.path, error.strerror or str(error)) from error
     if len(done.run_ids) == len(plan.found.run_ids) and not plan.found.unfinished:

@@ -76,7 +76,7 @@ class Human(NamedTuple):
     """How times are shown to people.
 
     Attributes:
-        now: The present.
+        now: The current time.
         zone: The zone of the reader.
         style: ``relative``, ``local`` or ``iso``.
         mask: Masks the secrets in a text.

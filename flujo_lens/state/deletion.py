@@ -51,7 +51,7 @@ class DeletionRequest(NamedTuple):
     enough and has one of the statuses asked for, and the run itself fits the rest of the filter.
 
     Attributes:
-        now: The present, in UTC. A time behind it is no age.
+        now: The current time, in UTC. A time behind it is no age.
         cutoff: Runs last updated before this instant are old; None: age does not matter.
         wanted: The filter.
         run_ids: These runs alone, whatever else: their families, age, pauses and the filter do not matter.

@@ -20,7 +20,7 @@ class Signs:
 
     Args:
         claims: The claims of the store, or of the runs that are asked about.
-        now: The present.
+        now: The current time.
         silent_after: How long a run without a living claim may be without a save.
     """
 
@@ -50,7 +50,7 @@ async def with_signs(
     Args:
         backend: Their store.
         runs: Any runs.
-        now: The present.
+        now: The current time.
         silent_after: How long a run may be without a sign.
     """
     running = [run.run_id for run in runs if run.status in RUNNING]
@@ -80,7 +80,7 @@ async def silent_ids(
         backend: The store.
         wanted: Only these runs, whatever statuses it names.
         cutoff: Saved before this, a run gives no sign.
-        now: The present.
+        now: The current time.
         gone: Also those whose process is known to be dead, whenever they were saved.
     """
     until = cutoff if wanted.active_until is None else min(wanted.active_until, cutoff)

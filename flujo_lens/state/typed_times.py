@@ -72,7 +72,7 @@ def parse_when(text: str, now: datetime, zone: tzinfo) -> datetime:
         text: An age (counted back from `now`), ``now``, ``today``, ``yesterday``, or an ISO 8601 date or datetime:
             extended, compact (``20261120T191108Z``, also without the T) or by its week (``2026-W47-5``). A date alone
             is the first instant of that day; 24:00 is the end of it.
-        now: The present, aware.
+        now: The current time, aware.
         zone: The zone of a time without one, and the one whose midnight ``today`` means.
 
     Returns:

@@ -115,7 +115,7 @@ def test_no_store(lens: Lens, line: str, store: str) -> None:
 def test_the_log_is_where_it_is_said_to_be(lens: Lens, path: Path) -> None:
     other = write(lens.cwd / "other.ndjson", "z")
     assert lens("audit --audit-file other.ndjson -o id").lines == [other]
-    assert lens("audit verify --audit-file other.ndjson").out == "1 entry, chain whole\n"
+    assert lens("audit verify --audit-file other.ndjson").out == "1 entry, chain intact\n"
     third = write(lens.cwd / "third.ndjson", "z")
     lens.write("lens.toml", 'default = "flujo_ops.db"\n[audit]\npath = "third.ndjson"\n')
     assert lens("audit -o id").lines == [third]
@@ -156,7 +156,7 @@ def test_a_driver_without_a_path(lens: Lens) -> None:
 
 def test_a_whole_chain(lens: Lens, path: Path) -> None:
     shown = lens("audit verify")
-    assert (shown.code, shown.out, shown.err) == (0, "3 entries, chain whole\n", "")
+    assert (shown.code, shown.out, shown.err) == (0, "3 entries, chain intact\n", "")
     report = lens("audit verify -o json").json
     assert {name: report[name] for name in ("ok", "entries", "line", "why", "torn")} == {
         "ok": True,
@@ -190,7 +190,7 @@ def test_a_torn_line_that_was_chained_over_is_said(lens: Lens, path: Path) -> No
     path.with_name(f"{path.name}.head").unlink()  # of a writer that died there was none yet
     write(path, "d")
     shown = lens("audit verify")
-    assert (shown.code, shown.out) == (0, "3 entries, chain whole\n")
+    assert (shown.code, shown.out) == (0, "3 entries, chain intact\n")
     assert "line 3" in shown.err
     assert "1 of the lines" in lens("audit").err
 
@@ -314,5 +314,5 @@ def test_a_cut_log(lens: Lens, path: Path) -> None:
 def test_a_log_of_before_is_whole_with_a_note(lens: Lens, path: Path) -> None:
     path.with_name(f"{path.name}.head").unlink()
     shown = lens("audit verify")
-    assert (shown.code, shown.out) == (0, "3 entries, chain whole\n")
+    assert (shown.code, shown.out) == (0, "3 entries, chain intact\n")
     assert "lines cut from the end would not show" in shown.err

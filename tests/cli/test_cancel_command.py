@@ -69,7 +69,7 @@ def test_an_undo_makes_the_runs_what_they_were(any_lens: Lens) -> None:
     assert content(any_lens) == before
     done = any_lens("cancel paused-001 fail-001 crashed-001 --yes")
     audit_id = done.lines[-1].rpartition(" ")[2]
-    assert (done.code, done.lines[-1]) == (0, f"Take it back within 7d: lens undo {audit_id}")
+    assert (done.code, done.lines[-1]) == (0, f"To undo within 7d: lens undo {audit_id}")
     assert content(any_lens) != before
     listed = any_lens("undo -o json").json
     assert [(row["audit_id"], row["runs"], row["command"][:2]) for row in listed] == [(audit_id, 3, ["lens", "cancel"])]
@@ -122,7 +122,7 @@ def test_a_run_can_be_cancelled_where_the_bin_cannot_be_had(lens: Lens) -> None:
 def test_what_it_says(lens: Lens) -> None:
     done = lens("cancel paused-001 fail-001 resumed-001 --yes")
     *told, last = done.out.splitlines(keepends=True)
-    assert last.startswith("Take it back within 7d: lens undo ")
+    assert last.startswith("To undo within 7d: lens undo ")
     assert "".join(told) == (
         "2 runs cancelled; the history stays\n"
         "  paused-001 (paused, approvals 1.0.0)\n"

@@ -123,7 +123,7 @@ def test_code_that_fits(shop: Lens) -> None:
     assert (row["pipeline_name"], row["pipeline_version"]) == ("billing", "1.3.0")
     assert (row["status"], row["step_name"], row["sample_run_id"]) == ("paused", "approve", "order-1")
     assert found.err == (
-        f"the shop opens\nchecked 3 runs in 1 group of {shop.cwd}/billing.db against shop:same: all could go on\n"
+        f"the shop opens\nchecked 3 runs in 1 group of {shop.cwd}/billing.db against shop:same: all could resume\n"
     )
     assert tree(shop.cwd) == before
 
@@ -133,7 +133,7 @@ def test_code_that_does_not(shop: Lens) -> None:
     (row,) = found.json
     assert (found.code, row["verdict"], row["code"], row["runs"]) == (1, "broken", "LENS-C4", 3)
     assert row["differences"][0]["hinders"] is True
-    assert "3 of them could not go on" in found.err
+    assert "3 of them could not resume" in found.err
     assert checked(shop, "with_alias", "-q").code == 0
     lost = checked(shop, "misspelt", "-o json")
     assert (lost.code, lost.json[0]["verdict"], lost.json[0]["code"]) == (1, "broken", "LENS-C7")
@@ -378,9 +378,9 @@ def made_at(lens: Lens, when: datetime) -> None:
 @pytest.mark.parametrize(
     ("age", "options", "exit_code", "words"),
     [
-        (timedelta(hours=23), "--max-age 1d", 0, "all could go on"),
+        (timedelta(hours=23), "--max-age 1d", 0, "all could resume"),
         (timedelta(hours=25), "--max-age 1d", 1, "inflight.json is 1d old"),
-        (timedelta(hours=25), "", 0, "all could go on"),
+        (timedelta(hours=25), "", 0, "all could resume"),
         (timedelta(days=-3), "--max-age 1d", 1, "from the future, by 2d"),
     ],
 )
@@ -418,12 +418,12 @@ def test_filters_of_a_file(saved: Lens) -> None:
         ("check --app shop:same --fail-on none,broken", 2, "goes with no other"),
         ("check --app shop:same --fail-on ,", 2, 'no verdict ","'),
         ("check --app shop:same --min-runs some", 2, "--min-runs"),
-        ("check --app shop:same --max-age 1d", 2, "belongs to --from"),
-        ("check --app shop:same --force", 2, "--force belongs to --save"),
+        ("check --app shop:same --max-age 1d", 2, "needs --from"),
+        ("check --app shop:same --force", 2, "--force needs --save"),
         ("check --from f --max-age soon", 2, 'takes an age, not "soon"'),
         ("check --from f --max-age 0d", 2, "takes an age"),
-        ("check --from f --deep", 2, "--from does not go with --deep"),
-        ("check --from f --save g", 2, "--from does not go with --save"),
+        ("check --from f --deep", 2, "--from cannot be combined with --deep"),
+        ("check --from f --save g", 2, "--from cannot be combined with --save"),
         ("check --save g --deep", 2, "--save does not go with --deep"),
         ("check --from f --app shop:same", 5, "cannot check what f holds: No such file"),
         ("check --from shop.py --app shop:same", 5, "it is no file of lens check --save"),
@@ -498,7 +498,7 @@ registry.register(load >> Step.human_in_the_loop("approve", message_for_user="?"
     assert (good["verdict"], good["step_name"], good["code"]) == ("names-match", "approve", None)
     assert {rows[run]["verdict"] for run in ("fail-001", "crashed-001")} == {"broken"}
     assert rows["paused-schema-001"]["verdict"] == "unknown"
-    assert "without a manifest: judged by the version and the names of the steps alone" in found.err
+    assert "without a manifest: checked only by version and step names" in found.err
     assert {path.name: path.read_bytes() for path in bare_lens.cwd.glob("flujo_ops.db*")} == before
 
 

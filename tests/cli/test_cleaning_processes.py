@@ -111,7 +111,7 @@ def test_a_signal_before_the_first_batch_changes_nothing(lens: Lens) -> None:
             stdout, stderr = process.communicate(timeout=60)
         holder.execute("ROLLBACK")
     assert (process.returncode, stderr) == (143, b"")
-    assert b"stopped with 27 left; the same command goes on" in stdout
+    assert b"stopped with 27 left; run the same command to continue" in stdout
     assert rows(path_of(lens)) == before
 
 

@@ -83,11 +83,11 @@ def test_every_screen_says_that_the_process_is_gone(dead: Lens) -> None:
     assert re.search(r"order-alive .*running  .*at wait", listed)
     shown = dead.terminal("show order-dead", width=160).out
     assert "running (process is gone)" in re.sub(r"\x1b\[[\d;]*m", "", shown)
-    assert f"was worked on by pid {pid}" in shown
+    assert f"was held by pid {pid}" in shown
     assert "lens resume order-dead" in shown
     alive = dead.terminal("show order-alive", width=160).out
-    assert ("gone" in alive, "lens resume" in alive, "is worked on by pid" in alive) == (False, False, True)
-    assert "1 running whose process is gone" in dead.process("status -o table").out
+    assert ("gone" in alive, "lens resume" in alive, "is held by pid" in alive) == (False, False, True)
+    assert "1 running, process gone" in dead.process("status -o table").out
     assert "2 running (1 dead)" in dead.process("stats -o table").out
     assert "1 silent (lens list --status running)" in dead.process("failed").err
     assert "process is gone" in dead.process("trace order-dead -o table").out

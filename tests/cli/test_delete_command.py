@@ -29,7 +29,7 @@ def test_the_documents_own_command_line(lens: Lens) -> None:
     assert shown.code == 0
     assert shown.out.splitlines()[:3] == [
         "  fail-001 (failed, payments 1.0.0) with 2 steps and 3 spans",
-        "lens undo can bring it back within 7d",
+        "lens undo can restore it within 7d",
         "delete it? [y/N] y",
     ]
     assert gone(lens, "fail-001")
@@ -167,7 +167,7 @@ def test_without_a_terminal_it_needs_yes(lens: Lens) -> None:
 
 def test_what_cannot_be_brought_back_is_said_before(lens: Lens) -> None:
     shown = answered(lens, "delete fail-001 --no-bin", "n\n")
-    assert "--no-bin: it cannot be brought back" in shown.out
+    assert "--no-bin: it cannot be restored" in shown.out
     lens.write("lens.toml", "[bin]\nmax_runs = 1\n")
     assert "too many for the bin" in answered(lens, "delete fail-001 plain-001", "n\n").out
 
@@ -189,13 +189,13 @@ def test_unattended_nothing_goes_that_the_bin_cannot_take(lens: Lens) -> None:
 def test_a_person_may_delete_what_the_bin_cannot_take(lens: Lens) -> None:
     lens.write("lens.toml", "[bin]\nmax_runs = 1\n")
     done = answered(lens, "delete fail-001 plain-001", "y\n")
-    assert (done.code, "they cannot be brought back" in done.out) == (0, True)
+    assert (done.code, "they cannot be restored" in done.out) == (0, True)
 
 
 def test_its_tasks_stay_and_that_is_said(lens: Lens) -> None:
     tasks = {run_id for run_id in ids(lens) if run_id.startswith("bgparent-001_bg")}
     dry = lens("delete bgparent-001 --dry-run").lines
-    assert "its 2 background tasks stay: they are runs of their own (lens tasks list)" in dry
+    assert "its 2 background tasks stay: they are separate runs (lens tasks list)" in dry
     assert lens("delete bgparent-001 --yes").code == 0
     assert tasks <= ids(lens)
     lens.edit("UPDATE workflow_state SET metadata = '{}' WHERE parent_run_id = 'bgparent-001'")
@@ -238,7 +238,7 @@ def test_what_it_says(lens: Lens) -> None:
     done = lens("delete fail-001 --yes")
     assert done.lines == [
         "Deleted fail-001 (failed, payments 1.0.0) with 2 steps and 3 spans.",
-        f"Take it back within 7d: lens undo {entries(lens)[0]['audit_id']}",
+        f"To undo within 7d: lens undo {entries(lens)[0]['audit_id']}",
     ]
     quiet = lens("delete paused-001 --yes --quiet")
     assert quiet.lines == [f"deleted 1 run, undo: lens undo {entries(lens)[1]['audit_id']}"]
@@ -284,7 +284,7 @@ def test_the_state_alone_of_files(file_lens: Lens) -> None:
 def test_a_state_that_is_not_there_is_not_deleted(lens: Lens) -> None:
     assert lens("delete paused-001 --state-only --yes").code == 0
     before = rows(path_of(lens))
-    told = "paused-001 has no state: there is nothing to delete of it"
+    told = "paused-001 has no state: nothing to delete"
     assert told in lens("delete paused-001 --state-only --dry-run").out
     again = lens("delete paused-001 --state-only --yes")
     assert (again.code, "Deleted the state" in again.out, "have no state" in again.out) == (6, False, True)
@@ -304,9 +304,7 @@ def test_what_failed_is_told_after_the_state_is_gone(lens: Lens) -> None:
 
 
 def test_the_state_alone_of_a_run_without_a_history(file_lens: Lens) -> None:
-    assert "; no step or span is stored apart from it: nothing of them stays" in (
-        file_lens("delete plain-001 --state-only --dry-run").out
-    )
+    assert "; it is all that is stored of the run" in (file_lens("delete plain-001 --state-only --dry-run").out)
 
 
 # --- what is in the way
@@ -314,7 +312,7 @@ def test_the_state_alone_of_a_run_without_a_history(file_lens: Lens) -> None:
 
 def test_a_run_that_gave_a_sign_lately_is_said_to_be_at_work(lens: Lens) -> None:
     at_work(lens, "plain-001", NOW - timedelta(seconds=43))
-    told = "it is said to be running, last sign 43s ago"
+    told = "it is marked running, last activity 43s ago"
     assert told in lens("delete plain-001 --dry-run").out
     done = lens("delete plain-001 --yes")
     assert (done.code, told in done.err, gone(lens, "plain-001")) == (0, True, True)

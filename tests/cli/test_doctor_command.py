@@ -27,7 +27,7 @@ def well(lens: Lens) -> Lens:
 def test_a_store_that_is_well(well: Lens) -> None:
     before = tree(well.cwd)
     found = well("doctor -o json")
-    assert (found.code, "nothing is wrong" in found.err) == (0, True)
+    assert (found.code, "no problems found" in found.err) == (0, True)
     assert {tuple(row) for row in found.json} == {tuple(FIELDS)}
     assert all(row["ok"] for row in found.json)
     assert well("doctor --full").code == 0
@@ -40,7 +40,7 @@ def test_what_is_wrong_comes_first_and_is_told_by_the_exit_code(well: Lens) -> N
     assert found.code == 1
     first, second = (json.loads(line) for line in found.lines[:2])
     assert (first["check"], first["ok"], first["count"], second["ok"]) == ("unreadable values", False, 1, True)
-    assert "1 check found something wrong" in found.err
+    assert "1 check found problems" in found.err
     assert "plain-001" in well("list --status unreadable -o id").lines or well("show plain-001").code == 0
 
 

@@ -340,7 +340,7 @@ def test_reading_leaves_no_trace(lens: Lens) -> None:
         ("rm fail-001", "Did you mean delete?"),
         ("approve paused-001", "Did you mean resume?"),
         ("show", "lens show @latest"),
-        ("list fail-001", "lens show fail-001; by a part of the id: lens list --search fail-001"),
+        ("list fail-001", "lens show fail-001; part of an id: lens list --search fail-001"),
         ("waiting Paused-001", "lens show Paused-001"),
         ("failed --since", "lens failed --help"),
         ("list --limit", "lens list --help"),

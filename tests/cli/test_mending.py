@@ -65,7 +65,7 @@ def open_elsewhere(lens: Lens, code: str) -> Iterator[int]:
 
 @pytest.fixture
 def well(lens: Lens) -> Lens:
-    """``lens`` beside a store in which nothing is wrong."""
+    """``lens`` beside a store in which no problems found."""
     lens.edit(
         "UPDATE workflow_state SET status = 'completed' WHERE status = 'running'",
         "UPDATE runs SET status = 'completed' WHERE status = 'running'",
@@ -124,7 +124,7 @@ class TestDoctorFix:
     def test_nothing_to_mend_is_not_asked_about(self, well: Lens) -> None:
         before = tree(well.cwd)
         shown = well("doctor --fix")
-        assert (shown.code, shown.out) == (0, "there is nothing that can be mended without losing anything\n")
+        assert (shown.code, shown.out) == (0, "nothing can be repaired without losing data\n")
         assert tree(well.cwd) == before
 
     def test_what_is_left_for_a_person_is_told(self, slow: Lens) -> None:
@@ -230,7 +230,7 @@ class TestOptimize:
         before = tree(well.cwd)
         shown = well("optimize --vacuum --dry-run")
         assert (shown.code, shown.err) == (0, "")
-        assert "make the index lens_idx_spans_figures on spans(name, status, start_time, end_time)" in shown.out
+        assert "create the index lens_idx_spans_figures on spans(name, status, start_time, end_time)" in shown.out
         assert re.search(r"this takes .* free in /", shown.out)
         dry = well("optimize --vacuum --dry-run -o json").json
         assert [dry[name] for name in REPORT] == [5, 0, 0, 0, 5, True, None]
@@ -252,7 +252,7 @@ class TestOptimize:
 
     def test_a_second_time_the_indexes_are_there(self, well: Lens) -> None:
         well("optimize --yes")
-        assert well("optimize --yes").lines[0] == "all indexes were there"
+        assert well("optimize --yes").lines[0] == "all indexes exist"
 
     def test_a_vacuum_gives_back_what_is_free(self, well: Lens) -> None:
         well.edit(
@@ -277,7 +277,7 @@ class TestOptimize:
     def test_it_asks_on_a_terminal(self, well: Lens) -> None:
         refused = answered(well, "optimize", "\n")
         assert refused.code == 1
-        assert "make the index" in refused.out
+        assert "create the index" in refused.out
         assert not any(name.startswith("lens_") for name in indexes(well))
 
     @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system does not say who has a file open")
@@ -319,7 +319,7 @@ class TestOptimize:
     def test_a_folder_has_nothing_to_optimize(self, file_lens: Lens) -> None:
         before = tree(file_lens.cwd)
         shown = file_lens("optimize --vacuum")
-        assert (shown.code, shown.out) == (0, "this store has neither indexes nor free room: nothing to optimize\n")
+        assert (shown.code, shown.out) == (0, "nothing to optimize: this store has neither indexes nor free space\n")
         assert tree(file_lens.cwd) == before
 
     def test_there_is_no_store(self, bare_lens: Lens) -> None:
@@ -339,8 +339,8 @@ class TestOrphans:
         shown = well("prune --orphans --dry-run").out
         assert ("0 by now" in found["fix"]) is not old
         assert "lens show" not in found["fix"]
-        assert (f"kept {found['count']} rows without a run, younger than 1d" in shown) is not old
-        assert (f"rows that hang on no run: {found['count']} steps" in shown) is old
+        assert (f"kept {found['count']} rows without a run, newer than 1d" in shown) is not old
+        assert (f"rows without a run: {found['count']} steps" in shown) is old
 
 
 def test_a_file_of_the_wal_that_nobody_may_write_is_found(well: Lens) -> None:

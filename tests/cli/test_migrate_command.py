@@ -52,7 +52,7 @@ def test_a_dry_run_tells_the_plan_and_changes_nothing(old_lens: Lens, tty: bool)
     shown = old_lens("migrate --dry-run", tty=tty)
     assert (shown.code, shown.err) == (0, "")
     assert "runs is built anew" in shown.out
-    assert "a backup goes to" in shown.out
+    assert "backup:" in shown.out
     assert "flujo_ops.db.lens-backup-20261121T031108Z.db" in shown.out
     assert tree(old_lens.cwd) == before
 
@@ -123,13 +123,13 @@ def test_a_yes_on_a_terminal_migrates(old_lens: Lens) -> None:
 def test_up_to_date(lens: Lens, line: str) -> None:
     before = tree(lens.cwd)
     shown = lens(line)
-    assert (shown.code, shown.out) == (0, "the schema is up to date: nothing to migrate\n")
+    assert (shown.code, shown.out) == (0, "nothing to migrate: the schema is current\n")
     assert lens(f"{line} -o json").json["steps"] == []
     assert tree(lens.cwd) == before
 
 
 def test_a_folder_of_files_has_nothing_to_migrate(file_lens: Lens) -> None:
-    assert file_lens("migrate").out == "the schema is up to date: nothing to migrate\n"
+    assert file_lens("migrate").out == "nothing to migrate: the schema is current\n"
 
 
 def test_somebody_has_the_store_open(old_lens: Lens) -> None:

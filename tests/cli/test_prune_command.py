@@ -107,9 +107,9 @@ def test_the_question_names_paused_runs_first_and_apart(lens: Lens) -> None:
     aged(lens)
     shown = answered(lens, "prune --older-than 30d", "n\n").out
     first = next(line for line in shown.splitlines() if line.startswith("  ") and "/" not in line)
-    assert first == "  paused      3   could still be resumed (lens waiting shows them)"
+    assert first == "  paused      3   could still be resumed (lens waiting)"
     assert "Delete them? [y the 27 that are not paused / a all 30 / N] " in shown
-    assert "lens undo can bring them back within 7d" in shown
+    assert "lens undo can restore them within 7d" in shown
 
 
 def test_y_keeps_the_paused_ones_and_a_takes_all(lens: Lens) -> None:
@@ -157,7 +157,7 @@ def test_statuses_that_lens_does_not_know_stay_where_nobody_is_asked(lens: Lens,
     assert done["kept"]["unknown_status"] == 1
     assert ids(lens) == {"plain-001"} | (set() if more else PAUSED)
     shown = lens("prune --older-than 1h --dry-run")
-    assert "kept 1 of a status that lens does not know; --status NAME takes them" in shown.lines
+    assert "kept 1 of unknown status; --status NAME deletes them" in shown.lines
     quiet = lens("prune --older-than 1h --dry-run --quiet").out
     assert "1 of unknown status" in quiet
     asked = answered(lens, "prune --older-than 30d", "a\n")
@@ -332,7 +332,7 @@ def test_undo_gives_every_row_back_byte_for_byte(bare_lens: Lens, name: str) -> 
 def test_unattended_paused_runs_stay(lens: Lens) -> None:
     done = lens("prune --older-than 1h --max-share 100% --yes")
     assert done.code == 0
-    assert "kept 3 paused; --include-paused takes them too" in done.lines
+    assert "kept 3 paused; --include-paused deletes them, too" in done.lines
     assert ids(lens) == PAUSED
     assert lens("prune --older-than 1h --yes --quiet").out == ""
     assert lens("prune --older-than 1h --max-share 100% --yes --status paused").code == 0
@@ -362,7 +362,7 @@ def test_a_run_and_its_tasks_go_together(lens: Lens) -> None:
 
 def test_the_last_of_each_pipeline_stay(lens: Lens) -> None:
     shown = lens("prune --keep-last 1 --max-share 100% --dry-run").out
-    assert shown.startswith("All but the last of each pipeline in ")
+    assert shown.startswith("All except the last of each pipeline in ")
     assert lens("prune --keep-last 1 --max-share 100% --include-paused --yes").code == 0
     counts = [row["total"] for row in lens("stats --top-level -o json").json["by_pipeline"]]
     assert counts
@@ -379,7 +379,7 @@ def test_rows_that_hang_on_no_run(lens: Lens) -> None:
     lens.edit("UPDATE steps SET created_at = '2026-11-01T00:00:00' WHERE run_id = 'fail-001'")
     before = rows(path_of(lens))
     dry = lens("prune --orphans --dry-run")
-    assert "rows that hang on no run: 3 spans, 2 steps" in dry.lines
+    assert "rows without a run: 3 spans, 2 steps" in dry.lines
     done = lens("prune --orphans --yes -o json").json
     assert (done["deleted"], done["orphans"], done["undo"]) == (0, 5, True)
     assert gone(lens, "fail-001")
@@ -423,7 +423,7 @@ def test_orphans_alone_and_beside_runs(lens: Lens, more: str, runs: int, has_set
     assert (dry["matched"], dry["orphans"], len(planned)) == (runs, 5, runs)
     assert (done["deleted"], done["orphans"]) == (runs, 5)
     assert before - ids(lens) == planned
-    assert "rows that hang on no run: 3 spans, 2 steps" in told
+    assert "rows without a run: 3 spans, 2 steps" in told
     assert ("\n" + str(runs) + " run" in told) == bool(runs)
 
 
@@ -431,7 +431,7 @@ def test_filters_beside_orphans_are_about_runs_and_need_an_age(lens: Lens) -> No
     orphaned(lens)
     before = tree(lens.cwd)
     refused = lens("prune --orphans --status cancelled --yes")
-    assert (refused.code, "--orphans without a filter takes rows without a run" in refused.err) == (2, True)
+    assert (refused.code, "--orphans without a filter deletes rows without a run" in refused.err) == (2, True)
     assert tree(lens.cwd) == before
     lens.write("lens.toml", '[prune]\nolder_than = "1h"\n')
     done = lens("prune --orphans --status cancelled --yes -o json").json
@@ -453,7 +453,7 @@ def test_a_run_that_gave_a_sign_lately_stays_unless_forced(lens: Lens) -> None:
     line = "prune --keep-last 0 --max-share 100% --include-paused"
     done = lens(f"{line} --yes")
     assert (done.code, ids(lens)) == (0, {"plain-001"})
-    told = "kept 1 that may be alive: a process holds them, or they gave a sign lately; --force takes them too"
+    told = "kept 1 that may be alive: held by a process, or recently active; --force deletes them, too"
     assert told in " ".join(done.out.split())
     assert "running    1   may be alive" in lens(f"{line} --force --dry-run").out
     lens.write("lens.toml", 'silent_after = "58m"\n')
@@ -643,7 +643,9 @@ def test_max_duration_stops_after_a_batch_and_the_same_command_goes_on(lens: Len
     with held_for(path_of(lens), 1.5):
         told = lens(line.format("b").replace(" -o json", ""))
     assert told.code == 0
-    assert "the same command goes on, into another file (--archive DIR/ names each)" in " ".join(told.out.split())
+    assert "the same command goes on, with another archive file (--archive DIR/ names each)" in " ".join(
+        told.out.split()
+    )
     assert lens("prune --older-than 30d --max-share 100% --yes --archive c.ndjson").code == 0
     assert len(ids(lens)) == 30
     for name in "abc":
@@ -666,7 +668,7 @@ def test_durations_that_are_none(lens: Lens) -> None:
 def test_the_bin_keeps_for_as_long_as_the_settings_say(lens: Lens) -> None:
     lens.write("lens.toml", '[bin]\nkeep = "2d"\n')
     first = lens("prune --older-than 1h --max-share 100% --status failed --yes")
-    assert "Take it back within 2d: lens undo " in first.out
+    assert "To undo within 2d: lens undo " in first.out
     (item,) = (lens.cwd / "flujo_ops.db.lens-bin").iterdir()
     old = item.with_name(f"20261118T031108000000-00000000{''.join(item.suffixes)}")
     item.rename(old)
@@ -679,12 +681,12 @@ def test_too_many_for_the_bin(lens: Lens) -> None:
     aged(lens)
     lens.write("lens.toml", "[bin]\nmax_runs = 10\n")
     shown = answered(lens, "prune --older-than 30d", "n\n").out
-    assert "30 runs are too many for the bin (max_runs = 10): they cannot be brought back" in " ".join(shown.split())
+    assert "30 runs are too many for the bin (max_runs = 10): they cannot be restored" in " ".join(shown.split())
     dry = lens("prune --older-than 1h --max-share 100% --dry-run -o json").json
     assert dry["undo"] is False
     done = lens("prune --older-than 1h --max-share 100% --yes -o json")
     assert (done.code, done.json["undo"], done.json["deleted"]) == (0, False, 27)
-    assert "27 runs are too many for the bin (max_runs = 10): they cannot be brought back" in done.err
+    assert "27 runs are too many for the bin (max_runs = 10): they cannot be restored" in done.err
     assert not (lens.cwd / "flujo_ops.db.lens-bin").exists(), "never a part of the runs"
 
 
@@ -797,7 +799,7 @@ def test_a_variable_and_a_file_that_name_different_stores(lens: Lens) -> None:
 def test_a_second_prune_ends_at_once_and_names_the_first(lens: Lens) -> None:
     before = tree(lens.cwd)
     command = ["lens", "prune", "--older-than=30d"]
-    with StoreLock(StoreLock.path_beside(path_of(lens)), command=command, actor="ana", now=NOW):
+    with StoreLock(StoreLock.sidecar_path(path_of(lens)), command=command, actor="ana", now=NOW):
         refused = lens(f"{ALL} -o json")
         shown = answered(lens, ALL.replace("--yes", ""), "y\n").out
         assert "[y" not in shown, "nobody is asked in vain"

@@ -111,7 +111,7 @@ class TestTerminal:
         code, shown = shop.typing(f"resume one- {APP}", ["", "yes"])
         assert code == 0
         assert "one-and-only waits at approve:\n\n    Approve invoice 4711?\n" in shown
-        assert "it needs an answer" in shown
+        assert "an answer is required" in shown
         assert shown.endswith("charged yes\n")
 
     def test_a_form(self, shop: Shop) -> None:
@@ -259,7 +259,7 @@ class TestDryRun:
         assert waits.lines == [
             'waits waits at "approve" (step 1) of billing 1.0.0',
             "    Approve invoice 4711?",
-            "identical: the pipeline is as it was when the run began",
+            "identical: the pipeline is the same as when the run started",
             "nothing was changed (--dry-run)",
         ]
         failed = resume(any_shop, f"failed {APP} --dry-run -o json").json

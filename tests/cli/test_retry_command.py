@@ -95,7 +95,7 @@ def test_by_a_filter(shop: Shop) -> None:
     assert (refused.code, "lens resume" in refused.err) == (2, True)
     done = retry(shop, f"--error '*customer*' --meta kept=yes {APP} --yes")
     assert (done.code, done.lines[-1]) == (0, "2 runs: 2 went on, 0 failed again")
-    assert retry(shop, f"--pipeline orders {APP}").out == "there is nothing to retry\n"
+    assert retry(shop, f"--pipeline orders {APP}").out == "nothing to retry\n"
 
 
 def test_more_than_one_is_asked_for(shop: Shop) -> None:
@@ -184,5 +184,5 @@ def test_what_another_process_holds_has_not_failed_again(shop: Shop) -> None:
     slow.unlink()
     assert (done.code, done.json["runs"][0]["code"], done.json["runs"][0]["status"]) == (6, "LENS-B2", "running")
     assert told.code == 6
-    assert told.lines[-1] == "1 run: 0 went on, 0 failed again, 1 held elsewhere"
-    assert told.lines[0].startswith("one is held elsewhere: LENS-B2: ")
+    assert told.lines[-1] == "1 run: 0 went on, 0 failed again, 1 held by other processes"
+    assert told.lines[0].startswith("one is held by another process: LENS-B2: ")

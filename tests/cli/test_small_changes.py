@@ -65,7 +65,7 @@ class TestSweep:
         task = dead_task(lens)
         assert lens("tasks sweep -o id").lines == [task]
         assert lens("tasks sweep -o id").lines == []
-        assert lens("tasks sweep").out == "no background task that runs has been silent for 1h\n"
+        assert lens("tasks sweep").out == "no running background task is without activity for 1h\n"
         assert len(entries(lens)) == 1
 
     @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ class TestSystemSet:
         assert done.json == dict(zip(REPORT, (1, 1, 0, 0, 0, False, entry["audit_id"]), strict=True))
         assert lens("system get limits").json == {"per_minute": 60}
         told = lens("system", "set", "limits", '{"per_minute": 70}')
-        assert told.out == "limits is set, in place of the value before\n"
+        assert told.out == "limits is set, replacing its value\n"
         assert lens("system get limits").json == {"per_minute": 70}
 
     def test_no_value_is_in_the_log(self, lens: Lens) -> None:
@@ -162,7 +162,7 @@ class TestSystemSet:
     def test_a_dry_run_changes_nothing(self, lens: Lens) -> None:
         before = tree(lens.cwd)
         shown = lens("system", "set", "new", "{}", "--dry-run")
-        assert shown.out == "new would be set, it was not set before; nothing was changed (--dry-run)\n"
+        assert shown.out == "new would be set, which did not exist; nothing was changed (--dry-run)\n"
         assert lens("system", "set", "new", "{}", "--dry-run", "-o", "json").json["left"] == 1
         assert tree(lens.cwd) == before
 

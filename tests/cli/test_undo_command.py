@@ -43,7 +43,7 @@ def take(lens: Lens, *run_ids: str, archive: str | None = None, audit_id: str = 
         async with store_of(lens) as backend:
             when = NOW - timedelta(days=1)
             header = Header("sqlite:///x.db", driver_kind(backend), when, audit_id, ("lens", "delete", *run_ids))
-            bin = Bin(Bin.path_beside(backend.path), timedelta(days=7), 100)  # type: ignore[attr-defined]
+            bin = Bin(Bin.sidecar_path(backend.path), timedelta(days=7), 100)  # type: ignore[attr-defined]
             writer = ArchiveWriter(lens.cwd / archive, header) if archive else bin.open(audit_id, header)
             plan = await backend.plan_deletion(DeletionRequest(NOW, run_ids=run_ids or RUNS))
             async for _ in backend.delete_planned(plan, keep=writer.keep):
@@ -77,7 +77,7 @@ def test_nothing_is_in_the_bin(lens: Lens) -> None:
     before = tree(lens.cwd)
     shown = lens("undo", tty=True)
     assert (shown.code, shown.out) == (0, "")
-    assert "nothing is in the bin" in shown.err
+    assert "the bin is empty" in shown.err
     assert lens("undo -o json").json == []
     assert tree(lens.cwd) == before
 
@@ -137,7 +137,7 @@ def test_a_dry_run_changes_nothing(lens: Lens) -> None:
     assert [dry.json[name] for name in REPORT] == [3, 0, 0, 0, 3, True, None]
     assert sorted(lens(f"undo {ID} --dry-run -o id").lines) == sorted(RUNS)
     shown = lens(f"undo {ID} --dry-run")
-    assert shown.lines == ["3 runs would be brought back", "nothing was changed (--dry-run)"]
+    assert shown.lines == ["3 runs would be restored", "nothing was changed (--dry-run)"]
     assert tree(lens.cwd) == before
 
 
@@ -218,7 +218,7 @@ def test_a_read_only_store(lens: Lens) -> None:
 
 def test_the_list_tells_who_is_deleting_at_the_moment(lens: Lens) -> None:
     store = store_of(lens)
-    path = StoreLock.path_beside(store.path)  # type: ignore[attr-defined]
+    path = StoreLock.sidecar_path(store.path)  # type: ignore[attr-defined]
     with StoreLock(path, command=["lens", "prune"], actor="ana", now=NOW):
         listed = lens("undo -o json")
     assert (listed.code, listed.json) == (0, [])
@@ -228,7 +228,7 @@ def test_the_list_tells_who_is_deleting_at_the_moment(lens: Lens) -> None:
 
 def test_while_another_cleans_up(lens: Lens) -> None:
     take(lens)
-    path = StoreLock.path_beside(store_of(lens).path)  # type: ignore[attr-defined]
+    path = StoreLock.sidecar_path(store_of(lens).path)  # type: ignore[attr-defined]
     before = everything(lens)
     with StoreLock(path, command=["lens", "prune"], actor="ana", now=NOW):
         refused = lens(f"undo {ID} --yes -o json")
@@ -292,7 +292,7 @@ def test_one_whose_writer_was_stopped(lens: Lens) -> None:
     take(lens, archive="a.ndjson", end=False)
     done = lens("import a.ndjson --yes")
     assert done.code == 0
-    assert "was cut off when it was written or copied: its 3 runs are whole" in done.err
+    assert "is truncated: its 3 runs are whole" in done.err
 
 
 def test_what_cannot_be_imported(lens: Lens) -> None:

@@ -133,8 +133,8 @@ def test_beside_the_store(tmp_path: Path) -> None:
     folder.mkdir()
     (tmp_path / "link").symlink_to(folder)
     beside = tmp_path / "states.lens-audit.ndjson"
-    assert AuditLog.path_beside(folder) == AuditLog.path_beside(tmp_path / "link") == beside
-    assert AuditLog.path_beside(tmp_path / "ops.db") == tmp_path / "ops.db.lens-audit.ndjson"
+    assert AuditLog.sidecar_path(folder) == AuditLog.sidecar_path(tmp_path / "link") == beside
+    assert AuditLog.sidecar_path(tmp_path / "ops.db") == tmp_path / "ops.db.lens-audit.ndjson"
 
 
 # --- many runs

@@ -164,4 +164,4 @@ def test_where_it_cannot_be_written_nothing_may_be_deleted(tmp_path: Path, where
 
 def test_its_place(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("ops.db")
-    assert Bin.path_beside(tmp_path / "link") == tmp_path / "ops.db.lens-bin"
+    assert Bin.sidecar_path(tmp_path / "link") == tmp_path / "ops.db.lens-bin"

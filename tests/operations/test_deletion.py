@@ -44,8 +44,8 @@ class Place:
             shutil.copyfile(DATA / "flujo-0.6.11" / "flujo_ops.db", self.store)
         else:
             shutil.copytree(DATA / "flujo-0.6.11" / "file-state", self.store)
-        self.bin = Bin(Bin.path_beside(self.store), timedelta(days=7), 100)
-        self.log = AuditLog(AuditLog.path_beside(self.store), actor="ana", host="here", now=lambda: NOW)
+        self.bin = Bin(Bin.sidecar_path(self.store), timedelta(days=7), 100)
+        self.log = AuditLog(AuditLog.sidecar_path(self.store), actor="ana", host="here", now=lambda: NOW)
         self.archive = folder / "kept.ndjson"
 
     def backend(self) -> StateBackend:

@@ -60,7 +60,7 @@ def names(folder: Path) -> set[str]:
 
 
 def log_of(path: Path) -> AuditLog:
-    return AuditLog(AuditLog.path_beside(path), actor="ada", host="here", now=lambda: NOW)
+    return AuditLog(AuditLog.sidecar_path(path), actor="ada", host="here", now=lambda: NOW)
 
 
 def migrated(path: Path, log: AuditLog | None = None, *, backup: bool = True) -> Migrated:

@@ -193,7 +193,7 @@ def test_without_its_folder(tmp_path: Path) -> None:
 def test_its_place(tmp_path: Path) -> None:
     (tmp_path / "states").mkdir()
     (tmp_path / "link").symlink_to("states")
-    assert StoreLock.path_beside(tmp_path / "link") == tmp_path / "states.lens-lock"
+    assert StoreLock.sidecar_path(tmp_path / "link") == tmp_path / "states.lens-lock"
 
 
 AS_NOBODY = """

@@ -27,7 +27,7 @@ from flujo_lens.operations.audit import AuditLog, new_audit_id
 from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.recycle_bin import Bin, BinItem
-from flujo_lens.operations.restore import Restoration, bring_back, plan_restore
+from flujo_lens.operations.restore import Restoration, plan_restore, restore_runs
 from flujo_lens.operations.undo import runs_meant, undo
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
@@ -51,8 +51,8 @@ class Place:
             shutil.copyfile(DATA / "flujo-0.6.11" / "flujo_ops.db", self.store)
         else:
             shutil.copytree(DATA / "flujo-0.6.11" / "file-state", self.store)
-        self.bin = Bin(Bin.path_beside(self.store), timedelta(days=7), 100)
-        self.log = AuditLog(AuditLog.path_beside(self.store), actor="ana", host="here", now=lambda: NOW)
+        self.bin = Bin(Bin.sidecar_path(self.store), timedelta(days=7), 100)
+        self.log = AuditLog(AuditLog.sidecar_path(self.store), actor="ana", host="here", now=lambda: NOW)
         self.recorder = Recorder(self.log, ["lens", "undo"], "why")
 
     def backend(self) -> StateBackend:
@@ -98,7 +98,7 @@ class Place:
 
     def bring_in(self, path: Path) -> Restoration:
         async def work(backend: StateBackend) -> Restoration:
-            return await bring_back(backend, await plan_restore(backend, path), self.recorder)
+            return await restore_runs(backend, await plan_restore(backend, path), self.recorder)
 
         return self.run(work)  # type: ignore[no-any-return]
 
@@ -279,7 +279,7 @@ def test_one_that_is_changed_while_it_is_read(place: Place, tmp_path: Path) -> N
     async def work(backend: StateBackend) -> Restoration:
         plan = await plan_restore(backend, path)
         path.write_bytes(whole[:-300] + b"x" + whole[-299:])
-        return await bring_back(backend, plan, place.recorder)
+        return await restore_runs(backend, plan, place.recorder)
 
     with pytest.raises(CorruptArchiveError):
         place.run(work)
@@ -350,7 +350,7 @@ def test_it_ends_after_a_batch_when_it_is_asked_to(place: Place, tmp_path: Path)
             stop.signal = 15
 
         plan = await plan_restore(backend, path)
-        return await bring_back(backend, plan, place.recorder, stop=stop, progress=progress)
+        return await restore_runs(backend, plan, place.recorder, stop=stop, progress=progress)
 
     done = place.run(work)
     assert (told, done.report.matched, done.report.done, done.report.left) == ([1], 3, 1, 2)

@@ -11,7 +11,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.groups import make_group
 from flujo_lens.cli.options import JsonOption, OutputOptions
 
-AuditFile = Annotated[Path | None, typer.Option("--audit-file", help="Where the audit log is.", metavar="FILE")]
+AuditFile = Annotated[Path | None, typer.Option("--audit-file", help="Path of the audit log.", metavar="FILE")]
 
 
 def list_entries(
@@ -19,20 +19,20 @@ def list_entries(
     output: OutputOptions,
     run: Annotated[
         str | None,
-        typer.Option("--run", help="Changes of this run: its id; on a terminal, a beginning of it.", metavar="RUN"),
+        typer.Option("--run", help="Only changes of this run: its id; on a terminal, a prefix.", metavar="RUN"),
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", help="Made at or after: 2h, 30d, today.", metavar="TIME")
+        str | None, typer.Option("--since", help="Only changes at or after this time: 2h, 30d, today.", metavar="TIME")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="So many entries.", min=1, metavar="N")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Maximum number of entries.", min=1, metavar="N")] = 50,
     all_stores: Annotated[
-        bool, typer.Option("--all-stores", help="Changes of every store: of this log, and of those that settings name.")
+        bool, typer.Option("--all-stores", help="Include the changes of every configured store.")
     ] = False,
     audit_file: AuditFile = None,
 ) -> None:
-    """List who changed what in the store and what came of it, the newest first.
+    """List who changed what in the store, and the result, newest first.
 
-    A change is started, finished or failed.
+    The state of a change is started, finished or failed.
 
     lens audit list --since 7d     the last week
     """
@@ -50,11 +50,11 @@ def verify_log(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Follow the chain of hashes through the audit log.
+    """Verify the chain of hashes in the audit log.
 
-    Exit 1 at the first line that does not fit.
+    Exits with 1 at the first line that does not match.
 
-    lens audit verify || page somebody
+    lens audit verify || alert "audit log changed"
     """
     from flujo_lens.cli.screens.audit import print_verdict
 
@@ -64,4 +64,6 @@ def verify_log(
         raise typer.Exit(1)
 
 
-group = make_group("Look at who changed what in the store.", {"list": list_entries, "verify": verify_log}, "list")
+group = make_group(
+    "Show and verify who changed what in the store.", {"list": list_entries, "verify": verify_log}, "list"
+)

@@ -15,12 +15,14 @@ def cancel(
     force: HeldOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Give up runs: nothing resumes them any more; their history stays. lens undo takes it back.
+    """Cancel runs: they cannot be resumed; their history stays.
+
+    lens undo reverts it.
 
     lens cancel run-1 --reason "the order was withdrawn"
     lens list --status paused --active-until 90d -o id | lens cancel - --yes
     """
-    from flujo_lens.cli.screens.cancel import Cancelling, run_cancel
+    from flujo_lens.cli.screens.cancel import CancelArguments, run_cancel
 
-    if code := run_cancel(app, Cancelling(tuple(runs), force, yes, change)):
+    if code := run_cancel(app, CancelArguments(tuple(runs), force, yes, change)):
         raise typer.Exit(code)

@@ -9,7 +9,7 @@ from flujo_lens.cli.options import OutputOptions
 def config(app: App, output: OutputOptions) -> None:
     """Show every setting, its value and where it came from.
 
-    lens config --store prod     as it is for the store "prod"
+    lens config --store prod     the settings for the store "prod"
     """
     from flujo_lens.config import Setting
     from flujo_lens.rendering.columns import CONFIG

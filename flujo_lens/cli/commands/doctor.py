@@ -17,35 +17,37 @@ _CHANGE = "The change"
 def doctor(
     app: App,
     output: OutputOptions,
-    full: Annotated[bool, typer.Option("--full", help="Look at everything, however long it takes.")] = False,
-    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended without losing anything.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Check every page and value; can be slow.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired without losing data.")] = False,
     yes: YesOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --fix: say what it would do.", rich_help_panel=_CHANGE)
+        bool, typer.Option("--dry-run", help="With --fix: show the repairs, change nothing.", rich_help_panel=_CHANGE)
     ] = False,
     reason: Annotated[
         str | None,
-        typer.Option("--reason", help="With --fix: why; for the audit log.", metavar="TEXT", rich_help_panel=_CHANGE),
+        typer.Option(
+            "--reason", help="With --fix: reason, for the audit log.", metavar="TEXT", rich_help_panel=_CHANGE
+        ),
     ] = None,
     audit_file: Annotated[
         Path | None,
         typer.Option(
-            "--audit-file", help="With --fix: where the audit log is.", metavar="FILE", rich_help_panel=_CHANGE
+            "--audit-file", help="With --fix: path of the audit log.", metavar="FILE", rich_help_panel=_CHANGE
         ),
     ] = None,
 ) -> None:
-    """Look for what is wrong with the store, and say what mends it.
+    """Check the store for problems, and show how to repair them.
 
-    Exit 1 if anything is wrong.
+    Exits with 1 if there is a problem.
 
     lens doctor --full              every page and every value
-    lens doctor --fix --dry-run     what it would mend by itself
+    lens doctor --fix --dry-run     what it would repair
     """
-    from flujo_lens.cli.screens.doctor import Mending, fix_findings, print_checkup
+    from flujo_lens.cli.screens.doctor import FixArguments, fix_findings, print_checkup
 
     if not fix and (yes or dry_run or reason or audit_file):
-        raise UsageError("--yes, --dry-run, --reason and --audit-file belong to --fix: looking changes nothing")
+        raise UsageError("--yes, --dry-run, --reason and --audit-file need --fix: checking changes nothing")
     change = ChangeOptions(dry_run, reason, audit_file)
-    well = fix_findings(app, output, Mending(yes, full, change)) if fix else print_checkup(app, output, full)
+    well = fix_findings(app, output, FixArguments(yes, full, change)) if fix else print_checkup(app, output, full)
     if not well:
         raise typer.Exit(1)

@@ -13,12 +13,14 @@ from flujo_lens.cli.options import OutputOptions
 def evals(
     app: App,
     output: OutputOptions,
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Of this run.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="So many scores.", min=1, metavar="N")] = 50,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Only scores of this run.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Maximum number of scores.", min=1, metavar="N")] = 50,
 ) -> None:
-    """List stored evaluation scores, the newest first.
+    """List evaluation scores, newest first.
 
-    lens evals run-1     those of one run
+    lens evals run-1     scores of one run
     """
     from flujo_lens.cli.screens.lists import evaluation_list
 

@@ -14,12 +14,12 @@ def explain(
     app: App,
     output: OutputOptions,
     code: Annotated[
-        str | None, typer.Argument(metavar="[CODE]", help="As an error shows it: LENS-B1, or B1.", show_default=False)
+        str | None, typer.Argument(metavar="[CODE]", help="An error code: LENS-B1, or B1.", show_default=False)
     ] = None,
 ) -> None:
-    """Explain an error code: what it means, why it happens, what to do.
+    """Explain an error code: meaning, causes, and what to do.
 
-    Without a code: list them all.
+    Without a code, lists all codes.
 
     lens explain LENS-B1
     """

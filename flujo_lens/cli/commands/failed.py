@@ -16,16 +16,16 @@ def failed(
     output: OutputOptions,
     hours: Annotated[
         float | None,
-        typer.Option("--hours", help="Runs that failed in the last N hours (default 24).", min=0, metavar="N"),
+        typer.Option("--hours", help="Failures of the last N hours (default 24).", min=0, metavar="N"),
     ] = None,
-    flat: Annotated[bool, typer.Option("--flat", help="One row a run rather than one an error.")] = False,
+    flat: Annotated[bool, typer.Option("--flat", help="List runs instead of errors.")] = False,
     limit: LimitOption = None,
 ) -> None:
-    """Show what failed lately, by error: how often, when and where.
+    """Show recent failures by error: how often, when and where.
 
-    lens failed --hours 1                       the last hour
+    lens failed --hours 1                           the last hour
     lens failed --error "RateLimitError*" --flat    the runs of one group
     """
-    from flujo_lens.cli.screens.failed import FailedAsked, show_failed
+    from flujo_lens.cli.screens.failed import FailedArguments, show_failed
 
-    show_failed(app, app.output(output), FailedAsked(filters, hours, flat, limit))
+    show_failed(app, app.output(output), FailedArguments(filters, hours, flat, limit))

@@ -16,19 +16,17 @@ def fork(
     change: ChangeOptions,
     from_step: Annotated[
         str,
-        typer.Option(
-            "--from-step", help="A step that is done, or at which the run stands.", metavar="STEP", show_default=False
-        ),
+        typer.Option("--from-step", help="A finished step, or the current one.", metavar="STEP", show_default=False),
     ],
-    cancel_old: Annotated[bool, typer.Option("--cancel-old", help="Cancel the run that is forked.")] = False,
+    cancel_old: Annotated[bool, typer.Option("--cancel-old", help="Also cancel the original run.")] = False,
 ) -> None:
-    """Make a new run out of one: it goes back to an earlier step.
+    """Create a new run that restarts from an earlier step of a run.
 
-    That step runs again, and all behind it. The new run has the outputs of the steps before; of the context it has
-    what there is now. It acts at once.
+    That step and all later ones run again. The new run keeps the outputs of earlier steps and the current context.
+    Does not ask.
 
     lens fork run-1 --from-step enrich --dry-run     what would run again
     """
-    from flujo_lens.cli.screens.fork import Forking, run_fork
+    from flujo_lens.cli.screens.fork import ForkArguments, run_fork
 
-    run_fork(app, Forking(run, from_step, cancel_old, change))
+    run_fork(app, ForkArguments(run, from_step, cancel_old, change))

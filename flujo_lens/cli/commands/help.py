@@ -16,9 +16,9 @@ def show_help(
         typer.Argument(metavar="[TOPIC|COMMAND...]", help="A topic, or a command.", show_default=False),
     ] = None,
 ) -> None:
-    """Show the commands and the topics, or the help of one.
+    """Show help for a command or topic, or list them.
 
-    lens help secrets     which values are masked
+    lens help secrets     what is masked
     """
     from flujo_lens.cli.screens.help import print_help
 

@@ -17,36 +17,38 @@ def import_archive(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="An archive: NDJSON, plain, gzip or zstd; - for stdin.", show_default=False
+            metavar="FILE", help="An archive (NDJSON, plain, gzip or zstd), or - for stdin.", show_default=False
         ),
     ],
     yes: YesOption = False,
     max_record: Annotated[
         str | None,
-        typer.Option("--max-record", help="Longest line that is taken (512M).", metavar="SIZE", show_default=False),
+        typer.Option(
+            "--max-record", help="Maximum length of a line (default 512M).", metavar="SIZE", show_default=False
+        ),
     ] = None,
     max_unpacked: Annotated[
         str | None,
         typer.Option(
             "--max-unpacked",
-            help="Largest size unpacked (200 times that of the file, and at least 1G).",
+            help="Maximum size uncompressed (default 200 times the file, at least 1G).",
             metavar="SIZE",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Bring in the runs of an archive that prune --archive made.
+    """Import the runs of an archive made by prune --archive.
 
-    Those that exist are left alone. How an archive is packed is known by its content; several can be joined.
+    Existing runs are left unchanged. The compression is detected; archives can be concatenated.
 
     lens import archive.ndjson.zst --dry-run
     ssh backup cat runs.ndjson.gz | lens import - --yes
     """
     from flujo_lens.cli.input.archive import parse_size
-    from flujo_lens.cli.screens.undo import Importing, run_import
+    from flujo_lens.cli.screens.undo import ImportArguments, run_import
     from flujo_lens.operations.archive_compression import Limits
 
     record = None if max_record is None else parse_size(max_record, "--max-record")
     unpacked = None if max_unpacked is None else parse_size(max_unpacked, "--max-unpacked")
-    if code := run_import(app, Importing(file, yes, change, Limits.asked(record, unpacked))):
+    if code := run_import(app, ImportArguments(file, yes, change, Limits.asked(record, unpacked))):
         raise typer.Exit(code)

@@ -21,27 +21,27 @@ def list_runs(
     filters: FilterOptions,
     output: OutputOptions,
     limit: Limit = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every run, however many.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="List all runs.")] = False,
     cursor: Annotated[
         str | None, typer.Option("--cursor", help="Continue after the page that printed this cursor.", metavar="CURSOR")
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="The oldest start first.")] = False,
-    count: Annotated[bool, typer.Option("--count", help="Only how many there are.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="List the oldest first.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Print only the number of runs.")] = False,
 ) -> None:
-    """List every run that any table knows, the newest start first.
+    """List runs, newest first, also those with only a history or only a state.
 
-    lens list --status failed --since 2h        what failed lately
-    lens list --meta customer=4711 -o id        ids alone, for a script
+    lens list --status failed --since 2h        recent failures
+    lens list --meta customer=4711 -o id        only ids, for a script
     """
     from flujo_lens.cli import paging
-    from flujo_lens.cli.input.contradictions import refuse_beside
+    from flujo_lens.cli.input.contradictions import refuse_combination
     from flujo_lens.rendering.columns import RUN
 
     if all_:
-        refuse_beside("--all", {"--limit": limit})
+        refuse_combination("--all", {"--limit": limit})
     if count:
         others = {"--limit": limit, "--cursor": cursor, "--reverse": reverse, "--columns": output.columns}
-        refuse_beside("--count", others, "--count counts all runs that match the filters")
+        refuse_combination("--count", others, "--count counts all runs that match the filters")
     out, wanted = app.output(output, _COUNTED if count else None), app.wanted(filters)
     if count:
         paging.print_count(app, out, wanted)

@@ -13,15 +13,15 @@ from flujo_lens.cli.options import ChangeOptions, YesOption
 def migrate(
     app: App,
     change: ChangeOptions,
-    no_backup: Annotated[bool, typer.Option("--no-backup", help="Make no copy of the store first.")] = False,
+    no_backup: Annotated[bool, typer.Option("--no-backup", help="Do not back up the store first.")] = False,
     yes: YesOption = False,
 ) -> None:
-    """Bring an older store to the newest schema, after a backup beside it.
+    """Migrate an older store to the current schema, after a backup.
 
-    Nothing else may have it open.
+    No other process may have the store open.
 
-    lens migrate --dry-run     what it would do
+    lens migrate --dry-run     what would change
     """
-    from flujo_lens.cli.screens.migrate import Migrating, run_migration
+    from flujo_lens.cli.screens.migrate import MigrateArguments, run_migration
 
-    run_migration(app, Migrating(yes, not no_backup), change)
+    run_migration(app, MigrateArguments(yes, not no_backup), change)

@@ -13,16 +13,16 @@ from flujo_lens.cli.options import ChangeOptions, YesOption
 def optimize(
     app: App,
     change: ChangeOptions,
-    vacuum: Annotated[bool, typer.Option("--vacuum", help="Also give back what is free in the file.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also while another process has the store open.")] = False,
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="Also return free space to the disk.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if another process has the store open.")] = False,
     yes: YesOption = False,
 ) -> None:
-    """Make indexes for lists and statistics, and shrink the file.
+    """Create indexes, update query statistics and shrink the file.
 
-    Figures about the indexes are gathered for the choice between them.
+    Runs ANALYZE; VACUUM only with --vacuum.
 
-    lens optimize --vacuum --dry-run     what it would do, and the room that it needs
+    lens optimize --vacuum --dry-run     what it would do, and the space it needs
     """
-    from flujo_lens.cli.screens.optimize import Optimizing, run_optimization
+    from flujo_lens.cli.screens.optimize import OptimizeArguments, run_optimization
 
-    run_optimization(app, Optimizing(yes, vacuum, force), change)
+    run_optimization(app, OptimizeArguments(yes, vacuum, force), change)

@@ -9,14 +9,14 @@ from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions, Y
 
 
 def prune(app: App, what: PruneOptions, filters: FilterOptions, change: ChangeOptions, yes: YesOption = False) -> None:
-    """Delete old runs, in small batches that hold nobody up.
+    """Delete old runs in small batches, without blocking writers.
 
-    All that hangs on a run goes with it: steps, spans, scores, background tasks (with --top-level too).
+    A run is deleted with its steps, spans, scores and background tasks (with --top-level, too).
 
-    lens prune --older-than 30d --dry-run            what would go
+    lens prune --older-than 30d --dry-run            what would be deleted
     lens prune --days-old 90 --status completed --yes
     """
-    from flujo_lens.cli.screens.prune import Pruning, run_prune
+    from flujo_lens.cli.screens.prune import PruneArguments, run_prune
 
-    if code := run_prune(app, Pruning(what, filters, change, yes)):
+    if code := run_prune(app, PruneArguments(what, filters, change, yes)):
         raise typer.Exit(code)

@@ -25,28 +25,33 @@ def resume(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--input-file", help="It is in this file; in a .json as JSON.", metavar="FILE", show_default=False
+            "--input-file", help="Read the answer from a file (.json: as JSON).", metavar="FILE", show_default=False
         ),
     ] = None,
     step: Annotated[
-        str | None, typer.Option("--step", help="It has to wait at this step.", metavar="NAME", show_default=False)
+        str | None,
+        typer.Option("--step", help="Fail unless it waits at this step.", metavar="NAME", show_default=False),
     ] = None,
     question: Annotated[
         str | None,
-        typer.Option("--question", help="It has to ask this one (lens waiting).", metavar="ID", show_default=False),
+        typer.Option(
+            "--question", help="Fail unless it asks this question (lens waiting).", metavar="ID", show_default=False
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also one saved a moment ago, which nobody claims.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if it was saved a moment ago without a claim.")] = False,
 ) -> None:
-    """Continue a run: answer it, or go on at the step that failed.
+    """Resume a run: answer it, or continue at the step that failed.
 
-    On a terminal it asks for the answer. It prints what the run returns, or the next question. An answer that does not
-    say which question it is for (--question, --step) answers the first question of a run alone.
+    Asks for the answer on a terminal. Prints the output of the run, or its next question. Without --question or
+    --step, only the first question of a run can be answered.
 
     lens resume run-1 --app myapp.pipelines:registry --input yes
-    lens resume run-1 --question 5a1b9c0d --input yes  the question that was read, or none
-    lens resume run-1 --dry-run                 what would run next, and whether it fits
+    lens resume run-1 --question 5a1b9c0d --input yes  that question, or none
+    lens resume run-1 --dry-run                 what would run next, and whether it can
     """
-    from flujo_lens.cli.screens.resume import Given, Resuming, run_resume
+    from flujo_lens.cli.screens.resume import Given, ResumeArguments, run_resume
 
-    if exit_code := run_resume(app, Resuming(run, code, Given(text, json_text, file), step, question, force, change)):
+    if exit_code := run_resume(
+        app, ResumeArguments(run, code, Given(text, json_text, file), step, question, force, change)
+    ):
         raise typer.Exit(exit_code)

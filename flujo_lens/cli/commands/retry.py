@@ -19,17 +19,19 @@ def retry(
         list[str] | None,
         typer.Argument(metavar="[RUN...]", help="Run ids; - reads them from stdin.", show_default=False),
     ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", help="So many at once.", min=1, metavar="N")] = 1,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", help="Maximum number of runs at once.", min=1, metavar="N")
+    ] = 1,
     yes: YesOption = False,
 ) -> None:
-    """Go on with failed runs, each at the step that failed.
+    """Resume failed runs, each at the step that failed.
 
-    One that fails again does not stop the others.
+    A run that fails again does not stop the others.
 
     lens retry run-1 run-2 --app myapp.pipelines:registry
     lens retry --error "RateLimit*" --since 2h --concurrency 4 --yes
     """
-    from flujo_lens.cli.screens.retry import Retrying, run_retry
+    from flujo_lens.cli.screens.retry import RetryArguments, run_retry
 
-    if exit_code := run_retry(app, Retrying(tuple(runs or ()), filters, code, concurrency, yes, change)):
+    if exit_code := run_retry(app, RetryArguments(tuple(runs or ()), filters, code, concurrency, yes, change)):
         raise typer.Exit(exit_code)

@@ -7,9 +7,9 @@ from flujo_lens.cli.options import FilterOptions, OutputOptions
 
 
 def stats(app: App, filters: FilterOptions, output: OutputOptions) -> None:
-    """Count runs by pipeline, failures by error, spans by name.
+    """Count runs by pipeline, failures by error and spans by name.
 
-    Durations are those of runs and of spans, with percentiles.
+    With percentiles of the durations of runs and spans.
 
     lens stats --since 7d --pipeline orders     one pipeline, one week
     """

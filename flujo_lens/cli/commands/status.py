@@ -14,14 +14,14 @@ def status(
     app: App,
     output: OutputOptions,
     exit_status: Annotated[
-        bool, typer.Option("--exit-status", help="Exit 1 if anything fails now or is silent.")
+        bool, typer.Option("--exit-status", help="Exit with 1 if runs are failing or stale.")
     ] = False,
 ) -> None:
-    """Show what fails, what is silent, who waits, what to type next.
+    """Show failing, stale and waiting runs, and what to type next.
 
-    Failures of the last hour are held against what is usual.
+    Failures of the last hour are compared with the usual number.
 
-    lens status --exit-status --quiet >/dev/null || page somebody
+    lens status --exit-status --quiet >/dev/null || alert "runs are failing"
     """
     from flujo_lens.cli.screens.lists import print_status
 

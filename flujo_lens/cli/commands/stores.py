@@ -19,7 +19,7 @@ def stores(
 ) -> None:
     """List the known stores, their drivers and what these can do.
 
-    Nothing is opened.
+    Opens no store.
 
     lens stores -o json     with what each driver can do
     lens stores --drivers   which kinds of store can be opened here

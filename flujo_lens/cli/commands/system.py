@@ -14,9 +14,9 @@ Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]
 
 
 def list_entries(app: App, output: OutputOptions) -> None:
-    """List the global keys with their values.
+    """List the keys of the system state and their values.
 
-    lens system list -o json     whole values
+    lens system list -o json     full values
     """
     from flujo_lens.cli.screens.lists import system_list
 
@@ -24,7 +24,7 @@ def list_entries(app: App, output: OutputOptions) -> None:
 
 
 def get_entry(app: App, key: Key, output: OutputOptions) -> None:
-    """Print the value of one global key.
+    """Print the value of a key.
 
     lens system get watermark:crm | jq .cursor
     """
@@ -39,9 +39,9 @@ def set_entry(
     value: Annotated[str, typer.Argument(metavar="JSON", help="An object.", show_default=False)],
     change: ChangeOptions,
 ) -> None:
-    """Set one global key, in place of the value before.
+    """Set a key, replacing its value.
 
-    It acts at once.
+    Does not ask.
 
     lens system set limits '{"per_minute": 60}'
     """
@@ -51,7 +51,7 @@ def set_entry(
 
 
 group = make_group(
-    "Look at the system state, and change it.",
+    "Show and change the system state: keys shared by all runs.",
     {"list": list_entries, "get": get_entry, "set": set_entry},
     default="list",
 )

@@ -11,7 +11,7 @@ from flujo_lens.cli.groups import make_group
 from flujo_lens.cli.options import ChangeOptions, FilterOptions, OutputOptions
 from flujo_lens.errors import UsageError
 
-Parent = Annotated[str | None, typer.Option("--parent", help="Tasks of this run.", metavar="RUN")]
+Parent = Annotated[str | None, typer.Option("--parent", help="Only tasks of this run.", metavar="RUN")]
 
 
 def list_tasks(
@@ -19,11 +19,11 @@ def list_tasks(
     filters: FilterOptions,
     output: OutputOptions,
     parent: Parent = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="So many tasks.", min=1, metavar="N")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Maximum number of tasks.", min=1, metavar="N")] = 50,
 ) -> None:
-    """List background tasks, the newest first.
+    """List background tasks, newest first.
 
-    lens tasks list --status failed --since 1d     which ones failed lately
+    lens tasks list --status failed --since 1d     recent failures
     """
     from flujo_lens.cli.screens.lists import task_list
 
@@ -37,30 +37,30 @@ def sweep_tasks(
     change: ChangeOptions,
     silent_for: Annotated[
         str | None,
-        typer.Option("--silent-for", help="Without a save so long: 30m, 2h, 1d (silent_after).", metavar="AGE"),
+        typer.Option("--silent-for", help="Time without activity: 30m, 2h, 1d (default silent_after).", metavar="AGE"),
     ] = None,
     stale_hours: Annotated[
         float | None, typer.Option("--stale-hours", help="The same in hours.", metavar="N", show_default=False)
     ] = None,
     parent: Parent = None,
 ) -> None:
-    """Mark background tasks as failed that run, and gave no sign for so long.
+    """Mark stale background tasks as failed: running, but without activity.
 
-    It acts at once.
+    Does not ask.
 
-    lens tasks sweep --silent-for 2h --dry-run     which ones that would be
+    lens tasks sweep --silent-for 2h --dry-run     what would be marked
     """
-    from flujo_lens.cli.screens.tasks import Silence, sweep_tasks
+    from flujo_lens.cli.screens.tasks import StaleAge, sweep_tasks
 
     _refuse_top_level(filters)
-    sweep_tasks(app, filters, Silence(silent_for, stale_hours), parent, change)
+    sweep_tasks(app, filters, StaleAge(silent_for, stale_hours), parent, change)
 
 
 def _refuse_top_level(filters: FilterOptions) -> None:
     if filters.top_level:
-        raise UsageError("--top-level leaves background tasks out, and lens tasks is about nothing else")
+        raise UsageError("--top-level excludes background tasks, and lens tasks shows nothing else")
 
 
 group = make_group(
-    "Look at background tasks, and give up dead ones.", {"list": list_tasks, "sweep": sweep_tasks}, "list"
+    "List background tasks, and mark stale ones as failed.", {"list": list_tasks, "sweep": sweep_tasks}, "list"
 )

@@ -12,9 +12,10 @@ from flujo_lens.cli.options import OutputOptions, RunArgument
 from flujo_lens.errors import UsageError
 
 Statuses = Annotated[
-    list[str] | None, typer.Option("--status", help="Spans of this status; repeatable, or a,b.", metavar="STATUS")
+    list[str] | None,
+    typer.Option("--status", help="Only spans with this status; repeatable, or a,b.", metavar="STATUS"),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="Spans of this name.", metavar="NAME")]
+Name = Annotated[str | None, typer.Option("--name", help="Only spans with this name.", metavar="NAME")]
 
 
 def trace(
@@ -28,32 +29,30 @@ def trace(
             show_default=False,
         ),
     ] = None,
-    flat: Annotated[bool, typer.Option("--spans", help="A flat list rather than the tree.")] = False,
+    flat: Annotated[bool, typer.Option("--spans", help="Print a flat list instead of a tree.")] = False,
     status: Statuses = None,
     name: Name = None,
-    depth: Annotated[int | None, typer.Option("--depth", help="So many levels.", min=1, metavar="N")] = None,
+    depth: Annotated[int | None, typer.Option("--depth", help="Maximum number of levels.", min=1, metavar="N")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file", help="In place of RUN: saved by -o json, or by flujo run --debug-export.", metavar="FILE"
-        ),
+        typer.Option("--file", help="Read a trace saved by -o json or flujo run --debug-export.", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Draw the spans of a run as a tree, with a time bar a span.
+    """Show the spans of a run as a tree, with a time bar for each.
 
-    lens trace @failed              where did the newest failed run fail
+    lens trace @failed              where the newest failed run failed
     """
     from flujo_lens.cli.screens.trace import SpanChoice, print_trace
 
     if (run is None) == (file is None):
-        raise UsageError("trace takes a RUN or --file FILE, and one of them", hint="lens trace @latest")
+        raise UsageError("trace takes either a RUN or --file FILE", hint="lens trace @latest")
     print_trace(app, app.output(output), run, file, SpanChoice(flat, status, name, depth))
 
 
 def spans(app: App, run: RunArgument, output: OutputOptions, status: Statuses = None, name: Name = None) -> None:
-    """List the spans of a run flat: the same as trace --spans.
+    """List the spans of a run; the same as trace --spans.
 
-    lens spans @failed --status failed     what failed in the newest failed run
+    lens spans @failed --status failed     failed spans of the newest failed run
     """
     from flujo_lens.cli.screens.trace import SpanChoice, print_trace
 

@@ -17,27 +17,27 @@ def undo(
         str | None,
         typer.Argument(
             metavar="[AUDIT_ID]",
-            help="What a delete, prune or cancel printed; without it, list them.",
+            help="The id printed by delete, prune or cancel.",
             show_default=False,
         ),
     ] = None,
     run: Annotated[
         list[str] | None,
-        typer.Option("--run", help="Only this run; repeatable.", metavar="RUN", show_default=False),
+        typer.Option("--run", help="Restore only this run; repeatable.", metavar="RUN", show_default=False),
     ] = None,
     yes: YesOption = False,
-    no_header: Annotated[bool, typer.Option("--no-header", help="No line of names above the list in a pipe.")] = False,
+    no_header: Annotated[bool, typer.Option("--no-header", help="Omit the header of the list in a pipe.")] = False,
 ) -> None:
-    """Bring back what a delete or prune took, or take a cancel back.
+    """Undo a delete, prune or cancel.
 
-    Without AUDIT_ID: list what can be brought back, and until when.
+    Without AUDIT_ID, lists what can be restored, and until when.
 
-    lens undo                  what is in the bin
+    lens undo                  the contents of the bin
     lens undo 20261121 --run run-1
     """
-    from flujo_lens.cli.screens.undo import Undoing, list_bin, run_undo
+    from flujo_lens.cli.screens.undo import UndoArguments, list_bin, run_undo
 
     if audit_id is None:
         list_bin(app, change, run or (), no_header=no_header)
-    elif code := run_undo(app, Undoing(audit_id, tuple(run or ()), yes, change)):
+    elif code := run_undo(app, UndoArguments(audit_id, tuple(run or ()), yes, change)):
         raise typer.Exit(code)

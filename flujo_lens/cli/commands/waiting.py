@@ -7,11 +7,11 @@ from flujo_lens.cli.options import FilterOptions, LimitOption, OutputOptions
 
 
 def waiting(app: App, filters: FilterOptions, output: OutputOptions, limit: LimitOption = None) -> None:
-    """Show the runs that wait for a person: what they ask, how to answer.
+    """List runs that wait for a person, and how to answer them.
 
-    The longest waiting are first.
+    Those that have waited longest come first.
 
-    lens waiting --pipeline approvals     those of one pipeline
+    lens waiting --pipeline approvals     runs of one pipeline
     """
     from flujo_lens.cli.screens.lists import waiting_list
 

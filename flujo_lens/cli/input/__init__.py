@@ -1,1 +1,1 @@
-"""Questions, filters and arguments: what a person typed, as values."""
+"""Parsing of questions, filters and arguments."""

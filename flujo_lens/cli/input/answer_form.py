@@ -1,4 +1,4 @@
-"""Asking a person for the answer that a run waits for: one line, or a form of the fields that it needs."""
+"""Prompting for the answer that a run waits for: one line, or a form with its fields."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["ask_answer"]
 
 
 def ask_answer(app: App, schema: Any, step: str) -> Any:
-    """The answer that a person types, checked against `schema`; what does not fit is asked again.
+    """Prompt for an answer until it matches `schema`.
 
     Args:
-        app: The invocation; questions go to stderr, answers come from stdin, which are a terminal.
-        schema: The type of the answer; None takes any line but an empty one.
+        app: The invocation; prompts go to stderr, answers come from stdin. Both are a terminal.
+        schema: The type of the answer; None accepts any line that is not empty.
         step: The step that asks.
 
     Raises:
@@ -40,13 +40,13 @@ def ask_answer(app: App, schema: Any, step: str) -> Any:
         try:
             checked_answer(found, schema, step)
         except InvalidAnswerError as error:
-            app.tell(f"  {escape_controls(error.message)}; once more:")
+            app.tell(f"  {escape_controls(error.message)}; try again:")
             continue
         return found
 
 
 def _filled(app: App, fields: Sequence[FormField]) -> Any:
-    """The values of a form: those that were typed, without those that stay at their defaults."""
+    """The values typed into a form, without those left at their defaults."""
     values: dict[str, Any] = {}
     for field in fields:
         is_typed, value = _asked(app, field)
@@ -58,7 +58,7 @@ def _filled(app: App, fields: Sequence[FormField]) -> Any:
 
 
 def _asked(app: App, field: FormField) -> tuple[bool, Any]:
-    """Whether something was typed for a field, and its value."""
+    """Whether a value was typed for a field, and the value."""
     if field.about:
         app.tell(f"  {escape_controls(field.about)}")
     default = "" if field.default is None else f" [{field.default}]"
@@ -68,7 +68,7 @@ def _asked(app: App, field: FormField) -> tuple[bool, Any]:
         if not text and field.default is not None:
             return False, None
         if not text:
-            app.tell("  it needs a value")
+            app.tell("  a value is required")
             continue
         try:
             return True, field.value(text)
@@ -78,7 +78,7 @@ def _asked(app: App, field: FormField) -> tuple[bool, Any]:
 
 def _line(app: App, prompt: str) -> str:
     while not (text := _read(app, prompt)):
-        app.tell("  it needs an answer")
+        app.tell("  an answer is required")
     return text
 
 

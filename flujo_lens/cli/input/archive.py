@@ -1,4 +1,4 @@
-"""The archive that ``lens import`` is given: a file, or what comes by stdin."""
+"""The archive for ``lens import``: a file, or stdin."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 class ArchiveInput(NamedTuple):
-    """Where an archive is read from.
+    """The source of an archive.
 
     Attributes:
         path: The file; ``-`` for stdin.
-        source: A descriptor of what came by stdin; None for a file.
+        source: A file descriptor with the content of stdin; None for a file.
     """
 
     path: Path
@@ -36,19 +36,19 @@ class ArchiveInput(NamedTuple):
 
 @contextmanager
 def archive_input(app: App, file: Path) -> Iterator[ArchiveInput]:
-    """The archive that `file` means. What a pipe holds is copied to a temporary file without a name: it is read twice.
+    """The archive named by `file`. A pipe is copied to a temporary file, since an archive is read twice.
 
     Raises:
-        UsageError: ``-``, and stdin is a terminal.
-        OperationFailedError: there is no room for the copy.
+        UsageError: ``-``, but stdin is a terminal.
+        OperationFailedError: not enough space for the copy.
     """
     if str(file) != STDIN:
         yield ArchiveInput(app.world.cwd / file)
         return
     if app.world.stdin.isatty():
         raise UsageError(
-            "- reads an archive from stdin, which is a terminal; nothing was changed",
-            hint="lens import FILE, or by a pipe: zstd -dc FILE | lens import -",
+            "cannot read an archive from stdin: it is a terminal; nothing was changed",
+            hint="lens import FILE, or from a pipe: zstd -dc FILE | lens import -",
         )
     if (descriptor := _plain_file(app)) is not None:
         yield ArchiveInput(Path(STDIN), descriptor)
@@ -58,7 +58,7 @@ def archive_input(app: App, file: Path) -> Iterator[ArchiveInput]:
 
 
 def _plain_file(app: App) -> int | None:
-    """The descriptor of stdin where it is a file, at its beginning; None for anything else."""
+    """The descriptor of stdin if it is a file at its beginning; else None."""
     try:
         descriptor = app.world.stdin.fileno()
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -68,7 +68,7 @@ def _plain_file(app: App) -> int | None:
 
 
 def _kept(source: BinaryIO) -> IO[bytes]:
-    """A copy of all that a stream holds; of what cannot be an archive, only as much as tells what it is."""
+    """Copy a stream to a temporary file; if it cannot be an archive, only its beginning."""
     with ExitStack() as stack:
         try:
             copy = stack.enter_context(TemporaryFile(prefix="lens-import-"))
@@ -79,18 +79,18 @@ def _kept(source: BinaryIO) -> IO[bytes]:
             copy.flush()
         except OSError as error:
             raise OperationFailedError(
-                f"cannot keep what came by stdin: {error.strerror or error}; nothing was changed",
-                hint="TMPDIR names the folder of temporary files: one with more room, or lens import FILE",
+                f"cannot copy stdin to a temporary file: {error.strerror or error}; nothing was changed",
+                hint="set TMPDIR to a folder with more space, or use lens import FILE",
             ) from error
         stack.pop_all()
     return copy
 
 
 def parse_size(text: str, option: str) -> int:
-    """A number of bytes: ``1500000``, ``512K``, ``300M``, ``20G``, ``1T`` (of 1024 each; ``MiB`` and ``MB`` too).
+    """Parse a number of bytes: ``1500000``, ``512K``, ``300M``, ``20G``, ``1T`` (powers of 1024; also ``MiB``, ``MB``).
 
     Raises:
-        UsageError: it is written differently, or nothing.
+        UsageError: it cannot be parsed, or is zero.
     """
     found = re.fullmatch(r"([0-9]{1,15})\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     size = int(found[1]) << _UNITS[found[2].upper()] if found else 0

@@ -1,4 +1,4 @@
-"""Asking before something is changed, what may be changed at all, and where it is written down."""
+"""Confirmation of a change, checks that it is allowed, and the audit log for it."""
 
 from __future__ import annotations
 
@@ -19,72 +19,72 @@ __all__ = ["actor_of", "answer", "audit_log", "can_ask", "check_can_ask", "check
 
 
 def check_writable(app: App, *, dry_run: bool = False) -> None:
-    """See that the store that is meant may be changed, and that there is no doubt which one that is.
+    """Check that the selected store is writable and that the selection is unambiguous.
 
     Args:
         app: The invocation.
-        dry_run: Whether nothing is to be changed, which every store allows.
+        dry_run: Whether nothing will be changed, which is always allowed.
 
     Raises:
-        UsageError: a variable and a file name different stores, or somebody else may have written the settings.
-        ReadOnlyStoreError: the settings say so.
+        UsageError: a variable and a file name different stores, or the settings may be by another user.
+        ReadOnlyStoreError: the settings make the store read-only.
     """
     choice = app.store
     if choice.overridden:
         raise UsageError(
-            "a variable and a file name different stores; nothing was changed",
-            hint="say which one is meant: --store NAME_OR_URI",
+            "an environment variable and a file name different stores; nothing was changed",
+            hint="select one: --store NAME_OR_URI",
         )
     _check_settings(app, dry_run)
     if choice.readonly and not dry_run:
         name = choice.name or app.redactor.text(choice.uri)
         raise ReadOnlyStoreError(
-            f"the store {name} is read-only by the settings; nothing was changed",
-            hint=f"readonly = true says so: {choice.readonly_at}\n--dry-run shows what would be done",
+            f"the settings make the store {name} read-only; nothing was changed",
+            hint=f"readonly = true is set in {choice.readonly_at}\n--dry-run shows what would be done",
         )
 
 
 def _check_settings(app: App, dry_run: bool) -> None:
-    """See that nobody else says which store is changed, and where what is deleted is kept and written down."""
+    """Check that no other user chooses the store, the bin or the audit log by settings."""
     for path, why in app.settings.distrusted.items():
         if not dry_run:
             raise UsageError(
-                f"the settings in {path} count here, and the file {why}; nothing was changed",
-                hint=f"--config {shlex.quote(str(path))}, or LENS_CONFIG, says that this file is meant",
+                f"refusing to use the settings in {path}: the file {why}; nothing was changed",
+                hint=f"if you trust it: --config {shlex.quote(str(path))}, or LENS_CONFIG",
             )
 
 
 def check_can_ask(app: App, yes: bool) -> None:
-    """See that there is a terminal to ask on, unless the answer was given.
+    """Check that there is a terminal to ask on, unless --yes was given.
 
     Raises:
-        UsageError: there is none. Nothing was read from stdin.
+        UsageError: there is no terminal. Nothing was read from stdin.
     """
     if yes or can_ask(app):
         return
     raise UsageError(
-        "there is no terminal to ask on; nothing was changed",
-        hint="--yes does it without asking, --dry-run shows what it would do",
+        "cannot ask for confirmation: not a terminal; nothing was changed",
+        hint="--yes does not ask; --dry-run shows what would be done",
     )
 
 
 def can_ask(app: App) -> bool:
-    """Whether there is a person who can be asked: a terminal to ask on, and one to answer on."""
+    """Whether questions can be asked: stdin and stderr are terminals."""
     known = app.world.stderr_tty
     return app.world.stdin.isatty() and (app.world.stderr.isatty() if known is None else known)
 
 
 def confirm(app: App, question: str, yes: bool, lines: Iterable[str] = ()) -> bool:
-    """Whether a person says y or yes to `question`; anything else, Enter too, is a no.
+    """Ask a question; return whether the answer was y or yes.
 
     Args:
         app: The invocation; the question goes to stderr, the answer comes from the terminal.
-        question: What is asked.
-        yes: Whether the answer was given; nothing is told or asked then.
-        lines: What a person should know before.
+        question: The question.
+        yes: Whether --yes was given; then nothing is printed or asked.
+        lines: Lines to print before the question.
 
     Raises:
-        UsageError: as `check_can_ask`.
+        UsageError: as for `check_can_ask`.
     """
     check_can_ask(app, yes)
     if yes:
@@ -98,10 +98,10 @@ def confirm(app: App, question: str, yes: bool, lines: Iterable[str] = ()) -> bo
 
 
 def answer(app: App, question: str) -> str:
-    """What a person types to a question, in small letters; at the end of the input nothing.
+    """Ask a question; return the answer in lower case, "" at the end of the input.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, which is no answer; that nothing was changed is told.
+        KeyboardInterrupt: Ctrl-C, after a message that nothing was changed.
     """
     try:
         app.world.stderr.write(app.shown(question))
@@ -111,19 +111,19 @@ def answer(app: App, question: str) -> str:
         app.tell("\nnothing was changed")
         raise
     if not line:
-        app.tell("")  # Ctrl-D leaves the cursor behind the question
+        app.tell("")  # Ctrl-D leaves the cursor after the question
     return line.strip().lower()
 
 
 def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
-    """The audit log of a store: where --audit-file or the settings say, else beside it."""
+    """The audit log of a store: at --audit-file, at the path in the settings, or next to the store."""
     import platform
 
     from flujo_lens.operations.audit import AuditLog
 
     chosen = app.world.cwd / file if file else app.settings.audit_path
     return AuditLog(
-        chosen or AuditLog.path_beside(store),
+        chosen or AuditLog.sidecar_path(store),
         actor=actor_of(app),
         host=platform.node(),
         now=app.world.now,
@@ -134,14 +134,14 @@ def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
 
 
 def _masked_always(app: App) -> Callable[[str], str]:
-    """The secrets of a log are masked whatever is shown on the screen."""
+    """The redactor of a log, which masks secrets even with --show-secrets."""
     from flujo_lens.redaction import Redactor
 
     return Redactor(app.settings.redact_keys).text
 
 
 def _name_of_store(app: App) -> str | None:
-    """The store that is meant, without passwords; None if a log is only read, and no store is named."""
+    """The selected store, without passwords; None if a log is only read and no store is selected."""
     from flujo_lens.redaction import masked_text
 
     try:
@@ -151,7 +151,7 @@ def _name_of_store(app: App) -> str | None:
 
 
 def actor_of(app: App) -> str:
-    """Who acts: the login's name, or what LENS_ACTOR says."""
+    """The actor: LENS_ACTOR, or the login name."""
     import pwd
 
     given = app.world.env.get("LENS_ACTOR")

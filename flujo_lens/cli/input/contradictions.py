@@ -1,4 +1,4 @@
-"""Options that cannot both be meant: a command refuses them, and ignores none."""
+"""Refusing contradictory options, so that none is ignored."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 from flujo_lens.errors import UsageError
 
-__all__ = ["check_statuses", "refuse_beside"]
+__all__ = ["check_statuses", "refuse_combination"]
 
 
-def refuse_beside(option: str, others: Mapping[str, object], why: str | None = None) -> None:
-    """Do nothing if none of the other options was given.
+def refuse_combination(option: str, others: Mapping[str, object], why: str | None = None) -> None:
+    """Refuse an option together with any of the others.
 
     Args:
-        option: An option that was given.
-        others: Options that do not go with it, and their values; None, False and what is empty were not given.
-        why: What the person is to know or to type.
+        option: The option that was given.
+        others: Options that contradict it, with their values; None, False and empty values mean not given.
+        why: The hint.
 
     Raises:
-        UsageError: one of them was given; names both.
+        UsageError: one of them was given; the message names both.
     """
     for other, value in others.items():
         if value is not None and value is not False and value != []:
@@ -26,10 +26,10 @@ def refuse_beside(option: str, others: Mapping[str, object], why: str | None = N
 
 
 def check_statuses(command: str, asked: frozenset[str], legal: frozenset[str], hint: str) -> None:
-    """Do nothing if a command that shows runs of some statuses alone is asked for no others.
+    """Refuse statuses that a command for some statuses does not show.
 
     Raises:
-        UsageError: it is; says where those are.
+        UsageError: other statuses were requested; the hint names the command for them.
     """
     others = sorted(asked - legal)
     if others:

@@ -1,4 +1,4 @@
-"""From the shared filter options to a `RunFilter`."""
+"""The `RunFilter` of the shared filter options."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["run_filter", "statuses"]
 
 
 _MOST_NAMED = 20
-"""Statuses that an error names, at most."""
+"""Maximum number of statuses named in an error."""
 
 
 def statuses(
     asked: list[str] | None, stored: Callable[[], Collection[str]], legal: tuple[str, ...] = RUN_STATUSES
 ) -> frozenset[str]:
-    """The statuses of ``--status a,b --status c``, as they are stored.
+    """The stored statuses that ``--status a,b --status c`` selects.
 
-    A status is legal if lens knows it or the store holds it. As it is written comes first, then with the escapes read
-    back that tables print, then in any case of its letters.
+    A status is legal if lens knows it or the store holds it. Tried are the exact text, then the text with the escapes
+    of tables decoded, then ignoring case.
 
     Args:
         asked: The values of the option.
-        stored: Gives the statuses that the store holds; called only for one that lens does not know.
+        stored: Returns the statuses in the store; called only for one that lens does not know.
         legal: The statuses that lens knows.
 
     Raises:
-        UnknownValueError: neither knows the status; names the nearest of both.
+        UnknownValueError: the status is neither known nor stored; the message names the nearest.
     """
     known = {*legal, UNREADABLE}
     names = [name.strip() for text in asked or [] for name in text.split(",")]
@@ -47,7 +47,7 @@ def statuses(
 
 
 def _meant(name: str, legal: Collection[str]) -> set[str]:
-    """Those of the legal statuses that `name` means."""
+    """The legal statuses that match `name`."""
     from flujo_lens.rendering.text import unescape
 
     for spelling in (name, name.strip(), unescape(name.strip())):
@@ -64,7 +64,7 @@ def _refused(name: str, legal: tuple[str, ...], held: Iterable[str]) -> set[str]
     named = [*legal, *others[:_MOST_NAMED]]
     more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
     raise UnknownValueError(
-        f'no status "{asked}". {f"Did you mean {near}? " if near else ""}There are: {", ".join(named)}{more}',
+        f'unknown status "{asked}". {f"Did you mean {near}? " if near else ""}Statuses: {", ".join(named)}{more}',
         value=asked,
     )
 
@@ -72,10 +72,10 @@ def _refused(name: str, legal: tuple[str, ...], held: Iterable[str]) -> set[str]
 def run_filter(
     options: FilterOptions, now: datetime, zone: tzinfo, stored: Callable[[], Collection[str]], **more: Any
 ) -> RunFilter:
-    """The filter that the options describe; `stored` gives the store's statuses, `more` sets further fields.
+    """The filter of the options; `stored` returns the stored statuses, `more` sets further fields.
 
     Raises:
-        UsageError: a status, time or KEY=VALUE that cannot be read.
+        UsageError: a status, time or KEY=VALUE that cannot be parsed.
     """
 
     def when(text: str | None) -> datetime | None:
@@ -104,7 +104,7 @@ def _check_order(since: datetime | None, until: datetime | None, which: str) -> 
     if since is not None and until is not None and since >= until:
         raise UsageError(
             f"--{which}since is not before --{which}until: no run can match",
-            hint=f"--{which}since is the earlier bound, --{which}until the later: --{which}since 2d --{which}until 1d",
+            hint=f"--{which}since is the earlier time: --{which}since 2d --{which}until 1d",
         )
 
 
@@ -114,12 +114,12 @@ def _check_meta(pairs: tuple[tuple[str, str], ...]) -> None:
         if asked.setdefault(key, value) != value:
             raise UsageError(
                 f"--meta {key}={asked[key]} and --meta {key}={value} contradict each other",
-                hint="a run has one value of a key, and has to fit every --meta",
+                hint="a run has one value per key and must match every --meta",
             )
 
 
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UsageError(f'--meta takes KEY=VALUE, not "{text}"', hint="as in --meta customer=4711")
+        raise UsageError(f'--meta takes KEY=VALUE, not "{text}"', hint="for example --meta customer=4711")
     return key, value

@@ -1,4 +1,4 @@
-"""Ages, shares and lengths of time as ``lens prune`` takes them: what could be meant otherwise is refused."""
+"""Parsing of ages, shares and durations for ``lens prune``; ambiguous values are refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["age", "days", "length", "share"]
 
 _AGES = "an age is 12h, 30d or 4w"
 _MOST_MONTHS = 36
-"""Whoever typed more of them meant minutes."""
+"""More of them probably means minutes."""
 
 
 def age(text: str, option: str = "--older-than") -> timedelta:
-    """The age of ``30d``.
+    """Parse an age such as ``30d``.
 
     Raises:
-        TimeFormatError: it is no age, zero, or in a unit that somebody might take for another.
+        TimeFormatError: it is not an age, zero, or in an ambiguous unit.
     """
     asked = text.strip()
     unit = asked[-1:].lower()
@@ -42,10 +42,10 @@ def _is_part_of_days(text: str) -> bool:
 
 
 def days(number: float) -> timedelta:
-    """The age of ``--days-old 30``.
+    """Parse the age of ``--days-old 30``.
 
     Raises:
-        TimeFormatError: it is zero, negative, or longer than time goes back.
+        TimeFormatError: it is zero, negative or too large.
     """
     try:
         found = timedelta(days=number)
@@ -59,22 +59,22 @@ def days(number: float) -> timedelta:
 
 
 def length(text: str, option: str) -> timedelta:
-    """A length of time: ``90s``, ``10m``, ``2h``.
+    """Parse a duration: ``90s``, ``10m``, ``2h``.
 
     Raises:
-        TimeFormatError: it is none, or zero.
+        TimeFormatError: it is not a duration, or zero.
     """
     found = parse_age(text.strip())
     if not found:
-        raise TimeFormatError(f'{option} takes a length of time, not "{text}"', hint=f"{option} 10m; or 90s, 2h")
+        raise TimeFormatError(f'{option} takes a duration, not "{text}"', hint=f"{option} 10m; or 90s, 2h")
     return found
 
 
 def share(text: str) -> float:
-    """The part of ``50%``: 0.5.
+    """Parse a share: 0.5 for ``50%``.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a share.
     """
     number, sign, rest = text.strip().partition("%")
     try:
@@ -82,7 +82,5 @@ def share(text: str) -> float:
     except ValueError:
         found = -1
     if not sign or rest or not 0 <= found <= 1:
-        raise UsageError(
-            f'--max-share takes a part of all runs, not "{text}"; nothing was deleted', hint="--max-share 50%"
-        )
+        raise UsageError(f'--max-share takes a percentage, not "{text}"; nothing was deleted', hint="--max-share 50%")
     return found

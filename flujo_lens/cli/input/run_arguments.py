@@ -1,4 +1,4 @@
-"""The runs that a writing command is told by name: from the command line, or from stdin."""
+"""The run arguments of writing commands: from the command line, or from stdin."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from flujo_lens.state.views import RunSummary
 __all__ = ["MOST_SHOWN", "check_free", "described", "listed", "meant", "meant_all", "named", "typed"]
 
 MOST_SHOWN = 20
-"""How many runs are told one by one."""
+"""Maximum number of runs listed one by one."""
 
 
 def typed(app: App, runs: Sequence[str], asks: bool, command: str) -> list[str]:
-    """The runs as they were typed; ``-`` stands for the lines of stdin.
+    """The run arguments as given; ``-`` stands for the lines of stdin.
 
     Raises:
-        UsageError: ids come from stdin, where the answer would have to come from too.
+        UsageError: ids come from stdin, so the question could not be answered.
     """
     if "-" not in runs:
         return list(runs)
     if asks:
         raise UsageError(
-            "ids from stdin leave nowhere to answer a question; nothing was read or changed",
+            "cannot ask for confirmation while stdin has the ids; nothing was read or changed",
             hint=f"... | lens {command} - --yes, or --dry-run first",
         )
     read = [line for line in read_text(app.world.stdin).split("\n") if line]
@@ -37,15 +37,15 @@ def typed(app: App, runs: Sequence[str], asks: bool, command: str) -> list[str]:
 
 
 async def meant(backend: StateBackend, text: str, takes_prefixes: bool) -> str:
-    """The id of the run that was typed: as it stands, or with the escapes of tables read back; else by its beginning.
+    """The id that an argument names: exact, with the escapes of tables decoded, or by its prefix.
 
     Args:
         backend: The store.
-        text: As it was typed.
-        takes_prefixes: Whether the beginning of an id, or ``@failed``, will do.
+        text: The argument.
+        takes_prefixes: Whether a prefix of an id, or ``@failed``, is accepted.
 
     Raises:
-        RunNotFoundError: there is none, or there are several.
+        RunNotFoundError: there is no such run, or the prefix is ambiguous.
     """
     if takes_prefixes:
         return await resolve_run(backend, text, unescape(text))
@@ -54,60 +54,60 @@ async def meant(backend: StateBackend, text: str, takes_prefixes: bool) -> str:
             return spelling
     raise RunNotFoundError(
         f'no run "{text}" in this store; nothing was changed',
-        hint="lens list --search TEXT finds runs by a part of the id; on a terminal its beginning will do, "
-        "elsewhere and with --yes whole ids alone",
+        hint="lens list --search TEXT finds runs by part of the id; prefixes are accepted only on a terminal "
+        "without --yes",
         run_id=text,
     )
 
 
 async def meant_all(app: App, backend: StateBackend, words: Sequence[str], yes: bool) -> list[str]:
-    """The ids of the runs that were typed, each once; the beginning of an id only where a person is asked."""
+    """The ids that the arguments name, each once; prefixes are accepted only if the command asks."""
     takes_prefixes = can_ask(app) and not yes
     return list(dict.fromkeys([await meant(backend, text, takes_prefixes) for text in words]))
 
 
 def named(run_ids: Sequence[str]) -> list[str]:
-    """Run ids as the audit log keeps them in a command: those of very many are with the entry alone."""
+    """Run ids for the command in the audit log; if there are many, only their number (the entry has the ids)."""
     return list(run_ids) if len(run_ids) <= MOST_SHOWN else [f"({len(run_ids)} runs)"]
 
 
 def described(run: RunSummary) -> str:
-    """A run in a line of a question or a report."""
+    """A run as a line of a question or report."""
     return escape_controls(f"{run.run_id} ({run.status}, {run.pipeline_name} {run.pipeline_version})")
 
 
-def listed(told: Sequence[str], count: int | None = None, *, aside: str = "") -> list[str]:
-    """Lines below a heading: the first few, and how many more there are.
+def listed(lines: Sequence[str], count: int | None = None, *, suffix: str = "") -> list[str]:
+    """Lines below a heading: the first few, and the number of the others.
 
     Args:
-        told: A line each.
-        count: How many there are, where `told` has the first ones alone.
-        aside: What is said of the others.
+        lines: The lines.
+        count: Total number, if `lines` has only the first ones.
+        suffix: Text after the number of the others.
     """
-    shown, whole = told[:MOST_SHOWN], len(told) if count is None else count
+    shown, whole = lines[:MOST_SHOWN], len(lines) if count is None else count
     more = whole - len(shown)
-    return [*(f"  {line}" for line in shown), *([f"  and {more:,} more{aside}"] if more > 0 else [])]
+    return [*(f"  {line}" for line in shown), *([f"  and {more:,} more{suffix}"] if more > 0 else [])]
 
 
 def check_free(held: Mapping[str, str], force: bool, *, undone: str, forced: str) -> None:
-    """See that no living process holds one of the runs.
+    """Check that no live process holds one of the runs.
 
     Args:
-        held: Who holds which run.
-        force: Whether that does not matter.
-        undone: What did not happen then.
-        forced: What happens with --force.
+        held: The holder by run id.
+        force: Whether to skip the check.
+        undone: What did not happen, for the message.
+        forced: What --force does, for the hint.
 
     Raises:
-        BusyError: one does.
+        BusyError: a live process holds one.
     """
     if force or not held:
         return
     run_id, holder = next(iter(held.items()))
     more = f", and {len(held) - 1} more are held" if len(held) > 1 else ""
     raise BusyError(
-        f"{escape_controls(run_id)} is held by a living process, {holder}{more}; nothing was {undone}",
-        hint=f"end that process first, or --force{forced}",
+        f"{escape_controls(run_id)} is held by a live process, {holder}{more}; nothing was {undone}",
+        hint=f"stop that process first, or use --force{forced}",
         run_id=run_id,
         holder=holder,
     )

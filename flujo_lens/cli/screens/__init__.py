@@ -1,1 +1,1 @@
-"""What each command asks and prints: a module a command."""
+"""Questions and output of each command: one module per command."""

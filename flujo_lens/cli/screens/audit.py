@@ -1,5 +1,5 @@
-"""What ``lens audit`` prints. The log alone is read; where there is none, the store is looked at, to tell a store
-without a log from no store."""
+"""Output of ``lens audit``. Only the log is read; if there is none, the store is opened, to distinguish a store
+without a log from a missing store."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["Wanted", "audit_list", "print_verdict"]
 
 _WHY = {
     "changed": "was changed after it was written",
-    "removed": "does not follow the line before it: what stood between was removed, or that line was written anew",
-    "torn": "is torn: whoever wrote it died, and a change may lack its entry",
-    "no JSON": "is no entry",
-    "cut": "is missing: the log was longer, and was cut off or taken away",
-    "after a cut": "was written when lines before it were missing: the log was longer, and was cut off or taken away",
+    "removed": "does not follow the line before it: lines were removed, or that line was rewritten",
+    "torn": "is incomplete: its writer was killed, and a change may have no entry",
+    "no JSON": "is not an entry",
+    "cut": "is missing: the log was truncated or removed",
+    "after a cut": "was written after lines before it were lost: the log was truncated or removed",
 }
 
 
 class Wanted(NamedTuple):
-    """Which changes are meant."""
+    """The requested changes."""
 
     run: str | None
     since: str | None
@@ -45,14 +45,14 @@ class Wanted(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Changes, and what is not among them.
+    """The changes found, and counts of what is left out.
 
     Attributes:
-        changes: The newest, the newest first.
-        total: How many there are.
-        elsewhere: How many entries are of other stores.
-        unsure: How many entries do not name their runs.
-        skipped: How many lines could not be read.
+        changes: The newest changes, newest first.
+        total: Number of changes that match.
+        elsewhere: Number of entries of other stores.
+        unsure: Number of entries that do not name their runs.
+        skipped: Number of unreadable lines.
     """
 
     changes: list[AuditChange]
@@ -63,29 +63,31 @@ class _Found(NamedTuple):
 
 
 def audit_list(app: App, out: Output, file: Path | None, wanted: Wanted) -> None:
-    """The changes, the newest first."""
+    """Print the changes, newest first."""
     since = None if wanted.since is None else parse_when(wanted.since, app.world.now(), app.zone)
     logs = _logs(app, file, wanted)
     is_shared = file is not None or app.settings.audit_path is not None
-    wanted = wanted._replace(all_stores=wanted.all_stores or not is_shared)  # a log beside a store is that store's
+    wanted = wanted._replace(
+        all_stores=wanted.all_stores or not is_shared
+    )  # a log next to a store has only entries of that store
     found = _newest(logs, wanted, since)
     for other in _meant(app, logs, wanted.run) if not found.changes and wanted.run is not None else ():
         found = _newest(logs, wanted._replace(run=other), since)
         if found.changes:
             break
     narrowed = wanted.run is not None or since is not None or found.elsewhere
-    out.show(columns.AUDIT, found.changes, "no entry matches" if narrowed else "nothing was changed by lens yet")
+    out.show(columns.AUDIT, found.changes, "no entry matches" if narrowed else "no changes by lens yet")
     _note(app, found, wanted)
 
 
 def _meant(app: App, logs: Sequence[AuditLog], run: str) -> Iterator[str]:
-    """What else the id of a run can mean: the same with the escapes of tables read back; the beginning of one.
+    """Alternative readings of a run id: with the escapes of tables decoded, or as a prefix.
 
-    The log is asked, and not the store: the run may be deleted. A script must type the whole id, for one that is in
-    no entry would else mean another that begins so.
+    Ids are looked up in the log, not in the store, since the run may be deleted. Scripts must give the whole id;
+    otherwise an id without an entry would match another run by prefix.
 
     Raises:
-        AmbiguousRunError: several runs in the log begin so.
+        AmbiguousRunError: several runs in the log have this prefix.
     """
     if unescape(run) != run:
         yield unescape(run)
@@ -98,7 +100,7 @@ def _meant(app: App, logs: Sequence[AuditLog], run: str) -> Iterator[str]:
 
 
 def _newest(logs: Sequence[AuditLog], wanted: Wanted, since: datetime | None) -> _Found:
-    """What the logs hold, each read once and joined by itself, then merged by time."""
+    """Read each log once, join its entries into changes, and merge the changes by time."""
     made: list[AuditChange] = []
     total = elsewhere = unsure = skipped = 0
     for log in logs:
@@ -115,7 +117,7 @@ def _newest(logs: Sequence[AuditLog], wanted: Wanted, since: datetime | None) ->
 
 
 def is_of_store(written: str | None, meant: str | None) -> bool:
-    """Whether an entry is of the store that is meant; one that names none is of the log's own."""
+    """Whether an entry is of the selected store; an entry without a store is of the log's own."""
     from flujo_lens.config_sources import same_store
 
     return written is None or meant is None or written == meant or same_store(written, meant)
@@ -123,17 +125,17 @@ def is_of_store(written: str | None, meant: str | None) -> bool:
 
 def _note(app: App, found: _Found, wanted: Wanted) -> None:
     if found.total > wanted.limit:
-        app.note(f"the newest {wanted.limit} of {found.total:,}; more: lens audit list -n N")
+        app.note(f"showing the newest {wanted.limit} of {found.total:,}; more: lens audit list -n N")
     if found.elsewhere:
         app.note(f"not shown: {_entries(found.elsewhere)} of other stores; --all-stores shows them")
     if found.unsure:
-        app.note(f"not shown: {_entries(found.unsure)} about too many runs to name each; this may be one of them")
+        app.note(f"not shown: {_entries(found.unsure)} with too many runs to name, which may include this one")
     if found.skipped:
-        app.note(f"unreadable: {found.skipped:,} of the lines; lens audit verify")
+        app.note(f"unreadable: {found.skipped:,} of the lines; to check them: lens audit verify")
 
 
 def print_verdict(app: App, out: Output, file: Path | None) -> bool:
-    """Print whether the chain is whole; return it."""
+    """Print whether the chain is intact; return it."""
     log = _log(app, file)
     report = log.verify()
     if out.form == "json":
@@ -141,18 +143,18 @@ def print_verdict(app: App, out: Output, file: Path | None) -> bool:
     else:
         app.say([_verdict(log, report)])
     if report.continues:
-        app.note(f"the log before this one was moved away; its last line has the hash {report.continues}")
+        app.note(f"this log continues an earlier one, whose last line has the hash {report.continues}")
     if report.entries and not report.has_length:
-        app.note(f"{head_path(log.path).name} is missing: lines cut from the end would not show")
+        app.note(f"{head_path(log.path).name} is missing, so lines removed from the end cannot be detected")
     if report.torn:
         lines = ", ".join(str(number) for number in report.torn)
-        app.note(f"torn, and chained over since: line {lines}; a change may lack its entry")
+        app.note(f"incomplete, with later entries after it: line {lines}; a change may have no entry")
     return report.ok
 
 
 def _verdict(log: AuditLog, report: AuditReport) -> str:
     if report.why is None:
-        return f"{_entries(report.entries)}, chain whole"
+        return f"{_entries(report.entries)}, chain intact"
     return f"line {report.line} of {log.path} {_WHY[report.why]}"
 
 
@@ -164,7 +166,7 @@ def _entries(number: int) -> str:
 
 
 def _logs(app: App, file: Path | None, wanted: Wanted) -> list[AuditLog]:
-    """The log that is meant; with --all-stores, those beside the other stores that settings name, too."""
+    """The selected log; with --all-stores, also those of the other configured stores."""
     if file is not None or not wanted.all_stores or app.settings.audit_path is not None:
         return [_log(app, file)]
     found = {log.path: log for log in _logs_of_settings(app)}
@@ -179,7 +181,7 @@ def _logs(app: App, file: Path | None, wanted: Wanted) -> list[AuditLog]:
 
 
 def _logs_of_settings(app: App) -> Iterator[AuditLog]:
-    """The logs of the stores that settings name. No store is asked."""
+    """The logs of the configured stores, without opening the stores."""
     for entry in app.settings.stores.values():
         base = _base_of_uri(app, entry.uri)
         if base is not None and os.path.exists((log := audit_log(app, base, None)).path):
@@ -200,11 +202,11 @@ def _base_of_uri(app: App, uri: str) -> Path | None:
 
 
 def _log(app: App, file: Path | None) -> AuditLog:
-    """The log that is meant.
+    """The selected log.
 
     Raises:
-        StoreNotFoundError: there is nothing where --audit-file says, or neither a log nor a store.
-        NotSupportedError: the store has no place beside which a log could be.
+        StoreNotFoundError: --audit-file does not exist, or there is neither a log nor a store.
+        NotSupportedError: the store has no path for a log.
     """
     if file is not None:
         return _named(app, file)
@@ -229,8 +231,8 @@ def _named(app: App, file: Path) -> AuditLog:
     log = audit_log(app, file, file)
     if not os.path.exists(log.path):
         raise StoreNotFoundError(
-            f"there is no audit log at {log.path}",
-            hint="nothing was created; without --audit-file, the log beside the store is read",
+            f"no audit log at {log.path}",
+            hint="nothing was created; without --audit-file, lens reads the log next to the store",
             path=str(log.path),
         )
     return log
@@ -240,7 +242,7 @@ def _path(app: App, backend: StateBackend) -> Path:
     path = base_of(app, backend)
     if path is None:
         raise NotSupportedError(
-            f"{why_nowhere(backend)}: there is no audit log",
-            hint="--audit-file FILE reads a log elsewhere",
+            f"{why_nowhere(backend)}: no audit log",
+            hint="--audit-file FILE reads a log at another path",
         )
     return path

@@ -1,4 +1,4 @@
-"""What ``lens cancel`` asks, does and prints."""
+"""``lens cancel``: question, change and report."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["Cancelling", "check_cancellable", "run_cancel"]
+__all__ = ["CancelArguments", "check_cancellable", "run_cancel"]
 
 
 _RECORD = 4096
-"""Bytes that are kept of a run that is cancelled: about."""
+"""Estimated size in bytes of the copy of a cancelled run."""
 
 
-class Cancelling(NamedTuple):
-    """What was asked of ``lens cancel``."""
+class CancelArguments(NamedTuple):
+    """Arguments of ``lens cancel``."""
 
     runs: tuple[str, ...]
     force: bool
@@ -37,13 +37,13 @@ class Cancelling(NamedTuple):
     change: ChangeOptions
 
     def words(self, store: str | None, run_ids: Sequence[str]) -> list[str]:
-        """The command in its long form."""
+        """The command line with long options."""
         switches = [option for option, on in (("--force", self.force), ("--yes", self.yes)) if on]
         return ["lens", "cancel", *switches, *self.change.words(store), *named(run_ids)]
 
 
-def run_cancel(app: App, asked: Cancelling) -> int:
-    """Find the runs, ask, cancel them and report; return the exit code."""
+def run_cancel(app: App, asked: CancelArguments) -> int:
+    """Find the runs, ask, cancel and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
     out, now = report_output(app, asked.change), app.world.now()
     asks = not (asked.yes or asked.change.dry_run)
@@ -55,15 +55,17 @@ def run_cancel(app: App, asked: Cancelling) -> int:
     plan = app.run(look)
     check_cancellable(plan.held, asked.force)
     if asks and plan.runs:
-        question = "cancel it? nothing resumes it then" if len(plan.runs) == 1 else f"cancel these {len(plan.runs):,}?"
+        question = (
+            "cancel it? it cannot be resumed then" if len(plan.runs) == 1 else f"cancel these {len(plan.runs):,}?"
+        )
         if not confirm(app, question, asked.yes, _lines(plan.runs)):
             return exit_codes.FAILED
 
     async def work(backend: StateBackend) -> Cancelled:
-        told = asked.words(app.options.store, [run.run_id for run in plan.runs])
+        command = asked.words(app.options.store, [run.run_id for run in plan.runs])
 
         def record() -> Recorder:
-            return recorder(app, backend, told, asked.change)
+            return recorder(app, backend, command, asked.change)
 
         keeping = _keeping(app, backend, plan)
         made = None if asked.change.dry_run else record
@@ -73,15 +75,15 @@ def run_cancel(app: App, asked: Cancelling) -> int:
     lines = _report_lines(done.run_ids, plan, done.report)
     if done.can_undo and not done.report.dry_run:
         undo = app.suggest(f"lens undo {done.report.audit_id}")
-        lines.append(f"Take it back within {age(app.settings.bin_keep)}: {undo}")
+        lines.append(f"To undo within {age(app.settings.bin_keep)}: {undo}")
     tell(app, out, done.document(), done.run_ids, lines)
     return exit_codes.PARTIAL if done.report.done < len(plan.runs) and not done.report.dry_run else exit_codes.OK
 
 
 def _keeping(app: App, backend: StateBackend, plan: CancelPlan) -> Keeping:
-    """The bin; none where a driver has none, or it cannot take what the runs are now, which is told.
+    """The bin; none if the driver has none or the copies do not fit, after a note.
 
-    A cancellation deletes nothing, so it does not depend on that.
+    A cancellation deletes nothing, so it does not need the bin.
     """
     keeping = Keeping(store=store_name(app))
     if not plan.runs:
@@ -93,17 +95,17 @@ def _keeping(app: App, backend: StateBackend, plan: CancelPlan) -> Keeping:
         why = bin.why_not(len(plan.runs), len(plan.runs) * _RECORD) or bin.why_unwritable()
         keeping = keeping._replace(bin=None if why else bin)
     if why:
-        app.note(f"{why}: lens undo cannot take it back")
+        app.note(f"{why}: lens undo cannot revert this")
     return keeping
 
 
 def check_cancellable(held: Mapping[str, str], force: bool) -> None:
-    """See that no living process holds one of the runs.
+    """Check that no live process holds one of the runs.
 
     Raises:
-        BusyError: one does.
+        BusyError: a live process holds one.
     """
-    check_free(held, force, undone="changed", forced=": then it saves nothing more of this run")
+    check_free(held, force, undone="changed", forced=": the process cannot save this run any more")
 
 
 def _lines(runs: Sequence[RunSummary]) -> list[str]:
@@ -117,5 +119,5 @@ def _report_lines(done: Sequence[str], plan: CancelPlan, report: Report) -> list
     lines = [f"{plural(len(done), 'run')} {verb}; the history stays", *_lines(changed)] if done else []
     lines += [f"{escape_controls(run.run_id)} is {run.status} already" for run in plan.ended[:MOST_SHOWN]]
     if not report.dry_run and len(done) < len(plan.runs):
-        lines.append(f"{plural(len(plan.runs) - len(done), 'run')} ended or went on meanwhile, and stay")
+        lines.append(f"{plural(len(plan.runs) - len(done), 'run')} ended or continued in the meantime: not cancelled")
     return [*lines, "nothing was changed (--dry-run)"] if report.dry_run else lines

@@ -1,4 +1,4 @@
-"""What ``lens check`` reads, prints and decides."""
+"""``lens check``: input, output and exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flujo_lens.cli.application import the_application
 from flujo_lens.cli.context import App
-from flujo_lens.cli.input.contradictions import refuse_beside
+from flujo_lens.cli.input.contradictions import refuse_combination
 from flujo_lens.cli.options import FilterOptions, OutputOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens.progress import Bar
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from flujo_lens.operations.check import CheckedGroup, CheckReport
     from flujo_lens.runner.application import Application
 
-__all__ = ["Checking", "run_check"]
+__all__ = ["CheckArguments", "run_check"]
 
 _CI = {"github": ci.github, "junit": ci.junit}
 _CI_ERRORS = {"github": ci.github_error, "junit": ci.junit_error}
 _FEW = 3
-"""So many groups are told what to do about; the others are like them as a rule."""
+"""Maximum number of groups with remedies; the others are usually alike."""
 
 _READ_ANYWAY = 1000
-"""The contexts of as many runs are read without ``--deep``: it takes about a second."""
+"""Number of runs whose contexts are read without ``--deep``: about one second."""
 
 _CLOCKS = timedelta(minutes=5)
-"""By so much may two machines' clocks differ."""
+"""Tolerated difference between the clocks of two machines."""
 
 
-class Checking(NamedTuple):
-    """What was asked of ``lens check``."""
+class CheckArguments(NamedTuple):
+    """Arguments of ``lens check``."""
 
     target: str | None
     app_dir: Path | None
@@ -54,18 +54,18 @@ class Checking(NamedTuple):
     min_runs: int
 
 
-def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Checking) -> bool:
-    """Do what was asked; return whether all is well.
+def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: CheckArguments) -> bool:
+    """Check the runs; return whether no verdict fails.
 
     Raises:
-        UsageError: the options do not go together, or name no application.
-        InflightError: a file cannot be used.
-        OperationFailedError: it is too old.
+        UsageError: the options contradict each other, or no application is given.
+        InflightError: the file is not usable.
+        OperationFailedError: the file is too old.
     """
     saves_alone = asked.save is not None and asked.target is None
     if saves_alone:
         others = {"--fail-on": asked.fail_on, "--app-dir": asked.app_dir, "--columns": output.columns}
-        refuse_beside("--save", others, "without --app nothing is compared: the file is all that comes of it")
+        refuse_combination("--save", others, "without --app, --save only writes the file and checks nothing")
     out = app.output(output, ("table", "tsv", "json") if saves_alone else (*FORMATS, *_CI))
     try:
         return _checked(app, filters, out, asked)
@@ -75,7 +75,7 @@ def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Ch
 
 
 def _tell_ci(out: Output, error: Exception) -> None:
-    """Write an error in the format that CI reads: what it gets is never empty."""
+    """Write an error in the CI format, so that the report is never empty."""
     if out.form not in _CI:
         return
     code, message = (error.code, error.message) if isinstance(error, LensError) else ("LENS-X1", type(error).__name__)
@@ -83,11 +83,11 @@ def _tell_ci(out: Output, error: Exception) -> None:
         out.write(f"{line}\n".encode())
 
 
-def _checked(app: App, filters: FilterOptions, out: Output, asked: Checking) -> bool:
+def _checked(app: App, filters: FilterOptions, out: Output, asked: CheckArguments) -> bool:
     age = _checked_options(asked)
     saved = None if asked.from_file is None else _young_enough(app, asked.from_file, age)
     wanted = app.wanted(filters, saved and (lambda: {group.status for group in saved.groups}))
-    out.fields(columns.CHECK)  # a wrong name is told before anything is read
+    out.fields(columns.CHECK)  # refuses an unknown column before anything is read
     if asked.save is not None and asked.target is None:
         found = _found(app, wanted)
         _save(app, out, found, asked)
@@ -102,30 +102,30 @@ def _checked(app: App, filters: FilterOptions, out: Output, asked: Checking) -> 
     return _Screen(app, out, asked, application.target, source, is_plain).show(report, failing)
 
 
-def _checked_options(asked: Checking) -> timedelta | None:
-    """The age that a file may have.
+def _checked_options(asked: CheckArguments) -> timedelta | None:
+    """The maximum age of the file.
 
     Raises:
-        UsageError: options that do not go together.
+        UsageError: contradictory options.
     """
     if asked.from_file is not None and (asked.deep or asked.save is not None):
-        other = "--deep: there are no contexts in a file" if asked.deep else "--save"
-        raise UsageError(f"--from does not go with {other}")
+        other = "--deep: the file has no contexts" if asked.deep else "--save"
+        raise UsageError(f"--from cannot be combined with {other}")
     if asked.save is not None and asked.deep:
-        raise UsageError("--save does not go with --deep: what runs have saved is never in the file")
+        raise UsageError("--save cannot be combined with --deep: the file never has contexts")
     if asked.force and asked.save is None:
-        raise UsageError("--force belongs to --save")
+        raise UsageError("--force needs --save")
     if asked.max_age is None:
         return None
     age = parse_age(asked.max_age)
     if asked.from_file is None or not age:
-        why = f'takes an age, not "{asked.max_age}"' if asked.from_file is not None else "belongs to --from"
+        why = f'takes an age, not "{asked.max_age}"' if asked.from_file is not None else "needs --from"
         raise UsageError(f"--max-age {why}", hint="--from inflight.json --max-age 1d; also 90m, 6h, 2w")
     return age
 
 
 def _fail_on(asked: str | None) -> frozenset[str] | None:
-    """The verdicts that fail; None for those of all runs that could not go on."""
+    """The verdicts that fail; None for all verdicts that prevent resuming."""
     from flujo_lens.operations.check import VERDICTS
 
     if asked is None:
@@ -135,14 +135,14 @@ def _fail_on(asked: str | None) -> frozenset[str] | None:
         if name not in (*VERDICTS, "none"):
             raise UnknownValueError.of("verdict", name, (*VERDICTS, "none"))
     if "none" in names and len(names) > 1:
-        raise UsageError("--fail-on none goes with no other verdict")
+        raise UsageError("--fail-on none cannot be combined with a verdict")
     return frozenset(names) - {"none"}
 
 
-def _application(app: App, asked: Checking) -> Application:
+def _application(app: App, asked: CheckArguments) -> Application:
     if asked.target is None and app.settings.resume_app is None:
         raise UsageError(
-            "nothing says which code the runs are to be checked against",
+            "no application to check the runs against",
             hint="--app myapp.pipelines:registry, or in lens.toml: [resume] app = ...",
         )
     return the_application(app, asked.target, asked.app_dir)
@@ -159,9 +159,9 @@ def _found(app: App, wanted: RunFilter) -> Inflight:
 
 
 def _report(
-    app: App, wanted: RunFilter, asked: Checking, kept: Inflight | None, application: Application
+    app: App, wanted: RunFilter, asked: CheckArguments, kept: Inflight | None, application: Application
 ) -> tuple[CheckReport, str]:
-    """What the check found, and where the runs are; `kept` are those of a file."""
+    """The report, and the source of the runs; `kept` are those of a file."""
     from flujo_lens.operations.check import check_contexts, check_groups
     from flujo_lens.operations.resume import check_library
 
@@ -182,10 +182,10 @@ def _report(
 
 
 def _young_enough(app: App, path: Path, age: timedelta | None) -> Inflight:
-    """What is in the file.
+    """The content of the file.
 
     Raises:
-        OperationFailedError: it is too old to tell, or of the future.
+        OperationFailedError: it is too old, or from the future.
     """
     found = read_inflight(path)
     past = app.world.now() - found.made_at
@@ -193,7 +193,7 @@ def _young_enough(app: App, path: Path, age: timedelta | None) -> Inflight:
         when = f"{human.age(past)} old" if past > age else f"from the future, by {human.age(-past)}"
         raise OperationFailedError(
             f"{path} is {when} (saved {_clock(found)}): --max-age allows {human.age(age)}; nothing was checked",
-            hint=f"where {found.store} is: lens check --save {path.name}",
+            hint=f"save it again with access to {found.store}: lens check --save {path.name}",
             made_at=found.made_at.isoformat(),
         )
     return found
@@ -204,32 +204,32 @@ def _clock(found: Inflight) -> str:
 
 
 def _store_name(app: App) -> str:
-    """What the store is called, without a password."""
+    """The name of the store, without a password."""
     return app.store.name or app.redactor.text(app.store.uri)
 
 
-def _save(app: App, out: Output, found: Inflight, asked: Checking) -> None:
+def _save(app: App, out: Output, found: Inflight, asked: CheckArguments) -> None:
     assert asked.save is not None
     save_inflight(asked.save, found, force=asked.force)
     if out.form == "json":
         made = {"path": str(asked.save), "store": found.store, "made_at": found.made_at}
         out.document({**made, "runs": found.runs, "groups": len(found.groups)})
         return
-    told = f"saved where {_counted(found.runs, len(found.groups))} stand to {asked.save}"
-    app.say([told])
+    saved = f"saved the positions of {_counted(found.runs, len(found.groups))} to {asked.save}"
+    app.say([saved])
 
 
 def _counted(runs: int, groups: int) -> str:
     return f"{human.plural(runs, 'run')} in {human.plural(groups, 'group')}"
 
 
-def _too_few(runs: int, asked: Checking) -> str | None:
+def _too_few(runs: int, asked: CheckArguments) -> str | None:
     if runs >= asked.min_runs:
         return None
     return f"{human.plural(runs, 'run')} found, fewer than --min-runs {asked.min_runs}: is it the right store?"
 
 
-def _enough(app: App, runs: int, asked: Checking) -> bool:
+def _enough(app: App, runs: int, asked: CheckArguments) -> bool:
     lacking = _too_few(runs, asked)
     if lacking:
         app.tell(lacking)
@@ -244,13 +244,13 @@ class _Screen(NamedTuple):
 
     app: App
     out: Output
-    asked: Checking
+    asked: CheckArguments
     target: str
     source: str
     is_plain: bool
 
     def show(self, report: CheckReport, verdicts: frozenset[str] | None) -> bool:
-        """Print it; return whether all is well: none of the verdicts that fail, and enough runs."""
+        """Print the report; return whether no verdict fails and there are enough runs."""
         failing = [each for each in report.groups if _fails(each, verdicts)]
         lacking = _too_few(report.runs, self.asked)
         if self.out.form in _CI:
@@ -276,26 +276,24 @@ class _Screen(NamedTuple):
     def _summary(self, report: CheckReport) -> str:
         counted = _counted(report.runs, len(report.groups))
         if not report.runs:
-            return f"checked 0 runs against {self.target}: none in {self.source} could still resume"
-        worse = f"{report.stranded:,} of them could not go on" if report.stranded else "all could go on"
+            return f"checked 0 runs against {self.target}: no resumable runs in {self.source}"
+        worse = f"{report.stranded:,} of them could not resume" if report.stranded else "all could resume"
         return f"checked {counted} of {self.source} against {self.target}: {worse}"
 
     def _remarks(self, report: CheckReport) -> None:
-        """What a person should know beside the rows."""
+        """Print notes on the limits of the check."""
         if self.out.is_table:
             for line in self._what_to_do(report.groups):
                 self.out.print(self.app.shown(line))
         if report.unread:
-            told = f"the contexts of {human.plural(report.unread, 'run')} were not read: their shapes match"
-            hint = "where the store is, --deep reads them" if self.asked.from_file else "--deep reads them"
-            self.app.note(f"{told}; {hint}")
+            unread = f"the contexts of {human.plural(report.unread, 'run')} were not read: their shapes match"
+            hint = "--deep, with the store, reads them" if self.asked.from_file else "--deep reads them"
+            self.app.note(f"{unread}; {hint}")
         if report.unshaped:
             named = human.plural(report.unshaped, "run")
-            self.app.note(f"{named} without a manifest: judged by the version and the names of the steps alone")
+            self.app.note(f"{named} without a manifest: checked only by version and step names")
         if self.is_plain and any(group.code == "LENS-C5" for group in report.groups):
-            self.app.note(
-                f"{self.target} has no context of its own: name a Flujo with a context_model if the runs have"
-            )
+            self.app.note(f"{self.target} has no context model: name a Flujo with a context_model if the runs have")
         self.app.note(escape_controls(self._summary(report)))
 
     def _what_to_do(self, groups: Sequence[CheckedGroup]) -> Iterator[str]:

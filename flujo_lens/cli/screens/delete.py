@@ -1,4 +1,4 @@
-"""``lens delete``: which runs are meant, the question, and the answer to it."""
+"""``lens delete``: selection, question and report."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["Deleting", "run_delete"]
+__all__ = ["DeleteArguments", "run_delete"]
 
 
-class Deleting(NamedTuple):
-    """What was asked of ``lens delete``."""
+class DeleteArguments(NamedTuple):
+    """Arguments of ``lens delete``."""
 
     runs: tuple[str, ...]
     state_only: bool
@@ -39,7 +39,7 @@ class Deleting(NamedTuple):
     change: ChangeOptions
 
     def words(self, store: str | None, run_ids: Sequence[str]) -> list[str]:
-        """The command in its long form."""
+        """The command line with long options."""
         switches = (
             ("--state-only", self.state_only),
             ("--ignore-missing", self.ignore_missing),
@@ -56,8 +56,8 @@ class Deleting(NamedTuple):
         ]
 
 
-def run_delete(app: App, asked: Deleting) -> int:
-    """Find the runs, ask, delete them and report; return the exit code."""
+def run_delete(app: App, asked: DeleteArguments) -> int:
+    """Find the runs, ask, delete and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
     out = report_output(app, asked.change)
     words = typed(app, asked.runs, not (asked.yes or asked.change.dry_run), "delete")
@@ -72,13 +72,13 @@ def run_delete(app: App, asked: Deleting) -> int:
 
     plan, shown, tasks, states = app.run(look)
     _check_missing(plan, asked, store_name(app))
-    check_free(plan.held, asked.force, undone="deleted", forced="; a run that it saves again comes back")
+    check_free(plan.held, asked.force, undone="deleted", forced="; a run that the process saves again is back")
     alive = _alive_line(shown, now, app.silent_after)
     lines = [*_lines(plan, shown, asked), *states, *alive, *_tasks_line(plan, tasks)]
     if asked.change.dry_run:
         copies = copy_lines(app, plan, None, asked.uses_bin) if lines else []
-        told = ["would delete:", *lines, *copies] if lines else ["nothing to delete"]
-        report_dry(app, out, plan, None, asked.uses_bin, told)
+        text = ["would delete:", *lines, *copies] if lines else ["nothing to delete"]
+        report_dry(app, out, plan, None, asked.uses_bin, text)
         app.run(lambda backend: check_bin(app, backend, plan, asked.uses_bin))
         return exit_codes.OK
     check_can_ask(app, asked.yes)
@@ -88,17 +88,19 @@ def run_delete(app: App, asked: Deleting) -> int:
             return exit_codes.FAILED
     for line in alive if asked.yes else ():
         app.note(line)
-    told = asked.words(app.options.store, plan.request.run_ids or ())
+    command = asked.words(app.options.store, plan.request.run_ids or ())
     one = _one(shown, asked) if plan.count == 1 else None
     work = Work(
-        told, asked.change, asked.yes, Stop(), one=one, all_meant=True, may_be_missing=asked.ignore_missing,
+        command, asked.change, asked.yes, Stop(), one=one, all_meant=True, may_be_missing=asked.ignore_missing,
         needs_bin=asked.yes,
     )  # fmt: skip
     return carry_out(app, out, plan, None, asked.uses_bin, work)
 
 
-async def _plan(app: App, backend: StateBackend, asked: Deleting, typed: Sequence[str], now: datetime) -> DeletionPlan:
-    """The plan; an id that is none as it was typed is tried without its escapes, and on a terminal as a prefix."""
+async def _plan(
+    app: App, backend: StateBackend, asked: DeleteArguments, typed: Sequence[str], now: datetime
+) -> DeletionPlan:
+    """The plan. An id that does not exist is tried with its escapes decoded, and on a terminal as a prefix."""
     request = DeletionRequest(now, run_ids=tuple(typed), state_only=asked.state_only, force=asked.force)
     plan = await backend.plan_deletion(request)
     if not plan.missing:
@@ -112,22 +114,22 @@ async def _meant(backend: StateBackend, text: str, takes_prefixes: bool) -> str:
     return await resolve_run(backend, text, unescape(text)) if takes_prefixes else unescape(text)
 
 
-def _check_missing(plan: DeletionPlan, asked: Deleting, store: str) -> None:
+def _check_missing(plan: DeletionPlan, asked: DeleteArguments, store: str) -> None:
     if not plan.missing or asked.ignore_missing:
         return
     first = escape_controls(plan.missing[0])
-    more = f", and {len(plan.missing) - 1} more of those named" if len(plan.missing) > 1 else ""
-    whole = "" if asked.yes is False and not asked.change.dry_run else "\nwith --yes only whole ids are taken"
+    more = f", and {len(plan.missing) - 1} more" if len(plan.missing) > 1 else ""
+    whole = "" if asked.yes is False and not asked.change.dry_run else "\nwith --yes, only whole ids are accepted"
     raise RunNotFoundError(
         f'no run "{first}"{more} in {store}; nothing was deleted',
-        hint=f"lens list --search {quoted(plan.missing[0])} looks for it; --ignore-missing goes on without it{whole}",
+        hint=f"to search for it: lens list --search {quoted(plan.missing[0])}\n--ignore-missing skips it{whole}",
         run_id=plan.missing[0],
         missing=list(plan.missing),
     )
 
 
-def _lines(plan: DeletionPlan, shown: Sequence[RunSummary], asked: Deleting) -> list[str]:
-    """The runs, each on a line as far as they are few, and what hangs on them."""
+def _lines(plan: DeletionPlan, shown: Sequence[RunSummary], asked: DeleteArguments) -> list[str]:
+    """The runs with their rows; a few are listed one by one."""
     if plan.is_empty:
         return []
     if len(shown) == 1 and plan.count == 1:
@@ -138,16 +140,16 @@ def _lines(plan: DeletionPlan, shown: Sequence[RunSummary], asked: Deleting) -> 
     return lines
 
 
-def _with(plan: DeletionPlan, asked: Deleting) -> str:
+def _with(plan: DeletionPlan, asked: DeleteArguments) -> str:
     if not asked.state_only:
         return hanging(plan.rows, plan.is_estimate)
     history = hung(plan.rows)
     if not history:
-        return "; no step or span is stored apart from it: nothing of them stays"
+        return "; it is all that is stored of the run"
     return f"; {'its' if plan.count == 1 else 'their'} {history} stay, marked as cancelled"
 
 
-def _one(shown: Sequence[RunSummary], asked: Deleting) -> str:
+def _one(shown: Sequence[RunSummary], asked: DeleteArguments) -> str:
     what = "the state of " if asked.state_only else ""
     return f"{what}{described(shown[0])}" if shown else "1 run"
 
@@ -159,17 +161,17 @@ def _alive_line(shown: Sequence[RunSummary], now: datetime, silent_after: timede
     if not signs or max(signs) < now - silent_after:
         return []
     whose = "it is" if len(shown) == 1 else f"{len(running)} of them are" if len(running) > 1 else "one of them is"
-    return [f"{whose} said to be running, last sign {human.age(max(now - max(signs), timedelta(0)))} ago"]
+    return [f"{whose} marked running, last activity {human.age(max(now - max(signs), timedelta(0)))} ago"]
 
 
 async def _state_lines(backend: StateBackend, shown: Sequence[RunSummary]) -> list[str]:
-    """What tells that nothing goes of a run when its state alone is to go."""
+    """A line for each run without a state, for --state-only."""
     stateless = [run.run_id for run in shown if await backend.load_state(run.run_id) is None]
-    return [f"{run_id} has no state: there is nothing to delete of it" for run_id in stateless]
+    return [f"{run_id} has no state: nothing to delete" for run_id in stateless]
 
 
 async def _tasks_left(backend: StateBackend, ids: Sequence[str]) -> int:
-    """How many background tasks of the runs are none of them; 0 for very many runs, where it is not looked for."""
+    """Number of background tasks of the runs that are not selected themselves; 0 for many runs."""
     if len(ids) > MOST_SHOWN:
         return 0
     try:
@@ -185,5 +187,5 @@ async def _tasks_left(backend: StateBackend, ids: Sequence[str]) -> int:
 
 def _tasks_line(plan: DeletionPlan, tasks: int) -> list[str]:
     whose = "its" if plan.count == 1 else "their"
-    stay = "stays: it is a run of its own" if tasks == 1 else "stay: they are runs of their own"
+    stay = "stays: it is a separate run" if tasks == 1 else "stay: they are separate runs"
     return [f"{whose} {human.plural(tasks, 'background task')} {stay} (lens tasks list)"] if tasks else []

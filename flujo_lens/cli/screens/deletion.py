@@ -1,4 +1,4 @@
-"""What ``lens delete`` and ``lens prune`` have in common: asking, carrying out, reporting."""
+"""The common part of ``lens delete`` and ``lens prune``: question, execution and report."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ __all__ = [
 
 
 class Work(NamedTuple):
-    """How a plan is carried out.
+    """How a plan is executed.
 
     Attributes:
-        words: The command in its long form.
-        change: How it is written down and reported.
-        yes: Whether nobody was asked, so that what the question says has still to be told.
-        stop: When to end early.
-        batch_size: Runs a transaction at most.
-        locks: Whether it takes the lock of the store.
-        lock_file: Where that is; None for beside the store.
-        vacuum: Whether free room is given back to the disk then.
-        force: Whether that is done while another process has the store open.
-        one: Describes the only run of a plan; None if there are more.
-        all_meant: Whether each run was named, so that one that stays makes the work partial.
-        may_be_missing: Whether it is no matter that one of those was gone already.
-        needs_bin: Whether nothing goes where the bin cannot take it.
+        words: The command line with long options.
+        change: How the change is logged and reported.
+        yes: Whether no question was asked, so that its text is still to be printed.
+        stop: When to stop early.
+        batch_size: Maximum number of runs per transaction.
+        locks: Whether to take the lock of the store.
+        lock_file: Path of the lock; None for the default.
+        vacuum: Whether to return free space to the disk afterwards.
+        force: Whether to vacuum even if another process has the store open.
+        one: Description of the only run of a plan; None if there are more.
+        all_meant: Whether runs were named, so that the work is partial if one stays.
+        may_be_missing: Whether missing runs are ignored.
+        needs_bin: Whether to delete nothing that does not fit into the bin.
     """
 
     words: Sequence[str]
@@ -72,23 +72,23 @@ class Work(NamedTuple):
 
 
 def say(app: App, lines: Sequence[str]) -> None:
-    """Tell a person something before a question, in lines that fit the terminal."""
+    """Print lines before a question, folded to the terminal."""
     for line in folded(lines, app.world.columns):
         app.tell(line)
 
 
 def store_name(app: App) -> str:
-    """The store that is meant, as it may be shown."""
+    """The name of the selected store, with passwords masked."""
     return app.redactor.text(app.store.uri)
 
 
 def keeping_of(
     app: App, backend: StateBackend, plan: DeletionPlan, archive: Path | None, uses_bin: bool
 ) -> tuple[Keeping, str | None]:
-    """Where a copy of a plan's runs goes, and why not into the bin, if somebody should know that.
+    """Where copies of the runs are kept, and the reason if not in the bin.
 
     Raises:
-        NotSupportedError: there is to be an archive, and the driver cannot hand out what it deletes.
+        NotSupportedError: an archive is requested, but the driver does not support copies.
     """
     can_keep = overrides(type(backend), "restore")
     if archive is not None and not can_keep:
@@ -104,19 +104,19 @@ def keeping_of(
 
 
 def no_bin(plan: DeletionPlan, why: str) -> OperationFailedError:
-    """The error of what was to go where nobody is asked, and could not be brought back."""
+    """The error for a deletion without a question that could not be undone."""
     it = "it" if plan.count == 1 else "they"
     return OperationFailedError(
-        f"{why}, so {it} could not be brought back; nothing was deleted",
+        f"{why}, so {it} could not be restored; nothing was deleted",
         hint="--no-bin deletes without a copy for lens undo",
     )
 
 
 async def check_bin(app: App, backend: StateBackend, plan: DeletionPlan, uses_bin: bool) -> None:
-    """See that what is to go fits into the bin, if it is to be kept there.
+    """Check that the runs fit into the bin, if it is used.
 
     Raises:
-        OperationFailedError: it does not.
+        OperationFailedError: they do not fit.
     """
     _, why = keeping_of(app, backend, plan, None, uses_bin)
     if why:
@@ -126,14 +126,14 @@ async def check_bin(app: App, backend: StateBackend, plan: DeletionPlan, uses_bi
 def copy_lines(
     app: App, plan: DeletionPlan, archive: Path | None, uses_bin: bool, *, takes_archive: bool = False
 ) -> list[str]:
-    """How what goes can be brought back, or why not; `takes_archive`: whether the command could make an archive."""
+    """How the runs can be restored, or why not; `takes_archive`: whether the command has ``--archive``."""
 
     async def look(backend: StateBackend) -> list[str]:
         keeping, why = keeping_of(app, backend, plan, archive, uses_bin)
         lines = [f"a copy goes to {archive}"] if archive else []
         if keeping.bin is not None:
             it = "it" if plan.count == 1 else "them"
-            return [*lines, f"lens undo can bring {it} back within {human.age(app.settings.bin_keep)}"]
+            return [*lines, f"lens undo can restore {it} within {human.age(app.settings.bin_keep)}"]
         return lines or [_lost(plan, why or "--no-bin", _can_archive(backend, takes_archive))]
 
     return app.run(look)
@@ -145,32 +145,32 @@ def _can_archive(backend: StateBackend, takes_archive: bool) -> bool:
 
 def _lost(plan: DeletionPlan, why: str, can_archive: bool) -> str:
     it = "it" if plan.count == 1 else "they"
-    return f"{why}: {it} cannot be brought back{'; --archive FILE keeps a copy' if can_archive else ''}"
+    return f"{why}: {it} cannot be restored{'; --archive FILE keeps a copy' if can_archive else ''}"
 
 
 async def vacuum_lines(backend: StateBackend) -> list[str]:
-    """What giving the free room back takes.
+    """What a vacuum needs, in lines.
 
     Raises:
-        NotSupportedError: the driver cannot do that.
+        NotSupportedError: the driver has no vacuum.
     """
     if not overrides(type(backend), "vacuum"):
         raise NotSupportedError(
-            f"a store of the driver {type(backend).__qualname__} cannot be vacuumed; nothing was deleted",
-            hint="leave --vacuum out: it is for files that keep the room of what was deleted",
+            f"the driver {type(backend).__qualname__} does not support vacuum; nothing was deleted",
+            hint="omit --vacuum: this store needs none",
         )
     plan = await backend.plan_optimization(vacuum=True)
     needs = [f"{human.size(room.needed)} of the {human.size(room.free)} free in {room.folder}" for room in plan.rooms]
     return [
-        f"then the file is written anew without what is free in it: that takes up to {' and '.join(needs)}",
-        "nobody else can write meanwhile; it is left out while another process has the store open, unless --force",
+        f"then the file is rewritten without its free space, which needs up to {' and '.join(needs)}",
+        "this blocks all other writers; skipped while another process has the store open, unless --force",
     ]
 
 
 def report_dry(
-    app: App, out: Output, plan: DeletionPlan, archive: Path | None, uses_bin: bool, told: Sequence[str]
+    app: App, out: Output, plan: DeletionPlan, archive: Path | None, uses_bin: bool, lines: Sequence[str]
 ) -> None:
-    """Print what would be deleted, in the lines of the plan and of `copy_lines`; with ``-o id`` every id, as read."""
+    """Print the plan, in the given lines; with ``-o id``, every id."""
 
     async def look(backend: StateBackend) -> Deletion:
         keeping, _ = keeping_of(app, backend, plan, archive, uses_bin)
@@ -181,15 +181,15 @@ def report_dry(
 
     done = app.run(look)
     if out.form != "id":
-        _report(app, out, done, [*told, "nothing was changed (--dry-run)"])
+        _report(app, out, done, [*lines, "nothing was changed (--dry-run)"])
 
 
 def _report(app: App, out: Output, done: Deletion, lines: Sequence[str]) -> None:
     if app.options.quiet:
-        told = [] if is_nothing(done) else [short_line(done, _undo_line(app, done))]
+        printed = [] if is_nothing(done) else [short_line(done, _undo_line(app, done))]
     else:
-        told = folded(lines, app.world.columns)
-    tell(app, out, done.document(), (), told)
+        printed = folded(lines, app.world.columns)
+    tell(app, out, done.document(), (), printed)
 
 
 def _undo_line(app: App, done: Deletion) -> str:
@@ -197,7 +197,7 @@ def _undo_line(app: App, done: Deletion) -> str:
 
 
 def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, uses_bin: bool, work: Work) -> int:
-    """Delete what was planned, and report; return the exit code."""
+    """Execute the plan and report; return the exit code."""
     failed: list[LensError] = []
 
     async def run(backend: StateBackend) -> Deletion:
@@ -233,7 +233,7 @@ def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, u
 async def _deleted(
     app: App, out: Output, backend: StateBackend, plan: DeletionPlan, keeping: Keeping, writer: Recorder, work: Work
 ) -> Deletion:
-    """Delete with a bar; what was deleted before a failure is told."""
+    """Delete with a progress bar; an error reports what was deleted before it."""
     so_far: list[Deletion] = []
 
     def watch(done: Deletion, batch: Deleted) -> None:
@@ -255,24 +255,24 @@ async def _deleted(
 
 
 def _after_some(error: LensError, done: Deletion) -> LensError:
-    """The error of a batch, as that of a deletion which had come so far."""
+    """The error of a batch, with what was deleted before it."""
     why = error.message.replace("; nothing was changed", "; nothing of this batch was deleted")
     were = "1 run was" if done.deleted == 1 else f"{done.deleted:,} runs were"
-    message = f"{why}; before that {were} deleted, of {done.plan.count:,} (audit entry {done.audit_id})"
+    message = f"{why}; before that, {were} deleted of {done.plan.count:,} (audit entry {done.audit_id})"
     return type(error)(
         message, hint=error.hint, **{**error.details, "deleted": done.deleted, "audit_id": done.audit_id}
     )
 
 
 async def _vacuumed(app: App, backend: StateBackend, done: Deletion, force: bool) -> list[LensError]:
-    """Give free room back to the disk; the error if that fails, which undoes nothing of the deletion."""
-    app.note("writing the file anew; nobody else can write to it meanwhile")
+    """Return free space to the disk; the error if that fails, which does not affect the deletion."""
+    app.note("rewriting the file; this blocks all other writers")
     try:
         done.after = (await backend.vacuum(force=force))[1]
     except LensError as error:
         why = error.message.removesuffix("; nothing was changed")
-        hint = "\n".join(filter(None, ("lens optimize --vacuum does it later", error.hint)))
-        return [type(error)(f"the runs are deleted, but the file could not be made smaller: {why}", hint=hint)]
+        hint = "\n".join(filter(None, ("to retry: lens optimize --vacuum", error.hint)))
+        return [type(error)(f"the runs were deleted, but the vacuum failed: {why}", hint=hint)]
     return []
 
 
@@ -283,9 +283,9 @@ async def _locked(
     work: Callable[[], Awaitable[Deletion]],
     lock_file: Path | None,
 ) -> Deletion:
-    """Do `work` while the lock of the store is held, where the store is at a path.
+    """Run `work` while holding the lock of the store, if the store is at a path.
 
-    With a lock elsewhere, nobody may hold the one beside the store.
+    With a lock at another path, the default lock must be free.
     """
     has_path = base_of(app, backend) is not None
     if has_path and lock_file is not None:
@@ -295,10 +295,10 @@ async def _locked(
 
 
 def check_unlocked(app: App, backend: StateBackend) -> None:
-    """See that no other command cleans up the store, unless it is to be waited for; to be asked in vain is no fun.
+    """Before the question, check that no other command is cleaning up the store, unless it will be waited for.
 
     Raises:
-        BusyError: another does.
+        BusyError: another command is.
     """
     if base_of(app, backend) is not None and not app.options.timeout:
         lock_of(app, backend, ()).check()

@@ -1,4 +1,4 @@
-"""What ``lens delete`` and ``lens prune`` say about a plan, and about what came of it."""
+"""The text of plans and reports of ``lens delete`` and ``lens prune``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["done_lines", "folded", "hanging", "hung", "plan_lines", "short_line"
 
 _MOST_PIPELINES = 8
 _TIED = "\N{NO-BREAK SPACE}"
-"""Holds a name and its number together until the lines are folded."""
+"""Keeps a name and its number on one line when lines are folded."""
 
 _NOTES = {
-    "paused": "could still be resumed (lens waiting shows them)",
-    "running": "may be alive, though without a sign for long (lens status shows them)",
+    "paused": "could still be resumed (lens waiting)",
+    "running": "stale, but may be alive (lens status)",
 }
-_UNKNOWN = "a status that lens does not know"
+_UNKNOWN = "unknown status"
 _HANGING = {
     "steps": "step",
     "spans": "span",
@@ -33,7 +33,7 @@ _HANGING = {
 
 
 def _in_order(by_status: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Paused ones first: they could still be resumed."""
+    """Paused first, since they could still be resumed."""
     order = ("paused", *(status for status in RUN_STATUSES if status != "paused"))
     known = [(status, by_status[status]) for status in order if by_status.get(status)]
     return known + [(status, count) for status, count in by_status.items() if status not in order and count]
@@ -45,7 +45,7 @@ def statuses(by_status: Mapping[str, int]) -> str:
 
 
 def hanging(rows: Mapping[str, int], is_estimate: bool = False) -> str:
-    """``with 2 steps and 3 spans``; nothing if nothing hangs on them."""
+    """`` with 2 steps and 3 spans``; "" without rows."""
     listed = hung(rows)
     return f" with {'about ' if is_estimate else ''}{listed}" if listed else ""
 
@@ -61,7 +61,7 @@ def _many(number: int, word: str) -> str:
 
 
 def folded(lines: Iterable[str], width: int) -> list[str]:
-    """Lines no longer than a terminal's: broken between words, what follows indented."""
+    """Lines folded to a width between words, with continuation lines indented."""
     return [part.replace(_TIED, " ") for line in lines for part in _fold(line, width) or [""]]
 
 
@@ -74,7 +74,7 @@ def _fold(line: str, width: int) -> list[str]:
 
 
 def plan_lines(plan: DeletionPlan, store: str, clock: human.Human, age: str | None = None) -> list[str]:
-    """A plan: which runs, by status and pipeline, and how much that is; `age`: the age that was asked for, as typed."""
+    """A plan: runs by status and pipeline, and their size; `age`: the requested age, as typed."""
     which = _which(plan, clock, age)
     if plan.is_empty:
         return [escape_controls(line) for line in [f"{which} in {store}: nothing to delete", *_kept_lines(plan)]]
@@ -86,7 +86,7 @@ def plan_lines(plan: DeletionPlan, store: str, clock: human.Human, age: str | No
         lines.append(f"{human.plural(plan.count, 'run')}{hanging(plan.rows, plan.is_estimate)}{size}")
     if plan.orphans:
         rows = ", ".join(f"{count:,} {table}" for table, count in plan.orphans.items())
-        lines.append(f"rows that hang on no run: {rows}")
+        lines.append(f"rows without a run: {rows}")
     return [escape_controls(line) for line in [*lines, *_kept_lines(plan)]]
 
 
@@ -98,9 +98,7 @@ def _count_lines(plan: DeletionPlan) -> list[str]:
         for status, count in counts
     ]
     if plan.unfinished:
-        noted.append(
-            (f"{'begun':<9}", plan.unfinished, "of them by a deletion that was interrupted; it goes on with them")
-        )
+        noted.append((f"{'begun':<9}", plan.unfinished, "left by an interrupted deletion, which is finished first"))
     width = max((len(f"{count:,}") for _, count, _ in noted), default=0)
     return [f"  {name}  {count:>{width},}   {note}".rstrip() for name, count, note in noted]
 
@@ -113,15 +111,15 @@ def _which(plan: DeletionPlan, clock: human.Human, age: str | None) -> str:
         parts.append(f"Older than {age} (last update before {clock.clock(asked.cutoff)})")
     if asked.keep_last is not None:
         but = (
-            "but the last of each pipeline"
+            "except the last of each pipeline"
             if asked.keep_last == 1
-            else f"but the last {asked.keep_last:,} of each pipeline"
+            else f"except the last {asked.keep_last:,} of each pipeline"
         )
         parts.append(f"{'all ' if not parts else ''}{but}")
     if not parts:
         parts.append("Without a run" if asked.orphans_before else "These runs")
-    told = ", ".join(parts)
-    return told[:1].upper() + told[1:]
+    sentence = ", ".join(parts)
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _pipelines(by_pipeline: Mapping[str, int]) -> str:
@@ -132,18 +130,18 @@ def _pipelines(by_pipeline: Mapping[str, int]) -> str:
 
 def _kept_lines(plan: DeletionPlan) -> list[str]:
     kept = plan.kept
-    told = (
-        (kept.paused, "paused; --include-paused takes them too"),
-        (kept.unknown_status, "of a status that lens does not know; --status NAME takes them"),
-        (kept.unknown_age, "of unknown age: a time of theirs is missing, unreadable or in the future"),
+    reasons = (
+        (kept.paused, "paused; --include-paused deletes them, too"),
+        (kept.unknown_status, "of unknown status; --status NAME deletes them"),
+        (kept.unknown_age, "of unknown age: a time is missing, unreadable or in the future"),
         (
             kept.family,
-            "since another of their family (a run and its background tasks) is younger, or not asked for",
+            "because another run of their family (a run and its background tasks) is newer or not selected",
         ),
-        (kept.last, "that are the last of their pipeline (--keep-last)"),
-        (kept.held, "that may be alive: a process holds them, or they gave a sign lately; --force takes them too"),
+        (kept.last, "as the last of their pipeline (--keep-last)"),
+        (kept.held, "that may be alive: held by a process, or recently active; --force deletes them, too"),
     )
-    return [f"kept {count:,} {why}" for count, why in told if count] + _young_orphans(plan)
+    return [f"kept {count:,} {why}" for count, why in reasons if count] + _young_orphans(plan)
 
 
 def _young_orphans(plan: DeletionPlan) -> list[str]:
@@ -151,16 +149,16 @@ def _young_orphans(plan: DeletionPlan) -> list[str]:
     if not plan.young_orphans or asked.orphans_before is None:
         return []
     age = human.age(asked.now - asked.orphans_before)
-    return [f"kept {human.plural(plan.young_orphans, 'row')} without a run, younger than {age}"]
+    return [f"kept {human.plural(plan.young_orphans, 'row')} without a run, newer than {age}"]
 
 
 def is_nothing(done: Deletion) -> bool:
-    """Whether a deletion that was not only looked at changed nothing, and left nothing: cron mails what is printed."""
+    """Whether a real deletion had nothing to do and prints nothing, since cron mails all output."""
     return not (done.is_dry or done.deleted or _orphans(done) or done.skipped or done.is_stopped)
 
 
 def short_line(done: Deletion, undo: str = "") -> str:
-    """All of it on one line, for cron; `undo`: the command that takes it back."""
+    """The report on one line, for cron; `undo`: the command that undoes it."""
     plan, kept = done.plan, done.plan.kept
     verb = "would delete" if done.is_dry else "deleted"
     count = plan.count if done.is_dry else done.deleted
@@ -189,46 +187,46 @@ def _orphans(done: Deletion) -> int:
 
 
 def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = None) -> list[str]:
-    """What was deleted, what stayed and why, and how it can be brought back.
+    """What was deleted, what was kept and why, and how to undo it.
 
     Args:
-        done: What it came to.
-        keep: For how long the bin keeps it.
-        undo: The command that takes it back.
-        one: Describes the only run; None if there are more.
+        done: The result.
+        keep: How long the bin keeps it.
+        undo: The command that undoes it.
+        one: Description of the only run; None if there are more.
     """
     if done.plan.is_empty:
         return ["nothing to delete", *_kept_lines(done.plan)]
     rows = {table: count for table, count in done.rows.items() if table not in HEADS}
     lines = []
     if done.deleted or not done.orphans:
-        told = f" ({statuses(done.by_status)})" if done.by_status else ""
-        what = one if one and done.deleted == 1 else f"{human.plural(done.deleted, 'run')}{told}"
+        counts = f" ({statuses(done.by_status)})" if done.by_status else ""
+        what = one if one and done.deleted == 1 else f"{human.plural(done.deleted, 'run')}{counts}"
         lines.append(f"Deleted {what}{hanging(rows)}.")
     if done.orphans:
-        lines.append(f"Deleted {human.plural(done.orphans, 'row')} that hung on no run.")
+        lines.append(f"Deleted {human.plural(done.orphans, 'row')} without a run.")
     lines += [f"skipped {count:,}: {_WHY.get(why, why)}" for why, count in done.skipped.items()]
     if done.is_stopped:
-        other = ", into another file (--archive DIR/ names each)" if done.archive else ""
-        lines.append(f"stopped with {done.left:,} left; the same command goes on{other}")
+        other = ", with another archive file (--archive DIR/ names each)" if done.archive else ""
+        lines.append(f"stopped with {done.left:,} left; run the same command to continue{other}")
     lines += _kept_lines(done.plan)
     if done.archive:
-        lines.append(f"copy: {done.archive} (lens import brings it back)")
+        lines.append(f"archive: {done.archive} (lens import restores it)")
     if done.can_undo:
-        lines.append(f"Take it back within {human.age(keep)}: {undo}")
+        lines.append(f"To undo within {human.age(keep)}: {undo}")
     free = done.after.reusable_bytes
     if free >= 1 << 20:
         lines.append(
-            f"{human.size(free)} of the file's {human.size(done.after.file_bytes)} are free for new runs "
-            "(to the disk: lens optimize --vacuum)"
+            f"{human.size(free)} of the file's {human.size(done.after.file_bytes)} can be reused for new runs "
+            "(to return it to the disk: lens optimize --vacuum)"
         )
     return [escape_controls(line) for line in lines]
 
 
 _WHY = {
-    "stateless": "they have no state: there is nothing to delete of them",
-    "changed": "they were changed meanwhile",
-    "gone": "another process deleted them meanwhile",
-    "held": "a living process holds them",
+    "stateless": "they have no state to delete",
+    "changed": "they changed in the meantime",
+    "gone": "another process deleted them first",
+    "held": "held by a live process",
     "paused": "they are paused now",
 }

@@ -1,4 +1,4 @@
-"""What ``lens doctor`` prints, and what ``lens doctor --fix`` asks and does."""
+"""``lens doctor``: report, question and repair."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens.deletion_text import folded
 from flujo_lens.operations.change_report import Report
-from flujo_lens.operations.doctor import Treated, check, repair
+from flujo_lens.operations.doctor import Repairs, check, repair
 from flujo_lens.rendering import columns, human
 from flujo_lens.state.backends.base import StateBackend
 
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import Finding
 
-__all__ = ["Mending", "fix_findings", "print_checkup"]
+__all__ = ["FixArguments", "fix_findings", "print_checkup"]
 
 
-class Mending(NamedTuple):
-    """What was asked of ``lens doctor --fix``."""
+class FixArguments(NamedTuple):
+    """Arguments of ``lens doctor --fix``."""
 
     yes: bool
     full: bool
@@ -39,7 +39,7 @@ class Mending(NamedTuple):
 
 
 def print_checkup(app: App, options: OutputOptions, full: bool) -> bool:
-    """Print what the checks of the store found; return whether all is well."""
+    """Check the store and print the findings; return whether there are no problems."""
     out = app.output(options)
     found = _look(app, full)
     if out.is_table and out.options.columns is None:
@@ -48,7 +48,7 @@ def print_checkup(app: App, options: OutputOptions, full: bool) -> bool:
         draw_findings(out, found)
     else:
         out.show(columns.FINDING, found, "")
-    return _told(app, found)
+    return _report_health(app, found)
 
 
 def _look(app: App, full: bool) -> list[Finding]:
@@ -59,73 +59,73 @@ def _look(app: App, full: bool) -> list[Finding]:
     return [replace(finding, fix=app.repeated.prose(finding.fix)) if finding.fix else finding for finding in found]
 
 
-def _told(app: App, found: Sequence[Finding]) -> bool:
+def _report_health(app: App, found: Sequence[Finding]) -> bool:
     wrong = sum(not finding.ok for finding in found)
-    app.note(f"{human.plural(wrong, 'check')} found something wrong" if wrong else "nothing is wrong")
+    app.note(f"{human.plural(wrong, 'check')} found problems" if wrong else "no problems found")
     return not wrong
 
 
-def fix_findings(app: App, options: OutputOptions, asked: Mending) -> bool:
-    """Mend what loses nothing, after a yes; print what was done and what is left; return whether all is well then."""
+def fix_findings(app: App, options: OutputOptions, asked: FixArguments) -> bool:
+    """Repair what loses no data, after a confirmation; return whether no problems are left."""
     check_writable(app, dry_run=asked.change.dry_run)
     out = app.output(options, ("table", "tsv", "json"))
     found = _look(app, asked.full)
-    mendable = [finding for finding in found if finding.repair]
-    if not mendable or asked.change.dry_run:
+    repairable = [finding for finding in found if finding.repair]
+    if not repairable or asked.change.dry_run:
         _report(app, out, found, None, asked.change.dry_run)
-        return _told(app, found)
-    if not confirm(app, "mend this?", asked.yes, [f"{finding.check}: {finding.repair}" for finding in mendable]):
+        return _report_health(app, found)
+    if not confirm(app, "repair this?", asked.yes, [f"{finding.check}: {finding.repair}" for finding in repairable]):
         raise typer.Exit(1)
 
-    async def work(backend: StateBackend) -> Treated:
-        return await repair(backend, mendable, recorder(app, backend, asked.words(app.options.store), asked.change))
+    async def work(backend: StateBackend) -> Repairs:
+        return await repair(backend, repairable, recorder(app, backend, asked.words(app.options.store), asked.change))
 
     done = app.run(work)
     after = _look(app, asked.full)
-    _report(app, out, after, done, dry_run=False, planned=len(mendable))
-    return _told(app, after)
+    _report(app, out, after, done, dry_run=False, planned=len(repairable))
+    return _report_health(app, after)
 
 
 def _report(
-    app: App, out: Output, found: Sequence[Finding], done: Treated | None, dry_run: bool, planned: int = 0
+    app: App, out: Output, found: Sequence[Finding], done: Repairs | None, dry_run: bool, planned: int = 0
 ) -> None:
     if out.form == "json":
         out.document(_document(out, found, done, dry_run, planned))
         return
-    lines = _mended_lines(done) if done else _planned_lines(found, dry_run)
+    lines = _repaired_lines(done) if done else _planned_lines(found, dry_run)
     for finding in (finding for finding in found if not finding.ok):
-        lines += [f"left: {finding.check}: {finding.detail}", f"  {finding.fix or 'look closer'}"]
+        lines += [f"left: {finding.check}: {finding.detail}", f"  {finding.fix or 'no automatic repair'}"]
     app.say(folded(map(app.shown, lines), app.world.columns))
 
 
 def _planned_lines(found: Sequence[Finding], dry_run: bool) -> list[str]:
-    lines = [f"would mend: {finding.check}: {finding.repair}" for finding in found if finding.repair]
+    lines = [f"would repair: {finding.check}: {finding.repair}" for finding in found if finding.repair]
     if not lines:
-        return ["there is nothing that can be mended without losing anything"]
+        return ["nothing can be repaired without losing data"]
     return [*lines, "nothing was changed (--dry-run)"] if dry_run else lines
 
 
-def _mended_lines(done: Treated) -> list[str]:
-    lines = [f"mended: {mended.check}: {mended.done}" for mended in done.mended if mended.done]
-    lines += [f"not mended: {mended.check}: {mended.left}" for mended in done.mended if mended.left]
-    return lines or ["nothing needed mending any more"]
+def _repaired_lines(done: Repairs) -> list[str]:
+    lines = [f"repaired: {one.check}: {one.done}" for one in done.repaired if one.done]
+    lines += [f"not repaired: {one.check}: {one.left}" for one in done.repaired if one.left]
+    return lines or ["nothing was left to repair"]
 
 
 def _document(
-    out: Output, found: Sequence[Finding], done: Treated | None, dry_run: bool, planned: int
+    out: Output, found: Sequence[Finding], done: Repairs | None, dry_run: bool, planned: int
 ) -> dict[str, Any]:
-    mendable = [finding for finding in found if finding.repair]
-    mended = done.mended if done else ()
+    repairable = [finding for finding in found if finding.repair]
+    repaired = done.repaired if done else ()
     report = Report(
-        matched=planned if done else len(mendable),
-        done=sum(one.done is not None and one.left is None for one in mended),
-        failed=sum(one.left is not None for one in mended),
-        skipped=planned - len(mended) if done else 0,
-        left=0 if done else len(mendable),
+        matched=planned if done else len(repairable),
+        done=sum(one.done is not None and one.left is None for one in repaired),
+        failed=sum(one.left is not None for one in repaired),
+        skipped=planned - len(repaired) if done else 0,
+        left=0 if done else len(repairable),
         dry_run=dry_run,
         audit_id=done.audit_id if done else None,
     )
-    fixes = [one._asdict() for one in mended] if done else [_planned_fix(finding) for finding in mendable]
+    fixes = [one._asdict() for one in repaired] if done else [_planned_fix(finding) for finding in repairable]
     rows = [columns.FINDING.row(finding, out.fields(columns.FINDING)) for finding in found]
     return {**report.document(), "fixes": fixes, "findings": rows}
 

@@ -1,4 +1,4 @@
-"""What ``lens doctor`` draws."""
+"""The table of ``lens doctor``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["draw_findings"]
 
 _NARROW = 70
-"""Cells below which there is no room for how many."""
+"""Width in cells below which the count is omitted."""
 
 
 def draw_findings(out: Output, found: Sequence[Finding]) -> None:
-    """A line a check, as wide as the terminal; what mends it stands below what is wrong."""
+    """Print a line per check, in the width of the terminal, with the repair below each problem."""
     is_narrow = out.app.world.columns < _NARROW
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What ``lens explain`` prints: the codes, or the page of one."""
+"""Output of ``lens explain``: the list of codes, or the page of one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["print_codes", "print_page"]
 
 
 def print_codes(out: Output) -> None:
-    """Every code, a line each."""
+    """Print all codes, one per line."""
     _needs_no_settings(out)
     out.show(columns.EXPLANATION, explanations(), "")
 
 
 def print_page(out: Output, code: str) -> None:
-    """One page: drawn on a terminal, in a pipe as it is, or its fields in the format that was asked for."""
+    """Print a page: rendered on a terminal, as Markdown in a pipe, or its fields in a machine format."""
     _needs_no_settings(out)
     page = explain(code)
     if out.form == "json":
@@ -37,5 +37,5 @@ def _draw(out: Output, page: Explanation) -> None:
 
 
 def _needs_no_settings(out: Output) -> None:
-    """A settings file that is broken must not keep anyone from reading what to do about it."""
+    """Ignore the settings, so that the page on broken settings can be read."""
     out.redactor = Redactor(show=True)

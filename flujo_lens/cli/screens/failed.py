@@ -1,4 +1,4 @@
-"""What ``lens failed`` prints: failures by error, or run by run, and what to type next."""
+"""Output of ``lens failed``: failures by error or by run, and the next command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
-from flujo_lens.cli.input.contradictions import check_statuses, refuse_beside
+from flujo_lens.cli.input.contradictions import check_statuses, refuse_combination
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
@@ -20,13 +20,13 @@ from flujo_lens.rendering.text import one_line
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["FailedAsked", "show_failed"]
+__all__ = ["FailedArguments", "show_failed"]
 
 _HOURS = 24
 
 
-class FailedAsked(NamedTuple):
-    """What was asked of ``lens failed``."""
+class FailedArguments(NamedTuple):
+    """Arguments of ``lens failed``."""
 
     filters: FilterOptions
     hours: float | None
@@ -34,14 +34,14 @@ class FailedAsked(NamedTuple):
     limit: int | None
 
     def command(self, more: str = "", *, flat: bool | None = None, without: tuple[str, ...] = ()) -> str:
-        """``lens failed`` over the same runs, with `more` options."""
+        """A ``lens failed`` command for the same runs, with `more` options."""
         is_flat = self.flat if flat is None else flat
         hours = "" if self.hours is None else f" --hours {self.hours:g}"
         return with_filters(f"lens failed{more}{' --flat' if is_flat else ''}{hours}", self.filters, without=without)
 
 
-def show_failed(app: App, out: Output, asked: FailedAsked) -> None:
-    """Print the failures of the window.
+def show_failed(app: App, out: Output, asked: FailedArguments) -> None:
+    """Print the failures of the time window.
 
     Raises:
         UsageError: options that contradict each other.
@@ -49,7 +49,7 @@ def show_failed(app: App, out: Output, asked: FailedAsked) -> None:
     filters = asked.filters
     if asked.hours is not None:
         others = {"--since": filters.since, "--active-since": filters.active_since}
-        refuse_beside("--hours", others, "both say where the window begins; one of them is enough")
+        refuse_combination("--hours", others, "both set the start of the window; give one of them")
     wanted = app.wanted(filters)
     check_statuses("lens failed", wanted.statuses, FAILED, "lens list --status S shows the runs of another status")
     if wanted.active_since is None and wanted.since is None:
@@ -61,24 +61,24 @@ def show_failed(app: App, out: Output, asked: FailedAsked) -> None:
 
 
 def _begin(app: App, wanted: RunFilter, hours: float) -> datetime:
-    """The window is that before --active-until, else that before the present."""
+    """The start of the window, which ends at --active-until or now."""
     try:
         return (wanted.active_until or app.world.now()) - timedelta(hours=hours)
     except (ValueError, OverflowError):
-        raise UsageError(f"--hours {hours:g} is further back than time goes") from None
+        raise UsageError(f"--hours {hours:g} is too large") from None
 
 
-def _nothing(app: App, asked: FailedAsked) -> str:
-    """That nothing failed in the window, and how to look further back."""
+def _nothing(app: App, asked: FailedArguments) -> str:
+    """The message without failures, with the command for a longer window."""
     if asked.filters.since is not None or asked.filters.active_since is not None:
         return "no failed runs match"
     hours = _HOURS if asked.hours is None else asked.hours
     further = app.suggest(asked._replace(hours=max(hours, 1) * 30).command())
-    return f"no failed runs in {hours:g} h; further back: {further}"
+    return f"no failed runs in {hours:g} h; to look further back: {further}"
 
 
-def _show_groups(app: App, out: Output, wanted: RunFilter, asked: FailedAsked) -> None:
-    """Failures by error; in a table the most frequent ones, and the command for the first group."""
+def _show_groups(app: App, out: Output, wanted: RunFilter, asked: FailedArguments) -> None:
+    """Print failures by error; a table has the most frequent, and the command for the first."""
 
     async def work(backend: StateBackend) -> FailureReport:
         return await failure_report(backend, wanted, app.world.now(), app.silent_after)
@@ -97,7 +97,7 @@ def _show_groups(app: App, out: Output, wanted: RunFilter, asked: FailedAsked) -
         app.note(f"one run:   {app.suggest(f'lens trace {quoted(groups[0].sample_run_id)}')}")
 
 
-def _hidden(app: App, groups: tuple[object, ...], most: int | None, asked: FailedAsked) -> str:
+def _hidden(app: App, groups: tuple[object, ...], most: int | None, asked: FailedArguments) -> str:
     left = len(groups) - (most or len(groups))
     if left <= 0:
         return ""
@@ -105,16 +105,16 @@ def _hidden(app: App, groups: tuple[object, ...], most: int | None, asked: Faile
     return f", {human.plural(left, 'rarer error')} not shown ({every})"
 
 
-def _silent(app: App, report: FailureReport, asked: FailedAsked) -> str:
+def _silent(app: App, report: FailureReport, asked: FailedArguments) -> str:
     if not report.silent:
         return ""
     apart = ("status", "error", "active_since", "active_until")
     running = app.suggest(with_filters("lens list --status running", asked.filters, without=apart))
-    return f"; {report.silent} silent ({running})"
+    return f"; {report.silent} stale ({running})"
 
 
-def _show_runs(app: App, out: Output, wanted: RunFilter, asked: FailedAsked) -> None:
-    """The failed runs one by one, the newest start first."""
+def _show_runs(app: App, out: Output, wanted: RunFilter, asked: FailedArguments) -> None:
+    """Print failed runs, newest first."""
 
     async def work(backend: StateBackend) -> list[RunSummary]:
         return [run async for run in failed_runs(backend, wanted)]
@@ -124,4 +124,4 @@ def _show_runs(app: App, out: Output, wanted: RunFilter, asked: FailedAsked) -> 
     out.show(columns.RUN, runs, _nothing(app, asked))
     note_problems(app, runs)
     if len(runs) < len(found):
-        app.note(f"the newest {len(runs):,} of {len(found):,}; all: {app.suggest(asked.command())}")
+        app.note(f"showing the newest {len(runs):,} of {len(found):,}; all: {app.suggest(asked.command())}")

@@ -1,4 +1,4 @@
-"""What ``lens fork`` does and prints. It acts at once."""
+"""``lens fork``: change and report, without a question."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from flujo_lens.operations.fork import Forked, ForkPlan, fork, plan_fork
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["Forking", "run_fork"]
+__all__ = ["ForkArguments", "run_fork"]
 
 
-class Forking(NamedTuple):
-    """What was asked of ``lens fork``."""
+class ForkArguments(NamedTuple):
+    """Arguments of ``lens fork``."""
 
     run: str
     step: str
@@ -29,13 +29,13 @@ class Forking(NamedTuple):
     change: ChangeOptions
 
     def words(self, store: str | None, run_id: str) -> list[str]:
-        """The command in its long form."""
+        """The command line with long options."""
         switches = ["--cancel-old"] if self.cancels_old else []
         return ["lens", "fork", f"--from-step={self.step}", *switches, *self.change.words(store), run_id]
 
 
-def run_fork(app: App, asked: Forking) -> None:
-    """Make the new run, and report."""
+def run_fork(app: App, asked: ForkArguments) -> None:
+    """Create the new run, and report."""
     check_writable(app, dry_run=asked.change.dry_run)
     out, now = report_output(app, asked.change), app.world.now()
 
@@ -74,15 +74,15 @@ def run_fork(app: App, asked: Forking) -> None:
 
 def _lines(plan: ForkPlan, done: Forked) -> list[str]:
     old = plan.old.run.run_id
-    again = f"runs again: {', '.join(plan.again)}" if plan.again else "nothing that is done runs again"
-    kept = f"taken over: {', '.join(plan.kept)}" if plan.kept else "taken over: nothing, it begins anew"
+    again = f"runs again: {', '.join(plan.again)}" if plan.again else "runs again: no finished step"
+    kept = f"kept: {', '.join(plan.kept)}" if plan.kept else "kept: nothing, it starts from the beginning"
     if done.run_id is None:
-        head = f"{old} would be forked: the new run goes on at {plan.step}"
+        head = f"{old} would be forked: the new run continues at {plan.step}"
         return [head, f"  {kept}", f"  {again}", "nothing was changed (--dry-run)"]
-    lines = [f"{done.run_id} goes on at {plan.step}, in place of {old}" if done.is_cancelled else _head(plan, done)]
+    lines = [f"{done.run_id} continues at {plan.step}, in place of {old}" if done.is_cancelled else _head(plan, done)]
     lines += [f"  {kept}", f"  {again}"]
     return lines
 
 
 def _head(plan: ForkPlan, done: Forked) -> str:
-    return f"{done.run_id} goes on at {plan.step}; {plan.old.run.run_id} stays as it is"
+    return f"{done.run_id} continues at {plan.step}; {plan.old.run.run_id} is unchanged"

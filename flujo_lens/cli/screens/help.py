@@ -1,4 +1,4 @@
-"""What ``lens help`` prints: the text of a topic, the help of a command, or both lists."""
+"""Output of ``lens help``: a topic, the help of a command, or the lists of both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["print_help"]
 
 
 def print_help(app: App, words: Sequence[str]) -> int:
-    """Print the help that the words ask for; return the exit code.
+    """Print the help for a topic or command; return the exit code.
 
     Raises:
         UsageError: there is no such topic and no such command.
@@ -31,7 +31,7 @@ def print_help(app: App, words: Sequence[str]) -> int:
     if words[0] not in COMMANDS:
         near = nearest(name, [*TOPICS, *COMMANDS])
         raise UsageError(
-            f'there is no topic and no command "{" ".join(words)}".' + (f" Did you mean {near}?" if near else ""),
+            f'unknown topic or command "{" ".join(words)}".' + (f" Did you mean {near}?" if near else ""),
             hint=f"topics: {', '.join(TOPICS)}; lens help lists the commands",
         )
     return run([*words, "--help"], app.world)

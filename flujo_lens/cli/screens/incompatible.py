@@ -1,4 +1,4 @@
-"""What is printed on stderr where a saved state does not fit the code."""
+"""The error for a saved state that does not fit the code, on stderr."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.incompatibility import incompatibility
 from flujo_lens.rendering.tables import make_console
 
-__all__ = ["told"]
+__all__ = ["incompatible_text"]
 
 
-def told(app: App, error: IncompatibleError) -> str:
-    """The error as wide as the terminal, without spaces at the end of a line."""
+def incompatible_text(app: App, error: IncompatibleError) -> str:
+    """The error in the width of the terminal, without trailing spaces."""
     world, text = app.world, io.StringIO()
     console = make_console(text, width=world.columns, colour=app.stderr_colour, unicode=world.unicode)
     shown = Human(world.now(), app.zone)

@@ -1,4 +1,4 @@
-"""What the smaller commands print: their rows, and what to type next."""
+"""Output of the smaller commands: rows, and the next command."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ _WAITING = RunFilter(statuses=PAUSED)
 
 
 def glob_of(error: str) -> str:
-    """A pattern that matches what was grouped under a normalised error, quoted for a shell."""
+    """A glob that matches the errors of a group, quoted for a shell."""
     head = error.split("#")[0].rstrip("'\"`‘“ ")
     return quoted(f"{head}*" if len(head) >= 8 else error)
 
 
 def quoted(text: str) -> str:
-    """`text` as one word of a shell's command line, safe to print."""
+    """`text` quoted for a shell, with control characters escaped."""
     import shlex
 
     return shlex.quote(escape_controls(text))
 
 
 def answer_command(run: RunSummary) -> str:
-    """The command that answers the question with which a run waits, and no other."""
+    """The command that answers the current question of a run, and fails for any other."""
     from flujo_lens.errors import command_line
     from flujo_lens.state.questions import question_of
 
@@ -64,7 +64,7 @@ def answer_command(run: RunSummary) -> str:
 
 
 def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | None) -> None:
-    """Paused runs, the oldest save first, and how to answer."""
+    """Print paused runs, those that have waited longest first, and how to answer."""
     wanted = app.wanted(filters)
     check_statuses("lens waiting", wanted.statuses, PAUSED, "lens list --status S shows the runs of another status")
     wanted = wanted._replace(statuses=PAUSED)
@@ -74,17 +74,17 @@ def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | Non
 
     found = sorted(app.run(work), key=lambda run: (run.updated_at or app.world.now(), run.run_id))
     runs = found[:limit]
-    out.show(columns.WAITING, runs, "no run waits for a person" if wanted == _WAITING else "no waiting run matches")
+    out.show(columns.WAITING, runs, "no waiting runs" if wanted == _WAITING else "no waiting runs match")
     note_problems(app, runs)
     if len(runs) < len(found):
         every = app.suggest(with_filters("lens waiting", filters))
-        app.note(f"the {len(runs):,} that have waited longest, of {len(found):,}; all: {every}")
+        app.note(f"showing the {len(runs):,} that have waited longest, of {len(found):,}; all: {every}")
     if runs and out.is_table:
-        app.note(f"answer: {app.suggest(answer_command(runs[0]))}")
+        app.note(f"to answer: {app.suggest(answer_command(runs[0]))}")
 
 
 def task_list(app: App, out: Output, filters: FilterOptions, parent: str | None, limit: int) -> None:
-    """Background tasks, the newest first."""
+    """Print background tasks, newest first."""
     wanted = app.wanted(filters)._replace(tasks_only=True)
 
     async def work(backend: StateBackend) -> list[RunSummary]:
@@ -95,22 +95,22 @@ def task_list(app: App, out: Output, filters: FilterOptions, parent: str | None,
         if page.next is not None:
             of = f" --parent {quoted(parent)}" if parent is not None else ""
             more = app.suggest(with_filters(f"lens tasks list -n {limit * 10}{of}", filters))
-            app.note(f"the newest {limit}; more: {more}")
+            app.note(f"showing the newest {limit}; more: {more}")
         return await app.with_signs(backend, page.items)
 
     runs = app.run(work)
-    out.show(columns.TASK, runs, "there are no background tasks")
+    out.show(columns.TASK, runs, "no background tasks")
     note_problems(app, runs)
 
 
 def evaluation_list(app: App, out: Output, run: str | None, limit: int) -> None:
-    """Evaluation scores, the newest first."""
+    """Print evaluation scores, newest first."""
 
     async def work(backend: StateBackend) -> Sequence[Evaluation]:
         run_id = None if run is None else await resolve_run(backend, run, unescape(run))
         return await backend.read_evaluations(run_id, limit)
 
-    out.show(columns.EVALUATION, app.run(work), "there are no evaluations")
+    out.show(columns.EVALUATION, app.run(work), "no evaluation scores")
 
 
 async def _entries(backend: StateBackend) -> Sequence[SystemEntry]:
@@ -118,21 +118,21 @@ async def _entries(backend: StateBackend) -> Sequence[SystemEntry]:
 
 
 def system_list(app: App, out: Output) -> None:
-    """The global keys."""
+    """Print the keys of the system state."""
     entries = [_masked(out, entry) for entry in app.run(_entries)]
-    out.show(columns.SYSTEM, entries, "there is no system state")
+    out.show(columns.SYSTEM, entries, "no system state")
 
 
 def _masked(out: Output, entry: SystemEntry) -> SystemEntry:
-    """The entry with what is secret in it, or by its key, masked."""
+    """The entry with its secrets masked, or all of its value if the key is secret."""
     return entry._replace(value=out.redactor.under(entry.key, entry.value))
 
 
 def system_value(app: App, out: Output, key: str) -> None:
-    """One global key: its value for a person and in a pipe, the whole entry in a machine format.
+    """Print a key of the system state: its value, or the whole entry in a machine format.
 
     Raises:
-        OperationFailedError: there is no such key.
+        OperationFailedError: the key does not exist.
     """
     from flujo_lens.errors import nearest
 
@@ -141,8 +141,8 @@ def system_value(app: App, out: Output, key: str) -> None:
     if entry is None:
         near = nearest(key, entries)
         raise OperationFailedError(
-            f'there is no key "{key}" in the system state',
-            hint=f"did you mean {near}?" if near else "lens system list shows the keys",
+            f'no key "{key}" in the system state',
+            hint=f"did you mean {near}?" if near else "lens system list lists the keys",
         )
     entry = _masked(out, entry)
     if out.options.output is None and not out.options.json and out.options.columns is None:
@@ -154,11 +154,11 @@ def system_value(app: App, out: Output, key: str) -> None:
 
 
 def store_list(app: App, out: Output) -> None:
-    """The stores that settings name, and the one that is meant if it is none of them."""
+    """Print the configured stores, and the selected one if it is not among them."""
     from flujo_lens.operations.stores import known_stores
 
     rows, problems = known_stores(app.settings, lambda: app.store, out.redactor.show)
-    out.show(columns.STORE, rows, "no settings name a store")
+    out.show(columns.STORE, rows, "no stores are configured")
     for problem in problems:
         app.note(problem)
 
@@ -171,7 +171,7 @@ def driver_list(app: App, out: Output) -> None:
 
 
 def print_status(app: App, out: Output) -> bool:
-    """Print how the store is doing; return whether anything is red (failing now, or silent)."""
+    """Print the status of the store; return whether runs are failing or stale."""
     from flujo_lens.operations.status import store_status
 
     choice = app.store
@@ -200,7 +200,7 @@ def _named(app: App, choice: StoreChoice) -> str:
 
 
 def print_stats(app: App, out: Output, filters: FilterOptions) -> None:
-    """Print statistics: pipelines, failures and spans as tables, or one JSON document, or the pipelines."""
+    """Print statistics: tables of pipelines, failures and spans, one JSON document, or rows of pipelines."""
     from flujo_lens.operations.stats import statistics
 
     wanted = app.wanted(filters)

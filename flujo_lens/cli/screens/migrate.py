@@ -1,4 +1,4 @@
-"""What ``lens migrate`` asks, does and prints."""
+"""``lens migrate``: question, change and report."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from flujo_lens.state.backends.base import StateBackend
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import MigrationPlan
 
-__all__ = ["Migrating", "run_migration"]
+__all__ = ["MigrateArguments", "run_migration"]
 
 
-class Migrating(NamedTuple):
-    """What was asked of ``lens migrate``."""
+class MigrateArguments(NamedTuple):
+    """Arguments of ``lens migrate``."""
 
     yes: bool
     backup: bool
 
     def words(self) -> list[str]:
-        """The options as the audit log keeps them."""
+        """The options for the audit log."""
         switches = (("--no-backup", not self.backup), ("--yes", self.yes))
         return [option for option, is_on in switches if is_on]
 
 
-def run_migration(app: App, asked: Migrating, change: ChangeOptions) -> None:
-    """Show the plan; with a yes, carry it out and report."""
+def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> None:
+    """Print the plan, ask, execute it and report."""
     check_writable(app, dry_run=change.dry_run)
     out, now = report_output(app, change, ("table", "json")), app.world.now()
 
@@ -62,30 +62,30 @@ def _plan_lines(plan: MigrationPlan, backup: bool) -> list[str]:
             f"nothing else is changed; no backup is made ({plan.copied_by} makes one)",
         ]
     return [
-        f"{plan.path} ({human.size(plan.size_bytes)}) is of an older schema:",
+        f"{plan.path} ({human.size(plan.size_bytes)}) has an older schema:",
         *(f"  {step}" for step in plan.steps),
-        f"a backup goes to {plan.backup}" if backup else "no backup is made",
-        f"it can take {_room(plan, backup)}",
-        "an application of the library before 0.6 may fail on the store afterwards",
+        f"backup: {plan.backup}" if backup else "no backup",
+        f"needs up to {_room(plan, backup)}",
+        "applications with the library before 0.6 may fail on the migrated store",
     ]
 
 
 def _room(plan: MigrationPlan, backup: bool) -> str:
     needed, free = plan.room_needed(backup), plan.free_bytes
-    enough = "" if needed <= free else ": not enough, so nothing will be changed"
+    enough = "" if needed <= free else ": not enough, so the migration will fail"
     return f"{human.size(needed)} of the disk, which has {human.size(free)} free{enough}"
 
 
 def _lines(plan: MigrationPlan, backup: bool, done: Migrated | None) -> list[str]:
     if not plan.steps or (done and not done.migration.steps):
-        return ["the schema is up to date: nothing to migrate"]
+        return ["nothing to migrate: the schema is current"]
     if done is None:
         return [*_plan_lines(plan, backup), "nothing was changed (--dry-run)"]
     steps, copy = done.migration
     return [f"migrated {plan.store}:", *(f"  {step}" for step in steps), *([f"backup: {copy}"] if copy else [])]
 
 
-def _document(plan: MigrationPlan, asked: Migrating, dry_run: bool, done: Migrated | None) -> dict[str, Any]:
+def _document(plan: MigrationPlan, asked: MigrateArguments, dry_run: bool, done: Migrated | None) -> dict[str, Any]:
     steps = done.migration.steps if done else plan.steps
     backup = done.migration.backup if done else plan.backup if asked.backup else None
     report = Report(

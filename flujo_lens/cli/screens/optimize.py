@@ -1,4 +1,4 @@
-"""What ``lens optimize`` asks, does and prints."""
+"""``lens optimize``: question, change and report."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from flujo_lens.state.backends.base import StateBackend
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import OptimizationPlan, Space
 
-__all__ = ["Optimizing", "run_optimization"]
+__all__ = ["OptimizeArguments", "run_optimization"]
 
 
-class Optimizing(NamedTuple):
-    """What was asked of ``lens optimize``."""
+class OptimizeArguments(NamedTuple):
+    """Arguments of ``lens optimize``."""
 
     yes: bool
     vacuum: bool
     force: bool
 
     def words(self) -> list[str]:
-        """The options as the audit log keeps them."""
+        """The options for the audit log."""
         return [f"--{name}" for name, value in self._asdict().items() if value]
 
 
-def run_optimization(app: App, asked: Optimizing, change: ChangeOptions) -> None:
-    """Show the plan; with a yes, carry it out and report."""
+def run_optimization(app: App, asked: OptimizeArguments, change: ChangeOptions) -> None:
+    """Print the plan, ask, execute it and report."""
     check_writable(app, dry_run=change.dry_run)
     out = report_output(app, change, ("table", "json"))
 
@@ -58,25 +58,25 @@ def run_optimization(app: App, asked: Optimizing, change: ChangeOptions) -> None
 
 def _planned(plan: OptimizationPlan) -> list[str]:
     if plan.store is None:
-        return ["this store has neither indexes nor free room: nothing to optimize"]
+        return ["nothing to optimize: this store has neither indexes nor free space"]
     return [*_plan_lines(plan), "nothing was changed (--dry-run)"]
 
 
 def _plan_lines(plan: OptimizationPlan) -> list[str]:
     lines = [f"{plan.store} ({_sizes(plan.space)}):"]
-    lines += [f"  make the index {index}" for index in plan.indexes]
-    lines.append("  gather figures for the choice between indexes (ANALYZE)")
+    lines += [f"  create the index {index}" for index in plan.indexes]
+    lines.append("  update the query statistics (ANALYZE)")
     if plan.place is not None:
-        return [*lines, *["  free the room of deleted rows (VACUUM)"] * plan.vacuum, *_ON_A_SERVER]
+        return [*lines, *["  free the space of deleted rows (VACUUM)"] * plan.vacuum, *_ON_A_SERVER]
     if plan.vacuum:
-        lines.append("  write the file anew without what is free in it (VACUUM)")
-        lines += [f"    this takes {_room(room.needed, room.free)} in {room.folder}" for room in plan.rooms]
-    return [*lines, "nobody else can write to the store meanwhile; it is refused while another process has it open"]
+        lines.append("  rewrite the file without its free space (VACUUM)")
+        lines += [f"    needs {_room(room.needed, room.free)} in {room.folder}" for room in plan.rooms]
+    return [*lines, "VACUUM blocks all other writers; it is refused while another process has the store open"]
 
 
 _ON_A_SERVER = (
-    "runs are saved meanwhile; an index waits for transactions that are open, for --timeout at most",
-    "an application that starts meanwhile may wait, and saves behind it: choose a time when none does",
+    "runs can be saved during this; creating an index waits up to --timeout for open transactions",
+    "an application that starts during this may have to wait: choose a quiet time",
 )
 
 
@@ -93,10 +93,10 @@ def _sizes(space: Space) -> str:
 
 def _done_lines(plan: OptimizationPlan, done: Done) -> list[str]:
     indexes, before, after = done.optimized
-    made = [f"made the index {index}" for index in indexes] or ["all indexes were there"]
-    did = "freed the room of deleted rows" if plan.place is not None else "wrote the file anew"
+    made = [f"created the index {index}" for index in indexes] or ["all indexes exist"]
+    did = "freed the space of deleted rows" if plan.place is not None else "rewrote the file"
     vacuumed = [did] if plan.vacuum else []
-    return [*made, "gathered figures", *vacuumed, f"before: {_sizes(before)}", f"after: {_sizes(after)}"]
+    return [*made, "updated the query statistics", *vacuumed, f"before: {_sizes(before)}", f"after: {_sizes(after)}"]
 
 
 def _document(plan: OptimizationPlan, done: Done | None, dry_run: bool) -> dict[str, Any]:

@@ -17,13 +17,13 @@ _SOON = 1.0
 
 
 class Bar:
-    """Shows how many of `total` are done, how fast, and how long it will take; a context manager.
+    """A context manager that shows progress: number done, rate and remaining time.
 
     Args:
         app: The invocation.
-        verb: What is done.
-        unit: What is counted.
-        total: How many there are.
+        verb: The activity.
+        unit: The unit of the count.
+        total: The final count.
     """
 
     def __init__(self, app: App, verb: str, unit: str, total: int) -> None:
@@ -38,7 +38,7 @@ class Bar:
         return self
 
     def update(self, done: int) -> None:
-        """Say how many are done."""
+        """Set the number done."""
         if not self._is_shown or time.monotonic() - self._began < _SOON:
             return
         if self._progress is None:

@@ -1,4 +1,4 @@
-"""``lens prune``: what is asked for, the plan, the question, and the answer to it."""
+"""``lens prune``: request, plan, question and report."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import ORPHANS_AGE, DeletionPlan, DeletionRequest
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["Pruning", "run_prune"]
+__all__ = ["PruneArguments", "run_prune"]
 
 _FIRST = datetime(1, 1, 3, tzinfo=UTC)
-"""The earliest cutoff: so that it has a name in every zone."""
+"""The earliest cutoff, which is a valid date in every time zone."""
 
 
-class Pruning(NamedTuple):
-    """What was asked of ``lens prune``."""
+class PruneArguments(NamedTuple):
+    """Arguments of ``lens prune``."""
 
     what: PruneOptions
     filters: FilterOptions
@@ -50,13 +50,13 @@ class Pruning(NamedTuple):
     yes: bool
 
     def words(self, store: str | None) -> list[str]:
-        """The command in its long form."""
+        """The command line with long options."""
         yes = ["--yes"] if self.yes else []
         return ["lens", "prune", *self.what.words(), *self.filters.words(), *yes, *self.change.words(store)]
 
 
-def run_prune(app: App, asked: Pruning) -> int:
-    """Make the plan, ask, carry it out and report; return the exit code."""
+def run_prune(app: App, asked: PruneArguments) -> int:
+    """Make the plan, ask, execute it and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
     out, lasts = report_output(app, asked.change), _duration(asked)
     request, bounds = _request(app, asked), _bounds(asked)
@@ -66,12 +66,12 @@ def run_prune(app: App, asked: Pruning) -> int:
     plans = _planned(app, request, asked)
     plan, uses_bin = plans.unattended, not asked.what.no_bin
     if asked.change.dry_run:
-        report_dry(app, out, plan, archive, uses_bin, _told(app, asked, plans, archive))
+        report_dry(app, out, plan, archive, uses_bin, _plan_text(app, asked, plans, archive))
         bounds.check(plan)
         return exit_codes.OK
     bounds.check(plan)
     if not (asked.yes or plans.shown.is_empty):
-        say(app, _told(app, asked, plans, archive))
+        say(app, _plan_text(app, asked, plans, archive))
         answered = _ask(app, plans)
         if answered is None:
             app.tell("nothing was changed")
@@ -89,13 +89,13 @@ def run_prune(app: App, asked: Pruning) -> int:
 
 
 class _Plans(NamedTuple):
-    """What can be answered.
+    """The plans for the possible answers.
 
     Attributes:
-        unattended: What `y`, ``--yes`` and a dry run take.
-        whole: What `a` takes: also what is left alone where nobody reads a question; None if that is the same, or
-            nobody is asked.
-        notes: What a vacuum takes, if one is to follow.
+        unattended: The plan of `y`, ``--yes`` and a dry run.
+        whole: The plan of `a`, which includes runs that an unattended prune keeps; None if it is the same, or there
+            is no question.
+        notes: The needs of a vacuum, if requested.
     """
 
     unattended: DeletionPlan
@@ -104,12 +104,12 @@ class _Plans(NamedTuple):
 
     @property
     def shown(self) -> DeletionPlan:
-        """The larger of them, which the question is about."""
+        """The larger plan, which the question shows."""
         return self.whole or self.unattended
 
 
-def _bounds(asked: Pruning) -> Bounds:
-    """How much may go. Where nobody is asked there is a bound in any case."""
+def _bounds(asked: PruneArguments) -> Bounds:
+    """The limits of the deletion. An unattended deletion always has one."""
     what = asked.what
     if what.max_share is not None:
         return Bounds(what.max_delete, parsing.share(what.max_share))
@@ -117,8 +117,8 @@ def _bounds(asked: Pruning) -> Bounds:
     return Bounds(what.max_delete, UNATTENDED_SHARE if unattended else None, is_default=True)
 
 
-def _duration(asked: Pruning) -> float | None:
-    """Seconds that the deletion may take."""
+def _duration(asked: PruneArguments) -> float | None:
+    """Maximum duration of the deletion in seconds."""
     given = asked.what.max_duration
     return None if given is None else parsing.length(given, "--max-duration").total_seconds()
 
@@ -127,22 +127,22 @@ def _stop(lasts: float | None) -> Stop:
     return Stop(None if lasts is None else time.monotonic() + lasts)
 
 
-def _request(app: App, asked: Pruning) -> DeletionRequest:
-    """What is to go where nobody reads a question.
+def _request(app: App, asked: PruneArguments) -> DeletionRequest:
+    """The request of an unattended prune.
 
     Raises:
-        UsageError: no age, no number to keep, and no orphans were asked for; or no age for runs beside the orphans.
+        UsageError: neither an age, nor a number to keep, nor orphans were given; or filters for runs without an age.
     """
     now, what = app.world.now(), asked.what
     age, has_filters = _age(app, what), bool(asked.filters.words())
     names_runs = not what.orphans or has_filters or _is_old_typed(what) or what.keep_last is not None
     if names_runs and age is None and what.keep_last is None:
-        orphans_hint = f"--orphans{' without a filter' if what.orphans else ''} takes rows without a run"
+        orphans_hint = f"--orphans{' without a filter' if what.orphans else ''} deletes rows without a run"
         raise UsageError(
-            "prune needs to know what is old; nothing was deleted",
-            hint="lens prune --older-than 30d --dry-run shows what that would delete\n"
+            "prune needs an age; nothing was deleted",
+            hint="lens prune --older-than 30d --dry-run shows what would be deleted\n"
             f"--keep-last N keeps the last of each pipeline, {orphans_hint}\n"
-            "older_than under [prune] in lens.toml says it for good",
+            "older_than under [prune] in lens.toml sets a default",
         )
     cutoff = None if age is None else _before(now, age)
     orphans = (cutoff or _before(now, ORPHANS_AGE)) if what.orphans else None
@@ -154,13 +154,15 @@ def _request(app: App, asked: Pruning) -> DeletionRequest:
 
 
 def _is_old_typed(what: PruneOptions) -> bool:
-    """Whether an age was typed; one in the settings is about runs."""
+    """Whether an age was given as an option; the age in the settings applies only to runs."""
     return what.older_than is not None or what.days_old is not None
 
 
 def _age(app: App, what: PruneOptions) -> timedelta | None:
     if what.older_than is not None and what.days_old is not None:
-        raise UsageError("--older-than and --days-old say the same; nothing was deleted", hint="one of them is enough")
+        raise UsageError(
+            "--older-than and --days-old contradict each other; nothing was deleted", hint="give one of them"
+        )
     if what.days_old is not None:
         return parsing.days(what.days_old)
     if what.older_than is not None:
@@ -171,7 +173,7 @@ def _age(app: App, what: PruneOptions) -> timedelta | None:
 
 
 def _typed_age(app: App, what: PruneOptions) -> str | None:
-    """The age as somebody gave it; None if none counts."""
+    """The age as given by an option or the settings; None without an age."""
     if what.days_old is not None:
         return f"{what.days_old:g}d"
     return what.older_than or app.settings.prune_older_than
@@ -184,8 +186,8 @@ def _before(now: datetime, age: timedelta) -> datetime:
         return _FIRST
 
 
-def _archive(app: App, asked: Pruning, now: datetime, *, make: bool = False) -> Path | None:
-    """The archive; its name has to be free, and its folder there, unless the settings name the folder."""
+def _archive(app: App, asked: PruneArguments, now: datetime, *, make: bool = False) -> Path | None:
+    """The archive. Its path must not exist; its folder must, unless it is the one in the settings."""
     stem = Path(app.store.name or app.store.uri.rpartition("/")[2].partition("?")[0] or "runs").stem
     if asked.what.archive is not None:
         path = archive_path(_absolute(app, asked.what.archive), now, stem=stem)
@@ -195,7 +197,7 @@ def _archive(app: App, asked: Pruning, now: datetime, *, make: bool = False) -> 
     if folder is None:
         return None
     if not folder.is_dir():
-        check_archive_path(folder.with_name("runs.ndjson"))  # a folder that is not mounted is not made
+        check_archive_path(folder.with_name("runs.ndjson"))  # does not create a folder that is not mounted
     return archive_path(f"{folder}/", now, stem=stem, make=make)
 
 
@@ -204,8 +206,8 @@ def _absolute(app: App, place: str) -> str:
     return f"{app.world.cwd / place}{ending}"
 
 
-def _planned(app: App, request: DeletionRequest, asked: Pruning) -> _Plans:
-    """What would go, and where somebody is asked, what else could."""
+def _planned(app: App, request: DeletionRequest, asked: PruneArguments) -> _Plans:
+    """The plans: for an unattended prune, and for the other answer of a question."""
     asks = not (asked.yes or asked.change.dry_run)
 
     async def look(backend: StateBackend) -> _Plans:
@@ -223,16 +225,16 @@ def _planned(app: App, request: DeletionRequest, asked: Pruning) -> _Plans:
 
 
 async def _note_unknown(app: App, backend: StateBackend, pipeline: str) -> None:
-    """Say that no run at all is of a pipeline: its name may be mistyped."""
+    """Print a note if no run is of a pipeline, since its name may be misspelled."""
     if (await backend.query_runs(RunFilter(pipeline=pipeline), limit=1)).items:
         return
     names = [row.pipeline_name for row in (await backend.read_stats(RunFilter())).by_pipeline]
     near = nearest(pipeline, names)
-    app.note(escape_controls(f'no run is of a pipeline "{pipeline}"{f"; did you mean {near}?" if near else ""}'))
+    app.note(escape_controls(f'no runs of pipeline "{pipeline}"{f"; did you mean {near}?" if near else ""}'))
 
 
-def _told(app: App, asked: Pruning, plans: _Plans, archive: Path | None) -> list[str]:
-    """What a person should know before the answer."""
+def _plan_text(app: App, asked: PruneArguments, plans: _Plans, archive: Path | None) -> list[str]:
+    """The lines before the question."""
     plan = plans.shown
     lines = plan_lines(plan, store_name(app), Human(app.world.now(), app.zone, "local"), _typed_age(app, asked.what))
     if plan.is_empty:
@@ -241,7 +243,7 @@ def _told(app: App, asked: Pruning, plans: _Plans, archive: Path | None) -> list
 
 
 def _ask(app: App, plans: _Plans) -> DeletionPlan | None:
-    """The plan that a person agrees to; None if to none."""
+    """Ask; return the confirmed plan, or None."""
     choice = "[y/N]" if plans.whole is None else f"[{_choices(plans.unattended, plans.whole)} / N]"
     typed = answer(app, f"Delete {'it' if plans.shown.count == 1 else 'them'}? {choice} ")
     if typed in ("y", "yes"):
@@ -252,8 +254,8 @@ def _ask(app: App, plans: _Plans) -> DeletionPlan | None:
 def _choices(careful: DeletionPlan, whole: DeletionPlan) -> str:
     """``y the 812 that are not paused / a all 815``."""
     kept = careful.kept
-    known = "of a status that lens does not know"
-    others = " or ".join(told for told, count in (("paused", kept.paused), (known, kept.unknown_status)) if count)
+    known = "of unknown status"
+    others = " or ".join(status for status, count in (("paused", kept.paused), (known, kept.unknown_status)) if count)
     every = f"a {'it' if whole.count == 1 else f'all {whole.count:,}'}"
     if careful.count:
         are = "is" if careful.count == 1 else "are"

@@ -1,4 +1,4 @@
-"""What ``lens resume`` asks, does and prints."""
+"""``lens resume``: prompt, change and report."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from flujo_lens.runner.application import Application
     from flujo_lens.runner.stored_run import Stored
 
-__all__ = ["Given", "Resuming", "run_resume"]
+__all__ = ["Given", "ResumeArguments", "run_resume"]
 
 _VERDICTS = {
-    "identical": "the pipeline is as it was when the run began",
-    "compatible": "the pipeline has changed, but not where it matters to this run",
-    "remapped": "the pipeline has changed, and the place of the run was found again",
-    "needs-migration": "the saved context is migrated first",
-    "names-match": "no manifest is stored with the run; its steps' names and its version fit this code",
+    "identical": "the pipeline is the same as when the run started",
+    "compatible": "the pipeline has changed, but not for this run",
+    "remapped": "the pipeline has changed; the position of the run was mapped to it",
+    "needs-migration": "the saved context will be migrated first",
+    "names-match": "the run has no manifest; its step names and version match this code",
 }
 
 
 class Given(NamedTuple):
-    """The answer on the command line, in one of three ways."""
+    """The answer on the command line, by one of three options."""
 
     text: str | None
     json: str | None
@@ -52,22 +52,22 @@ class Given(NamedTuple):
 
     @property
     def is_there(self) -> bool:
-        """Whether there is one."""
+        """Whether an answer was given."""
         return any(value is not None for value in self)
 
     def words(self) -> list[str]:
-        """The options as the audit log keeps them, where their values are masked."""
+        """The options for the audit log, with their values masked."""
         names = ("--input", "--input-json", "--input-file")
         return [f"{name}=..." for name, value in zip(names, self, strict=True) if value is not None]
 
     def value(self, app: App) -> Any:
-        """The answer: a text as it stands, JSON as its value; a file is JSON if its name says so.
+        """The answer: a text unchanged, JSON as its value; a file is JSON if its name ends in .json.
 
         Raises:
-            UsageError: it is given in several ways, cannot be read, or is no JSON.
+            UsageError: several options were given, or the answer cannot be read or is not JSON.
         """
         if sum(value is not None for value in self) > 1:
-            raise UsageError("--input, --input-json and --input-file are three ways to say one thing; take one")
+            raise UsageError("--input, --input-json and --input-file contradict each other; give one of them")
         if self.json is not None:
             return parse_json(self.json)
         if self.file is None:
@@ -76,8 +76,8 @@ class Given(NamedTuple):
         return parse_json(text) if self.file.suffix == ".json" else text.removesuffix("\n")
 
 
-class Resuming(NamedTuple):
-    """What was asked of ``lens resume``."""
+class ResumeArguments(NamedTuple):
+    """Arguments of ``lens resume``."""
 
     run: str
     code: AppOptions
@@ -88,17 +88,17 @@ class Resuming(NamedTuple):
     change: ChangeOptions
 
     def words(self, store: str | None, run_id: str) -> list[str]:
-        """The command in its long form."""
+        """The command line with long options."""
         force = ["--force"] if self.force else []
         step = [] if self.step is None else [f"--step={self.step}"]
         step += [] if self.question is None else [f"--question={self.question}"]
-        told = [*self.code.words(), *self.given.words(), *step, *force, *self.change.words(store)]
-        return ["lens", "resume", *told, run_id]
+        options = [*self.code.words(), *self.given.words(), *step, *force, *self.change.words(store)]
+        return ["lens", "resume", *options, run_id]
 
 
-def run_resume(app: App, asked: Resuming) -> int:
-    """Go on with a run, and report; return the exit code."""
-    from flujo_lens.operations.resume import go_on, stored_outcome
+def run_resume(app: App, asked: ResumeArguments) -> int:
+    """Resume a run, and report; return the exit code."""
+    from flujo_lens.operations.resume import resume_run, stored_outcome
     from flujo_lens.runner.answers import NO_ANSWER, Reply
 
     if not asked.change.dry_run:
@@ -111,7 +111,7 @@ def run_resume(app: App, asked: Resuming) -> int:
     reply = Reply(answer, None, asked.step, asked.question)
     ended = stored_outcome(stored, reply)
     if ended is not None:
-        app.note(f"{escape_controls(stored.run_id)} is completed already: nothing was run")
+        app.note(f"{escape_controls(stored.run_id)} is already completed: nothing was run")
         return _report(app, out, ended)
     application = the_application(app, asked.code.target, asked.code.app_dir)
     prepared = _prepared(app, application, stored, asked)
@@ -123,7 +123,7 @@ def run_resume(app: App, asked: Resuming) -> int:
 
     async def work(backend: StateBackend) -> Outcome:
         async def change() -> Outcome:
-            return await go_on(backend, application, stored, answer, asked.code.pipeline_version)
+            return await resume_run(backend, application, stored, answer, asked.code.pipeline_version)
 
         writer = recorder(app, backend, asked.words(app.options.store, stored.run_id), asked.change)
         return (await writer.recorded({"runs": 1}, [stored.run_id], change, _counted))[1]
@@ -132,7 +132,7 @@ def run_resume(app: App, asked: Resuming) -> int:
 
 
 def _counted(outcome: Outcome) -> tuple[dict[str, int], list[str]]:
-    """What came of it, for the audit log."""
+    """The result for the audit log."""
     return {str(outcome.status): 1}, [outcome.run_id]
 
 
@@ -147,23 +147,23 @@ def _content(app: App, file: Path) -> str:
 
 
 def _some(text: str, name: str) -> str:
-    """The text, if there is any: nothing at all is what a command leaves that failed.
+    """The text, unless it is empty, as after a failed command.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is empty.
     """
     if not text:
-        raise UsageError(f"{name} is empty: there is no answer in it; nothing was changed", hint='--input "" is one')
+        raise UsageError(f"{name} is empty; nothing was changed", hint='to answer with an empty text: --input ""')
     return text
 
 
-async def _found(app: App, backend: StateBackend, asked: Resuming) -> Stored:
+async def _found(app: App, backend: StateBackend, asked: ResumeArguments) -> Stored:
     from flujo_lens.operations.resume import stored_run
 
     return await stored_run(backend, await meant(backend, asked.run, can_ask(app)))
 
 
-def _prepared(app: App, application: Application, stored: Stored, asked: Resuming) -> Prepared:
+def _prepared(app: App, application: Application, stored: Stored, asked: ResumeArguments) -> Prepared:
     from flujo_lens.operations.resume import check_free, prepare
     from flujo_lens.runner.lease import lease_of
 
@@ -177,11 +177,11 @@ def _prepared(app: App, application: Application, stored: Stored, asked: Resumin
 
 
 def _answer(app: App, prepared: Prepared, given: Any) -> Any:
-    """The answer that the run waits for: as it was given, else as a person types it.
+    """The answer that the run waits for: as given, or typed on the terminal.
 
     Raises:
-        UsageError: there is none, and no terminal to ask on; or it does not fit.
-        NotWaitingError: there is one, and the run waits for none.
+        UsageError: no answer was given and there is no terminal; or it does not fit.
+        NotWaitingError: an answer was given, but the run does not wait.
     """
     from flujo_lens.errors import NotWaitingError
     from flujo_lens.runner.answer_forms import wanted
@@ -191,7 +191,7 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
     run_id, step = prepared.stored.run_id, prepared.step or ""
     if not prepared.waits:
         if given is not NO_ANSWER:
-            raise NotWaitingError.of(run_id, f"it is {prepared.stored.status}; without --input it goes on by itself")
+            raise NotWaitingError.of(run_id, f"it is {prepared.stored.status}; without --input it continues")
         return NO_ANSWER
     if given is not NO_ANSWER:
         checked_answer(given, prepared.schema, step)
@@ -199,7 +199,7 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
     message = prepared.stored.summary.pause_message or ""
     if not can_ask(app):
         raise UsageError(
-            f'{run_id} waits at "{step}" for a person: {message or "it does not say for what"}',
+            f'{run_id} waits at "{step}" for a person: {message or "(no message)"}',
             hint="\n".join([answer_command(prepared.stored.summary), *wanted(prepared.schema)]),
             run_id=run_id,
             step=step,
@@ -213,7 +213,7 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
 
 
 def _done(app: App, stored: Stored, work: Any) -> Outcome:
-    """How far the run came; one that Ctrl-C or SIGTERM cuts off is told where it is left.
+    """Run to the next stop; if Ctrl-C or SIGTERM interrupts, print how to continue.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -240,8 +240,8 @@ def _done(app: App, stored: Stored, work: Any) -> Outcome:
 
 def _tell_interrupted(app: App, run_id: str) -> None:
     command = app.suggest(f"lens resume {quoted(run_id)}")
-    told = f'{escape_controls(run_id)} is left failed, "interrupted", at the step that was cut off'
-    app.tell(f"{told}: {command} goes on")
+    left = f'{escape_controls(run_id)} is now failed, "interrupted", at the current step'
+    app.tell(f"{left}: to continue, {command}")
 
 
 # --- reporting
@@ -268,7 +268,7 @@ def _tell_dry(app: App, out: Output, prepared: Prepared) -> None:
         return
     name = f"{summary.pipeline_name} {prepared.version}"
     does = f'waits at "{prepared.step}" (step {prepared.at})' if prepared.waits else None
-    goes = f'would go on at "{prepared.step}" (step {prepared.at})' if prepared.step else "has no step left to run"
+    goes = f'would continue at "{prepared.step}" (step {prepared.at})' if prepared.step else "has no step left to run"
     lines = [f"{prepared.stored.run_id} {does or goes} of {name}"]
     message = app.redactor.text(summary.pause_message or "")
     lines += [f"    {line}" for line in message.splitlines()] if prepared.waits else []
@@ -278,7 +278,7 @@ def _tell_dry(app: App, out: Output, prepared: Prepared) -> None:
 
 
 def _report(app: App, out: Output, outcome: Outcome) -> int:
-    """Print how far a run came; return the exit code."""
+    """Print the result of a run; return the exit code."""
     code = exit_codes.FAILED if outcome.status == "failed" else exit_codes.OK
     if out.form == "json":
         out.document(outcome.document())
@@ -296,7 +296,7 @@ def _report(app: App, out: Output, outcome: Outcome) -> int:
 
 
 def _print_output(app: App, out: Output, output: Any) -> None:
-    """What a run returned: a text as its lines, anything else as JSON."""
+    """Print the output of a run: a text as lines, anything else as JSON."""
     if isinstance(output, str):
         out.result("\n".join(map(escape_controls, out.redactor.text(output).split("\n"))))
     else:
@@ -304,7 +304,7 @@ def _print_output(app: App, out: Output, output: Any) -> None:
 
 
 def _tell_open(app: App, outcome: Outcome) -> None:
-    """The next question is a result, what failed is an error."""
+    """Print a run that is not completed: a question on stdout, a failure on stderr."""
     if outcome.status != "failed":
         _print(app, _outcome_lines(app, outcome))
         return
@@ -313,7 +313,7 @@ def _tell_open(app: App, outcome: Outcome) -> None:
 
 
 def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
-    """A run that is not completed, in lines for a person."""
+    """The lines of a run that is not completed."""
     run_id, step = outcome.run_id, outcome.step or "a step"
     if outcome.status != "paused":
         next_one = app.suggest(f"lens resume {quoted(run_id)}")
@@ -322,7 +322,7 @@ def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
     message = [f"    {line}" for line in app.redactor.text(outcome.pause_message or "").splitlines()]
     options = f"--question {outcome.question} --input ANSWER"
     answer = app.suggest(command_line("resume", escape_controls(run_id), options))
-    return [f"{run_id} waits at {step}:", *message, f"answer it: {answer}"]
+    return [f"{run_id} waits at {step}:", *message, f"to answer: {answer}"]
 
 
 def _print(app: App, lines: Sequence[str]) -> None:

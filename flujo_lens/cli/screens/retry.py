@@ -1,4 +1,4 @@
-"""What ``lens retry`` asks, does and prints."""
+"""``lens retry``: question, change and report."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from flujo_lens.rendering.text import escape_controls, escape_tsv
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["Retrying", "run_retry"]
+__all__ = ["RetryArguments", "run_retry"]
 
 _HELD = ("LENS-B2", "LENS-B3")
-"""Codes of what another process works on, or has taken over."""
+"""Codes of runs that another process holds or has taken over."""
 
 
-class Retrying(NamedTuple):
-    """What was asked of ``lens retry``."""
+class RetryArguments(NamedTuple):
+    """Arguments of ``lens retry``."""
 
     runs: tuple[str, ...]
     filters: FilterOptions
@@ -40,14 +40,14 @@ class Retrying(NamedTuple):
     change: ChangeOptions
 
     def words(self, store: str | None, run_ids: list[str]) -> list[str]:
-        """The command in its long form."""
+        """The command line with long options."""
         yes = ["--yes"] if self.yes else []
-        told = [*self.code.words(), *self.filters.words(), *yes, *self.change.words(store)]
-        return ["lens", "retry", f"--concurrency={self.concurrency}", *told, *(named(run_ids) if self.runs else [])]
+        options = [*self.code.words(), *self.filters.words(), *yes, *self.change.words(store)]
+        return ["lens", "retry", f"--concurrency={self.concurrency}", *options, *(named(run_ids) if self.runs else [])]
 
 
-def run_retry(app: App, asked: Retrying) -> int:
-    """Find the runs, ask, go on with them and report; return the exit code."""
+def run_retry(app: App, asked: RetryArguments) -> int:
+    """Find the runs, ask, resume them and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
     out = report_output(app, asked.change, ("table", "json", "ndjson", "id"))
     plan = _planned(app, asked)
@@ -57,15 +57,15 @@ def run_retry(app: App, asked: Retrying) -> int:
     return _carried_out(app, out, plan, asked)
 
 
-def _planned(app: App, asked: Retrying) -> RetryPlan:
-    """The runs that are meant.
+def _planned(app: App, asked: RetryArguments) -> RetryPlan:
+    """The selected runs.
 
     Raises:
-        UsageError: nothing says which.
+        UsageError: neither ids nor filters were given, or both.
     """
     if bool(asked.runs) == bool(asked.filters.words()):
         raise UsageError(
-            "which runs? name them, or choose them by filters, not both; nothing was changed",
+            "retry needs either run ids or filters; nothing was changed",
             hint="lens retry run-1 run-2, lens retry --pipeline orders --since 2h, or ids from stdin: lens retry -",
         )
     words = typed(app, asked.runs, not (asked.yes or asked.change.dry_run), "retry")
@@ -79,8 +79,8 @@ def _planned(app: App, asked: Retrying) -> RetryPlan:
     return app.run(look)
 
 
-def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int:
-    from flujo_lens.operations.resume import Outcome, check_library, try_again, would_try_again
+def _carried_out(app: App, out: Output, plan: RetryPlan, asked: RetryArguments) -> int:
+    from flujo_lens.operations.resume import Outcome, check_library, preview_retry, retry_run
 
     is_dry = asked.change.dry_run
     application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs else None
@@ -89,13 +89,13 @@ def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int
     async def work(backend: StateBackend) -> tuple[list[Outcome], Report]:
         async def one(run_id: str) -> Outcome:
             assert application is not None
-            go_on = would_try_again if is_dry else try_again
-            return await go_on(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
+            resume_run = preview_retry if is_dry else retry_run
+            return await resume_run(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
 
         if application is not None:
             await check_library(backend, application)
-        told = asked.words(app.options.store, [run.run_id for run in plan.runs])
-        writer = None if is_dry else recorder(app, backend, told, asked.change)
+        command = asked.words(app.options.store, [run.run_id for run in plan.runs])
+        writer = None if is_dry else recorder(app, backend, command, asked.change)
         watch = _Watch(out, app.world.stdout)
         watches.append(watch)
         return await retry(plan, one, writer, concurrency=asked.concurrency, stop=stop, watch=watch)
@@ -109,26 +109,26 @@ def _carried_out(app: App, out: Output, plan: RetryPlan, asked: Retrying) -> int
 
 
 def _check_written(app: App, watches: Sequence[_Watch], summary: str) -> None:
-    """See that what was told of the runs could be written.
+    """Check that the results could be printed.
 
     Raises:
-        OperationFailedError: it could not; what became of the runs is in the message.
+        OperationFailedError: they could not; the message has the results.
     """
     for failure in (watch.failure for watch in watches if watch.failure is not None):
         command = app.suggest("lens list --status failed")
         raise OperationFailedError(
-            f"cannot write the output: {failure.strerror}; the runs were retried all the same: {summary}",
-            hint=f"{command} shows those that failed again",
+            f"cannot write the output: {failure.strerror}; the runs were retried nevertheless: {summary}",
+            hint=f"runs that failed again: {command}",
         )
 
 
 class _Watch:
-    """Prints each run as it comes to an end, where the format is one of lines.
+    """Prints each run when it ends, if the format is one of lines.
 
-    That nobody reads it any more, or that it cannot be written, does not end the work.
+    A closed pipe or a write error does not stop the work.
 
     Attributes:
-        failure: Why it could not be written; None if it could, or if nobody reads it.
+        failure: The write error; None without one, or for a closed pipe.
     """
 
     def __init__(self, out: Output, stdout: TextIO) -> None:
@@ -144,7 +144,7 @@ class _Watch:
             return
         except OSError as error:
             self.failure = self.failure or error
-            silence(self._stdout)  # what is still to be written there would fail again
+            silence(self._stdout)  # buffered output would fail again
 
     def _write(self, line: str) -> None:
         if self._out.form in ("id", "ndjson"):
@@ -162,13 +162,13 @@ class _Watch:
             return None if outcome.code or outcome.status == "failed" else escape_tsv(outcome.run_id)
         if self._out.form == "ndjson":
             return dump(self._out.redactor.value(outcome.document() | {"code": outcome.code})).decode()
-        return escape_controls(_told(outcome, self._out.redactor.text))
+        return escape_controls(_outcome_line(outcome, self._out.redactor.text))
 
 
-def _told(outcome: Any, mask: Callable[[str], str]) -> str:
+def _outcome_line(outcome: Any, mask: Callable[[str], str]) -> str:
     error = mask(outcome.error or "")
     if outcome.code in _HELD:
-        return f"{outcome.run_id} is held elsewhere: {outcome.code}: {error}"
+        return f"{outcome.run_id} is held by another process: {outcome.code}: {error}"
     if outcome.code:
         return f"{outcome.run_id} was not retried: {outcome.code}: {error}"
     at = f" at {outcome.step}" if outcome.step and outcome.status != "completed" else ""
@@ -201,16 +201,16 @@ def _refusal(row: Mapping[str, Any]) -> str:
 
 def _summary(plan: RetryPlan, report: Report, codes: Sequence[str | None]) -> str:
     skipped = ", ".join(escape_controls(f"{run.run_id} is {run.status}") for run in plan.others[:MOST_SHOWN])
-    told = f"; skipped {report.skipped}: {skipped}" if skipped else ""
+    skips = f"; skipped {report.skipped}: {skipped}" if skipped else ""
     if report.dry_run:
         refused = f", {report.failed} refused" if report.failed else ""
-        return f"{plural(report.left, 'run')} would be retried{refused}{told}; nothing was changed (--dry-run)"
+        return f"{plural(report.left, 'run')} would be retried{refused}{skips}; nothing was changed (--dry-run)"
     if not plan.runs:
-        return f"there is nothing to retry{told}"
-    left = f", {report.left} not begun" if report.left else ""
+        return f"nothing to retry{skips}"
+    left = f", {report.left} not started" if report.left else ""
     held = sum(code in _HELD for code in codes)
     others = sum(code is not None for code in codes) - held
-    apart = f", {held} held elsewhere" if held else ""
+    apart = f", {held} held by other processes" if held else ""
     apart += f", {others} not retried" if others else ""
     again = report.failed - held - others
-    return f"{plural(len(plan.runs), 'run')}: {report.done} went on, {again} failed again{apart}{left}{told}"
+    return f"{plural(len(plan.runs), 'run')}: {report.done} resumed, {again} failed again{apart}{left}{skips}"

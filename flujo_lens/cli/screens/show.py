@@ -1,4 +1,4 @@
-"""What ``lens show`` prints."""
+"""Output of ``lens show``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["ShowParts", "print_final_output", "print_run"]
 
 
 class ShowParts(NamedTuple):
-    """Which long texts are shown."""
+    """The long texts to print."""
 
     inputs: bool
     outputs: bool
@@ -42,12 +42,12 @@ def _read(app: App, text: str) -> RunDetail:
 
 
 def print_final_output(app: App, out: Output, text: str) -> None:
-    """What the run returned (its last step's output), as JSON; null if nothing is stored."""
+    """Print the output of the last step as JSON; null if none is stored."""
     out.document(_read(app, text).final_output)
 
 
 def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
-    """One run: as a screen, a document, or its steps as rows."""
+    """Print a run: as a screen, a JSON document, or rows of its steps."""
     detail = _read(app, text)
     if out.form == "json" and out.options.columns is None:
         out.document(_document(detail, parts))
@@ -58,7 +58,7 @@ def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
 
         out.write(dump(out.redactor.value(_document(detail, parts))) + b"\n")
     elif not out.is_table or out.options.columns is not None:
-        out.show(STEP, detail.steps, "no step of this run is stored")
+        out.show(STEP, detail.steps, "no steps stored")
     else:
         _Screen(app, out, detail, parts).draw()
     note_problems(app, [detail.run])
@@ -87,7 +87,7 @@ def _step(step: StepRecord, parts: ShowParts) -> dict[str, Any]:
 
 
 class _Screen:
-    """One run for a person to read."""
+    """The screen of a run."""
 
     def __init__(self, app: App, out: Output, detail: RunDetail, parts: ShowParts) -> None:
         self.app, self.out, self.detail, self.parts = app, out, detail, parts
@@ -95,13 +95,13 @@ class _Screen:
 
     @cached_property
     def _forked(self) -> str | None:
-        """The run of which this one is a fork, if nobody has resumed it yet."""
+        """The run that this one was forked from, if it has not been resumed yet."""
         from flujo_lens.state.forks import unstarted_fork_of
 
         return unstarted_fork_of(self.run)
 
     def draw(self) -> None:
-        """Print all of it."""
+        """Print the screen."""
         from rich.text import Text
 
         self.out.print(self._title(), *self._facts())
@@ -114,7 +114,7 @@ class _Screen:
         self._draw_children()
         if self.parts.state:
             self.out.print(Text("\nstate", style="bold"))
-            self._draw_value(self.detail.state if self.detail.state is not None else "no state is stored")
+            self._draw_value(self.detail.state if self.detail.state is not None else "no state stored")
         self.out.print(Text())
         self.out.next(*self._next())
 
@@ -135,10 +135,10 @@ class _Screen:
         return Text(escape_controls(title.plain), spans=title.spans, style="")
 
     def _dead(self) -> str:
-        """What is wrong with a run that is said to run."""
+        """Why a running run is stale, for the title."""
         if self.run.stale == GONE:
             return " (process is gone)"
-        return f" (no sign for {self.out.human.since(self.run.updated_at)})" if self.run.stale == NO_SIGN else ""
+        return f" (no activity for {self.out.human.since(self.run.updated_at)})" if self.run.stale == NO_SIGN else ""
 
     def _facts(self) -> Iterator[Text]:
         from rich.text import Text
@@ -146,13 +146,13 @@ class _Screen:
         run, shown = self.run, self.out.human
         facts = [f"started {shown.clock(run.created_at)} ({shown.ago(run.created_at)})"]
         if run.created_at is None:
-            facts = ["no start is stored"]
+            facts = ["no start time stored"]
         if run.duration_ms is not None:
             facts.append(f"ran {human.duration(run.duration_ms)}")
         elif run.status == "running":
             facts.append(f"last save {shown.ago(run.updated_at)}")
         if run.holder is not None:
-            facts.append(f"{'was' if run.stale else 'is'} worked on by {escape_controls(run.holder)}")
+            facts.append(f"{'was ' if run.stale else ''}held by {escape_controls(run.holder)}")
         yield Text(", ".join([*facts, self._progress(), self._spent()]))
         if run.is_background_task:
             yield Text(f"background task of {escape_controls(run.parent_run_id or 'an unknown run')}")
@@ -181,11 +181,11 @@ class _Screen:
         pause = self.detail.pause
         assert pause is not None
         step = f' at step "{one_line(pause.step)}"' if pause.step else ""
-        message = self._clean(pause.message, lines=True) if pause.message else "(no message is stored)"
+        message = self._clean(pause.message, lines=True) if pause.message else "(no message)"
         self.out.print(Text(f"\nwaits{step} for a person:\n"), Padding(Text(message, style="cyan"), (0, 0, 0, 4)))
 
     def _steps(self) -> list[StepRecord]:
-        """The executed steps, and the one where the run stands, which has no record yet."""
+        """The executed steps and the current one, which has no record yet."""
         steps, run = list(self.detail.steps), self.run
         last = steps[-1].step_name if steps else None
         if run.status in ("paused", "running", "cancelled") and run.step_name and run.step_name != last:

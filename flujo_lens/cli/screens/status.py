@@ -1,4 +1,4 @@
-"""What ``lens status`` prints."""
+"""Output of ``lens status``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Line = tuple[str, str, Text, str]
 
 
 def draw_status(app: App, out: Output, status: StoreStatus) -> None:
-    """The screen: a line a finding, with the command that leads on."""
+    """Print the status: a line per finding, with the next command."""
     written = out.human.ago(status.last_write_at) if status.last_write_at else "never"
     lines = [(label, style, text, app.suggest(command)) for label, style, text, command in _lines(app, out, status)]
     out.print(Text(one_line(status.store), style="bold"))
@@ -35,10 +35,10 @@ def draw_status(app: App, out: Output, status: StoreStatus) -> None:
 
 
 def _laid_out(lines: list[_Line], width: int) -> Iterator[tuple[Text | Table, str]]:
-    """The lines, with the commands below each other behind the texts; one that does not fit stands below its text.
+    """Align the commands in a column after the texts; a command that does not fit is placed below its text.
 
-    A text without a command may take the whole line, and what is too long folds at its own beginning. With each goes
-    the command that is to stand below it, if any.
+    A text without a command may take the whole line; a long text is folded with an indent. Yields each line with the
+    command to print below it, if any.
     """
     room = width - _LABEL
     ends = [text.cell_len for _, _, text, command in lines if command and text.cell_len + 2 + len(command) <= room]
@@ -83,7 +83,7 @@ def _lines(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
 
 
 def _about(usual: float) -> str:
-    """An average of counts, as a person would say it."""
+    """A rounded average."""
     if usual == 0:
         return "none"
     return "less than 1" if usual < 1 else f"{usual:,.0f}"
@@ -99,15 +99,15 @@ def _group(out: Output, group: FailureGroup) -> Text:
 def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
     border = human.age(app.silent_after)
     if not status.silent:
-        yield "silent", "green", Text(f"none running without a sign for {border}"), ""
+        yield "stale", "green", Text(f"none: all running runs were active within {border}"), ""
         return
     gone = sum(run.stale == GONE for run in status.silent)
     quiet = [run for run in status.silent if run.stale != GONE]
-    texts = [f"{gone:,} running whose process is gone"] if gone else []
+    texts = [f"{gone:,} running, process gone"] if gone else []
     if quiet:
         longest = out.human.since(quiet[0].updated_at)
-        texts.append(f"{len(quiet):,} running, no sign for {border} or more (the longest {longest})")
-    yield "silent", "yellow", Text("; ".join(texts)), "lens list --status running"
+        texts.append(f"{len(quiet):,} running, no activity for {border} or more (longest {longest})")
+    yield "stale", "yellow", Text("; ".join(texts)), "lens list --status running"
     for run in status.silent[:_MOST]:
         where = f" at {one_line(run.step_name)}" if run.step_name else ""
         why = f", {escape_controls(run.holder)} is gone" if run.stale == GONE and run.holder else ""
@@ -119,7 +119,7 @@ def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
 def _waiting(out: Output, status: StoreStatus) -> Iterator[_Line]:
     oldest = status.oldest_waiting
     if oldest is None:
-        yield "waiting", "green", Text("nobody is waited for"), ""
+        yield "waiting", "green", Text("none"), ""
         return
     asks = one_line(out.redactor.text(oldest.pause_message or ""), 100)
     question = f': "{asks}"' if asks else ""

@@ -1,4 +1,4 @@
-"""What ``lens tasks sweep`` and ``lens system set`` do and print. Both act at once."""
+"""``lens tasks sweep`` and ``lens system set``: change and report, without a question."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.text import unescape
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["Silence", "set_value", "sweep_tasks"]
+__all__ = ["StaleAge", "set_value", "sweep_tasks"]
 
 
-class Silence(NamedTuple):
-    """How long a task has to be silent, in one of the two ways to say it."""
+class StaleAge(NamedTuple):
+    """The age of a stale task, by one of two options."""
 
     age: str | None
     hours: float | None
 
     def length(self, usual: timedelta) -> timedelta:
-        """The length of time that was asked for, else the usual one.
+        """The duration of the option, else the default.
 
         Raises:
-            UsageError: it was said twice, cannot be read, or is no length of time.
+            UsageError: both options were given, or the value is not a duration.
         """
         from flujo_lens.state.typed_times import parse_age
 
         if self.age is not None and self.hours is not None:
-            raise UsageError("--silent-for and --stale-hours say the same; one of them is enough")
+            raise UsageError("--silent-for and --stale-hours contradict each other; give one of them")
         found: timedelta | None = usual
         try:
             if self.hours is not None:
@@ -50,13 +50,13 @@ class Silence(NamedTuple):
             found = None
         if not found or found < timedelta(0):
             raise TimeFormatError(
-                f'"{self.hours if self.age is None else self.age}" is no length of time',
-                hint="as in --silent-for 30m, 2h, 1d; or in hours: --stale-hours 24",
+                f'"{self.hours if self.age is None else self.age}" is not a duration',
+                hint="--silent-for takes 30m, 2h or 1d, --stale-hours a number of hours",
             )
         return found
 
     def words(self) -> list[str]:
-        """The options as the audit log keeps them."""
+        """The options for the audit log."""
         values = (("--silent-for", self.age), ("--stale-hours", self.hours))
         return [f"{option}={value}" for option, value in values if value is not None]
 
@@ -64,8 +64,8 @@ class Silence(NamedTuple):
 _SWEPT = frozenset({"running"})
 
 
-def sweep_tasks(app: App, filters: FilterOptions, silence: Silence, parent: str | None, asked: ChangeOptions) -> None:
-    """Mark background tasks without a sign as failed, and report."""
+def sweep_tasks(app: App, filters: FilterOptions, silence: StaleAge, parent: str | None, asked: ChangeOptions) -> None:
+    """Mark stale background tasks as failed, and report."""
     check_writable(app, dry_run=asked.dry_run)
     out, now = report_output(app, asked), app.world.now()
     wanted, silent_for = app.wanted(filters), silence.length(app.silent_after)
@@ -75,12 +75,12 @@ def sweep_tasks(app: App, filters: FilterOptions, silence: Silence, parent: str 
         limited = wanted
         if parent is not None:
             limited = wanted._replace(parent=await resolve_run(backend, parent, unescape(parent)))
-        told = ["lens", "tasks", "sweep", *silence.words(), *filters.words(), *asked.words(app.options.store)]
+        command = ["lens", "tasks", "sweep", *silence.words(), *filters.words(), *asked.words(app.options.store)]
         if limited.parent is not None:
-            told.append(f"--parent={limited.parent}")
+            command.append(f"--parent={limited.parent}")
 
         def record() -> Recorder:
-            return recorder(app, backend, told, asked)
+            return recorder(app, backend, command, asked)
 
         return await sweep(backend, limited, now, silent_for, None if asked.dry_run else record)
 
@@ -91,24 +91,24 @@ def sweep_tasks(app: App, filters: FilterOptions, silence: Silence, parent: str 
 def _swept_lines(swept: Swept, silent_for: str) -> list[str]:
     report, ids = swept.report, swept.run_ids
     if not report.matched:
-        return [f"no background task that runs has been silent for {silent_for}"]
+        return [f"no running background task is without activity for {silent_for}"]
     verb = "would be marked failed" if report.dry_run else "marked failed"
-    lines = [f"{human.plural(len(ids), 'background task')} {verb}: no sign for {silent_for}"]
-    lines += listed(ids, aside=" (-o id has them all)")
+    lines = [f"{human.plural(len(ids), 'background task')} {verb}: no activity for {silent_for}"]
+    lines += listed(ids, suffix=" (-o id has them all)")
     if report.skipped:
-        lines.append(f"{report.skipped:,} gave a sign meanwhile, and stay")
+        lines.append(f"{report.skipped:,} became active again: not marked")
     return [*lines, "nothing was changed (--dry-run)"] if report.dry_run else lines
 
 
 def set_value(app: App, key: str, text: str, asked: ChangeOptions) -> None:
-    """Set one global key, and report.
+    """Set a key of the system state, and report.
 
     Raises:
-        UsageError: the key is empty, or the value is no JSON object.
+        UsageError: the key is empty, or the value is not a JSON object.
     """
     check_writable(app, dry_run=asked.dry_run)
     if not key:
-        raise UsageError("a key is not empty")
+        raise UsageError("the key is empty")
     out, value = report_output(app, asked, ("table", "json")), parse_value(text)
 
     async def work(backend: StateBackend) -> tuple[str, bool, Report]:
@@ -125,7 +125,7 @@ def set_value(app: App, key: str, text: str, asked: ChangeOptions) -> None:
 
 
 def _set_line(key: str, was_set: bool, dry_run: bool) -> str:
-    how = "in place of the value before" if was_set else "it was not set before"
+    how = "replacing its value" if was_set else "which did not exist"
     if dry_run:
         return f"{quoted(key)} would be set, {how}; nothing was changed (--dry-run)"
     return f"{quoted(key)} is set, {how}"

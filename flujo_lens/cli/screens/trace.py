@@ -1,4 +1,4 @@
-"""What ``lens trace`` and ``lens spans`` print."""
+"""Output of ``lens trace`` and ``lens spans``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["SpanChoice", "print_trace"]
 
 
 class SpanChoice(NamedTuple):
-    """Which spans, and whether as a tree."""
+    """The filter of the spans, and whether to print a tree."""
 
     flat: bool
     status: list[str] | None
@@ -30,12 +30,12 @@ class SpanChoice(NamedTuple):
 
 
 def print_trace(app: App, out: Output, run: str | None, file: Path | None, choice: SpanChoice) -> None:
-    """The spans of a run: a tree on a terminal and in JSON, rows in the other formats."""
+    """Print the spans of a run: a tree on a terminal and in JSON, rows in other formats."""
     trace = read_trace_file(app.world.cwd / file) if file is not None else _from_store(app, str(run))
     wanted = statuses(choice.status, lambda: {span.status for span in flatten(trace.roots)}, SPAN_STATUSES)
     roots = prune_depth(trace.roots, choice.depth) if choice.depth is not None else list(trace.roots)
     if not trace.roots:
-        app.note("no spans are stored of this run (a run that was killed leaves none)")
+        app.note("this run has no spans (a killed run leaves none)")
     if choice.flat or wanted or choice.name is not None:
         out.show(SPAN, pick_spans(flatten(roots), wanted, choice.name), "no spans match" if roots else "")
     elif out.form == "json":
@@ -55,7 +55,7 @@ def _from_store(app: App, text: str) -> Trace:
 
 
 def _tree(out: Output, root: Span) -> dict[str, Any]:
-    """A root with its children, built without recursion: a trace can be deep."""
+    """A root span with its children, built without recursion, since a trace can be deep."""
     fields = out.fields(SPAN)
     top = SPAN.row(root, fields)
     waiting = [(root, top)]

@@ -1,4 +1,4 @@
-"""What ``lens undo`` and ``lens import`` ask, do and print."""
+"""``lens undo`` and ``lens import``: question, change and report."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from flujo_lens.operations.archive_compression import LIMITS, Limits
 from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.recycle_bin import BinItem
-from flujo_lens.operations.restore import Restoration, RestorePlan, bring_back, plan_restore, store_is_empty
+from flujo_lens.operations.restore import Restoration, RestorePlan, plan_restore, restore_runs, store_is_empty
 from flujo_lens.operations.store_lock import StoreLock, holder_of
 from flujo_lens.operations.undo import check_order, runs_meant, undo
 from flujo_lens.rendering import columns, human
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["Importing", "Undoing", "list_bin", "run_import", "run_undo"]
+__all__ = ["ImportArguments", "UndoArguments", "list_bin", "run_import", "run_undo"]
 
 Progress = Callable[[int], None]
 Work = Callable[[StateBackend, Recorder, Stop, Progress], Awaitable[Restoration]]
 
 
-class Undoing(NamedTuple):
-    """What was asked of ``lens undo``."""
+class UndoArguments(NamedTuple):
+    """Arguments of ``lens undo``."""
 
     audit_id: str
     runs: tuple[str, ...]
@@ -43,8 +43,8 @@ class Undoing(NamedTuple):
     change: ChangeOptions
 
 
-class Importing(NamedTuple):
-    """What was asked of ``lens import``."""
+class ImportArguments(NamedTuple):
+    """Arguments of ``lens import``."""
 
     file: Path
     yes: bool
@@ -53,38 +53,36 @@ class Importing(NamedTuple):
 
 
 def list_bin(app: App, change: ChangeOptions, runs: Sequence[str], *, no_header: bool = False) -> None:
-    """Print what is in the bin, the newest first."""
+    """Print the contents of the bin, newest first."""
     if runs or change.dry_run:
-        raise UsageError("what is to be brought back? nothing was changed", hint="lens undo lists the ids")
+        raise UsageError("these options need an AUDIT_ID; nothing was changed", hint="lens undo lists the ids")
     out = app.output(OutputOptions(output=change.output, json=change.json, no_header=no_header))
 
     async def look(backend: StateBackend) -> list[BinItem]:
         found = bin_of(app, backend).items()
         if not found:
-            await backend.read_facts()  # tells an empty bin from no store
+            await backend.read_facts()  # fails if there is no store
         return found
 
     left = bin_of_gone(app)
     found = left.items() if left else app.run(look)
     at_work = None if left else app.run(lambda backend: _at_work(app, backend))
-    out.show(
-        columns.BIN, found, "nothing is in the bin" if at_work else "nothing is in the bin: nothing was deleted lately"
-    )
+    out.show(columns.BIN, found, "the bin is empty" if at_work else "the bin is empty: no recent deletions")
     if at_work:
-        app.note(f"{escape_controls(at_work)} works on this store: what it deletes can be brought back when it is done")
+        app.note(f"{escape_controls(at_work)} is running: its deletions can be undone when it has finished")
     if found and out.is_table:
-        app.note(f"bring it back: {app.suggest(f'lens undo {found[0].audit_id}')}")
+        app.note(f"to restore: {app.suggest(f'lens undo {found[0].audit_id}')}")
 
 
 async def _at_work(app: App, backend: StateBackend) -> str | None:
-    """Who cleans up the store at the moment; what that deletes is in no list yet."""
+    """The command that is cleaning up the store, if any; its deletions are not listed yet."""
     path = base_of(app, backend)
-    holder = None if path is None else holder_of(StoreLock.path_beside(path))
+    holder = None if path is None else holder_of(StoreLock.sidecar_path(path))
     return None if holder is None else str(holder)
 
 
-def run_undo(app: App, asked: Undoing) -> int:
-    """Ask, bring back what a command deleted, and report; return the exit code."""
+def run_undo(app: App, asked: UndoArguments) -> int:
+    """Ask, restore what a command deleted, and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
     prefix = not asked.yes and can_ask(app)
 
@@ -104,19 +102,19 @@ def run_undo(app: App, asked: Undoing) -> int:
 
     did = "cancelled" if plan.found.cancelled else "deleted"
     what = f"{human.plural(len(plan.run_ids), 'run')} that {item.audit_id} {did}"
-    return _run(app, plan, asked.change, asked.yes, words, f"bring back {what}?", work)
+    return _run(app, plan, asked.change, asked.yes, words, f"restore {what}?", work)
 
 
-def run_import(app: App, asked: Importing) -> int:
+def run_import(app: App, asked: ImportArguments) -> int:
     """Ask if the store holds runs, import an archive, and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
     if str(asked.file) == STDIN and not (asked.yes or asked.change.dry_run or app.run(store_is_empty)):
-        check_can_ask(app, asked.yes)  # before anything is read
+        check_can_ask(app, asked.yes)  # before reading anything
     with archive_input(app, asked.file) as given:
         return _import(app, asked, given)
 
 
-def _import(app: App, asked: Importing, given: ArchiveInput) -> int:
+def _import(app: App, asked: ImportArguments, given: ArchiveInput) -> int:
     async def look(backend: StateBackend) -> RestorePlan:
         return await plan_restore(backend, given.path, limits=asked.limits, source=given.source)
 
@@ -124,7 +122,7 @@ def _import(app: App, asked: Importing, given: ArchiveInput) -> int:
     _note_incomplete(app, plan)
 
     async def work(backend: StateBackend, writer: Recorder, stop: Stop, progress: Progress) -> Restoration:
-        return await bring_back(backend, plan, writer, stop=stop, progress=progress)
+        return await restore_runs(backend, plan, writer, stop=stop, progress=progress)
 
     question = f"import {human.plural(len(plan.run_ids), 'run')} of {plan.found.header.store}?"
     yes = asked.yes or plan.store_is_empty
@@ -132,19 +130,19 @@ def _import(app: App, asked: Importing, given: ArchiveInput) -> int:
 
 
 def _note_incomplete(app: App, plan: RestorePlan) -> None:
-    """Tell, also with --quiet, that the end of an archive is missing.
+    """Print, also with --quiet, that the end of an archive is missing.
 
     Raises:
-        ArchiveError: nothing in it is whole.
+        ArchiveError: it has no complete run.
     """
     found = plan.found
     if found.manifest is not None and not found.torn:
         return
-    name = "what came by stdin" if str(plan.path) == STDIN else escape_controls(str(plan.path))
+    name = "the archive on stdin" if str(plan.path) == STDIN else escape_controls(str(plan.path))
     if not found.run_ids:
-        raise ArchiveError.cut_off(plan.path, "no run in it is whole")
-    whole = f"its {human.plural(len(found.run_ids), 'run')} are whole"
-    app.tell(f"{name} was cut off when it was written or copied: {whole}")
+        raise ArchiveError.cut_off(plan.path, "it has no complete run")
+    whole = f"it has {human.plural(len(found.run_ids), 'complete run')}"
+    app.tell(f"{name} is truncated: {whole}")
 
 
 def _run(
@@ -153,7 +151,7 @@ def _run(
     out = report_output(app, change)
     if change.dry_run:
         lines = [
-            *_counted(plan.report, len(plan.run_ids), "would be brought back"),
+            *_counted(plan.report, len(plan.run_ids), "would be restored"),
             *([_existing(plan)] if plan.existing else []),
             *_named_existing(plan.existing),
             "nothing was changed (--dry-run)",
@@ -164,14 +162,14 @@ def _run(
     lines = [_existing(plan), *_named_existing(plan.existing)] if plan.existing else []
     if plan.run_ids and not confirm(app, question, yes, lines):
         return exit_codes.FAILED
-    told, stop = [*words, *(["--yes"] if yes else []), *change.words(app.options.store)], Stop()
+    command, stop = [*words, *(["--yes"] if yes else []), *change.words(app.options.store)], Stop()
 
     async def locked(backend: StateBackend) -> Restoration:
-        writer = recorder(app, backend, told, change)
+        writer = recorder(app, backend, command, change)
         with (
             lock_of(app, backend, writer.command),
             heard(stop),
-            Bar(app, "bringing back", "runs", len(plan.run_ids)) as bar,
+            Bar(app, "restoring", "runs", len(plan.run_ids)) as bar,
         ):
             return await work(backend, writer, stop, bar.update)
 
@@ -186,30 +184,30 @@ def _run(
 
 def _counted(report: Report, count: int, verb: str) -> list[str]:
     if not report.matched:
-        return ["there is nothing to bring back"]
+        return ["nothing to restore"]
     return [f"{human.plural(count, 'run')} {verb}"]
 
 
 def _existing(plan: RestorePlan, count: int | None = None) -> str:
-    told = human.plural(len(plan.existing) if count is None else count, "run")
-    return f"left alone: {told} {'changed since' if plan.found.cancelled else 'whose id exists'}"
+    runs = human.plural(len(plan.existing) if count is None else count, "run")
+    return f"skipped: {runs} {'changed since' if plan.found.cancelled else 'whose id exists'}"
 
 
 def _named_existing(run_ids: Sequence[str]) -> list[str]:
-    return listed(run_ids, aside=" (-o json has them all)")
+    return listed(run_ids, suffix=" (-o json has them all)")
 
 
 def _lines(plan: RestorePlan, done: Restoration, *, quiet: bool) -> list[str]:
-    came = _counted(done.report, len(done.run_ids), "brought back")
+    came = _counted(done.report, len(done.run_ids), "restored")
     stayed = [_existing(plan, len(done.existing))] if done.existing else []
     left = done.report.left
-    stopped = [f"stopped: {human.plural(left, 'run')} left; the same command goes on"] if left else []
+    stopped = [f"stopped: {human.plural(left, 'run')} left; run the same command to continue"] if left else []
     if quiet:
         return ["; ".join([*came, *stayed, *stopped])]
-    ids = listed(done.run_ids, aside=" (-o id has them all)")
+    ids = listed(done.run_ids, suffix=" (-o id has them all)")
     return [*came, *ids, *stayed, *_named_existing(done.existing), *stopped]
 
 
 def _note_failed(app: App, done: Restoration) -> None:
     for run_id, why in list(done.failed.items())[:MOST_SHOWN]:
-        app.note(escape_controls(f"not brought back: {run_id}: {why}"))
+        app.note(escape_controls(f"not restored: {run_id}: {why}"))

@@ -1,4 +1,4 @@
-"""What ``lens help TOPIC`` tells: a module a topic, with a function ``lines(app)``."""
+"""The topics of ``lens help``: a module each, with a function ``lines(app)``."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ __all__ = ["TOPICS"]
 TOPICS: dict[str, str] = {
     "secrets": "Which values are masked, and where.",
 }
-"""Topic -> its line in the list; its text is in the module of that name, which is imported when it is asked for."""
+"""Topic -> its summary; the text is in the module of that name."""

@@ -10,13 +10,13 @@ __all__ = ["lines"]
 
 
 def lines(app: App) -> Iterator[str]:
-    """The keys whose values are masked, and the forms of secrets that need no key."""
+    """The keys whose values are masked, and the secrets that are masked without a key."""
     from flujo_lens.redaction.keys import BUILT_IN_KEYS
 
-    yield "Secrets are shown as *** by every command, in every format, unless --show-secrets. The audit log has none."
+    yield "Every command prints secrets as ***, in every format, unless --show-secrets. The audit log never has them."
     yield ""
-    yield "Masked are texts under these keys. * stands for any characters, ? for one; case does not matter, and"
-    yield "accessToken, access-token and access token are also access_token."
+    yield "Text values of these keys are masked. * matches any characters, ? one; case is ignored, and"
+    yield "accessToken, access-token and access token match access_token."
     yield ""
     yield from _in_columns(BUILT_IN_KEYS)
     yield ""
@@ -26,9 +26,9 @@ def lines(app: App) -> Iterator[str]:
     yield '  keys = ["*ssn*"]'
     yield ""
     added = app.redactor.keys.globs[len(BUILT_IN_KEYS) :]
-    yield f"Added by the settings: {', '.join(added)}" if added else "The settings add none."
+    yield f"Added by the settings: {', '.join(added)}" if added else "Added by the settings: none"
     yield ""
-    yield "The keys count in inputs, outputs, contexts, metadata, attributes of spans and answers, and inside texts:"
+    yield "The keys apply to inputs, outputs, contexts, metadata, span attributes and answers, and inside texts:"
     yield ""
     yield from _FORMS
     yield ""
@@ -36,8 +36,8 @@ def lines(app: App) -> Iterator[str]:
     yield ""
     yield from _WITHOUT_KEY
     yield ""
-    yield "Numbers, true, false and null are never masked, nor are ids of runs and names of steps. Archives and the"
-    yield "store itself keep everything as it is."
+    yield "Numbers, true, false and null are never masked, nor are run ids and step names. Archives and the"
+    yield "store itself are not masked."
 
 
 _FORMS = (

@@ -599,7 +599,7 @@ class StateBackend(ABC):
         """Bring the store to the newest schema, all of it or nothing; up to date already, do nothing.
 
         Args:
-            now: The present, in UTC; a backup is named by it.
+            now: The current time, in UTC; a backup is named by it.
             backup: Whether to make a copy first, which is whole and on the disk before anything is changed.
 
         Raises:
@@ -613,7 +613,7 @@ class StateBackend(ABC):
         """Look for what is wrong with the store, and return one finding a check. Nothing is written.
 
         Args:
-            now: The present.
+            now: The current time.
             silent_after: How long a run that is said to run may be without a save.
             full: Look at everything, however long that takes, where else a part has to do.
         """

@@ -253,7 +253,7 @@ def last_sign(
         state: The times of its state; naive ones may be of any of the `zones`, and the youngest reading counts.
         run: Those of its row of ``runs``, where naive ones are UTC.
         zones: At least one.
-        now: The present.
+        now: The current time.
     """
     if len(zones) == 1 and zones[0] is UTC:  # as nearly all are read, in a third of the time
         read = [parse_instant(_text(value)) for value in _set(*state, *run)]

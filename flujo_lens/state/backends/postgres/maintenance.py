@@ -138,7 +138,7 @@ class Checkup:
     Args:
         connection: In a read-only transaction.
         shape: What there is.
-        now: The present.
+        now: The current time.
         full: Look at everything, however long it takes.
     """
 

@@ -46,7 +46,7 @@ def mark(db: sqlite3.Connection, run_id: Any, now: datetime, sign: str) -> None:
     Args:
         db: The connection.
         run_id: The run.
-        now: The present.
+        now: The current time.
         sign: What every save of the run changes, whatever the clock says.
     """
     lens_tables.make(db, lens_tables.DELETIONS)

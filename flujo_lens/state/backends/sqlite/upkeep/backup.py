@@ -90,7 +90,7 @@ def migrate_safely(
     Args:
         path: The database file, absolute. No connection of this process may have it open.
         timeout: Seconds to wait for others to close it.
-        now: The present, in UTC; names the backup.
+        now: The current time, in UTC; names the backup.
         backup: Whether to make a copy.
         stopped: Ends the waiting and the copying when it is set.
 

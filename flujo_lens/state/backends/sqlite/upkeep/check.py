@@ -65,7 +65,7 @@ def check(session: Session, path: Path, now: datetime, *, full: bool = False) ->
     Args:
         session: An open session; its connection is interrupted when the time for the pages is over.
         path: The file.
-        now: The present.
+        now: The current time.
         full: Look at everything, however long it takes.
     """
     orphans = cache(lambda: find_orphans(session, now - ORPHANS_AGE, LockYielder(session.connection)))
