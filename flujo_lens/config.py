@@ -1,9 +1,9 @@
-"""Settings, where each of them came from, and which store is meant.
+"""Settings, their sources, and the selected store.
 
-The first that says something counts: an option, an environment variable, lens.toml (this folder, then
-upward), [tool.flujo-lens] in pyproject.toml, state_uri in flujo.toml, the user's lens.toml, the machine's.
-Settings and drivers merge key by key, stores by name. A wrong name or value in any file that is read is an
-error, also where another file overrides it; a ``${VAR}`` that is not set is none in a store that is not used.
+In order of precedence: an option, an environment variable, lens.toml (this folder, then upward),
+[tool.flujo-lens] in pyproject.toml, state_uri in flujo.toml, the user's lens.toml, the machine's. Settings and
+drivers are merged by key, stores by name. An invalid name or value is an error in every file read, even if another
+file overrides it; an unset ``${VAR}`` is an error only if its store is used.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ USUAL_STORE = "flujo_ops.db"
 
 
 class Setting(NamedTuple):
-    """One row of ``lens config``: a dotted key, its value as effective, with its passwords, and its source."""
+    """A row of ``lens config``: a dotted key, its effective value with passwords, and its source."""
 
     key: str
     value: Any
@@ -73,16 +73,16 @@ class Setting(NamedTuple):
 
 
 class StoreEntry(NamedTuple):
-    """A store that a file names.
+    """A store named in a file.
 
     Attributes:
-        name: Its name; "" for a URI that stands where a name could.
-        uri: Variables replaced and paths absolute; as written if there is a `problem`. May hold a password.
-        readonly: Every writing command refuses.
+        name: Its name; "" for a URI in place of a name.
+        uri: With variables replaced and paths absolute; as written if there is a `problem`. May hold a password.
+        readonly: Whether writing commands are refused.
         source: "path:line", or the path and pyproject's table.
-        base: The file's folder, which relative paths start from.
-        problem: Why the store cannot be used (a variable is not set), or None.
-        readonly_at: "path:line" that says that it is read-only; None if it is not.
+        base: The folder of the file, to which paths are relative.
+        problem: Why the store cannot be used (an unset variable), or None.
+        readonly_at: "path:line" of the read-only setting, or None.
     """
 
     name: str
@@ -95,7 +95,7 @@ class StoreEntry(NamedTuple):
 
 
 class DefaultStore(NamedTuple):
-    """The store that is used when nothing else is asked for, and where that is said."""
+    """The default store, and the place of that setting."""
 
     entry: StoreEntry
     source: str
@@ -106,24 +106,24 @@ class Settings(NamedTuple):
     """All settings.
 
     Attributes:
-        default_store: The name (or else the URI) of the store that the files choose, or None.
+        default_store: The name (or else the URI) of the default store, or None.
         stores: The named stores.
         drivers: ``module:Class`` by URI scheme.
-        silent_after: A running run without a sign for this long is silent.
-        timezone: How naive times are read; None: inferred.
-        timeout: How long to wait for a lock or a connection, in seconds.
+        silent_after: Time without activity after which a running run is stale.
+        timezone: The zone of naive times; None to infer it.
+        timeout: Seconds to wait for a lock or connection.
         resume_app: ``module:attribute``, or None.
         prune_older_than: An age such as "30d", or None.
         prune_archive_dir: An absolute folder, or None.
         bin_keep: How long deleted runs stay in the bin.
-        bin_max_runs: How many runs of one command the bin takes.
-        audit_path: An absolute file, or None: beside the store.
+        bin_max_runs: Maximum number of runs of one command in the bin.
+        audit_path: An absolute file, or None for the default next to the store.
         redact_keys: Patterns of keys, added to the built-in ones.
         rows: Every setting with its source.
-        files: The files that were read, the one that counts most first.
+        files: The files read, in order of precedence.
         default: `default_store` with its source.
-        distrusted: Files that nobody named and that somebody else may have written, each with why.
-        distrusted_code: Of ``resume.app`` and ``drivers.SCHEME`` those that such a file says, each with the file.
+        distrusted: Files that were not named explicitly and may be written by other users, each with the reason.
+        distrusted_code: The settings ``resume.app`` and ``drivers.SCHEME`` in such files, each with the file.
     """
 
     default_store: str | None
@@ -146,30 +146,30 @@ class Settings(NamedTuple):
     distrusted_code: Mapping[str, Path] = {}
 
     def check_trusted(self, key: str) -> None:
-        """See that code of `key` (``resume.app``, ``drivers.SCHEME``) may be imported.
+        """Check that the code named by `key` (``resume.app``, ``drivers.SCHEME``) may be imported.
 
         Raises:
-            ConfigError: a file says which that somebody else may have written.
+            ConfigError: it is set in a file that another user may have written.
         """
         if (path := self.distrusted_code.get(key)) is not None:
-            message = f"{path} {self.distrusted[path]}, and would have code imported ({key}); nothing was imported"
+            message = f"refusing to import code named in {path} ({key}): the file {self.distrusted[path]}"
             raise ConfigError(message, hint=_meant(path), file=str(path), key=key)
 
 
 def _meant(path: Path) -> str:
-    return f"--config {shlex.quote(str(path))}, or {LENS_CONFIG}, says that this file is meant"
+    return f"if you trust the file: --config {shlex.quote(str(path))}, or {LENS_CONFIG}"
 
 
 class StoreChoice(NamedTuple):
-    """The store that is meant.
+    """The selected store.
 
     Attributes:
         uri: A URI with a scheme, or an absolute path; may hold a password.
-        name: Its name, if a file gives it one.
-        source: What chose it: "--store", a variable, "path:line", or this folder.
-        readonly: Every writing command refuses.
-        overridden: One sentence when a variable and a file name different stores, else None.
-        readonly_at: "path:line" that says that it is read-only; None if it is not.
+        name: Its name in the settings, if any.
+        source: The source of the choice: "--store", a variable, "path:line", or this folder.
+        readonly: Whether writing commands are refused.
+        overridden: A sentence if a variable and a file name different stores, else None.
+        readonly_at: "path:line" of the read-only setting, or None.
     """
 
     uri: str
@@ -223,7 +223,7 @@ def load_settings(world: World, *, config: str | None = None, timeout: float | N
 
     Args:
         world: The environment and the folders.
-        config: ``--config``: a file to read in place of all others.
+        config: ``--config``: the only file to read.
         timeout: ``--timeout``, in seconds.
 
     Raises:
@@ -255,7 +255,7 @@ def load_settings(world: World, *, config: str | None = None, timeout: float | N
 
 
 def _distrusted_code(files: Sequence[SourceFile]) -> dict[str, Path]:
-    """What names code, and is taken from a file that somebody else may have written."""
+    """The settings that name code, in files that another user may have written."""
     first: dict[str, SourceFile] = {}
     for file in files:
         named = [f"drivers.{scheme}" for scheme in file.data.get("drivers", {})]
@@ -275,7 +275,7 @@ def _check_names(file: SourceFile) -> None:
 
 
 def _check_table(file: SourceFile, where: tuple[str, ...], value: Any, legal: Sequence[str]) -> None:
-    """Raise unless `value` is a table whose keys are all `legal` (none given: any key is)."""
+    """Raise unless `value` is a table with `legal` keys (any, if `legal` is empty)."""
     if not isinstance(value, dict):
         raise file.error(where, f"must be a table, not {describe(value)}", f"it begins [{'.'.join(where)}]")
     for key in value:
@@ -287,8 +287,8 @@ def _unknown(file: SourceFile, where: tuple[str, ...], legal: Sequence[str]) -> 
     near = nearest(where[-1], legal)
     asked = f"Did you mean {near}? " if near else ""
     homes = [f"[{table}]" if table else "above the first [table]" for table in _tables_of(where[-1])]
-    hint = f"{where[-1]} stands {' or '.join(homes)}" if homes else None
-    return file.error(where, f"is no setting. {asked}There are: {', '.join(legal)}", hint)
+    hint = f"{where[-1]} belongs {' or '.join(homes)}" if homes else None
+    return file.error(where, f"is not a setting. {asked}Settings: {', '.join(legal)}", hint)
 
 
 def _tables_of(name: str) -> list[str]:
@@ -297,7 +297,7 @@ def _tables_of(name: str) -> list[str]:
 
 
 def _found(files: Sequence[SourceFile], world: World) -> dict[str, _Found]:
-    """The settings of `_RULES`, all files checked, the first one's values kept."""
+    """The settings of `_RULES`: all files are checked, the first file has precedence."""
     found = {key: _Found(rule.default, rule.shown, "default") for key, rule in _RULES.items()}
     for file in reversed(files):
         for key, rule in _RULES.items():
@@ -323,11 +323,11 @@ def _value(file: SourceFile, where: tuple[str, ...], rule: _Rule, raw: Any, worl
 
 
 def _secret_sharing(file: SourceFile, where: tuple[str, ...], raw: Any) -> ConfigError | None:
-    """The error for variables in a file that somebody else may have written: they could go to another's server."""
+    """The error for variables in a file of another user, which could send them to another server."""
     texts = raw if isinstance(raw, list) else [raw]
     if file.distrust is None or not any(isinstance(text, str) and "${" in text for text in texts):
         return None
-    message = f"takes a variable from the environment, and the file {file.distrust}"
+    message = f"uses an environment variable, but the file {file.distrust}"
     return file.error(where, message, _meant(file.path))
 
 
@@ -350,7 +350,7 @@ def _checked(file: SourceFile, where: tuple[str, ...], check: Callable[[Any], T]
 
 
 def _merged(files: Sequence[SourceFile], table: str, make: Callable[[SourceFile, str, Any], T]) -> dict[str, T]:
-    """What `make` makes of each row of `table`, by name; all are made, the first file's is kept."""
+    """The rows of `table` converted by `make`, by name: all are converted, the first file has precedence."""
     merged: dict[str, T] = {}
     for file in files:
         for name, value in file.data.get(table, {}).items():
@@ -365,7 +365,7 @@ def _driver_of(file: SourceFile, scheme: str, value: Any, world: World) -> _Foun
 def _entry(file: SourceFile, name: str, table: Mapping[str, Any], world: World) -> _FoundStore:
     where = ("stores", name)
     if "uri" not in table:
-        raise file.error(where, "has no uri", 'like this: uri = "sqlite:///flujo_ops.db"')
+        raise file.error(where, "has no uri", 'for example: uri = "sqlite:///flujo_ops.db"')
     uri = _checked(file, (*where, "uri"), check_text, table["uri"])
     readonly = _checked(file, (*where, "readonly"), check_bool, table.get("readonly", False))
     entry = _store(file, (*where, "uri"), uri, world)
@@ -380,7 +380,7 @@ def _entry(file: SourceFile, name: str, table: Mapping[str, Any], world: World) 
 
 
 def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> StoreEntry:
-    """The nameless store that the text `raw` at `where` is; has a problem rather than raises."""
+    """The store of the text `raw` at `where`; with a problem instead of an exception."""
     base, uri, problem = file.path.parent, raw, None
     if refused := _secret_sharing(file, where, raw):
         return StoreEntry("", uri, False, file.source(*where), base, refused.message)
@@ -398,7 +398,7 @@ def _store(file: SourceFile, where: tuple[str, ...], raw: str, world: World) -> 
 
 
 def _defaults(files: Sequence[SourceFile], stores: Mapping[str, StoreEntry], world: World) -> Iterator[DefaultStore]:
-    """The default store of each file that has one: its `default`, or the only store it names."""
+    """The default store of each file that has one: its `default`, or its only store."""
     for file in files:
         own: tuple[str, ...] = tuple(file.data.get("stores", {}))
         if "default" in file.data:
@@ -426,9 +426,9 @@ def _default_entry(file: SourceFile, stores: Mapping[str, StoreEntry], world: Wo
 
 def _no_such_store(name: str, stores: Mapping[str, StoreEntry]) -> str:
     if not stores:
-        return "there is no such store, and no file names any"
+        return "no such store; no file names any"
     near = nearest(name, stores)
-    return f"there is no such store. {f'Did you mean {near}? ' if near else ''}There are: {', '.join(stores)}"
+    return f"no such store. {f'Did you mean {near}? ' if near else ''}Stores: {', '.join(stores)}"
 
 
 def _timeout(world: World, option: float | None) -> _Found | None:
@@ -441,7 +441,7 @@ def _timeout(world: World, option: float | None) -> _Found | None:
     try:
         return _Found(check_seconds(value), value, source)
     except WrongValueError as exc:
-        raise ConfigError(f"{source} {exc.must}", hint=f"like this: {source}=30") from exc
+        raise ConfigError(f"{source} {exc.must}", hint=f"for example: {source}=30") from exc
 
 
 def _rows(
@@ -451,7 +451,7 @@ def _rows(
     drivers: Mapping[str, _Found],
     default: DefaultStore | None,
 ) -> Iterator[Setting]:
-    """Every setting, with its passwords; "store" is the store that is meant without ``--store``."""
+    """Every setting, with passwords; "store" is the selected store without ``--store``."""
     yield _store_row(world, default)
     yield Setting(
         "default", *((default.entry.name or default.entry.uri, default.source) if default else (None, "default"))
@@ -474,19 +474,19 @@ def _store_row(world: World, default: DefaultStore | None) -> Setting:
 
 
 def choose_store(world: World, settings: Settings, store: str | None = None) -> StoreChoice:
-    """Which store is meant. Nothing is opened, and it need not exist.
+    """Select the store. It is not opened, and need not exist.
 
-    One that is named by its path or URI is read-only if the files name it, and say that it is.
+    A store given by path or URI is read-only if a file names the same store as read-only.
 
     Args:
         world: The environment and the folders.
-        settings: What the files say.
+        settings: The settings of the files.
         store: ``--store``: a store's name, a URI or a path.
 
     Raises:
-        UnknownStoreError: An option or a variable holds no store's name, no URI and no path.
+        UnknownStoreError: An option or a variable is not the name of a store, a URI or a path.
         ConfigError: The chosen store needs a variable that is not set.
-        NoStoreError: Nothing says which store is meant.
+        NoStoreError: No store is selected.
     """
     choice = _chosen(world, settings, store)
     if choice.name is not None or choice.readonly:
@@ -513,7 +513,7 @@ def _chosen(world: World, settings: Settings, store: str | None) -> StoreChoice:
 
 
 def _named(world: World, settings: Settings, text: str, source: str) -> StoreChoice:
-    """The store that an option or a variable means; FLUJO_STATE_URI, not ours, never holds a name."""
+    """The store named by an option or a variable; FLUJO_STATE_URI, which is the library's, never holds a name."""
     if source != FLUJO_STATE_URI and text in settings.stores:
         return _of_entry(settings.stores[text], source)
     if not text.strip():
@@ -529,7 +529,7 @@ def _named(world: World, settings: Settings, text: str, source: str) -> StoreCho
 
 def _of_entry(entry: StoreEntry, source: str) -> StoreChoice:
     if entry.problem:
-        raise ConfigError(entry.problem, hint="set it, or choose another store with --store; see lens stores")
+        raise ConfigError(entry.problem, hint="set it, or select another store with --store; see lens stores")
     return StoreChoice(entry.uri, entry.name or None, source, entry.readonly, readonly_at=entry.readonly_at)
 
 
@@ -552,12 +552,12 @@ def _label(store: StoreEntry | StoreChoice) -> str:
 
 
 def _no_store(world: World, settings: Settings) -> NoStoreError:
-    message = f"nothing says which store is meant, and {world.cwd} has no {USUAL_STORE}"
+    message = f"no store is selected, and {world.cwd} has no {USUAL_STORE}"
     if settings.stores:
         name = next(iter(settings.stores))
-        message += f"; the files name {', '.join(settings.stores)}, and none as the default"
+        message += f"; the files name {', '.join(settings.stores)}, but no default"
         first = f"lens --store {name} list"
     else:
         first = "lens --store sqlite:///path/to.db list"
-    rest = f"or set {LENS_STORE}, or write default = ... into lens.toml; a store to play with: lens demo"
+    rest = f"or set {LENS_STORE}, or default = ... in lens.toml; to try lens: lens demo"
     return NoStoreError(message, hint=f"{first}\n{rest}")

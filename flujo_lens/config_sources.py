@@ -1,8 +1,7 @@
-"""Where settings are written: the files, their lines, and the values inside them.
+"""Reading settings files, with line numbers and checks of values.
 
-Nothing here knows which settings there are (that is `flujo_lens.config`). Files are found and read, places
-in them get a line number for messages, ``${VAR}`` is replaced, values are checked, and store URIs are made
-absolute as texts: no store is opened, nothing is created.
+The settings themselves are in `flujo_lens.config`. This module finds and reads files, maps keys to line numbers,
+replaces ``${VAR}``, checks values, and makes store URIs absolute as texts. It opens and creates no store.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ FLUJO_KEYS = (("state_uri",), ("settings", "state_uri"))
 
 @dataclass(frozen=True, eq=False, repr=False)
 class World:
-    """What settings depend on outside the program.
+    """The environment of the settings.
 
     Attributes:
         env: The environment variables.
         cwd: The current folder, absolute.
-        user_config_dir: The folder of the user's lens.toml; None: the platform's usual one.
+        user_config_dir: The folder of the user's lens.toml; None for the platform's default.
         etc_dir: The folder of the machine's lens.toml.
     """
 
@@ -46,16 +45,16 @@ class World:
 
 
 class SourceFile(NamedTuple):
-    """One file that was read, or the part of it that is about lens.
+    """A settings file, or the part of it for lens.
 
     Attributes:
         path: The file, absolute.
-        kind: Its name: "lens.toml" (also for a file named by ``--config``), "pyproject.toml" or "flujo.toml".
+        kind: "lens.toml" (also for a file given by ``--config``), "pyproject.toml" or "flujo.toml".
         data: The settings in it, as TOML gives them (of a flujo.toml: ``default``).
         text: The whole text, for line numbers.
         root: The path of `data` inside the file.
-        renamed: Keys of `data` that stand elsewhere in the file, and where.
-        distrust: Why somebody else may have written the file, which nobody named, as in "belongs to ana"; else None.
+        renamed: Keys of `data` with another path in the file.
+        distrust: Why a file that was not named explicitly may be written by another user ("belongs to ana"); or None.
     """
 
     path: Path
@@ -67,7 +66,7 @@ class SourceFile(NamedTuple):
     distrust: str | None = None
 
     def line(self, *key: str) -> int | None:
-        """The line of `key`, counted from 1; the nearest table's if need be; None if it is not found."""
+        """The line of `key`, counted from 1, or of its nearest table; None if not found."""
         target = self.renamed.get(key[0], (*self.root, *key))
         index = _line_index(self.text)
         if target in index:
@@ -77,20 +76,20 @@ class SourceFile(NamedTuple):
         return next(iter(inside + around), None)
 
     def source(self, *key: str) -> str:
-        """Where `key` was set, as `lens config` shows it: "path:line", or the path and pyproject's table."""
+        """The source of `key` in `lens config`: "path:line", or the path and pyproject's table."""
         if self.root:
             return f"{self.path} [{'.'.join(self.root)}]"
         line = self.line(*key)
         return f"{self.path}:{line}" if line else str(self.path)
 
     def place(self, *key: str, cwd: Path | None = None) -> str:
-        """Where `key` stands, as sentences say it: "path (line 4)"; a file in `cwd` by its name alone."""
+        """The place of `key` in messages: "path (line 4)"; a file in `cwd` by its name alone."""
         name = self.path.name if self.path.parent == cwd else str(self.path)
         line = self.line(*key)
         return f"{name} (line {line})" if line else name
 
     def error(self, key: tuple[str, ...], message: str, hint: str | None = None) -> ConfigError:
-        """The error for what is wrong at `key`: names file and line, then the key, then says `message`."""
+        """The error at `key`: file, line, key and `message`."""
         name = ".".join(self.renamed.get(key[0], key))
         said = f"{self.place(*key)}: {name} {message}"
         return ConfigError(said, hint=hint, file=str(self.path), line=self.line(*key), key=name)
@@ -104,7 +103,7 @@ _KEY = re.compile(rf"\s*{_NAME}\s*=")
 
 @lru_cache(maxsize=8)
 def _line_index(text: str) -> dict[tuple[str, ...], int]:
-    """The line at which each table and key of a TOML text first stands (best effort: tomllib tells none)."""
+    """The first line of each table and key of a TOML text (best effort, as tomllib has no line numbers)."""
     index: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), 1):
@@ -121,12 +120,12 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def read_files(world: World, config: str | None, named_by: str = "--config") -> tuple[SourceFile, ...]:
-    """Read the files that hold settings, the one that counts most first.
+    """Read the settings files, in order of precedence.
 
     Args:
-        world: Where to look.
-        config: A file that is read in place of all others, relative to the current folder.
-        named_by: What named `config`, for messages.
+        world: The environment.
+        config: The only file to read, relative to the current folder.
+        named_by: The source of `config`, for messages.
 
     Raises:
         ConfigError: A file cannot be read, is not UTF-8, or is not TOML; `config` does not exist.
@@ -145,22 +144,22 @@ def read_files(world: World, config: str | None, named_by: str = "--config") -> 
 
 
 def _met(file: SourceFile | None, world: World) -> SourceFile | None:
-    """A file that was met on the way upward, with why it may be somebody else's."""
+    """A file found by searching upward, with the reason to distrust it."""
     return file and file._replace(distrust=_distrust(file.path, world))
 
 
 def _distrust(path: Path, world: World) -> str | None:
-    """Why another user than this one (or root, or who called sudo) may have written a file; None if none may have."""
+    """Why a user other than this one, root, or the caller of sudo may have written a file; or None."""
     user = os.geteuid()
     trusted = {str(user), "0", *([world.env["SUDO_UID"]] if user == 0 and world.env.get("SUDO_UID") else ())}
     try:
         link, found = os.lstat(path), os.stat(path)
     except OSError:
-        return "cannot be looked at"
+        return "is not accessible"
     for each in (link, found):
         if str(each.st_uid) not in trusted:
             return f"belongs to {_user_name(each.st_uid)}"
-    return "can be written by every user" if found.st_mode & stat.S_IWOTH else None
+    return "is writable by all users" if found.st_mode & stat.S_IWOTH else None
 
 
 def _user_name(uid: int) -> str:
@@ -175,7 +174,7 @@ def _user_name(uid: int) -> str:
 def _first(
     read: Callable[[Path], SourceFile | None], paths: Iterator[Path], *, only_nearest: bool = False
 ) -> SourceFile | None:
-    """The first of `paths` that has something for lens, or (`only_nearest`) the first if it has."""
+    """The first of `paths` with settings for lens, or with `only_nearest`, the first path if it has any."""
     for path in paths:
         file = read(path)
         if file is not None or only_nearest:
@@ -190,7 +189,7 @@ def _upward(folder: Path, name: str) -> Iterator[Path]:
 
 def _in_folder(folder: Path, name: str = LENS_TOML) -> Iterator[Path]:
     path = folder / name
-    if os.path.isfile(path):  # False, where Path.is_file raises, when the folder must not be entered
+    if os.path.isfile(path):  # unlike Path.is_file, False without permission for the folder
         yield path
 
 
@@ -203,12 +202,12 @@ def _user_config_dir(world: World) -> Path | None:
 def _read_named(world: World, config: str, named_by: str) -> SourceFile:
     path = Path(absolute_path(config, world.cwd, world.env))
     if not os.path.exists(path):
-        raise ConfigError(f"{named_by} names {path}, and there is no such file", file=str(path))
+        raise ConfigError(f"{named_by}: no such file: {path}", file=str(path))
     readers = {PYPROJECT: _pyproject_file, FLUJO_TOML: _flujo_file}
     file = readers.get(path.name, _lens_file)(path)
     if file is None:
         wanted = "[tool.flujo-lens] table" if path.name == PYPROJECT else "state_uri"
-        raise ConfigError(f"{named_by} names {path}, which has no {wanted}", file=str(path))
+        raise ConfigError(f"{named_by}: {path} has no {wanted}", file=str(path))
     return file
 
 
@@ -219,7 +218,7 @@ def _lens_file(path: Path) -> SourceFile:
 
 def _pyproject_file(path: Path) -> SourceFile | None:
     text = _read(path)
-    if PYPROJECT_TABLE[1] not in text:  # not ours to judge, and parsing a long one takes time
+    if PYPROJECT_TABLE[1] not in text:  # not checked, and slow to parse if long
         return None
     tool = _parse(path, text).get("tool")
     table = tool.get(PYPROJECT_TABLE[1]) if isinstance(tool, dict) else None
@@ -237,7 +236,7 @@ def _flujo_file(path: Path) -> SourceFile | None:
             value = value.get(part) if isinstance(value, dict) else None
         if value is not None:
             if isinstance(value, str):
-                value = value.replace("$$", "$$$$")  # the library that owns the file knows no "$$"
+                value = value.replace("$$", "$$$$")  # the library does not support "$$"
             return SourceFile(path, FLUJO_TOML, {"default": value}, text, renamed={"default": place})
     return None
 
@@ -260,11 +259,11 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as exc:  # TOMLDecodeError, or a number of thousands of digits
+    except (ValueError, RecursionError) as exc:  # TOMLDecodeError, or a number with thousands of digits
         at = re.search(r"at line (\d+)", str(exc))
         line = int(at[1]) if at else text.rstrip("\n").count("\n") + 1
         message = f"{path} (line {line}): not valid TOML: {exc}"
-        hint = 'texts stand in quotes: default = "prod"'
+        hint = 'texts need quotes: default = "prod"'
         raise ConfigError(message, hint=hint, file=str(path), line=line) from exc
 
 
@@ -272,25 +271,25 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     """Replace ``${VAR}`` by the variable and ``$$`` by ``$``; any other ``$`` stays.
 
     Raises:
-        KeyError: A variable is not set; its argument is the variable's name.
+        KeyError: A variable is not set; the argument is its name.
     """
     return re.sub(r"\$\$|\$\{([^}]*)\}", lambda hit: "$" if hit[0] == "$$" else env[hit[1]], text)
 
 
 def absolute_path(text: str, base: Path, env: Mapping[str, str]) -> str:
-    """The path `text`, with ``~`` replaced, absolute against the folder `base`, without ``.`` and ``..``.
+    """The absolute path of `text` relative to `base`, with ``~`` replaced, without ``.`` and ``..``.
 
     Raises:
-        ConfigError: ``~`` stands for no folder.
+        ConfigError: ``~`` cannot be resolved.
     """
     return _normal(os.path.join(base, expand_home(text, env)))
 
 
 def absolute_uri(text: str, base: Path, env: Mapping[str, str]) -> str:
-    """Make a store's URI or path absolute: paths and ``sqlite:///relative`` against the folder `base`.
+    """Make the URI or path of a store absolute: paths and ``sqlite:///relative`` are relative to `base`.
 
-    ``sqlite:////absolute``, ``file:///absolute`` and every other scheme keep their meaning; what follows a
-    ``?`` stays. Nothing is percent-encoded or decoded. ``file:states`` and ``sqlite:runs.db`` are relative paths.
+    ``sqlite:////absolute``, ``file:///absolute`` and other schemes are unchanged; a query after ``?`` stays. Nothing
+    is percent-encoded or decoded. ``file:states`` and ``sqlite:runs.db`` are relative paths.
     """
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in ("file", "sqlite") and not rest.startswith("//"):
@@ -312,7 +311,7 @@ def _normal(path: str) -> str:
 
 
 def looks_like_path(text: str, base: Path) -> bool:
-    """Whether `text`, which is no URI and no store's name, is meant as a path."""
+    """Whether `text`, which is neither a URI nor the name of a store, looks like a path."""
     wanted = (
         "/" in text or text.startswith((".", "~", "file:", "sqlite:")) or text.endswith((".db", ".sqlite", ".sqlite3"))
     )
@@ -320,12 +319,12 @@ def looks_like_path(text: str, base: Path) -> bool:
 
 
 def same_place(one: str, other: str) -> bool:
-    """Whether two absolute URIs or paths, compared as texts, name the same store."""
+    """Whether two absolute URIs or paths name the same store, compared as texts."""
     return place_of(one) == place_of(other)
 
 
 def same_store(one: str, other: str) -> bool:
-    """Whether two absolute URIs or paths lead to the same store: by a link too, or as another user of a server."""
+    """Whether two absolute URIs or paths name the same store, also via links or as different users of a server."""
     place, second = place_of(one), place_of(other)
     if place.startswith("/") and second.startswith("/"):
         return place == second or os.path.realpath(place) == os.path.realpath(second) or _is_same_file(place, second)
@@ -344,7 +343,7 @@ def _without_user(uri: str) -> str:
 
 
 def place_of(uri: str) -> str:
-    """The path of a store that is at one, else its URI in one spelling."""
+    """The path of a store, or else its normalized URI."""
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return uri
@@ -376,10 +375,10 @@ def parse_duration(text: str) -> timedelta:
 
 
 class WrongValueError(Exception):
-    """A value is of the wrong kind.
+    """A value has the wrong type.
 
     Args:
-        must: The rest of a sentence that begins with the key: "must be true or false, not a list".
+        must: The rest of a sentence that starts with the key: "must be true or false, not a list".
         hint: What to write instead.
     """
 
@@ -390,7 +389,7 @@ class WrongValueError(Exception):
 
 
 def describe(value: Any) -> str:
-    """A TOML value as messages name it; passwords in it are masked."""
+    """A TOML value for messages, with passwords masked."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -412,10 +411,10 @@ def check_text(value: Any) -> str:
 
 
 def check_printable(text: str) -> None:
-    """Raise where a text has a control character: no name, path or URI is meant to."""
+    """Refuse control characters, which no name, path or URI should have."""
     if found := re.search("[\x00-\x1f\x7f-\x9f]", text):
-        hint = "in double quotes a backslash begins an escape: write it twice, or use single quotes"
-        raise WrongValueError(f"must not hold the control character {found[0]!a}", hint)
+        hint = "in double quotes, a backslash starts an escape: double it, or use single quotes"
+        raise WrongValueError(f"must not contain the control character {found[0]!a}", hint)
 
 
 def check_bool(value: Any) -> bool:
@@ -428,7 +427,7 @@ def check_duration(value: Any) -> timedelta:
     try:
         return parse_duration(check_text(value))
     except TimeFormatError as exc:
-        raise WrongValueError(f'must be a length of time like "1h", not {describe(value)}', exc.hint) from exc
+        raise WrongValueError(f'must be a duration like "1h", not {describe(value)}', exc.hint) from exc
 
 
 def check_age(value: Any) -> str:
@@ -450,7 +449,7 @@ def check_seconds(value: Any) -> float:
 
 def check_texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise WrongValueError(f"must be a list of texts, not {describe(value)}", 'like this: ["*ssn*"]')
+        raise WrongValueError(f"must be a list of texts, not {describe(value)}", 'for example: ["*ssn*"]')
     return tuple(value)
 
 
@@ -470,5 +469,5 @@ def check_zone(value: Any) -> tzinfo:
         return zoneinfo.ZoneInfo(value)
     except (KeyError, ValueError, OSError) as exc:
         near = nearest(value, zoneinfo.available_timezones())
-        hint = f"Did you mean {near}?" if near else 'it is written as in "America/Lima"'
+        hint = f"Did you mean {near}?" if near else 'for example: "America/Lima"'
         raise WrongValueError(f"must be a known time zone, not {describe(value)}", hint) from exc

@@ -1,4 +1,4 @@
-"""The user's folders, where there are any: a container or a service may have no HOME, and no entry in passwd."""
+"""The user's folders. In a container or service, there may be no HOME and no passwd entry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME = "flujo-lens"
 
 
 def current_folder() -> Path:
-    """The current folder; where that was deleted, the path that it had: an absolute --store still has to work."""
+    """The current folder, or its former path if it was deleted, so that an absolute --store still works."""
     try:
         return Path.cwd()
     except OSError:
@@ -23,7 +23,7 @@ def current_folder() -> Path:
 
 
 def home_folder(env: Mapping[str, str]) -> str | None:
-    """HOME if it is an absolute path, else the home of the user's entry in passwd; None if there is neither."""
+    """HOME if it is an absolute path, else the home folder in passwd, or None."""
     given = env.get("HOME", "")
     if os.path.isabs(given):
         return given
@@ -37,17 +37,17 @@ def home_folder(env: Mapping[str, str]) -> str | None:
 
 
 def config_folder(env: Mapping[str, str]) -> Path | None:
-    """The folder of the user's settings; None if the user has none."""
+    """The folder of the user's settings, or None."""
     return _user_folder(env, "XDG_CONFIG_HOME", ".config", "user_config_path")
 
 
 def cache_folder(env: Mapping[str, str]) -> Path | None:
-    """The folder of the user's caches; None if the user has none."""
+    """The folder of the user's caches, or None."""
     return _user_folder(env, "XDG_CACHE_HOME", ".cache", "user_cache_path")
 
 
 def state_folder(env: Mapping[str, str]) -> Path | None:
-    """The folder of what is kept for the user between commands; None if the user has none."""
+    """The folder of the user's state files, or None."""
     return _user_folder(env, "XDG_STATE_HOME", ".local/state", "user_state_path")
 
 
@@ -59,7 +59,7 @@ def _user_folder(env: Mapping[str, str], variable: str, below_home: str, elsewhe
             return Path(getattr(platformdirs, elsewhere)(_NAME, appauthor=False))
         except RuntimeError:  # it finds no home
             return None
-    # What platformdirs answers; to import it takes longer than all the rest.
+    # the same as platformdirs, whose import is slow
     base = env.get(variable, "")
     if os.path.isabs(base):
         return Path(base, _NAME)
@@ -68,17 +68,17 @@ def _user_folder(env: Mapping[str, str], variable: str, below_home: str, elsewhe
 
 
 def expand_home(text: str, env: Mapping[str, str]) -> str:
-    """`text` with ``~`` and ``~user`` at its beginning replaced, as in a shell; a user who does not exist stays.
+    """Replace ``~`` and ``~user`` at the beginning of `text` as a shell does; an unknown user stays.
 
     Raises:
-        ConfigError: ``~`` stands there, and this user has no home.
+        ConfigError: ``~`` is used, but the user has no home folder.
     """
     if text != "~" and not text.startswith("~/"):
         return os.path.expanduser(text)
     home = home_folder(env)
     if home is None:
         raise ConfigError(
-            f'"{text}" is in a home folder, and this user has none: HOME is not set, and there is no entry in passwd',
-            hint="write the whole path, or set HOME",
+            f'cannot expand "{text}": the user has no home folder (HOME is not set, and there is no passwd entry)',
+            hint="use an absolute path, or set HOME",
         )
     return home + text[1:]

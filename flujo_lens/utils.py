@@ -1,4 +1,4 @@
-"""The import path that the library's documents use: everything here is from `flujo_lens.serialization`."""
+"""An alias of `flujo_lens.serialization`, for the import path used in the library's documentation."""
 
 from __future__ import annotations
 

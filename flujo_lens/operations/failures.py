@@ -14,7 +14,7 @@ from flujo_lens.state.stale_runs import silent_ids, with_signs
 from flujo_lens.state.statistics import FailureGroup
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["FailureReport", "failed_runs", "failure_report", "silent_runs"]
+__all__ = ["FailureReport", "failed_runs", "failure_report", "stale_runs"]
 
 FAILED = frozenset({"failed"})
 
@@ -56,7 +56,7 @@ async def _grouped(backend: StateBackend, wanted: RunFilter) -> tuple[Failures, 
     return failures, problems
 
 
-async def silent_runs(
+async def stale_runs(
     backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
 ) -> list[RunSummary]:
     """Running runs without activity for `silent_after`, or whose process is dead.

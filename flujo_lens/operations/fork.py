@@ -137,7 +137,7 @@ def _standing(old: RunDetail, step: str, names: Sequence[str]) -> int:
             run_id=old.run.run_id,
         )
     there = [*names, *([old.run.step_name] if old.run.step_name and old.run.step_name not in names else [])]
-    raise UnknownValueError.of(f"step that {old.run.run_id} has reached,", step, there or ("none",))
+    raise UnknownValueError.of(f"step of {old.run.run_id}", step, there or ("none",))
 
 
 async def _manifest(backend: StateBackend, run_id: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 
-from flujo_lens.operations.failures import FAILED, silent_runs
+from flujo_lens.operations.failures import FAILED, stale_runs
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.forks import unstarted_fork_of
@@ -36,7 +36,7 @@ async def store_status(
     counted = asyncio.ensure_future(backend.count_runs(wanted))
     try:
         failing, usual = await _failing(backend, now, wanted)
-        silent = await silent_runs(backend, wanted, now, silent_after)
+        silent = await stale_runs(backend, wanted, now, silent_after)
         waiting, oldest = await _waiting(backend, wanted)
         facts = await backend.read_facts()
         runs = await counted

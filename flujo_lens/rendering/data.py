@@ -37,7 +37,7 @@ def check_format(name: str, legal: Iterable[str] = FORMATS) -> str:
         return name
     if name not in FORMATS:
         raise UnknownValueError.of("output format", name, list(legal))
-    raise UsageError(f"-o {name} makes no sense here", hint=f"there are: {', '.join(legal)}")
+    raise UsageError(f"-o {name} is not supported by this command", hint=f"supported: {', '.join(legal)}")
 
 
 def utc(when: datetime) -> str:

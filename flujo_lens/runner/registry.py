@@ -102,9 +102,9 @@ class PipelineRegistry:
         """
         pipeline = self.get(name, version)
         if name not in self._pipelines:
-            raise UnknownValueError.of("registered pipeline", name, self.names() or ("none at all",))
+            raise UnknownValueError.of("registered pipeline", name, self.names() or ("none",))
         if pipeline is None:
-            raise UnknownValueError.of(f"version of {name} called", version, self.versions(name))
+            raise UnknownValueError.of(f"version of {name}", version, self.versions(name))
         return pipeline, str(self.get_latest_version(name) if version == "latest" else version)
 
     def migrations(self, name: str, old: str, new: str) -> tuple[MigrationFunction, ...] | None:

@@ -1,4 +1,4 @@
-"""Counting runs in bounded memory: durations in logarithmic buckets, failures by normalised error."""
+"""Statistics in bounded memory: durations in logarithmic buckets, failures by normalised error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from flujo_lens.state.views import RunFilter, RunSummary, Span
 __all__ = ["BUCKET_RATIO", "ENDED", "Failures", "Histogram", "RunTally", "SpanTally", "aggregate", "aggregate_spans"]
 
 BUCKET_RATIO = 1.02
-"""A bucket's upper bound over its lower one: percentiles are right to 2 %."""
+"""Ratio of the bounds of a bucket: percentiles are exact to 2 %."""
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
-"""Statuses of runs whose duration is that of the run, not of its life so far."""
+"""Statuses of ended runs, whose duration is final."""
 
 MOST_GROUPS = 5_000
 OTHER = "(other errors)"
@@ -26,7 +26,7 @@ _STEP = math.log(BUCKET_RATIO)
 
 
 class Histogram:
-    """Durations as counts by bucket. Bucket b holds values from 1.02**b to 1.02**(b+1) milliseconds."""
+    """Counts of durations by bucket. Bucket b has values from 1.02**b to 1.02**(b+1) milliseconds."""
 
     __slots__ = ("buckets", "count", "total", "zeros")
 
@@ -37,12 +37,12 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value_ms: float) -> None:
-        """Count one duration."""
+        """Add a duration."""
         bucket = math.floor(math.log(value_ms) / _STEP) if value_ms > 0 else None
         self.add_bucket(bucket, 1, max(value_ms, 0.0))
 
     def add_bucket(self, bucket: int | None, count: int, total_ms: float) -> None:
-        """Count `count` durations of one bucket (None: zero) with their sum."""
+        """Add `count` durations of a bucket (None: zero) with the sum `total_ms`."""
         self.count += count
         self.total += total_ms
         if bucket is None:
@@ -51,7 +51,7 @@ class Histogram:
             self.buckets[bucket] += count
 
     def percentile(self, share: float) -> float:
-        """The middle of the bucket in which the value at `share` (0 to 1) of the sorted ones lies."""
+        """The percentile at `share` (0 to 1): the middle of its bucket."""
         rank = max(1, math.ceil(share * self.count))
         passed = self.zeros
         if rank <= passed:
@@ -71,12 +71,12 @@ class Histogram:
 
 
 def _significant(value: float) -> float:
-    """`value` with the digits that mean something."""
+    """`value` rounded to its significant digits."""
     return float(f"{value:.6g}")
 
 
 class Failures:
-    """Failed runs by normalised error. Beyond 5,000 different errors the rest are counted as one."""
+    """Counts of failed runs by normalised error. After 5,000 different errors, the rest are counted as one."""
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
@@ -93,14 +93,14 @@ class Failures:
         self.add(run.run_id, run.error_message, run.step_name, run.updated_at)
 
     def groups(self) -> tuple[FailureGroup, ...]:
-        """The groups, the largest first, of equal ones the latest."""
+        """The groups, largest first, then latest first."""
         made = [group.view(error) for error, group in self._groups.items()]
         made.sort(key=lambda g: (-g.count, -(g.last_at.timestamp() if g.last_at else 0.0), g.error))
         return tuple(made)
 
     @property
     def count(self) -> int:
-        """How many runs were counted."""
+        """Number of runs counted."""
         return sum(group.count for group in self._groups.values())
 
 
@@ -147,7 +147,7 @@ def _pipeline(name: str, by: Mapping[str, int], lengths: Histogram) -> PipelineS
 
 
 def by_size(counts: Mapping[str, int]) -> dict[str, int]:
-    """The same counts, the largest first."""
+    """The counts sorted, largest first."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -160,7 +160,7 @@ def total_by_status(counts: Iterable[tuple[tuple[str, str], int]]) -> dict[str, 
 
 
 class SpanTally:
-    """Counts of spans by name, of those that ended by status too, and their durations by name."""
+    """Counts of spans by name and (if ended) status, and their durations by name."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -169,13 +169,13 @@ class SpanTally:
         self._durations: defaultdict[str, Histogram] = defaultdict(Histogram)
 
     def add(self, name: str, status: str, duration_ms: float | None) -> None:
-        """Count one span; one without an end has no duration."""
+        """Add a span; without an end, it has no duration."""
         self._count(name, status, 1, int(duration_ms is not None))
         if duration_ms is not None:
             self._durations[name].add(duration_ms)
 
     def add_group(self, name: str, status: str, spans: int, bucket: int | None, measured: int, total_ms: float) -> None:
-        """Count spans of one name, status and bucket, of which `measured` have a duration."""
+        """Add spans of one name, status and bucket, of which `measured` have a duration."""
         self._count(name, status, spans, measured)
         if measured:
             self._durations[name].add_bucket(bucket, measured, total_ms)
@@ -212,7 +212,7 @@ def aggregate_spans(traces: Iterable[Iterable[Span]]) -> tuple[SpanStats, ...]:
 
 
 class RunTally:
-    """Counts of runs by pipeline and status, their durations by pipeline, failures by error."""
+    """Counts of runs by pipeline and status, durations by pipeline, failures by error."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -230,7 +230,7 @@ class RunTally:
         self._bad += bool(run.problems)
 
     def stats(self, wanted: RunFilter) -> Stats:
-        """The statistics over what was counted, which is what `wanted` admits."""
+        """The statistics of the counted runs, which match `wanted`."""
         return Stats(
             total=self._counts.total(),
             by_status=total_by_status(self._counts.items()),
@@ -244,7 +244,7 @@ class RunTally:
 
 
 async def aggregate(runs: AsyncIterator[RunSummary], wanted: RunFilter) -> Stats:
-    """Statistics over `runs`, one at a time."""
+    """Statistics of `runs`, read one at a time."""
     tally = RunTally()
     async for run in runs:
         tally.add(run)

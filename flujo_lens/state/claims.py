@@ -1,14 +1,12 @@
-"""Who works on a run: claims with a lease and a heartbeat; and what a runner saves and finds in one call.
+"""Claims on runs, with a lease and heartbeats; and the values that a runner saves and reads in one call.
 
-A claim is a row beside the run, taken by compare-and-set (`StateBackend.claim_run`). Whoever holds it beats within
-its lease; whoever does not has lost the run to the first that asks. A holder whose process is known to be gone has
-lost it at once; one that is known to be alive, since it is a process of this machine, does not lose it, however long
-it is silent.
+A claim is a separate row for a run, taken by compare-and-set (`StateBackend.claim_run`). Its holder sends heartbeats
+within the lease; otherwise the claim expires, and another process can take the run. The claim of a dead process
+expires at once; the claim of a live process on this machine does not expire.
 
-Times are of the clock of the machine that writes them. A clock that goes ahead of its holder's by as much as the
-lease takes a run from one that lives; one that goes behind waits longer than the lease. So a lease has to be longer
-than clocks differ, and every save of progress checks the claim inside its own transaction: a holder that was
-replaced saves nothing more.
+Times come from the clock of the writing machine. If clocks differ by more than a lease, a live holder on another
+machine can lose its claim, so a lease must be longer than the difference. Every save of progress checks the claim in
+its transaction: a holder that lost its claim cannot save.
 """
 
 from __future__ import annotations
@@ -26,23 +24,22 @@ from flujo_lens.state.processes import boot_id, is_other_boot, start_of
 __all__ = ["WORKING", "Claim", "Holder", "Progress", "ResumableGroup", "check_lease", "present"]
 
 WORKING: set[str] = set()
-"""Tokens of the claims under which this process works on a run, and gives signs. Of another claim of its own nobody
-knows whether somebody still works under it: that one ends with its lease."""
+"""Tokens of the active claims of this process, which get heartbeats. Its other claims expire with their leases."""
 
 
 def present() -> datetime:
-    """The present, by this machine's clock: all that the rules of claims know of time."""
+    """The current time by this machine's clock, which the rules of claims use."""
     return datetime.now(UTC)
 
 
 class Holder(NamedTuple):
-    """A process that works on runs.
+    """A process that holds claims.
 
     Attributes:
-        host: The name of its machine. Machines that share a store need names of their own.
+        host: The name of its machine. Machines that share a store need different names.
         boot_id: The boot of its machine (and its container), see `flujo_lens.state.processes.boot_id`.
         pid: Its process id.
-        started: The start of the process as its system tells it; "" if it does not.
+        started: The start of the process as reported by its system; "" if unknown.
     """
 
     host: str
@@ -52,23 +49,23 @@ class Holder(NamedTuple):
 
     @classmethod
     def current(cls) -> Holder:
-        """This process. A child of `os.fork` is another one."""
+        """This process. A child of `os.fork` is a different holder."""
         pid = os.getpid()
         return cls(socket.gethostname(), boot_id(), pid, start_of(pid) or "")
 
     def is_gone(self) -> bool:
-        """Whether the process is known to be dead: of this machine, and of another boot, no process, or another's id.
+        """Whether the process is known to be dead: it was on this machine, which was rebooted or has no such process.
 
-        False if it lives, and if nobody here can know.
+        False if it is alive or unknown.
         """
         return self._is_alive() is False
 
     def is_alive(self) -> bool:
-        """Whether the process is known to live: it is one of this machine. False if it is gone, or nobody can know."""
+        """Whether the process is known to be alive on this machine. False if it is dead or unknown."""
         return self._is_alive() is True
 
     def _is_alive(self) -> bool | None:
-        """None if nobody here can know."""
+        """None if unknown."""
         if self.host != socket.gethostname():
             return None
         rebooted = is_other_boot(self.boot_id)
@@ -85,15 +82,15 @@ class Holder(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The right of one holder to work on one run.
+    """The right of a holder to work on a run.
 
     Attributes:
         run_id: The run.
-        token: What tells this claim from all others; a new one for every claim.
-        holder: Who has it.
+        token: A unique token of this claim.
+        holder: The holder.
         taken_at: When it was taken, in UTC by the holder's clock.
-        beat_at: When the holder gave its last sign, in the same way.
-        lease: Seconds that it is good for after a sign.
+        beat_at: The last heartbeat, in UTC by the holder's clock.
+        lease: Seconds from a heartbeat to the expiry of the claim.
     """
 
     run_id: str
@@ -105,64 +102,64 @@ class Claim(NamedTuple):
 
     @classmethod
     def take(cls, run_id: str, holder: Holder, lease: float, now: datetime) -> Claim:
-        """A new claim, with a token of its own; nothing is stored.
+        """A new claim with a new token. Stores nothing.
 
         Raises:
-            ValueError: `lease` is no length of time.
+            ValueError: `lease` is not a valid duration.
         """
         return cls(run_id, os.urandom(16).hex(), holder, now, now, check_lease(lease))
 
     def has_ended(self, now: datetime) -> bool:
-        """Whether another may take the run at `now`: the holder is gone, or nobody knows and its lease is over.
+        """Whether another process may take the run at `now`: the holder is dead, or unknown and its lease has expired.
 
-        A sign that lies in the future by the clock of `now` counts as one. A holder of this machine that lives keeps
-        its run beyond the lease: it may be stopped, or be kept from giving signs.
+        A heartbeat in the future of `now` is valid. A live holder on this machine keeps its claim beyond the lease,
+        since it may be stopped or too busy for heartbeats.
         """
         if self.holder.is_gone():
             return True
         return now - self.beat_at > timedelta(seconds=self.lease) and not self.is_kept()
 
     def is_kept(self) -> bool:
-        """Whether its holder is known to live, and to work under it."""
+        """Whether its holder is known to be alive and uses it."""
         if self.token in WORKING:
             return True
         return self.holder.pid != os.getpid() and self.holder.is_alive()
 
     def check_free(self, now: datetime) -> None:
-        """Do nothing if another may take the run at `now`.
+        """Raise unless another process may take the run at `now`.
 
         Raises:
-            RunHeldError: its holder still has it.
+            RunHeldError: the claim is valid.
         """
         if not self.has_ended(now):
             ends = self.beat_at + timedelta(seconds=self.lease)
-            told = str(self.holder), self.beat_at.isoformat(), ends.isoformat()
-            raise RunHeldError.of(self.run_id, *told, pid=self.holder.pid if self.is_kept() else None)
+            times = str(self.holder), self.beat_at.isoformat(), ends.isoformat()
+            raise RunHeldError.of(self.run_id, *times, pid=self.holder.pid if self.is_kept() else None)
 
     def check_held(self, found: Claim | None) -> None:
-        """Do nothing if `found`, which is stored for the run, is this claim.
+        """Raise unless `found`, the stored claim on the run, is this claim.
 
         Raises:
-            LostClaimError: it is another's, or there is none.
+            LostClaimError: it is another claim, or there is none.
         """
         if found is None or found.token != self.token:
             raise LostClaimError.of(self.run_id, str(found.holder) if found else None)
 
     def beaten(self, now: datetime | None = None) -> Claim:
-        """This claim with a sign at `now` (by default the present)."""
+        """This claim with a heartbeat at `now` (default: the current time)."""
         return self._replace(beat_at=now or present())
 
     def to_dict(self) -> dict[str, Any]:
-        """The claim in plain values: the holder's fields beside its own, times as ISO 8601 texts."""
+        """The claim as plain values, including the holder's fields; times as ISO 8601 texts."""
         times = {"taken_at": self.taken_at.isoformat(), "beat_at": self.beat_at.isoformat()}
         return {"run_id": self.run_id, "token": self.token, **self.holder._asdict(), **times, "lease": self.lease}
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Claim:
-        """The claim that `to_dict` gave.
+        """The claim of a `to_dict` result.
 
         Raises:
-            KeyError, TypeError, ValueError: it gave something else.
+            KeyError, TypeError, ValueError: `row` is malformed.
         """
         holder = Holder(str(row["host"]), str(row["boot_id"]), int(row["pid"]), str(row["started"]))
         taken, beaten = (datetime.fromisoformat(row[name]).astimezone(UTC) for name in ("taken_at", "beat_at"))
@@ -170,10 +167,10 @@ class Claim(NamedTuple):
 
 
 def check_lease(lease: float) -> float:
-    """`lease` if it is a length of time in seconds, from above 0 to that of a century.
+    """Check that `lease` is a number of seconds above 0 and up to a century; return it.
 
     Raises:
-        ValueError, TypeError: it is none.
+        ValueError, TypeError: it is not.
     """
     if not (math.isfinite(lease) and 0 < lease <= 3.2e9):
         raise ValueError(f"a lease must be a number of seconds above 0, not {lease!r}")
@@ -181,17 +178,17 @@ def check_lease(lease: float) -> float:
 
 
 class Progress(NamedTuple):
-    """What a runner saves between two steps, all of it or nothing (`StateBackend.save_progress`).
+    """What a runner saves between two steps, atomically (`StateBackend.save_progress`).
 
     Attributes:
-        run_id: The run; it counts, whatever the documents below say.
-        state: As of `save_state`.
-        run_start: As of `save_run_start`.
-        step: As of `save_step_result`.
-        spans: As of `save_spans`.
-        run_end: As of `save_run_end`.
-        manifest: Digest of the manifest that the run belongs to from now on.
-        claim: The claim that must still be held; it gets a sign.
+        run_id: The run; overrides ids in the documents below.
+        state: As for `save_state`.
+        run_start: As for `save_run_start`.
+        step: As for `save_step_result`.
+        spans: As for `save_spans`.
+        run_end: As for `save_run_end`.
+        manifest: The digest of the new manifest of the run.
+        claim: The claim that must be held; it gets a heartbeat.
     """
 
     run_id: str
@@ -205,17 +202,17 @@ class Progress(NamedTuple):
 
 
 class ResumableGroup(NamedTuple):
-    """Runs that could still resume and stand at the same place in the same shape.
+    """Resumable runs at the same position in the same shape.
 
     Attributes:
-        pipeline_name: Their pipeline, as `flujo_lens.state.interpret.named` finds it.
+        pipeline_name: Their pipeline, see `flujo_lens.state.interpret.named`.
         pipeline_version: Its version.
         status: ``paused``, ``failed`` or ``running``.
-        step_index: Where they go on; None if the store does not tell.
-        step_name: The step that they stand at; None if the store does not tell.
-        manifest: The digest of their shape; None for those without one.
-        completed: The names of the steps done, in order, of those without a manifest; empty for the others.
-        runs: How many they are.
+        step_index: The index of the next step; None if unknown.
+        step_name: The current step; None if unknown.
+        manifest: The digest of their manifest; None without one.
+        completed: Without a manifest, the names of the finished steps in order; else empty.
+        runs: Number of runs.
         sample_run_id: One of them.
     """
 

@@ -1,8 +1,8 @@
-"""What is to be deleted and why, what was, and what brings it back: values that every driver shares.
+"""Deletion: the values of requests, plans, results and restored runs, shared by all drivers.
 
-A deletion is a plan and its execution. `StateBackend.plan_deletion` looks and changes nothing; its plan can be printed,
-counted, asked about. `StateBackend.delete_planned` carries it out, in small batches, and looks at every run again
-before it goes. What goes is handed, as records, to whoever wants to keep it (see `BackupCallback`), before it is gone.
+A deletion is a plan and its execution. `StateBackend.plan_deletion` changes nothing; its plan can be printed, counted
+and confirmed. `StateBackend.delete_planned` executes it in small batches, and checks every run again before deleting
+it. The records of a batch are passed to a `BackupCallback` before they are deleted.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
-"""What a store holds of one run, or a part of that, as JSON-ready data: ``run_id``, and what its driver understands.
+"""A part of the stored data of a run, JSON-serializable: ``run_id``, and fields of its driver.
 
-The records of one run come one after the other. A run is whole with the one that says ``"last": True``.
+The records of a run are consecutive; the last one has ``"last": True``.
 """
 
 BackupCallback = Callable[[Sequence[Record]], None]
-"""Keeps the records of a batch of runs, so that they survive the death of the machine when it returns.
+"""Saves the records of a batch of runs durably: they are on disk when it returns.
 
-It is called before they are deleted, on a thread of the driver, which may hold a lock meanwhile. What it raises stops
-the deletion; the batch stays.
+It is called before the batch is deleted, on a thread of the driver, which may hold a lock. An exception stops the
+deletion; the batch is not deleted.
 """
 
 
 ORPHANS_AGE = timedelta(days=1)
-"""How old a row without a run has to be where no age is given: its run may be about to be saved."""
+"""Default minimum age of rows without a run to delete, since their run may be about to be saved."""
 
 
 class DeletionRequest(NamedTuple):
-    """Which runs are to go.
+    """Which runs to delete.
 
-    A run and its background tasks (and theirs) are a family, and go together or not at all: when every member is old
-    enough and has one of the statuses asked for, and the run itself fits the rest of the filter.
+    A run and its background tasks (and theirs) are a family, which is deleted as a whole: when every member is old
+    enough and has a requested status, and the run itself matches the rest of the filter.
 
     Attributes:
-        now: The current time, in UTC. A time behind it is no age.
-        cutoff: Runs last updated before this instant are old; None: age does not matter.
+        now: The current time, in UTC. Times in the future of it have no age.
+        cutoff: Runs last updated before this instant are old enough; None for any age.
         wanted: The filter.
-        run_ids: These runs alone, whatever else: their families, age, pauses and the filter do not matter.
-        state_only: Of `run_ids`, delete the state and keep the history, marked as cancelled.
-        keep_last: So many runs of each pipeline stay: those that started last, of those that the filter admits.
-        keep_paused: Families with a paused run stay.
-        keep_unknown: Families stay that have a run with a status which is none of `RUN_STATUSES`.
-        orphans_before: Rows that hang on no run are deleted too, if the newest of their id is older; None: they stay.
-        alive_since: A run that is said to be running, and gave a sign at this instant or later, is taken for one that a
-            living process holds, though it has no claim; None: claims alone tell. Named runs it does not concern.
-        force: Also what a living process holds.
+        run_ids: Only these runs, without their families; age, pauses and the filter do not apply.
+        state_only: Of `run_ids`, delete the state and keep the history, marked cancelled.
+        keep_last: Number of runs to keep of each pipeline: the last started that match the filter.
+        keep_paused: Whether to keep families with a paused run.
+        keep_unknown: Whether to keep families with a status other than `RUN_STATUSES`.
+        orphans_before: Also delete rows without a run if all of their id are older; None to keep them.
+        alive_since: A running run without a claim counts as held if it was active at this instant or later; None to
+            use only claims. Does not apply to `run_ids`.
+        force: Also delete runs held by live processes.
     """
 
     now: datetime
@@ -79,15 +79,15 @@ class DeletionRequest(NamedTuple):
 
 
 class Retained(NamedTuple):
-    """Runs that the filter admits and that stay all the same: how many, and why.
+    """Numbers of runs that match the filter but are kept, by reason.
 
     Attributes:
-        paused: They are paused, or of a family with a run that is.
-        unknown_age: A time of theirs is missing, cannot be read, or lies in the future.
-        family: They are old, but another of their family is not, or is none of those that were asked for.
-        last: They are among the last of their pipeline.
-        held: A living process holds them, or they may be alive (see `DeletionRequest.alive_since`).
-        unknown_status: Their status is none of `RUN_STATUSES`, or they are of a family with such a run.
+        paused: Paused, or in a family with a paused run.
+        unknown_age: A time is missing, unreadable, or in the future.
+        family: Old enough, but another run of the family is not, or is not selected.
+        last: Among the last of their pipeline.
+        held: Held by a live process, or possibly alive (see `DeletionRequest.alive_since`).
+        unknown_status: With a status other than `RUN_STATUSES`, or in a family with such a run.
     """
 
     paused: int = 0
@@ -103,26 +103,26 @@ _NONE_KEPT = Retained()
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """What would go at the moment of the plan. `choice` is the driver's own: how it finds the runs again.
+    """The runs that would be deleted at the moment of the plan. `choice` is specific to the driver.
 
     Attributes:
-        request: What was asked.
-        choice: The runs, as only the driver reads them; holds no more than some tens of bytes a run.
-        count: How many runs would go.
-        total: How many runs there are.
-        by_status: Runs that would go, by effective status.
-        by_pipeline: The same by pipeline.
-        kept: What the filter admits and stays.
-        missing: Of `request.run_ids`, those that no table knows.
-        held: Runs that a living process holds, and by whom; they stay unless `request.force`.
-        rows: Rows that hang on them, by table (``steps``, ``spans``, ...).
-        size_bytes: How much room all that takes.
-        is_estimate: Whether `rows` are estimated from a sample.
-        is_size_estimate: Whether `size_bytes` is.
-        orphans: Rows that hang on no run and would go, by table.
-        young_orphans: Rows that hang on no run and stay, since they are too young, as far as the driver counts them.
-        unfinished: Runs whose deletion began earlier and was interrupted. They are among the others, unless the driver
-            shows them to nobody any more.
+        request: The request.
+        choice: The runs in the form of the driver; some tens of bytes per run.
+        count: Number of runs to delete.
+        total: Number of runs in the store.
+        by_status: Number of runs to delete by effective status.
+        by_pipeline: Number of runs to delete by pipeline.
+        kept: Numbers of runs that match but are kept.
+        missing: Ids in `request.run_ids` that do not exist.
+        held: Runs held by live processes, and their holders; kept unless `request.force`.
+        rows: Number of their rows by table (``steps``, ``spans``, ...).
+        size_bytes: Their size in bytes.
+        is_estimate: Whether `rows` is estimated from a sample.
+        is_size_estimate: Whether `size_bytes` is estimated.
+        orphans: Number of rows without a run to delete, by table.
+        young_orphans: Number of rows without a run that are too new, as far as the driver counts them.
+        unfinished: Number of runs of an interrupted deletion. They are included in the counts, unless the driver hides
+            them.
     """
 
     request: DeletionRequest
@@ -148,14 +148,14 @@ class DeletionPlan:
         return not (self.count or self.orphans or self.unfinished)
 
     def with_counts(self, rows: Mapping[str, int], size_bytes: int, is_estimate: bool) -> DeletionPlan:
-        """The plan with what hangs on its runs, and about how much room it takes."""
+        """The plan with the rows of its runs, and their estimated size."""
         return replace(self, rows=rows, size_bytes=size_bytes, is_estimate=is_estimate, is_size_estimate=True)
 
 
 class Skipped(NamedTuple):
-    """A run of the plan that stayed, and why: it ``changed`` meanwhile, is ``held``, or ``paused`` now.
+    """A run of the plan that was kept, and why: it has ``changed``, is ``held``, or now ``paused``.
 
-    Or ``stateless``: its state alone was to go, and it has none.
+    Or ``stateless``: it has no state, and only the state was to be deleted.
     """
 
     run_id: str
@@ -163,14 +163,14 @@ class Skipped(NamedTuple):
 
 
 class Deleted(NamedTuple):
-    """What one batch did; it is durable as far as the store's other writes are.
+    """The result of a batch, as durable as other writes of the store.
 
     Attributes:
-        run_ids: The runs that went.
-        by_status: How many, by the effective status that they had.
-        rows: Rows that went with them, by table, those of the runs themselves included.
-        skipped: Runs of the plan that stayed. Runs that were gone already are neither.
-        orphans: Rows without a run that went.
+        run_ids: The deleted runs.
+        by_status: Their number by effective status.
+        rows: Number of deleted rows by table, including the runs themselves.
+        skipped: Runs of the plan that were kept. Runs that no longer exist are in neither.
+        orphans: Number of deleted rows without a run.
     """
 
     run_ids: tuple[str, ...] = ()
@@ -181,7 +181,7 @@ class Deleted(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What was brought back: the runs, and those that were left alone since a run of that id exists."""
+    """The restored runs, and those skipped because their id exists."""
 
     run_ids: tuple[str, ...] = ()
     existing: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Whether a run is meant by a filter: the truth that every driver's query has to agree with."""
+"""Whether a run matches a filter: the reference for the queries of all drivers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OLDEST = datetime.min
 
 
 def matches(wanted: RunFilter, run: RunSummary) -> bool:
-    """True if every field of `wanted` that is set holds for `run`."""
+    """Whether `run` matches every field of `wanted` that is set."""
     return (
         _is_kind(wanted, run)
         and _is_pipeline(wanted, run)
@@ -25,12 +25,12 @@ def matches(wanted: RunFilter, run: RunSummary) -> bool:
 
 
 def needs_details(wanted: RunFilter) -> bool:
-    """True if `wanted` asks for texts that are inside a run's blobs (error, pause message, metadata)."""
+    """Whether `wanted` needs values inside a run's blobs (error, pause message, metadata)."""
     return bool(wanted.error is not None or wanted.search is not None or wanted.meta)
 
 
 def sort_key(run: RunSummary) -> tuple[datetime, str]:
-    """Orders runs by start; those without a readable one come first (last where the newest come first)."""
+    """The sort key by start; runs without a readable start come first."""
     return (run.created_at.replace(tzinfo=None) if run.created_at else _OLDEST, run.run_id)
 
 
@@ -77,7 +77,7 @@ def _has_meta(wanted: RunFilter, run: RunSummary) -> bool:
 
 
 def _as_typed(value: Any) -> str | None:
-    """A metadata value as a person would type it."""
+    """A metadata value as typed in ``--meta``."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -88,5 +88,5 @@ def _as_typed(value: Any) -> str | None:
 
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # nested too deep, or a number of more than 64 bits: nobody types it
+    except TypeError:  # nested too deeply, or a number of more than 64 bits
         return None

@@ -1,6 +1,6 @@
-"""Errors that differ only in numbers, ids, addresses and quotes are one error.
+"""Normalised errors: errors that differ only in numbers, ids, addresses and quotes are the same error.
 
-`normalise_error` folds those to ``#``; `glob_matches` tries a pattern on a text as stored and as folded.
+`normalise_error` replaces them by ``#``; `glob_matches` matches a pattern with the stored and the normalised text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 __all__ = ["glob_matches", "normalise_error", "plain_error"]
 
 LONGEST = 200
-"""Characters of a normalised error; two errors that agree so far are one."""
+"""Maximum length of a normalised error."""
 
 _WRAPPERS = ("Agent execution failed with ",)
 _FOLD = r"""
@@ -30,12 +30,12 @@ _QUOTES = "'\"`‘“"
 
 @cache
 def _folding() -> re.Pattern[str]:
-    """Compiled when the first error comes: most commands show none."""
+    """Compiled on first use, since most commands show no errors."""
     return re.compile(_FOLD, re.VERBOSE)
 
 
 def plain_error(text: str) -> str:
-    """The first line of an error that says something, without what the library wraps round it."""
+    """The first meaningful line of an error, without the library's prefixes."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     while wrapper := next((text for text in _WRAPPERS if line.startswith(text)), None):
         line = line.removeprefix(wrapper)
@@ -44,11 +44,11 @@ def plain_error(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def normalise_error(text: str) -> str:
-    """`text` in one line of at most 200 characters, with what changes from run to run folded to ``#``.
+    """`text` on one line of at most 200 characters, with values specific to a run replaced by ``#``.
 
-    Secrets are masked before: what names them may be folded.
+    Secrets are masked first, since their keys may be replaced.
 
-    A normal form is its own: what looks like a number or a quote only when another is folded is folded too.
+    The result is stable: normalising it again changes nothing.
     """
     from flujo_lens.redaction import masked_text
 
@@ -79,7 +79,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 def glob_matches(pattern: str, error: str) -> bool:
-    """Whether `error` as stored, in plain or in normalised form is matched by `pattern` (``*`` and ``?``)."""
+    """Whether `pattern` (``*`` and ``?``) matches `error` as stored, plain, or normalised."""
     glob = _glob(pattern)
     forms = (error, plain_error(error), normalise_error(error))
     return any(glob.fullmatch(form) is not None for form in forms)

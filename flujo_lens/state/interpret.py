@@ -1,9 +1,9 @@
-"""What the stored rows of one run mean: the one place for the rules that every driver shares.
+"""Interpretation of the stored rows of a run: the rules shared by all drivers.
 
-A driver fills a `RawRun` from whatever it has (a row of ``workflow_state``, one of ``runs``, or both) and
-asks `summarise`, `steps_of`, `pause_of`. The rules come from stores that the library's versions 0.4.32,
-0.4.35 and 0.6.11 wrote: the state is right about the status, ``runs`` about name, version and start, and
-cost, tokens, time, attempts and errors are in the step history.
+A driver fills a `RawRun` from its data (a row of ``workflow_state``, one of ``runs``, or both) and calls `summarise`,
+`steps_of` and `pause_of`. The rules were derived from stores written by the library's versions 0.4.32, 0.4.35 and
+0.6.11: the state has the correct status, ``runs`` has name, version and start, and the step history has cost, tokens,
+durations, attempts and errors.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 _BEYOND_SENSE = 1e18
-"""No count and no time is as large; infinities and NaN, which 0.4.x stored, are not smaller."""
+"""An upper bound of counts and times, which excludes infinities and NaN stored by 0.4.x."""
 
 _SEAL = b"\x93lens"
-"""What sealed bytes begin with (`flujo_lens.serialization.envelope.TAG`)."""
+"""The prefix of sealed bytes (`flujo_lens.serialization.envelope.TAG`)."""
 
 _SEALED_AS = {
     "context": "pipeline_context",
@@ -52,7 +52,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class _Bad:
-    """The value of a blob that does not parse."""
+    """The value of a blob that cannot be parsed."""
 
     def __bool__(self) -> bool:
         return False
@@ -65,11 +65,10 @@ BAD = _Bad()
 
 
 def decode(blob: Any, *, printable: bool = True) -> Any:
-    """Decode a stored JSON blob; `BAD` if it does not parse.
+    """Decode a stored JSON blob; `BAD` if it cannot be parsed.
 
-    A value that is no text or bytes is taken as decoded already. NaN and infinities, which JSON does not
-    have and 0.4.x wrote all the same, are understood. Half of a surrogate pair is no text that anything could
-    print: it becomes U+FFFD if `printable`, else it is kept.
+    A value other than text or bytes is returned unchanged. NaN and infinities, which 0.4.x wrote, are accepted. A lone
+    surrogate, which cannot be printed, becomes U+FFFD if `printable`, else it is kept.
     """
     if not isinstance(blob, str | bytes):
         return blob
@@ -94,7 +93,7 @@ def _decode_leniently(blob: str | bytes, printable: bool) -> Any:
 
 @dataclass(slots=True, eq=False, repr=False)
 class RawRun:
-    """The columns of both tables under one name each; blobs as stored, decoded when somebody asks."""
+    """The columns of both tables; blobs are stored undecoded and decoded on access."""
 
     run_id: str
     has_state: bool = False
@@ -127,15 +126,15 @@ class RawRun:
     history: Any = None
     last_output: Any = None
     failed_step: str | None = None
-    """Name of a failed row of ``steps``, where the step history does not tell."""
+    """The step of a failed row of ``steps``, if the step history does not have it."""
     failed_step_error: Any = None
     open_span: str | None = None
-    """Name of the newest span without an end."""
+    """The name of the newest span without an end."""
     problems: list[str] = field(default_factory=list)
     _decoded: dict[str, Any] = field(default_factory=dict)
 
     def read(self, name: str) -> Any:
-        """The decoded blob `name`, or None (and a problem noted, once) if it does not parse."""
+        """The decoded blob `name`; None if it cannot be parsed, which is noted as a problem once."""
         if name not in self._decoded:
             blob = getattr(self, name)
             if isinstance(blob, bytes) and blob.startswith(_SEAL):
@@ -149,11 +148,11 @@ class RawRun:
         return self._decoded[name]
 
     def put(self, name: str, value: Any) -> None:
-        """Say what the blob `name` is, decoded: a text in it is a text, not JSON."""
+        """Set the decoded value of the blob `name`."""
         self._decoded[name] = value
 
     def _unsealed(self, name: str, blob: bytes) -> Any:
-        """What is in a sealed blob; None (and a problem noted) without its key."""
+        """The content of a sealed blob; None without its key, which is noted as a problem."""
         from flujo_lens.errors import LensError
         from flujo_lens.serialization.envelope import open_sealed
 
@@ -164,12 +163,12 @@ class RawRun:
             return None
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """The decoded blob `name` if it is an object, else an empty one."""
+        """The decoded blob `name` if it is an object, else an empty mapping."""
         value = self.read(name)
         return value if isinstance(value, dict) else {}
 
     def steps(self) -> list[Mapping[str, Any]]:
-        """The entries of the step history that are objects."""
+        """The entries of the step history, if they are objects."""
         if "steps" not in self._decoded:
             value = self.read("history")
             entries = value if isinstance(value, list) else []
@@ -219,7 +218,7 @@ def _put_run(raw: RawRun, run: Mapping[str, Any]) -> None:
 
 
 def _text(value: Any) -> str | None:
-    """A column as text: one of SQLite holds whatever was put into it."""
+    """A column as text, since SQLite columns can hold any type."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value if isinstance(value, str) or value is None else str(value)
@@ -230,7 +229,7 @@ def _time_text(value: Any) -> Any:
 
 
 def unreadable(run_id: str, problem: str, updated_at: datetime | None = None) -> RunSummary:
-    """The row of a run of which only a name is readable."""
+    """The summary of a run of which only the id is readable."""
     return RunSummary(
         run_id=run_id,
         status=UNREADABLE,
@@ -245,11 +244,11 @@ def unreadable(run_id: str, problem: str, updated_at: datetime | None = None) ->
 
 
 def status_of(raw: RawRun) -> str:
-    """The effective status: the state's, or the run's where there is no state.
+    """The effective status: that of the state, or of the run without a state.
 
-    0.6.11 stores a cancelled run as failed in the state and completed in ``runs``; what tells it from a
-    failure is that no step of its history failed. One that failed again after it was resumed or restarted it
-    leaves paused in the state and failed in ``runs``; what tells it from a pause is that nobody is asked.
+    0.6.11 stores a cancelled run as failed in the state and completed in ``runs``; unlike a failed run, it has no
+    failed step in its history. A run that failed again after it was resumed or restarted is paused in the state and
+    failed in ``runs``; unlike a paused run, it has no question.
     """
     if raw.state_status is None:
         return _text(raw.run_status) or UNREADABLE
@@ -262,11 +261,10 @@ def status_of(raw: RawRun) -> str:
 
 
 def failed_again(raw: RawRun) -> bool:
-    """Whether a state that says paused is of a run that failed, as 0.6.11 leaves one that did so more than once.
+    """Whether a paused state is of a run that failed more than once, as left by 0.6.11.
 
-    A pause notes the step that asks (or the loop round it) in the context, and an answer takes that note away; the
-    message of the last question may stay. ``runs`` alone does not tell: it stays failed when a run that failed is
-    restarted and pauses.
+    A pause records its step (or the enclosing loop) in the context, and an answer removes it; the message of the last
+    question may stay. ``runs`` is not sufficient: it stays failed when a failed run is restarted and pauses.
     """
     context = raw.mapping("context")
     if _paused_step(raw) or context.get("loop_resume_requires_hitl_output"):
@@ -284,7 +282,7 @@ def _some_step_failed(raw: RawRun) -> bool:
 
 
 def named(raw: RawRun) -> tuple[str, str]:
-    """Name and version: of ``runs``, else of the state, else what the root span says."""
+    """Name and version of the pipeline: of ``runs``, the state, or the root span."""
     for name, version in ((raw.run_name, raw.run_version), (raw.state_name, raw.state_version)):
         if name not in NAMELESS:
             return _text(name) or "unknown", _text(version) or "latest"
@@ -300,7 +298,7 @@ def _failing_entry(raw: RawRun) -> Mapping[str, Any]:
 
 
 def step_name_of(raw: RawRun, status: str) -> str | None:
-    """Where the run stands; a completed one stands nowhere."""
+    """The current step; None for a completed run."""
     if status == "completed":
         return None
     if raw.is_background:
@@ -315,7 +313,7 @@ def step_name_of(raw: RawRun, status: str) -> str | None:
 
 
 def _open_span(raw: RawRun) -> str | None:
-    """The step whose span was not closed; the library leaves those of a run that was resumed as they were."""
+    """The step of an unclosed span; resumed runs keep old ones, so they do not count."""
     name = _text(raw.open_span)
     done = [entry.get("name") for entry in raw.steps() if entry.get("success") is not False]
     return None if name in done else name
@@ -329,7 +327,7 @@ def _paused_step(raw: RawRun) -> Any:
 
 
 def _error(raw: RawRun, status: str) -> str | None:
-    has_ended = raw.has_state and status == "completed"  # what the history had of a failure before is over
+    has_ended = raw.has_state and status == "completed"  # earlier failures in the history are resolved
     stored = _text(raw.state_error if has_ended else raw.state_error or raw.run_error)
     if status != "failed":
         return stored
@@ -339,14 +337,14 @@ def _error(raw: RawRun, status: str) -> str | None:
 
 
 def pause_of(raw: RawRun, status: str) -> Pause | None:
-    """What a paused run waits for; None for any other."""
+    """The pause of a paused run, else None."""
     if status != "paused":
         return None
     return Pause(step=step_name_of(raw, status), message=_text(_pause_message(raw.mapping("context"))))
 
 
 def _pause_message(context: Mapping[str, Any]) -> Any:
-    """What the context says that a person is asked; 0.4.x keeps it in its ``scratchpad``."""
+    """The message of the question in the context; 0.4.x keeps it in ``scratchpad``."""
     scratchpad = context.get("scratchpad")
     message = context.get("pause_message")
     return scratchpad.get("pause_message") if message is None and isinstance(scratchpad, dict) else message
@@ -359,7 +357,7 @@ def as_int(value: Any) -> int | None:
 
 
 def as_number(value: Any) -> float | None:
-    """`value` if it is a number with a meaning (no infinity), else None."""
+    """`value` if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) < _BEYOND_SENSE else None
@@ -387,25 +385,25 @@ def _duration(raw: RawRun, status: str, start: datetime | None, last_save: datet
 
 
 def _busy_ms(raw: RawRun) -> float | None:
-    """The sum of the steps' own times: all that a store without ``runs`` tells."""
+    """The sum of the steps' durations, for a store without ``runs``."""
     spent = [s for s in (as_number(entry.get("latency_s")) for entry in raw.steps()) if s is not None]
     return round(sum(spent) * 1000, 3) if spent else None
 
 
 def _note_unreadable(raw: RawRun, instants: tuple[datetime | None, ...]) -> None:
-    """Note the times that are there and cannot be read."""
+    """Note unreadable times as problems."""
     texts = (raw.run_start, raw.state_updated, raw.state_created, raw.run_updated, raw.run_end)
     for name, text, when in zip(_TIMES, texts, instants, strict=True):
         if text and when is None:
-            raw.problems.append(f"{name} is no time")
+            raw.problems.append(f"{name} is not a valid time")
 
 
 def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
-    """The run as operators read it.
+    """The summary of a run.
 
     Args:
-        raw: What the store holds of it.
-        naive: The zone of naive times in the state (those of ``runs`` are UTC).
+        raw: The stored data.
+        naive: The zone of naive times in the state (those in ``runs`` are UTC).
     """
     status = status_of(raw)
     name, version = named(raw)
@@ -444,15 +442,15 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
 
 
 def steps_of(raw: RawRun, rows: Iterable[StepRecord], inputs: Mapping[str, list[Any]]) -> list[StepRecord]:
-    """The executed steps, from the step history and the rows of ``steps`` together.
+    """The executed steps, merged from the step history and the rows of ``steps``.
 
-    An entry of the history and a row are one step if index and name agree; of rows that a rerun repeated,
-    the last counts. What only one of the two knows is kept.
+    An entry and a row are the same step if index and name are equal; of repeated rows, the last is used. Steps in only
+    one of the two are kept.
 
     Args:
         raw: The run.
         rows: Rows of ``steps`` in the order they were written.
-        inputs: Step inputs by step name, in order, as the spans have them.
+        inputs: Step inputs from the spans by step name, in order.
     """
     by_key: dict[tuple[int | None, str], StepRecord] = {(r.step_index, r.step_name): r for r in rows}
     merged: list[StepRecord] = []

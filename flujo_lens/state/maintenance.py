@@ -1,4 +1,4 @@
-"""What the care of a store tells: what a migration would do and did, and what a check-up found."""
+"""Maintenance: the values of migrations, optimizations, checks and repairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class MigrationPlan(NamedTuple):
-    """What bringing a store to the newest schema takes.
+    """A planned migration to the current schema.
 
     Attributes:
         path: The store; None where it has none.
@@ -45,27 +45,27 @@ class MigrationPlan(NamedTuple):
 
     @property
     def store(self) -> str | None:
-        """Where the store is, as it is shown; None where there is nothing to migrate."""
+        """The name of the store for messages; None if there is nothing to migrate."""
         return str(self.path) if self.path is not None else self.place
 
     def room_needed(self, backup: bool) -> int:
-        """Bytes that it can take: every table anew, in a log or beside the old one and then in the file; a backup."""
+        """Maximum bytes needed: for a copy of every table, its journal, and a backup."""
         return self.size_bytes * (2 + backup) if self.steps else 0
 
 
 class Migration(NamedTuple):
-    """What a migration did, in words (nothing if there was nothing to do), and where the backup is."""
+    """The executed steps of a migration (empty if there were none), and the path of the backup."""
 
     steps: tuple[str, ...] = ()
     backup: Path | None = None
 
 
 class Space(NamedTuple):
-    """What a store takes of the disk.
+    """The disk usage of a store.
 
     Attributes:
-        file_bytes: Its file, once its WAL is folded in.
-        reusable_bytes: What of that is free for the next runs.
+        file_bytes: The size of its file after a checkpoint of its WAL.
+        reusable_bytes: The free space in it.
     """
 
     file_bytes: int
@@ -73,12 +73,12 @@ class Space(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a change needs of one disk while it is made.
+    """Temporary disk space needed by a change.
 
     Attributes:
-        folder: A folder on that disk.
-        needed: Bytes.
-        free: Bytes that it has.
+        folder: A folder on the disk.
+        needed: Bytes needed.
+        free: Bytes free.
     """
 
     folder: Path
@@ -87,20 +87,20 @@ class Room(NamedTuple):
 
     @property
     def suffices(self) -> bool:
-        """Whether it will do."""
+        """Whether there is enough space."""
         return self.needed <= self.free
 
 
 class OptimizationPlan(NamedTuple):
-    """What making a store faster, and smaller, takes.
+    """A planned optimization.
 
     Attributes:
-        path: The store; None where there is nothing to optimize.
-        indexes: The indexes that would be made, as ``NAME on TABLE(COLUMN, ...)``.
-        vacuum: Whether it would be written anew without what is free in it.
-        space: What it takes now.
-        rooms: What the vacuum needs while it is made.
-        place: The store, if it is on a server: others go on meanwhile.
+        path: The path of the store; None if there is nothing to optimize.
+        indexes: The indexes to create, as ``NAME on TABLE(COLUMN, ...)``.
+        vacuum: Whether to vacuum.
+        space: The current disk usage.
+        rooms: Temporary space needed by the vacuum.
+        place: The store, if it is on a server, where others keep access.
     """
 
     path: Path | None = None
@@ -112,12 +112,12 @@ class OptimizationPlan(NamedTuple):
 
     @property
     def store(self) -> str | None:
-        """Where the store is, as it is shown; None where there is nothing to optimize."""
+        """The name of the store for messages; None if there is nothing to optimize."""
         return str(self.path) if self.path is not None else self.place
 
 
 class Optimized(NamedTuple):
-    """The indexes that were made, and what the store took before and takes after."""
+    """The created indexes, and the disk usage before and after."""
 
     indexes: tuple[str, ...]
     before: Space
@@ -125,12 +125,12 @@ class Optimized(NamedTuple):
 
 
 class Repaired(NamedTuple):
-    """What was done about a finding.
+    """The result of the repair of a finding.
 
     Attributes:
-        check: Its check.
-        done: What was done, in words; None if nothing was.
-        left: What is left for a person, and why; None if nothing is.
+        check: The name of the check.
+        done: Description of the repair; None if nothing was repaired.
+        left: Description of what could not be repaired, and why; or None.
     """
 
     check: str
@@ -140,15 +140,15 @@ class Repaired(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check of a store found.
+    """The result of a check of a store.
 
     Attributes:
-        check: Its name.
-        ok: False if something is wrong; what is harmless is ok.
-        count: How many of what the check counts (rows, files, bytes, processes); None if it could not be done.
+        check: The name of the check.
+        ok: False for a problem; harmless findings are ok.
+        count: The number of rows, files, bytes or processes found; None if the check was not possible.
         detail: What was found, and what it means.
-        fix: What mends it: a command, or what a person can do; None if there is nothing to mend.
-        mend: What `StateBackend.repair` would do about it, losing nothing, in words; None if that is left to a person.
+        fix: How to fix it: a command or advice; None if there is nothing to fix.
+        repair: What `StateBackend.repair` would do, without losing data; None if it cannot be repaired.
     """
 
     check: str
@@ -160,20 +160,20 @@ class Finding:
 
 
 def _words(span: timedelta) -> str:
-    """A length of time in its largest whole unit, as settings write it: ``1h``, ``90m``."""
+    """A duration in its largest whole unit, as in settings: ``1h``, ``90m``."""
     seconds = int(span.total_seconds())
     units = (("d", 86400), ("h", 3600), ("m", 60))
     return next((f"{seconds // size}{unit}" for unit, size in units if seconds and not seconds % size), f"{seconds}s")
 
 
 def silent_finding(count: int, silent_after: timedelta) -> Finding:
-    """What it means that so many runs that are said to run were not saved for `silent_after`."""
+    """The finding on running runs without activity for `silent_after`."""
     if not count:
-        return Finding("silent runs", True, 0, "every running run gave a sign lately")
+        return Finding("stale runs", True, 0, "all running runs were recently active")
     border = _words(silent_after)
-    detail = f"runs that are said to run gave no sign for {border}, or their process is gone: they died, or hang"
+    detail = f"running runs without activity for {border}, or whose process is gone: they died, or hang"
     fix = (
-        "lens list --status running shows which; lens resume RUN goes on with one, "
-        "lens cancel RUN ends it, lens tasks sweep marks dead background tasks failed"
+        "lens list --status running lists them; lens resume RUN continues one, "
+        "lens cancel RUN ends it, lens tasks sweep marks stale background tasks as failed"
     )
     return Finding("silent runs", False, count, detail, fix)

@@ -1,4 +1,4 @@
-"""The durable document: what is saved of a run after every step."""
+"""The saved state of a run: written after every step."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Which process this is, and whether another one of this machine still lives.
+"""Identity of processes, and whether a process on this machine is alive.
 
-A process id alone names nobody: it is given anew after a death. Together with the process's start and the boot of
-the machine it is unique. Containers share a machine's boot and count their processes apart, so the namespace of
-process ids belongs to it too.
+Process ids are reused, so a process is identified by its id, its start, the boot of the machine, and the pid namespace
+of its container.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _UNKNOWN = ""
 
 @cache
 def boot_id() -> str:
-    """``<boot>/<namespace of process ids>/<machine>``; a part that the system does not tell is empty."""
+    """``<boot>/<pid namespace>/<machine>``; unknown parts are empty."""
     return "/".join((_boot(), _namespace(), _machine()))
 
 
@@ -38,18 +37,18 @@ def _namespace() -> str:
 
 
 def _machine() -> str:
-    """A hash of the machine's id, which itself is not for others to see."""
-    import hashlib  # loads a library of its own, and most commands ask for no process
+    """A hash of the machine's id, which is confidential."""
+    import hashlib  # slow to import, and not needed by most commands
 
     found = _read("/etc/machine-id")
     return hashlib.sha256(found.encode()).hexdigest()[:16] if found else _UNKNOWN
 
 
 def is_other_boot(theirs: str) -> bool | None:
-    """Whether `theirs`, written on a machine of this name, is of an earlier boot of this one.
+    """Whether `theirs`, from a machine with this name, is an earlier boot of this machine.
 
     Returns:
-        None if that is not known: another machine of the same name, another container, or the system does not tell.
+        None if unknown: another machine of the same name, another container, or not reported by the system.
     """
     (boot, space, machine), (our_boot, our_space, our_machine) = _parts(theirs), _parts(boot_id())
     if not boot or not our_boot or (machine and our_machine and machine != our_machine):
@@ -66,11 +65,11 @@ def _parts(text: str) -> tuple[str, str, str]:
 
 
 def start_of(pid: int) -> str | None:
-    """When the process `pid` of this machine began, as the system tells it.
+    """The start of the process `pid` of this machine, as reported by the system.
 
     Returns:
-        A text that differs for another process of the same id; "" if it lives and its start is not known; None if
-        there is no such process, or it is dead and only waits for its parent to notice.
+        A text that differs for another process of the same id; "" if it is alive and its start is unknown; None if
+        there is no such process, or it is a zombie.
     """
     if sys.platform == "win32":
         return _UNKNOWN
@@ -84,7 +83,7 @@ def start_of(pid: int) -> str | None:
 
 
 def _start_in_proc(pid: int) -> str | None:
-    # The name of the program, in brackets, may hold blanks and brackets.
+    # the program name, in brackets, may contain spaces and brackets
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if len(fields) < 20:
         return _UNKNOWN

@@ -1,7 +1,7 @@
-"""Which question a paused run asks: a token that another one, of the same step too, does not have.
+"""Tokens of questions: each question of a run has a different one, even at the same step.
 
-It follows from what is stored of the run: where it stands, and when it came to stand there. So a run that asks again,
-or another one of the same id, asks another question.
+A token is derived from the stored position and time of the pause. So a run that asks again, or another run with the
+same id, has a different token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DIGITS = 8
 
 
 def question_of(run: RunSummary) -> str | None:
-    """The token of the question that a run waits with; None if it does not wait."""
+    """The token of the current question of a run; None if it does not wait."""
     if run.status != "paused":
         return None
     return token_of(run.run_id, run.current_step_index, run.updated_at)
@@ -27,11 +27,11 @@ def token_of(run_id: str, index: int | None, asked_at: datetime | None) -> str:
 
     Args:
         run_id: The run.
-        index: Of the step at which it stands, as it is stored.
-        asked_at: When it was saved there. Of that the minutes within a quarter of an hour and what is less count: the
-            same in every zone in which a time without one may be read.
+        index: The stored index of the current step.
+        asked_at: The time of the pause. Only its minutes within a quarter of an hour and below are used, which are
+            equal in every zone of a naive time.
     """
-    from hashlib import sha256  # a millisecond that a list without questions need not pay for
+    from hashlib import sha256  # slow to import, and not needed without questions
 
     when = "" if asked_at is None else _within_a_quarter(asked_at.astimezone(UTC))
     return sha256("\0".join((run_id, str(index), when)).encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]

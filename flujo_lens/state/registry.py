@@ -1,4 +1,4 @@
-"""From a URI to a driver: by a literal table, imported on use."""
+"""Maps the scheme of a URI to a driver, which is imported on use."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ BUILT_IN = {
     "redis-cluster": "flujo_lens.state.backends.redis:RedisBackend",
 }
 EXTRAS = {"redis": "redis", "asyncpg": "postgres", "zstandard": "zstd", "cryptography": "crypto"}
-"""The extra of this package that brings a module."""
+"""Modules and the extra of this package that installs them."""
 
 ENTRY_POINTS = "flujo_lens.backends"
 _THREE = ("save_state", "load_state", "delete_state")
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme of a store's URI; for a bare path, that of the driver for what is there.
+    """The scheme of the URI of a store; for a path, that of the driver for its type.
 
     Raises:
-        StoreNotFoundError: nothing is at the path.
-        UnreachableStoreError: it may not be looked at.
+        StoreNotFoundError: the path does not exist.
+        UnreachableStoreError: the path is not accessible.
     """
     scheme, separator, _ = uri.partition("://")
     if separator:
@@ -60,11 +60,11 @@ def scheme_of(uri: str) -> str:
 
 
 def driver_name(scheme: str, drivers: Mapping[str, str]) -> str:
-    """``module:Class`` of the driver for a scheme: of ``[drivers]``, built in, or an installed package's.
+    """The ``module:Class`` of the driver for a scheme: from ``[drivers]``, built in, or an installed package.
 
     Raises:
-        UsageError: ``memory``: such a store cannot be reached from outside.
-        UnknownStoreError: there is no driver for the scheme; names the nearest.
+        UsageError: ``memory``, which is not accessible from another process.
+        UnknownStoreError: no driver has the scheme; the message names the nearest.
     """
     if scheme in drivers:
         return drivers[scheme]
@@ -78,8 +78,8 @@ def driver_name(scheme: str, drivers: Mapping[str, str]) -> str:
     known = sorted({*BUILT_IN, *drivers, *installed})
     near = nearest(scheme, known)
     raise UnknownStoreError(
-        f'no driver for "{scheme}://"{f"; did you mean {near}://?" if near else "."} There are: {", ".join(known)}',
-        hint='a driver of your own: [drivers] in lens.toml, as in\n  dynamo = "acme_lens.dynamo:DynamoBackend"',
+        f'no driver for "{scheme}://"{f"; did you mean {near}://?" if near else "."} Schemes: {", ".join(known)}',
+        hint='to add a driver: [drivers] in lens.toml, for example\n  dynamo = "acme_lens.dynamo:DynamoBackend"',
     )
 
 
@@ -90,11 +90,11 @@ def _installed() -> dict[str, str]:
 
 
 def load_driver(name: str) -> type[StateBackend]:
-    """The class that ``module:Class`` names, with the contract's defaults for what it does not define.
+    """The class ``module:Class``, with the contract's defaults for methods it does not define.
 
     Raises:
-        MissingExtraError: the module needs a package that is not installed.
-        ConfigError: there is no such module or class, or the class is no backend.
+        MissingExtraError: a package needed by the module is not installed.
+        ConfigError: the module or class does not exist, or is not a backend.
     """
     module_name, _, class_name = name.partition(":")
     try:
@@ -108,15 +108,17 @@ def load_driver(name: str) -> type[StateBackend]:
         raise ConfigError(f"cannot load the driver {name}: {type(error).__name__}: {error}") from error
     lacking = [method for method in _THREE if not callable(getattr(found, method, None))]
     if not inspect.isclass(found) or lacking:
-        raise ConfigError(f"{name} is no state backend: it lacks {', '.join(lacking) or 'being a class'}")
+        raise ConfigError(
+            f"{name} is not a state backend: {f'missing {", ".join(lacking)}' if lacking else 'not a class'}"
+        )
     return _with_defaults(found)
 
 
 @contextmanager
 def _without_current_folder() -> Iterator[None]:
-    """Nothing is imported from the current folder in this block, unless it is a place of packages.
+    """Prevent imports from the current folder in this block, unless it contains installed packages.
 
-    It comes into ``sys.path`` by an empty or relative entry of PYTHONPATH, and by ``--app`` for the application.
+    It is on ``sys.path`` by an empty or relative entry of PYTHONPATH, or by ``--app``.
     """
     before = list(sys.path)
     sys.path[:] = [entry for entry in before if entry in _PLACES or not _is_current_folder(entry)]
@@ -134,7 +136,7 @@ def _is_current_folder(entry: str) -> bool:
 
 
 def _places() -> frozenset[str]:
-    """Where packages are when this is imported: all but what PYTHONPATH names by its place in the current folder."""
+    """The entries of ``sys.path`` at import, except relative entries of PYTHONPATH."""
     named = os.environ.get("PYTHONPATH")
     loose: set[str] = set()
     with suppress(OSError):  # the current folder was removed
@@ -151,13 +153,13 @@ def _missing(driver: str, module: str) -> UsageError:
         hint = f"pip install 'flujo-lens[{extra}]'"
         return MissingExtraError(f"the driver {driver} needs the package {module}", hint=hint)
     return ConfigError(
-        f"cannot load the driver {driver}: there is no module {module}",
+        f"cannot load the driver {driver}: no module named {module}",
         hint="drivers are imported from installed packages, not from the current folder",
     )
 
 
 def _with_defaults(found: type[Any]) -> type[StateBackend]:
-    """A backend written for the library's own base class has the three methods, but not our defaults."""
+    """Add our defaults to a backend for the library's base class, which has only the three methods."""
     from flujo_lens.state.backends.base import StateBackend
 
     if issubclass(found, StateBackend):
@@ -169,13 +171,13 @@ def _with_defaults(found: type[Any]) -> type[StateBackend]:
 def open_backend(
     uri: str, drivers: Mapping[str, str], *, timeout: float = 10.0, zone: tzinfo | None = None
 ) -> StateBackend:
-    """The backend for a store. Nothing is created, and nothing is read yet.
+    """The backend of a store. Creates and reads nothing.
 
     Args:
         uri: A URI or a path.
-        drivers: Drivers by scheme that come before the built-in ones.
-        timeout: Seconds to wait for a lock or a connection.
-        zone: How naive local times are read.
+        drivers: Drivers by scheme, with precedence over built-in ones.
+        timeout: Seconds to wait for a lock or connection.
+        zone: The zone of naive local times.
     """
     driver = load_driver(driver_name(scheme_of(uri), drivers))
     make: Any = getattr(driver, "from_uri", driver)

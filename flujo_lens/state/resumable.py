@@ -1,4 +1,4 @@
-"""Which runs could still resume, counted by their shape and the place where they stand: the rules for all drivers."""
+"""Grouping resumable runs by shape and position: the rules for all drivers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 RESUMABLE = frozenset({"running", "paused", "failed"})
-"""Effective statuses of runs that are not at their end."""
+"""Effective statuses of runs that have not ended."""
 
 Entry = TypeVar("Entry", bound=Mapping[str, Any])
 
@@ -35,7 +35,7 @@ Place = tuple[str, str, str, int | None, str | None, str | None, tuple[str, ...]
 
 
 def resumable(wanted: RunFilter) -> RunFilter | None:
-    """`wanted` without what cannot resume: ended runs, background tasks. None if nothing is left."""
+    """`wanted` restricted to resumable runs: no ended runs or background tasks. None if none can match."""
     statuses = wanted.statuses & RESUMABLE if wanted.statuses else RESUMABLE
     if not statuses or wanted.tasks_only:
         return None
@@ -43,46 +43,46 @@ def resumable(wanted: RunFilter) -> RunFilter | None:
 
 
 class Tally:
-    """Counts runs by their place."""
+    """Counts runs by position."""
 
     def __init__(self) -> None:
         self._found: dict[Place, tuple[int, str]] = {}
 
     def add(self, place: Place, run_id: str, runs: int = 1) -> None:
-        """Count `runs` at a place, of which `run_id` is one; the first by its id is the sample."""
+        """Add `runs` runs at a position, including `run_id`; the smallest id is the sample."""
         count, sample = self._found.get(place, (0, run_id))
         self._found[place] = count + runs, min(sample, run_id)
 
     def groups(self) -> list[ResumableGroup]:
-        """The groups in the order of their fields; what is not known comes first."""
+        """The groups sorted by their fields; unknown values first."""
         found = [ResumableGroup(*place, runs, sample) for place, (runs, sample) in self._found.items()]
         return sorted(found, key=lambda group: [(field is not None, field) for field in group])
 
 
 def place_of(raw: RawRun, status: str, done: tuple[str, ...]) -> Place:
-    """The place of a run without a manifest.
+    """The position of a run without a manifest.
 
     Args:
-        raw: What the store holds of it, with its blobs.
+        raw: Its stored data.
         status: Its effective status.
-        done: The names of the steps done.
+        done: The names of the finished steps.
     """
     waiting = stands_at(status, step_name_of(raw, status), raw.mapping("context"), done)
     return (*interpret.named(raw), status, interpret.as_int(raw.step_index), waiting, None, done)
 
 
 def completed_of(raw: RawRun, status: str) -> tuple[str, ...] | None:
-    """Names of the steps that lie behind a run, as the step history has them; None if there is no history."""
+    """The names of the finished steps in the step history; None without a history."""
     if not isinstance(raw.read("history"), list):
         return None
     return tuple(str(entry.get("name")) for entry in done_before(status, raw.steps()))
 
 
 def done_before(status: str, history: Sequence[Entry]) -> list[Entry]:
-    """The entries of a step history that lie behind a run of this effective status.
+    """The entries of the finished steps in a step history, for a run with this effective status.
 
-    The library goes on behind a step that failed, when it is restarted: of a run that failed only what lies before
-    the failure is done; one that waits has passed it.
+    A restarted library continues after a failed step: for a failed run, only the steps before the failure are
+    finished; a waiting run has passed it.
     """
     if status == "paused":
         return list(history)
@@ -93,14 +93,14 @@ def done_before(status: str, history: Sequence[Entry]) -> list[Entry]:
 
 
 def stands_at(status: str, step: str | None, context: Mapping[str, Any], done: Sequence[str]) -> str | None:
-    """The step of its pipeline that a run stands at; None if that is not told.
+    """The current step of a run in its pipeline; None if unknown.
 
     Args:
         status: Its effective status.
-        step: The step that is shown: inside a loop it is one of the loop's own.
-        context: Its saved context, in which 0.6.11 names the step of the pipeline, or the last one of a run that was
-            killed: which is done.
-        done: Names of the steps that are done.
+        step: The displayed step, which may be inside a loop.
+        context: The saved context, in which 0.6.11 names the step of the pipeline, or the last finished one of a
+            killed run.
+        done: The names of the finished steps.
     """
     if status == "running" and done and step == done[-1]:
         return None
@@ -112,7 +112,7 @@ def stands_at(status: str, step: str | None, context: Mapping[str, Any], done: S
 
 
 def step_at(manifest: Mapping[str, Any] | None, index: int | None) -> str | None:
-    """The name of the step of this index in a manifest; None if it does not tell."""
+    """The name of a step in a manifest by index; None if unknown."""
     steps = manifest.get("steps") if manifest is not None else None
     if (
         index is None
@@ -126,7 +126,7 @@ def step_at(manifest: Mapping[str, Any] | None, index: int | None) -> str | None
 
 
 async def group_runs(backend: StateBackend, wanted: RunFilter) -> list[ResumableGroup]:
-    """The groups of a store, by way of `iter_runs`, `manifest_of` and `read_run`, run by run."""
+    """The groups of a store, by `iter_runs`, `manifest_of` and `read_run` for each run."""
     from flujo_lens.state.backends.base import overrides
 
     admitted, tally = resumable(wanted), Tally()
@@ -150,8 +150,8 @@ async def group_runs(backend: StateBackend, wanted: RunFilter) -> list[Resumable
 
 
 def _completed(detail: RunDetail | None) -> tuple[str, ...]:
-    """Names of the steps done, by the step history, else by the rows of steps."""
+    """The names of the finished steps, from the step history or the rows of steps."""
     if detail is None:
         return ()
-    told = completed_of(interpret.raw_from_documents(detail.run.run_id, detail.state), detail.run.status)
-    return tuple(step.step_name for step in detail.steps if step.status == "completed") if told is None else told
+    names = completed_of(interpret.raw_from_documents(detail.run.run_id, detail.state), detail.run.status)
+    return tuple(step.step_name for step in detail.steps if step.status == "completed") if names is None else names

@@ -1,4 +1,4 @@
-"""Runs that are said to run and give no sign: neither a save, nor the heartbeat of a process that works on them."""
+"""Stale runs: marked running, but without a recent save or a heartbeat of their process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.claims import Claim
 from flujo_lens.state.filtering import matches
-from flujo_lens.state.views import GONE, NO_SIGN, RunFilter, RunSummary
+from flujo_lens.state.views import GONE, INACTIVE, RunFilter, RunSummary
 
 __all__ = ["RUNNING", "Signs", "claims_of", "gone_runs", "silent_ids", "with_signs"]
 
@@ -16,19 +16,19 @@ RUNNING = frozenset({"running"})
 
 
 class Signs:
-    """Tells of runs who works on them, and which are said to run and do not.
+    """Adds holders to runs, and finds stale ones.
 
     Args:
-        claims: The claims of the store, or of the runs that are asked about.
+        claims: The claims of the store, or of the runs in question.
         now: The current time.
-        silent_after: How long a run without a living claim may be without a save.
+        silent_after: Time without a save after which a run without a valid claim is stale.
     """
 
     def __init__(self, claims: Mapping[str, Claim], now: datetime, silent_after: timedelta) -> None:
         self._claims, self._now, self._after = claims, now, silent_after
 
     def of(self, run: RunSummary) -> RunSummary:
-        """The run with its `holder`, and why it is `stale`."""
+        """The run with its `holder`, and the reason if it is `stale`."""
         if run.status not in RUNNING:
             return run
         claim = self._claims.get(run.run_id)
@@ -39,19 +39,19 @@ class Signs:
             return GONE
         if claim is not None and not claim.has_ended(self._now):
             return None
-        return NO_SIGN if run.updated_at is not None and self._now - run.updated_at > self._after else None
+        return INACTIVE if run.updated_at is not None and self._now - run.updated_at > self._after else None
 
 
 async def with_signs(
     backend: StateBackend, runs: Sequence[RunSummary], now: datetime, silent_after: timedelta
 ) -> list[RunSummary]:
-    """The runs, with who works on those that are said to run; nothing is read where there are none.
+    """The runs with holders and stale marks. Reads the claims only if there are running runs.
 
     Args:
         backend: Their store.
         runs: Any runs.
         now: The current time.
-        silent_after: How long a run may be without a sign.
+        silent_after: Time without activity after which a run is stale.
     """
     running = [run.run_id for run in runs if run.status in RUNNING]
     signs = Signs(await claims_of(backend, running) if running else {}, now, silent_after)
@@ -59,12 +59,12 @@ async def with_signs(
 
 
 async def claims_of(backend: StateBackend, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
-    """The stored claims (on these runs); none where the driver has no claims."""
+    """The stored claims (on these runs); none if the driver has no claims."""
     return await backend.read_claims(run_ids) if overrides(type(backend), "read_claims") else {}
 
 
 async def gone_runs(backend: StateBackend, wanted: RunFilter, claims: Iterable[Claim]) -> list[RunSummary]:
-    """The runs that are said to run, whose process is known to be dead; of those that `wanted` admits."""
+    """The matching running runs whose process is known to be dead."""
     gone = [claim.run_id for claim in claims if claim.holder.is_gone()]
     found = await backend.read_summaries(gone) if gone else []
     asked = wanted._replace(statuses=RUNNING)
@@ -74,14 +74,14 @@ async def gone_runs(backend: StateBackend, wanted: RunFilter, claims: Iterable[C
 async def silent_ids(
     backend: StateBackend, wanted: RunFilter, cutoff: datetime, now: datetime, *, gone: bool = True
 ) -> list[str]:
-    """The runs that are said to run, were not saved since `cutoff`, and that no living process has claimed.
+    """The running runs not saved since `cutoff` and not held by a live process.
 
     Args:
         backend: The store.
-        wanted: Only these runs, whatever statuses it names.
-        cutoff: Saved before this, a run gives no sign.
+        wanted: The filter; its statuses are ignored.
+        cutoff: Runs last saved before this instant are stale.
         now: The current time.
-        gone: Also those whose process is known to be dead, whenever they were saved.
+        gone: Whether to include all runs whose process is known to be dead.
     """
     until = cutoff if wanted.active_until is None else min(wanted.active_until, cutoff)
     asked = wanted._replace(statuses=RUNNING, active_until=until)

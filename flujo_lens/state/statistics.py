@@ -13,7 +13,7 @@ __all__ = ["Durations", "FailureGroup", "PipelineStats", "SpanStats", "Stats", "
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Failed runs that have one normalised error."""
+    """Failed runs with the same normalised error."""
 
     error: str
     count: int
@@ -25,7 +25,7 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Milliseconds. Percentiles are exact to 2 % (logarithmic buckets); None without a measured run."""
+    """Durations in milliseconds. Percentiles are exact to 2 % (logarithmic buckets); None without ended runs."""
 
     avg: float | None = None
     p50: float | None = None
@@ -35,7 +35,7 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStats:
-    """The runs of one pipeline, all its versions. `measured` of them have an end; they took `total_ms` together."""
+    """The runs of a pipeline in all versions. `measured` of them have ended, with `total_ms` in sum."""
 
     pipeline_name: str
     total: int
@@ -47,7 +47,7 @@ class PipelineStats:
 
 @dataclass(frozen=True, slots=True)
 class SpanStats:
-    """The spans of one name. `measured` of them have ended, `by_status`; they took `total_ms` together."""
+    """The spans of a name. `measured` of them have ended, `by_status`, with `total_ms` in sum."""
 
     name: str
     count: int
@@ -60,7 +60,7 @@ class SpanStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts and durations over the runs that a filter admits. `gone`: runs whose process is known to be dead."""
+    """Statistics of the runs that match a filter. `gone`: number of runs whose process is known to be dead."""
 
     total: int
     by_status: Mapping[str, int]
@@ -75,7 +75,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """How a store is doing now. `usual` is the failures of a usual window of the same length."""
+    """The current status of a store. `usual`: average number of failures in earlier windows of the same length."""
 
     store: str
     last_write_at: datetime | None

@@ -1,11 +1,10 @@
-"""Instants out of the texts that real stores hold.
+"""Parsing the stored times of all versions of the library.
 
 The library's versions wrote four forms: aware UTC (``2026-11-21T00:11:08.689190+00:00``), naive UTC with a T
 (``runs`` of 0.4.x), naive UTC with a space (SQLite's own ``datetime('now')``) and the writer's naive local
-time (``workflow_state`` of 0.4.x). Which of the naive ones a column holds is known by the table, so the
-caller says how a naive text is read.
+time (``workflow_state`` of 0.4.x). The form of naive times depends on the table, so the caller passes their zone.
 
-Everything that comes out is an aware `datetime` in UTC, or None for a text that is no time.
+All results are aware `datetime` in UTC, or None for a text that is not a time.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_instant(text: object, naive: tzinfo = UTC) -> datetime | None:
-    """Read a stored time.
+    """Parse a stored time.
 
     Args:
-        text: What the store holds; anything but a text gives None.
-        naive: The zone of a text without one.
+        text: The stored value; anything but a text gives None.
+        naive: The zone of a text without an offset.
 
     Returns:
-        The instant in UTC, or None if the text is no ISO 8601 time (in the form that begins with a date as
-        2026-11-21, whose texts sort by time) or out of range.
+        The instant in UTC, or None if the text is not an ISO 8601 time in extended form (2026-11-21...), or out of
+        range.
     """
     if not isinstance(text, str) or text[4:8:3] != "--":
         return None
@@ -42,7 +41,7 @@ def parse_instant(text: object, naive: tzinfo = UTC) -> datetime | None:
 
 
 def read_instant(seconds: object) -> datetime | None:
-    """The instant of a number of seconds since 1970, or None if it is no such number."""
+    """The instant of a number of seconds since 1970, or None if it is not one."""
     if not isinstance(seconds, int | float):
         return None
     try:
@@ -52,12 +51,12 @@ def read_instant(seconds: object) -> datetime | None:
 
 
 def local_zone() -> tzinfo:
-    """This machine's zone, with its daylight saving rules where the system tells them."""
+    """This machine's zone, with its daylight saving rules if known."""
     return _MachineZone()
 
 
 class _MachineZone(tzinfo):
-    """The machine's own rules by way of the C library (`datetime.astimezone` of a naive time)."""
+    """The machine's zone, by the C library (`datetime.astimezone` of a naive time)."""
 
     def utcoffset(self, dt: datetime | None) -> timedelta | None:
         return None if dt is None else dt.replace(tzinfo=None).astimezone().utcoffset()

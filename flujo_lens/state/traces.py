@@ -1,4 +1,4 @@
-"""From span rows to trees."""
+"""Building trees from span rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = [
 ]
 
 EPOCH_FROM = 1e9
-"""Seconds from which a span's clock is the date (2001); a monotonic clock would need 31 years to get there."""
+"""Minimum seconds of a wall clock (2001); a monotonic clock would need 31 years to reach it."""
 
 
 class SpanRow(NamedTuple):
-    """A stored span; times in seconds of the writer's clock, which is either the date's or a monotonic one."""
+    """A stored span; times in seconds of the writer's clock, which is a wall clock or monotonic."""
 
     span_id: str
     parent_span_id: str | None
@@ -37,7 +37,7 @@ class SpanRow(NamedTuple):
 
 
 def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
-    """Rows from the dicts that the contract's `get_spans` returns."""
+    """Rows from the dicts returned by `get_spans`."""
     return [
         SpanRow(
             span_id=str(span.get("span_id")),
@@ -55,7 +55,7 @@ def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
 def spans_of_tree(tree: Mapping[str, Any], parent: str | None = None) -> list[SpanRow]:
     """The spans of a stored trace tree (children under ``children``), parents first.
 
-    A span without an id gets its number; its events, if it has any, are among its attributes.
+    A span without an id gets its number; its events are added to its attributes.
     """
     rows: list[SpanRow] = []
     waiting = [(tree, parent)]
@@ -82,11 +82,10 @@ def _seconds(value: Any) -> float | None:
 
 
 def build_trees(rows: Sequence[SpanRow], run_start: datetime | None) -> list[Span]:
-    """Roots with their children, in order of start.
+    """Trees of spans, in order of start.
 
-    A span whose parent is not among `rows` is a root; so is the first of a ring of spans that name each other
-    as parents. Offsets count from the root. Wall time comes from the span's own clock where that is the date,
-    else from `run_start` at the first root.
+    A span without its parent in `rows` is a root, and so is the first of a cycle. Offsets are relative to the root.
+    Wall time comes from the span's clock if it is a wall clock, else from `run_start` at the first root.
     """
     ordered = _in_order(rows)
     clock_zero = next((row.start for row in ordered if row.start is not None), None)
@@ -94,9 +93,9 @@ def build_trees(rows: Sequence[SpanRow], run_start: datetime | None) -> list[Spa
 
 
 def trace_document(rows: Sequence[SpanRow]) -> dict[str, Any] | None:
-    """The first root as `get_trace` returns it: dicts with children under ``children``; None if there are no rows.
+    """The first root in the form of `get_trace`: dicts with children under ``children``; None without rows.
 
-    The root of a run is one, as a rule; what belongs to further roots is in `build_trees` alone.
+    A run usually has one root; further roots are only in `build_trees`.
     """
     tree = next(_forest(_in_order(rows)), [])
     documents = [{**span_document(row), "children": []} for row, _ in tree]
@@ -107,7 +106,7 @@ def trace_document(rows: Sequence[SpanRow]) -> dict[str, Any] | None:
 
 
 def span_document(row: SpanRow) -> dict[str, Any]:
-    """A span as `StateBackend.get_spans` returns it."""
+    """A span in the form of `StateBackend.get_spans`."""
     return {
         "span_id": row.span_id,
         "parent_span_id": row.parent_span_id,
@@ -124,11 +123,11 @@ def _in_order(rows: Sequence[SpanRow]) -> list[SpanRow]:
 
 
 _Tree = list[tuple[SpanRow, int | None]]
-"""The rows of one tree, parents before their children, each with the place of its parent in the list."""
+"""The rows of a tree, parents before their children, each with the index of its parent."""
 
 
 def _forest(ordered: Sequence[SpanRow]) -> Iterator[_Tree]:
-    """The trees of rows, without recursion: traces can be thousands of spans deep."""
+    """The trees of rows, without recursion, since traces can be thousands of spans deep."""
     ids = {row.span_id for row in ordered}
     below: dict[str | None, list[int]] = {}
     for at, row in enumerate(ordered):
@@ -141,7 +140,7 @@ def _forest(ordered: Sequence[SpanRow]) -> Iterator[_Tree]:
 
 
 def _tree(ordered: Sequence[SpanRow], below: Mapping[str | None, list[int]], root: int, seen: set[int]) -> _Tree:
-    """The rows that hang on `root` and have not been seen yet."""
+    """The unseen rows below `root`."""
     tree: _Tree = []
     waiting: list[tuple[int, int | None]] = [(root, None)]
     seen.add(root)
@@ -155,7 +154,7 @@ def _tree(ordered: Sequence[SpanRow], below: Mapping[str | None, list[int]], roo
 
 
 class _Clock(NamedTuple):
-    """What the times of a tree's rows mean: `zero` is its root's, `first` the earliest of the run's."""
+    """The origin of the times of a tree: `zero` is its root's start, `first` the earliest start of the run."""
 
     zero: float | None
     first: float | None
@@ -175,7 +174,7 @@ class _Clock(NamedTuple):
 
 
 def _assembled(tree: _Tree, clock: _Clock) -> Span:
-    """The tree as spans, from the leaves up."""
+    """The spans of a tree, built from the leaves up."""
     children: list[list[Span]] = [[] for _ in tree]
     for at in range(len(tree) - 1, -1, -1):
         row, parent_at = tree[at]
@@ -212,7 +211,7 @@ def flatten(roots: Iterable[Span]) -> list[Span]:
 
 
 def prune_depth(roots: Iterable[Span], depth: int) -> list[Span]:
-    """The trees down to `depth` levels (1: the roots alone)."""
+    """The trees cut to `depth` levels (1: only the roots)."""
     order: list[tuple[Span, int | None]] = []
     waiting: list[tuple[Span, int | None, int]] = [(root, None, 1) for root in reversed(list(roots))]
     while waiting:

@@ -1,7 +1,7 @@
-"""Instants and ages as people and scripts type them: read as they are meant, or refused.
+"""Parsing of times, ages and durations in options and settings.
 
-`datetime.fromisoformat` is too generous for that: it takes any character between date and time, so that a digit of
-``20261101100000Z`` is one, and ``1796011500000`` a day of the year 1796.
+`datetime.fromisoformat` accepts too much: any character between date and time, so that it reads ``20261101100000Z``
+wrongly, and ``1796011500000`` as a day of the year 1796.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["parse_age", "parse_when"]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _HINT = "times look like 90s, 10m, 2h, 30d, 4w, today, yesterday, 2026-11-20 or 2026-11-20T19:11:08-05:00"
 _MOST_DIGITS = 18
-"""Of an age's number; longer ones are beyond every calendar."""
+"""Maximum digits of an age; longer ones are out of range."""
 
 _DATE = (
     r"(?:(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"
@@ -36,19 +36,19 @@ _FORMS = tuple(
     )
 )
 _YEARS_OF_DIGITS = range(1970, 2100)
-"""The years in which digits alone are a date; others are of another order, as 20112026."""
+"""The years accepted in a compact date, to refuse other orders such as 20112026."""
 
 _FURTHEST = timedelta(hours=18)
 _SINCE_1970 = {10: ("seconds", 1), 13: ("milliseconds", 10**3), 16: ("microseconds", 10**6), 19: ("nanoseconds", 10**9)}
 
 
 def parse_age(text: str) -> timedelta | None:
-    """``90s 10m 2h 30d 4w`` as a length of time; None if `text` has another form.
+    """Parse ``90s 10m 2h 30d 4w``; None if `text` has another form.
 
-    Units may be capitals, but for M, which elsewhere are months.
+    Units may be upper case, except M, which often means months.
 
     Raises:
-        TimeFormatError: it has this form, and is longer than time goes back.
+        TimeFormatError: it has this form, but is out of range.
     """
     number, unit = text[:-1], text[-1:]
     if not number.isascii() or not number.isdigit() or unit == "M" or unit.lower() not in _UNITS:
@@ -62,25 +62,25 @@ def parse_age(text: str) -> timedelta | None:
 
 def _too_long(text: str) -> TimeFormatError:
     shown = text if len(text) <= 40 else f"{text[:20]}..."
-    return TimeFormatError(f'"{shown}" is longer than time goes back', hint=_HINT)
+    return TimeFormatError(f'"{shown}" is out of range', hint=_HINT)
 
 
 def parse_when(text: str, now: datetime, zone: tzinfo) -> datetime:
-    """Read a time that a person typed.
+    """Parse a time in an option.
 
     Args:
-        text: An age (counted back from `now`), ``now``, ``today``, ``yesterday``, or an ISO 8601 date or datetime:
-            extended, compact (``20261120T191108Z``, also without the T) or by its week (``2026-W47-5``). A date alone
-            is the first instant of that day; 24:00 is the end of it.
+        text: An age (before `now`), ``now``, ``today``, ``yesterday``, or an ISO 8601 date or datetime: extended,
+            compact (``20261120T191108Z``, also without the T) or by week (``2026-W47-5``). A date means the first
+            instant of that day; 24:00 is its end.
         now: The current time, aware.
-        zone: The zone of a time without one, and the one whose midnight ``today`` means.
+        zone: The zone of a time without an offset, and of ``today``.
 
     Returns:
         The instant in UTC.
 
     Raises:
-        TimeFormatError: none of these, out of range, or a time of day that clocks in `zone` show twice on that day,
-            or not at all.
+        TimeFormatError: another form, out of range, or a local time that is ambiguous or does not exist in `zone`
+            because of a clock change.
     """
     asked = text.strip()
     age = parse_age(asked)
@@ -98,16 +98,16 @@ def parse_when(text: str, now: datetime, zone: tzinfo) -> datetime:
 
 def _no_time(text: str) -> TimeFormatError:
     shown = text if len(text) <= 80 else f"{text[:60]}..."
-    return TimeFormatError(f'"{shown}" is no time', hint=f"{_guess(text.strip())}{_HINT}")
+    return TimeFormatError(f'cannot read "{shown}" as a time', hint=f"{_guess(text.strip())}{_HINT}")
 
 
 def _guess(text: str) -> str:
-    """A line for a number since 1970, which could as well be a compact date of another length; else nothing."""
+    """A hint for a number of seconds since 1970, which could also be a compact date; else ""."""
     if not (text.isascii() and text.isdigit() and len(text) in _SINCE_1970):
         return ""
     unit, size = _SINCE_1970[len(text)]
     when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=int(text) // size)
-    return f"{unit} since 1970 are {when:%Y-%m-%dT%H:%M:%SZ}\n"
+    return f"as {unit} since 1970, it is {when:%Y-%m-%dT%H:%M:%SZ}\n"
 
 
 def _named(word: str, now: datetime, zone: tzinfo) -> datetime:
@@ -117,17 +117,17 @@ def _named(word: str, now: datetime, zone: tzinfo) -> datetime:
 
 
 def _start_of(day: date, zone: tzinfo) -> datetime:
-    """The first instant of a day, also where clocks show its midnight twice or skip it."""
+    """The first instant of a day, even if its midnight is ambiguous or skipped."""
     return datetime.combine(day, time(), zone)
 
 
 def _read(text: str, zone: tzinfo) -> datetime:
-    """The instant of an ISO date or datetime.
+    """Parse an ISO date or datetime.
 
     Raises:
-        ValueError: it is none, or a part of it is out of range.
-        OverflowError: it is beyond the calendar.
-        TimeFormatError: clocks in `zone` show it twice, or never.
+        ValueError: it has another form, or a part is out of range.
+        OverflowError: it is out of the range of `datetime`.
+        TimeFormatError: it is ambiguous or does not exist in `zone`.
     """
     found = next((match for form in _FORMS if (match := form.fullmatch(text))), None)
     if found is None:
@@ -169,12 +169,14 @@ def _offset(text: str | None) -> tzinfo | None:
 
 
 def _local(naive: datetime, zone: tzinfo, text: str) -> datetime:
-    """The instant at which clocks in `zone` show `naive`."""
+    """The instant of the local time `naive` in `zone`."""
     first, second = (naive.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
     if first.utcoffset() == second.utcoffset():
         return first
     exists = first.astimezone(UTC).astimezone(zone).replace(tzinfo=None, fold=0) == naive
-    what = "is a time that clocks here show twice" if exists else "is a time that clocks here skip"
+    what = "is ambiguous" if exists else "does not exist"
     offsets = [when.strftime("%z") for when in (first, second)]
     ways = " or ".join(f"{naive.isoformat()}{offset[:3]}:{offset[3:5]}" for offset in offsets)
-    raise TimeFormatError(f'"{text}" {what}, since they are changed that day', hint=f"with its offset: {ways}")
+    raise TimeFormatError(
+        f'"{text}" {what} in this time zone, because of a clock change', hint=f"add the offset: {ways}"
+    )

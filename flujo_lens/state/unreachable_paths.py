@@ -1,4 +1,4 @@
-"""Why nothing can be opened at a path: nothing is there, or a folder on the way may not be entered."""
+"""Errors for paths that cannot be opened: missing, or without permission."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from flujo_lens.errors import LensError, StoreNotFoundError, UnreachableStoreErr
 
 __all__ = ["databases_in", "unreached"]
 
-_KNOWN = "nothing was created; `lens stores` lists the known stores, `lens demo` makes one to play with"
+_KNOWN = "nothing was created; `lens stores` lists the configured stores, `lens demo` creates a sample store"
 _MAGIC = b"SQLite format 3\x00"
 _MOST_LOOKED_AT = 1000
 
 
 def unreached(path: Path | str, error: OSError | None = None) -> LensError:
-    """The error for a path at which no store can be opened.
+    """The error for the path of a store that cannot be opened.
 
     Args:
         path: The path of the store.
-        error: What the system said; None to ask it.
+        error: The error of the system; None to find it.
     """
     where = str(path)
     if error is None:
@@ -30,49 +30,49 @@ def unreached(path: Path | str, error: OSError | None = None) -> LensError:
             error = found
     if error is None or error.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = _meant_by_others(where) or _KNOWN
-        return StoreNotFoundError(f"there is no store at {where}{_why_not(where)}", hint=hint, path=where)
+        return StoreNotFoundError(f"no store at {where}{_why_not(where)}", hint=hint, path=where)
     shut = _shut_folder(where) if error.errno == errno.EACCES else None
     if shut is not None:
         return UnreachableStoreError(
-            f"cannot look for {where}: {error.strerror}: the folder {shut} may not be entered",
-            hint="read as a user who may enter the folder",
+            f"cannot access {where}: {error.strerror}: no permission for the folder {shut}",
+            hint="run lens as a user with access to the folder",
             path=where,
         )
     return UnreachableStoreError(
-        f"cannot read {where}: {error.strerror or error}", hint="read as a user who may read it", path=where
+        f"cannot read {where}: {error.strerror or error}", hint="run lens as a user who can read it", path=where
     )
 
 
 def _meant_by_others(path: str) -> str | None:
-    """What to type where flujo 0.4 takes ``sqlite:///tmp/x.db`` for /tmp/x.db, and here it is a relative path."""
+    """A hint on ``sqlite:///tmp/x.db``, which means /tmp/x.db in flujo 0.4, but a relative path here."""
     try:
         relative = os.path.relpath(path)
-    except OSError:  # the current folder is gone
+    except OSError:  # the current folder was deleted
         return None
     rooted = os.path.join(os.sep, relative)
     if relative.startswith(os.pardir) or not os.path.isfile(rooted):
         return None
     return (
-        f"but {rooted} is there, which flujo 0.4 means by sqlite:///{relative}; "
-        f"here an absolute path has four slashes: sqlite:///{rooted}"
+        f"but {rooted} exists, which flujo 0.4 calls sqlite:///{relative}; "
+        f"in lens, an absolute path has four slashes: sqlite:///{rooted}"
     )
 
 
 def _why_not(path: str) -> str:
-    """What stands in the way, where it is not that simply nothing is there."""
+    """The reason why a path does not exist, if there is a special one."""
     if os.path.islink(path):
-        return f": it is a link to {os.readlink(path)}, where nothing is"
+        return f": it is a broken link to {os.readlink(path)}"
     file = next((folder for folder in _folders(path) if os.path.isfile(folder)), None)
     return f": {file} is a file, not a folder" if file else ""
 
 
 def _shut_folder(path: str) -> str | None:
-    """The first folder on the way to a path that may not be entered."""
+    """The first folder of a path without permission."""
     return next((folder for folder in _folders(path) if os.path.isdir(folder) and not os.access(folder, os.X_OK)), None)
 
 
 def _folders(path: str) -> list[str]:
-    """The folders above a path, the uppermost first."""
+    """The parent folders of a path, from the root."""
     return [str(folder) for folder in reversed(Path(os.path.abspath(path)).parents)]
 
 

@@ -1,8 +1,8 @@
-"""What operators read: immutable values, made at a driver's border and rendered without further look-ups.
+"""Views: immutable values made by drivers and rendered without further queries.
 
-Units: durations in milliseconds, costs in US dollars, times as aware `datetime` in UTC. None means that the
-store does not tell. Named tuples, for they are made by the thousand and a class of them costs a fifth of a
-dataclass at start. Counts over many runs are in `flujo_lens.state.statistics`; their names are found here too.
+Units: durations in milliseconds, costs in US dollars, times as aware `datetime` in UTC. None means unknown. They are
+named tuples, since they are made by the thousand and are cheaper to define than dataclasses. Statistics over many runs
+are in `flujo_lens.state.statistics`; their names can be imported from here, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMPTY",
     "GONE",
-    "NO_SIGN",
+    "INACTIVE",
     "RUN_STATUSES",
     "SPAN_STATUSES",
     "UNREADABLE",
@@ -49,11 +49,11 @@ __all__ = [
 RUN_STATUSES = ("running", "paused", "completed", "failed", "cancelled")
 SPAN_STATUSES = ("running", "paused", "completed", "failed")
 UNREADABLE = "unreadable"
-"""The status of a run of which there is something that cannot be read."""
+"""The status of a run with unreadable data."""
 GONE = "process gone"
-"""Why a run is stale: the process that claims it is known to be dead."""
-NO_SIGN = "no sign"
-"""Why a run is stale: it was not saved for long, and no process that is known to live claims it."""
+"""Reason of a stale run: its holder is known to be dead."""
+INACTIVE = "no sign"
+"""Reason of a stale run: it was not saved recently, and is not held by a live process."""
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 _FIGURES = frozenset({"Durations", "FailureGroup", "PipelineStats", "SpanStats", "Stats", "StoreStatus"})
@@ -70,12 +70,11 @@ def __getattr__(name: str) -> Any:
 
 
 class RunSummary(NamedTuple):
-    """One run as any table knows it.
+    """The summary of a run.
 
-    `status` is the one to act on: the state's where there is one, the run's otherwise, and ``cancelled``
-    where the state says failed, the run says completed and no step failed. `step_name` is where the run
-    stands: the step that waits, failed or runs. `duration_ms` is wall time from start to the last save.
-    `problems` names what could not be read.
+    `status` is the effective status (see `flujo_lens.state.interpret.status_of`). `step_name` is the current step,
+    which waits, failed or runs. `duration_ms` is wall time from start to the last save. `problems` describes unreadable
+    data.
     """
 
     run_id: str
@@ -96,20 +95,20 @@ class RunSummary(NamedTuple):
     metadata: Mapping[str, Any] = EMPTY
     background_error: str | None = None
     tasks: Mapping[str, int] = EMPTY
-    """Background tasks of this run by status (filled where a page of runs is read, else empty)."""
+    """Numbers of background tasks of this run by status (only filled when a page of runs is read)."""
     problems: tuple[str, ...] = ()
     holder: str | None = None
-    """Who claims this run, as ``pid 4711 on web-1`` (filled by `flujo_lens.state.stale_runs`, as is `stale`)."""
+    """The holder of the claim, as ``pid 4711 on web-1`` (filled by `flujo_lens.state.stale_runs`, like `stale`)."""
     stale: str | None = None
-    """Why a run that is said to run does not: `GONE` or `NO_SIGN`."""
+    """Why a running run is stale: `GONE` or `INACTIVE`; else None."""
 
 
 class RunFilter(NamedTuple):
-    """Which runs are meant; every field that is set must hold.
+    """A filter of runs; every field that is set must match.
 
-    `statuses` are effective ones. `error` is a glob (``*``, ``?``, case-folded), tried on the stored error
-    text and on its normalised form. `search` is a case-folded part of the id, pipeline, error or pause
-    message. `meta` holds (key, value) texts.
+    `statuses` are effective statuses. `error` is a glob (``*``, ``?``, ignoring case) for the stored error text or its
+    normalised form. `search` is a part of the id, pipeline, error or pause message, ignoring case. `meta` has pairs of
+    key and value.
     """
 
     statuses: frozenset[str] = frozenset()
@@ -128,7 +127,7 @@ class RunFilter(NamedTuple):
 
 
 class Page(NamedTuple, Generic[T]):
-    """A page of a longer list. `next` is where the following page begins, None at the end."""
+    """A page of a list. `next` is the position of the next page, None at the end."""
 
     items: tuple[T, ...]
     next: tuple[datetime | None, str] | None = None
@@ -136,7 +135,7 @@ class Page(NamedTuple, Generic[T]):
 
 
 class StepRecord(NamedTuple):
-    """One execution of a step, joined from the steps' table and the state's step history."""
+    """An execution of a step, merged from the table of steps and the step history of the state."""
 
     step_index: int | None
     step_name: str
@@ -152,14 +151,14 @@ class StepRecord(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """What a paused run waits for."""
+    """The question of a paused run."""
 
     step: str | None
     message: str | None
 
 
 class RunDetail(NamedTuple):
-    """One run with all that `show` tells. `state` is the whole saved document, None if there is none."""
+    """A run in full, as for ``lens show``. `state` is the saved document, or None."""
 
     run: RunSummary
     steps: tuple[StepRecord, ...] = ()
@@ -171,7 +170,7 @@ class RunDetail(NamedTuple):
 
 
 class Span(NamedTuple):
-    """One span; offsets count from the start of its own root. `started_at` is wall time where known."""
+    """A span; offsets are relative to the start of its root. `started_at` is wall time if known."""
 
     span_id: str
     parent_span_id: str | None
@@ -185,7 +184,7 @@ class Span(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """A stored score of a run or of one of its steps."""
+    """A stored score of a run or step."""
 
     run_id: str
     step_name: str | None
@@ -196,7 +195,7 @@ class Evaluation(NamedTuple):
 
 
 class SystemEntry(NamedTuple):
-    """A global key and its value."""
+    """A key of the system state and its value."""
 
     key: str
     value: Any

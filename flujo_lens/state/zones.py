@@ -1,7 +1,7 @@
-"""In which zone a store's naive times were written, as far as the store gives it away.
+"""Inference of the time zone of a store's naive times.
 
-A run has both a naive local time and one in UTC, taken within seconds: their difference is the offset at that time.
-Zones differ by quarters of an hour. A store that lived through a change of the clock, or was moved, has several.
+A run has both a naive local time and a UTC time, taken within seconds: their difference is the offset at that time.
+Offsets are multiples of a quarter of an hour. A store can have several, after a clock change or a move.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _SEVERAL = 3
 
 
 class Observed(NamedTuple):
-    """An offset that a run gives away: the naive local time, and what it was ahead of UTC."""
+    """An observed offset: a naive local time, and its offset from UTC."""
 
     local: datetime
     offset: timedelta
 
 
 def observed(pairs: Iterable[tuple[object, object]]) -> list[Observed]:
-    """What pairs of a run's naive local and UTC times give away, in their order.
+    """The offsets observed from pairs of naive local and UTC times of runs, in order.
 
-    Pairs that do not fit (a missing time, more than a minute off a quarter of an hour) are passed over.
+    Invalid pairs (a missing time, or more than a minute off a quarter of an hour) are skipped.
     """
     found = (_observed(local, utc) for local, utc in pairs)
     return [one for one in found if one is not None]
@@ -58,22 +58,20 @@ def _naive(text: object) -> datetime | None:
 
 
 def guess_zone(pairs: Iterable[tuple[object, object]]) -> tzinfo | None:
-    """The fixed offset of the first (newest) of the pairs that tells one; None if none does."""
+    """The fixed offset of the first (newest) valid pair; None without one."""
     found = (_observed(local, utc) for local, utc in pairs)
     return next((timezone(one.offset) for one in found if one is not None), None)
 
 
 def infer_zone(found: Sequence[Observed], machine: tzinfo) -> tzinfo | None:
-    """The zone of a store's writer.
+    """The zone of the writer of a store.
 
     Args:
-        found: What the store gives away, from its whole life.
-        machine: The zone of this machine; if its rules explain all that was found, they count, also for times of
-            another season.
+        found: All observed offsets of the store.
+        machine: The zone of this machine; used if it explains all observed offsets.
 
     Returns:
-        The machine's zone, the one offset that was found, the offsets that were found at the times at which they
-        were, or None if nothing was found.
+        The machine's zone, the only observed offset, the observed offsets by time, or None without any.
     """
     sure = _without_chance(found)
     if not sure:
@@ -85,9 +83,9 @@ def infer_zone(found: Sequence[Observed], machine: tzinfo) -> tzinfo | None:
 
 
 def _without_chance(found: Sequence[Observed]) -> list[Observed]:
-    """What was found without offsets that are there by chance: of a run that was saved again long after its end.
+    """The observed offsets without accidental ones, of runs saved again long after their end.
 
-    Kept are the one that most give away, those of another season beside it, and those that several give away.
+    Kept are the most frequent one, those of another season next to it, and those observed several times.
     """
     counts = Counter(one.offset for one in found)
     most = counts.most_common(1)[0][0] if counts else timedelta(0)
@@ -99,13 +97,13 @@ def _explains(zone: tzinfo, one: Observed) -> bool:
 
 
 class ObservedZone(tzinfo):
-    """Offsets that were observed, each from the middle between its first time and the last one of that before it.
+    """Observed offsets by time. Each starts midway between its first time and the last time of the one before.
 
     Args:
         found: At least one.
 
     Attributes:
-        slack: By how much two local times can be the wrong way round.
+        slack: Maximum error in the order of two local times.
     """
 
     def __init__(self, found: Iterable[Observed]) -> None:

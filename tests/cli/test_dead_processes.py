@@ -23,7 +23,7 @@ from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.claims import Claim, Holder
 from flujo_lens.state.stale_runs import gone_runs, silent_ids, with_signs
-from flujo_lens.state.views import GONE, NO_SIGN, RunFilter, RunSummary
+from flujo_lens.state.views import GONE, INACTIVE, RunFilter, RunSummary
 
 RUN = """
 import asyncio, sys
@@ -165,8 +165,8 @@ def test_who_is_stale() -> None:
     found = asyncio.run(with_signs(backend, runs, NOW, timedelta(hours=1)))
     assert {run.run_id: run.stale for run in found if run.stale} == {
         "gone": GONE,
-        "lease-over": NO_SIGN,
-        "nobody-for-long": NO_SIGN,
+        "lease-over": INACTIVE,
+        "nobody-for-long": INACTIVE,
     }
     assert {run.run_id for run in found if run.holder} == set(claims) - {"done"}
     assert backend.asked == 1

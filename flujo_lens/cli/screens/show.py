@@ -15,7 +15,7 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.text import escape_controls, one_line, unescape
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import GONE, NO_SIGN, Pause, RunDetail, StepRecord
+from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -138,7 +138,7 @@ class _Screen:
         """Why a running run is stale, for the title."""
         if self.run.stale == GONE:
             return " (process is gone)"
-        return f" (no activity for {self.out.human.since(self.run.updated_at)})" if self.run.stale == NO_SIGN else ""
+        return f" (no activity for {self.out.human.since(self.run.updated_at)})" if self.run.stale == INACTIVE else ""
 
     def _facts(self) -> Iterator[Text]:
         from rich.text import Text
