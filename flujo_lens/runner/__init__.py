@@ -1,1 +1,1 @@
-"""Runs linear pipelines whose state survives the process: the steps, the registry, the engine."""
+"""Durable runs of linear pipelines: steps, registry and engine."""

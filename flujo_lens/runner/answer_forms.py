@@ -1,4 +1,4 @@
-"""The answer of a person as a form: the fields that an input schema asks for, in words for a person."""
+"""Forms for answers: the fields of an input schema, described for prompts and hints."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _FORMATS = {
 
 
 class FormField(NamedTuple):
-    """One thing to ask.
+    """A field of a form.
 
     Attributes:
-        name: Of the field; None where the answer is one value.
-        kind: What it may be, in words.
-        choices: What alone it may be, if there are few.
-        default: What it is where nothing is typed, as text; None if it has to be typed.
-        about: What the schema says of it.
-        adapter: Checks it (a pydantic ``TypeAdapter``).
+        name: The name of the field; None if the answer is a single value.
+        kind: Description of its type.
+        choices: The legal values, if there are few.
+        default: The default as text; None if a value is required.
+        about: Its description in the schema.
+        adapter: Validates it (a pydantic ``TypeAdapter``).
     """
 
     name: str | None
@@ -45,10 +45,10 @@ class FormField(NamedTuple):
     adapter: Any
 
     def value(self, text: str) -> Any:
-        """What was typed, as its type; a text may be JSON of it.
+        """Convert the typed text, which may be JSON, to the type of the field.
 
         Raises:
-            ValueError: it does not fit; says why in a few words.
+            ValueError: it does not fit; the message has the reason.
         """
         from pydantic import ValidationError
 
@@ -60,11 +60,11 @@ class FormField(NamedTuple):
         try:
             return self.adapter.validate_json(wanted)
         except ValidationError:
-            raise ValueError(_told(first)) from first
+            raise ValueError(_error_text(first)) from first
 
 
 def form_of(schema: Any) -> tuple[FormField, ...]:
-    """The fields that a schema asks for: those of a pydantic model, one for any other type, none for no schema."""
+    """The fields of a schema: those of a pydantic model, one for any other type, none for None."""
     from pydantic import BaseModel
 
     if schema is None:
@@ -76,7 +76,7 @@ def form_of(schema: Any) -> tuple[FormField, ...]:
 
 
 def answer_adapter(schema: Any) -> Any:
-    """Checks answers as a pydantic ``TypeAdapter`` does, and makes values of registered classes."""
+    """An adapter like pydantic's ``TypeAdapter`` that also creates values of registered classes."""
     from flujo_lens.serialization.registered import adapter_of, names_registered
 
     adapter = adapter_of(schema)
@@ -84,13 +84,13 @@ def answer_adapter(schema: Any) -> Any:
 
 
 class _RegisteredAdapter(NamedTuple):
-    """A ``TypeAdapter`` behind the deserializers of an application."""
+    """A ``TypeAdapter`` that applies the deserializers of an application first."""
 
     schema: Any
     adapter: Any
 
     def validate_python(self, data: Any) -> Any:
-        """The answer as its type.
+        """Validate an answer.
 
         Raises:
             ValidationError: it does not fit.
@@ -100,10 +100,10 @@ class _RegisteredAdapter(NamedTuple):
         return self.adapter.validate_python(with_registered(data, self.schema, []))
 
     def validate_json(self, data: str) -> Any:
-        """The answer in a text of JSON.
+        """Validate an answer in JSON.
 
         Raises:
-            ValidationError: it is none, or does not fit.
+            ValidationError: it is not JSON, or does not fit.
         """
         from pydantic import JsonValue, TypeAdapter
 
@@ -111,18 +111,18 @@ class _RegisteredAdapter(NamedTuple):
         return self.validate_python(json_adapter.validate_json(data))
 
     def json_schema(self) -> dict[str, Any]:
-        """What the answer may be."""
+        """The JSON schema of the answer."""
         made: dict[str, Any] = self.adapter.json_schema()
         return made
 
 
 def wanted(schema: Any) -> list[str]:
-    """What an answer has to be, in lines of a hint: the fields with their types. Nothing for no schema."""
+    """The lines of a hint on the expected answer: the fields with their types. Empty for None."""
     fields = form_of(schema)
     if fields and fields[0].name is None:
         return [f"the answer is a {fields[0].kind}"]
-    told = [f"  {one.name}: {one.kind}" + (f" [{one.default}]" if one.default is not None else "") for one in fields]
-    return ["the answer is an object, --input-json '{...}', with", *told] if told else []
+    lines = [f"  {one.name}: {one.kind}" + (f" [{one.default}]" if one.default is not None else "") for one in fields]
+    return ["the answer is an object, --input-json '{...}', with", *lines] if lines else []
 
 
 def _field(name: str, field: Any) -> FormField:
@@ -140,7 +140,7 @@ def _text(value: Any) -> str:
 
 
 def _shape(adapter: Any) -> tuple[str, tuple[str, ...]]:
-    """What a value may be in words, and the few that it may be."""
+    """Description of the type of a value, and its legal values if there are few."""
     from pydantic.errors import PydanticUserError
 
     try:
@@ -163,7 +163,7 @@ def _words(schema: dict[str, Any], known: dict[str, Any]) -> tuple[str, tuple[st
     return _FORMATS.get(schema.get("format", "")) or _KINDS.get(schema.get("type", ""), "value"), ()
 
 
-def _told(error: Any) -> str:
+def _error_text(error: Any) -> str:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {first['msg']}" if where else str(first["msg"])

@@ -1,4 +1,4 @@
-"""`Reply`: a person's answer, and the question that it is meant for."""
+"""`Reply`: an answer, and the question that it is for."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from flujo_lens.runner.stored_run import Stored, step_called
 __all__ = ["NO_ANSWER", "Reply"]
 
 NO_ANSWER: Any = object()
-"""None is an answer."""
+"""Marks a missing answer, since None is a valid one."""
 
 
 class Reply(NamedTuple):
-    """What goes with a run that goes on.
+    """An answer with the expected question, for resuming a run.
 
     Attributes:
-        answer: The answer; `NO_ANSWER` where there is none.
-        seen: The run as it stood when the question was read; None where nobody says.
-        step: The step that has to wait; None for whichever does.
-        question: The token of the question that was read (`PipelineResult.question`); None where nobody says.
+        answer: The answer, or `NO_ANSWER`.
+        seen: The run when the question was read; None if unknown.
+        step: The step that must wait; None for any.
+        question: The token of the question that was read (`PipelineResult.question`); None if unknown.
     """
 
     answer: Any = NO_ANSWER
@@ -36,13 +36,12 @@ class Reply(NamedTuple):
         return self.answer is not NO_ANSWER
 
     def check(self, stored: Stored, pipeline: Pipeline | None) -> None:
-        """See that a run waits for this reply, if it is for a question; `pipeline` tells other names of its step.
+        """Check that a run waits for this reply; `pipeline` has aliases of its step.
 
-        An answer that says nothing of its question can be for the first one of a run alone: there is no other that
-        it could have been meant for.
+        An answer without a question is accepted only for the first question of a run, where it is unambiguous.
 
         Raises:
-            NotWaitingError: it does not.
+            NotWaitingError: it does not wait for it.
         """
         if not self.has_answer and self.step is None and self.question is None:
             return
@@ -60,7 +59,7 @@ class Reply(NamedTuple):
 
 
 def _is_same(seen: PipelineResult[Any], stored: Stored) -> bool:
-    """Whether a result was read at the question at which the run waits now."""
+    """Whether a result was read at the current question of the run."""
     if seen.question is not None:
         return seen.question in stored.questions
     done = sum(step.success is not False for step in seen.step_history)
@@ -88,6 +87,6 @@ def _another(stored: Stored, found: str, waiting: str | None) -> NotWaitingError
 
 
 def _names(waiting: str | None, pipeline: Pipeline | None) -> set[str | None]:
-    """The names under which the code knows the step that is stored as `waiting`, and that one."""
+    """The stored name `waiting` of a step, and its names in the code."""
     known = step_called(pipeline, waiting)
     return {waiting} if known is None else {waiting, known.name, *known.aliases}

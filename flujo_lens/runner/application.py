@@ -1,4 +1,4 @@
-"""`Application`: the pipelines of somebody's program, whatever ``--app module:attribute`` leads to."""
+"""`Application`: the pipelines of a program, loaded from ``--app module:attribute``."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Application:
-    """What an application says of its pipelines.
+    """The pipelines of an application.
 
     Attributes:
-        target: The ``module:attribute`` that led to it.
-        source: Its code: one pipeline, or a registry, or both.
+        target: Its ``module:attribute``.
+        source: Its code: a pipeline, a registry, or both.
         context_model: The type of the context.
-        lease: Seconds of a claim; None for the usual ones.
-        library: The application's own object of the library, and what it takes to hand a run to it; None for an
-            application of ours. Its pipelines are known here by their shape alone.
+        lease: Seconds of a claim; None for the default.
+        library: The adapter for an object of the library; None for an application of lens. Of the library's pipelines,
+            only the shapes are known here.
     """
 
     target: str
@@ -57,11 +57,11 @@ class Application:
 
     @property
     def registry(self) -> PipelineRegistry | None:
-        """Where the pipelines are registered; None for an application of one pipeline alone."""
+        """The registry; None for an application with a single pipeline."""
         return self.source.registry
 
     def pipelines(self) -> tuple[Named, ...]:
-        """All pipelines, by name, the oldest version of each first. One alone may be called "unknown", "latest"."""
+        """All pipelines by name, oldest version first. A single pipeline may be named "unknown", "latest"."""
         source, registry = self.source, self.source.registry
         if registry is None or source.pipeline is not None:
             pipeline, version = source.for_new()
@@ -75,7 +75,7 @@ class Application:
     def pipeline(self, name: str, version: str) -> Pipeline | None:
         """The pipeline of that name and version ("latest": the newest), or None.
 
-        One pipeline alone that has no name or version of its own answers to any.
+        A single pipeline without a name or version matches any.
         """
         source = self.source
         if source.pipeline is not None and source.name in (name, *NAMELESS) and source.version in (version, "latest"):
@@ -86,11 +86,11 @@ class Application:
         """The code for stored runs of a pipeline.
 
         Args:
-            name: As the runs have it; "unknown" if they have none.
-            version: The version to go on with, whatever the runs began with; None for theirs, if it is registered.
+            name: The name in the runs; "unknown" without one.
+            version: The version to use; None for the version of the runs, if it is registered.
 
         Raises:
-            UsageError: the version that was asked for is not registered.
+            UsageError: the requested version is not registered.
         """
         source = self.source
         known = source.name if name in NAMELESS else name
@@ -102,13 +102,13 @@ class Application:
             return Source(*_found(source.registry, known, version))
         if source.version not in (version, "latest"):
             raise UsageError(
-                f"{self.target} has version {source.version} alone, not {version}",
-                hint="register both in a PipelineRegistry, and name that with --app",
+                f"{self.target} has only version {source.version}, not {version}",
+                hint="register both in a PipelineRegistry, and give that with --app",
             )
         return source._replace(version=version)
 
     def runner(self, backend: StateBackend, name: str, version: str | None = None) -> Flujo[Any]:
-        """A runner for stored runs of a pipeline on a store; name and version as in `source_for`."""
+        """A runner for stored runs of a pipeline; name and version as for `source_for`."""
         source = self.source_for(name, version)
         return Flujo(
             source.pipeline,
@@ -125,13 +125,13 @@ def load_application(target: str, app_dir: Path | str | None = None) -> Applicat
     """Import an application.
 
     Args:
-        target: ``module:attribute`` of a `Flujo`, a `PipelineRegistry`, a `Pipeline` or `Step`, of the same of the
-            library, or of a function without arguments that returns one of them.
-        app_dir: The folder from which it can be imported beside what is installed; the current one by default.
+        target: ``module:attribute`` of a `Flujo`, a `PipelineRegistry`, a `Pipeline` or a `Step`, of lens or the
+            library, or of a function without arguments that returns one.
+        app_dir: An additional folder to import from; by default, the current one.
 
     Raises:
-        UsageError: `target` is no such name, or leads to something else.
-        AppNotFoundError: it cannot be imported, or fails when it is.
+        UsageError: `target` is malformed, or is something else.
+        AppNotFoundError: it cannot be imported, or raises on import.
     """
     found = load_attribute(target, app_dir)
     made = _application(target, found)
@@ -139,7 +139,7 @@ def load_application(target: str, app_dir: Path | str | None = None) -> Applicat
         made = _application(target, _called(target, found))
     if made is None:
         raise UsageError(
-            f"{target} is of the type {type(found).__name__}; it has to be {_KINDS}, or the same of the library"
+            f"{target} has the type {type(found).__name__}; it must be {_KINDS}, or the same of the library"
         )
     return made
 
@@ -162,7 +162,7 @@ def _application(target: str, found: Any) -> Application | None:
 
 
 def _any_context() -> type[BaseModel]:
-    """A context that takes any: those of the library are checked by the library."""
+    """A context model that accepts any context, since the library validates its own."""
     from pydantic import ConfigDict, create_model
 
     return create_model("AnyContext", __config__=ConfigDict(extra="allow"))
@@ -180,7 +180,7 @@ def _found(registry: PipelineRegistry, name: str, version: str) -> tuple[Pipelin
 
 def _called(target: str, function: Any) -> Any:
     if inspect.iscoroutinefunction(function):
-        raise UsageError(f"{target} is an async function, which --app does not await; it has to be a plain one")
+        raise UsageError(f"{target} is an async function; --app takes only plain functions")
     try:
         inspect.signature(function).bind()
     except (TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""Calls of an application's code, which may do whatever it likes: what comes out of them is an `Exception`.
+"""Calls of an application's code, which turn everything that it raises into an `Exception`.
 
-A function may leave by `sys.exit`, raise `KeyboardInterrupt` or `asyncio.CancelledError` itself, or fork, and let the
-child come back. None of that is for the application to decide: it has failed, and a child ends where it came back.
+A function may call `sys.exit`, raise `KeyboardInterrupt` or `asyncio.CancelledError`, or fork and return in the child.
+All of these count as failures of the application, and a child process ends where it returns.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 IN_STEP: contextvars.ContextVar[bool] = contextvars.ContextVar("flujo_lens_in_step", default=False)
-"""Whether what runs was called by a step, or is a task or a callback of one."""
+"""Whether the current code runs inside a step, or in a task or callback of one."""
 
 _LONGEST = 10_000
-"""Characters of an exception's text that are kept."""
+"""Maximum length of the text of an exception."""
 
 _FEW = 5
-"""Exceptions of a group that are told."""
+"""Maximum number of described exceptions of a group."""
 
 _RAISES = dis.opmap["RAISE_VARARGS"]
 
@@ -46,10 +46,10 @@ _cleaners: list[Callable[[], None]] = []
 
 
 class application_code:  # noqa: N801 - a block, as `contextlib.suppress` is one
-    """A block in which an application's code is called, outside of any step.
+    """A block that calls an application's code outside of a step.
 
     Raises:
-        ApplicationExitError: in place of whatever is no `Exception`. A signal's `KeyboardInterrupt` is left alone.
+        ApplicationExitError: in place of any other `BaseException`, except the `KeyboardInterrupt` of a signal.
     """
 
     def __enter__(self) -> None:
@@ -62,10 +62,10 @@ class application_code:  # noqa: N801 - a block, as `contextlib.suppress` is one
 
 
 def as_exception(error: BaseException) -> Exception:
-    """What an application's code raised, as an `Exception`.
+    """Convert what an application's code raised to an `Exception`.
 
     Raises:
-        KeyboardInterrupt: it is the one of a signal.
+        KeyboardInterrupt: `error` comes from a signal.
     """
     if isinstance(error, Exception):
         return error
@@ -75,7 +75,7 @@ def as_exception(error: BaseException) -> Exception:
 
 
 def is_signal(error: BaseException) -> bool:
-    """Whether it is a `KeyboardInterrupt` that a signal has put into the code, rather than a statement of it."""
+    """Whether an error is a `KeyboardInterrupt` from a signal, not raised by a statement."""
     if not isinstance(error, KeyboardInterrupt):
         return False
     trace = error.__traceback__
@@ -88,7 +88,7 @@ def is_signal(error: BaseException) -> bool:
 
 
 def _handlers() -> Iterator[CodeType]:
-    """The code of whatever hears Ctrl-C at present."""
+    """The code objects of the current handlers of SIGINT."""
     handler: Any = signal.getsignal(signal.SIGINT)
     while isinstance(handler, functools.partial):
         handler = handler.func
@@ -98,7 +98,7 @@ def _handlers() -> Iterator[CodeType]:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in words: its type and what it says; of a group its members, too."""
+    """Describe an exception: its type and text, and the members of a group."""
     said = _text(error)
     if isinstance(error, BaseExceptionGroup):
         some = error.exceptions[:_FEW]
@@ -128,16 +128,16 @@ def _shortened(text: str) -> str:
 
 
 def end_child(parent: int, error: BaseException | None) -> None:
-    """End this process if it is a child that came back from an application's code; `parent` is who called that.
+    """End this process if it is a child that returned from an application's code; `parent` is the calling process.
 
-    The run is its parent's, and so are the event loop, the connections and what is to be printed.
+    The run, the event loop, the connections and the output belong to the parent.
     """
     if os.getpid() != parent:
         _end(error)
 
 
 def _end(error: BaseException | None) -> NoReturn:
-    """As Python would end a program, but that nothing of ours is called."""
+    """Exit like a Python program, without calling handlers of lens."""
     status = 0
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         status = (error.code or 0) & 0xFF
@@ -151,12 +151,12 @@ def _end(error: BaseException | None) -> NoReturn:
     os._exit(status)
 
 
-# --- what it leaves behind
+# --- clean-up
 
 
 @contextmanager
 def cleaned_up(clean: Callable[[], None]) -> Iterator[None]:
-    """Have `clean` called, in this block, whenever a step has come back: to undo what it did to the process."""
+    """In this block, call `clean` after every step, to undo its changes of the process."""
     _cleaners.append(clean)
     try:
         yield
@@ -165,6 +165,6 @@ def cleaned_up(clean: Callable[[], None]) -> Iterator[None]:
 
 
 def clean_up() -> None:
-    """A step has come back."""
+    """Clean up after a step."""
     for clean in _cleaners:
         clean()

@@ -1,4 +1,4 @@
-"""Compares two manifests, seen from where a run stands."""
+"""Compares two manifests, from the position of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flujo_lens.runner.type_descriptions import JSONObject
 
 __all__ = ["Comparison", "is_called", "matched"]
 
-_UNTOLD = "not annotated"
+_NOT_ANNOTATED = "not annotated"
 
 
 def is_called(step: JSONObject, name: str) -> bool:
@@ -21,11 +21,11 @@ def is_called(step: JSONObject, name: str) -> bool:
 
 
 class Comparison:
-    """The differences between a saved manifest and the current one, for a run that has `done` steps behind it.
+    """The differences between a saved manifest and the current one, for a run with `done` finished steps.
 
     Attributes:
-        waiting_index: Where the step that the run stands at is in the current pipeline; None if it is gone, or if
-            every step is done.
+        waiting_index: The index of the run's current step in the current pipeline; None if it is missing, or every
+            step is finished.
     """
 
     def __init__(self, saved: JSONObject, current: JSONObject, done: int) -> None:
@@ -37,7 +37,7 @@ class Comparison:
         self.waiting_index = self._found[done] if done < len(self._old) else None
 
     def differences(self) -> list[Difference]:
-        """Every difference: completed steps first, then the step where it stands, later ones, context, version."""
+        """All differences: of completed steps, the current step, later steps, context and version."""
         found = [
             *self._completed(),
             *self._moved(),
@@ -48,27 +48,27 @@ class Comparison:
         ]
         return [*found, *self._versions(bool(found)), *self._questions()]
 
-    # --- steps that are done
+    # --- completed steps
 
     def _completed(self) -> Iterator[Difference]:
         for old, at in zip(self._old[: self._done], self._found, strict=False):
             if at is None:
-                yield _lost(old, "completed-step-missing", "which is done, is not in this code")
+                yield _lost(old, "completed-step-missing", "which is completed, is not in this code")
                 continue
             new = self._new[at]
             yield from _renamed(old, new, "step-renamed")
             if old["kind"] != new["kind"]:
-                yield _of_kind(old, new, "completed-step-kind", "which is done")
+                yield _of_kind(old, new, "completed-step-kind", "which is completed")
             else:
                 yield from self._output(old, new)
 
     def _output(self, old: JSONObject, new: JSONObject) -> Iterator[Difference]:
-        kinds = {Fit.RENAMED: "output-renamed", Fit.UNTOLD: "output-untold", Fit.WIDER: "output-wider"}
+        kinds = {Fit.RENAMED: "output-renamed", Fit.UNKNOWN: "output-untold", Fit.WIDER: "output-wider"}
         words = {
-            Fit.RENAMED: "the output of {0} is called {2} now, was {1}; it has the same shape",
-            Fit.UNTOLD: "whether the output of {0} is what it was cannot be told: it was {1}, and is {2}",
-            Fit.WIDER: "the output of {0} may be more than it was: {2}, was {1}; what is saved fits",
-            Fit.OTHER: "the output of {0}, which is done, is {2} now, was {1}",
+            Fit.RENAMED: "the output of {0} is now {2}, was {1}, with the same shape",
+            Fit.UNKNOWN: "the output of {0} cannot be compared: it was {1}, and is now {2}",
+            Fit.WIDER: "the output of {0} is now wider: {2}, was {1}; the saved one fits",
+            Fit.OTHER: "the output of {0}, which is completed, is now {2}, was {1}",
         }
         fit = self._fitting.fit(old["output"], new["output"])
         if fit is not Fit.SAME:
@@ -76,13 +76,13 @@ class Comparison:
             yield self._of_output(old, new, kind, words[fit])
 
     def _of_output(self, old: JSONObject, new: JSONObject, kind: str, words: str) -> Difference:
-        """Another output; of two types that are called alike it says where they differ."""
-        found = _changed(kind, old["name"], words, old["output"] or _UNTOLD, new["output"] or _UNTOLD)
-        why = self._fitting.told(old["output"], new["output"])
+        """A changed output; for two types of the same name, with the difference."""
+        found = _changed(kind, old["name"], words, old["output"] or _NOT_ANNOTATED, new["output"] or _NOT_ANNOTATED)
+        why = self._fitting.difference(old["output"], new["output"])
         return replace(found, sentence=f"{found.sentence}: {why}") if why else found
 
     def _moved(self) -> Iterator[Difference]:
-        """Completed steps that stand in another order, or behind the step where the run stands."""
+        """Completed steps in another order, or after the current step."""
         indexes = [at for at in self._found[: self._done] if at is not None]
         for old, at in zip(self._old[: self._done], self._found, strict=False):
             if at is None:
@@ -90,18 +90,17 @@ class Comparison:
             rank = sorted(indexes).index(at)
             behind = self.waiting_index is not None and at > self.waiting_index
             if behind or rank != indexes.index(at):
-                sentence = 'step "{0}", which is done, stands in another place: {2}, was {1}'
+                sentence = 'step "{0}", which is completed, is now in another position: {2}, was {1}'
                 yield _changed(
                     "completed-step-moved", old["name"], sentence, _ordinal(self._old.index(old)), _ordinal(at)
                 )
 
-    # --- what has not run
+    # --- steps that have not run
 
     def _inserted(self) -> Iterator[Difference]:
-        """Steps that were not run although they stand before one that is done, or before where the run stands.
+        """Steps that have not run although they are before a completed one, or before the current one.
 
-        A step of the saved pipeline that was still to come is none, where it now comes before the step at which
-        the run stands: it runs first.
+        A pending step of the saved pipeline that is now before the current one is not included: it runs first.
         """
         done = {at for at in self._found[: self._done] if at is not None}
         known = {at for at in self._found if at is not None}
@@ -118,11 +117,11 @@ class Comparison:
                     name,
                     None,
                     name,
-                    f'step "{name}" stands at a place that the run has passed: it did not run',
+                    f'step "{name}" is in a position that the run has passed: it did not run',
                 )
             else:
                 yield Difference(
-                    "waiting-step-moved", name, None, name, f'step "{name}" comes before it now, and runs first'
+                    "waiting-step-moved", name, None, name, f'step "{name}" is now before it, and runs first'
                 )
 
     def _waiting(self) -> Iterator[Difference]:
@@ -130,14 +129,14 @@ class Comparison:
             return
         old, at = self._old[self._done], self.waiting_index
         if at is None:
-            yield _lost(old, "waiting-step-missing", "at which the run stands, is not in this code")
+            yield _lost(old, "waiting-step-missing", "the current step, is not in this code")
             return
         new = self._new[at]
         yield from _renamed(old, new, "step-renamed")
         if old["kind"] != new["kind"]:
-            yield _of_kind(old, new, "waiting-step-kind", "at which the run stands")
+            yield _of_kind(old, new, "waiting-step-kind", "the current step")
         elif self._fitting.fit(old["output"], new["output"]) not in (Fit.SAME, Fit.RENAMED):
-            sentence = "the output of {0}, which is still to come, is {2} now, was {1}"
+            sentence = "the output of {0}, which has not run, is now {2}, was {1}"
             yield self._of_output(old, new, "waiting-step-output", sentence)
 
     def _later(self) -> Iterator[Difference]:
@@ -148,33 +147,31 @@ class Comparison:
             yield from self._later_one(old, at)
         places = [at for _, at in later if at is not None and at > begin]
         if places != sorted(places):
-            yield Difference(
-                "later-step-moved", None, None, None, "steps that are still to come stand in another order"
-            )
+            yield Difference("later-step-moved", None, None, None, "steps that have not run are in another order")
         for at, new in enumerate(self._new):
             if at not in known and at > begin:
                 name = new["name"]
-                yield Difference("later-step-added", name, None, name, f'step "{name}" is new, and still to come')
+                yield Difference("later-step-added", name, None, name, f'step "{name}" is new, and has not run')
 
     def _later_one(self, old: JSONObject, at: int | None) -> Iterator[Difference]:
         if at is None:
-            yield _lost(old, "later-step-removed", "which was still to come, is not in this code")
+            yield _lost(old, "later-step-removed", "which has not run, is not in this code")
             return
         new = self._new[at]
         yield from _renamed(old, new, "later-step-renamed")
         if old["kind"] != new["kind"]:
-            yield _of_kind(old, new, "later-step-changed", "which is still to come")
+            yield _of_kind(old, new, "later-step-changed", "which has not run")
         elif self._fitting.fit(old["output"], new["output"]) is not Fit.SAME:
-            told = "the output of {0}, still to come, is {2} now, was {1}"
-            yield self._of_output(old, new, "later-step-changed", told)
+            template = "the output of {0}, which has not run, is now {2}, was {1}"
+            yield self._of_output(old, new, "later-step-changed", template)
 
     def _questions(self) -> Iterator[Difference]:
-        """Texts of questions that are open or still to come; an older manifest does not have them."""
+        """Changed texts of current and later questions; older manifests do not have them."""
         for old, at in list(zip(self._old, self._found, strict=True))[self._done :]:
             was, now = old.get("question"), None if at is None else self._new[at].get("question")
             if was is not None and now is not None and was != now:
-                told = 'the question of step "{0}" was "{1}", is "{2}" now'
-                yield _changed("question-changed", old["name"], told, was, now)
+                template = 'the question of step "{0}" is now "{2}", was "{1}"'
+                yield _changed("question-changed", old["name"], template, was, now)
 
     # --- context and version
 
@@ -184,39 +181,39 @@ class Comparison:
             if name not in old:
                 yield _new_field(name, new[name])
             elif name not in new:
-                told = "the context had a field {0} ({1}) that this code does not have"
-                yield _changed("context-field-removed", name, told, old[name]["type"], None)
+                template = "the context has a saved field {0} ({1}) that this code does not have"
+                yield _changed("context-field-removed", name, template, old[name]["type"], None)
             else:
                 yield from self._field(name, old[name], new[name])
 
     def _field(self, name: str, old: JSONObject, new: JSONObject) -> Iterator[Difference]:
         fit = self._fitting.fit(old["type"], new["type"])
         if fit is Fit.OTHER:
-            told = "the context's field {0} is {2} now, was {1}"
-            found = _changed("context-field-retyped", name, told, old["type"], new["type"])
-            why = self._fitting.told(old["type"], new["type"])
+            template = "the field {0} of the context is now {2}, was {1}"
+            found = _changed("context-field-retyped", name, template, old["type"], new["type"])
+            why = self._fitting.difference(old["type"], new["type"])
             yield replace(found, sentence=f"{found.sentence}: {why}") if why else found
         elif fit is not Fit.SAME:
-            told = "the context's field {0} is {2} now, was {1}; what is saved fits, or cannot be told from it"
-            yield _changed("context-field-wider", name, told, old["type"], new["type"])
+            template = "the field {0} of the context is now {2}, was {1}; the saved value fits, or cannot be checked"
+            yield _changed("context-field-wider", name, template, old["type"], new["type"])
         elif old["required"] != new["required"]:
-            told = "the context's field {0} is {2} now, was {1}; what is saved has it"
-            yield _changed("context-field-optional", name, told, _need(old), _need(new))
+            template = "the field {0} of the context is now {2}, was {1}; the saved context has it"
+            yield _changed("context-field-optional", name, template, _need(old), _need(new))
 
     def _versions(self, differs: bool) -> Iterator[Difference]:
         (old_name, old), (name, new) = _titled(self._saved), _titled(self._current)
         if old_name != name:
-            yield _changed("pipeline-renamed", None, "the pipeline is called {2} now, was {1}", old_name, name)
+            yield _changed("pipeline-renamed", None, "the pipeline is now named {2}, was {1}", old_name, name)
         if old != new:
-            told = "the version is {2} now, was {1}" + ("" if differs else "; nothing else has changed")
-            yield _changed("version-changed", None, told, old, new)
+            template = "the version is now {2}, was {1}" + ("" if differs else "; nothing else has changed")
+            yield _changed("version-changed", None, template, old, new)
         elif differs:
-            told = "the pipeline has changed, but its version has not: it is still {1} (version not bumped)"
-            yield _changed("version-not-bumped", None, told, old, new)
+            template = "the pipeline has changed, but its version is still {1} (version not bumped)"
+            yield _changed("version-not-bumped", None, template, old, new)
 
 
 def matched(old: Sequence[JSONObject], new: Sequence[JSONObject]) -> list[int | None]:
-    """For each saved step where it is now: by its name, else by an alias that the code or the saved step has."""
+    """The index of each saved step in the current pipeline: by name, else by an alias in the code or the saved step."""
     found: list[int | None] = [None] * len(old)
     left = dict(enumerate(new))
     rules: tuple[Callable[[JSONObject, JSONObject], bool], ...] = (
@@ -247,10 +244,10 @@ def _ordinal(index: int) -> str:
 
 def _new_field(name: str, field: JSONObject) -> Difference:
     if field["required"]:
-        told = "the context needs a field {0} ({2}) that was not saved"
-        return _changed("context-field-required", name, told, None, field["type"])
-    told = "the context has a new field {0} ({2}) with a default"
-    return _changed("context-field-added", name, told, None, field["type"])
+        template = "the context requires a field {0} ({2}) that was not saved"
+        return _changed("context-field-required", name, template, None, field["type"])
+    template = "the context has a new field {0} ({2}) with a default"
+    return _changed("context-field-added", name, template, None, field["type"])
 
 
 def _lost(old: JSONObject, kind: str, what: str) -> Difference:
@@ -259,14 +256,14 @@ def _lost(old: JSONObject, kind: str, what: str) -> Difference:
 
 def _renamed(old: JSONObject, new: JSONObject, kind: str) -> Iterator[Difference]:
     if old["name"] != new["name"]:
-        sentence = f'step "{old["name"]}" is called "{new["name"]}" now (known by its alias)'
+        sentence = f'step "{old["name"]}" is now named "{new["name"]}" (found by its alias)'
         yield Difference(kind, old["name"], old["name"], new["name"], sentence)
 
 
 def _of_kind(old: JSONObject, new: JSONObject, kind: str, which: str) -> Difference:
-    sentence = f'step "{old["name"]}", {which}, is of another kind: {new["kind"]}, was {old["kind"]}'
+    sentence = f'step "{old["name"]}", {which}, is now of another kind: {new["kind"]}, was {old["kind"]}'
     return Difference(kind, old["name"], old["kind"], new["kind"], sentence)
 
 
-def _changed(kind: str, step: str | None, told: str, saved: Any, current: Any) -> Difference:
-    return Difference(kind, step, saved, current, told.format(step, saved, current))
+def _changed(kind: str, step: str | None, template: str, saved: Any, current: Any) -> Difference:
+    return Difference(kind, step, saved, current, template.format(step, saved, current))

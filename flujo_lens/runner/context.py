@@ -1,9 +1,8 @@
-"""`PipelineContext`: what the steps of a run share; and how it goes into the saved state and out of it.
+"""`PipelineContext`: data shared by the steps of a run; saving and loading it.
 
-Beside the fields of the model, the saved context has notes of the runner's own, under the names that the library
-uses: ``status``, ``current_step``, and while a person is waited for ``pause_message`` and ``hitl_data``, the
-message in ``scratchpad`` too. A field of an application that has such a name keeps its value and takes the place
-of the note.
+In addition to the fields of the model, the saved context has notes of the runner, under the names used by the library:
+``status``, ``current_step``, and while the run waits for a person ``pause_message`` and ``hitl_data``, with the message
+in ``scratchpad``, too. A field of an application with such a name replaces the note.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _log = logging.getLogger("flujo_lens")
 
 
 class HumanInteraction(BaseModel):
-    """One question to a person and the answer; `timestamp` is in UTC."""
+    """A question to a person and the answer; `timestamp` is in UTC."""
 
     message_to_human: str
     human_response: Any
@@ -51,13 +50,13 @@ class HumanInteraction(BaseModel):
 
 
 class PipelineContext(BaseModel):
-    """What the steps of a run share. Models of an application's own inherit from it and add their fields.
+    """Data shared by the steps of a run. Context models of an application inherit from it and add fields.
 
     Attributes:
         run_id: The run.
-        initial_prompt: The input of the first step, as a text.
-        scratchpad: For whatever a step wants to leave for a later one.
-        hitl_history: What persons were asked and what they answered, in order.
+        initial_prompt: The input of the first step, as text.
+        scratchpad: Free-form data of steps.
+        hitl_history: Questions to persons and their answers, in order.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -69,33 +68,33 @@ class PipelineContext(BaseModel):
 
 
 def make_context(model: type[ContextT], run_id: str, initial_input: Any, data: JSONObject) -> ContextT:
-    """The context of a run that begins.
+    """Create the context of a new run.
 
     Args:
         model: Its type.
-        run_id: Fills the field of that name, whatever `data` says.
-        initial_input: Fills ``initial_prompt`` unless `data` does.
+        run_id: The value of the field ``run_id``, overriding `data`.
+        initial_input: The value of ``initial_prompt``, unless in `data`.
         data: Values of other fields.
 
     Raises:
-        UsageError: the model does not take them.
+        UsageError: the values do not fit the model.
     """
     given = {"initial_prompt": str(initial_input), **data, "run_id": run_id}
     try:
         made: ContextT = validate_model(model, given)
     except ValidationError as error:
         raise UsageError(
-            f"the context {model.__name__} cannot be made: {_first(error)}",
-            hint="give the missing fields with initial_context_data={...}, or give them defaults",
+            f"cannot create the context {model.__name__}: {_first(error)}",
+            hint="pass missing fields in initial_context_data={...}, or add defaults",
         ) from error
     except BaseException as error:
         as_exception(error)
-        raise UsageError(f"the context {model.__name__} cannot be made: {describe(error)}") from error
+        raise UsageError(f"cannot create the context {model.__name__}: {describe(error)}") from error
     return made
 
 
 def dump_context(context: BaseModel, notes: JSONObject) -> JSONObject:
-    """The context as it is saved: plain JSON data, with the `notes` where the model has no field of that name."""
+    """The context as plain JSON data to save, with the `notes` that are not fields of the model."""
     saved: JSONObject = safe_serialize(context)
     message = notes.get("pause_message")
     if message is not None and isinstance(saved.get("scratchpad"), dict):
@@ -104,13 +103,13 @@ def dump_context(context: BaseModel, notes: JSONObject) -> JSONObject:
 
 
 def load_context(saved: JSONObject, model: type[ContextT], run_id: str) -> ContextT:
-    """The context out of what was saved, without the runner's notes.
+    """Load a saved context, without the runner's notes.
 
-    Fields may go by their names or by their aliases. Values of registered classes are made by their deserializers.
+    Fields may have their names or aliases. Values of registered classes are created by their deserializers.
 
     Raises:
-        InvalidStateError: it does not fit the model. Its details: ``field``, and where a class could not be made
-            ``kind`` and ``raised``, as of `UnreadableValueError`.
+        InvalidStateError: it does not fit the model. Details: ``field``, and for a failed class ``kind`` and
+            ``raised``, as for `UnreadableValueError`.
     """
     data = {**without_notes(saved, model), "run_id": run_id}
     try:
@@ -129,21 +128,21 @@ def load_context(saved: JSONObject, model: type[ContextT], run_id: str) -> Conte
         as_exception(error)
         raise InvalidStateError(
             f"the saved context of {run_id} cannot be loaded: {model.__name__} raised {describe(error)}",
-            hint=f"{command_line('show', run_id, '--state')} has what was saved",
+            hint=f"{command_line('show', run_id, '--state')} shows the saved context",
             run_id=run_id,
         ) from error
     return made
 
 
 def _register(error: UnreadableValueError) -> str | None:
-    """What to do about a class that could not be made."""
+    """A hint on a class that could not be created."""
     if error.kind is None:
         return None
-    return f"mend the deserializer of {error.kind}" if error.raised else f"register a deserializer of {error.kind}"
+    return f"fix the deserializer of {error.kind}" if error.raised else f"register a deserializer for {error.kind}"
 
 
 def copied(context: ContextT) -> ContextT:
-    """A deep copy, for a try that may fail; the context itself where something in it cannot be copied."""
+    """A deep copy for an attempt that may fail; the context itself if it cannot be copied."""
     try:
         return context.model_copy(deep=True)
     except Exception as error:  # noqa: BLE001 - whatever the application keeps there
@@ -152,10 +151,10 @@ def copied(context: ContextT) -> ContextT:
 
 
 def check_context(context: BaseModel) -> None:
-    """See that a step left every field as its model wants it: what does not fit could not be loaded again.
+    """Check that the context fits its model after a step, since it could not be loaded otherwise.
 
     Raises:
-        InvalidStateError: it did not.
+        InvalidStateError: it does not.
     """
     fields = {name: getattr(context, name) for name in type(context).model_fields if hasattr(context, name)}
     values = {**fields, **(context.model_extra or {})}
@@ -165,12 +164,12 @@ def check_context(context: BaseModel) -> None:
         name = type(context).__name__
         raise InvalidStateError(
             f"the step left a context that does not fit {name}: {_first(error)}",
-            hint="mend what the step puts there; the run goes on at this step",
+            hint="fix the value set by the step; the run resumes at this step",
         ) from error
 
 
 def peek_context(saved: JSONObject, model: type[ContextT], run_id: str) -> BaseModel:
-    """`load_context` for a run that does not go on: of a context that does not fit, the fields that every one has."""
+    """`load_context` for a run that is not resumed: if it does not fit, with only the standard fields."""
     try:
         return load_context(saved, model, run_id)
     except InvalidStateError:
@@ -179,7 +178,7 @@ def peek_context(saved: JSONObject, model: type[ContextT], run_id: str) -> BaseM
 
 
 def without_notes(saved: JSONObject, model: type[BaseModel]) -> JSONObject:
-    """What was saved of the context, without the runner's notes."""
+    """The saved context without the runner's notes."""
     plain = {name: value for name, value in saved.items() if name in model.model_fields or name not in _NOTES}
     scratchpad = plain.get("scratchpad")
     if isinstance(scratchpad, dict) and saved.get("pause_message") is not None:
@@ -191,7 +190,7 @@ def without_notes(saved: JSONObject, model: type[BaseModel]) -> JSONObject:
 
 
 def field_of(name: str, model: type[BaseModel]) -> str | None:
-    """The field of a model that a saved name stands for: its own name, or an alias; None if there is none."""
+    """The field of a model for a saved name, which may be an alias; or None."""
     found = model_keys(model).get(name)
     return None if found is None else found[0]
 

@@ -1,4 +1,4 @@
-"""What can differ between a saved pipeline and the code of today: every kind by name, and what follows from it."""
+"""Kinds of differences between a saved pipeline and the current code, and their effects."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ CODES = {
     "input-unreadable": "LENS-C10",
     "value-lost": "LENS-C10",
 }
-"""Kind of a difference that keeps a run from going on -> error code. Of several the first in this order counts."""
+"""Kinds of differences that prevent resuming -> error code. The first in this order has precedence."""
 
 MOVES = {"step-renamed", "waiting-step-moved"}
-"""Kinds with which a run goes on, but not where or as it was saved."""
+"""Kinds with which a run resumes at another position or with a changed context."""
 
 HARMLESS = {
     "context-field-added",
@@ -53,23 +53,22 @@ HARMLESS = {
     "version-not-bumped",
     "waiting-step-output",
 }
-"""Kinds with which a run goes on as it was saved."""
+"""Kinds with which a run resumes unchanged."""
 
 WORDING = {"question-changed"}
-"""Those of `HARMLESS` that are no change of the shape: a note, and the verdict is as without them."""
+"""Kinds in `HARMLESS` that do not change the shape or the verdict."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it was.
+    """A difference.
 
     Attributes:
-        kind: A key of `CODES`, or one of `MOVES` or `HARMLESS`.
-        step: The step's name in the saved pipeline, or if that has none in the current one; for a field of the
-            context, the field's. None where it concerns the whole pipeline.
-        saved: What was saved, in a word: a name, a type, a version. None where there was nothing.
-        current: What the code has instead. None where it has nothing.
-        sentence: All of it in one sentence, without a full stop.
+        kind: A key of `CODES`, or a member of `MOVES` or `HARMLESS`.
+        step: The name of the step (saved, else current) or of the field of the context; None for the whole pipeline.
+        saved: The saved name, type or version; None without one.
+        current: The current name, type or version; None without one.
+        sentence: Description as one sentence, without a full stop.
     """
 
     kind: str
@@ -80,9 +79,9 @@ class Difference:
 
     @property
     def code(self) -> str | None:
-        """The error code, if this keeps a run from going on."""
+        """The error code, if the difference prevents resuming."""
         return CODES.get(self.kind)
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields, as ``-o json`` prints them, and whether it hinders the run."""
+        """The fields for ``-o json``, and whether it prevents resuming."""
         return {**asdict(self), "hinders": self.code is not None}

@@ -1,7 +1,7 @@
-"""What a pipeline is made of: `step`, `Step`, `Pipeline` and ``>>``.
+"""The parts of a pipeline: `step`, `Step`, `Pipeline` and ``>>``.
 
-A pipeline is a row of steps. The output of one is the input of the next; a human step waits for a person, whose
-answer is its output. Nothing here runs a step, opens a store or imports more than the standard library.
+A pipeline is a sequence of steps. The output of a step is the input of the next; a human step waits for a person,
+whose answer is its output. This module runs no step, opens no store, and imports only the standard library.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["HUMAN", "STEP", "Kind", "Pipeline", "Step", "StepFunction", "step"]
 
 Kind = Literal["step", "human"]
 StepFunction = Callable[..., Any]
-"""Takes its input, and the run's context if it has a parameter for it: one that is annotated with a type of contexts,
-or is called ``context`` (see `flujo_lens.runner.signature`).
+"""Takes the input, and the context of the run if it has a parameter annotated with a context model, or named
+``context`` (see `flujo_lens.runner.signature`).
 
-A coroutine function runs in the event loop, a plain one in a thread.
+A coroutine function runs in the event loop, a plain function in a thread.
 """
 
 STEP: Kind = "step"
@@ -30,18 +30,18 @@ HUMAN: Kind = "human"
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of a pipeline.
+    """A step of a pipeline.
 
     Attributes:
-        name: By this a stored run finds its place again; unique in its pipeline.
+        name: Its name, unique in the pipeline, by which a stored run finds its position.
         kind: ``step`` for a function, ``human`` for a question to a person.
-        function: What a step runs; None for a human step.
-        aliases: Names that the step had before, under which stored runs may know it.
-        retries: How often it is tried again after a failure; 0 for never.
-        backoff: Seconds before the first retry; each further wait is twice the one before.
-        timeout: Seconds that one try may take; None for no end.
-        message_for_user: What a human step asks; None asks with its input.
-        input_schema: The type that the answer of a person is checked against; None takes any answer.
+        function: The function; None for a human step.
+        aliases: Former names of the step in stored runs.
+        retries: Maximum number of retries after a failure; 0 for none.
+        backoff: Seconds before the first retry; doubled for each further one.
+        timeout: Maximum seconds of an attempt; None for no limit.
+        message_for_user: The question of a human step; None to show its input.
+        input_schema: The type of the answer; None to accept any answer.
     """
 
     name: str
@@ -75,32 +75,36 @@ class Step:
 
         Args:
             name: The step's name.
-            message_for_user: What is asked; without it the step's input is shown.
-            input_schema: A pydantic model, or any type that pydantic can check the answer against. Its checked
-                value is the step's output; without it the answer is passed on as it came.
-            aliases: Names that the step had before.
+            message_for_user: The question; by default, the input of the step.
+            input_schema: A pydantic model or another type that pydantic can validate. The validated answer is the
+                output of the step; without a schema, the answer is passed on unchanged.
+            aliases: Former names of the step.
         """
         return cls(name, HUMAN, None, tuple(aliases), message_for_user=message_for_user, input_schema=input_schema)
 
     @property
     def output_type(self) -> Any:
-        """The type of the output, as the function's return annotation or the input schema says; None if neither does.
+        """The type of the output, from the return annotation or the input schema; None if unknown.
 
-        An annotation that names what cannot be found is as none.
+        An annotation that cannot be resolved counts as unknown.
         """
         if self.signature is None:
             return self.input_schema
-        return _told(self.signature.annotations.get("return"))
+        return _resolved_annotation(self.signature.annotations.get("return"))
 
     @property
     def input_type(self) -> Any:
-        """The type of the input, as the annotation of the parameter that takes it says; None if it does not."""
+        """The type of the input, from the annotation of its parameter; None if unknown."""
         name = None if self.signature is None else self.signature.input()
-        return None if name is None or self.signature is None else _told(self.signature.annotations.get(name))
+        return (
+            None
+            if name is None or self.signature is None
+            else _resolved_annotation(self.signature.annotations.get(name))
+        )
 
     @cached_property
     def signature(self) -> Signature | None:
-        """Which parameter takes what; None for a human step."""
+        """The roles of the parameters; None for a human step."""
         return None if self.function is None else Signature.of(self.function)
 
     @property
@@ -113,9 +117,9 @@ class Step:
         return self.signature is not None and self.signature.context(model) is not None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function itself, as its tests do: no retries, no timeout, no state."""
+        """Call the function itself, for example in tests: without retries, timeout or state."""
         if self.function is None:
-            raise UsageError(f'"{self.name}" is a question to a person, which no program can call')
+            raise UsageError(f'"{self.name}" is a human step and cannot be called')
         return self.function(*args, **kwargs)
 
     def __rshift__(self, other: Step | Pipeline) -> Pipeline:
@@ -127,7 +131,7 @@ class Pipeline:
     """Steps in the order in which they run.
 
     Raises:
-        UsageError: there is no step, or a name or alias belongs to two of them.
+        UsageError: there is no step, or two steps share a name or alias.
     """
 
     steps: tuple[Step, ...] = field(default=())
@@ -140,8 +144,8 @@ class Pipeline:
             for name in {each.name, *each.aliases}:
                 if owners.setdefault(name, index) != index:
                     raise UsageError(
-                        f'two steps of one pipeline are known as "{name}"',
-                        hint='give one of them another name: @step(name="...")',
+                        f'two steps of the pipeline are named "{name}"',
+                        hint='rename one of them: @step(name="...")',
                     )
 
     @classmethod
@@ -153,8 +157,8 @@ class Pipeline:
         return Pipeline(self.steps + (other.steps if isinstance(other, Pipeline) else (other,)))
 
 
-def _told(annotation: Any) -> Any:
-    """An annotation; None for one that names what cannot be found."""
+def _resolved_annotation(annotation: Any) -> Any:
+    """An annotation; None if it cannot be resolved."""
     return None if isinstance(annotation, str) else annotation
 
 
@@ -179,11 +183,10 @@ def step(
     backoff: float = 0.0,
     timeout: float | None = None,
 ) -> Step | Callable[[StepFunction], Step]:
-    """Make a step of a function: ``@step`` or ``@step(name=..., retries=...)``.
+    """Make a function a step: ``@step`` or ``@step(name=..., retries=...)``.
 
-    The step is called as its function unless `name` says otherwise; the rest is as in `Step`. A plain function that
-    is over its `timeout` cannot be stopped: the step has failed, and its thread works on until the function returns.
-    A coroutine function is cancelled.
+    The default name is that of the function; for the other parameters see `Step`. At its `timeout`, a coroutine
+    function is cancelled; a plain function cannot be stopped: the step fails, and its thread runs on.
     """
     known = tuple(aliases)
 

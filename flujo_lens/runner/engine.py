@@ -1,4 +1,4 @@
-"""`Flujo`: runs a pipeline so that another process can go on where this one stopped."""
+"""`Flujo`: runs a pipeline durably, so that another process can resume it."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ _SILENT = Reply()
 
 
 class Flujo(Generic[ContextT]):
-    """Runs a pipeline, and saves after every step.
+    """Runs a pipeline and saves after every step.
 
-    The state, the run, its steps and its spans are saved together after each step, so that a step runs once unless
-    the process dies inside that very step. What a run was started with and the shape of its pipeline are kept with
-    it; before it goes on, the shape is compared with that of the code.
+    State, run, steps and spans are saved together after each step, so that a step runs only once, unless the process
+    dies within it. The input and the shape of the pipeline are stored with the run; before it is resumed, the shape is
+    compared with that of the code.
 
-    One process works on a run at a time: it holds a claim with a lease, and gives signs while its steps run. A
-    holder on this machine whose process is gone is replaced at once, any other after its lease. A process that is
-    ended by Ctrl-C or SIGTERM leaves its run failed, "interrupted"; it goes on at the step that was cut off.
+    One process works on a run at a time: it holds a claim with a lease, and sends heartbeats while its steps run. The
+    claim of a dead process on this machine expires at once, any other after its lease. A process ended by Ctrl-C or
+    SIGTERM leaves its run failed, "interrupted"; the run resumes at the interrupted step.
 
-    The store is the caller's: nothing here closes it.
+    The runner does not close the store.
 
     Args:
-        pipeline: What to run. Or it is looked up by name:
-        registry: Where the pipeline is registered. A stored run goes on with the version that it began with, as
-            long as that is registered.
+        pipeline: The pipeline. Alternatively, it is looked up by name:
+        registry: The registry of the pipeline. A stored run resumes with the version that it was started with, if that
+            is registered.
         pipeline_name: Its name.
-        pipeline_version: Its version; ``latest`` is the newest that is registered.
-        state_backend: The store; by default one that lives as long as this runner.
+        pipeline_version: Its version; ``latest`` is the newest registered one.
+        state_backend: The store; by default, an in-memory store for the lifetime of this runner.
         context_model: The type of the context, a subclass of `PipelineContext`.
-        initial_context_data: Values of fields of the context, for every run that begins.
-        lease: Seconds that a claim is good for without a sign; by default what ``LENS_LEASE`` says, else 30.
+        initial_context_data: Values of fields of the context, for new runs.
+        lease: Seconds from a heartbeat to the expiry of a claim; by default, ``LENS_LEASE``, or 30.
 
     Raises:
-        ConfigError: the lease is no length of time.
+        ConfigError: the lease is not a valid duration.
     """
 
     @overload
@@ -124,33 +124,31 @@ class Flujo(Generic[ContextT]):
         initial_context_data: JSONObject | None = None,
         metadata: JSONObject | None = None,
     ) -> PipelineResult[ContextT]:
-        """Start a run, or go on with the one that the store has under `run_id`.
+        """Start a run, or resume the stored run with the id `run_id`.
 
-        A run that is completed or cancelled gives its stored result, and runs nothing. One that waits for a person
-        comes back paused, with its question. One that failed goes on at the step that failed, one whose process
-        died at the step that was not saved.
+        For a completed or cancelled run, returns its stored result. A waiting run is returned paused, with its
+        question. A failed run resumes at the failed step, a run of a dead process at the first unsaved step.
 
         Args:
-            initial_input: The input of the first step; of a run that goes on, the stored one counts, and a warning
-                is logged where this is another.
-            run_id: The id of the run, which the context gets too; by default that of `initial_context_data`, else
-                a new one.
-            initial_context_data: Values of fields of the context, for a run that begins.
-            metadata: What to find the run by, for one that begins.
+            initial_input: The input of the first step. A resumed run uses the stored input, and logs a warning if this
+                one differs.
+            run_id: The id of the run and its context; by default, the id in `initial_context_data`, or a new one.
+            initial_context_data: Values of fields of the context, for a new run.
+            metadata: Metadata to find the run by, for a new run.
 
         Returns:
-            The run, as far as it went. A step that fails is no exception: see `PipelineResult.status`.
+            The result up to the next stop. A failed step does not raise: see `PipelineResult.status`.
 
         Raises:
-            RunHeldError: another process works on it.
-            LostClaimError: another process has taken it over meanwhile.
+            RunHeldError: another process holds it.
+            LostClaimError: another process has taken it over.
             StateIncompatibilityError: it does not fit the code. Nothing was changed.
-            UsageError: it is of another pipeline, its context cannot be made, or `run_id` is empty.
+            UsageError: it is of another pipeline, its context cannot be created, or `run_id` is empty.
         """
         data = {**self._initial, **(initial_context_data or {})}
         wanted = run_id if run_id is not None else data.get("run_id") or None
         if wanted == "":
-            raise UsageError("a run needs an id: run_id is empty", hint="leave run_id out, and the run gets a new one")
+            raise UsageError("run_id is empty", hint="omit run_id to get a new id")
         stored = None if wanted is None else await load(self.state_backend, wanted)
         if stored is not None:
             if "initial_prompt" not in data:
@@ -183,33 +181,31 @@ class Flujo(Generic[ContextT]):
         step: str | None = None,
         question: str | None = None,
     ) -> Coroutine[Any, Any, PipelineResult[ContextT]]:
-        """Go on with a run, as a rule with the answer of the person for whom it waits.
+        """Resume a run, usually with the answer that it waits for.
 
-        Outside of an event loop it has gone on when this returns, and what it returns is the result itself, which
-        may be awaited too.
+        Outside of an event loop, this returns when the run has stopped again; the result can also be awaited.
 
         Args:
-            paused: What `run_async` returned, or a run id. A result that is older than what the store has is
-                refused: the answer would go to another question. One that is completed comes back as it is stored.
-                With a run id, `question` or `step` says which question was read; an answer that does not say so is
-                taken for the first question of a run alone.
-            human_input: The answer; checked against the step's input schema before anything is changed. Without
-                it the run goes on as by `run_async`.
-            step: The step that the answer is for: a run that does not wait there is refused.
-            question: The token of the question that was read, `PipelineResult.question`: a run that asks another one,
-                at the same step too, is refused.
+            paused: The result of `run_async`, or a run id. An outdated result is refused, since the answer would be for
+                another question. For a completed run, returns the stored result. With a run id, give `question` or
+                `step`; without them, only the first question of a run can be answered.
+            human_input: The answer; validated by the step's input schema before anything is changed. Without an
+                answer, the run resumes as by `run_async`.
+            step: The step of the answer; a run that waits at another step is refused.
+            question: The token of the question, `PipelineResult.question`; a run with another question, even at the
+                same step, is refused.
 
         Raises:
             InvalidAnswerError: the answer does not fit.
             NotWaitingError: the run does not wait for this answer.
-            RunNotFoundError: the store has no such run.
-            RunHeldError, LostClaimError, StateIncompatibilityError, UsageError: as `run_async`.
+            RunNotFoundError: the run does not exist.
+            RunHeldError, LostClaimError, StateIncompatibilityError, UsageError: as for `run_async`.
         """
         if loop_runs():
             return self._resume(paused, human_input, step, question)
         return ReadyResult.of(run_to_end(self._resume(paused, human_input, step, question)))
 
-    # --- going on
+    # --- resuming
 
     async def _resume(
         self, paused: PipelineResult[ContextT] | str, human_input: Any, step: str | None, question: str | None
@@ -217,15 +213,15 @@ class Flujo(Generic[ContextT]):
         run_id = paused if isinstance(paused, str) else paused.run_id
         stored = await load(self.state_backend, run_id)
         if stored is None:
-            raise RunNotFoundError(f"there is no state of {run_id} in the store", hint="lens list", run_id=run_id)
+            raise RunNotFoundError(f"{run_id} has no state in the store", hint="lens list", run_id=run_id)
         if isinstance(paused, str):
             return await self._continue(stored, reply=Reply(human_input, None, step, question))
-        # A script that is run again has the finished run in its hands, and nobody's question.
+        # a repeated script has the result of the finished run, which has no question
         reply = Reply() if paused.success else Reply(human_input, paused, step, question)
         return await self._continue(stored, reply=reply)
 
     async def _continue(self, stored: Stored, *, given: Any = None, reply: Reply = _SILENT) -> PipelineResult[ContextT]:
-        """Go on with a run if it can: looked at before it is claimed, so that a refusal writes nothing; and after."""
+        """Resume a run. It is checked before the claim, so that a refusal writes nothing, and again under it."""
         self.source.check_is_ours(stored)
         if stored.status == "running":
             await _check_free(self.state_backend, stored.run_id)
@@ -236,7 +232,7 @@ class Flujo(Generic[ContextT]):
             async with RunLease(self.state_backend, stored.run_id, self.lease) as holding:
                 found = await load(self.state_backend, stored.run_id)
                 if found is None:
-                    raise RunNotFoundError(f"{stored.run_id} was deleted meanwhile", run_id=stored.run_id)
+                    raise RunNotFoundError(f"{stored.run_id} was deleted by another process", run_id=stored.run_id)
                 prepared = await self._prepared(found, given, reply)
                 if prepared is None:
                     return found.result(self.context_model, self._code_of(found))
@@ -246,10 +242,10 @@ class Flujo(Generic[ContextT]):
     async def _prepared(
         self, stored: Stored, given: Any, reply: Reply
     ) -> tuple[Fitted[ContextT], Answer | None] | None:
-        """The run as it goes on, with the answer; None if it does not go on by itself, and there is no answer.
+        """The run to resume, with the answer; None if it waits and no answer was given.
 
         Raises:
-            NotWaitingError: there is an answer, and the run does not wait for it.
+            NotWaitingError: an answer was given, but the run does not wait for it.
         """
         self.source.check_is_ours(stored)
         if stored.status != "paused" or not reply.has_answer:
@@ -280,7 +276,7 @@ class Flujo(Generic[ContextT]):
         return record.result()
 
     async def _digest(self, code: Code) -> str | None:
-        """The digest of the manifest, which is in the store then; None where the store keeps none."""
+        """Save the manifest and return its digest; None if the driver has no manifests."""
         if code.digest not in self._manifests:
             try:
                 await self.state_backend.put_manifest(code.digest, code.manifest)
@@ -290,7 +286,7 @@ class Flujo(Generic[ContextT]):
         return code.digest
 
     def _code_of(self, stored: Stored) -> Pipeline | None:
-        """The pipeline that tells the types of a run that does not go on; None if there is none."""
+        """The pipeline with the types of a run that is not resumed; or None."""
         source = self.source
         if source.pipeline is not None or source.registry is None:
             return source.pipeline
@@ -315,7 +311,7 @@ def _in_memory() -> StateBackend:
 def _to_the_end(
     name: str, make: Callable[[], Coroutine[Any, Any, PipelineResult[ContextT]]]
 ) -> PipelineResult[ContextT]:
-    """Run a coroutine, outside of an event loop."""
+    """Run a coroutine outside of an event loop."""
     if loop_runs():
         raise UsageError(f"{name}() was called inside an event loop", hint=f"await {name}_async(...)")
     return run_to_end(make())

@@ -1,7 +1,6 @@
-"""Coroutines for programs without an event loop: one loop a thread, which is kept from call to call.
+"""Running coroutines in programs without an event loop: one loop per thread, kept between calls.
 
-A driver's connections belong to the loop that they were opened in. So a program that calls `run` and then `resume`
-needs the same loop for both.
+Connections of a driver belong to the loop in which they were opened, so `run` and a later `resume` need the same loop.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ T = TypeVar("T")
 
 
 class _Kept:
-    """A loop of one thread of one process. It is closed when the thread or the process ends."""
+    """The loop of a thread, closed at the end of the thread or process."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -29,11 +28,11 @@ class _Kept:
 
 _thread = threading.local()
 _of_parents: list[_Kept] = []
-"""Loops that a child process has inherited: not to be used, nor closed."""
+"""Loops inherited by a child process, which must not be used or closed."""
 
 
 def loop_runs() -> bool:
-    """Whether this thread is inside an event loop."""
+    """Whether an event loop is running in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -42,7 +41,7 @@ def loop_runs() -> bool:
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Return what the coroutine does; as by `asyncio.run`, but that the loop stays. No loop may be running."""
+    """Run a coroutine like `asyncio.run`, but keep the loop. No loop may be running."""
     kept = getattr(_thread, "kept", None)
     if kept is not None and kept.pid != os.getpid():
         _of_parents.append(kept)
@@ -56,7 +55,7 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what the steps left behind: nobody would bring it on."""
+    """Cancel tasks left by steps, which would not run any more."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
@@ -65,6 +64,6 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _close(runner: asyncio.Runner, pid: int) -> None:
-    """Close a loop, but not that of a parent process: they share what it waits with."""
+    """Close a loop, except that of a parent process, with which it shares file descriptors."""
     if os.getpid() == pid:
         runner.close()

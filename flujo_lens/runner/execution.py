@@ -1,4 +1,4 @@
-"""Runs the steps of a record one after the other, and saves after each."""
+"""Runs the steps of a record, and saves after each."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from flujo_lens.state.claims import Claim, Progress
 __all__ = ["Answer", "Execution"]
 
 _WAITS = (0.1, 0.5, 2.0, 5.0, 15.0)
-"""Seconds between the tries to save, while the store is busy: what a step did must not get lost for a lock."""
+"""Seconds between attempts to save to a busy store, so that the result of a step is not lost."""
 
 _log = logging.getLogger("flujo_lens")
 
 
 class Answer(NamedTuple):
-    """What a person answered.
+    """An answer to a question.
 
     Attributes:
         response: The answer.
-        to: Index of the step that asked.
+        to: The index of the human step.
     """
 
     response: Any
@@ -39,13 +39,13 @@ class Answer(NamedTuple):
 
 
 class Execution(Generic[ContextT]):
-    """Brings one run as far as it goes: to its end, to a question, to a failure.
+    """Runs a record to its end, a question or a failure.
 
     Args:
-        backend: Where it is saved, once a step.
+        backend: The store.
         record: The run.
-        claim: The right to work on it; checked by every save. None for a store without claims.
-        answer: What a person answered already.
+        claim: The claim, checked by every save; None for a driver without claims.
+        answer: The answer to the current question, if given.
     """
 
     def __init__(
@@ -56,14 +56,13 @@ class Execution(Generic[ContextT]):
         self._inside, self._pid, self._wishes = step_context(), os.getpid(), 0
 
     async def go(self, digest: str | None) -> None:
-        """Run the steps. The run belongs to the manifest with this digest from now on.
+        """Run the steps; `digest` is the new manifest of the run.
 
-        A step that fails is no exception here: the record says so. One that is cut off by a cancellation leaves
-        the run failed, "interrupted".
+        A failed step does not raise; the record has the error. A cancellation leaves the run failed, "interrupted".
 
         Raises:
             LostClaimError: another process has taken the run over. Nothing more was saved.
-            LensError: the store did not take it. The step that ran is not saved.
+            LensError: saving failed. The last step is not saved.
         """
         task = asyncio.current_task()
         self._wishes = task.cancelling() if task is not None else 0
@@ -77,7 +76,7 @@ class Execution(Generic[ContextT]):
             raise
 
     def _check_wanted(self) -> None:
-        """A step may have swallowed the cancellation that was meant for the run."""
+        """Raise a cancellation of the run that a step has suppressed."""
         task = asyncio.current_task()
         if task is not None and task.cancelling() > self._wishes:
             raise asyncio.CancelledError
@@ -104,7 +103,7 @@ class Execution(Generic[ContextT]):
                 return
 
     def _succeeded(self, turn: Turn, result: StepResult) -> Progress:
-        """What is saved of a step that succeeded; one whose output or context cannot be written has failed."""
+        """The progress of a successful step; it counts as failed if its output or context cannot be serialized."""
         record, before = self._record, self._record.mark()
         try:
             record.context = turn.context
@@ -113,10 +112,10 @@ class Execution(Generic[ContextT]):
             end_child(self._pid, error)
             as_exception(error)
             record.back_to(before)
-            return record.fail(turn.failed(f"what it returned cannot be saved: {describe(error)}"), turn.began)
+            return record.fail(turn.failed(f"the output cannot be saved: {describe(error)}"), turn.began)
 
     async def _break_off(self) -> None:
-        """Leave the run failed at the step that it was at, unless it had come to its end."""
+        """Leave the run failed at the current step, unless it has ended."""
         if self._record.status != "running":
             return
         turn = self._turn or Turn(self._record.step, self._inside)
@@ -124,7 +123,7 @@ class Execution(Generic[ContextT]):
             await self._save(self._record.fail(turn.failed("interrupted"), turn.began), waits=())
 
     async def _save(self, progress: Progress, waits: Sequence[float] = _WAITS) -> None:
-        """Save to the end, also when the run is cancelled meanwhile: what a step did must be known."""
+        """Save, even if the run is cancelled during it, so that the result of a step is not lost."""
         end_child(self._pid, None)
         saving = asyncio.ensure_future(self._persist(progress._replace(claim=self._claim), waits))
         try:

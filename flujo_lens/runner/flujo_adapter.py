@@ -1,11 +1,11 @@
-"""Hands a run of the library (``flujo``) to the library's own runner, after it was compared and claimed here.
+"""Passes a run of the library (``flujo``) to the library's runner, after comparing and claiming it.
 
-The library is never imported from here: an application that has an object of it has imported it. What differs
-between its versions is looked for by name: 0.4 and 0.6 are known.
+The library is not imported here: an application with one of its objects has imported it. Differences between its
+versions are detected by name; 0.4 and 0.6 are supported.
 
-It has no check of versions or shapes and no lock, goes on behind a step that failed, and takes a cancellation for
-the end of the run. So a run is compared by the names of its steps before it is handed over, under a claim; one that
-failed is set back to the step that failed; and one that was interrupted is left failed, so that it resumes.
+The library does not check versions or shapes, has no lock, continues after a failed step, and treats a cancellation as
+the end of the run. So a run is compared by step names and claimed first; a failed run is set back to the failed step;
+an interrupted run is left failed, so that it can be resumed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _STORES = {True: ("flujo.state.backends.file", "FileBackend"), False: ("flujo.st
 
 
 class _Shape(Pipeline):
-    """A pipeline of the library, which may have two steps of one name."""
+    """A pipeline of the library, which may have two steps with the same name."""
 
     def __post_init__(self) -> None:
         return
@@ -43,35 +43,35 @@ class _Shape(Pipeline):
 
 @dataclass(frozen=True)
 class Library:
-    """An object of the library, as an application has it.
+    """An object of the library in an application.
 
     Attributes:
-        found: Its registry, runner, pipeline or step.
-        source: The shapes of its pipelines: names, kinds and order of the steps.
+        found: The registry, runner, pipeline or step.
+        source: The shapes of its pipelines: names, kinds and order of steps.
     """
 
     found: Any
     source: Source
 
     async def check(self, backend: StateBackend, stored: Stored, name: str, version: str) -> None:
-        """See that the library can take a run, before it sees the store and before anybody is asked for an answer.
+        """Check that the library supports a run, before it opens the store and before asking for an answer.
 
         Raises:
-            LibraryVersionError: the installed version is none for the store, or for the run.
-            UsageError: the run's context is of a model that the application does not name.
+            LibraryVersionError: the installed version does not support the store or the run.
+            UsageError: the application does not name the context model of the run.
         """
         await check_store(backend)
         check_context(stored.run_id, stored.state)
         self._context_model(stored, self._pipeline(name, version))
 
     async def start(self, backend: StateBackend, stored: Stored, name: str, version: str) -> None:
-        """Bring a run that failed or was killed as far as it goes. It has to be claimed, and to fit the code.
+        """Resume a failed or killed run to the next stop. It must be claimed and fit the code.
 
         Args:
-            backend: The store as lens has it; the library opens it for itself.
+            backend: The store of lens; the library opens it separately.
             stored: The run.
-            name: Of the pipeline that it goes on with.
-            version: Of the same.
+            name: The name of the pipeline.
+            version: The version of the pipeline.
         """
         async with self._runner(backend, stored, name, version) as runner:
             if stored.status == "failed":
@@ -83,7 +83,7 @@ class Library:
             await _watched(runner, stored, lambda: _last(runner.run_async(given, run_id=stored.run_id, **data)))
 
     async def answer(self, backend: StateBackend, stored: Stored, name: str, version: str, answer: Any) -> None:
-        """Bring a run that waits for a person as far as it goes with the answer; the rest as of `start`."""
+        """Resume a waiting run with the answer; otherwise like `start`."""
         async with self._runner(backend, stored, name, version) as runner:
             await _completed(runner.state_backend, stored, name, version)
             paused = await _paused(runner, stored.run_id)
@@ -91,7 +91,7 @@ class Library:
 
     @asynccontextmanager
     async def _runner(self, backend: StateBackend, stored: Stored, name: str, version: str) -> AsyncIterator[Any]:
-        """The application's own runner, or one of the library's, on the store; which is closed in the end."""
+        """A runner of the application or the library on the store, which is closed at the end."""
         pipeline = self._pipeline(name, version)
         model = self._context_model(stored, pipeline)
         store = _opened(backend)
@@ -110,10 +110,10 @@ class Library:
             await _closed(store)
 
     def _context_model(self, stored: Stored, pipeline: Any) -> Any:
-        """The model of the run's context: the application's, else the one that the pipeline's steps ask for.
+        """The context model of the run: of the application, else of the pipeline's steps.
 
         Raises:
-            UsageError: neither names one, and the context has fields that the library's own does not have.
+            UsageError: neither names one, but the context has fields that the library's default does not have.
         """
         named = getattr(self.found, "context_model", None) if _is_a(self.found, "Flujo") else None
         return named or library_models.context_model(pipeline, stored)
@@ -127,10 +127,10 @@ class Library:
 
 
 def library_of(target: str, found: Any) -> Library:
-    """What lens needs to know of an object of the library.
+    """The adapter for an object of the library.
 
     Raises:
-        UsageError: the object is none that has pipelines.
+        UsageError: the object has no pipelines.
     """
     if _is_a(found, "Flujo"):
         own = getattr(found, "pipeline", None)
@@ -150,7 +150,7 @@ def library_of(target: str, found: Any) -> Library:
 
 
 def _is_a(found: Any, name: str) -> bool:
-    """Whether it is of the library's class of that name, or of one that inherits from it."""
+    """Whether an object is an instance of the library's class with that name."""
     return any(cls.__name__ == name and cls.__module__.partition(".")[0] == "flujo" for cls in type(found).__mro__)
 
 
@@ -174,7 +174,7 @@ def _step(found: Any) -> Step:
 
 
 def _inner_schema(found: Any) -> Any:
-    """What the one human step inside of a loop wants for an answer; None where there are several, or none."""
+    """The input schema of the only human step inside a loop; None for several or none."""
     body = getattr(found, "loop_body_pipeline", None)
     asking = [step for step in getattr(body, "steps", ()) if _is_a(step, "HumanInTheLoopStep")]
     return getattr(asking[0], "input_schema", None) if len(asking) == 1 else None
@@ -187,13 +187,13 @@ def _opened(backend: StateBackend) -> Any:
     """The store of `backend`, opened by the library.
 
     Raises:
-        NotSupportedError: it is neither a file nor a folder.
+        NotSupportedError: the store is neither a file nor a folder.
     """
     path = getattr(backend, "path", None)
     if not isinstance(path, Path):
         raise NotSupportedError(
             f"the library has no driver for a store of {type(backend).__qualname__}; nothing was changed",
-            hint="runs of the library resume on SQLite files and folders of JSON files",
+            hint="runs of the library can be resumed only in SQLite files and folders of JSON files",
         )
     module, name = _STORES[path.is_dir()]
     return getattr(importlib.import_module(module), name)(path)
@@ -210,8 +210,8 @@ async def _closed(store: Any) -> None:
 
 
 async def _completed(store: Any, stored: Stored, name: str, version: str) -> None:
-    """Put back into a state what 0.6 reads from it, and does not write while a run goes on: the whole context, and
-    the name with which it asks a registry."""
+    """Add to a state what 0.6 needs but does not save during a run: the whole context, and the registered name of
+    the pipeline."""
     named = {"pipeline_name": name, "pipeline_version": version}
     is_whole = stored.whole_context is stored.context
     if not is_whole or any(stored.state.get(field) != value for field, value in named.items()):
@@ -219,7 +219,7 @@ async def _completed(store: Any, stored: Stored, name: str, version: str) -> Non
 
 
 async def _set_back(store: Any, stored: Stored, name: str, version: str) -> None:
-    """Let a run that failed stand at the step that failed, as the library reads it: nobody is asked there."""
+    """Set a failed run back to the failed step in the form that the library reads."""
     done = stored.done
     context = stored.whole_context
     idle: JSONObject = {"status": "running", "pause_message": None, "hitl_data": {}, "paused_step_input": None}
@@ -247,7 +247,7 @@ async def _changed(store: Any, run_id: str, **fields: Any) -> None:
 
 
 def _initial(runner: Any, stored: Stored) -> JSONObject:
-    """What a context model that has fields without defaults is made of, before the library loads the stored one."""
+    """Initial data for a context model with required fields, before the library loads the stored context."""
     model = getattr(runner, "context_model", None)
     fields = getattr(model, "model_fields", {})
     data = {name: value for name, value in stored.whole_context.items() if name in fields}
@@ -255,7 +255,7 @@ def _initial(runner: Any, stored: Stored) -> JSONObject:
 
 
 async def _last(made: Any) -> Any:
-    """The last item of an iterator, which is the result; what is awaited, if it is none."""
+    """The last item of an async iterator, or the awaited result."""
     if not hasattr(made, "__aiter__"):
         return await made
     found = None
@@ -265,7 +265,7 @@ async def _last(made: Any) -> Any:
 
 
 async def _paused(runner: Any, run_id: str) -> Any:
-    """The result that the library's runner goes on from."""
+    """The paused result to pass to the library's runner."""
     models = importlib.import_module("flujo.domain.models")
     manager = _manager()(runner.state_backend)
     model = getattr(runner, "context_model", None) or models.PipelineContext
@@ -278,7 +278,7 @@ async def _paused(runner: Any, run_id: str) -> Any:
 def _manager() -> Any:
     for module in _places():
         return module.StateManager
-    raise UsageError("this version of the library keeps no StateManager where 0.4 and 0.6 have it")
+    raise UsageError("this version of the library is not supported: no StateManager was found")
 
 
 def _places() -> Iterator[Any]:
@@ -290,7 +290,7 @@ def _places() -> Iterator[Any]:
 
 
 async def _watched(runner: Any, stored: Stored, work: Callable[[], Awaitable[Any]]) -> None:
-    """Run it; a run that is interrupted is left failed, which the library would call cancelled.
+    """Run `work`; an interrupted run is left failed, where the library would mark it cancelled.
 
     Raises:
         OperationFailedError: the library raised.
@@ -305,16 +305,16 @@ async def _watched(runner: Any, stored: Stored, work: Callable[[], Awaitable[Any
     except LensError:
         raise
     except Exception as error:
-        told = f"the library's runner gave up {stored.run_id}: {type(error).__name__}: {error}"
-        hint = f"{command_line('show', stored.run_id)} says where it stands; --debug shows where it came from"
-        raise OperationFailedError(told, hint=hint, run_id=stored.run_id) from error
+        message = f"the library's runner failed on {stored.run_id}: {type(error).__name__}: {error}"
+        hint = f"{command_line('show', stored.run_id)} shows its status; --debug shows the traceback"
+        raise OperationFailedError(message, hint=hint, run_id=stored.run_id) from error
     if task is not None and task.cancelling():
         await _interrupted(runner, stored.run_id)
         raise asyncio.CancelledError
 
 
 async def _interrupted(runner: Any, run_id: str) -> None:
-    """Leave a run failed at the step that was cut off, which its history says too."""
+    """Leave a run failed at the interrupted step, in the state and the history."""
     state = await runner.state_backend.load_state(run_id) or {}
     done = [entry for entry in state.get("step_history") or () if entry.get("success") is not False]
     steps = runner.pipeline.steps

@@ -1,8 +1,8 @@
-"""Signs for the runs that this process works on, given by one thread of its own: what blocks, or cancels everything
-in, the event loop of the steps does not end them.
+"""Heartbeats for the claims of this process, sent by a separate thread, so that a blocked or cancelled event loop of
+the steps does not stop them.
 
-A driver whose calls belong to the event loop that it was opened in (`StateBackend.any_loop` is False) is called
-there: then a step that blocks that loop keeps the signs from being given.
+A driver that can only be called in the event loop in which it was opened (`StateBackend.any_loop` is False) is called
+there; then a step that blocks that loop also blocks the heartbeats.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from flujo_lens.state.claims import WORKING, Claim
 __all__ = ["Heartbeat"]
 
 _BEATS = 3
-"""Signs within one lease."""
+"""Heartbeats per lease."""
 
 _log = logging.getLogger("flujo_lens")
 
 
 class _Thread:
-    """An event loop on a thread that neither keeps the process nor ends before it."""
+    """An event loop on a daemon thread."""
 
     current: ClassVar[_Thread | None] = None
     _starting: ClassVar[threading.Lock] = threading.Lock()
@@ -38,7 +38,7 @@ class _Thread:
         threading.Thread(target=self._serve, name="lens-heartbeat", daemon=True).start()
 
     def _serve(self) -> None:
-        """Serve; whatever is thrown into it, by a driver or a signal's handler, ends one call at most."""
+        """Run the loop; an exception of a driver or a signal handler ends only one call."""
         while not self.loop.is_closed():
             try:
                 self.loop.run_forever()
@@ -47,7 +47,7 @@ class _Thread:
 
     @classmethod
     def get(cls) -> _Thread:
-        """The one of this process: a child of `os.fork` has none of its parent's threads."""
+        """The thread of this process; a child of `os.fork` needs a new one."""
         found = cls.current
         if found is not None and found.pid == os.getpid():
             return found
@@ -58,14 +58,14 @@ class _Thread:
 
 
 class Heartbeat:
-    """Signs for one claim, of the task in which it is started, until it is stopped or the claim is lost.
+    """Heartbeats for a claim of the current task, until stopped or the claim is lost.
 
     Args:
         backend: The store.
         claim: The claim.
 
     Attributes:
-        lost: The error that says who has taken the run over; None while it is held. Its task was cancelled then.
+        lost: The error after the claim was lost, when its task is cancelled; None while it is held.
     """
 
     def __init__(self, backend: StateBackend, claim: Claim) -> None:
@@ -77,12 +77,12 @@ class Heartbeat:
         self._beating: Any = None
 
     def start(self) -> None:
-        """Give the first sign after a third of the lease."""
+        """Start; the first heartbeat is after a third of the lease."""
         WORKING.add(self._claim.token)
         self._beating = asyncio.run_coroutine_threadsafe(self._beat(), self._thread.loop)
 
     def stop(self) -> None:
-        """Give no more signs. One that is on its way finds the claim released, or there is another after it."""
+        """Stop. A heartbeat in progress may find the claim already released."""
         self._is_stopped = True
         WORKING.discard(self._claim.token)
         self._beating.cancel()
@@ -99,10 +99,10 @@ class Heartbeat:
                 self._give_up(error)
                 return
             except Exception as error:  # noqa: BLE001 - of whatever driver; there will be another sign
-                _log.warning("no sign could be given for %s: %s", self._claim.run_id, error)
+                _log.warning("heartbeat for %s failed: %s", self._claim.run_id, error)
 
     def _is_abandoned(self) -> bool:
-        """Whether nobody will come to stop this: the loop of the run was closed, or its task ended."""
+        """Whether the loop of the run was closed or its task has ended without a `stop`."""
         return self._loop.is_closed() or (self._owner is not None and self._owner.done())
 
     async def _given(self) -> None:
@@ -120,7 +120,7 @@ class Heartbeat:
             self._loop.call_soon_threadsafe(self._end_owner, error)
 
     def _end_owner(self, error: LostClaimError) -> None:
-        """Cancel the task that has lost its run; called in its loop, where `stop` is called too."""
+        """Cancel the task that has lost its claim; called in its loop, like `stop`."""
         if not self._is_stopped:
             self.lost = error
             if self._owner is not None:

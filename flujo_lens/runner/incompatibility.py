@@ -1,4 +1,4 @@
-"""`StateIncompatibilityError`: a saved run does not fit the code, why, and what to do about it."""
+"""`StateIncompatibilityError`: a saved run does not fit the code; with the reasons and remedies."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from flujo_lens.state.interpret import NAMELESS
 __all__ = ["OPENING", "STATE_CODES", "StateIncompatibilityError", "migration_failed", "not_registered"]
 
 OPENING = "Cannot resume workflow due to a mismatch between the saved state and the current pipeline code."
-"""The words with which every such message begins."""
+"""The beginning of every message."""
 
 STATE_CODES = tuple(dict.fromkeys(sorted(CODES.values(), key=lambda code: int(code[6:]))))
-"""The codes that the error has: one a kind of incompatibility."""
+"""The codes of the error: one for each kind of incompatibility."""
 
 _REASONS = {
-    "LENS-C1": "has done steps that this code does not have, or has in another place",
-    "LENS-C2": "has done a step whose output is of another type now",
-    "LENS-C3": "has passed a place at which this code has another step",
+    "LENS-C1": "has completed steps that this code does not have, or has in another position",
+    "LENS-C2": "has completed a step whose output has another type now",
+    "LENS-C3": "has passed a position at which this code has another step",
     "LENS-C4": "{stands} at a step that this code does not have",
     "LENS-C5": "was saved with a context that this code cannot read",
-    "LENS-C6": "does not say enough about itself to go on safely",
-    "LENS-C7": "belongs to a pipeline, or to a version of it, that is not registered",
-    "LENS-C8": "{stands} at a step that is of another kind now",
-    "LENS-C9": "was saved by another version, and the migration to this one does not work",
-    "LENS-C10": "was saved without a value that its next steps would get",
+    "LENS-C6": "does not have enough stored data to resume safely",
+    "LENS-C7": "belongs to a pipeline or a version that is not registered",
+    "LENS-C8": "{stands} at a step that has another kind now",
+    "LENS-C9": "was saved by another version, and the migration to this one failed",
+    "LENS-C10": "was saved without a value that its next steps need",
 }
 
 
 class StateIncompatibilityError(IncompatibleError):
-    """A stored run cannot go on under this code. The store was not changed: with the code of then, it goes on.
+    """A stored run cannot resume under this code. The store was not changed; the run resumes under the former code.
 
     Args:
         run_id: The run.
-        verdict: Why not; one whose `Verdict.can_resume` is False.
-        saved: The manifest that it was started with; None if the store has none.
-        current: That of the code; None if the code has no such pipeline.
-        place: Where the run stands.
-        pipeline: The pipeline's name as the run has it; by default that of a manifest.
-        saved_at: When it was saved last.
-        others: How many other runs have this problem, if somebody has looked; may be set afterwards.
-        database: The name of the store's file, where it is one.
+        verdict: The verdict, whose `Verdict.can_resume` is False.
+        saved: The manifest of the run; None if the store has none.
+        current: The manifest of the code; None if it has no such pipeline.
+        place: The position of the run.
+        pipeline: The name of the pipeline in the run; by default, that of a manifest.
+        saved_at: The time of the last save.
+        others: Number of other runs with this problem, if counted; may be set later.
+        database: The file name of the store, if it is a file.
 
     Attributes:
         code: ``LENS-C1`` to ``LENS-C10``.
-        message: Begins with `OPENING`; then the run, the differences, and the remedies by number.
-        differences: All that differs; what hinders it first.
-        remediations: What applies, the safest first.
-        cause: What is behind the differences, if the application tells (`of_application`).
+        message: Begins with `OPENING`, followed by the run, the differences, and the numbered remedies.
+        differences: All differences, those that prevent resuming first.
+        remediations: The remedies that apply, safest first.
+        cause: The cause of the differences, if known from the application (`of_application`).
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class StateIncompatibilityError(IncompatibleError):
         database: str | None = None,
     ) -> None:
         if verdict.code is None:
-            raise ValueError(f"run {run_id} can go on: {verdict.kind}")
+            raise ValueError(f"run {run_id} can resume: {verdict.kind}")
         self.code = verdict.code
         self.run_id, self.status, self.verdict = run_id, place.status, verdict.kind
         self.saved, self.current, self.saved_at, self.others = saved, current, saved_at, others
@@ -88,15 +88,15 @@ class StateIncompatibilityError(IncompatibleError):
         super().__init__(self._message(), hint=f"lens explain {self.code}")
 
     def of_application(self, target: str, *, tells_context: bool, has_version: bool) -> None:
-        """Say what only the application tells, which was named by ``module:attribute``: its causes come first.
+        """Add facts about the application ``module:attribute``, whose remedies come first.
 
         Args:
-            target: What was named.
-            tells_context: Whether it tells the type of the context.
-            has_version: Whether the version that the run began with is registered there.
+            target: The ``module:attribute``.
+            tells_context: Whether it has the type of the context.
+            has_version: Whether it has registered the version that the run was started with.
         """
         if not tells_context and any(each.kind == "context-field-removed" for each in self.differences):
-            self.cause = f"{target} does not tell the type of the context, and the run has one of its own"
+            self.cause = f"{target} has no context model, but the run has one"
             self.remediations = (name_context(self.run_id, target), *self.remediations)
         if has_version:
             self.remediations = tuple(map(as_registered, self.remediations))
@@ -105,13 +105,13 @@ class StateIncompatibilityError(IncompatibleError):
 
     @property
     def reason(self) -> str:
-        """What is wrong, in one sentence: ``run r1 waits at a step that this code does not have``."""
+        """The problem in one sentence: ``run r1 waits at a step that this code does not have``."""
         return (
             f"run {self.run_id} {_REASONS[self.code].format(stands='waits' if self.status == 'paused' else 'stands')}"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The error as ``-o json`` prints it: plain JSON, without anything from the run's context."""
+        """The error for ``-o json``, without data from the run's context."""
         return {
             "code": self.code,
             "message": self.message,
@@ -134,7 +134,7 @@ class StateIncompatibilityError(IncompatibleError):
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """An error goes to another process as it is: it is not made again."""
+        """Pickle the finished error, without building it again."""
         return _revived, (self.message, self.__dict__)
 
     def _message(self) -> str:
@@ -151,14 +151,14 @@ class StateIncompatibilityError(IncompatibleError):
 def not_registered(
     run_id: str, place: Place, pipeline: str, versions: tuple[str, ...], near: str | None = None
 ) -> StateIncompatibilityError:
-    """The error for a run whose pipeline, or whose version of it, the application has not registered.
+    """The error for a run whose pipeline or version is not registered.
 
     Args:
         run_id: The run.
-        place: Where it stands, with the version that it names.
+        place: Its position, with its version.
         pipeline: The name of its pipeline.
-        versions: Those that are registered under the name, the oldest first; none where the name is unknown.
-        near: A name that is registered and looks like it.
+        versions: The registered versions of the name, oldest first; empty if the name is unknown.
+        near: A similar registered name.
     """
     found = ", ".join(versions) or None
     sentence = f'this code has no version {place.version} of "{pipeline}", only {found}'
@@ -166,7 +166,7 @@ def not_registered(
         asked = f", did you mean {near}?" if near else ""
         sentence = f'this code has no pipeline "{pipeline}"{asked}'
     if pipeline in NAMELESS:
-        sentence = "the store does not say of which pipeline it is: name the right one, --app module:pipeline"
+        sentence = "the store does not have the name of its pipeline: give the right one, --app module:pipeline"
     difference = Difference("not-registered", None, place.version, found, sentence)
     verdict = Verdict("unknown" if pipeline in NAMELESS else "broken", "LENS-C7", (difference,), None)
     return StateIncompatibilityError(run_id, verdict, saved=None, current=None, place=place, pipeline=pipeline)
@@ -175,7 +175,7 @@ def not_registered(
 def migration_failed(
     run_id: str, error: MigrationError | str, *, saved: JSONObject, current: JSONObject, place: Place
 ) -> StateIncompatibilityError:
-    """The error for a run whose migration raised, or made a context that the code does not take (`error` says why)."""
+    """The error for a run whose migration raised, or returned a context that does not fit the code."""
     versions = saved["version"], current["version"]
     difference = Difference("migration-failed", None, *versions, str(error))
     verdict = Verdict("needs-migration", "LENS-C9", (difference,), None)
@@ -204,6 +204,6 @@ def _numbered(number: int, remedy: Remediation) -> list[str]:
 
 
 def _on_one_line(command: str) -> str:
-    """A command with what would break its line as escapes, which every command reads in an id."""
+    """A command on one line, with control characters as escapes, which every command decodes in ids."""
     shown = (one if one.isprintable() or one > "\uffff" else f"\\u{ord(one):04x}" for one in command)
     return "".join(shown)

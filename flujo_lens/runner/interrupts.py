@@ -1,4 +1,4 @@
-"""SIGTERM while a run is under way: its task is cancelled, which saves where it stands; then the process ends."""
+"""SIGTERM during a run: cancels its task, which saves its position, and then ends the process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 __all__ = ["terminable"]
 
 _tasks: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
-"""The tasks of runs by loop, while this module listens."""
+"""The tasks of runs by loop, while the handler is installed."""
 
 _asked = threading.Event()
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Cancel the current task on SIGTERM, and let the signal take its course when the last run has ended.
+    """Cancel the current task on SIGTERM; when the last run has ended, apply the signal's default action.
 
-    Only in the main thread, and only where the application does not handle the signal itself.
+    Only in the main thread, and only if the application does not handle the signal.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     if task is None or not (loop in _tasks or _listen(loop)):
@@ -37,7 +37,7 @@ def terminable() -> Iterator[None]:
 
 
 def _listen(loop: asyncio.AbstractEventLoop) -> bool:
-    """Begin to listen; False where that is not possible, or somebody else does."""
+    """Install the handler; False if that is not possible, or another handler is installed."""
     if threading.current_thread() is not threading.main_thread():
         return False
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -51,7 +51,7 @@ def _listen(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _hush(loop: asyncio.AbstractEventLoop) -> None:
-    """Stop to listen; what was asked for happens now."""
+    """Remove the handler, and apply a pending signal."""
     del _tasks[loop]
     loop.remove_signal_handler(signal.SIGTERM)
     if _asked.is_set():

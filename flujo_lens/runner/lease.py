@@ -1,4 +1,4 @@
-"""Holding a run: a claim, kept alive by a heartbeat on another thread, given back at the end."""
+"""The lease on a run: a claim, renewed by heartbeats on another thread, and released at the end."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["RunLease", "lease_of"]
 
 _USUAL_LEASE = 30.0
 _log = logging.getLogger("flujo_lens")
-_told: set[type] = set()
-"""Drivers without claims, of which it was said once."""
+_warned: set[type] = set()
+"""Drivers without claims for which a warning was logged."""
 
 
 def lease_of(given: float | None) -> float:
     """The lease in seconds: `given`, else ``LENS_LEASE`` (``30``, ``90s``, ``5m``), else 30.
 
     Raises:
-        ConfigError: it is no length of time.
+        ConfigError: it is not a valid duration.
     """
     text = os.environ.get("LENS_LEASE") if given is None else None
     if text:
@@ -38,7 +38,7 @@ def lease_of(given: float | None) -> float:
         return check_lease(seconds)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{text or given} is no length of a lease: seconds, or 90s, 5m", hint="LENS_LEASE=30"
+            f"cannot read the lease {text or given}: use seconds, or 90s, 5m", hint="LENS_LEASE=30"
         ) from error
 
 
@@ -50,19 +50,19 @@ def _number(text: str) -> float:
 
 
 class RunLease:
-    """The right to work on a run, for as long as the block lasts.
+    """A claim on a run for the duration of a block.
 
-    Signs are given by a thread of its own, so that a step that blocks the event loop keeps its run. When another
-    process takes the run over all the same, the block is cancelled, and `LostClaimError` comes out of it. A driver
-    without claims has none: then `claim` is None, and that is logged once.
+    Heartbeats are sent by a separate thread, so that a step that blocks the event loop keeps its claim. If another
+    process takes the run over nevertheless, the block is cancelled and raises `LostClaimError`. For a driver without
+    claims, `claim` is None, and a warning is logged once.
 
     Args:
         backend: The store.
         run_id: The run.
-        lease: Seconds that the claim is good for after each sign.
+        lease: Seconds from a heartbeat to the expiry of the claim.
 
     Raises:
-        RunHeldError: another process works on the run.
+        RunHeldError: another process holds the run.
     """
 
     def __init__(self, backend: StateBackend, run_id: str, lease: float) -> None:
@@ -91,13 +91,13 @@ class RunLease:
         await asyncio.shield(asyncio.ensure_future(self._release(self.claim)))
 
     def _end_cancellation(self, lost: LostClaimError, error: BaseException | None) -> None:
-        """What was lost is an error, not a cancellation; unless somebody else cancelled the task too."""
+        """Raise the lost claim instead of the cancellation, unless the task was also cancelled by others."""
         task = asyncio.current_task()
         if task is not None and task.uncancel() == 0 and isinstance(error, asyncio.CancelledError):
             raise lost from None
 
     async def _release(self, claim: Claim) -> None:
-        """Give the run free. Where that fails, the lease or the end of the process does it."""
+        """Release the claim. If that fails, it expires with the lease or the process."""
         try:
             await self._backend.release_run(claim)
         except LensError as error:
@@ -105,6 +105,6 @@ class RunLease:
 
 
 def _tell(driver: type) -> None:
-    if driver not in _told:
-        _told.add(driver)
-        _log.warning("%s has no claims: nothing keeps two processes from working on one run", driver.__name__)
+    if driver not in _warned:
+        _warned.add(driver)
+        _log.warning("%s has no claims: two processes could work on the same run", driver.__name__)

@@ -1,7 +1,7 @@
-"""Which model of the context a pipeline of the library (``flujo``) works with, where the application does not say.
+"""Detection of the context model of a pipeline of the library (``flujo``), if the application does not name it.
 
-A registry of the library has pipelines alone. Without the model the library takes the answer of a person and fails at
-the next step, or drops the fields of the model from the store: so it is looked for in the steps before.
+A registry of the library has only pipelines. Without the model, the library accepts an answer and fails at the next
+step, or drops the fields of the model from the store; so the model is searched in the steps first.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _NOTES = frozenset(
         "updated_at",
     }
 )
-"""What the runners note in a saved context beside the fields of its model."""
+"""Notes of the runners in a saved context, which are not fields of its model."""
 
 
 def context_model(pipeline: Any, stored: Stored) -> Any:
-    """The model that the steps ask for in their annotations; None if the library's own will do.
+    """The model in the annotations of the steps; None if the library's default suffices.
 
     Raises:
-        UsageError: the saved context has fields of another model, and nothing names it.
+        UsageError: the saved context has fields of another model, which is not named anywhere.
     """
     wanted = list(dict.fromkeys(_asked_for(pipeline)))
     most = [model for model in wanted if all(issubclass(model, other) for other in wanted)]
@@ -54,16 +54,16 @@ def context_model(pipeline: Any, stored: Stored) -> Any:
     if wanted or fields:
         names = ", ".join(model.__name__ for model in wanted) or f"a model with {', '.join(fields)}"
         raise UsageError(
-            f"the context of {stored.run_id} is of {names}, and the application does not say which model that is; "
+            f"the context of {stored.run_id} needs {names}, but the application does not name its context model; "
             "nothing was changed",
-            hint="--app has to name a Flujo of the application with it: Flujo(registry=..., context_model=...)",
+            hint="give a Flujo with the model as --app: Flujo(registry=..., context_model=...)",
             run_id=stored.run_id,
         )
     return None
 
 
 def _fields_of_its_own(stored: Stored) -> list[str]:
-    """Names of saved fields that the library's own context does not have."""
+    """The names of saved fields that the library's default context does not have."""
     own = _base_fields()
     return sorted(name for name in stored.whole_context if name not in own | _NOTES and not name.startswith("_"))
 
@@ -76,7 +76,7 @@ def _base_fields() -> frozenset[str]:
 
 
 def _asked_for(pipeline: Any) -> Iterator[type[BaseModel]]:
-    """The models that the steps of a pipeline, and those inside of them, have for their context."""
+    """The context models in the annotations of the steps and nested steps of a pipeline."""
     waiting, seen = [pipeline], set[int]()
     while waiting:
         found = waiting.pop()
@@ -106,5 +106,5 @@ def _annotated(agent: Any) -> Iterator[type[BaseModel]]:
 
 
 def _is_base(model: type[BaseModel]) -> bool:
-    """Whether it is pydantic's own or the library's, which any context is."""
+    """Whether it is a base class of all contexts, of pydantic or the library."""
     return model.__module__.partition(".")[0] in ("pydantic", "flujo")

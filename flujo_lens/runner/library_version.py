@@ -1,8 +1,7 @@
-"""Whether the installed version of the library (``flujo``) may open a store: asked before it sees the file.
+"""Check that the installed version of the library (``flujo``) supports a store, before it opens the file.
 
-0.4 takes a database of 0.6 for a damaged one and renames it; 0.6 migrates one of 0.4 at the first open, without
-asking, and the application that owns it fails from then on. The same in small: 0.6 refuses a context of 0.4, and 0.4
-drops what only a context of 0.6 has.
+0.4 treats a database of 0.6 as damaged and renames it; 0.6 migrates a database of 0.4 when it opens it, and its
+application fails from then on. In the same way, 0.6 refuses a context of 0.4, and 0.4 drops fields of a context of 0.6.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ _INSTALL = {
     NEW: "pip install 'flujo>=0.6' (which needs Python 3.13 or newer)",
 }
 _HARM = {
-    OLD: "takes such a database for a damaged one and renames it to *.corrupt.*",
-    NEW: "migrates it at the first open, and the application that owns it would fail from then on",
+    OLD: "treats such a database as damaged and renames it to *.corrupt.*",
+    NEW: "migrates it on opening, after which its application would fail",
 }
-_MIGRATE = "\nif the application has moved to 0.6: lens migrate first, which makes a backup"
+_MIGRATE = "\nif the application now uses 0.6, run lens migrate first, which makes a backup"
 
 
 def installed_version() -> str | None:
@@ -39,16 +38,16 @@ def installed_version() -> str | None:
 
 
 def series_of(number: str) -> str:
-    """The series whose stores a version has: ``0.4`` for all before 0.5, ``0.6`` for all others."""
+    """The series of the store format of a version: ``0.4`` before 0.5, else ``0.6``."""
     parts = [int(part) if part.isdigit() else 0 for part in f"{number}.0".split(".")[:2]]
     return OLD if parts < [0, 5] else NEW
 
 
 async def check_store(backend: StateBackend) -> None:
-    """See that the installed library may open a store. Without a library, or with no database, it may.
+    """Check that the installed library supports a store. True without a library or database.
 
     Raises:
-        LibraryVersionError: it is of another version; it has not seen the file.
+        LibraryVersionError: it has another version; it has not opened the file.
     """
     number = installed_version()
     try:
@@ -60,8 +59,8 @@ async def check_store(backend: StateBackend) -> None:
     path = getattr(backend, "path", None)
     name = path.name if isinstance(path, Path) else "the store"
     raise LibraryVersionError(
-        f"{name} is a database of flujo {theirs}, and flujo {number} is installed, which {_HARM[series_of(number)]}: "
-        "it was not opened by it",
+        f"{name} is a database of flujo {theirs}, but flujo {number} is installed, which {_HARM[series_of(number)]}; "
+        "the library has not opened it",
         hint=_hint(theirs) + (_MIGRATE if theirs == OLD else ""),
         installed=number,
         store=theirs,
@@ -69,17 +68,17 @@ async def check_store(backend: StateBackend) -> None:
 
 
 def check_context(run_id: str, state: Mapping[str, Any]) -> None:
-    """See that the installed library can read the context of a run.
+    """Check that the installed library supports the context of a run.
 
     Raises:
-        LibraryVersionError: it is one of another version.
+        LibraryVersionError: the context is of another version.
     """
     number, theirs = installed_version(), _series_of_state(state)
     if number is None or theirs is None or series_of(number) == theirs:
         return
-    harm = "refuses its scratchpad" if theirs == OLD else "would drop what it does not know"
+    harm = "refuses its scratchpad" if theirs == OLD else "would drop unknown fields"
     raise LibraryVersionError(
-        f"the context of {run_id} is of flujo {theirs}, and flujo {number} is installed, which {harm}; "
+        f"the context of {run_id} is of flujo {theirs}, but flujo {number} is installed, which {harm}; "
         "nothing was changed",
         hint=_hint(theirs),
         run_id=run_id,
@@ -89,7 +88,7 @@ def check_context(run_id: str, state: Mapping[str, Any]) -> None:
 
 
 def _series_of_state(state: Mapping[str, Any]) -> str | None:
-    """The series that wrote a context: by what only one of them has in it; None if nothing tells."""
+    """The series that wrote a context, by its specific fields; None if unknown."""
     context = state.get("pipeline_context")
     context = context if isinstance(context, dict) else {}
     if "scratchpad" in context:

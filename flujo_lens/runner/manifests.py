@@ -1,8 +1,7 @@
-"""The shape of a pipeline as plain JSON, kept with the runs that it started.
+"""Manifests: the shape of a pipeline as plain JSON, stored with its runs.
 
-A manifest says what the steps are called, of which kind they are, in which order they stand, what they return, and
-which fields the context has. It holds no source text, no version of a library, no module names and no time, so that
-the same pipeline has the same manifest in every process.
+A manifest has the names, kinds, order and output types of the steps, and the fields of the context. It has no source
+text, library versions, module names or times, so that the same pipeline has the same manifest in every process.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from flujo_lens.runner.type_descriptions import JSONObject, Shapes
 __all__ = ["FORMAT", "digest_of", "manifest_of"]
 
 FORMAT = 1
-"""The manifest's own format. A reader that does not know it takes the manifest for absent."""
+"""The format of manifests. A manifest of an unknown format counts as missing."""
 
 
 def manifest_of(pipeline: Pipeline, name: str, version: str, context_model: type | None = None) -> JSONObject:
@@ -25,15 +24,15 @@ def manifest_of(pipeline: Pipeline, name: str, version: str, context_model: type
 
     Args:
         pipeline: Its steps, in order.
-        name: Under which it is registered.
-        version: Under which it is registered.
-        context_model: The class of the context; None for a run without a model of its own.
+        name: The registered name.
+        version: The registered version.
+        context_model: The class of the context; None without one.
 
     Returns:
         ``{"format", "pipeline", "version", "steps": [{"name", "kind", "output", "question"?, "aliases"?}], "context":
-        {field: {"type", "required"}}, "types": {class: shape}}``. An output is a type in words, or None where the
-        step says nothing; that of a human step is the type of the answer, and its question the text that is shown.
-        `Shapes` says what stands in ``types``.
+        {field: {"type", "required"}}, "types": {class: shape}}``. An output is the text of a type, or None without an
+        annotation; for a human step, it is the type of the answer, and ``question`` is its text. For ``types`` see
+        `Shapes`.
     """
     shapes = Shapes()
     return {

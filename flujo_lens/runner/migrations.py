@@ -1,4 +1,4 @@
-"""Brings the saved context of a run from one version of its pipeline to the next, by an application's functions."""
+"""Migrates the saved context of a run between versions of its pipeline, by functions of the application."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from flujo_lens.runner.type_descriptions import JSONObject
 __all__ = ["MigrationError", "MigrationFunction", "migrated"]
 
 MigrationFunction = Callable[[JSONObject], JSONObject]
-"""Takes a saved context as plain JSON, returns it as the next version wants it. May change what it is given."""
+"""Takes a saved context as plain JSON and returns it for the next version. May modify its argument."""
 
 
 class MigrationError(Exception):
-    """A migration that an application registered does not work.
+    """A registered migration failed.
 
-    It stays within the runner: `flujo_lens.runner.incompatibility.migration_failed` makes the error of it that
-    a user sees.
+    Internal to the runner; `flujo_lens.runner.incompatibility.migration_failed` turns it into a public error.
     """
 
 
 def migrated(context: JSONObject, migrations: Iterable[MigrationFunction]) -> JSONObject:
-    """A copy of `context`, changed by each function in turn; `context` itself stays as it is.
+    """Apply the functions to a copy of `context`; `context` itself is not modified.
 
     Raises:
-        MigrationError: a function raised, or returned something else than a dict. The cause is kept.
+        MigrationError: a function raised, or did not return a dict. The cause is kept.
     """
     made, pid = copy.deepcopy(context), os.getpid()
     for function in migrations:

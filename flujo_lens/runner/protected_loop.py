@@ -1,7 +1,7 @@
-"""An event loop that an application's code cannot end: for lens itself, which runs somebody's steps in it.
+"""An event loop protected from the application's code, in which lens runs steps.
 
-A task or a callback of the application that calls `sys.exit` or `loop.stop` ends the loop, not the work: it goes on.
-Tasks of lens cannot be cancelled by a step, and tasks that steps leave behind are not waited for without end.
+If a task or callback of the application calls `sys.exit` or `loop.stop`, the work continues. Steps cannot cancel tasks
+of lens, and the wait for tasks left by steps is limited.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ __all__ = ["drive"]
 T = TypeVar("T")
 
 _GRACE = 2.0
-"""Seconds that tasks which steps have left behind get to end."""
+"""Seconds to wait for tasks left by steps."""
 
 _log = logging.getLogger("flujo_lens")
 
 
 class _OwnTask(asyncio.Task[Any]):
-    """A task that no step cancels."""
+    """A task that steps cannot cancel."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         return False if IN_STEP.get() else super().cancel(msg)
 
 
 def _new_task(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
-    """Tasks that a step makes are its own."""
+    """The task factory: tasks created by a step are ordinary ones."""
     return asyncio.Task(work, loop=loop, **more) if IN_STEP.get() else _OwnTask(work, loop=loop, **more)
 
 
 def drive(work: Coroutine[Any, Any, T]) -> T:
-    """Return what the coroutine does, as `asyncio.run` would.
+    """Run a coroutine like `asyncio.run`.
 
     Raises:
         KeyboardInterrupt: Ctrl-C. The first one cancels the work, the second one ends it.
@@ -63,14 +63,14 @@ def drive(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """Not of the policy: that may be the application's."""
+    """Create a loop without the policy, which may belong to the application."""
     if sys.platform == "win32":
         return asyncio.ProactorEventLoop()
     return asyncio.SelectorEventLoop()
 
 
 def _to_the_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Any:
-    """Run the loop until the task is done, whatever else ends the loop meanwhile."""
+    """Run the loop until the task is done, restarting it if the application stops it."""
     interrupt: BaseException | None = None
     while True:
         try:
@@ -82,7 +82,7 @@ def _to_the_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Any
                 interrupt = error
                 task.cancel()
             else:
-                _log.warning("code of the application ended the event loop; the run goes on: %s", describe(error))
+                _log.warning("the application's code stopped the event loop; the run continues: %s", describe(error))
             continue
         if interrupt is not None:
             raise interrupt
@@ -91,14 +91,16 @@ def _to_the_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Any
 
 @contextmanager
 def _interruptible(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Iterator[list[int]]:
-    """Cancel the task on Ctrl-C, unless somebody else hears it; yields what has been heard."""
+    """Cancel the task on Ctrl-C, unless another handler is installed; yields the received signals."""
     heard: list[int] = []
 
     def hear(number: int, _: Any) -> None:
         heard.append(number)
         if len(heard) > 1:
             raise KeyboardInterrupt
-        loop.call_soon_threadsafe(task.cancel, context=contextvars.Context())  # not as a step, if one is interrupted
+        loop.call_soon_threadsafe(
+            task.cancel, context=contextvars.Context()
+        )  # in an empty context, not that of an interrupted step
 
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

@@ -1,4 +1,4 @@
-"""`PipelineRegistry`: pipelines by name and version; and finding an application's own by ``module:attribute``."""
+"""`PipelineRegistry`: pipelines by name and version; and loading ``module:attribute``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["PipelineRegistry", "load_attribute", "version_key"]
 class PipelineRegistry:
     """Pipelines by name and version.
 
-    A version that stored runs began with may stay registered beside newer ones: such runs go on with it.
+    Keep older versions registered as long as stored runs need them: a run resumes with the version it was started with.
     """
 
     def __init__(self) -> None:
@@ -38,21 +38,21 @@ class PipelineRegistry:
         *,
         migrations: Mapping[str, MigrationFunction] | None = None,
     ) -> None:
-        """Register a pipeline; again, as where a module is loaded twice, as long as its shape is the same.
+        """Register a pipeline. Registering the same shape again is allowed, for modules that are loaded twice.
 
         Args:
-            pipeline: The pipeline; a step is one of itself alone.
+            pipeline: The pipeline, or a single step.
             name: Its name.
-            version: Its version; numbers in it count as numbers, so that 1.10 is newer than 1.9.
-            migrations: From which older version a saved context gets to this one, and how. Of several versions
-                each leads on to the next.
+            version: Its version; numbers are compared as numbers, so that 1.10 is newer than 1.9.
+            migrations: Functions that migrate a saved context to this version, by older version. They are chained
+                across versions.
 
         Raises:
-            UsageError: the name or the version is empty, or the version is "latest"; or another pipeline has them.
+            UsageError: the name or version is empty, the version is "latest", or another pipeline has them.
         """
         if not name or not version or version == "latest":
             raise UsageError(
-                f'a pipeline needs a name and a version of its own, not "{name}" and "{version}"',
+                f'invalid name or version of a pipeline: "{name}", "{version}"',
                 hint='registry.register(pipeline, name="orders", version="1.0.0")',
             )
         made = Pipeline.from_step(pipeline) if isinstance(pipeline, Step) else pipeline
@@ -63,8 +63,8 @@ class PipelineRegistry:
             and manifest_of(known, name, version) != manifest_of(made, name, version)
         ):
             raise UsageError(
-                f'another pipeline is registered as "{name}" {version} already',
-                hint="give the changed one a version of its own; stored runs go on with the one they began with",
+                f'another pipeline is already registered as "{name}" {version}',
+                hint="register the changed pipeline under a new version; stored runs resume with their own version",
             )
         self._pipelines.setdefault(name, {})[version] = made
         self._migrations.setdefault(name, {})[version] = dict(migrations or {})
@@ -79,7 +79,7 @@ class PipelineRegistry:
         return self.get(name, "latest")
 
     def get_latest(self, name: str) -> Pipeline | None:
-        """`latest`, under the library's name for it."""
+        """An alias of `latest`, with the library's name."""
         return self.latest(name)
 
     def get_latest_version(self, name: str) -> str | None:
@@ -87,18 +87,18 @@ class PipelineRegistry:
         return next(reversed(self.versions(name)), None)
 
     def names(self) -> tuple[str, ...]:
-        """All names, in order."""
+        """All names, sorted."""
         return tuple(sorted(self._pipelines))
 
     def versions(self, name: str) -> tuple[str, ...]:
-        """The versions of a name, the oldest first; none if it is not registered."""
+        """The versions of a name, oldest first; empty if it is not registered."""
         return tuple(sorted(self._pipelines.get(name, ()), key=version_key))
 
     def find(self, name: str, version: str) -> tuple[Pipeline, str]:
-        """The pipeline, and its version in full ("latest" is no version).
+        """The pipeline and its version ("latest" resolved).
 
         Raises:
-            UnknownValueError: there is none; says what there is.
+            UnknownValueError: it is not registered; the message lists what is.
         """
         pipeline = self.get(name, version)
         if name not in self._pipelines:
@@ -108,10 +108,10 @@ class PipelineRegistry:
         return pipeline, str(self.get_latest_version(name) if version == "latest" else version)
 
     def migrations(self, name: str, old: str, new: str) -> tuple[MigrationFunction, ...] | None:
-        """What leads a saved context from the version `old` to `new`, in order, by as few steps as may be.
+        """The shortest chain of migrations of a saved context from the version `old` to `new`.
 
         Returns:
-            None if nothing does; nothing to do (an empty tuple) if they are the same.
+            None without a chain; an empty tuple if they are the same version.
         """
         edges = self._migrations.get(name, {})
         ways: dict[str, tuple[MigrationFunction, ...]] = {new: ()}
@@ -126,7 +126,7 @@ class PipelineRegistry:
 
 
 def version_key(version: str) -> tuple[Any, ...]:
-    """By this versions sort: numbers as numbers, and 1.0.0rc1 and 1.0.0-rc1 before 1.0.0."""
+    """The sort key of versions: numbers as numbers, and 1.0.0rc1 and 1.0.0-rc1 before 1.0.0."""
     release, mark, rest = re.split(r"([-a-z+]|$)", version.lower().removeprefix("v"), maxsplit=1)
     numbers = tuple(int(part) for part in release.split(".") if part.isdigit())
     trimmed = numbers[: len(numbers) - next((i for i, n in enumerate(reversed(numbers)) if n), len(numbers))]
@@ -137,19 +137,19 @@ def version_key(version: str) -> tuple[Any, ...]:
 
 
 def load_attribute(spec: str, app_dir: Path | str | None = None) -> Any:
-    """What an application calls ``module:attribute``.
+    """Import ``module:attribute``.
 
     Args:
-        spec: Its name; the attribute may have dots.
-        app_dir: The folder from which it can be imported beside what is installed; the current one by default.
+        spec: The name; the attribute may contain dots.
+        app_dir: An additional folder to import from; by default, the current one.
 
     Raises:
-        UsageError: `spec` is no such name.
+        UsageError: `spec` is malformed.
         AppNotFoundError: the module cannot be imported, or has no such attribute.
     """
     module, colon, attribute = spec.partition(":")
     if not (colon and module and attribute):
-        raise UsageError(f'"{spec}" is not of the form module:attribute', hint="--app myapp.pipelines:registry")
+        raise UsageError(f'"{spec}" does not have the form module:attribute', hint="--app myapp.pipelines:registry")
     folder = str(Path(app_dir or ".").resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -174,7 +174,7 @@ def _imported(module: str, folder: str) -> Any:
 
 
 def _attribute(spec: str, found: Any, name: str) -> Any:
-    """An attribute; a module may make it when it is asked for."""
+    """Get an attribute, which may be dynamic."""
     try:
         return getattr(found, name)
     except AttributeError as error:

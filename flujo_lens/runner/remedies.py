@@ -1,4 +1,4 @@
-"""What somebody can do about a run that does not fit the code: only what applies, the safest first."""
+"""Remedies for a run that does not fit the code: those that apply, safest first."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _OF_DESERIALIZERS = ("deserializer-missing", "deserializer-failed", "input-unrea
 
 @dataclass(frozen=True)
 class Remediation:
-    """One thing to do.
+    """A remedy.
 
     Attributes:
         id: Its name for programs: ``register``, ``mend-deserializer``, ``name-context``, ``alias``, ``default``,
             ``keep-old-version``, ``migrate``, ``mend-migration``, ``other-version``, ``fork``, ``new-run-id``,
             ``cancel``, ``delete``, ``prune`` or ``database-file``.
-        title: What it is, in a few words.
-        command: What to type, word for word but for what stands in ``<>``; None where it is done in code alone.
-        safe: Whether nothing that is stored is lost, and no step runs twice.
-        consequence: What becomes of the run.
-        code: The lines to write in the application; None where none are needed.
+        title: A short title.
+        command: The command to type, with placeholders in ``<>``; None if only code changes.
+        safe: Whether no stored data is lost and no step runs twice.
+        consequence: The effect on the run.
+        code: The code to add to the application; None without any.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Remediation:
     code: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields, as ``-o json`` prints them."""
+        """The fields for ``-o json``."""
         return asdict(self)
 
 
@@ -70,16 +70,16 @@ def remedies_for(
     pipeline: str,
     database: str | None = None,
 ) -> tuple[Remediation, ...]:
-    """The remedies for one run: those in the code first, then by the harm that they do.
+    """The remedies for a run: changes of code first, then by the data they lose.
 
     Args:
         run_id: The run.
-        verdict: Why it cannot go on.
-        saved: The manifest it was started with, if it is known.
-        current: That of the code; None where the code has no such pipeline.
-        place: Where the run stands.
-        pipeline: The pipeline's name as the run has it.
-        database: The name of the store's file, where it is one.
+        verdict: The verdict.
+        saved: The manifest of the run, if known.
+        current: The manifest of the code; None if it has no such pipeline.
+        place: The position of the run.
+        pipeline: The name of the pipeline in the run.
+        database: The file name of the store, if it is a file.
     """
     version = saved["version"] if saved else place.version
     case = _Case(run_id, verdict, saved, current, place, pipeline, version)
@@ -102,41 +102,43 @@ def _in_code(case: _Case) -> Iterator[Remediation]:
 def _at_the_store(case: _Case, database: str | None) -> Iterator[Remediation]:
     run = case.run_id
     yield from _fork(case)
-    told = "use a new, unique run_id: every step runs, this run stays as it is"
-    yield Remediation("new-run-id", "start afresh", None, False, told)
-    told = "the run will never go on; its history stays"
-    yield Remediation("cancel", "give it up, keep history", command_line("cancel", run, '--reason "..."'), False, told)
-    told = "state and history are gone; lens undo brings them back for a while"
-    yield Remediation("delete", "remove this state", command_line("delete", run), False, told)
-    told = "every state older than N days is gone"
-    yield Remediation("prune", "clean up old states", "lens prune --days-old <N>", False, told)
+    consequence = "use a new, unique run_id: every step runs; this run does not change"
+    yield Remediation("new-run-id", "start afresh", None, False, consequence)
+    consequence = "the run cannot be resumed; its history stays"
+    yield Remediation(
+        "cancel", "give it up, keep history", command_line("cancel", run, '--reason "..."'), False, consequence
+    )
+    consequence = "deletes state and history; lens undo can restore them until the bin expires"
+    yield Remediation("delete", "remove this state", command_line("delete", run), False, consequence)
+    consequence = "deletes every state older than N days"
+    yield Remediation("prune", "clean up old states", "lens prune --days-old <N>", False, consequence)
     if database is not None:
-        told = f"delete {database} as the last resort: every run in it is gone"
-        yield Remediation("database-file", "the database file", None, False, told)
+        consequence = f"delete {database} as a last resort: this deletes all runs in it"
+        yield Remediation("database-file", "the database file", None, False, consequence)
 
 
 # --- in the code
 
 
 def _literal(text: object) -> str:
-    """A text as Python's source has it, in double quotes where that needs no more escapes."""
+    """A text as a Python literal, in double quotes if that needs no more escapes."""
     made = repr(text)
     return f'"{made[1:-1]}"' if made[0] == "'" and '"' not in made else made
 
 
 def _deserializer(case: _Case, failed: str | None, missing: str | None) -> Remediation:
-    told = "nothing is lost: what was saved is there, and the run goes on where it stands"
+    consequence = "no data is lost; the run resumes at its position"
     if missing is None:
-        return Remediation("mend-deserializer", f"mend the deserializer of {failed}", _again(case), True, told)
+        return Remediation("mend-deserializer", f"fix the deserializer of {failed}", _again(case), True, consequence)
     code = (
         "from flujo_lens.serialization import register_custom_deserializer\n"
         f"register_custom_deserializer({missing}, lambda saved: {missing}(...))"
     )
-    return Remediation("register", f"say how a {missing} is made again", _again(case), True, told, code)
+    return Remediation("register", f"register a deserializer for {missing}", _again(case), True, consequence, code)
 
 
 def _alias(case: _Case) -> Iterator[Remediation]:
-    """Offered only where the run would go on with it."""
+    """Offered only if the run would resume with it."""
     pairs = _renames(case)
     if not pairs or case.saved is None or case.current is None:
         return
@@ -148,11 +150,11 @@ def _alias(case: _Case) -> Iterator[Remediation]:
     if assess(case.saved, {**case.current, "steps": steps}, case.place).can_resume:
         lines = "\n".join(_with_alias(old, new) for old, new in pairs)
         title = "the step was renamed" if len(pairs) == 1 else "the steps were renamed"
-        yield Remediation("alias", title, _again(case), True, "the run goes on where it stands", lines)
+        yield Remediation("alias", title, _again(case), True, "the run resumes at its position", lines)
 
 
 def _renames(case: _Case) -> list[tuple[JSONObject, JSONObject]]:
-    """The steps that are missing, each with the one step of the code that has taken its place."""
+    """The missing steps, each with the step of the code in its place."""
     if case.saved is None or case.current is None:
         return []
     old, new = case.saved["steps"], case.current["steps"]
@@ -187,7 +189,7 @@ def _default(case: _Case) -> Iterator[Remediation]:
     if hindrances and all(each.kind == "context-field-required" for each in hindrances):
         lines = "\n".join(_field_with_default(each.step, each.current) for each in hindrances)
         title = "give the new field a default" if len(hindrances) == 1 else "give the new fields defaults"
-        yield Remediation("default", title, _again(case), True, "the run goes on with the default", lines)
+        yield Remediation("default", title, _again(case), True, "the run resumes with the default", lines)
 
 
 def _field_with_default(name: str | None, kind: str | None) -> str:
@@ -201,25 +203,28 @@ def _keep_old(case: _Case) -> Iterator[Remediation]:
         return
     name, version = _literal(case.pipeline), _literal(case.version)
     lines = [f"registry.register(old_pipeline, name={name}, version={version})"]
-    told, title = "the run goes on with the pipeline that it began with", "keep both versions"
+    consequence, title = "the run resumes with the pipeline that it was started with", "keep both versions"
     if case.current is not None and case.current["version"] == case.version:
         lines.append(f"registry.register(pipeline, name={name}, version={_literal(_NEW_VERSION)})")
-        told, title = f"{told}; what has changed needs a version of its own", "two versions instead of one"
+        consequence, title = (
+            f"{consequence}; the changed pipeline needs a new version",
+            "two versions instead of one",
+        )
     command = command_line("resume", case.run_id, f"--pipeline-version {shlex.quote(case.version)}")
-    yield Remediation("keep-old-version", title, command, True, told, "\n".join(lines))
+    yield Remediation("keep-old-version", title, command, True, consequence, "\n".join(lines))
 
 
 def _migrate(case: _Case) -> Iterator[Remediation]:
     if case.verdict.code == "LENS-C9":
-        told = "nothing was changed by it; when it works, the run goes on where it stands"
-        yield Remediation("mend-migration", "mend the migration", _again(case), True, told)
+        consequence = "it has changed nothing; when fixed, the run resumes at its position"
+        yield Remediation("mend-migration", "fix the migration", _again(case), True, consequence)
     elif case.current is not None and (case.verdict.code == "LENS-C5" or _has_lost_of_context(case)):
         new = case.current["version"]
         bumped = _NEW_VERSION if new in (case.version, *VERSIONLESS) else new
         where = f"name={_literal(case.pipeline)}, version={_literal(bumped)}"
         code = f"registry.register(pipeline, {where}, migrations={{{_literal(case.version)}: function}})"
-        told = "the function gets the saved context as a dict and returns it as this code wants it"
-        yield Remediation("migrate", "bring the context up to date", _again(case), True, told, code)
+        consequence = "the function gets the saved context as a dict and returns it for this code"
+        yield Remediation("migrate", "migrate the context", _again(case), True, consequence, code)
 
 
 def _has_lost_of_context(case: _Case) -> bool:
@@ -227,13 +232,13 @@ def _has_lost_of_context(case: _Case) -> bool:
 
 
 def _other_version(case: _Case) -> Iterator[Remediation]:
-    """Where the run's own version is not registered, the ones that are may fit."""
+    """If the version of the run is not registered, a registered one may fit."""
     for each in case.verdict.hindrances:
         if each.kind == "not-registered" and each.current:
             version = shlex.quote(each.current.rpartition(", ")[2])
             command = command_line("resume", case.run_id, f"--pipeline-version {version} --dry-run")
-            told = "says whether the run would go on with it; changes nothing"
-            yield Remediation("other-version", "try a version that is registered", command, True, told)
+            consequence = "shows whether the run would resume with it; changes nothing"
+            yield Remediation("other-version", "try a registered version", command, True, consequence)
 
 
 def _again(case: _Case) -> str:
@@ -241,20 +246,20 @@ def _again(case: _Case) -> str:
 
 
 def name_context(run_id: str, target: str) -> Remediation:
-    """For a run with a context of its own, where what was named of the application does not tell its type."""
+    """For a run with a context model that the application does not name."""
     module = target.partition(":")[0]
     command = command_line("resume", run_id, f"--app {shlex.quote(f'{module}:<flujo>')}")
-    told = "the run goes on with the type that it tells, if nothing else differs"
+    consequence = "the run resumes with its context model, if nothing else differs"
     return Remediation(
-        "name-context", "name the Flujo", command, True, told, "flujo = Flujo(registry=..., context_model=...)"
+        "name-context", "name the Flujo", command, True, consequence, "flujo = Flujo(registry=..., context_model=...)"
     )
 
 
 def as_registered(remedy: Remediation) -> Remediation:
-    """The remedy where the version that the run began with is registered: then nothing has to be written for it."""
+    """The remedy without code, if the version that the run was started with is registered."""
     if remedy.id != "keep-old-version":
         return remedy
-    return replace(remedy, title="go on with its own version", code=None)
+    return replace(remedy, title="resume with its own version", code=None)
 
 
 # --- at the store
@@ -264,12 +269,12 @@ def _fork(case: _Case) -> Iterator[Remediation]:
     step = _fork_point(case)
     if step is not None:
         command = command_line("fork", case.run_id, f"--from-step {shlex.quote(step)}")
-        told = f"{step} runs again, in a new run; this one stays as it is"
-        yield Remediation("fork", "go back a step", command, False, told)
+        consequence = f"{step} runs again, in a new run; this run does not change"
+        yield Remediation("fork", "go back a step", command, False, consequence)
 
 
 def _fork_point(case: _Case) -> str | None:
-    """The latest step that is done, from which on nothing of the saved run would be needed any more."""
+    """The latest completed step after which no saved data of the run would be needed."""
     kinds = {each.kind for each in case.verdict.hindrances}
     is_of_context = any(kind.startswith("context-") or kind in _OF_CONTEXT for kind in kinds)
     if case.saved is None or case.current is None or is_of_context:

@@ -1,4 +1,4 @@
-"""What a run gives back: `PipelineResult`, and `StepResult` for each of its steps."""
+"""Results of runs: `PipelineResult`, with a `StepResult` for each step."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ ContextT = TypeVar("ContextT", bound="BaseModel")
 
 @dataclass
 class StepResult:
-    """One step that ran: an entry of the saved ``step_history``.
+    """The result of a step: an entry of the saved ``step_history``.
 
     Attributes:
         name: The step.
-        output: What it returned; of a run that was loaded from a store, in plain JSON data.
-        success: Whether it did.
-        attempts: How often it was tried.
-        latency_s: Seconds that the tries took together, with the waits between them.
-        token_counts: The output's own ``token_counts``, if it has any.
-        cost_usd: The output's own ``cost_usd``, if it has any.
-        feedback: Why it failed.
+        output: Its output; plain JSON data for a run loaded from a store.
+        success: Whether it succeeded.
+        attempts: Number of attempts.
+        latency_s: Total seconds of all attempts, including the waits between them.
+        token_counts: The ``token_counts`` of the output, if any.
+        cost_usd: The ``cost_usd`` of the output, if any.
+        feedback: The error of a failed step.
     """
 
     name: str
@@ -42,20 +42,20 @@ class StepResult:
 
 @dataclass
 class PipelineResult(Generic[ContextT]):
-    """How a run stands.
+    """The result of a run up to its last stop.
 
     Attributes:
         run_id: The run.
-        status: ``completed``, ``paused`` (a person is waited for), ``failed`` or ``cancelled``.
-        step_history: The steps that ran, in order; of a failed run the last one failed.
-        final_pipeline_context: The context as the last step left it.
-        output: What the last step that succeeded returned, which is what the next one would get.
-        error: Why the run failed.
+        status: ``completed``, ``paused`` (waiting for a person), ``failed`` or ``cancelled``.
+        step_history: The executed steps in order; the last one of a failed run has failed.
+        final_pipeline_context: The context after the last step.
+        output: The output of the last successful step.
+        error: The error of a failed run.
         paused_step: The step that waits for a person.
-        pause_message: What the person is asked.
-        input_schema: The type that the answer is checked against; None if any will do.
-        question: What tells this question from every other one, of the same step too: to be given back with the
-            answer where the result itself is not at hand, as behind a web form.
+        pause_message: The question.
+        input_schema: The type of the answer; None if any answer is accepted.
+        question: The token of this question: pass it with the answer if the result is not at hand, for example in a web
+            form.
     """
 
     run_id: str
@@ -76,39 +76,39 @@ class PipelineResult(Generic[ContextT]):
 
     @property
     def total_cost_usd(self) -> float:
-        """What all its steps cost."""
+        """The total cost of all steps."""
         return sum(step.cost_usd for step in self.step_history)
 
     @property
     def total_tokens(self) -> int:
-        """The tokens of all its steps."""
+        """The total tokens of all steps."""
         return sum(step.token_counts for step in self.step_history)
 
 
 class ReadyResult(PipelineResult[ContextT], Coroutine[Any, Any, PipelineResult[ContextT]]):
-    """A result that may be awaited too: what was asked for outside of an event loop is there already.
+    """A result that can be awaited, although it is already complete.
 
-    So ``flujo.resume_async(paused, answer)`` does what it says whether or not a script awaits it.
+    So ``flujo.resume_async(paused, answer)`` works in a script with and without ``await``.
     """
 
     @classmethod
     def of(cls, result: PipelineResult[ContextT]) -> ReadyResult[ContextT]:
-        """The same result, to be awaited."""
+        """An awaitable copy of a result."""
         return cls(**vars(result))
 
     def __await__(self) -> Generator[Any, Any, PipelineResult[ContextT]]:
         return _given(self._plain()).__await__()
 
     def send(self, value: Any, /) -> Any:
-        """End at once with the result."""
+        """Return the result at once."""
         raise StopIteration(self._plain())
 
     def throw(self, kind: Any, value: Any = None, traceback: TracebackType | None = None, /) -> Any:
-        """Raise what is thrown: nothing is under way that could catch it."""
+        """Raise the exception."""
         raise kind if value is None else value
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing."""
 
     def _plain(self) -> PipelineResult[ContextT]:
         return PipelineResult(**vars(self))

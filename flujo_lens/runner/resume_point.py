@@ -1,4 +1,4 @@
-"""Finds the code that a stored run goes on with, and the place in it; refuses what does not fit."""
+"""Finds the code and the position at which a stored run resumes; refuses incompatible runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Code", "Fitted", "Source", "fit", "fitting_context"]
 
 
 class Code(NamedTuple):
-    """A pipeline under its name and version, with its manifest."""
+    """A pipeline with its name, version and manifest."""
 
     pipeline: Pipeline
     name: str
@@ -39,13 +39,13 @@ class Code(NamedTuple):
 
     @classmethod
     def of(cls, pipeline: Pipeline, name: str, version: str, model: type[BaseModel]) -> Code:
-        """The code with its manifest for contexts of the type `model`."""
+        """The code, with its manifest for the context model `model`."""
         manifest = manifest_of(pipeline, name, version, model)
         return cls(pipeline, name, version, manifest, digest_of(manifest))
 
 
 class Source(NamedTuple):
-    """Where the code of a runner comes from: one pipeline, or a registry that is asked for it."""
+    """The source of a runner's code: a pipeline, or a registry."""
 
     pipeline: Pipeline | None
     registry: PipelineRegistry | None
@@ -53,10 +53,10 @@ class Source(NamedTuple):
     version: str
 
     def for_new(self) -> tuple[Pipeline, str]:
-        """The pipeline for a run that begins, and its version.
+        """The pipeline for a new run, and its version.
 
         Raises:
-            UsageError: there is no pipeline, or it is not registered.
+            UsageError: the runner has no pipeline, or it is not registered.
         """
         if self.pipeline is not None:
             return self.pipeline, self.version
@@ -68,7 +68,7 @@ class Source(NamedTuple):
         return self.registry.find(self.name, self.version)
 
     def for_stored(self, stored: Stored) -> tuple[Pipeline, str]:
-        """The pipeline for a run that goes on: the version that it began with, as long as that is registered.
+        """The pipeline for a stored run: the version that it was started with, if that is registered.
 
         Raises:
             UsageError: the run is of another pipeline.
@@ -78,10 +78,10 @@ class Source(NamedTuple):
         return self.for_place(stored.run_id, stored.place())
 
     def check_is_ours(self, stored: Stored) -> None:
-        """See that a run, wherever it stands, is one of this pipeline: a run id belongs to one pipeline, by name.
+        """Check that a run belongs to this pipeline, by name: a run id belongs to one pipeline.
 
-        Where a name is not known, the steps of one at its end tell: if none of them is of this pipeline, it is of
-        another. Of one that may go on `fit` finds out.
+        Without a known name, an ended run belongs to another pipeline if none of its steps is in this one. For other
+        runs, `fit` decides.
 
         Raises:
             UsageError: the run is of another pipeline.
@@ -90,7 +90,7 @@ class Source(NamedTuple):
         if not self.is_for(theirs):
             raise UsageError(
                 f'{stored.run_id} is a run of the pipeline "{theirs}", not of "{self.name}"',
-                hint=f"a run id belongs to one pipeline: give this run another; the other is pipeline_name={theirs!r}",
+                hint=f"a run id belongs to one pipeline: use another run id, or pipeline_name={theirs!r}",
                 run_id=stored.run_id,
                 pipeline_name=theirs,
             )
@@ -101,18 +101,18 @@ class Source(NamedTuple):
         if not done & {name for step in self.pipeline.steps for name in (step.name, *step.aliases)}:
             raise UsageError(
                 f'{stored.run_id} is a run of another pipeline: none of its steps ("{next(iter(sorted(done)))}", ...) '
-                "is one of this one's",
-                hint="a run id belongs to one pipeline: give this run another, and the pipelines names of their own",
+                "is in this one",
+                hint="a run id belongs to one pipeline: use another run id, and different names for the pipelines",
                 run_id=stored.run_id,
                 pipeline_name=theirs,
             )
 
     def is_for(self, theirs: str) -> bool:
-        """Whether runs of the pipeline `theirs` may go on with it. A name that is not known fits any."""
+        """Whether runs of the pipeline `theirs` can resume with it. An unknown name matches any."""
         return NAMELESS[1] in (theirs, self.name) or theirs == self.name
 
     def for_place(self, run_id: str, place: Place) -> tuple[Pipeline, str]:
-        """The pipeline for a run, or for many, that stand at a place.
+        """The pipeline for runs at a position.
 
         Raises:
             StateIncompatibilityError: neither their version nor the runner's own is registered.
@@ -126,39 +126,39 @@ class Source(NamedTuple):
         raise not_registered(run_id, place, self.name, self.registry.versions(self.name), near)
 
     def code_for(self, stored: Stored, model: type[BaseModel]) -> Code:
-        """`for_stored` with its manifest, under the name that the run has if there is no other."""
+        """`for_stored` with its manifest; without a name, under the name in the run."""
         pipeline, version = self.for_stored(stored)
         return Code.of(pipeline, self.named(stored.summary.pipeline_name), version, model)
 
     def named(self, theirs: str) -> str:
-        """The pipeline's name; where the code has none, that of the runs."""
+        """The name of the pipeline in the code, else in the runs."""
         return theirs if self.name in NAMELESS else self.name
 
     def judge(self, saved: JSONObject | None, code: Code, place: Place) -> Verdict:
-        """The verdict on a run, or on many, that stand at a place: for one that goes on, and for a check before.
+        """The verdict on runs at a position, used by resuming and checking.
 
         Args:
-            saved: The manifest that they were started with; None if the store has none.
-            code: What they would go on with.
-            place: Where they stand.
+            saved: The manifest of the runs; None if the store has none.
+            code: The current code.
+            place: The position.
         """
         readable = saved is not None and "version" in saved
         known = self.migrations(saved["version"], code.version) if saved and readable else None
         return assess(saved, code.manifest, place, migrations=known)
 
     def migrations(self, old: str, new: str) -> tuple[MigrationFunction, ...] | None:
-        """What is registered to lead a saved context from one version to another."""
+        """The registered migrations of a saved context between two versions."""
         return None if self.registry is None else self.registry.migrations(self.name, old, new)
 
 
 class Fitted(NamedTuple, Generic[ContextT]):
-    """A stored run that may go on.
+    """A stored run that can resume.
 
     Attributes:
-        record: The run, as it stands under the code.
-        code: That code.
-        waiting: Index of the step at which it stands.
-        verdict: Why it may.
+        record: The run at its position in the code.
+        code: The code.
+        waiting: The index of its current step.
+        verdict: The verdict.
     """
 
     record: Record[ContextT]
@@ -170,14 +170,14 @@ class Fitted(NamedTuple, Generic[ContextT]):
 async def fit(
     backend: StateBackend, source: Source, stored: Stored, model: type[ContextT], given: Any = None
 ) -> Fitted[ContextT]:
-    """See whether a stored run may go on, and where. Nothing is written.
+    """Find whether and where a stored run can resume. Writes nothing.
 
     Args:
-        backend: The store, which is asked for the shape that the run was started with.
+        backend: The store, with the manifest of the run.
         source: The code.
         stored: The run.
         model: The type of the context.
-        given: The input of the run, in case that it stands before its first step and the store does not tell it.
+        given: The input of the run, used if it is before its first step and the store does not have the input.
 
     Raises:
         StateIncompatibilityError: it does not fit the code.
@@ -216,7 +216,7 @@ async def _saved_manifest(backend: StateBackend, run_id: str, code: Code) -> JSO
 
 
 def _unknown_fields(stored: Stored, model: type[BaseModel]) -> JSONObject:
-    """What the saved context has and the model does not: another model of it may."""
+    """The saved fields that are not in the model, which another context model may have."""
     saved = without_notes(stored.context, model)
     return {name: value for name, value in saved.items() if field_of(name, model) is None}
 
@@ -234,11 +234,11 @@ def fitting_context(
     code: Code,
     place: Place,
 ) -> ContextT:
-    """The saved context, brought to the version of the code. What is stored stays as it is.
+    """The saved context, migrated to the version of the code. The stored context is not changed.
 
     Raises:
-        StateIncompatibilityError: a migration does not work, or the code cannot read what comes of it; or a value
-            that the next steps would get was not kept.
+        StateIncompatibilityError: a migration failed, the code cannot read its result, or a value needed by the next
+            steps was not saved.
     """
     data = without_notes(stored.context, model)
     try:
@@ -264,27 +264,27 @@ def fitting_context(
 
 
 def _lost(stored: Stored, code: Code, verdict: Verdict, context: JSONObject) -> Difference | None:
-    """A mark that stands where the next step, or any, would look for a value.
+    """The difference for a placeholder in place of a value needed by the next steps.
 
-    `context` is what the code's model has fields for: what else was saved is carried on, and no step sees it.
+    `context` has only fields of the code's model; other saved fields are kept, but not visible to steps.
     """
     steps, index = code.pipeline.steps, verdict.next_index
     if index is not None and index < len(steps) and steps[index].kind != HUMAN:
         found = lost_in(stored.value(None))
         if found is not None:
-            told = 'the input of step "{0}" was not kept when it was saved: {1} stands at {2}'
+            template = 'the input of step "{0}" was not saved: {2} has the placeholder {1}'
             return Difference(
-                "input-lost", steps[index].name, found[1], None, told.format(steps[index].name, *reversed(found))
+                "input-lost", steps[index].name, found[1], None, template.format(steps[index].name, *reversed(found))
             )
     found = lost_in(context)
     if found is None:
         return None
-    told = f"a value of the context was not kept when it was saved: {found[1]} stands at {found[0]}"
-    return Difference("value-lost", None, found[1], None, told)
+    sentence = f"a value of the context was not saved: {found[0]} has the placeholder {found[1]}"
+    return Difference("value-lost", None, found[1], None, sentence)
 
 
 def _unfit(error: MigrationError | InvalidStateError) -> Difference:
-    """What keeps a context from being loaded."""
+    """The difference that prevents loading a context."""
     details = error.details if isinstance(error, InvalidStateError) else {}
     kind = "context-unreadable"
     if details.get("kind") is not None:
@@ -294,28 +294,28 @@ def _unfit(error: MigrationError | InvalidStateError) -> Difference:
 
 
 def _kinds(kind: str | None, raised: bool) -> tuple[str | None, str | None]:
-    """The class whose deserializer failed, and the one that has none."""
+    """The class whose deserializer failed, or the one without a deserializer."""
     return (kind, None) if raised else (None, kind)
 
 
 def _unreadable_input(stored: Stored, code: Code, verdict: Verdict) -> Difference | None:
-    """Why the value that the next step gets cannot be made again."""
+    """The difference if the input of the next step cannot be deserialized."""
     steps, index = code.pipeline.steps, verdict.next_index
     if index is None or index >= len(steps) or steps[index].kind == HUMAN:
         return None
     if stored.state.get("last_step_output") is None and not stored.done:
-        return None  # it is given again
+        return None  # the caller passes it again
     try:
         typed(stored.value(None), *_hints(code, index))
     except UnreadableValueError as error:
         name = steps[index].name
-        told = f'the input of step "{name}" cannot be made again: {error}'
-        return Difference("input-unreadable", name, *_kinds(error.kind, error.raised), told)
+        sentence = f'the input of step "{name}" cannot be deserialized: {error}'
+        return Difference("input-unreadable", name, *_kinds(error.kind, error.raised), sentence)
     return None
 
 
 def _hints(code: Code, index: int) -> tuple[Any, Any]:
-    """The annotations that tell the type of what a step gets: of the output before it, and of its own input."""
+    """The annotations of the input of a step: of the previous output, and of its parameter."""
     steps = code.pipeline.steps
     before = steps[index - 1].output_type if index else None
     return before, steps[index].input_type if index < len(steps) else None

@@ -1,4 +1,4 @@
-"""One step's turn: the function is called in a task of its own, with a time limit, and again if it fails."""
+"""Attempts of a step: calls its function in a separate task, with a timeout and retries."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from flujo_lens.runner.results import StepResult
 __all__ = ["Turn", "step_context"]
 
 _LONGEST_WAIT = 3600.0
-"""Seconds before a retry, however often it was doubled."""
+"""Maximum seconds before a retry."""
 
 _MOST = 2**63
-_RUNS_ON = "it may still be running: a plain function cannot be stopped; make it async"
+_RUNS_ON = "it may still be running, since a plain function cannot be stopped; make it async"
 
 
 class _Try(NamedTuple):
-    """What came of one try: the result of the step, or an error."""
+    """The outcome of an attempt: a result, or an error."""
 
     result: StepResult | None
     error: BaseException | None
 
 
 def step_context() -> contextvars.Context:
-    """The context in which the steps of a run are called: what one of them sets there, the next ones see."""
+    """The `contextvars` context of the steps of a run; variables set by a step are visible to later ones."""
     made = contextvars.copy_context()
     made.run(IN_STEP.set, True)
     return made
 
 
 class Turn:
-    """The tries of one step.
+    """The attempts of a step.
 
     Args:
         step: A step with a function.
-        inside: As `step_context` makes it.
+        inside: The result of `step_context`.
 
     Attributes:
-        context: What the try that succeeded has made of the context; None before that.
+        context: The context after the successful attempt; None before it.
     """
 
     def __init__(self, step: Step, inside: contextvars.Context | None = None) -> None:
@@ -60,17 +60,17 @@ class Turn:
         self._inside = step_context() if inside is None else inside
 
     async def take(self, value: Any, context: Any) -> StepResult:
-        """Call the function until it succeeds or its retries are used up; whatever it raises becomes a result.
+        """Call the function until it succeeds or there are no more retries; exceptions become a failed result.
 
-        Each try gets a copy of `context`; that of the one that succeeded is `self.context` then, and has to fit its
-        model. A failed try leaves nothing behind. A plain function that is over its time cannot be stopped: it runs
-        on unheard, and is not tried again.
+        Each attempt gets a copy of `context`; that of the successful attempt becomes `self.context` and must fit its
+        model. A failed attempt has no effect. A plain function that times out cannot be stopped: it runs on, its result
+        is ignored, and it is not retried.
 
-        Each try is a task of its own. So what the function cancels is that one, and a cancellation of the task that
-        waits here is one from outside.
+        Each attempt is a separate task, so that cancellations by the function can be distinguished from those of the
+        run.
 
         Raises:
-            asyncio.CancelledError, KeyboardInterrupt: the run itself is to end.
+            asyncio.CancelledError, KeyboardInterrupt: the run is cancelled or interrupted.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -93,7 +93,7 @@ class Turn:
             await asyncio.sleep(self._wait())
 
     async def _guarded(self, value: Any, context: Any) -> _Try:
-        """One try; nothing comes out of it but what came of it, and not out of a child of this process."""
+        """Make an attempt; never raises, and never returns in a child process."""
         pid = os.getpid()
         try:
             made = _Try(self._done(await self._try(value, context)), None)
@@ -104,7 +104,7 @@ class Turn:
         return made
 
     def failed(self, reason: str) -> StepResult:
-        """The result of a step that did not succeed."""
+        """The result of a failed step."""
         return StepResult(self.step.name, None, False, self.attempts, self._seconds(), feedback=reason)
 
     def _done(self, output: Any) -> StepResult:
@@ -146,9 +146,9 @@ class Turn:
 
 
 async def _ended(child: asyncio.Task[Any], timeout: float | None) -> bool:
-    """Wait for the end of a task, which is cancelled when its time is over, and when this one is; whether it was over.
+    """Wait for a task, and cancel it at the timeout or if this task is cancelled; return whether it timed out.
 
-    A cancellation of this task is passed on, and does not come out of here: `Task.cancelling` still tells it.
+    A cancellation of this task is passed on and not raised here; `Task.cancelling` still shows it.
     """
     over = False
     while not child.done():
@@ -167,14 +167,14 @@ def _is_async(function: Any) -> bool:
 
 
 def _number(output: Any, name: str) -> float:
-    """What an output says that it cost; 0 if it does not."""
+    """A number in an output, such as its cost; 0 without one."""
     value = getattr(output, name, 0)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) < _MOST else 0.0
 
 
 async def _in_thread(work: Callable[[], Any], name: str) -> Any:
-    """Return ``work()``, done on a thread of its own that neither keeps the loop nor the process."""
+    """Run ``work()`` on a daemon thread, and return its value."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
     inside, pid = contextvars.copy_context(), os.getpid()

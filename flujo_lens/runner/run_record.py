@@ -1,4 +1,4 @@
-"""`Record`: one run in the making. It says what is saved of it; saving is the business of `execution`."""
+"""`Record`: a run in progress, and the documents to save for it; `execution` saves them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ JSONObject = dict[str, Any]
 
 
 def new_run_id() -> str:
-    """An id for a run to which nobody gave one."""
+    """A new run id."""
     return f"run_{uuid.uuid4().hex}"
 
 
 class Mark(NamedTuple):
-    """Where a record stands."""
+    """A snapshot of the position of a record."""
 
     context: Any
     value: Any
@@ -42,26 +42,26 @@ class Mark(NamedTuple):
 
 @dataclass
 class Record(Generic[ContextT]):
-    """A run: where it stands, and what it has done.
+    """A run in progress.
 
     Attributes:
         run_id: The run.
-        name: Of its pipeline.
-        version: Of its pipeline.
-        pipeline: The code that it goes on with.
-        context: What its steps share.
-        value: What the next step gets: the output of the last that succeeded, at first the input of the run.
-        index: Of the next step in `pipeline`.
-        results: The steps that ran, with outputs as they were returned.
-        history: The same as they are saved. An entry a step, in the order in which they ran; none changes any more.
+        name: The name of its pipeline.
+        version: The version of its pipeline.
+        pipeline: The pipeline.
+        context: Its context.
+        value: The input of the next step: the output of the last successful step, or the input of the run.
+        index: The index of the next step in `pipeline`.
+        results: The results of the executed steps, with their original outputs.
+        history: The saved entries of the executed steps, in order; entries do not change.
         status: ``running``, ``paused``, ``completed`` or ``failed``.
-        error: Why it failed.
-        asked: What a person is asked, while one is waited for.
-        asked_at: Since when.
-        began: When the run was started.
-        kept: The state as it was loaded: what is not of the runner stays in it.
-        saved_at: When it came to where it does not go on by itself.
-        carried: Fields of the loaded context that the model does not have: they stay too.
+        error: The error of a failed run.
+        asked: The current question of a paused run.
+        asked_at: The time of the question.
+        began: The start of the run.
+        kept: The loaded state, whose fields of others are kept.
+        saved_at: The time of the last stop.
+        carried: Fields of the loaded context that are not in the model, and are kept.
     """
 
     run_id: str
@@ -93,10 +93,10 @@ class Record(Generic[ContextT]):
         """Whether there is no next step."""
         return self.index >= len(self.pipeline.steps)
 
-    # --- what happens to it; each gives what has to be saved then
+    # --- transitions; each returns the progress to save
 
     def begin(self, digest: str | None) -> Progress:
-        """It starts, or goes on: under this pipeline, whose manifest has that digest."""
+        """Start or resume; `digest` is that of the manifest of the pipeline."""
         self.status, self.error = "running", None
         self.saved_value = safe_serialize(self.value)
         start = {
@@ -112,19 +112,19 @@ class Record(Generic[ContextT]):
         return self._progress(run_start=start, spans=(spans.root(self),), manifest=digest)
 
     def succeed(self, result: StepResult, began: float) -> Progress:
-        """The next step succeeded; it had begun at that time."""
+        """The next step, started at `began`, succeeded."""
         entry = self._add(result)
         row, span = self._row(entry), spans.of_step(self, entry, began)
         return self._advanced(result.output, entry, row, span)
 
     def fail(self, result: StepResult, began: float) -> Progress:
-        """The next step failed, and so did the run."""
+        """The next step and the run failed."""
         entry = self._add(result)
         self.status, self.error = "failed", result.feedback
         return self._ended(self._row(entry), spans.of_step(self, entry, began))
 
     def pause(self) -> Progress:
-        """The next step is a question to a person."""
+        """The next step waits for a person."""
         step = self.step
         self.status = "paused"
         self.asked = step.message_for_user if step.message_for_user is not None else as_text(self.saved_value)
@@ -132,7 +132,7 @@ class Record(Generic[ContextT]):
         return self._ended(None, spans.of_question(self, None))
 
     def answer(self, response: Any) -> Progress:
-        """A person answered the question of the next step."""
+        """The question of the next step was answered."""
         history = getattr(self.context, "hitl_history", None)
         if isinstance(history, list):
             history.append(HumanInteraction(message_to_human=self.asked or "", human_response=response))
@@ -141,23 +141,23 @@ class Record(Generic[ContextT]):
         self.status, self.asked, self.asked_at = "running", None, None
         return self._advanced(response, entry, row, span)
 
-    # --- as if it had not happened
+    # --- rollback
 
     def mark(self) -> Mark:
-        """Where it stands, for `back_to`."""
+        """A snapshot for `back_to`."""
         sizes = len(self.results), len(self.history)
         return Mark(self.context, self.value, self.saved_value, self.index, self.status, *sizes)
 
     def back_to(self, mark: Mark) -> None:
-        """Let it stand where it stood: the step behind that was not saved."""
+        """Return to a snapshot, since the step after it was not saved."""
         self.context, self.value, self.saved_value, self.index, self.status, results, entries = mark
         del self.results[results:]
         del self.history[entries:]
 
-    # --- what it looks like
+    # --- documents
 
     def result(self) -> PipelineResult[ContextT]:
-        """The run as its caller gets it."""
+        """The result for the caller."""
         waits = self.status == "paused"
         return PipelineResult(
             run_id=self.run_id,
@@ -190,7 +190,7 @@ class Record(Generic[ContextT]):
         return self._ended(row, span)
 
     def _row(self, entry: JSONObject) -> JSONObject:
-        """The row of ``steps`` for the last entry. The input of the first step stands nowhere else."""
+        """The row of ``steps`` for the last entry, which for the first step has the only copy of its input."""
         at = len(self.history) - 1
         return {
             "run_id": self.run_id,
@@ -207,7 +207,7 @@ class Record(Generic[ContextT]):
         }
 
     def _ended(self, step: JSONObject | None, span: JSONObject) -> Progress:
-        """It does not go on by itself."""
+        """The progress of a run that has stopped."""
         self.saved_at = now = _now()
         end = {
             "status": self.status,

@@ -1,7 +1,7 @@
-"""Which parameter of a step's function takes the input, and which the context of the run.
+"""The parameters of a step's function for the input and the context.
 
-The context goes to the parameter that is annotated with a type of contexts, whatever its name and place; without
-such an annotation to the one that is called ``context``. The input goes to the first of the others.
+The context is passed to the parameter annotated with a context model, or without such an annotation, to the parameter
+named ``context``. The input is passed to the first other parameter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def _inner(function: Any) -> Any:
-    """The function that has the annotations: behind partials, of an object that can be called its method."""
+    """The function with the annotations: inside partials, or the method of a callable object."""
     while isinstance(function, functools.partial):
         function = function.func
     is_function = inspect.isroutine(function) or inspect.isclass(function)
@@ -30,7 +30,7 @@ def _inner(function: Any) -> Any:
 
 
 def annotations_of(function: Any) -> dict[str, Any]:
-    """The annotations of a function by the names of its parameters; one that cannot be resolved is a text."""
+    """The annotations of a function by parameter name; unresolvable ones are texts."""
     target = _inner(function)
     try:
         return typing.get_type_hints(target)
@@ -44,7 +44,7 @@ def _written(target: Any) -> dict[str, Any]:
 
 
 def _resolved(target: Any, hint: Any) -> Any:
-    """One annotation, resolved where its names can be found: in the module, or in the functions around."""
+    """An annotation, resolved in the module and the enclosing functions."""
     if not isinstance(hint, str):
         return hint
     code = inspect.unwrap(target)
@@ -67,9 +67,9 @@ class Signature(NamedTuple):
 
     Attributes:
         function: The function.
-        parameters: Its parameters in their order, with their kinds; those of ``*`` and ``**`` are not among them.
-        annotations: As of `annotations_of`.
-        has_more: Whether it takes any number of arguments, as ``*args``.
+        parameters: Its parameters in order, with their kinds, except ``*`` and ``**``.
+        annotations: The result of `annotations_of`.
+        has_more: Whether it takes ``*args``.
     """
 
     function: Callable[..., Any]
@@ -79,7 +79,7 @@ class Signature(NamedTuple):
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Signature:
-        """The signature of a function; none can be had of some that are built in: then it takes its input alone."""
+        """The signature of a function; some built-in functions have none and take only the input."""
         try:
             found = tuple(inspect.signature(function).parameters.values())
         except (TypeError, ValueError):
@@ -88,10 +88,10 @@ class Signature(NamedTuple):
         return cls(function, known, annotations_of(function), any(each.kind is each.VAR_POSITIONAL for each in found))
 
     def context(self, model: type[Any] | None = None) -> str | None:
-        """The name of the parameter that takes the context; None if there is none.
+        """The name of the parameter for the context, or None.
 
         Args:
-            model: The type of the run's context, where it is known.
+            model: The context model of the run, if known.
         """
         names = [each.name for each in self.parameters]
         annotated = [name for name in names if _is_context(self.annotations.get(name), model)]
@@ -100,15 +100,15 @@ class Signature(NamedTuple):
         return annotated[0] if annotated else None
 
     def input(self, model: type[Any] | None = None) -> str | None:
-        """The name of the parameter that takes the input; None if there is none."""
+        """The name of the parameter for the input, or None."""
         context = self.context(model)
         return next((each.name for each in self.parameters if each.name != context and each.kind in _POSITIONAL), None)
 
     def arguments(self, value: Any, context: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the function is called with.
+        """The arguments of a call.
 
         Raises:
-            TypeError: it wants a context of another type.
+            TypeError: the function needs another context model.
         """
         name = self.context(type(context))
         if name is None:
@@ -131,12 +131,12 @@ class Signature(NamedTuple):
             return
         kind, has = wanted[0].__name__, type(context).__name__
         raise TypeError(
-            f"{name} is to be a {kind}, and the context of the run is a {has}: Flujo(..., context_model={kind})"
+            f"{name} must be a {kind}, but the context of the run is a {has}: use Flujo(..., context_model={kind})"
         )
 
 
 def _classes(hint: Any) -> list[type]:
-    """The classes that an annotation admits: of a union each, of a generic class the class."""
+    """The classes of an annotation: all members of a union, the origin of a generic class."""
     origin = get_origin(hint)
     if origin is Annotated:
         return _classes(get_args(hint)[0])
@@ -149,7 +149,7 @@ def _classes(hint: Any) -> list[type]:
 
 
 def _is_context(hint: Any, model: type[Any] | None) -> bool:
-    """Whether an annotation is a type of contexts: `PipelineContext`, one that derives from it, or `model`'s own."""
+    """Whether an annotation is a context model: a subclass of `PipelineContext`, or `model`."""
     if isinstance(hint, str):
         return _word(hint) in [_BASE[1], *(each.__name__ for each in _models(model))]
     return any(_is_context_class(each, model) for each in _classes(hint))
@@ -160,7 +160,7 @@ def _is_context_class(kind: type, model: type[Any] | None) -> bool:
 
 
 def _models(model: type[Any] | None) -> list[type]:
-    """A type of contexts and those that it derives from, but for pydantic's own."""
+    """A context model and its base classes, except those of pydantic."""
     bases = () if model is None else model.__mro__
     return [base for base in bases if hasattr(base, "model_fields") and _named(base) != _MODEL]
 
@@ -170,5 +170,5 @@ def _named(kind: type) -> tuple[str, str]:
 
 
 def _word(hint: str) -> str:
-    """The class that a text names: ``shop.Cart | None`` names ``Cart``."""
+    """The class name in the text of an annotation: ``Cart`` for ``shop.Cart | None``."""
     return hint.strip("'\"").partition("|")[0].strip().removeprefix("Optional[").rstrip("]").rpartition(".")[2].strip()

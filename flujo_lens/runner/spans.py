@@ -1,7 +1,7 @@
-"""The spans of a run: one of the run itself, and below it one for each step that ran and each question that was asked.
+"""The spans of a run: a root span, with a child for each executed step and each question.
 
-Times are in seconds since 1970. The span of a run and those of its questions have ids that follow from the run, so
-that whoever goes on with it ends the spans that another process began.
+Times are in seconds since 1970. The ids of the root span and of questions are derived from the run, so that another
+process that resumes it can end the spans.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ JSONObject = dict[str, Any]
 
 _SPACE = uuid.UUID("6c656e73-0000-4000-8000-72756e6e6572")
 _LONGEST = 1000
-"""Characters of an input that a span shows; the whole is in the step history."""
+"""Maximum length of an input in a span; the step history has the whole."""
 
 _MEASURES = ("success", "attempts", "latency_s", "cost_usd", "token_counts", "feedback")
 
 
 def root(record: Record[Any]) -> JSONObject:
-    """The span of the run itself."""
+    """The root span."""
     attributes = {
         "flujo.run_id": record.run_id,
         "flujo.pipeline.name": record.name,
@@ -48,12 +48,12 @@ def root(record: Record[Any]) -> JSONObject:
 
 
 def of_step(record: Record[Any], entry: JSONObject, began: float) -> JSONObject:
-    """The span of the step of `record` that ran last; `entry` is what the history says of it."""
+    """The span of the last executed step of `record`; `entry` is its entry in the history."""
     return _below(record, secrets.token_hex(16), entry["name"], began, entry, "Step")
 
 
 def of_question(record: Record[Any], entry: JSONObject | None) -> JSONObject:
-    """The span of the question that `record` is at; `entry` is what the history says of the answer, if there is one."""
+    """The span of the current question of `record`; `entry` is the entry of its answer, if any."""
     at = len(record.history) - (entry is not None)
     began = record.asked_at or time.time()
     return _below(record, _id(record.run_id, str(at)), record.step.name, began, entry, "HumanInTheLoopStep")
@@ -67,7 +67,7 @@ def as_text(value: Any) -> str:
 def _below(
     record: Record[Any], span_id: str, name: str, began: float, entry: JSONObject | None, kind: str
 ) -> JSONObject:
-    """A span below that of the run. It stands at its step still: the step's input is the value to be passed on."""
+    """A child of the root span, made while the record is at its step, whose input is `record.value`."""
     given = as_text(record.saved_value)
     shown = given if len(given) <= _LONGEST else f"{given[:_LONGEST]}…"
     measured = {} if entry is None else {name: entry[name] for name in _MEASURES}

@@ -1,4 +1,4 @@
-"""`Stored`: a run as the store has it, before anything is done with it."""
+"""`Stored`: a run loaded from a store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Stored", "load", "step_called"]
 
 _PLAIN = (str, int, float, list, dict)
-"""Inputs whose texts are the same in every process."""
+"""Types of inputs whose texts are equal in every process."""
 
 _log = logging.getLogger("flujo_lens")
 
@@ -35,13 +35,12 @@ _FIELDS = {each.name for each in fields(StepResult)}
 
 @dataclass(frozen=True)
 class Stored:
-    """A run that was loaded.
+    """A loaded run.
 
     Attributes:
-        state: Its saved document.
-        summary: What that and the run's history mean.
-        listed: The same as the store's lists have it, of one that waits: of a store whose times have no zone they may
-            read them in another.
+        state: The saved state.
+        summary: The summary from the state and the history.
+        listed: The summary in the store's lists, for a waiting run: they may use another zone for naive times.
     """
 
     state: JSONObject
@@ -50,12 +49,12 @@ class Stored:
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """The tokens of the question with which it waits; none if it does not."""
+        """The tokens of its current question; empty if it does not wait."""
         found = (question_of(each) for each in (self.listed, self.summary) if each is not None)
         return tuple(token for token in found if token is not None)
 
     def has_answers(self, pipeline: Pipeline | None) -> bool:
-        """Whether a person has answered a question of it already; `pipeline` tells which of its steps ask."""
+        """Whether a question was already answered; `pipeline` has the human steps."""
         if self.context.get("hitl_history"):
             return True
         steps = (step_called(pipeline, str(entry.get("name"))) for entry in self.done)
@@ -68,12 +67,12 @@ class Stored:
 
     @property
     def status(self) -> str:
-        """Where it stands; that of a run whose process died is still ``running``."""
+        """Its status; still ``running`` if its process died."""
         return self.summary.status
 
     @property
     def goes_on(self) -> bool:
-        """Whether it may go on without a person."""
+        """Whether it can resume without an answer."""
         return self.status in ("running", "failed")
 
     @property
@@ -84,7 +83,7 @@ class Stored:
 
     @property
     def done(self) -> list[JSONObject]:
-        """The entries of the step history that succeeded, in order; of a run that failed those before it did."""
+        """The successful entries of the step history in order; for a failed run, those before the failure."""
         status = "running" if self.status == "paused" else self.status
         return done_before(status, self._history)
 
@@ -95,7 +94,7 @@ class Stored:
 
     @property
     def whole_context(self) -> JSONObject:
-        """The saved context; of a killed run of 0.6.11, which saves but notes while it runs, that of its last step."""
+        """The saved context; for a killed run of 0.6.11, which saves only notes during a run, that of its last step."""
         if "hitl_data" in self.context or "scratchpad" in self.context:
             return self.context
         kept = (entry.get("branch_context") for entry in reversed(self._history))
@@ -104,17 +103,17 @@ class Stored:
 
     @property
     def began(self) -> datetime:
-        """When it was started."""
+        """The start of the run."""
         return self.summary.created_at or datetime.now(UTC)
 
     def compare_input(self, given: Any) -> None:
-        """Log a warning if the run was begun with another input than is given now, as far as its context tells."""
+        """Log a warning if `given` differs from the input of the run in its context."""
         begun = self.context.get("initial_prompt")
         if isinstance(given, _PLAIN) and isinstance(begun, str) and str(given) != begun:
-            _log.warning("%s goes on with the input that it began with; the one given now is another", self.run_id)
+            _log.warning("%s resumes with its stored input, which differs from the given one", self.run_id)
 
     def place(self) -> Place:
-        """Where it stands, for the comparison of its shape with that of the code."""
+        """Its position, for the comparison of manifests."""
         names = tuple(str(entry.get("name")) for entry in done_before(self.status, self._history))
         stored = self.summary.current_step_index or 0
         index = len(names) if self.status == "failed" else stored
@@ -122,7 +121,7 @@ class Stored:
         return Place(self.status, index, waiting, names, self.summary.pipeline_version)
 
     def value(self, fallback: Any) -> Any:
-        """What the next step gets, in plain data: the last output; before the first step, the input of the run."""
+        """The input of the next step as plain data: the last output, or the input of the run."""
         last = self.state.get("last_step_output")
         if last is None and self.done:
             return self.done[-1].get("output")
@@ -131,15 +130,15 @@ class Stored:
         return fallback if last is None else last
 
     def results(self) -> list[StepResult]:
-        """The steps that ran, with outputs in plain data."""
+        """The results of the executed steps, with outputs as plain data."""
         return [_result(entry) for entry in self._history]
 
     def result(self, model: type[BaseModel], pipeline: Pipeline | None) -> PipelineResult[Any]:
-        """The run as a caller gets it who does not make it go on.
+        """The result of a run that is not resumed.
 
         Args:
             model: The type of the context.
-            pipeline: The code, where it is known: it tells the type of the output and of an answer.
+            pipeline: The code, if known, with the types of the output and the answer.
         """
         history = self.results()
         last = step_called(pipeline, history[-1].name) if history else None
@@ -160,7 +159,7 @@ class Stored:
 
 
 async def load(backend: StateBackend, run_id: str) -> Stored | None:
-    """The run as the store has it, or None if it has no state of it. Nothing is written."""
+    """Load a run; None if it has no state. Writes nothing."""
     state = await backend.load_state(run_id)
     if state is None:
         return None
@@ -173,13 +172,13 @@ async def load(backend: StateBackend, run_id: str) -> Stored | None:
         listed = next(iter(await backend.read_summaries([run_id])), summary)
         return Stored(state, listed if summary.step_name is None else summary, listed)
     if summary.step_name is None and summary.status not in ("completed", "cancelled"):
-        # The library tells it in its spans alone.
+        # the library has it only in its spans
         summary = next(iter(await backend.read_summaries([run_id])), summary)
     return Stored(state, summary)
 
 
 def step_called(pipeline: Pipeline | None, name: str | None) -> Step | None:
-    """The step of that name, or that had it before; None if there is none."""
+    """The step with this name or alias, or None."""
     steps = pipeline.steps if pipeline else ()
     return next((step for step in steps if name in (step.name, *step.aliases)), None)
 

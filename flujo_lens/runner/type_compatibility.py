@@ -1,4 +1,4 @@
-"""Whether what was saved as one type can be read as another: both in the words of `shapes`."""
+"""Compatibility of a saved type with a current one, both in the notation of `Shapes`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["Fit", "Fitting", "Node", "parse"]
 
 
 class Fit(IntEnum):
-    """How a current type takes the values of a saved one; of several parts the worst counts."""
+    """How the values of a saved type fit a current one; the worst of several parts."""
 
     SAME = 0
     RENAMED = 1
     """The same shape under another name."""
 
-    UNTOLD = 2
-    """One of the two was never annotated: nothing can be said."""
+    UNKNOWN = 2
+    """One of the types has no annotation."""
 
     WIDER = 3
-    """Whatever was saved still fits; the type takes more than it did."""
+    """All saved values fit; the current type accepts more."""
 
     OTHER = 4
 
 
 class Node(NamedTuple):
-    """A type that was read: ``list[int]`` is ``Node("list", (Node("int"),))``; a union's name is ``|``."""
+    """A parsed type: ``list[int]`` is ``Node("list", (Node("int"),))``; the name of a union is ``|``."""
 
     name: str
     arguments: tuple[Node, ...] = ()
@@ -38,8 +38,8 @@ class Fitting:
     """Compares types of a saved manifest with types of the current one.
 
     Args:
-        saved: The saved manifest's table of classes.
-        current: The current one's.
+        saved: The classes of the saved manifest.
+        current: The classes of the current manifest.
     """
 
     def __init__(self, saved: Mapping[str, JSONObject], current: Mapping[str, JSONObject]) -> None:
@@ -47,38 +47,38 @@ class Fitting:
         self._known: dict[tuple[str, str], Fit] = {}
 
     def fit(self, saved: str | None, current: str | None) -> Fit:
-        """How `current` takes the values of `saved`; None is a type that was never annotated."""
+        """How values of `saved` fit `current`; None is a missing annotation."""
         if saved == current and not self._saved and not self._current:
             return Fit.SAME
         return self._nodes(parse(saved or ANY), parse(current or ANY))
 
-    def told(self, saved: str | None, current: str | None) -> str:
-        """Where two types of one name differ: in which field, and how; "" where they are not called alike."""
-        return self._told(parse(saved or ANY), parse(current or ANY), set()) if saved == current else ""
+    def difference(self, saved: str | None, current: str | None) -> str:
+        """The differing field of two types with the same name; "" for different names."""
+        return self._difference(parse(saved or ANY), parse(current or ANY), set()) if saved == current else ""
 
-    def _told(self, saved: Node, current: Node, seen: set[str]) -> str:
+    def _difference(self, saved: Node, current: Node, seen: set[str]) -> str:
         if saved.name in self._saved and current.name in self._current and saved.name not in seen:
-            seen.add(saved.name)  # a class may have fields of its own type
-            return self._told_of_fields(saved.name, current.name, seen)
+            seen.add(saved.name)  # a class can be recursive
+            return self._field_difference(saved.name, current.name, seen)
         pairs = zip(saved.arguments, current.arguments, strict=False)
-        return next(filter(None, (self._told(one, other, seen) for one, other in pairs)), "")
+        return next(filter(None, (self._difference(one, other, seen) for one, other in pairs)), "")
 
-    def _told_of_fields(self, saved: str, current: str, seen: set[str]) -> str:
+    def _field_difference(self, saved: str, current: str, seen: set[str]) -> str:
         old, new = self._saved[saved].get("fields", {}), self._current[current].get("fields", {})
         for name in [*old, *(name for name in new if name not in old)]:
             one, other = old.get(name), new.get(name)
             if one is None:
-                return f"{_plain(current)} has a field {name} ({other['type']}) that it had not"
+                return f"{_plain(current)} has a new field {name} ({other['type']})"
             if other is None:
-                return f"{_plain(saved)} had a field {name} ({one['type']}) that it has not"
+                return f"{_plain(saved)} no longer has the field {name} ({one['type']})"
             if one["type"] != other["type"]:
-                return f"its field {name} is {other['type']} now, was {one['type']}"
-        nested = (self._told(parse(old[name]["type"]), parse(new[name]["type"]), seen) for name in old)
+                return f"its field {name} is now {other['type']}, was {one['type']}"
+        nested = (self._difference(parse(old[name]["type"]), parse(new[name]["type"]), seen) for name in old)
         return next(filter(None, nested), "")
 
     def _nodes(self, saved: Node, current: Node) -> Fit:
         if ANY in (saved.name, current.name):
-            return Fit.SAME if saved.name == current.name else Fit.UNTOLD
+            return Fit.SAME if saved.name == current.name else Fit.UNKNOWN
         if "|" in (saved.name, current.name):
             return self._members(_members(saved), _members(current))
         if "Literal" == saved.name == current.name:
@@ -95,14 +95,14 @@ class Fitting:
         return max(best, Fit.WIDER) if len(current) > len(saved) else best
 
     def _best(self, saved: Node, current: tuple[Node, ...]) -> Fit:
-        """How the member that takes it best takes it: its namesake, if that fits."""
+        """The best fit among the members of a union: the one with the same name, if it fits."""
         ordered = sorted(current, key=lambda member: member != saved)
         return min(self._nodes(saved, member) for member in ordered)
 
     def _classes(self, saved: str, current: str) -> Fit:
         pair = (saved, current)
         if pair not in self._known:
-            self._known[pair] = Fit.SAME  # while it is compared: a class may have fields of its own type
+            self._known[pair] = Fit.SAME  # during the comparison, since a class can be recursive
             found = self._shapes(self._saved[saved], self._current[current])
             named_alike = _plain(saved) == _plain(current)
             self._known[pair] = found if named_alike else max(found, Fit.RENAMED)
@@ -137,12 +137,12 @@ def _members(node: Node) -> tuple[Node, ...]:
 
 
 def _plain(name: str) -> str:
-    """The name without the number of a class that shares it."""
+    """The name of a class without the number that makes it unique."""
     return name.partition("~")[0]
 
 
 def parse(text: str) -> Node:
-    """The tree of a type in words. Anything reads as something: an unknown notation is a name."""
+    """Parse the text of a type. An unknown notation is a name."""
     members = tuple(_one(part) for part in split(text, "|"))
     return members[0] if len(members) == 1 else Node("|", members)
 

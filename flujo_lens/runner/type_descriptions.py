@@ -1,8 +1,8 @@
-"""Types in words, so that they can be compared in another process, under another Python, years later.
+"""Texts for types, which can be compared across processes, Python versions and years.
 
-A type is a text such as ``list[Invoice] | None``. Classes with fields, and enumerations, go by their short names;
-what they are made of stands in a table beside the text, so that a class that was only renamed, or moved to
-another module, is known again. No module names: the same file may be ``__main__`` today and ``app`` tomorrow.
+A type is a text such as ``list[Invoice] | None``. Classes with fields and enumerations have their short names; their
+fields are in a separate table, so that a renamed or moved class is recognized. There are no module names, since the
+same file can be ``__main__`` or ``app``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["ANY", "JSONObject", "Shapes", "split"]
 
 JSONObject = dict[str, Any]
 ANY = "Any"
-"""Whatever it is: an annotation that says nothing."""
+"""The text of an unspecific annotation."""
 
 _NONE = "None"
 _DEEPEST = 50
@@ -40,7 +40,7 @@ _SAFE_VALUES = (str, int, bool, float, type(None))
 
 
 class Shapes:
-    """Names types, and collects what the classes among them are made of.
+    """Makes texts for types, and collects the shapes of their classes.
 
     Attributes:
         table: Short name of a class -> its shape. A record is ``{"kind": "model" | "dataclass" | "typed dict" |
@@ -53,7 +53,7 @@ class Shapes:
         self._names: dict[Any, str] = {}
 
     def name(self, hint: Any, _depth: int = 0) -> str:
-        """`hint` in words. The same type gives the same words, however it was spelled."""
+        """The text of an annotation; equal for equivalent annotations."""
         if hint is None or hint is type(None):
             return _NONE
         if hint is ...:
@@ -68,9 +68,9 @@ class Shapes:
         return self._of_origin(hint, get_origin(hint), _depth + 1)
 
     def fields(self, target: type) -> dict[str, JSONObject]:
-        """The fields of a record: name -> ``{"type", "required"}``, in the order of the names.
+        """The fields of a record: name -> ``{"type", "required"}``, sorted by name.
 
-        A class without fields has none.
+        Empty for a class without fields.
         """
         found = _record(target)
         return {} if found is None else self._described(found[1])
@@ -99,7 +99,7 @@ class Shapes:
         return self._kept(hint, target, shape, found)
 
     def _kept(self, hint: Any, target: type, shape: JSONObject | None, found: tuple[str, Any] | None) -> str:
-        """Enter a class into the table: its name first, because its fields may be of the class itself."""
+        """Add a class to the table: its name first, since it can be recursive."""
         name = self._free(_short(target))
         self._names[hint] = name
         self.table[name] = {}
@@ -109,7 +109,7 @@ class Shapes:
         return name
 
     def _free(self, name: str) -> str:
-        """`name`, or where another class has it ``name~2``, ``name~3``..., in the order in which they are met."""
+        """`name`, or if another class has it, ``name~2``, ``name~3``, ... in order of appearance."""
         wanted, number = name, 2
         while wanted in self.table:
             wanted, number = f"{name}~{number}", number + 1
@@ -129,7 +129,7 @@ class Shapes:
 
 
 def _seen_through(hint: Any) -> Any:
-    """What stands behind an annotation that only wraps another."""
+    """The annotation inside a wrapper such as ``Annotated``."""
     if get_origin(hint) is Annotated:
         return get_args(hint)[0]
     if isinstance(hint, typing.NewType):
@@ -144,7 +144,7 @@ def _seen_through(hint: Any) -> Any:
 
 
 def _union(names: typing.Iterable[str]) -> str:
-    """Members once, sorted, None last: ``Optional[X]``, ``X | None`` and ``None | X`` are one type."""
+    """The members of a union, unique and sorted, None last: ``Optional[X]`` and ``None | X`` are equal."""
     members = {member for name in names for member in split(name, "|")}
     if ANY in members:
         return ANY
@@ -152,7 +152,7 @@ def _union(names: typing.Iterable[str]) -> str:
 
 
 def split(text: str, at: str) -> list[str]:
-    """The parts of a type in words between marks that stand neither in brackets nor in quotes."""
+    """Split the text of a type at separators outside brackets and quotes."""
     parts, depth, quoted, escaped = [""], 0, False, False
     for char in text:
         quoted ^= char == '"' and not escaped
@@ -166,20 +166,20 @@ def split(text: str, at: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A value of a ``Literal``; JSON's quotes, whatever Python prefers."""
+    """A value of a ``Literal``, with the quotes of JSON."""
     if isinstance(value, enum.Enum):
         return f"{_short(type(value))}.{value.name}"
     return json.dumps(value) if isinstance(value, _SAFE_VALUES) else json.dumps(repr(value))
 
 
 def _short(target: Any) -> str:
-    """The name of a class without its module, without the function it is made in and without type arguments."""
+    """The name of a class without module, enclosing function and type arguments."""
     name = str(getattr(target, "__qualname__", None) or getattr(target, "__name__", None) or target)
     return _word(name.rpartition("<locals>.")[2].partition("[")[0])
 
 
 def _word(text: str) -> str:
-    """A text that can stand for a type: no brackets, bars or quotes that would be read as part of the notation."""
+    """A text without brackets, bars and quotes, which are part of the notation."""
     return re.sub(r"[^\w.]+", "_", text.removeprefix("typing.")).strip("_") or ANY
 
 
@@ -191,7 +191,7 @@ def _is_record(target: Any) -> bool:
 
 
 def _record(target: Any) -> tuple[str, dict[str, tuple[Any, bool]]] | None:
-    """What kind of record a class is, and its fields: name -> (type, required). None for any other class."""
+    """The kind of a record class and its fields: name -> (type, required). None for any other class."""
     if not isinstance(target, type):
         return None
     if hasattr(target, "model_fields") and hasattr(target, "model_validate"):
@@ -217,7 +217,7 @@ def _typed(target: type, required: Mapping[str, bool]) -> dict[str, tuple[Any, b
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """The annotations, resolved; as they are written where a name exists for type checkers alone."""
+    """The resolved annotations; unresolved if a name exists only for type checkers."""
     try:
         return get_type_hints(target)
     except Exception:  # noqa: BLE001 - evaluating an annotation may raise anything
@@ -225,7 +225,7 @@ def _hints(target: Any) -> dict[str, Any]:
 
 
 def _bound(fields: dict[str, tuple[Any, bool]], hint: Any) -> dict[str, tuple[Any, bool]]:
-    """The fields of a generic class with its type parameters replaced: ``Box[int]`` holds an int."""
+    """The fields of a generic class with its type parameters replaced, as for ``Box[int]``."""
     parameters = getattr(get_origin(hint), "__parameters__", ())
     given = dict(zip(parameters, get_args(hint), strict=False))
     return {name: (_replaced(kind, given), needed) for name, (kind, needed) in fields.items()}

@@ -1,4 +1,4 @@
-"""Values that come from outside: stored outputs as their type again, and answers checked against a schema."""
+"""Validation of stored outputs and answers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 class UnreadableValueError(ValueError):
-    """A saved value cannot be made again as its type.
+    """A saved value cannot be deserialized to its type.
 
     Attributes:
-        field: Where, as ``items.0.price``; "" for the whole value.
-        reason: Why not, in a sentence without a full stop.
-        kind: The class that could not be made, where one is known; None else.
-        raised: Whether a deserializer is there and failed.
+        field: The path of the field, such as ``items.0.price``; "" for the whole value.
+        reason: The reason as a sentence without a full stop.
+        kind: The class that could not be created, if known.
+        raised: Whether its deserializer failed.
     """
 
     def __init__(self, field: str, reason: str, kind: str | None = None, *, raised: bool = False) -> None:
@@ -38,15 +38,15 @@ class UnreadableValueError(ValueError):
 
 
 def made_again(data: Any, hint: Any, validate: Callable[[Any], T]) -> T:
-    """A value as its type again: registered classes by their deserializers, the rest by pydantic.
+    """Deserialize a value: registered classes by their deserializers, the rest by pydantic.
 
     Args:
-        data: What was saved.
-        hint: The annotation of it.
-        validate: Makes the value of data in which values of registered classes stand; raises `ValidationError`.
+        data: The saved data.
+        hint: Its annotation.
+        validate: Creates the value from data with values of registered classes; raises `ValidationError`.
 
     Raises:
-        UnreadableValueError: it cannot be made.
+        UnreadableValueError: it cannot be deserialized.
     """
     failures: list[Failure] = []
     prepared = with_registered(data, hint, failures)
@@ -59,13 +59,13 @@ def made_again(data: Any, hint: Any, validate: Callable[[Any], T]) -> T:
     for other in (partial(_plain_fields, data, prepared, first), partial(build, data, hint, None, True)):
         try:
             return validate(other())
-        except ValueError:  # pydantic's own is one
+        except ValueError:  # includes pydantic's
             continue
     raise _unreadable(first, failures) from first
 
 
 def _plain_fields(data: Any, prepared: Any, error: ValidationError) -> Any:
-    """What was prepared, with the fields as they were saved that pydantic did not take: a validator may want them."""
+    """The prepared data, with the original data of fields that pydantic refused, for their own validators."""
     if not isinstance(prepared, dict) or not isinstance(data, dict):
         return data
     refused = {each["loc"][0] for each in error.errors() if each["loc"]}
@@ -85,21 +85,21 @@ def _unreadable(error: ValidationError, failures: list[Failure]) -> UnreadableVa
 
 
 def _missing(kind: str) -> str:
-    return f"no deserializer is registered for {kind}: register_custom_deserializer({kind}, ...)"
+    return f"no deserializer is registered for {kind}; use register_custom_deserializer({kind}, ...)"
 
 
 def typed(value: Any, *hints: Any) -> Any:
-    """A stored value as the type that it had.
+    """Deserialize a stored value.
 
     Args:
         value: Plain data.
-        hints: Annotations that tell the type; the first that does counts, None and `Any` do not.
+        hints: Annotations; the first one other than None and `Any` is used.
 
     Returns:
-        `value` as it is where nothing tells its type, or what does is not true.
+        `value` unchanged, if there is no annotation or it does not apply.
 
     Raises:
-        UnreadableValueError: it was written by a serializer of the application, and cannot be made again.
+        UnreadableValueError: it was written by a serializer of the application, and cannot be deserialized.
     """
     hint = next((hint for hint in hints if hint is not None and hint is not Any), Any)
     if hint is Any or hint is type(value):
@@ -129,7 +129,7 @@ def _typed(value: Any, hint: Any) -> Any:
 
 
 def _built(value: Any, hint: Any) -> Any:
-    """`typed`, for what pydantic has no schema of: a plain dataclass with a registered class in it."""
+    """`typed` for types without a pydantic schema, such as a dataclass with a registered class."""
     failures: list[Failure] = []
     with_registered(value, hint, failures)
     try:
@@ -146,14 +146,14 @@ def _built(value: Any, hint: Any) -> Any:
 
 
 def _unmade(hint: Any) -> list[type]:
-    """The classes of an annotation that have a serializer, and no deserializer."""
+    """The classes of an annotation with a serializer, but without a deserializer."""
     registry = current_registry()
     found = [kind for kind in classes_in(hint) if registry.serializer_of(kind) is not None]
     return [kind for kind in found if registry.deserializer_of(kind) is None]
 
 
 def restored(value: Any, *hints: Any) -> Any:
-    """`typed`, for one who looks: what cannot be made again stays plain data."""
+    """`typed` for display: values that cannot be deserialized stay plain data."""
     try:
         return typed(value, *hints)
     except UnreadableValueError:
@@ -161,7 +161,7 @@ def restored(value: Any, *hints: Any) -> Any:
 
 
 def checked_answer(answer: Any, schema: Any, step: str) -> Any:
-    """A person's answer as the type that the human step asks for; a text may be JSON of it.
+    """Validate an answer by the schema of the human step; a text may be JSON.
 
     Raises:
         InvalidAnswerError: it does not fit.
@@ -174,8 +174,8 @@ def checked_answer(answer: Any, schema: Any, step: str) -> Any:
         raise
     except BaseException as error:
         as_exception(error)
-        told = describe(error)
-        raise InvalidAnswerError(f'the answer cannot be checked: what "{step}" asks for raised {told}') from error
+        raised = describe(error)
+        raise InvalidAnswerError(f'the answer cannot be checked: the schema of "{step}" raised {raised}') from error
 
 
 def _checked(answer: Any, schema: Any, step: str) -> Any:
@@ -189,25 +189,25 @@ def _checked(answer: Any, schema: Any, step: str) -> Any:
     try:
         return adapter.validate_json(answer)
     except ValidationError as error:
-        told = as_text if error.errors()[0]["type"] == "json_invalid" else error
-        raise _refused(told, step, schema) from error
+        cause = as_text if error.errors()[0]["type"] == "json_invalid" else error
+        raise _refused(cause, step, schema) from error
 
 
 def _refused(error: ValidationError, step: str, schema: Any) -> InvalidAnswerError:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     return InvalidAnswerError(
-        f'the answer does not fit what "{step}" asks for: {_sentence(where, first["msg"])}',
+        f'the answer does not match the schema of "{step}": {_sentence(where, first["msg"])}',
         hint="\n".join(wanted(schema)),
         step=step,
         field=where or None,
     )
 
 
-def _sentence(where: str, told: str) -> str:
-    """What pydantic says of a field, or of the whole answer, with its subject."""
-    if not where and told.startswith("Input should be a valid dictionary"):
+def _sentence(where: str, message: str) -> str:
+    """A message of pydantic on a field or the whole answer, as a sentence."""
+    if not where and message.startswith("Input should be a valid dictionary"):
         return "it should be an object"
-    if told.startswith("Input should"):
-        return f"{where or 'it'} should{told.removeprefix('Input should')}"
-    return f"{where}: {told}" if where else told
+    if message.startswith("Input should"):
+        return f"{where or 'it'} should{message.removeprefix('Input should')}"
+    return f"{where}: {message}" if where else message

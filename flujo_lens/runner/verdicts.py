@@ -1,6 +1,6 @@
-"""Whether a stored run can go on under the code of today: `assess`.
+"""Whether a stored run can resume under the current code: `assess`.
 
-Pure: manifests and a place in, a verdict out. No store is opened and nothing is changed.
+A pure function of manifests and a position, without I/O.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ VerdictKind = Literal["identical", "compatible", "remapped", "needs-migration", 
 
 
 _NO_VERSION = "latest"
-"""What the library's JSON files have in place of a version."""
+"""Values in the library's JSON files for an unknown version."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stored run stands.
+    """The position of a stored run.
 
     Attributes:
-        status: Of the run: running, paused or failed.
-        index: Of the next step, as it is stored. Never trusted alone.
-        waiting: Name of the step it stands at; None if the store does not say.
-        completed: Names of the steps that are done, in order; empty where they were not read.
-        version: Of the pipeline, as the run names it; needed only where there is no manifest.
+        status: Its status: running, paused or failed.
+        index: The stored index of the next step, which is not trusted alone.
+        waiting: The name of the current step; None if unknown.
+        completed: The names of the completed steps in order; empty if not read.
+        version: The version of the pipeline in the run; only needed without a manifest.
     """
 
     status: str
@@ -45,18 +45,18 @@ class Place:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a stored run under the code of today.
+    """The verdict on a stored run under the current code.
 
     Attributes:
-        kind: ``identical``; ``compatible`` (nothing that matters to this run has changed); ``remapped`` (its place
-            was found again by an alias, or at another index); ``needs-migration`` (the context has changed);
-            ``broken``; and without a manifest ``names-match`` or ``unknown``.
-        code: ``LENS-C1`` to ``LENS-C10`` where it cannot go on, else None.
-        differences: All that differs, what matters most first.
-        next_index: Of the step that runs next under the current code; None where it cannot go on.
-        waiting_index: Where the step at which it stands is now. It is behind `next_index` if steps that were still
-            to come were moved before it: they run first, and the answer of a person waits for its step.
-        migrations: What brings the context to the current version; to be applied before the next step.
+        kind: ``identical``; ``compatible`` (no changes that affect this run); ``remapped`` (its position was found by
+            alias, or at another index); ``needs-migration`` (the context has changed); ``broken``; and without a
+            manifest ``names-match`` or ``unknown``.
+        code: ``LENS-C1`` to ``LENS-C10`` if it cannot resume, else None.
+        differences: All differences, most important first.
+        next_index: The index of the next step in the current code; None if it cannot resume.
+        waiting_index: The index of its current step in the current code. It is after `next_index` if steps that have
+            not run were moved before it: they run first, and the answer is kept for its step.
+        migrations: The migrations of the context to the current version, to apply before the next step.
     """
 
     kind: VerdictKind
@@ -68,17 +68,17 @@ class Verdict:
 
     @property
     def can_resume(self) -> bool:
-        """Whether the run may go on."""
+        """Whether the run can resume."""
         return self.code is None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What somebody should know although the run goes on: a sentence a difference that does not hinder it."""
+        """The sentences of differences that do not prevent resuming."""
         return tuple(difference.sentence for difference in self.differences if difference.code is None)
 
     @property
     def hindrances(self) -> tuple[Difference, ...]:
-        """The differences that keep it from going on, the one that gave the code first."""
+        """The differences that prevent resuming; the first one has the code of the verdict."""
         if self.can_resume:
             return ()
         order = list(CODES)
@@ -86,7 +86,7 @@ class Verdict:
         return tuple(sorted(found, key=lambda difference: order.index(difference.kind)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, as ``-o json`` prints it."""
+        """The fields for ``-o json``."""
         return {
             "verdict": self.kind,
             "code": self.code,
@@ -103,17 +103,17 @@ def assess(
     *,
     migrations: Sequence[MigrationFunction] | None = None,
 ) -> Verdict:
-    """Judge one run, or many that stand at the same place of the same saved shape.
+    """The verdict on runs at the same position of the same saved shape.
 
     Args:
-        saved: The manifest that the run was started with; None if the store has none.
-        current: The manifest of the pipeline as it is now.
-        place: Where the run stands.
-        migrations: What is registered to bring a context from the saved version to the current one, in order: as
-            `PipelineRegistry.migrations` gives it. None, and none at all, where nothing does.
+        saved: The manifest of the run; None if the store has none.
+        current: The manifest of the current pipeline.
+        place: The position of the run.
+        migrations: The registered migrations from the saved version to the current one, in order (see
+            `PipelineRegistry.migrations`); None without a chain.
 
     Returns:
-        The verdict; `Verdict.code` is None exactly where the run may go on.
+        The verdict; `Verdict.code` is None if the run can resume.
     """
     if saved is None or not _is_readable(saved):
         return _by_names(current, place)
@@ -130,7 +130,7 @@ def assess(
 
 
 def _is_readable(saved: JSONObject) -> bool:
-    """Whether a stored manifest is of the format that is known here; another lens may have written it."""
+    """Whether a stored manifest has a supported format; another version of lens may have written it."""
     return saved.get("format") == FORMAT and {"pipeline", "version", "steps", "context", "types"} <= saved.keys()
 
 
@@ -147,20 +147,20 @@ def _judged(differences: Sequence[Difference], has_path: bool) -> tuple[VerdictK
 
 
 def _contradiction(steps: Sequence[JSONObject], place: Place) -> Difference | None:
-    """Where the index, the names of what is done and the step where it stands do not tell the same story."""
-    told, names = "the index says {1}, {2}: where the run stands is not clear", [step["name"] for step in steps]
+    """The difference if the index, the completed steps and the current step contradict each other."""
+    template, names = "the position of the run is not clear: the index says {1}, {2}", [step["name"] for step in steps]
     if not 0 <= place.index <= len(steps):
-        return _unclear(told, f"step {place.index}", f"and its pipeline had {len(steps)}")
+        return _unclear(template, f"step {place.index}", f"but its pipeline had {len(steps)} steps")
     done = list(place.completed)
     if done and not _are_called(done, steps[: place.index]):
-        return _unclear(told, f"after {_row(names[: place.index])}", f"the history {_row(done)}")
+        return _unclear(template, f"after {_row(names[: place.index])}", f"but the history says {_row(done)}")
     if place.waiting is not None and place.index < len(steps) and not is_called(steps[place.index], place.waiting):
-        return _unclear(told, f'"{names[place.index]}"', f'the state "{place.waiting}"')
+        return _unclear(template, f'"{names[place.index]}"', f'but the state says "{place.waiting}"')
     return None
 
 
-def _unclear(told: str, index: str, other: str) -> Difference:
-    return Difference("place-unclear", None, index, other, told.format(None, index, other))
+def _unclear(template: str, index: str, other: str) -> Difference:
+    return Difference("place-unclear", None, index, other, template.format(None, index, other))
 
 
 def _are_called(names: Sequence[str], steps: Sequence[JSONObject]) -> bool:
@@ -168,9 +168,9 @@ def _are_called(names: Sequence[str], steps: Sequence[JSONObject]) -> bool:
 
 
 def _by_names(current: JSONObject, place: Place) -> Verdict:
-    """Without a manifest there are only names: of the steps that are done, of the next one, and the version.
+    """The verdict without a manifest, by the names of the completed and the next steps, and the version.
 
-    The library counts the steps of a run twice that was resumed: then it stands behind those that are done.
+    The library counts the steps of a resumed run twice; then the run is after its completed steps.
     """
     if place.completed and place.index > len(place.completed):
         place = replace(place, index=len(place.completed))
@@ -185,7 +185,7 @@ def _other_version(current: JSONObject, place: Place) -> list[Difference]:
     if place.version in (current["version"], _NO_VERSION):
         return []
     saved = place.version or "none"
-    sentence = f"the run names version {saved}, this code is {current['version']}, and no manifest says what changed"
+    sentence = f"the run has version {saved}, this code has {current['version']}, and there is no manifest to compare"
     return [Difference("version-differs", None, place.version, current["version"], sentence)]
 
 
@@ -193,14 +193,14 @@ def _other_names(steps: Sequence[JSONObject], place: Place) -> list[Difference]:
     names = [step["name"] for step in steps]
     index, done = place.index, list(place.completed)
     if not 0 <= index <= len(steps):
-        sentence = f"the run stands at step {index}, and this code has {len(steps)} steps"
+        sentence = f"the run is at step {index}, but this code has {len(steps)} steps"
         return [Difference("names-differ", None, f"step {index}", f"{len(steps)} steps", sentence)]
     if not _are_called(done, steps[:index]):
-        sentence = f"the run has done {_row(done)}, this code would have done {_row(names[:index])} by then"
+        sentence = f"the run has completed {_row(done)}, but this code has {_row(names[:index])} there"
         return [Difference("names-differ", None, _row(done), _row(names[:index]), sentence)]
     if place.waiting is not None and not (index < len(steps) and is_called(steps[index], place.waiting)):
         here = names[index] if index < len(steps) else None
-        sentence = f'the run stands at "{place.waiting}", this code has "{here or "no step"}" there'
+        sentence = f'the run is at "{place.waiting}", but this code has "{here or "no step"}" there'
         return [Difference("names-differ", place.waiting, place.waiting, here, sentence)]
     return []
 

@@ -315,7 +315,7 @@ def test_types_of_one_name_are_told_apart_by_a_field() -> None:
         return {"kind": "model", "fields": told}
 
     def told(old: JSONObject, new: JSONObject, kind: str = "list[Decision]") -> str:
-        return Fitting({"Decision": old}, {"Decision": new}).told(kind, kind)
+        return Fitting({"Decision": old}, {"Decision": new}).difference(kind, kind)
 
     assert told(shape(limit="int"), shape(limit="str")) == "its field limit is str now, was int"
     assert told(shape(a="int"), shape()) == "Decision had a field a (int) that it has not"
@@ -323,7 +323,7 @@ def test_types_of_one_name_are_told_apart_by_a_field() -> None:
     tree = {"child": "Decision | None"}
     assert told(shape(**tree, limit="int"), shape(**tree, limit="str")) == "its field limit is str now, was int"
     assert told(shape(a="int"), shape(a="int")) == ""
-    assert Fitting({}, {}).told("int", "str") == ""
+    assert Fitting({}, {}).difference("int", "str") == ""
     saved, current = manifest(SAVED), manifest(Code())
     for each, kind in ((saved, "int"), (current, "str")):
         each["steps"][0]["output"], each["types"] = "Decision", {"Decision": shape(limit=kind)}
