@@ -52,13 +52,13 @@ def test_errors_come_before_warnings_and_the_number_of_runs_first() -> None:
 
 
 def test_a_check_that_could_not_be_made() -> None:
-    odd = "there is no store at a%0A\n::error::<b>&]]>\x1b[31m\x00"
+    odd = "no store at a%0A\n::error::<b>&]]>\x1b[31m\x00"
     (line,) = github_error("LENS-S1", odd)
-    assert line.startswith("::error title=lens check%3A LENS-S1::there is no store at a%250A")
+    assert line.startswith("::error title=lens check%3A LENS-S1::no store at a%250A")
     assert "\x1b" not in line
     suite = ElementTree.fromstring("\n".join(junit_error("LENS-S1", odd)))[0]
     assert (suite.get("tests"), suite.get("errors"), suite.get("failures")) == ("1", "1", "0")
     error = suite.find("testcase/error")
     assert error is not None
     assert error.get("type") == "LENS-S1"
-    assert str(error.get("message")).startswith("there is no store at")
+    assert str(error.get("message")).startswith("no store at")

@@ -80,14 +80,14 @@ paused. 14 other runs have this problem.
   2  keep both versions        registry.register(old_pipeline, name="billing", version="1.3.0")
                                lens resume paused-001 --pipeline-version 1.3.0
   3  go back a step            lens fork paused-001 --from-step enrich
-                               (enrich runs again, in a new run; this one stays as it is)
-  4  start afresh              use a new, unique run_id: every step runs, this run stays as it is
+                               (enrich runs again, in a new run; this run does not change)
+  4  start afresh              use a new, unique run_id: every step runs; this run does not change
   5  give it up, keep history  lens cancel paused-001 --reason "..."
-                               (the run will never go on; its history stays)
+                               (the run cannot be resumed; its history stays)
   6  remove this state         lens delete paused-001
-                               (state and history are gone; lens undo brings them back for a while)
-  7  clean up old states       lens prune --days-old <N>   (every state older than N days is gone)
-  8  the database file         delete flujo_ops.db as the last resort: every run in it is gone
+                               (deletes state and history; lens undo can restore them until the bin expires)
+  7  clean up old states       lens prune --days-old <N>   (deletes every state older than N days)
+  8  the database file         delete flujo_ops.db as a last resort: this deletes all runs in it
 more: lens explain LENS-C4"""
     )
 
@@ -159,7 +159,7 @@ def test_what_has_no_place_in_the_table_is_said_in_a_sentence() -> None:
     assert '  this code has no version 1.3.0 of "billing", only 1.4.0\n' in shown
     assert "registered: 1.4.0" in shown
     unknown = drawn(error_of(None, manifest("1.4.0", *NAMES), pipeline="billing"), 160)
-    assert "  the run names version 1.3.0, this code is 1.4.0, and no manifest says what changed\n" in unknown
+    assert "  the run has version 1.3.0, this code has 1.4.0, and there is no manifest to compare\n" in unknown
     assert re.search(r"^  step 3 +\? +notify$", unknown, re.MULTILINE)
 
 

@@ -108,9 +108,8 @@ def load_driver(name: str) -> type[StateBackend]:
         raise ConfigError(f"cannot load the driver {name}: {type(error).__name__}: {error}") from error
     lacking = [method for method in _THREE if not callable(getattr(found, method, None))]
     if not inspect.isclass(found) or lacking:
-        raise ConfigError(
-            f"{name} is not a state backend: {f'missing {", ".join(lacking)}' if lacking else 'not a class'}"
-        )
+        why = f"it lacks {', '.join(lacking)}" if lacking else "it is not a class"
+        raise ConfigError(f"{name} is not a state backend: {why}")
     return _with_defaults(found)
 
 

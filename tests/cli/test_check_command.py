@@ -425,8 +425,8 @@ def test_filters_of_a_file(saved: Lens) -> None:
         ("check --from f --deep", 2, "--from cannot be combined with --deep"),
         ("check --from f --save g", 2, "--from cannot be combined with --save"),
         ("check --save g --deep", 2, "--save does not go with --deep"),
-        ("check --from f --app shop:same", 5, "cannot check what f holds: No such file"),
-        ("check --from shop.py --app shop:same", 5, "it is no file of lens check --save"),
+        ("check --from f --app shop:same", 5, "cannot check the runs in f: No such file"),
+        ("check --from shop.py --app shop:same", 5, "it was not written by lens check --save"),
         ("check --save nowhere/g", 1, "cannot write nowhere/g"),
         ("check --save g --store nowhere.db", 5, "nowhere.db"),
         ("check --app shop:same --columns verdict,runz", 2, "Did you mean runs?"),
@@ -444,11 +444,11 @@ def test_a_mistake(shop: Lens, line: str, code: int, words: str) -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("nowhere:registry", "there is no module nowhere"),
+        ("nowhere:registry", "no module named nowhere"),
         ("shop:registri", "did you mean registry?"),
-        ("shop:names", "shop:names is of the type list"),
+        ("shop:names", "shop:names has the type list"),
         ("broken:registry", "RuntimeError: no settings"),
-        ("lacking:registry", "there is no module acme_lib, which lacking imports"),
+        ("lacking:registry", "no module named acme_lib, which lacking imports"),
         ("later:registry", "ValueError: not now"),
     ],
 )

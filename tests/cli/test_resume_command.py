@@ -367,15 +367,15 @@ class TestApplications:
     @pytest.mark.parametrize(
         ("target", "words"),
         [
-            ("nowhere:registry", "there is no module nowhere"),
-            ("needy:registry", "there is no module acme_client, which needy imports"),
+            ("nowhere:registry", "no module named nowhere"),
+            ("needy:registry", "no module named acme_client, which needy imports"),
             ("loud:registry", "importing loud failed: ValueError: no settings"),
             ("leaving:registry", "importing leaving failed: SystemExit: 3"),
             ("torn:registry", "importing torn failed: SyntaxError"),
             ("shop:broken", "importing shop:broken failed: RuntimeError: no settings"),
             ("shop:wants", "cannot be called without arguments"),
             ("shop:later", "is an async function"),
-            ("shop:number", "is of the type int"),
+            ("shop:number", "has the type int"),
             ("shop:registri", 'there is no "registri"'),
             ("shop", "not of the form module:attribute"),
         ],

@@ -175,7 +175,7 @@ class TestSystemSet:
             ("{'a': 1}", "at character 2"),
             ('{"a": NaN}', "NaN is no JSON"),
             ('{"a": 1e999}', "1e999 is too large"),
-            ("3", "the value is a number, and applications expect an object"),
+            ("3", "the value is a number, but applications expect an object"),
             ("[1]", "the value is an array"),
             ("null", "the value is null"),
             ("[" * 100_000, "nested too deep"),

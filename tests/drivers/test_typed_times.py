@@ -101,7 +101,7 @@ def test_what_could_be_meant_otherwise_is_refused(text: str) -> None:
 def test_a_number_since_1970_is_refused_with_what_it_would_be() -> None:
     with pytest.raises(TimeFormatError) as caught:
         parse_when("1796011500000", NOW, LIMA)
-    assert "milliseconds since 1970 are 2026-11-30T04:05:00Z" in (caught.value.hint or "")
+    assert "milliseconds since 1970, it is 2026-11-30T04:05:00Z" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

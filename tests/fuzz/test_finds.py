@@ -80,7 +80,7 @@ def test_one_that_a_variable_brings_is_too(lens: Lens) -> None:
     lens.write("lens.toml", '[stores.prod]\nuri = "sqlite:///${WHERE}"\n[stores.other]\nuri = "flujo_ops.db"')
     done = lens("list --store prod -o json", env={"WHERE": "a\x01b"})
     assert (done.code, done.error["code"]) == (2, "LENS-U2")
-    assert "(line 2): stores.prod.uri must not hold the control character" in done.error["message"]
+    assert "(line 2): stores.prod.uri must not contain the control character" in done.error["message"]
     assert lens("list --store other", env={"WHERE": "a\x01b"}).code == 0
 
 

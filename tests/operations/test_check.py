@@ -335,7 +335,7 @@ def test_only_a_file_of_its_kind_is_replaced(found: Inflight, tmp_path: Path) ->
     save_inflight(path, found._replace(store="other"))
     assert read_inflight(path).store == "other"
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(InflightError, match="is something else, and was not replaced"):
+    with pytest.raises(InflightError, match="exists and was not written by lens check --save; it was not replaced"):
         save_inflight(path, found)
     assert path.read_text(encoding="utf-8") == "{}"
     save_inflight(path, found, force=True)
@@ -374,7 +374,7 @@ def test_a_file_that_was_cut_short_or_changed(found: Inflight, tmp_path: Path) -
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff\x00", b"[" * 100_000, b'{"lens_archive": 1}'])
 def test_a_file_of_another_kind(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(data)
-    with pytest.raises(InflightError, match="it is no file of lens check --save"):
+    with pytest.raises(InflightError, match="it was not written by lens check --save"):
         read_inflight(tmp_path / "f")
 
 
@@ -382,7 +382,7 @@ def test_a_file_of_a_newer_lens(found: Inflight, tmp_path: Path) -> None:
     path = tmp_path / "f"
     save_inflight(path, found)
     path.write_bytes(path.read_bytes().replace(b'"lens_inflight": 1', b'"lens_inflight": 2'))
-    with pytest.raises(InflightError, match="it is of format 2, and this lens reads format 1"):
+    with pytest.raises(InflightError, match="it has format 2, but this lens reads format 1"):
         read_inflight(path)
 
 

@@ -85,7 +85,7 @@ def test_the_second_is_told_of_the_first(path: Path) -> None:
             pytest.fail("two hold it")
         assert caught.value.message == (
             f"lens prune (pid {first.pid} on {socket.gethostname()}, ana, since 2026-11-21T03:11:08Z) "
-            "works on this store; nothing was changed"
+            "is changing this store; nothing was changed"
         )
         assert (caught.value.details["pid"], caught.value.details["host"]) == (first.pid, socket.gethostname())
         assert path.read_bytes() == before
@@ -176,11 +176,11 @@ def test_looking_is_not_mistaken_for_holding(path: Path) -> None:
 
 def test_a_folder_or_a_link_in_its_place(path: Path, tmp_path: Path) -> None:
     path.mkdir()
-    with pytest.raises(OperationFailedError, match="cannot make the lock"), lock_at(path):
+    with pytest.raises(OperationFailedError, match="cannot create the lock"), lock_at(path):
         pytest.fail("held")
     path.rmdir()
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OperationFailedError, match="cannot make the lock"), lock_at(path):
+    with pytest.raises(OperationFailedError, match="cannot create the lock"), lock_at(path):
         pytest.fail("held")
     assert not (tmp_path / "elsewhere").exists()
 
@@ -225,13 +225,13 @@ def test_between_two_users(path: Path, tmp_path: Path) -> None:
     for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(parent.stat().st_mode | 0o055)
     code = ReadOnlyStoreError.code
-    assert as_nobody(path) == ["None", f"{code} cannot make the lock {path}"]
+    assert as_nobody(path) == ["None", f"{code} cannot create the lock {path}"]
     with another(path):
         told = as_nobody(path)
         assert told[0] == "ana"
         assert told[1].startswith(f"{BusyError.code} lens prune (pid")
     assert path.exists()
-    assert as_nobody(path) == ["None", f"{code} cannot make the lock {path}"]
+    assert as_nobody(path) == ["None", f"{code} cannot create the lock {path}"]
     tmp_path.chmod(0o777)
     assert as_nobody(path) == ["None", "held 65534"]
     assert not path.exists()

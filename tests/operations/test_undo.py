@@ -298,7 +298,7 @@ def test_another_kind_of_store(tmp_path: Path) -> None:
     (tmp_path / "2").mkdir()
     one, other = Place("sqlite", tmp_path / "1"), Place("file", tmp_path / "2")
     path = archived(one, tmp_path / "a.ndjson", *RUNS)
-    with pytest.raises(ArchiveError, match="of the driver sqlite, and this one is of file"):
+    with pytest.raises(ArchiveError, match="of the driver sqlite, but this store has the driver file"):
         other.bring_in(path)
 
 
