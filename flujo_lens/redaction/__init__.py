@@ -1,4 +1,4 @@
-"""Secrets in what is shown: which keys name one, and how texts and values are shown without it."""
+"""Masking of secrets in output: by keys, and in texts and values."""
 
 from __future__ import annotations
 

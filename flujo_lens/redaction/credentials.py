@@ -1,4 +1,4 @@
-"""Secrets that need no key: passwords in URLs, credentials of HTTP, and forms that only secrets have."""
+"""Secrets without a key: passwords in URLs, HTTP credentials, and well-known forms of secrets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _SPOKEN = frozenset(_SPOKEN_WORDS.split())
 
 
 def credential_spans(text: str) -> Iterator[Span]:
-    """The secrets in a text that no key names."""
+    """The secrets without a key in a text."""
     if "/" in text and ":" in text:
         yield from (found.span("secret") for found in _IN_URL.finditer(text)) if "@" in text else ()
         yield from (found.span("secret") for found in _CUT_URL.finditer(text))

@@ -21,7 +21,7 @@ _HOLDS_NAMES = frozenset({
     "audit_id", "parent_run_id", "parent_span_id", "pipeline_name", "pipeline_version", "run_id", "run_ids",
     "sample_run_id", "span_id", "status", "step_name", "task_id",
 })  # fmt: skip
-"""Keys whose texts are ids and names: whoever copies one needs it whole."""
+"""Keys whose values are ids and names, which are never masked, so that they can be copied."""
 
 _MARKS = ("//", ":/", "sk-", "eyJ", "gh", "glpat-", "xox", "AIza", "PRIVATE KEY", "\\/")
 _SHELL_QUOTE = "'\"'\"'"
@@ -32,10 +32,10 @@ _PLAIN = frozenset({type(None), bool, int, float})
 
 
 class Redactor:
-    """Shows values and texts without the secrets in them.
+    """Masks secrets in values and texts.
 
-    Masked are the values under secret keys, also where they stand in a text (JSON, Python literals, URLs, headers,
-    command lines), passwords in URLs, ``Bearer`` and ``Basic`` credentials, and well-known forms of tokens.
+    Masked are the values of secret keys, also inside texts (JSON, Python literals, URLs, headers, command lines),
+    passwords in URLs, ``Bearer`` and ``Basic`` credentials, and well-known forms of tokens.
 
     Args:
         keys: Globs (``*``, ``?``) added to the built-in ones; compared case-folded with the whole key.
@@ -47,7 +47,7 @@ class Redactor:
         self.keys = SecretKeys(keys)
 
     def is_secret(self, key: str) -> bool:
-        """Whether what is stored under `key` is masked."""
+        """Whether the value of `key` is masked."""
         return not self.show and self.keys.is_secret(key)
 
     @cached_property
@@ -57,7 +57,7 @@ class Redactor:
         return SecretTexts(self.keys)
 
     def text(self, text: str) -> str:
-        """`text` with its secrets masked; what is masked once stays as it is."""
+        """`text` with its secrets masked. Masking again changes nothing."""
         if not self._may_hold_secrets(text):
             return text
         if _SHELL_QUOTE in text:  # what a shell's quoting makes of a literal
@@ -67,7 +67,7 @@ class Redactor:
         return self._texts.masked(text)
 
     def _may_hold_secrets(self, text: str) -> bool:
-        """A quick look, which most texts end at."""
+        """A fast check, which most texts do not pass."""
         if self.show or len(text) < _SHORTEST:
             return False
         if any(map(text.__contains__, _MARKS)):
@@ -82,7 +82,7 @@ class Redactor:
     def value(self, value: Any, depth: int = 0) -> Any:
         """A copy of `value` (any data that can be printed) with its secrets masked. Numbers are never secrets.
 
-        What is nested deeper than any format can print is left out.
+        Values nested too deeply to be printed are left out.
         """
         if type(value) in _PLAIN:
             return value
@@ -118,18 +118,18 @@ class Redactor:
         return key if masked == key or masked in among else masked
 
     def _named_secret(self, value: Mapping[Any, Any]) -> bool:
-        """Whether it is one of a list of names and values, as in a container's environment, and is a secret."""
+        """Whether it is a pair of a secret name and a value, as in the environment of a container."""
         if "value" not in value:
             return False
         name = value.get("name", value.get("key"))
         return isinstance(name, str) and self.is_secret(name)
 
     def under(self, key: str, value: Any) -> Any:
-        """`value` as it is printed under `key`."""
+        """`value` as printed for `key`."""
         return self.masked(value) if self.is_secret(key) else self.value(value)
 
     def masked(self, value: Any, depth: int = 0) -> Any:
-        """`value` with every text in it masked: what stands under a secret key."""
+        """`value` with every text in it masked, for a secret key."""
         if self.show or type(value) in _PLAIN:
             return value
         if isinstance(value, str | bytes):
@@ -149,5 +149,5 @@ def _usual() -> Redactor:
 
 
 def masked_text(text: str) -> str:
-    """`text` with its secrets masked by the built-in keys: for messages that are made before settings are read."""
+    """`text` with its secrets masked by the built-in keys, for messages before settings are read."""
     return _usual().text(text)

@@ -1,1 +1,1 @@
-"""From views to text: columns declared once, every format made from them."""
+"""Rendering of views: columns are declared once, and all formats are made from them."""

@@ -1,4 +1,4 @@
-"""What a check found, as pipelines of CI read it: GitHub's workflow commands, and JUnit's XML."""
+"""Reports of ``lens check`` for CI: GitHub workflow commands, and JUnit XML."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["Checked", "github", "github_error", "junit", "junit_error"]
 
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _SHOWN = 10
-"""So many errors, and so many warnings, of a step are shown by GitHub."""
+"""Maximum number of errors, and of warnings, that GitHub shows per step."""
 
 _NEEDS_A_LOOK = {"remapped", "needs-migration"}
-"""Verdicts of runs that go on, but not as they were saved."""
+"""Verdicts of runs that resume, but not unchanged."""
 
 
 class Checked(NamedTuple):
-    """What was checked, and what follows from it.
+    """The report of a check.
 
     Attributes:
         groups: The rows of the view ``check``.
-        failing: Those for which the check fails.
-        summary: All of it in one sentence.
-        lacking: Why the check says too little; None if it does not.
-        properties: From where the runs are, and which code it was.
+        failing: The groups with failing verdicts.
+        summary: A summary in one sentence.
+        lacking: Why there are too few runs; or None.
+        properties: The source of the runs, and the code.
         mask: Masks the secrets in a text.
     """
 
@@ -44,10 +44,10 @@ class Checked(NamedTuple):
 
 
 def github(checked: Checked) -> Iterator[str]:
-    """The lines of a log: an error for what fails, a warning for what somebody should look at, then the summary.
+    """The lines of a log: errors for failing groups, warnings for changed ones, then the summary.
 
-    The worst comes first. GitHub shows ten errors and ten warnings a step: the tenth says how many more there are,
-    and these are plain lines of the log.
+    The worst come first. GitHub shows ten errors and ten warnings per step: the tenth has the number of the others,
+    which are plain lines of the log.
     """
     failing = set(map(id, checked.failing))
     warned = [each for each in checked.groups if id(each) not in failing and _needs_a_look(each)]
@@ -58,7 +58,7 @@ def github(checked: Checked) -> Iterator[str]:
 
 
 def github_error(code: str, message: str) -> Iterator[str]:
-    """The line of a log for a check that could not be made."""
+    """The line of a log for a check that failed with an error."""
     yield _command("error", f"lens check: {code}", escape_controls(message))
 
 
@@ -67,11 +67,11 @@ def _needs_a_look(group: Any) -> bool:
 
 
 def _titled(group: Any, mask: Callable[[str], str]) -> tuple[str, str]:
-    return " ".join(["lens check:", group.verdict, *([group.code] if group.code else [])]), told(group, mask)
+    return " ".join(["lens check:", group.verdict, *([group.code] if group.code else [])]), details(group, mask)
 
 
 def _annotated(kind: str, found: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Commands for as many as are shown, the others as they are."""
+    """Commands for the first ones, plain lines for the others."""
     left = len(found) - _SHOWN
     for number, (title, text) in enumerate(found, 1):
         if number > _SHOWN:
@@ -98,7 +98,7 @@ def _property(text: str) -> str:
 
 
 def junit(checked: Checked) -> Iterator[str]:
-    """A document with a test case a group, and one for the number of runs where that is too small."""
+    """A document with a test case per group, and one for the number of runs if it is too small."""
     failures = len(checked.failing) + (checked.lacking is not None)
     tests = len(checked.groups) + (checked.lacking is not None)
     counts = f'tests="{tests}" failures="{failures}" errors="0" skipped="0"'
@@ -122,7 +122,7 @@ def junit(checked: Checked) -> Iterator[str]:
 
 
 def junit_error(code: str, message: str) -> Iterator[str]:
-    """A document for a check that could not be made: one test case, with the error."""
+    """A document for a check that failed with an error: one test case."""
     counts = 'tests="1" failures="0" errors="1" skipped="0"'
     yield '<?xml version="1.0" encoding="UTF-8"?>'
     yield f'<testsuites name="lens check" {counts}>'
@@ -141,9 +141,9 @@ def _case(group: Any, fails: bool, mask: Callable[[str], str]) -> Iterator[str]:
     yield f"    <testcase classname={classname} name={_attribute(name)}>"
     if fails:
         kind = _attribute(group.code or group.verdict)
-        yield f"      <failure type={kind} message={_attribute(summary(group))}>{_text(told(group, mask))}</failure>"
+        yield f"      <failure type={kind} message={_attribute(summary(group))}>{_text(details(group, mask))}</failure>"
     else:
-        yield f"      <system-out>{_text(told(group, mask))}</system-out>"
+        yield f"      <system-out>{_text(details(group, mask))}</system-out>"
     yield "    </testcase>"
 
 
@@ -156,7 +156,7 @@ def _text(text: str) -> str:
 
 
 def _xml(text: str) -> str:
-    """`text` with what no XML can hold, and what a terminal might obey, escaped; lines stay lines."""
+    """`text` with characters invalid in XML and terminal controls escaped, except newlines."""
     return _NO_XML.sub(lambda found: f"\\u{ord(found.group()):04x}", "\n".join(map(escape_controls, text.split("\n"))))
 
 
@@ -170,8 +170,8 @@ def summary(group: Any) -> str:
     return escape_controls(f"{group.verdict}: {runs} of {group.pipeline_name} {group.pipeline_version}{where}")
 
 
-def told(group: Any, mask: Callable[[str], str] = str) -> str:
-    """All about a group, in lines: what differs, what could be done in the code, and one of its runs."""
+def details(group: Any, mask: Callable[[str], str] = str) -> str:
+    """The lines of a group: differences, remedies and a sample run."""
     return "\n".join([summary(group), *_details(group, mask)])
 
 
@@ -179,8 +179,8 @@ def _details(group: Any, mask: Callable[[str], str]) -> Iterable[str]:
     for difference in group.differences:
         yield f"- {escape_controls(mask(difference.sentence))}"
     for remedy in group.remedies:
-        yield f"to do: {escape_controls(mask(remedy.title))}"
+        yield f"remedy: {escape_controls(mask(remedy.title))}"
         yield from (f"  {escape_controls(line)}" for line in mask(remedy.code or remedy.consequence).split("\n"))
-    yield f"for example {escape_controls(group.sample_run_id)}"
+    yield f"sample run: {escape_controls(group.sample_run_id)}"
     if group.code:
         yield f"more: lens explain {group.code}"

@@ -1,7 +1,7 @@
-"""What each view consists of, declared once: every format is made from these lists.
+"""The columns of each view, from which all formats are made.
 
-`fields` are the public names, in the order of the machine formats. `table` is what a person sees by default:
-several fields may share a column there.
+`fields` are the public names, in the order of the machine formats. `table` has the default columns of tables, which
+can combine several fields.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Getter = Callable[[Any], Any]
 
 
 class Field(NamedTuple):
-    """One public field of a view."""
+    """A public field of a view."""
 
     name: str
     get: Getter
 
 
 class Shown(NamedTuple):
-    """One column of a table.
+    """A column of a table.
 
     Attributes:
-        title: Its head.
-        cell: From a row to its text.
-        need: When the terminal is too narrow, the column with the least goes first; 100 never goes.
+        title: The header.
+        cell: Maps a row to the text of the cell.
+        need: Priority: on a narrow terminal, the columns with the lowest are dropped; 100 is never dropped.
         style: ``status`` to colour by status, ``right`` to align numbers, ``id``, ``name``,
             ``fold`` for text that may wrap.
-        masks: Whether the cell masks secrets itself, as one does in which names stand before a text: a step's name
-            and a colon look like a key.
+        masks: Whether the cell masks secrets itself, since a name before a text, such as "step:", could look like
+            a key.
     """
 
     title: str
@@ -49,13 +49,13 @@ class Shown(NamedTuple):
     masks: bool = False
 
     def text(self, item: Any, shown: Human) -> str:
-        """The text of a cell, with its secrets masked; ids and names are whole."""
+        """The text of a cell with secrets masked, except in ids and names."""
         cell = self.cell(item, shown)
         return cell if self.masks or self.style in ("id", "name", "status") else shown.mask(cell)
 
 
 class View(NamedTuple):
-    """A kind of row: its public fields, and its table."""
+    """A kind of rows: its public fields, and its table columns."""
 
     name: str
     fields: tuple[Field, ...]
@@ -76,10 +76,10 @@ def _attribute(name: str) -> Getter:
 
 
 def choose_fields(view: View, asked: str | None) -> tuple[Field, ...]:
-    """The fields named by ``--columns a,b,c``, in that order.
+    """The fields of ``--columns a,b,c``, in that order.
 
     Raises:
-        UnknownValueError: there is no such field; the legal ones are named.
+        UnknownValueError: a field does not exist; the message lists the legal ones.
     """
     if asked is None:
         return view.fields
@@ -92,7 +92,7 @@ def choose_fields(view: View, asked: str | None) -> tuple[Field, ...]:
 
 
 def human_value(value: Any, name: str, shown: Human) -> str:
-    """Any field's value as a cell of a table that ``--columns`` asked for."""
+    """The value of a field as a table cell for ``--columns``."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
@@ -116,7 +116,7 @@ def _pipeline(run: Any, _: Human) -> str:
 
 
 def _progress(run: Any, _: Human) -> str:
-    """``2/4``; the index can be past the end after a resume, and the total is often not stored."""
+    """``2/4``; the index can exceed the total after a resume, and the total may be unknown."""
     if run.status == "completed":
         return f"{run.total_steps}/{run.total_steps}" if run.total_steps else "-"
     if run.current_step_index is None:
@@ -131,7 +131,7 @@ def _status(run: Any, _: Human) -> str:
 
 
 def _run_note(run: Any, shown: Human) -> str:
-    """What matters about a run, in one line: the question, the error, its tasks."""
+    """A note on a run in one line: its question, error or tasks."""
     if run.stale is not None:
         return _stale_note(run, shown)
     if run.status == "paused":
@@ -154,7 +154,7 @@ def _at_step(run: Any, text: str) -> str:
 def _stale_note(run: Any, shown: Human) -> str:
     where = f", at {run.step_name}" if run.step_name else ""
     if run.stale != GONE:
-        return f"no sign for {human.age(shown.now - run.updated_at)}{where}"
+        return f"no activity for {human.age(shown.now - run.updated_at)}{where}"
     return f"process is gone{f' ({run.holder})' if run.holder else ''}{where}"
 
 
@@ -182,7 +182,7 @@ _RUN_FIELDS = _plain(
     "metadata",
 )
 _SIGN = _plain("holder", "stale")
-"""Who works on a run that is said to run, and why it is taken not to; null of all others."""
+"""The holder of a running run, and why it is stale; null for other runs."""
 
 RUN = View(
     name="run",
@@ -514,19 +514,21 @@ FINDING = View(
         Shown("CHECK", lambda row, _: row.check, 100, "name"),
         Shown("", lambda row, _: "ok" if row.ok else "WRONG", 100),
         Shown("COUNT", lambda row, _: human.count(row.count), 95, "right"),
-        Shown("WHAT IT MEANS", lambda row, _: row.detail, 95, "fold"),
-        Shown("WHAT MENDS IT", lambda row, _: row.fix or "", 90, "fold"),
+        Shown("DETAILS", lambda row, _: row.detail, 95, "fold"),
+        Shown("FIX", lambda row, _: row.fix or "", 90, "fold"),
     ),
     id="check",
 )
 
 
 def _differing(group: Any, _: Human) -> str:
-    """What differs, what matters most first: where it hinders that alone, else the first note."""
-    told = [each.sentence for each in group.differences if group.code is None or each.code is not None]
-    told = told or [each.sentence for each in group.differences]
-    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-    return f"{group.code}: {told[0]}{more}" if group.code and told else f"{told[0]}{more}" if told else ""
+    """The most important difference: one that prevents resuming, else the first note."""
+    sentences = [each.sentence for each in group.differences if group.code is None or each.code is not None]
+    sentences = sentences or [each.sentence for each in group.differences]
+    if not sentences:
+        return ""
+    more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+    return f"{f'{group.code}: ' if group.code else ''}{sentences[0]}{more}"
 
 
 CHECK = View(

@@ -23,15 +23,15 @@ _LATE_CONTROLS = re.compile(
     rb"|\xe3\x85\xa4|\xef\xbb\xbf|\xef\xbe\xa0|\xef\xbf[\xb0-\xbb]|\xf0\x9b\xb2[\xa0-\xa3]|\xf0\x9d\x85[\xb3-\xba]"
     rb"|\xf3\xa0[\x80-\x81][\x80-\xbf]"
 )
-"""What JSON allows and a terminal might obey or hide, as in `text.HIDDEN`; as escapes of JSON it is the same data."""
+"""Characters that are valid in JSON but unsafe on a terminal (see `text.HIDDEN`), written as JSON escapes."""
 
 
 def check_format(name: str, legal: Iterable[str] = FORMATS) -> str:
-    """`name` if it is a format that the command has.
+    """Check that a command supports a format; return it.
 
     Raises:
-        UnknownValueError: no command has it.
-        UsageError: others have it, this one does not.
+        UnknownValueError: the format is unknown.
+        UsageError: the command does not support it.
     """
     if name in tuple(legal):
         return name
@@ -46,7 +46,7 @@ def utc(when: datetime) -> str:
 
 
 def dump(value: Any) -> bytes:
-    """Compact JSON of any value that a store can hold; control characters are escaped."""
+    """Compact JSON of any stored value, with control characters escaped."""
     try:
         encoded = orjson.dumps(value, _plain, _OPTIONS)
     except TypeError:
@@ -59,13 +59,13 @@ def _escaped(encoded: bytes) -> bytes:
 
 
 def json_escape(char: str) -> bytes:
-    """A character as JSON writes it in ASCII: two surrogates above U+FFFF."""
+    """A character as an ASCII escape of JSON: two surrogates above U+FFFF."""
     units = char.encode("utf-16-be")
     return b"".join(b"\\u%02x%02x" % (units[at], units[at + 1]) for at in range(0, len(units), 2))
 
 
 def _dump_slowly(value: Any) -> bytes:
-    """What orjson refuses: integers over 64 bits, lone surrogates, deep nesting."""
+    """JSON of values that orjson refuses: integers over 64 bits, lone surrogates, deep nesting."""
     import json
 
     written = json.dumps(value, default=_plain, skipkeys=True)
@@ -84,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 
 def compact(value: Any) -> str:
-    """JSON in one line."""
+    """JSON on one line."""
     return dump(value).decode()
 
 
@@ -98,15 +98,15 @@ def document(value: Any) -> Iterator[bytes]:
 
 
 class RowWriter:
-    """Turns items into lines of a machine format, one at a time, as they come.
+    """Converts items to lines of a machine format, one at a time.
 
     Args:
-        view: What the items are.
+        view: The view of the items.
         fields: The fields to write, in order.
         form: ``json``, ``ndjson``, ``csv``, ``tsv`` or ``id``.
         redactor: Masks secrets.
-        header: Whether csv and tsv begin with the names of the fields.
-        raw: Whether cells of csv that a spreadsheet would take for formulas stay as they are.
+        header: Whether csv and tsv start with a header.
+        raw: Whether csv cells that look like formulas are not escaped.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class RowWriter:
         self._empty, self._raw = True, raw
 
     def head(self) -> bytes:
-        """What comes before the first item."""
+        """The output before the first item."""
         return self._line([field.name for field in self._fields]) if self._header else b""
 
     def line(self, item: Any) -> bytes:
@@ -144,7 +144,7 @@ class RowWriter:
         return cell if self._raw or self._form != "csv" or not isinstance(value, str) else harmless(cell)
 
     def tail(self) -> bytes:
-        """What comes after the last item."""
+        """The output after the last item."""
         if self._form != "json":
             return b""
         return b"[]\n" if self._empty else b"\n]\n"
@@ -173,7 +173,7 @@ _NEEDS_QUOTES = r'[",\r\n]|^\s|\s$'
 
 
 def _csv_line(cells: list[str]) -> bytes:
-    """A record of RFC 4180, ended by a newline; controls and the backslash as `escape_csv` writes them."""
+    """A record of RFC 4180 with a newline; control characters and backslashes escaped by `escape_csv`."""
     safe = map(escape_csv, cells)
     quoted = ['"' + cell.replace('"', '""') + '"' if re.search(_NEEDS_QUOTES, cell) else cell for cell in safe]
     return ",".join(quoted).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them."""
+"""Formatting of numbers and times for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNITS = ((7 * 86400 * 52, "y"), (86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def age(length: timedelta) -> str:
-    """A length of time in its one largest unit: ``3h``, ``12d``."""
+    """A duration in its largest unit: ``3h``, ``12d``."""
     seconds = int(length.total_seconds())
     for unit, name in _UNITS:
         if abs(seconds) >= unit:
@@ -35,7 +35,7 @@ def duration(ms: float | None) -> str:
 
 
 def long_duration(seconds: float) -> str:
-    """A minute or more, in its two largest units."""
+    """A duration of a minute or more, in its two largest units."""
     whole = int(seconds)
     for unit, name, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= unit:
@@ -45,14 +45,14 @@ def long_duration(seconds: float) -> str:
 
 
 def money(usd: float | None) -> str:
-    """US dollars with the digits that matter."""
+    """US dollars with significant digits."""
     if usd is None:
         return "-"
     return f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}".rstrip("0")
 
 
 def count(number: float | None) -> str:
-    """A whole number with thousands separated."""
+    """A whole number with thousands separators."""
     return "-" if number is None else f"{number:,.0f}"
 
 
@@ -73,11 +73,11 @@ def plural(number: int, word: str) -> str:
 
 
 class Human(NamedTuple):
-    """How times are shown to people.
+    """Formatting of times.
 
     Attributes:
         now: The current time.
-        zone: The zone of the reader.
+        zone: The time zone of the user.
         style: ``relative``, ``local`` or ``iso``.
         mask: Masks the secrets in a text.
     """
@@ -96,7 +96,7 @@ class Human(NamedTuple):
         return self.ago(when) if self.style == "relative" else self.clock(when)
 
     def ago(self, when: datetime | None) -> str:
-        """``3h ago``; what lies in the future says so."""
+        """``3h ago``, or ``in 3h`` for the future."""
         if when is None:
             return "-"
         past = self.now - when
@@ -107,7 +107,7 @@ class Human(NamedTuple):
         return "-" if when is None else long_duration(max(0.0, (self.now - when).total_seconds()))
 
     def clock(self, when: datetime | None) -> str:
-        """``2026-11-20 19:11:08 -05:00``: with the offset, so that it means one instant."""
+        """``2026-11-20 19:11:08 -05:00``, with the offset."""
         if when is None:
             return "-"
         there = self._there(when)
@@ -117,7 +117,7 @@ class Human(NamedTuple):
         return there.strftime("%Y-%m-%d %H:%M:%S ") + f"{offset[:3]}:{offset[3:5]}"
 
     def _there(self, when: datetime) -> datetime:
-        """The instant in the reader's zone; in UTC where that is beyond the calendar."""
+        """The instant in the user's zone, or in UTC if that is out of range."""
         try:
             return when.astimezone(self.zone)
         except (OverflowError, ValueError, OSError):

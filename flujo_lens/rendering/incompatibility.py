@@ -1,4 +1,4 @@
-"""How a run that does not fit the code is shown: saved and current side by side, then what to do, by number."""
+"""The screen for a run that does not fit the code: saved and current steps side by side, then numbered remedies."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from flujo_lens.rendering.text import escape_controls
 __all__ = ["incompatibility"]
 
 _MOST_STEPS = 14
-"""A longer pipeline is shown where it differs, with a step on either side."""
+"""Maximum number of steps shown in full; longer pipelines are shown around their differences."""
 
 _LEAST_WORDS = 20
 
 _REMARKS = {
-    "completed-step-missing": "is done, and not in this code",
-    "completed-step-moved": "is done, and in another place",
-    "completed-step-kind": "is done; kind: {saved} {arrow} {current}",
-    "completed-step-output": "is done; output: {saved} {arrow} {current}",
+    "completed-step-missing": "completed; not in this code",
+    "completed-step-moved": "completed; in another position",
+    "completed-step-kind": "completed; kind: {saved} {arrow} {current}",
+    "completed-step-output": "completed; output: {saved} {arrow} {current}",
     "step-inserted": "did not run",
-    "waiting-step-missing": "stands here; not in this code",
-    "waiting-step-kind": "stands here; kind: {saved} {arrow} {current}",
+    "waiting-step-missing": "current step; not in this code",
+    "waiting-step-kind": "current step; kind: {saved} {arrow} {current}",
     "context-field-required": "has no default",
     "context-field-removed": "is gone",
-    "context-field-retyped": "is of another type",
+    "context-field-retyped": "has another type",
 }
-"""What is said beside a step or a field; the other kinds have no place in the table, and are told in a sentence."""
+"""Remarks next to a step or field; other kinds of differences are shown as sentences."""
 
 
 class _Row(NamedTuple):
@@ -54,13 +54,13 @@ class _Row(NamedTuple):
 
 
 def incompatibility(error: Mapping[str, Any], shown: Human, width: int, *, unicode: bool = True) -> RenderableType:
-    """The error for a person.
+    """Render the error.
 
     Args:
-        error: What `StateIncompatibilityError.to_dict` gives.
-        shown: How times are shown.
-        width: Cells of a line. Commands are never folded, so that they can be copied.
-        unicode: False for terminals that have ASCII only.
+        error: The result of `StateIncompatibilityError.to_dict`.
+        shown: The formatting of times.
+        width: Width in cells. Commands are never folded, so that they can be copied.
+        unicode: False for ASCII terminals.
     """
     arrow = "→" if unicode else "->"
     opening = Text.assemble(("StateIncompatibilityError", "bold red"), f": {error['message'].partition(chr(10))[0]}")
@@ -68,7 +68,7 @@ def incompatibility(error: Mapping[str, Any], shown: Human, width: int, *, unico
     more = Text(f"more: {error['hint']}")
     return Group(
         opening,
-        Text(escape_controls(_told(error))),
+        Text(escape_controls(_problem(error))),
         *(Text(f"  {escape_controls(sentence)}") for sentence in _sentences(error)),
         Text(),
         _side_by_side(_rows(error, arrow), _saved_title(error, shown), arrow),
@@ -79,16 +79,16 @@ def incompatibility(error: Mapping[str, Any], shown: Human, width: int, *, unico
     )
 
 
-def _told(error: Mapping[str, Any]) -> str:
-    told = f"{error['reason']}. Nothing was changed: it is still {error['status']}."
+def _problem(error: Mapping[str, Any]) -> str:
+    text = f"{error['reason']}. Nothing was changed: it is still {error['status']}."
     others = error.get("others")
     if others:
-        told += f" {plural(others, 'other run')} {'has' if others == 1 else 'have'} this problem."
-    return told
+        text += f" {plural(others, 'other run')} {'has' if others == 1 else 'have'} this problem."
+    return text
 
 
 def _sentences(error: Mapping[str, Any]) -> list[str]:
-    """What hinders the run and has no place in the table; what is behind it first."""
+    """The differences that prevent resuming and are not in the table, after their cause."""
     cause = error.get("cause")
     return [
         *([cause] if cause else []),
@@ -135,16 +135,16 @@ def _version_row(error: Mapping[str, Any]) -> _Row:
     registered = next((each["current"] for each in error["differences"] if each["kind"] == "not-registered"), None)
     here = current["version"] if current else f"registered: {registered}" if registered else "not registered"
     kept = any(each["kind"] == "version-not-bumped" for each in error["differences"])
-    return _Row("version", error["pipeline_version"] or "-", here, "the same, though the code is not" if kept else "")
+    return _Row("version", error["pipeline_version"] or "-", here, "same version, changed code" if kept else "")
 
 
 def _step_rows(error: Mapping[str, Any], arrow: str) -> Iterator[_Row]:
     saved, current = _saved_names(error), _names(error["current"])
-    told = {each["step"]: each for each in _hindrances(error)}
+    found = {each["step"]: each for each in _hindrances(error)}
     renamed = any(remedy["id"] == "alias" for remedy in error["remediations"])
     for index, old, new in _aligned(error, saved, current):
-        theirs = told.get(old) if _is_of_saved(told.get(old)) else None
-        ours = told.get(new) if told.get(new, {}).get("kind") == "step-inserted" else None
+        theirs = found.get(old) if _is_of_saved(found.get(old)) else None
+        ours = found.get(new) if found.get(new, {}).get("kind") == "step-inserted" else None
         remark = _remark(theirs or ours, arrow)
         if theirs and renamed and theirs["kind"].endswith("-missing"):
             remark = "same kind and output: renamed?"
@@ -177,7 +177,7 @@ def _remark(difference: Mapping[str, Any] | None, arrow: str) -> str:
 
 
 def _shortened(rows: Sequence[_Row]) -> Iterator[_Row]:
-    """All of a short pipeline; of a long one what matters, a step on either side, and how many are left out."""
+    """All rows of a short pipeline; for a long one, the differences with adjacent steps, and gaps."""
     near = {at + by for at, row in enumerate(rows) if row.matters for by in (-1, 0, 1)}
     left_out = 0
     for at, row in enumerate(rows):
@@ -197,7 +197,7 @@ def _gap(left_out: int) -> Iterator[_Row]:
 
 
 def _saved_names(error: Mapping[str, Any]) -> list[str]:
-    """Of the saved steps, or as far as they are known."""
+    """The names of the saved steps, as far as known."""
     if error["saved"]:
         return _names(error["saved"])
     waiting = error["waiting"]
@@ -211,12 +211,12 @@ def _names(manifest: Mapping[str, Any] | None) -> list[str]:
 def _aligned(
     error: Mapping[str, Any], saved: Sequence[str], current: Sequence[str]
 ) -> Iterator[tuple[int | None, str | None, str | None]]:
-    """The steps beside each other as a diff has them: one that is gone, or is new, is one gap.
+    """The steps aligned side by side, as in a diff, with gaps for missing and new steps.
 
     Yields:
-        The index in the saved pipeline, the saved name and the current one; None where there is no such step.
+        The index in the saved pipeline, the saved name and the current name; None for a missing step.
     """
-    if not error["saved"]:  # how it goes on behind the names that are known is not: nothing to compare
+    if not error["saved"]:  # only some names are known: nothing to compare
         for index in range(max(len(saved), len(current))):
             yield index, _at(saved, index), _at(current, index)
         return
@@ -235,14 +235,14 @@ def _at(names: Sequence[str], index: int) -> str | None:
 
 
 def _by_kind(old: range, new: range, was: Sequence[str], now: Sequence[str]) -> Iterator[tuple[int | None, int | None]]:
-    """Steps that have taken the place of others, those of one kind beside each other."""
+    """Replaced steps, aligned by kind."""
     matcher = SequenceMatcher(None, [was[at] for at in old], [now[at] for at in new], autojunk=False)
     for _, begin, end, start, stop in matcher.get_opcodes():
         yield from zip_longest(old[begin:end], new[start:stop])
 
 
 def _former_names(current: Mapping[str, Any] | None, saved: Sequence[str]) -> list[str]:
-    """The names of the code's steps; of one that is known by an alias, the one that was saved."""
+    """The names of the code's steps, or the saved name if it is an alias."""
     steps = current["steps"] if current else ()
     return [next((name for name in _called(step) if name in saved), step["name"]) for step in steps]
 
@@ -259,37 +259,37 @@ def _kinds(manifest: Mapping[str, Any] | None) -> list[str]:
 
 
 def _remedies(remedies: Sequence[Mapping[str, Any]], width: int) -> Iterator[RenderableType]:
-    """A title and its lines beside it; below it, where a line would not fit beside any."""
+    """Titles with their lines next to them, or below if a line does not fit."""
     titles = max(cell_len(each["title"]) for each in remedies)
     left = 5 + titles + 2
-    beside = all(left + cell_len(line) <= width for each in remedies for line in _lines(each))
+    fits = all(left + cell_len(line) <= width for each in remedies for line in _lines(each))
     for number, each in enumerate(remedies, 1):
-        column, head = left if beside else 5, f"  {number}  {each['title']}"
-        lines, told = _lines(each), _consequence(each)
-        if lines and told and column + cell_len(lines[-1]) + cell_len(told) + 3 <= width:
-            lines[-1] += f"   {told}"
+        column, head = left if fits else 5, f"  {number}  {each['title']}"
+        lines, consequence = _lines(each), _consequence(each)
+        if lines and consequence and column + cell_len(lines[-1]) + cell_len(consequence) + 3 <= width:
+            lines[-1] += f"   {consequence}"
         else:
-            lines += textwrap.wrap(told, max(width - column, _LEAST_WORDS))
-        if not beside:
+            lines += textwrap.wrap(consequence, max(width - column, _LEAST_WORDS))
+        if not fits:
             yield Text(head)
         for at, line in enumerate(lines):
-            yield _set_in(line, column, head if beside and at == 0 else "")
+            yield _set_in(line, column, head if fits and at == 0 else "")
 
 
 def _set_in(line: str, column: int, lead: str) -> RenderableType:
-    """A line behind its title, in one piece however wide it is: it may be a command to copy."""
+    """A line next to its title, never folded, since it may be a command to copy."""
     return Text(lead.ljust(column) + line, no_wrap=True, overflow="ignore")
 
 
 def _lines(remedy: Mapping[str, Any]) -> list[str]:
-    """What to write and to type."""
+    """The code and the command of a remedy."""
     code = [escape_controls(line) for line in (remedy["code"] or "").split("\n") if line]
     return [*code, *([escape_controls(remedy["command"])] if remedy["command"] else [])]
 
 
 def _consequence(remedy: Mapping[str, Any]) -> str:
-    """In brackets behind a command; by itself where there is none. Of what is safe the title says enough."""
-    told = escape_controls(remedy["consequence"])
+    """The consequence: in parentheses after a command; omitted if the remedy is safe."""
+    text = escape_controls(remedy["consequence"])
     if remedy["command"]:
-        return "" if remedy["safe"] else f"({told})"
-    return told
+        return "" if remedy["safe"] else f"({text})"
+    return text

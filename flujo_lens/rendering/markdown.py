@@ -1,4 +1,4 @@
-"""Markdown on a terminal, as quiet as the other screens: no boxes, no colours, no links."""
+"""Plain rendering of Markdown on a terminal: no boxes, colours or links."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.theme import Theme
 __all__ = ["MarkdownPage"]
 
 _WIDEST = 80
-"""Cells of a line: longer ones are hard to read."""
+"""Maximum width of text in cells."""
 
 _QUIET = Theme(
     {
@@ -31,7 +31,7 @@ _QUIET = Theme(
 
 
 class MarkdownPage:
-    """A page of Markdown; prints itself on a console of Rich."""
+    """A page of Markdown as a Rich renderable."""
 
     def __init__(self, text: str) -> None:
         self._markdown = _Markdown(text, hyperlinks=False)
@@ -42,7 +42,7 @@ class MarkdownPage:
 
 
 class _Heading(Heading):
-    """A heading at the left."""
+    """A left-aligned heading."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.text.justify = "left"
@@ -50,7 +50,7 @@ class _Heading(Heading):
 
 
 class _Code(CodeBlock):
-    """Commands and files, set in."""
+    """An indented code block."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Padding(Text(str(self.text).rstrip()), (0, 0, 0, 4))

@@ -1,4 +1,4 @@
-"""Rich tables that fit the terminal: ids are never cut, columns that matter least go first, texts fold."""
+"""Rich tables that fit the terminal: ids are never cut, columns of low priority are dropped, texts are folded."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ STATUS_STYLES = {
     "cancelled": "dim",
     "unreadable": "magenta",
 }
-"""Colour tells the status and nothing else, and the word is always there."""
+"""Colours are used only for statuses, in addition to the word."""
 
 _GAP = 2
 _FOLDS_TO = {"fold": 20, "id": 38, "name": 14}
-"""Cells that a column of this style may shrink to; an id as long as ``run_`` and 32 digits stays whole."""
+"""Minimum width of a column by style; an id such as ``run_`` and 32 digits fits."""
 _STAGES: tuple[tuple[dict[str, int], int], ...] = (
     ({"fold": 28}, 45),
     ({"fold": _FOLDS_TO["fold"]}, 45),
     (_FOLDS_TO, 100),
 )
-"""What columns may shrink to, and below which need they go meanwhile: one stage after the other, until it fits."""
+"""Stages of fitting: the minimum widths, and the priority below which columns are dropped."""
 
 _WIDENS = {"name": 1, "id": 2, "fold": 3}
 _LONGEST_CELL = 300
@@ -44,7 +44,7 @@ _STAYS, _NEEDED = 100, 60
 
 
 def status_text(status: str) -> Text:
-    """A status in its colour."""
+    """A coloured status."""
     return Text(one_line(status), style=STATUS_STYLES.get(status, ""))
 
 
@@ -58,16 +58,16 @@ def table(
     *,
     header: bool = True,
 ) -> Group:
-    """The items as a table of at most `width` cells. An id that is longer than its column has a line of its own.
+    """A table of at most `width` cells. An id longer than its column gets a separate line.
 
     Args:
-        view: What the items are.
+        view: The view of the items.
         items: The rows.
-        shown: How times are shown.
+        shown: The formatting of times.
         redactor: Masks secrets.
-        width: Of the terminal.
-        fields: Fields that ``--columns`` asked for; without, the view's own table.
-        header: Whether the titles stand above it.
+        width: The width of the terminal.
+        fields: The fields of ``--columns``; by default, the table columns of the view.
+        header: Whether to print the header.
     """
     columns = tuple(_of_field(field, view, redactor) for field in fields) if fields else view.table
     shown = shown._replace(mask=redactor.text)
@@ -90,7 +90,7 @@ def table(
 
 
 def _part(columns: Sequence[Shown], kept: dict[int, int], header: bool) -> Table:
-    """A part of a table: its columns are as wide as those of the others."""
+    """A part of a table, with the column widths of the whole."""
     made = Table(
         box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_edge=False, header_style="bold", show_header=header
     )
@@ -116,10 +116,10 @@ def _cell(column: Shown, item: Any, shown: Human) -> str:
 
 
 def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int, int]:
-    """Which columns are shown on a terminal of `width` cells, and how wide each is.
+    """The columns to show in `width` cells, with their widths.
 
-    While it is too wide, the least needed goes. When only needed ones are left, texts and names fold, long ids are to
-    stand alone, and the next least needed go. What must stay, stays and folds.
+    If the table is too wide, columns of low priority are dropped first. Then texts and names are folded, long ids get
+    separate lines, and more columns are dropped. The required columns stay and are folded.
     """
     kept = [i for i, column in enumerate(columns) if widths[i] > len(column.title) or column.title]
     for narrow, border in _STAGES:
@@ -137,7 +137,7 @@ def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int
 
 
 def _with_needed(columns: Sequence[Shown], least: Sequence[int], kept: Sequence[int], width: int) -> list[int]:
-    """The columns, and of those that went before wider ones did, what is needed and has room after all."""
+    """The kept columns, and dropped ones that fit after wider ones were dropped."""
     found = list(kept)
     gone = [i for i, column in enumerate(columns) if i not in found and column.title and column.need >= _NEEDED]
     for i in sorted(gone, key=lambda i: -columns[i].need):
@@ -149,7 +149,7 @@ def _with_needed(columns: Sequence[Shown], least: Sequence[int], kept: Sequence[
 def _widened(
     columns: Sequence[Shown], least: Sequence[int], widths: Sequence[int], kept: Sequence[int], width: int
 ) -> dict[int, int]:
-    """Share out what is left: to names and ids that become whole by it, then to texts, short ones first."""
+    """Distribute the remaining width: to names and ids that then fit, then to texts, short ones first."""
     left = width - _total(least, kept)
     made = {i: least[i] for i in kept}
     for i in sorted(kept, key=lambda i: (_WIDENS.get(columns[i].style, 0), widths[i] - least[i])):
@@ -179,7 +179,7 @@ def _styled(column: Shown, cell: str) -> Text:
 
 
 def make_console(file: Any, *, width: int, colour: bool, unicode: bool) -> Console:
-    """A console that interprets nothing: no markup, no highlighting, no emoji codes, no links."""
+    """A console without markup, highlighting, emoji codes and links."""
     return Console(
         file=file,
         width=width,

@@ -1,7 +1,7 @@
-"""Text from a store is data: shown, never obeyed.
+"""Escaping of text from a store, which is data and must not control the terminal.
 
-Control characters, terminal escapes, characters without a width and those that turn the direction of text are shown as
-backslash escapes. `unescape` reads them back, so that an id can be copied from any output into any command.
+Control characters, terminal escapes, zero-width characters and changes of text direction are shown as backslash
+escapes. `unescape` decodes them, so that an id can be copied from any output to any command.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ HIDDEN = (
     "\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ufff0-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
-"""What a terminal obeys or does not show, above ASCII, as the inside of a character class: C1 controls, marks of
-direction, separators of lines, characters without a width, tags, lone surrogates. The joiner U+200D is apart."""
+"""Unsafe characters above ASCII, as the inside of a character class: C1 controls, marks of direction, line separators,
+zero-width characters, tags, lone surrogates. The joiner U+200D is handled separately."""
 
 _EMOJI = (
     "\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u24c2\u25a0-\u27bf\u2934\u2935\u2b00-\u2bff\u3030\u303d"
     "\u3297\u3299\U0001f000-\U0001faff"
 )
 _JOINER = f"(?<![\ufe0f{_EMOJI}])\u200d|\u200d(?![{_EMOJI}])"
-"""A joiner anywhere but between two emoji, which it makes one."""
+"""A joiner that is not between two emoji."""
 
 _CONTROLS = f"[\x00-\x1f{HIDDEN}]|{_JOINER}"
 _CONTROLS_OF_CSV = f"[\x00-\x08\x0b\x0c\x0e-\x1f{HIDDEN}\\\\]|\r(?!\n)|{_JOINER}"
@@ -50,36 +50,36 @@ def _is_plain(text: str) -> bool:
 
 
 def escape_controls(text: str) -> str:
-    """`text` with everything escaped that a terminal might obey; one line."""
+    """`text` on one line, with control characters escaped."""
     return text if _is_plain(text) else re.sub(_CONTROLS, _shown, text)
 
 
 def escape_tsv(text: str) -> str:
-    """`text` as one field of a line: as `escape_controls`, and a backslash is doubled."""
+    """`text` as a field of TSV: like `escape_controls`, with backslashes doubled."""
     escaped = text.replace("\\", "\\\\") if "\\" in text else text
     return escape_controls(escaped)
 
 
 def escape_csv(text: str) -> str:
-    """`text` as a field of CSV, not yet quoted: lines and tabs stay, other controls and the backslash are escaped."""
+    """`text` as an unquoted field of CSV: newlines and tabs stay, other controls and backslashes are escaped."""
     if _is_plain(text) and "\\" not in text:
         return text
     return re.sub(_CONTROLS_OF_CSV, lambda found: "\\\\" if found.group() == "\\" else _coded(found.group()), text)
 
 
 def harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: one that would be gets an apostrophe; numbers stay."""
+    """A cell with an apostrophe if a spreadsheet would read it as a formula; numbers stay."""
     return f"'{cell}" if re.match(_FORMULA, cell) and not re.fullmatch(_NUMBER, cell) else cell
 
 
 def one_line(text: str, most: int = 0) -> str:
-    """`text` for a table's cell: lines joined by spaces, the rest escaped; cut after `most` characters."""
+    """`text` for a table cell: lines joined by spaces, controls escaped, cut after `most` characters."""
     joined = escape_controls(" ".join(text.split()))
     return joined if not most or len(joined) <= most else joined[: most - 1] + "…"
 
 
 def unescape(text: str) -> str:
-    """The inverse of the escapes above, and of `harmless`; anything else stays."""
+    """The inverse of the escapes above and of `harmless`."""
     return _unescaped(text[1:] if text.startswith("'") and text == harmless(text[1:]) else text)
 
 

@@ -1,4 +1,4 @@
-"""The span tree with a time bar a span, as wide as the terminal."""
+"""The span tree with a time bar per span, in the width of the terminal."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _ASCII = _Glyphs("|- ", "`- ", "|  ", "#", "")
 def tree_lines(
     roots: Sequence[Span], width: int, *, unicode: bool = True, mask: Callable[[str], str] = str
 ) -> list[Text]:
-    """One line a span: the tree, its status if that is not completed, its time, its bar, its error.
+    """A line per span: tree, status unless completed, duration, bar and error.
 
     Args:
         roots: The trees.
-        width: Cells of a line.
-        unicode: False for terminals that have ASCII only.
+        width: Width of a line in cells.
+        unicode: False for ASCII terminals.
         mask: Masks the secrets in a text.
     """
     glyphs = _UNICODE if unicode else _ASCII
@@ -79,7 +79,7 @@ def _lines(root: Span, glyphs: _Glyphs, mask: Callable[[str], str]) -> Iterator[
 
 
 def _horizon(root: Span) -> float:
-    """Where the tree ends: a span without an end is drawn up to here."""
+    """The end of the tree, up to which a span without an end is drawn."""
     latest = 0.0
     waiting = [root]
     while waiting:
@@ -144,7 +144,7 @@ def _bar(line: _Line, width: int, total: float, glyphs: _Glyphs) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    """`text` in exactly `width` cells: padded, or cut with an ellipsis."""
+    """`text` padded or cut to exactly `width` cells."""
     if cell_len(text) <= width:
         return text + " " * (width - cell_len(text))
     kept = ""

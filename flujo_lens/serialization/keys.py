@@ -184,8 +184,8 @@ def _tell() -> None:
         raise SystemExit(2) from error
     if ring is None:
         sys.stderr.write("neither LENS_KEY nor LENS_KEY_FILE is set\n")
-    told = ring.fingerprints if ring is not None else {}
-    sys.stdout.write("".join(f"{name}  {print_}\n" for name, print_ in told.items()))
+    fingerprints = ring.fingerprints if ring is not None else {}
+    sys.stdout.write("".join(f"{name}  {print_}\n" for name, print_ in fingerprints.items()))
 
 
 if __name__ == "__main__":

@@ -237,17 +237,17 @@ class _Preparation:
 
 def _called(make: Callable[[Any], Any], data: Any, owner: type, kind: Any) -> tuple[Any, str]:
     """What a deserializer makes, and why that will not do."""
-    told = f"the deserializer that is registered for {owner.__name__}"
+    deserializer = f"the deserializer that is registered for {owner.__name__}"
     try:
         made = make(data)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - code of the application, also if it calls sys.exit
         said = words_of(error)
-        return None, f"{told} raised {type(error).__name__}{f': {said}' if said else ''}"
+        return None, f"{deserializer} raised {type(error).__name__}{f': {said}' if said else ''}"
     if _is_a(made, kind):
         return made, ""
-    return None, f"{told} made a {type(made).__name__}: register_custom_deserializer({kind.__name__}, ...)"
+    return None, f"{deserializer} made a {type(made).__name__}: register_custom_deserializer({kind.__name__}, ...)"
 
 
 def _literal_of(name: Any) -> Any:

@@ -84,7 +84,7 @@ class ClaimChecks(Harness):
         equal(await _statuses(backend, "held"), ["cancelled"], "its status in the end")
 
     @on_nothing
-    async def test_a_run_that_nobody_has_is_claimed(self, backend: StateBackend) -> None:
+    async def test_a_free_run_is_claimed(self, backend: StateBackend) -> None:
         before = datetime.now(UTC)
         claim = await backend.claim_run("r", Holder.current(), _LONG)
         equal((claim.run_id, claim.holder, claim.lease), ("r", Holder.current(), _LONG), "the claim")
@@ -109,7 +109,7 @@ class ClaimChecks(Harness):
     async def test_runs_are_claimed_one_by_one(self, backend: StateBackend) -> None:
         claims = {run_id: await backend.claim_run(run_id, _elsewhere(), _LONG) for run_id in ("a", "ü/漢 b", "")}
         equal(dict(await backend.read_claims()), claims, "read_claims()")
-        equal(dict(await backend.read_claims(["a", "nobody"])), {"a": claims["a"]}, "the claims of some")
+        equal(dict(await backend.read_claims(["a", "missing"])), {"a": claims["a"]}, "the claims of some")
         equal(dict(await backend.read_claims([])), {}, "the claims of none")
         equal(len({claim.token for claim in claims.values()}), 3, "different tokens")
 
@@ -147,7 +147,7 @@ class ClaimChecks(Harness):
         equal(dict(await backend.read_claims()), {"r": beaten}, "read_claims()")
 
     @on_nothing
-    async def test_a_late_sign_counts_while_nobody_took_the_run(self, backend: StateBackend) -> None:
+    async def test_a_late_heartbeat_counts_until_the_run_is_taken(self, backend: StateBackend) -> None:
         claim = await backend.claim_run("r", _elsewhere(), _MOMENT)
         await asyncio.sleep(10 * _MOMENT)
         beaten = await backend.heartbeat(claim)

@@ -85,7 +85,7 @@ class CleanupChecks(Harness):
     # --- by age
 
     @on_nothing
-    async def test_age_is_told_from_any_form_of_time(self, backend: StateBackend) -> None:
+    async def test_age_by_any_form_of_time(self, backend: StateBackend) -> None:
         for form, text in _FORMS.items():
             for word, age in (("old", _MONTH + _HOUR), ("young", _MONTH - _HOUR)):
                 when = text(self._now - age)
@@ -96,7 +96,7 @@ class CleanupChecks(Harness):
         equal(left, sorted(f"young: {form}" for form in _FORMS), "the runs that are left")
 
     @on_nothing
-    async def test_age_of_history_is_told_from_any_form_of_time(self, backend: StateBackend) -> None:
+    async def test_age_of_history_by_any_form_of_time(self, backend: StateBackend) -> None:
         self._needs_history()
         for form, text in _FORMS.items():
             for word, age in (("old", _MONTH + _HOUR), ("young", _MONTH - _HOUR)):
@@ -133,7 +133,7 @@ class CleanupChecks(Harness):
 
     @on_nothing
     async def test_age_counts_whatever_the_status(self, backend: StateBackend) -> None:
-        statuses = ("running", "paused", "completed", "failed", "cancelled", "nobody has this")
+        statuses = ("running", "paused", "completed", "failed", "cancelled", "no such status")
         for status in statuses:
             await backend.save_state(status, plain_state(status, status, self._now - 2 * _MONTH))
         equal(await backend.cleanup_old_workflows(), len(statuses), "how many were deleted")
@@ -175,8 +175,8 @@ class CleanupChecks(Harness):
         equal(await backend.cleanup_stale_background_tasks(), 1, "how many were given up")
         state = await backend.load_state("dead") or {}
         why = "timed out: no sign for 24 hours"
-        told = (state["status"], state["error_message"], state["background_error"], state["pipeline_context"])
-        equal(told, ("failed", why, why, {"n": 1}), "the state of the dead one")
+        actual = (state["status"], state["error_message"], state["background_error"], state["pipeline_context"])
+        equal(actual, ("failed", why, why, {"n": 1}), "the state of the dead one")
         saved = instant(state["updated_at"])
         equal(saved is not None and self._now <= saved <= datetime.now(UTC), True, "it was updated now")
         statuses = {row["run_id"]: row["status"] for row in await backend.list_states()}
@@ -185,7 +185,7 @@ class CleanupChecks(Harness):
         equal(await backend.cleanup_stale_background_tasks(), 0, "how many were given up the second time")
 
     @on_nothing
-    async def test_a_sign_is_told_from_any_form_of_time(self, backend: StateBackend) -> None:
+    async def test_activity_by_any_form_of_time(self, backend: StateBackend) -> None:
         for form, text in _FORMS.items():
             for word, age in (("dead", 25 * _HOUR), ("alive", 23 * _HOUR)):
                 when = text(self._now - age)

@@ -29,7 +29,7 @@ async def _everything(backend: StateBackend, *, states_only: bool) -> dict[str, 
         found[f"detail of {run_id}"] = await backend.read_run(run_id)
     if states_only:
         return found
-    for run_id in (*runs, "nobody"):
+    for run_id in (*runs, "missing"):
         found[f"details of {run_id}"] = await backend.get_run_details(run_id)
         found[f"steps of {run_id}"] = await backend.list_run_steps(run_id)
         found[f"spans of {run_id}"] = await backend.get_spans(run_id)
@@ -58,7 +58,7 @@ class DeletionChecks(Harness):
     def _asked(self, age: timedelta | None = _MONTH, **more: Any) -> DeletionRequest:
         return DeletionRequest(now=datetime.now(UTC), cutoff=None if age is None else self._now - age, **more)
 
-    async def _told(self, backend: StateBackend) -> dict[str, Any]:
+    async def _snapshot(self, backend: StateBackend) -> dict[str, Any]:
         return await _everything(backend, states_only=self.states_only)
 
     async def _put(
@@ -74,10 +74,10 @@ class DeletionChecks(Harness):
 
     @on_samples
     async def test_a_plan_changes_nothing(self, backend: StateBackend) -> None:
-        before = await self._told(backend)
+        before = await self._snapshot(backend)
         plan = await backend.plan_deletion(self._asked(_DAY, orphans_before=self._now))
         await _ids(backend, plan)
-        equal(await self._told(backend), before, "the store after a plan")
+        equal(await self._snapshot(backend), before, "the store after a plan")
 
     @on_samples
     async def test_what_was_planned_is_what_goes(self, backend: StateBackend) -> None:
@@ -92,8 +92,8 @@ class DeletionChecks(Harness):
         equal((plan.kept.family, plan.is_empty), (1, False), "families kept, and whether it is empty")
         done = await _carried_out(backend, plan, batch_size=2)
         equal(_gone(done), ids, "the runs that went")
-        told = [status for deleted in done for status, n in deleted.by_status.items() for _ in range(n)]
-        equal(counted(told), dict(plan.by_status), "by_status of what went")
+        actual = [status for deleted in done for status, n in deleted.by_status.items() for _ in range(n)]
+        equal(counted(actual), dict(plan.by_status), "by_status of what went")
         equal(max(len(deleted.run_ids) for deleted in done) <= 2, True, "no batch is larger than asked")
         equal(sorted(await ids_of(backend.iter_runs(RunFilter()))), sorted(stay), "the runs that are left")
         again = await backend.plan_deletion(self._asked(_DAY))
@@ -101,9 +101,9 @@ class DeletionChecks(Harness):
 
     @on_samples
     async def test_nothing_is_left_of_what_went_and_the_rest_is_as_before(self, backend: StateBackend) -> None:
-        before = await self._told(backend)
+        before = await self._snapshot(backend)
         done = await _carried_out(backend, await backend.plan_deletion(self._asked(_DAY)))
-        after = await self._told(backend)
+        after = await self._snapshot(backend)
         about = ("runs", "states", "statistics", "evaluations")
         left = {what: found for what, found in after.items() if what not in about}
         equal(left, {what: before[what] for what in left}, "what is left")
@@ -119,7 +119,7 @@ class DeletionChecks(Harness):
             await self._put(backend, name, age)
             await self._put_task(backend, f"{name}-task", name, 2 * _MONTH)
             await self._put_task(backend, f"{name}-task-of-task", f"{name}-task", below)
-        await self._put_task(backend, "alone", "nobody", 2 * _MONTH)
+        await self._put_task(backend, "alone", "missing", 2 * _MONTH)
         plan = await backend.plan_deletion(self._asked())
         equal(await _ids(backend, plan), ["alone", "old", "old-task", "old-task-of-task"], "the runs of the plan")
         equal(plan.kept.family, 1, "families kept")
@@ -190,9 +190,9 @@ class DeletionChecks(Harness):
 
     @on_samples
     async def test_runs_by_name(self, backend: StateBackend) -> None:
-        asked = self._asked(None, run_ids=("ask-1", "nobody", "order-1", "ask-1"))
+        asked = self._asked(None, run_ids=("ask-1", "missing", "order-1", "ask-1"))
         plan = await backend.plan_deletion(asked)
-        equal((plan.count, plan.missing), (2, ("nobody",)), "count and missing")
+        equal((plan.count, plan.missing), (2, ("missing",)), "count and missing")
         equal(_gone(await _carried_out(backend, plan)), ["ask-1", "order-1"], "those that went")
         equal(await backend.read_run("order-1_bg_1") is None, False, "a task of one of them is gone")
 
@@ -237,13 +237,13 @@ class DeletionChecks(Harness):
     @on_samples
     async def test_what_cannot_be_kept_stays(self, backend: StateBackend) -> None:
         plan = await backend.plan_deletion(self._asked(_DAY))
-        before = await self._told(backend)
+        before = await self._snapshot(backend)
 
         def refuse(records: Sequence[Record]) -> None:
             raise OperationFailedError("the bin is full")
 
         await refuses(_carried_out(backend, plan, keep=refuse), OperationFailedError, "delete_planned()")
-        equal(await self._told(backend), before, "the store")
+        equal(await self._snapshot(backend), before, "the store")
 
     # --- bringing back
 
@@ -255,19 +255,19 @@ class DeletionChecks(Harness):
 
     @on_samples
     async def test_what_is_brought_back_is_as_it_was(self, backend: StateBackend) -> None:
-        before = await self._told(backend)
+        before = await self._snapshot(backend)
         kept = await self._take_away(backend, self._asked(timedelta(0)))
         equal(await ids_of(backend.iter_runs(RunFilter())), [], "the runs")
         restored = await backend.restore(kept)
         equal(sorted(restored.run_ids), sorted(before["runs"]), "the runs that came back")
         equal(restored.existing, (), "those that were there")
-        equal(await self._told(backend), before, "the store")
+        equal(await self._snapshot(backend), before, "the store")
 
     @on_samples
     async def test_a_run_that_is_there_is_left_alone(self, backend: StateBackend) -> None:
         kept = await self._take_away(backend, self._asked(None, run_ids=("order-2", "ask-1")))
         await self._put(backend, "order-2", timedelta(0), "running")
-        before = await self._told(backend)
+        before = await self._snapshot(backend)
         restored = await backend.restore(kept)
         equal((restored.run_ids, restored.existing), (("ask-1",), ("order-2",)), "those that came back, and did not")
         equal(await backend.load_state("order-2"), before["state of order-2"], "the one that was there")
@@ -276,14 +276,14 @@ class DeletionChecks(Harness):
     @on_samples
     async def test_a_state_goes_and_its_history_stays(self, backend: StateBackend) -> None:
         self._needs_history()
-        before = await self._told(backend)
+        before = await self._snapshot(backend)
         kept = await self._take_away(backend, self._asked(None, run_ids=("order-1", "ask-1"), state_only=True))
         for run_id in ("order-1", "ask-1"):
             equal(await backend.load_state(run_id), None, f"load_state({run_id!r})")
             equal((await backend.get_run_details(run_id) or {}).get("status"), "cancelled", f"status of {run_id}")
         equal(len(await backend.get_spans("order-1")), 5, "the number of spans")
         equal(sorted((await backend.restore(kept)).run_ids), ["ask-1", "order-1"], "those that came back")
-        equal(await self._told(backend), before, "the store")
+        equal(await self._snapshot(backend), before, "the store")
 
     @on_nothing
     async def test_what_hangs_on_no_run(self, backend: StateBackend) -> None:

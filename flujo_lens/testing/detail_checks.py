@@ -19,28 +19,28 @@ class DetailChecks(Harness):
     # --- one run
 
     @on_samples
-    async def test_one_run_is_told_as_in_the_list(self, backend: StateBackend) -> None:
+    async def test_one_run_is_as_in_the_list(self, backend: StateBackend) -> None:
         async for run in backend.iter_runs(RunFilter()):
             detail = await backend.read_run(run.run_id)
             assert detail is not None
             plain = run._replace(tasks={})
             equal(detail.run._replace(tasks={}), plain, f"read_run({run.run_id!r}).run")
             pause = (detail.pause.step, detail.pause.message) if detail.pause else (None, None)
-            told = (run.step_name, run.pause_message) if run.status == "paused" else (None, None)
-            equal(pause, told, f"read_run({run.run_id!r}).pause")
+            actual = (run.step_name, run.pause_message) if run.status == "paused" else (None, None)
+            equal(pause, actual, f"read_run({run.run_id!r}).pause")
 
     @on_samples
-    async def test_steps_are_told_with_what_they_cost(self, backend: StateBackend) -> None:
+    async def test_steps_have_costs(self, backend: StateBackend) -> None:
         for sample in self.samples:
             detail = await backend.read_run(sample.run_id)
             assert detail is not None
             entries = sample.state["step_history"] if sample.state else []
-            told = [(s.step_index, s.step_name, s.status, s.output, s.error) for s in detail.steps]
+            actual = [(s.step_index, s.step_name, s.status, s.output, s.error) for s in detail.steps]
             wanted = [
                 (at, e["name"], "completed" if e["success"] else "failed", e["output"], e["feedback"])
                 for at, e in enumerate(entries)
             ]
-            equal(told, wanted, f"the steps of {sample.run_id}")
+            equal(actual, wanted, f"the steps of {sample.run_id}")
             figures = [(s.attempts, s.cost_usd, s.token_counts, s.duration_ms) for s in detail.steps]
             wanted_figures = [(e["attempts"], e["cost_usd"], e["token_counts"], e["latency_s"] * 1000) for e in entries]
             equal(figures, wanted_figures, f"the steps of {sample.run_id}: attempts, cost, tokens, time")

@@ -40,7 +40,7 @@ class FigureChecks(Harness):
             equal(sum(group.count for group in stats.failures), len(failed), f"failures of {wanted}")
 
     @on_samples
-    async def test_every_status_that_a_run_has_is_told(self, backend: StateBackend) -> None:
+    async def test_every_status_of_a_run(self, backend: StateBackend) -> None:
         shown = {run.status async for run in backend.iter_runs(RunFilter())}
         missing = shown - await backend.read_statuses()
         equal(missing, set(), "statuses that the list shows and read_statuses lacks")
@@ -49,8 +49,8 @@ class FigureChecks(Harness):
     async def test_failures_are_grouped_by_their_normalised_error(self, backend: StateBackend) -> None:
         stats = await backend.read_stats(RunFilter(statuses=frozenset({"failed"}), pipeline="payments"))
         (group,) = stats.failures
-        told = (group.error, group.count, group.step_name, group.sample_run_id)
-        equal(told, ("ValueError: card # declined", 1, "charge", "pay-1"), "the group")
+        actual = (group.error, group.count, group.step_name, group.sample_run_id)
+        equal(actual, ("ValueError: card # declined", 1, "charge", "pay-1"), "the group")
         updated = next(s.expected["updated_at"] for s in self.samples if s.run_id == "pay-1")
         equal((group.first_at, group.last_at), (updated, updated), "its times")
 
@@ -123,15 +123,15 @@ class FigureChecks(Harness):
         for sample in self.samples:
             found = await backend.get_run_details(sample.run_id) or {}
             names = ("run_id", "pipeline_name", "pipeline_version", "status")
-            told = {name: found.get(name) for name in names}
-            equal(told, {name: sample.expected[name] for name in names}, f"get_run_details({sample.run_id!r})")
+            actual = {name: found.get(name) for name in names}
+            equal(actual, {name: sample.expected[name] for name in names}, f"get_run_details({sample.run_id!r})")
 
     @on_samples
     async def test_the_steps_of_a_run_are_listed_by_index(self, backend: StateBackend) -> None:
         found = await backend.list_run_steps("order-1")
-        told = [(row["step_index"], row["step_name"], row["status"]) for row in found]
+        actual = [(row["step_index"], row["step_name"], row["status"]) for row in found]
         equal({row["run_id"] for row in found}, {"order-1"}, "the run of the steps")
-        equal(told, [(0, "load", "completed"), (1, "pack", "completed"), (2, "price", "completed")], "the steps")
+        equal(actual, [(0, "load", "completed"), (1, "pack", "completed"), (2, "price", "completed")], "the steps")
 
     @on_samples
     async def test_failed_workflows(self, backend: StateBackend) -> None:

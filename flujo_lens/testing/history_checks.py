@@ -42,7 +42,7 @@ def _node(row: JSONObject, parent: str | None, status: str, *children: JSONObjec
     return {**named, **times, "attributes": row.get("attributes", {}), "children": list(children)}
 
 
-def _told() -> JSONObject:
+def _trace_document() -> JSONObject:
     """`_TRACE` as `get_trace` tells it: every key is there, children in the order of their start."""
     second, first = _TRACE["children"]
     inner = _node(first["children"][0], "a", "running")
@@ -88,8 +88,8 @@ class HistoryChecks(Harness):
         end = {"end_time": _LATER, "total_cost": 0.25, "final_context": context}
         await backend.save_run_end("r", {"status": "completed", **end})
         found = await backend.get_run_details("r") or {}
-        told = (found["pipeline_name"], found["status"], found["total_cost"], found["final_context"])
-        equal(told, ("p", "completed", 0.25, {"done": [1, 2], "at": BASE.isoformat()}), "get_run_details()")
+        actual = (found["pipeline_name"], found["status"], found["total_cost"], found["final_context"])
+        equal(actual, ("p", "completed", 0.25, {"done": [1, 2], "at": BASE.isoformat()}), "get_run_details()")
         times = [instant(found[name]) for name in ("created_at", "start_time", "end_time")]
         equal(times, [BASE, BASE, _LATER], "its times")
         (listed,) = await backend.list_runs(pipeline_name="p")
@@ -212,13 +212,13 @@ class HistoryChecks(Harness):
         await backend.save_spans("r", [_span("a", attributes={"n": 1}), _span("c", start_time=3.0)])
         await backend.save_spans("r", [])
         found = await backend.get_spans("r")
-        told = [(row["span_id"], row["status"], row["end_time"], row["attributes"]) for row in found]
+        actual = [(row["span_id"], row["status"], row["end_time"], row["attributes"]) for row in found]
         wanted: list[Any] = [
             ("a", "completed", 2.0, {"n": 1}),
             ("c", "completed", 2.0, {}),
             ("b", "completed", 2.0, {}),
         ]
-        equal(told, wanted, "get_spans()")
+        equal(actual, wanted, "get_spans()")
         equal([row["span_id"] for row in await backend.get_spans("other")], ["other:a"], "those of another run")
 
     @on_nothing
@@ -234,10 +234,10 @@ class HistoryChecks(Harness):
         self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         await backend.save_trace("r", _TRACE)
-        equal(await backend.get_trace("r"), _told(), "get_trace()")
+        equal(await backend.get_trace("r"), _trace_document(), "get_trace()")
         equal([row["span_id"] for row in await backend.get_spans("r", status="failed")], ["a"], "get_spans()")
         await backend.save_trace("r", await backend.get_trace("r"))
-        equal(await backend.get_trace("r"), _told(), "get_trace() of what get_trace() gave")
+        equal(await backend.get_trace("r"), _trace_document(), "get_trace() of what get_trace() gave")
 
     @on_nothing
     async def test_a_trace_takes_the_place_of_all_spans(self, backend: StateBackend) -> None:

@@ -23,8 +23,8 @@ class ListChecks(Harness):
         found = {run.run_id: run async for run in backend.iter_runs(RunFilter())}
         for sample in self.samples:
             run = found[sample.run_id]._asdict()
-            told = {name: run[name] for name in sample.expected}
-            equal(told, sample.expected, f"the summary of {sample.run_id}")
+            actual = {name: run[name] for name in sample.expected}
+            equal(actual, sample.expected, f"the summary of {sample.run_id}")
             equal(run["problems"], (), f"the problems of {sample.run_id}")
 
     @on_samples
@@ -119,7 +119,7 @@ class ListChecks(Harness):
         if not self.complete and not overrides(type(backend), "find_run_ids"):
             raise SkipTest("the driver knows whole ids only")
         ids = sorted(self._order())
-        for prefix in ("order-", "order-1", "same-", "weird id/with %", "we%", "nobody", "ORDER-", ids[0]):
+        for prefix in ("order-", "order-1", "same-", "weird id/with %", "we%", "missing", "ORDER-", ids[0]):
             wanted = [run_id for run_id in ids if run_id.startswith(prefix)]
             equal(list(await backend.find_run_ids(prefix)), wanted, f"find_run_ids({prefix!r})")
             equal(list(await backend.find_run_ids(prefix, 1)), wanted[:1], f"find_run_ids({prefix!r}, 1)")

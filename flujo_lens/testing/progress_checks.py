@@ -41,7 +41,7 @@ def _progress(run_id: str = "r", **more: Any) -> Progress:
 
 
 async def _seen(backend: StateBackend, run_id: str = "r") -> Any:
-    """All that is told of a run."""
+    """All that is actual of a run."""
     state = await backend.load_state(run_id)
     spans = await backend.get_spans(run_id) if overrides(type(backend), "get_spans") else []
     digest = await backend.manifest_of(run_id) if overrides(type(backend), "manifest_of") else None
@@ -87,7 +87,7 @@ class ProgressChecks(Harness):
         equal(mine.run._replace(run_id="", updated_at=None), whole.run._replace(run_id="", updated_at=None), "the run")
 
     @on_nothing
-    async def test_a_step_of_a_run_that_nobody_announced(self, backend: StateBackend) -> None:
+    async def test_a_step_of_an_unknown_run(self, backend: StateBackend) -> None:
         self._needs_history()
         await backend.save_progress(Progress("r", step=_progress().step))
         found = await backend.read_run("r")

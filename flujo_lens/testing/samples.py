@@ -31,7 +31,7 @@ MINUTE = timedelta(minutes=1)
 FILTERS: tuple[RunFilter, ...] = (
     RunFilter(),
     *(RunFilter(statuses=frozenset({s})) for s in ("running", "paused", "completed", "failed", "cancelled")),
-    RunFilter(statuses=frozenset({"failed", "cancelled", "nobody has this"})),
+    RunFilter(statuses=frozenset({"failed", "cancelled", "no such status"})),
     RunFilter(pipeline="orders"),
     RunFilter(pipeline="orders", version="2.0"),
     RunFilter(pipeline="Order"),
@@ -61,7 +61,7 @@ FILTERS: tuple[RunFilter, ...] = (
     RunFilter(tasks_only=True),
     RunFilter(parent="order-1"),
     RunFilter(parent="order-1", statuses=frozenset({"failed"})),
-    RunFilter(parent="nobody"),
+    RunFilter(parent="missing"),
 )
 """One of every kind, and some together."""
 

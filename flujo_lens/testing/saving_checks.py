@@ -102,8 +102,8 @@ class SavingChecks(Harness):
         await backend.save_state("r", second)
         loaded = await backend.load_state("r") or {}
         names = ("status", "metadata", "error_message", "last_step_output")
-        told = {name: loaded.get(name) for name in names}
-        equal(told, {name: second[name] for name in names}, "the second state")
+        actual = {name: loaded.get(name) for name in names}
+        equal(actual, {name: second[name] for name in names}, "the second state")
 
     @on_nothing
     async def test_a_run_that_is_saved_twice_is_listed_once(self, backend: StateBackend) -> None:

@@ -39,7 +39,7 @@ class StateChecks(Harness):
     async def test_states_are_listed_the_last_saved_first(self, backend: StateBackend) -> None:
         saved = [s for s in reversed(self.samples) if s.state is not None]
         equal(document_ids(await backend.list_states()), [s.run_id for s in saved], "list_states()")
-        for status in ("running", "completed", "failed", "nobody has this"):
+        for status in ("running", "completed", "failed", "no such status"):
             wanted = [s.run_id for s in saved if s.state and s.state["status"] == status]
             equal(document_ids(await backend.list_states(status)), wanted, f"list_states({status!r})")
 
@@ -63,8 +63,8 @@ class StateChecks(Harness):
         self._needs_history()
         found = await backend.read_evaluations()
         fields = ("run_id", "score", "feedback", "step_name", "metadata")
-        told = [{name: getattr(row, name) for name in fields} for row in found]
-        equal(told, list(EVALUATIONS[::-1]), "read_evaluations()")
+        actual = [{name: getattr(row, name) for name in fields} for row in found]
+        equal(actual, list(EVALUATIONS[::-1]), "read_evaluations()")
         equal(all(row.created_at is not None for row in found), True, "each has a time")
         of_one = [row.score for row in await backend.read_evaluations("order-1")]
         equal(of_one, [0.5, 0.25], 'read_evaluations("order-1")')
