@@ -228,7 +228,7 @@ class PruneOptions(NamedTuple):
         _option(
             _LIMIT,
             "--max-share",
-            help="Refuse to delete more than this share of all runs (with --yes: 50%).",
+            help="Refuse to delete more than this share of all runs (default with --yes: 50%).",
             metavar="PERCENT",
         ),
     ] = None

@@ -1,8 +1,8 @@
-"""Turning whatever people put into a context into JSON, and back.
+"""Serialization of arbitrary values to JSON, and back.
 
-`safe_dumps` and `safe_serialize` never fail for a value: what cannot be kept is replaced by a mark and
-reported. `register_custom_serializer` and `register_custom_deserializer` teach them an application's own types.
-`flujo_lens.serialization.envelope` wraps compression and encryption round the bytes.
+`safe_dumps` and `safe_serialize` never fail: a value that cannot be represented is replaced by a placeholder and
+reported. `register_custom_serializer` and `register_custom_deserializer` add types of an application.
+`flujo_lens.serialization.envelope` adds compression and encryption.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From plain data to the type that an annotation names: the other direction of `flujo_lens.serialization.encoders`."""
+"""Deserialization of plain data to an annotated type: the inverse of `flujo_lens.serialization.encoders`."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _LISTS: dict[Any, Make] = {
 
 
 def build(data: Any, target: Any, default: Make | None, strict: bool) -> Any:
-    """Make a value of `target` from plain data; see `flujo_lens.serialization.safe_deserialize`.
+    """Convert plain data to a value of `target`; see `flujo_lens.serialization.safe_deserialize`.
 
     Raises:
-        ValueError: `strict`, and something does not fit; names its path.
+        ValueError: `strict`, and a value does not fit; the message has its path.
     """
     try:
         return _Builder(default, strict, {}).build(data, target)
@@ -71,12 +71,12 @@ def _name(target: Any) -> str:
 
 
 class _Builder:
-    """Builds one value.
+    """Builds a value.
 
     Args:
-        default: Asked for classes that nobody else knows.
-        strict: Fail where the data does not fit.
-        known: What came of the objects that were built so far: of a union many arms look at the same data.
+        default: A fallback for unknown classes.
+        strict: Whether to fail if data does not fit.
+        known: A cache of built objects, since the members of a union share data.
     """
 
     def __init__(self, default: Make | None, strict: bool, known: dict[Any, Any]) -> None:
@@ -85,7 +85,7 @@ class _Builder:
         self._path: list[Any] = []
 
     def build(self, data: Any, target: Any) -> Any:
-        """The value; where the data does not fit, the data itself, or an error that names the place."""
+        """The value; if the data does not fit, the data itself, or with `strict`, an error with the path."""
         try:
             return self._make(data, target)
         except Misfit as misfit:
@@ -95,7 +95,7 @@ class _Builder:
 
     def _refuse(self, data: Any, target: Any, reason: Exception) -> NoReturn:
         words = f": {reason}" if str(reason) else ""
-        message = f"{path_text(self._path)} is no {_name(target)}, but {type(data).__name__}{words}"
+        message = f"{path_text(self._path)} is not a {_name(target)}, but {type(data).__name__}{words}"
         raise ValueError(message) from (reason.__cause__ or reason)
 
     @contextmanager
@@ -136,7 +136,7 @@ class _Builder:
         return self._make(data, target.__bound__) if target.__bound__ else data
 
     def _literal(self, data: Any, values: tuple[Any, ...]) -> Any:
-        """Of the values that the annotation lists the one that is written as the data is."""
+        """The value of a ``Literal`` that serializes to the data."""
         from flujo_lens.serialization.safe import safe_serialize
 
         for value in values:
@@ -146,7 +146,7 @@ class _Builder:
         return misfit()
 
     def _one_of(self, data: Any, arms: tuple[Any, ...]) -> Any:
-        """Of a union the arm that is just the data's type, else the first that takes it."""
+        """The member of a union with exactly the data's type, else the first that fits."""
         if data is None and type(None) in arms:
             return None
         if type(data) in arms and type(data) in (str, int, float, bool):
@@ -177,7 +177,7 @@ class _Builder:
         return {self._key(name, key): self._part(item, value, name) for name, item in dict_of(data).items()}
 
     def _key(self, name: Any, target: Any) -> Any:
-        """A key; what is no text by nature was written as Python writes it."""
+        """A key; keys other than texts were written as Python literals."""
         kinds = get_args(target) if get_origin(target) in (Union, types.UnionType) else (target,)
         literal = _literal_of(name) if isinstance(name, str) else name
         if literal is not name and type(literal) in (bool, type(None)) and type(literal) in kinds:
@@ -192,7 +192,7 @@ class _Builder:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             arguments = (arguments[0],) * len(items)
         if len(arguments) != len(items):
-            misfit(f"{len(arguments)} items are needed, there are {len(items)}")
+            misfit(f"{len(arguments)} items are required, but there are {len(items)}")
         return tuple(self._part(item, kind, at) for at, (item, kind) in enumerate(zip(items, arguments, strict=True)))
 
     # --- classes
@@ -219,10 +219,10 @@ class _Builder:
             return call(numpy.asarray, data)
         if self._default is not None:
             return call(self._default, data)
-        return data if isinstance(data, target) else misfit("nobody knows how to make one")
+        return data if isinstance(data, target) else misfit("no deserializer is known")
 
     def _once(self, data: Any, target: Any, make: Callable[[], Any]) -> Any:
-        """What `make` returns or raises, found out once for one object and class: else nested unions cost 2**depth."""
+        """The cached result or exception of `make` for an object and class; otherwise nested unions cost 2**depth."""
         if not isinstance(data, dict | list):
             return make()
         key = (id(data), target, self._strict)
@@ -237,7 +237,7 @@ class _Builder:
         return made
 
     def _model(self, data: Any, target: Any) -> Any:
-        """A pydantic model; if it does not take the data as it is, what its fields are made of comes first."""
+        """A pydantic model; if it does not accept the data, its fields are built first."""
         if isinstance(data, target):
             return data
         as_written = is_read_as_written(target) and not _has_registered(target)
@@ -258,7 +258,7 @@ class _Builder:
         if isinstance(data, list) and issubclass(target, tuple):
             names = [name for name, _ in fields]
             if len(data) > len(names):
-                misfit(f"{len(names)} items at most are needed, there are {len(data)}")
+                misfit(f"at most {len(names)} items are allowed, but there are {len(data)}")
             data = dict(zip(names, data, strict=False))
         found = dict_of(data)
         values = {name: self._part(found[name], kind, name) for name, kind in fields if name in found}
@@ -274,7 +274,7 @@ def _has_registered(target: Any) -> bool:
 
 
 def _literal_of(name: str) -> Any:
-    """The value that a key is the Python literal of, or the key itself."""
+    """The value of a key that is a Python literal, or the key itself."""
     try:
         return literal_eval(name)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

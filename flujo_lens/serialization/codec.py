@@ -1,4 +1,4 @@
-"""What a backend does to a state on its way into a store and back: serialization, layers, validation."""
+"""Encoding and decoding of states for a store: serialization, layers and validation."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from flujo_lens.serialization.safe import safe_dumps, safe_serialize
 __all__ = ["SEALED", "SEALED_FIELDS", "StateCodec"]
 
 SEALED = "<sealed>"
-"""What is shown in place of a value that cannot be opened."""
+"""The placeholder for a value that cannot be decrypted."""
 
 SEALED_FIELDS = ("pipeline_context", "last_step_output", "step_history")
-"""The fields of a state that layers apply to; the others are what runs are found by."""
+"""The fields of a state to which layers apply; runs are searched by the others."""
 
 _CLEAR = "metadata"
 _ESCAPE = "flujo_lens.json_escape"
 
 
 class StateCodec:
-    """Turns the fields of one run into what a store keeps, and back. Without layers that is plain JSON.
+    """Encodes and decodes the fields of a run; without layers, as plain JSON.
 
     Args:
-        serializer_default: Asked for values of types that are neither registered nor built in (see
+        serializer_default: A fallback for types that are neither registered nor built in (see
             `flujo_lens.serialization.safe_dumps`).
         envelope: Compression and encryption; None for none.
-        validate: True to check states against `flujo_lens.state.models.WorkflowState` when they are saved and
-            loaded, or a pydantic model of one's own; None or False for no check.
+        validate: True to validate states by `flujo_lens.state.models.WorkflowState` when saving and loading, or
+            another pydantic model; None or False for no validation.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class StateCodec:
         self._model = validate or None
 
     def column(self, run_id: str, field: str, value: Any) -> str | bytes | None:
-        """What one column holds: JSON text, sealed bytes where a layer applies, None for None."""
+        """The content of a column: JSON text, or sealed bytes if a layer applies; None for None."""
         if value is None:
             return None
         data = safe_dumps(value, self._default)
@@ -63,9 +63,9 @@ class StateCodec:
         return safe_dumps(value, self._default)
 
     def leaf(self, run_id: str, field: str, value: Any) -> Any:
-        """What a JSON file holds of one field: the value itself, or the text of its sealed bytes.
+        """The value of a field in a JSON file: the value itself, or the text of its sealed bytes.
 
-        Sealed are values where a layer applies, and texts that look as if they were: `opened_leaf` is the reverse.
+        Values are sealed if a layer applies, or they look like sealed text. `opened_leaf` is the inverse.
         """
         column = self.column(run_id, field, value) if self._envelope is not None else None
         if isinstance(column, bytes):
@@ -73,19 +73,19 @@ class StateCodec:
         return armour(wrap(self.dumps(value))) if isinstance(value, str) and is_sealed(value) else value
 
     def opened_leaf(self, run_id: str, field: str, leaf: Any) -> Any:
-        """The reverse of `leaf`, of what was parsed.
+        """The inverse of `leaf`, for a parsed value.
 
         Raises:
-            SealedStateError: it is encrypted, and the key is missing or another.
+            SealedStateError: it is encrypted, and the key is missing or wrong.
             CorruptStoreError: it is sealed and damaged.
         """
         return self._open(leaf, run_id, field) if isinstance(leaf, str) and is_sealed(leaf) else leaf
 
     def value(self, run_id: str, field: str, stored: Any) -> Any:
-        """The value of a column; text that is no JSON comes back as it is.
+        """The value of a column; text that is not JSON is returned unchanged.
 
         Raises:
-            SealedStateError: it is encrypted, and the key is missing or another.
+            SealedStateError: it is encrypted, and the key is missing or wrong.
             CorruptStoreError: it is sealed and damaged.
         """
         if stored.__class__ is bytes and is_sealed(stored):
@@ -103,7 +103,7 @@ class StateCodec:
         try:
             return safe_loads(data)
         except ValueError as error:
-            message = f"{field} of run {run_id} cannot be unpacked: there is no JSON in it"
+            message = f"{field} of run {run_id} cannot be decoded: it has no JSON"
             raise CorruptStoreError(message, hint=RESTORE, run_id=run_id) from error
 
     @property
@@ -111,9 +111,9 @@ class StateCodec:
         return self._envelope.keys if self._envelope is not None else None
 
     def document(self, run_id: str, state: dict[str, Any], *, is_stored: bool = False) -> bytes:
-        """A whole state as a JSON file holds it: keys sorted, ASCII, large fields sealed where a layer applies.
+        """A state as a JSON file: keys sorted, ASCII, large fields sealed if a layer applies.
 
-        A state that `is_stored` comes from such a file unopened: what is sealed in it stays as it is.
+        With `is_stored`, the state comes from such a file, and its sealed fields are kept.
         """
         sealed = {} if is_stored else self._sealed(run_id, state)
         if sealed:
@@ -122,15 +122,15 @@ class StateCodec:
         return data if data.isascii() else data.decode().encode("ascii", _ESCAPE)
 
     def _sealed(self, run_id: str, state: dict[str, Any]) -> dict[str, Any]:
-        """The fields that are written sealed: where a layer applies, and texts that look as if they were sealed."""
+        """The fields to write sealed: to which a layer applies, or that look like sealed text."""
         leaves = {name: self.leaf(run_id, name, state.get(name)) for name in SEALED_FIELDS}
         return {name: leaf for name, leaf in leaves.items() if leaf is not state.get(name)}
 
     def opened(self, run_id: str, document: dict[str, Any]) -> dict[str, Any]:
-        """A state with the fields unsealed that `document` sealed; one without any is returned as it is.
+        """A state with its sealed fields decoded; returned unchanged without any.
 
         Raises:
-            SealedStateError: it is encrypted, and the key is missing or another.
+            SealedStateError: it is encrypted, and the key is missing or wrong.
             CorruptStoreError: it is sealed and damaged.
         """
         sealed = [name for name in SEALED_FIELDS if is_sealed(document.get(name))]
@@ -153,10 +153,10 @@ class StateCodec:
         return plain, errors
 
     def check(self, state: dict[str, Any]) -> None:
-        """See that a state fits the model, if there is one to check against.
+        """Validate a state, if there is a model.
 
         Raises:
-            InvalidStateError: it does not; names the first field and what is wrong with it.
+            InvalidStateError: it does not fit; the message has the first invalid field.
         """
         if self._model is None:
             return
@@ -198,7 +198,7 @@ def _lenient(stored: str | bytes) -> Any:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """JSON's escapes for what is not ASCII: in JSON that is found inside texts alone."""
+    """JSON escapes for characters beyond ASCII, which in JSON occur only inside texts."""
     assert isinstance(error, UnicodeEncodeError)
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end

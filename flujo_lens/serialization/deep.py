@@ -1,4 +1,4 @@
-"""JSON of any depth, written and read without recursion: what orjson and json refuse."""
+"""JSON of any depth without recursion, which orjson and json refuse."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _END: Any = object()
 
 
 def dump_deep(plain: Any, sort_keys: bool = False) -> bytes:
-    """Write plain data (dicts with text keys, lists, scalars) as JSON, however deep it is."""
+    """Write plain data (dicts with text keys, lists, scalars) of any depth as JSON."""
     out = bytearray()
     stack: list[tuple[Iterator[Any], bytes, bool]] = []
 
@@ -59,10 +59,10 @@ def dump_deep(plain: Any, sort_keys: bool = False) -> bytes:
 
 
 def load_deep(text: str) -> Any:
-    """Read JSON, however deep it is; NaN, infinities and lone surrogates are understood, as `json` does.
+    """Read JSON of any depth; NaN, infinities and lone surrogates are accepted, as by `json`.
 
     Raises:
-        ValueError: it is no JSON; says where.
+        ValueError: it is not JSON; the message has the position.
     """
     return _Reader(text).run()
 
@@ -99,7 +99,7 @@ class _Reader:
         return _WORDS[word] if word in _WORDS else _number(word)
 
     def _step(self, value: Any) -> Any:
-        """Go on in the innermost container; `value` is what was read last, `_END` if it was just opened."""
+        """Continue in the innermost container; `value` is the last one read, `_END` if it was just opened."""
         container, key = self.stack.pop()
         if value is not _END:
             self._add(container, key, value)
@@ -155,7 +155,7 @@ def _number(word: str) -> int | float | str:
 
 
 def integer(word: str) -> int | str:
-    """The integer of JSON's digits; the digits themselves where they are more than Python turns into one."""
+    """An integer of JSON; the digits as text if they are too many for Python."""
     try:
         return int(word)
     except ValueError:

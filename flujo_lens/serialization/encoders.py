@@ -1,8 +1,8 @@
-"""How each type is written: found out once a type, then remembered.
+"""Encoders of types, cached by type.
 
-The shapes are those of the library (see `docs/guides/serialization.md`): sets, tuples and named tuples are
-lists, bytes are UTF-8 text, complex numbers ``{"real", "imag"}``, enums their value, models and dataclasses
-objects by field name. No type is written into the data.
+The forms are those of the library (see `docs/guides/serialization.md`): sets, tuples and named tuples are lists,
+bytes are UTF-8 text, complex numbers ``{"real", "imag"}``, enums their value, models and dataclasses objects by field
+name. The data has no type names.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ __all__ = [
 
 Encoder = Callable[[Any], Any]
 _MOST_TYPES = 4096
-"""More are not remembered at a time: an application may make classes as it goes."""
+"""Maximum size of the cache, since an application may create classes dynamically."""
 
 _MOST_WRAPPERS = 20
 
 
 class LossError(Exception):
-    """A value cannot be kept; carries the mark that stands for it, and why. It never leaves this package."""
+    """A value cannot be represented; with its placeholder and the reason. Internal to this package."""
 
     def __init__(self, mark: Any, reason: str) -> None:
         super().__init__(reason)
@@ -57,12 +57,12 @@ class LossError(Exception):
 
 
 class Lost:
-    """What an encoder returns, or puts into an object, for a value that could not be had as it should be.
+    """Returned by an encoder, or put into an object, for a value that cannot be represented.
 
     Attributes:
-        mark: Any data, written in the value's place.
-        reason: What is reported.
-        kind: The class that is reported.
+        mark: The placeholder: any data.
+        reason: The reason for the report.
+        kind: The class for the report.
     """
 
     __slots__ = ("kind", "mark", "reason")
@@ -71,13 +71,13 @@ class Lost:
         self.mark, self.reason, self.kind = mark, reason, kind
 
 
-def PLAIN_MODEL(value: Any) -> Any:  # noqa: N802 - a constant that can be called
-    """The encoder of a pydantic model whose fields are all there is to it: its ``__dict__``."""
+def PLAIN_MODEL(value: Any) -> Any:  # noqa: N802 - a callable constant
+    """The encoder of a pydantic model without special fields: its ``__dict__``."""
     return value.__dict__
 
 
 def encoder_for(registry: Registry, kind: type) -> Encoder:
-    """How values of a type are written; remembered with the registry."""
+    """The encoder of a type, cached in the registry."""
     table = registry.encoders
     found: Encoder | None = table.get(kind)
     if found is None:
@@ -89,10 +89,10 @@ def encoder_for(registry: Registry, kind: type) -> Encoder:
 
 
 def quick_encoder_for(registry: Registry, kind: type) -> Encoder:
-    """How values of a type are written while orjson is at work; remembered with the registry.
+    """The encoder of a type for use inside orjson, cached in the registry.
 
-    No code of the application may run then: if it changed a list that orjson is in, the process would crash.
-    What only such code can write is a `Custom`, for later.
+    It must not run code of the application: changing a list while orjson writes it crashes the process. For types
+    that need such code, returns a `Custom`.
     """
     table = registry.quick_encoders
     found: Encoder | None = table.get(kind)
@@ -124,12 +124,12 @@ def _built_in(kind: type) -> Encoder:
 
 
 class Custom:
-    """A registered serializer: it may return anything, so that nothing is taken for granted of it.
+    """A registered serializer, which may return anything.
 
     Attributes:
         serializer: The function.
-        built_in: How the type would be written without it.
-        is_leaf: Whether that has no parts.
+        built_in: The built-in encoder of the type.
+        is_leaf: Whether its result has no parts.
     """
 
     __slots__ = ("built_in", "is_leaf", "serializer")
@@ -144,14 +144,12 @@ class Custom:
 
 
 def is_unknown(encoder: Encoder) -> bool:
-    """Whether nobody knows how to write the type: at best a name can be written in the place of a value."""
+    """Whether the type has no encoder, so that at most a name can be written."""
     return encoder in _NAMES
 
 
 def _given_back(value: Any) -> Any:
-    raise LossError(
-        unserializable(type(value)), "its serializer gives it back as it is, and there is no built-in form of it"
-    )
+    raise LossError(unserializable(type(value)), "its serializer returns it unchanged, and there is no built-in form")
 
 
 def _unknown(value: Any) -> Any:
@@ -162,7 +160,7 @@ def _unknown(value: Any) -> Any:
 
 
 def _by_shape(kind: type) -> Encoder | None:
-    """The encoder of a type that is known by what it has, not by what it derives from."""
+    """The encoder of a type recognized by its attributes, not by its base class."""
     if hasattr(kind, "__pydantic_core_schema__") and hasattr(kind, "model_fields"):
         from flujo_lens.serialization.pydantic_models import model_encoder
 
@@ -224,10 +222,10 @@ def _bytes(value: bytes | bytearray | memoryview) -> str:
 
 
 def _set(value: Iterable[Any]) -> list[Any]:
-    """In order where there is one: the same set makes the same bytes."""
+    """Sorted if possible, so that equal sets make equal bytes."""
     try:
         return sorted(value)
-    except Exception:  # noqa: BLE001 - whatever a comparison of somebody's objects raises
+    except Exception:  # noqa: BLE001 - comparisons of arbitrary objects
         return list(value)
 
 
@@ -245,11 +243,11 @@ def _value(member: Enum) -> Any:
 
 def _exception(error: BaseException) -> Any:
     mark = {"type": class_name(type(error)), "message": words_of(error)}
-    raise LossError(mark, "of an exception the class's name and the message are kept")
+    raise LossError(mark, "only the class name and the message of an exception are kept")
 
 
 def _callable(value: Any) -> Any:
-    raise LossError(_name_of(value) or unserializable(type(value)), "of a function or a class the name is kept")
+    raise LossError(_name_of(value) or unserializable(type(value)), "only the name of a function or class is kept")
 
 
 def _name_of(value: Any) -> str | None:
@@ -258,7 +256,7 @@ def _name_of(value: Any) -> str | None:
 
 
 def _named(value: Any) -> Any:
-    """An object that can be called: its own name, that of the function in it, or that of its class."""
+    """The name of a callable object, of the function in it, or of its class."""
     inner = value
     for _ in range(_MOST_WRAPPERS):
         below = None if _name_of(inner) else getattr(inner, "func", None)
@@ -266,7 +264,7 @@ def _named(value: Any) -> Any:
             break
         inner = below
     name = _name_of(inner) or class_name(type(inner)).rpartition(".")[2]
-    raise LossError(name, "of an object that can be called the name is kept")
+    raise LossError(name, "only the name of a callable object is kept")
 
 
 def _secret(value: Any) -> Any:
@@ -278,14 +276,14 @@ def _lost(value: Lost) -> Any:
 
 
 def _numpy(value: Any) -> Any:
-    """Plain numbers and lists; as texts what Python's numbers have no room for: times, and the longest floats."""
+    """Plain numbers and lists; texts for times and floats beyond Python's."""
     return value.astype(str).tolist() if value.dtype.char in "MmgG" else value.tolist()
 
 
 def _pattern(value: Any) -> Any:
     if isinstance(value.pattern, str) and value.flags == compile_pattern("").flags:
         return value.pattern
-    raise LossError(_as_text(value.pattern), "of a regular expression its text is kept, not its flags")
+    raise LossError(_as_text(value.pattern), "only the text of a regular expression is kept, not its flags")
 
 
 def _as_text(data: str | bytes) -> str:
@@ -342,7 +340,7 @@ _BY_NAME: dict[str, Encoder] = {
     "pydantic.networks._BaseUrl": str,
     "pydantic.networks._BaseMultiHostUrl": str,
 }
-"""Types of modules that need not be imported."""
+"""Types in modules that are not imported here, by name."""
 
 _PARTS = (dict.copy, list.copy, list, _set, _namespace, _mapping)
 _LEAVES = frozenset(each for each in (*_BY_TYPE.values(), *_BY_NAME.values()) if each not in _PARTS)

@@ -1,4 +1,4 @@
-"""The fields of a class that is built from an object, and how one is made of them."""
+"""The fields of classes, and construction of objects from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def construct(target: Any, values: dict[str, Any]) -> Any:
-    """An object by its constructor; what that does not take is set afterwards."""
+    """Create an object by its constructor; set values that it does not accept afterwards."""
     taken = {f.name: f.init for f in getattr(target, "__dataclass_fields__", {}).values()}
     aliases = {a.name: a.alias for a in getattr(target, "__attrs_attrs__", ()) if a.init}
     init = {aliases.get(n, n): v for n, v in values.items() if taken.get(n, not aliases or n in aliases)}
@@ -37,7 +37,7 @@ def fields_of(target: Any, arguments: tuple[Any, ...] = ()) -> list[tuple[str, A
 
     Args:
         target: The class.
-        arguments: What its type parameters stand for.
+        arguments: The values of its type parameters.
 
     Returns:
         None for another class.
@@ -66,7 +66,7 @@ def is_typed_dict(target: Any) -> bool:
 
 
 def _substituted(hint: Any, bound: dict[Any, Any]) -> Any:
-    """An annotation with type parameters replaced by what they stand for."""
+    """An annotation with its type parameters replaced."""
     if not bound:
         return hint
     if isinstance(hint, TypeVar):
@@ -78,7 +78,7 @@ def _substituted(hint: Any, bound: dict[Any, Any]) -> Any:
 
 
 def model_keys(target: Any) -> dict[str, tuple[str, Any]]:
-    """Of a pydantic model each key that may stand in data, the name of its field, and its type."""
+    """The keys of a pydantic model in data, with the name and type of each field."""
     fields = target.model_fields
     found: dict[str, tuple[str, Any]] = {name: (name, field.annotation) for name, field in fields.items()}
     for name, field in fields.items():
@@ -89,19 +89,19 @@ def model_keys(target: Any) -> dict[str, tuple[str, Any]]:
 
 
 def validate_model(target: Any, data: Any) -> Any:
-    """`model_validate`, for data that has its fields by name or by alias."""
+    """`model_validate` for data with field names or aliases."""
     if has_aliases(target):
         return target.model_validate(data, by_alias=True, by_name=True)
-    return target.model_validate(data)  # it takes half the time
+    return target.model_validate(data)  # twice as fast
 
 
 def validate_by_name(adapter: Any, data: Any) -> Any:
-    """`validate_python` of a ``TypeAdapter``, for data that has fields by name or by alias."""
+    """`validate_python` of a ``TypeAdapter`` for data with field names or aliases."""
     return adapter.validate_python(data, by_alias=True, by_name=True)
 
 
 def is_read_as_written(target: Any) -> bool:
-    """Whether validation finds all that was written of a model: it does not know aliases for writing alone."""
+    """Whether validation accepts all serialized fields, which excludes serialization aliases."""
     if not target.model_config.get("serialize_by_alias"):
         return True
     return all(f.serialization_alias in (None, f.alias, f.validation_alias) for f in target.model_fields.values())
@@ -109,7 +109,7 @@ def is_read_as_written(target: Any) -> bool:
 
 @lru_cache(512)
 def has_aliases(target: Any) -> bool:
-    """Whether a model, or one that it is made of, has fields that go by other names."""
+    """Whether a model or a nested model has aliases."""
     models = (kind for kind in classes_in(target) if hasattr(kind, "model_fields"))
     return any(field.validation_alias or field.alias for kind in models for field in kind.model_fields.values()) or any(
         "alias_generator" in getattr(kind, name, {})
@@ -119,7 +119,7 @@ def has_aliases(target: Any) -> bool:
 
 
 def classes_in(hint: Any) -> Iterator[type]:
-    """Every class that an annotation names: itself, its arguments, the types of fields."""
+    """Every class in an annotation: itself, its arguments, the types of fields."""
     left, seen = [hint], list[Any]()
     known = set[int]()
     while left:
@@ -127,7 +127,7 @@ def classes_in(hint: Any) -> Iterator[type]:
         if id(one) in known:
             continue
         known.add(id(one))
-        seen.append(one)  # so that no other object gets its id
+        seen.append(one)  # keeps its id from being reused
         if isinstance(one, type):
             yield one
         left += _parts(one)
@@ -148,7 +148,7 @@ def _parts(hint: Any) -> list[Any]:
 
 
 def meant(hint: Any) -> Any:
-    """What stands behind an annotation that only wraps another."""
+    """The annotation inside a wrapper such as ``Annotated``."""
     if hasattr(hint, "__supertype__"):
         return hint.__supertype__
     alias = get_origin(hint) or hint

@@ -1,12 +1,12 @@
-"""Named keys for AES-256-GCM: where they come from, and how they are changed.
+"""Named keys for AES-256-GCM: sources and rotation.
 
-A ring is written as one key a line, or with commas between: 32 bytes in Base64 or in hexadecimal digits,
-with a name and a colon before it if it is to have one. The first key is the one that writes::
+A key ring has one key per line, or separated by commas: 32 bytes in Base64 or hexadecimal, optionally after a name
+and a colon. The first key is used for writing::
 
     2026-11:Zm9v...=
     2025-02:YmFy...=
 
-To change keys, put the new one first and keep the old ones as long as states are there that they wrote.
+To rotate keys, put the new one first and keep the old ones as long as states need them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from flujo_lens.errors import ConfigError, MissingExtraError
 __all__ = ["FINGERPRINTS", "KeyRing", "find_cipher", "new_key"]
 
 FINGERPRINTS = "python -m flujo_lens.serialization.keys"
-"""What to type to see the fingerprints of the environment's keys."""
+"""The command that prints the fingerprints of the environment's keys."""
 
 _SIZE = 32
 _LONGEST_NAME = 100
 
 
 def new_key() -> str:
-    """A new random key as text, for `LENS_KEY` or a line of a key file."""
+    """A new random key as text, for ``LENS_KEY`` or a line of a key file."""
     return b64encode(os.urandom(_SIZE)).decode("ascii")
 
 
@@ -43,15 +43,17 @@ class KeyRing:
         keys: 32 bytes by name (ASCII, up to 100 characters).
 
     Raises:
-        ConfigError: there is none, or one is of another length or has no proper name.
+        ConfigError: there is no key, or one has the wrong length or an invalid name.
     """
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         if not keys:
-            raise ConfigError("a ring of keys needs at least one key")
+            raise ConfigError("a key ring needs at least one key")
         for name, key in keys.items():
             if not (0 < len(name) <= _LONGEST_NAME and name.isascii() and name.isprintable()):
-                raise ConfigError(f"{name!r} is no name for a key: 1 to {_LONGEST_NAME} printable ASCII characters")
+                raise ConfigError(
+                    f"invalid name of a key: {name!r}; use 1 to {_LONGEST_NAME} printable ASCII characters"
+                )
             if len(key) != _SIZE:
                 raise ConfigError(f"the key {name} has {len(key)} bytes; AES-256 needs {_SIZE}")
         self._keys = dict(keys)
@@ -59,39 +61,39 @@ class KeyRing:
 
     @classmethod
     def parse(cls, text: str, source: str = "the ring") -> KeyRing:
-        """The ring in a text; `source` is named in errors (the text never is).
+        """Parse a ring; errors have the `source`, never the text.
 
         Raises:
-            ConfigError: something in it is no key, or two have one name.
+            ConfigError: a key is invalid, or two have the same name.
         """
         entries = [e.strip() for line in text.splitlines() for e in line.split(",")]
         entries = [entry for entry in entries if entry and not entry.startswith("#")]
         if not entries:
-            raise ConfigError(f"{source} holds no key", hint=_HINT)
+            raise ConfigError(f"{source} has no key", hint=_HINT)
         keys: dict[str, bytes] = {}
         for at, entry in enumerate(entries, 1):
             name, colon, coded = entry.rpartition(":")
             key = _decoded(coded.strip())
             if key is None:
-                raise ConfigError(f"key {at} of {source} is no 32 bytes in Base64 or hexadecimal digits", hint=_HINT)
+                raise ConfigError(f"key {at} of {source} is not 32 bytes in Base64 or hexadecimal", hint=_HINT)
             name = name.strip() if colon else sha256(key).hexdigest()[:8]
             if name in keys:
-                hint = "give each a name of its own: what it wrote says which one reads it"
+                hint = "give each key a different name, which identifies the key of a state"
                 raise ConfigError(f"two keys of {source} have the name {name}", hint=hint)
             keys[name] = key
         return cls(keys)
 
     @classmethod
     def from_file(cls, path: Path | str) -> KeyRing:
-        """The ring in a file.
+        """Read a ring from a file.
 
         Raises:
-            ConfigError: it cannot be read, others than its owner may read it, or it holds no keys.
+            ConfigError: it cannot be read, other users can read it, or it has no keys.
         """
         try:
             if os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 hint = f"chmod 600 {path}"
-                raise ConfigError(f"{path} holds keys, and others than its owner may read it", hint=hint)
+                raise ConfigError(f"refusing to read keys from {path}: other users can read it", hint=hint)
             text = Path(path).read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -100,10 +102,10 @@ class KeyRing:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> KeyRing | None:
-        """The ring of ``LENS_KEY``, else of the file that ``LENS_KEY_FILE`` names; None if neither is set.
+        """The ring of ``LENS_KEY``, else of the file ``LENS_KEY_FILE``; None if neither is set.
 
         Raises:
-            ConfigError: what is set is no ring.
+            ConfigError: the ring is invalid.
         """
         found = os.environ if environment is None else environment
         if found.get("LENS_KEY"):
@@ -117,11 +119,11 @@ class KeyRing:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """By name, the first 16 hexadecimal digits of each key's SHA-256, which tell no key."""
+        """The first 16 hexadecimal digits of each key's SHA-256 by name, which do not reveal the key."""
         return {name: sha256(key).hexdigest()[:16] for name, key in self._keys.items()}
 
     def check(self) -> None:
-        """See that keys can be used at all.
+        """Check that encryption is available.
 
         Raises:
             MissingExtraError: the extra ``crypto`` is not installed.
@@ -129,12 +131,12 @@ class KeyRing:
         self.writing()
 
     def writing(self) -> tuple[str, Any]:
-        """Name and cipher of the key that writes."""
+        """The name and cipher of the writing key."""
         name = next(iter(self._keys))
         return name, self._cipher(name)
 
     def reading(self, name: str) -> Any:
-        """The cipher of a key, None if the ring has none of that name."""
+        """The cipher of a key, or None."""
         return self._cipher(name) if name in self._keys else None
 
     def _cipher(self, name: str) -> Any:
@@ -150,12 +152,12 @@ class KeyRing:
         return f"KeyRing({', '.join(self._keys)})"
 
 
-_HINT = "make one: python -c 'from flujo_lens.serialization.keys import new_key; print(new_key())'"
+_HINT = "to make a key: python -c 'from flujo_lens.serialization.keys import new_key; print(new_key())'"
 _remembered: dict[tuple[str | None, str | None], KeyRing | None] = {}
 
 
 def find_cipher(name: str, keys: KeyRing | None) -> Any:
-    """The cipher of a key: of the given ring, else of the environment's; None if neither has it."""
+    """The cipher of a key in the given ring or the environment's; or None."""
     found = keys.reading(name) if keys is not None else None
     if found is not None:
         return found
@@ -176,7 +178,7 @@ def _decoded(text: str) -> bytes | None:
 
 
 def _tell() -> None:
-    """The fingerprints of the environment's keys, a line each: the name, then the fingerprint."""
+    """Print the fingerprints of the environment's keys, one per line."""
     try:
         ring = KeyRing.from_environment()
     except ConfigError as error:

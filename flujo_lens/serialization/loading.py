@@ -1,7 +1,7 @@
-"""`safe_loads`, `safe_deserialize`: from JSON back to data, and to the types that a caller names.
+"""`safe_loads`, `safe_deserialize`: from JSON to data and typed values.
 
-Nothing in the data says what type it was, and no name in it is ever imported: the caller's annotation
-decides. What does not fit comes back as it is, or with ``strict=True`` as an error that names its place.
+The data has no type names, and no name in it is imported: the annotation of the caller decides. Data that does not fit
+is returned unchanged, or with ``strict=True``, is an error with its path.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def safe_loads(
     *,
     strict: bool = False,
 ) -> Any:
-    """Read JSON that `safe_dumps` or anybody else wrote, and make `target_type` of it if one is given.
+    """Parse JSON, and convert it to `target_type`, if given.
 
-    NaN, infinities and lone surrogates, which old stores hold and JSON has not, are understood; depth is no limit.
-    Integers keep all their digits; one of more than some thousands, which Python refuses, is their text.
+    NaN, infinities and lone surrogates, which old stores contain, are accepted; the depth is not limited. Integers keep
+    all digits; those with thousands of digits, which Python refuses, become text.
 
     Raises:
-        ValueError: it is no JSON; or `strict`, and it does not fit `target_type`.
+        ValueError: it is not JSON; or `strict`, and it does not fit `target_type`.
     """
     plain = _parse(data)
     if target_type is None and default_deserializer is None:
@@ -60,9 +60,9 @@ def _parse(data: bytes | bytearray | memoryview | str) -> Any:
 
 
 def may_have_long_numbers(data: bytes | str) -> bool:
-    """Whether nineteen digits stand in a row: an integer that long orjson may read as a float.
+    """Whether there are nineteen digits in a row: orjson may read such an integer as a float.
 
-    A look at every sixth character tells nearly always that there are none: of nineteen it meets three.
+    Checking every sixth character is nearly always sufficient, since nineteen digits contain three of them.
     """
     return b"000" in _shape(data[::6]) and b"0" * 19 in _shape(data)
 
@@ -86,19 +86,19 @@ def safe_deserialize(
     *,
     strict: bool = False,
 ) -> Any:
-    """Make a value of a type from what `safe_serialize` returned.
+    """Convert the result of `safe_serialize` to a type.
 
     Args:
         serialized_data: JSON-ready data.
-        target_type: A class or an annotation (``list[Money]``, ``dict[str, datetime] | None``): registered
-            classes, pydantic models, dataclasses, attrs-like classes, named tuples, enums and the built-in types
-            that `safe_serialize` knows. None to take the data as it is.
-        default_deserializer: Asked for classes that nobody else knows; without a `target_type`, for each value
-            that is no JSON data (never for text, numbers, booleans, None, lists and dicts).
-        strict: Fail where the data does not fit, rather than give it back as it is.
+        target_type: A class or an annotation (``list[Money]``, ``dict[str, datetime] | None``): registered classes,
+            pydantic models, dataclasses, attrs-like classes, named tuples, enums and the built-in types of
+            `safe_serialize`. None to return the data unchanged.
+        default_deserializer: A fallback for unknown classes; without a `target_type`, called for each value that is not
+            JSON data (never for text, numbers, booleans, None, lists and dicts).
+        strict: Whether to fail if data does not fit, instead of returning it unchanged.
 
     Raises:
-        ValueError: `strict`, and something does not fit; names its path.
+        ValueError: `strict`, and a value does not fit; the message has its path.
     """
     if target_type is None or target_type is Any:
         return serialized_data if default_deserializer is None else _ask(serialized_data, default_deserializer)
@@ -108,7 +108,7 @@ def safe_deserialize(
 
 
 def _ask(data: Any, deserializer: Deserializer) -> Any:
-    """A copy of the data in which what JSON has no form for is as `deserializer` makes it; depth is no limit."""
+    """A copy of the data with values that are not JSON data converted by `deserializer`; of any depth."""
     root: list[Any] = [data]
     waiting: list[Any] = [root]
     while waiting:

@@ -1,4 +1,4 @@
-"""What could not be kept: the marks that stand in its place, and the report of where they stand."""
+"""Values that cannot be represented: their placeholders and reports."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = [
 ]
 
 CIRCULAR = "<circular-ref>"
-"""Stands for a value that contains itself (as in the library's own stores)."""
+"""The placeholder for a value that contains itself, as used by the library."""
 
 TOO_DEEP = "<too-deep>"
-"""Stands for what lies deeper than any document that ends."""
+"""The placeholder for values nested too deeply."""
 
 _LOST = "<unserializable: "
 
 _name_of: Any = type.__dict__["__name__"].__get__
 _qualified_name_of: Any = type.__dict__["__qualname__"].__get__
-"""A metaclass may have put something else in their place."""
+"""Accessed directly, since a metaclass can override them."""
 
 
 class LossyValue(NamedTuple):
-    """A value that cannot be had back from what was written.
+    """A value that cannot be restored from its JSON.
 
     Attributes:
-        path: Where it is, from the root: ``$.pipeline_context.client`` or ``$.steps[3]["a key"]``.
+        path: Its path from the root: ``$.pipeline_context.client`` or ``$.steps[3]["a key"]``.
         type_name: The name of its class.
-        reason: What became of it.
+        reason: The reason.
     """
 
     path: str
@@ -48,12 +48,12 @@ class LossyValue(NamedTuple):
 
 
 def unserializable(kind: type) -> str:
-    """The mark for a value of a class that nobody knows how to write."""
+    """The placeholder for a value of a class without a serializer."""
     return f"{_LOST}{printable(_name_of(kind))}>"
 
 
 def lost_in(saved: object) -> tuple[str, str] | None:
-    """The first mark in plain data for a value that was not kept: its path from the root, and the mark; or None."""
+    """The path and text of the first placeholder in plain data, or None."""
     left: list[tuple[tuple[object, ...], object]] = [((), saved)]
     while left:
         at, value = left.pop()
@@ -68,17 +68,17 @@ def lost_in(saved: object) -> tuple[str, str] | None:
 
 
 def class_name(kind: type) -> str:
-    """The name of a class, as its ``class`` statement gave it."""
+    """The name of a class in its ``class`` statement."""
     return printable(_qualified_name_of(kind))
 
 
 def printable(text: str) -> str:
-    """A text that any UTF-8 stream takes: halves of surrogate pairs are escaped."""
+    """A text with lone surrogates escaped, for UTF-8 streams."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def words_of(error: BaseException) -> str:
-    """What an error says of itself, nothing if it cannot even do that."""
+    """The text of an error; "" if it raises."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - its own __str__ fails
@@ -86,7 +86,7 @@ def words_of(error: BaseException) -> str:
 
 
 def path_text(parts: Iterable[object]) -> str:
-    """A path in words: ``$.name`` for plain names, ``[...]`` for the rest."""
+    """The text of a path: ``$.name`` for plain names, ``[...]`` for the rest."""
     return "$" + "".join(_part(part) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""How one value of each built-in type is made from plain data, and what it raises where that does not fit."""
+"""Deserialization of single values of built-in types."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["MAKERS", "NEEDS_TYPE", "Make", "Misfit", "call", "dict_of", "list_of
 Make = Callable[[Any], Any]
 
 
-class Misfit(ValueError):  # noqa: N818 - it never leaves this package
-    """The data is of another shape than the type needs."""
+class Misfit(ValueError):  # noqa: N818 - internal to this package
+    """The data does not have the form of the type."""
 
 
 def call(make: Callable[..., Any], *arguments: Any) -> Any:
-    """Make a value by code that may be the application's: whatever it raises is a misfit."""
+    """Create a value by code that may be the application's; any exception becomes a `Misfit`."""
     try:
         return make(*arguments)
     except (Misfit, RecursionError, KeyboardInterrupt):
@@ -100,7 +100,7 @@ def _instant(data: Any) -> datetime:
 
 
 def _enum(target: Any, data: Any) -> Any:
-    """The member whose value is written as the data is."""
+    """The member whose value serializes to the data."""
     from flujo_lens.serialization.safe import safe_serialize
 
     for member in target:
@@ -136,4 +136,4 @@ MAKERS: dict[Any, Callable[..., Any]] = {
     deque: lambda data: deque(list_of(data)),
 }
 NEEDS_TYPE = (Enum, PurePath)
-"""The makers that are given the class as well: those of its subclasses are of that class."""
+"""Functions that also take the class, for its subclasses."""

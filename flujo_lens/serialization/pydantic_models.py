@@ -1,8 +1,8 @@
-"""How pydantic's models are written: what `model_dump` says of a model, without its copying what lies below.
+"""Encoders of pydantic models: like `model_dump`, but without copying nested values.
 
-Fields go by their name (by alias if the model's config says ``serialize_by_alias``), with extra fields and
-computed fields; excluded fields and private attributes are left out. What a field holds is left to
-the encoder of its own type, unless the model has a serializer of its own for the field.
+Fields are written by name (by alias with ``serialize_by_alias`` in the model's config), with extra fields and computed
+fields; excluded fields and private attributes are left out. Values of fields are written by the encoders of their
+types, unless the model has a serializer for the field.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def model_encoder(kind: type) -> Callable[[Any], Any]:
 
 
 def dataclass_encoder(kind: Any) -> Callable[[Any], Any] | None:
-    """The encoder for pydantic's dataclasses that say themselves how they are written, None for the others."""
+    """The encoder for a pydantic dataclass with its own serializers; None for others."""
     decorators = kind.__pydantic_decorators__
     if not (decorators.field_serializers or decorators.model_serializers or decorators.computed_fields):
         return None
@@ -37,7 +37,7 @@ def dataclass_encoder(kind: Any) -> Callable[[Any], Any] | None:
 
 
 class _DataclassPlan:
-    """Writes a dataclass as pydantic does."""
+    """The encoder of a dataclass with its own serializers."""
 
     runs_code = True
 
@@ -53,7 +53,7 @@ class _DataclassPlan:
 
 
 class _Plan:
-    """What has to be done for a model that is more than its ``__dict__``."""
+    """The encoder of a model with special fields."""
 
     def __init__(self, kind: Any) -> None:
         fields, decorators = kind.model_fields, kind.__pydantic_decorators__
@@ -92,7 +92,7 @@ class _Plan:
 
 
 def _write(value: Any, name: str, data: dict[str, Any]) -> None:
-    """Let the model's own serializer write one field; if that fails, the field is left as it is."""
+    """Write a field by the model's serializer; if that fails, leave it unchanged."""
     try:
         dumped = value.model_dump(include={name}, by_alias=False, warnings=False)
     except Exception as error:  # noqa: BLE001 - code of the application
@@ -106,11 +106,11 @@ def _write(value: Any, name: str, data: dict[str, Any]) -> None:
 
 
 def _raw(data: Any, error: Exception, kind: type) -> Lost:
-    return Lost(data, f"written as it is, for its serializer failed: {_cause(error)}", kind)
+    return Lost(data, f"written without its serializer, which failed: {_cause(error)}", kind)
 
 
 def _computed(value: Any, name: str) -> Any:
-    """A computed field; one that fails costs itself alone."""
+    """A computed field; if it fails, only this field is lost."""
     try:
         return getattr(value, name)
     except Exception as error:  # noqa: BLE001 - code of the application
@@ -122,12 +122,12 @@ def _cause(error: Exception) -> str:
 
 
 def _has_cached_properties(kind: type) -> bool:
-    """Whether values that are no fields may come to lie among the fields."""
+    """Whether ``__dict__`` can contain values that are not fields."""
     return any(isinstance(item, cached_property) for base in kind.__mro__ for item in vars(base).values())
 
 
 def _fields_with_serializers(kind: Any) -> set[str]:
-    """Names of the fields that are written by a serializer of the model's own, at any depth of their type."""
+    """The names of fields with a serializer of the model at any depth of their type."""
     found = set[str]()
     for decorator in kind.__pydantic_decorators__.field_serializers.values():
         names = decorator.info.fields
@@ -151,7 +151,7 @@ def _schema_fields(schema: Any) -> dict[str, Any]:
 
 
 def _model_fields_schema(schema: Any) -> dict[str, Any] | None:
-    """The part of a core schema that has the fields: below validators, definitions and the model itself."""
+    """The part of a core schema with the fields."""
     definitions = dict[str, Any]()
     while isinstance(schema, dict) and schema.get("type") != "model-fields":
         if schema.get("type") == "definition-ref":
@@ -163,7 +163,7 @@ def _model_fields_schema(schema: Any) -> dict[str, Any] | None:
 
 
 def _has_serializer(schema: Any) -> bool:
-    """Whether a core schema has a serializer of the application's, not looking into models (they have a plan each)."""
+    """Whether a core schema has a serializer of the application, except in nested models, which have their own plan."""
     if isinstance(schema, list | tuple):
         return any(_has_serializer(part) for part in schema)
     if not isinstance(schema, dict) or schema.get("type") in _MODELS:
@@ -175,7 +175,7 @@ def _has_serializer(schema: Any) -> bool:
 
 
 def _is_own(function: Any) -> bool:
-    """Whether a serializer is the application's, or one of pydantic's that the type's validator undoes (Base64)."""
+    """Whether a serializer is of the application, or of pydantic with an inverse validator (Base64)."""
     if not str(getattr(function, "__module__", "")).startswith("pydantic."):
         return True
     return getattr(function, "__name__", "") in ("encode", "encode_str")

@@ -1,8 +1,7 @@
-"""Values of registered classes out of plain data, at the places where an annotation names such a class.
+"""Deserialization of registered classes inside annotated data.
 
-What an application's own deserializers make is put into the data, and the rest of it stays plain: pydantic does what
-is left, with its unions, discriminators, aliases and validators. For annotations that name no such class nothing is
-done at all.
+Registered deserializers are applied to the data, and pydantic handles the rest, with its unions, discriminators,
+aliases and validators. Annotations without a registered class are skipped.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ _MOST_ADAPTERS = 512
 
 
 class Failure(NamedTuple):
-    """A value that a deserializer did not make.
+    """A value whose deserializer failed.
 
     Attributes:
-        path: Where it is in the data.
-        kind: The class that is wanted.
-        reason: Why not, in a sentence without a full stop.
+        path: Its path in the data.
+        kind: The class.
+        reason: The reason as a sentence without a full stop.
     """
 
     path: tuple[Any, ...]
@@ -54,7 +53,7 @@ class Failure(NamedTuple):
 
 
 def names_registered(hint: Any) -> bool:
-    """Whether an annotation names, at any depth, a class that a deserializer is registered for."""
+    """Whether an annotation contains, at any depth, a class with a registered deserializer."""
     registry = current_registry()
     return registry.has_deserializers and _names(hint, registry)
 
@@ -62,7 +61,7 @@ def names_registered(hint: Any) -> bool:
 def _names(hint: Any, registry: Registry) -> bool:
     try:
         known = registry.annotations.get(hint)
-    except TypeError:  # it cannot be hashed
+    except TypeError:  # not hashable
         return any(map(registry.deserializers_for, classes_in(hint)))
     if known is None:
         known = any(map(registry.deserializers_for, classes_in(hint)))
@@ -71,10 +70,10 @@ def _names(hint: Any, registry: Registry) -> bool:
 
 
 def with_registered(data: Any, hint: Any, failures: list[Failure]) -> Any:
-    """Plain data with values of registered classes where `hint` names them; `data` itself where it names none.
+    """Plain data with values of registered classes created; `data` itself if `hint` has none.
 
-    What could not be made stays as it is, and is told to `failures`. A class that another is derived from takes what
-    the deserializers of both make: of several the one whose value is written as the data is.
+    Values whose deserializers fail stay unchanged and are added to `failures`. For a base class, the deserializers of
+    its subclasses are tried, too; the value that serializes to the data is used.
     """
     if not names_registered(hint):
         return data
@@ -87,7 +86,7 @@ class _Preparation:
         self._path: list[Any] = []
 
     def value(self, data: Any, hint: Any) -> Any:
-        """`data` as `with_registered` makes it."""
+        """`with_registered` for a part of the data."""
         if not _names(hint, self._registry):
             return data
         behind = meant(hint)
@@ -133,7 +132,7 @@ class _Preparation:
         return data
 
     def _key(self, name: Any, hint: Any) -> Any:
-        """A key; what is no text by nature was written as Python writes it."""
+        """A key; keys other than texts were written as Python literals."""
         if not _names(hint, self._registry):
             return name
         found = _MISSING
@@ -151,15 +150,15 @@ class _Preparation:
         return inner.value(data, hint), failures
 
     def _one_of(self, data: Any, arms: tuple[Any, ...]) -> Any:
-        """Of a union the arm that takes the data, and whose value is written as the data is.
+        """The member of a union that fits and whose value serializes to the data.
 
-        A registered class comes before another arm: a text in ``str | Money`` would never be a Money else.
+        Registered classes come first, since a text for ``str | Money`` would never become a Money otherwise.
         """
         if data is None and type(None) in arms:
             return None
         key = (id(data), arms)
         if key not in self._known:
-            self._known[key] = (*self._chosen(data, arms), data)  # with the data, so that no other gets its id
+            self._known[key] = (*self._chosen(data, arms), data)  # keeps the id of the data from being reused
         made, failures, _ = self._known[key]
         self._failures += failures
         return made
@@ -196,7 +195,7 @@ class _Preparation:
         return self._fields(data, kind, dict(fields_of(kind) or []))
 
     def _made(self, data: Any, kind: Any, makers: list[tuple[type, Callable[[Any], Any]]], only_exact: bool) -> Any:
-        """What one of several functions makes; `data` if none does, or with `only_exact` none in just the same form."""
+        """The result of the first function that fits (with `only_exact`, that serializes to the data), or `data`."""
         found, failures = [], list[Failure]()
         for owner, make in makers:
             made, reason = _called(make, data, owner, kind)
@@ -236,8 +235,8 @@ class _Preparation:
 
 
 def _called(make: Callable[[Any], Any], data: Any, owner: type, kind: Any) -> tuple[Any, str]:
-    """What a deserializer makes, and why that will not do."""
-    deserializer = f"the deserializer that is registered for {owner.__name__}"
+    """The result of a deserializer, and the reason if it is not valid."""
+    deserializer = f"the deserializer for {owner.__name__}"
     try:
         made = make(data)
     except KeyboardInterrupt:
@@ -247,7 +246,10 @@ def _called(make: Callable[[Any], Any], data: Any, owner: type, kind: Any) -> tu
         return None, f"{deserializer} raised {type(error).__name__}{f': {said}' if said else ''}"
     if _is_a(made, kind):
         return made, ""
-    return None, f"{deserializer} made a {type(made).__name__}: register_custom_deserializer({kind.__name__}, ...)"
+    return (
+        None,
+        f"{deserializer} returned a {type(made).__name__}; use register_custom_deserializer({kind.__name__}, ...)",
+    )
 
 
 def _literal_of(name: Any) -> Any:
@@ -260,7 +262,7 @@ def _literal_of(name: Any) -> Any:
 def _is_a(made: Any, kind: Any) -> bool:
     try:
         return is_typed_dict(kind) or isinstance(made, kind)
-    except TypeError:  # a protocol that cannot be asked
+    except TypeError:  # a protocol that does not support isinstance
         return True
 
 
@@ -269,10 +271,10 @@ def _plain(value: Any) -> Any:
 
 
 def _validated(data: Any, hint: Any) -> Any:
-    """`data` as an annotation has it, `_MISSING` if it does not fit."""
+    """`data` validated by an annotation; `_MISSING` if it does not fit."""
     try:
         return validate_by_name(adapter_of(hint), data)
-    except ValueError:  # it does not fit: pydantic's own is one
+    except ValueError:  # includes pydantic's
         return _MISSING
     except Exception:  # noqa: BLE001 - an annotation that pydantic does not know
         pass
@@ -285,14 +287,14 @@ def _validated(data: Any, hint: Any) -> Any:
 
 
 def adapter_of(hint: Any) -> Any:
-    """A pydantic ``TypeAdapter`` of an annotation, which may name any class.
+    """A pydantic ``TypeAdapter`` for an annotation with any classes.
 
     Raises:
-        PydanticUserError, NameError, TypeError: pydantic cannot make one.
+        PydanticUserError, NameError, TypeError: pydantic does not support it.
     """
     try:
         return _adapter(hint)
-    except TypeError:  # it cannot be hashed
+    except TypeError:  # not hashable
         return _made_adapter(hint)
 
 

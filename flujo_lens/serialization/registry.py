@@ -1,7 +1,7 @@
-"""What an application registers for its own types, and what is remembered of types that were met.
+"""The registry of an application's serializers and deserializers, with caches by type.
 
-There is one registry for the process. `scoped_registry` puts a copy in its place for the current context
-(a test, a task): what is registered inside is forgotten at the end, and seen by no other thread.
+The process has one registry. `scoped_registry` replaces it by a copy in the current context (a test, a task), which is
+discarded at the end and not visible to other threads.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ Serializer = Callable[[Any], Any]
 Deserializer = Callable[[Any], Any]
 
 _NATIVE = (str, int, float, bool, type(None), dict, list, tuple, UUID, Enum)
-"""Types that the JSON engine writes without asking. (It can be told to ask for dates and times.)"""
+"""Types that orjson writes without calling ``default``, except dates and times with an option."""
 
 
 class Registry:
     """Serializers and deserializers by type.
 
-    A lookup follows the method resolution order, so that what is registered for a class serves its
-    subclasses, the nearest class first. Registering replaces the tables (it changes none), so that a lookup
-    needs no lock.
+    A lookup follows the method resolution order, so that entries of a class apply to its subclasses. Registering
+    replaces the tables instead of modifying them, so that lookups need no lock.
 
     Attributes:
         has_plain_instants: Whether no serializer stands for `datetime`.
@@ -68,47 +67,47 @@ class Registry:
         self.overrides_natives = any(_is_native(kind) for kind in self._serializers)
 
     def copy(self) -> Registry:
-        """A registry of its own with the same entries."""
+        """A copy with the same entries."""
         with self._lock:
             return Registry(self._serializers, self._deserializers)
 
     def register_serializer(self, kind: type, serializer: Serializer) -> None:
-        """Let `serializer` write the values of a class and of its subclasses."""
+        """Register the serializer of a class and its subclasses."""
         _check(kind, serializer, "serializer")
         with self._lock:
             self._serializers = {**self._serializers, kind: serializer}
             self._forget()
 
     def register_deserializer(self, kind: type, deserializer: Deserializer) -> None:
-        """Let `deserializer` make the values of a class."""
+        """Register the deserializer of a class."""
         _check(kind, deserializer, "deserializer")
         with self._lock:
             self._deserializers = {**self._deserializers, kind: deserializer}
             self.annotations = {}
 
     def clear(self) -> None:
-        """Forget all that was registered."""
+        """Remove all entries."""
         with self._lock:
             self._serializers, self._deserializers = {}, {}
             self.annotations = {}
             self._forget()
 
     def serializer_of(self, kind: type) -> Serializer | None:
-        """The serializer of a class: its own, else that of the nearest class that it derives from."""
+        """The serializer of a class, or of its nearest base class."""
         return _nearest(self._serializers, kind)
 
     def deserializer_of(self, kind: type) -> Deserializer | None:
-        """The deserializer of a class: its own, else that of the nearest class that it derives from.
+        """The deserializer of a class, or of its nearest base class.
 
-        None for whatever is no class: ``Optional[int]``, ``list[Money]``, None.
+        None for anything but a class, such as ``Optional[int]``, ``list[Money]`` or None.
         """
         return _nearest(self._deserializers, kind) if _is_class(kind) else None
 
     def deserializers_for(self, kind: type) -> list[tuple[type, Deserializer]]:
-        """What may make a value of a class: the class that each is registered for, and the function.
+        """The deserializers that can create a value of a class, with their classes.
 
-        First the one of `deserializer_of`, then those of the classes that derive from `kind`, unless it is Python's
-        own: a text is no value of an application's subclass of `str`.
+        First that of `deserializer_of`, then those of subclasses, unless `kind` is a built-in class: a text is
+        not a value of a subclass of `str`.
         """
         table = self._deserializers
         if not table or not _is_class(kind):
@@ -120,19 +119,19 @@ class Registry:
 
     @property
     def has_deserializers(self) -> bool:
-        """Whether there is any."""
+        """Whether a deserializer is registered."""
         return bool(self._deserializers)
 
 
 def _check(kind: Any, function: object, role: str) -> None:
     if not _is_class(kind):
-        raise TypeError(f"a {role} is registered for a class, not for {kind!r}")
+        raise TypeError(f"a {role} can be registered only for a class, not for {kind!r}")
     if not callable(function):
-        raise TypeError(f"the {role} for {kind.__qualname__} is no function: {function!r}")
+        raise TypeError(f"the {role} for {kind.__qualname__} is not callable: {function!r}")
 
 
 def _is_class(kind: object) -> bool:
-    """Whether it is a class indeed: some objects only say so, and `Any` is none that has objects."""
+    """Whether it is a real class: not an object that claims to be one, or `Any`."""
     return issubclass(type(kind), type) and kind is not Any
 
 
@@ -155,16 +154,16 @@ _scoped: ContextVar[Registry | None] = ContextVar("flujo_lens_registry", default
 
 
 def current_registry() -> Registry:
-    """The registry that counts here: that of the innermost `scoped_registry`, else that of the process."""
+    """The registry of the innermost `scoped_registry`, or of the process."""
     return _scoped.get() or _process_wide
 
 
 @contextmanager
 def scoped_registry(*, empty: bool = False) -> Iterator[Registry]:
-    """Register for the current context only: what is registered inside is gone at the end.
+    """Use a temporary registry in the current context.
 
     Args:
-        empty: Begin without what the process has registered.
+        empty: Whether to start without the entries of the process.
     """
     registry = Registry() if empty else current_registry().copy()
     token = _scoped.set(registry)
@@ -175,18 +174,18 @@ def scoped_registry(*, empty: bool = False) -> Iterator[Registry]:
 
 
 def register_custom_serializer(obj_type: type, serializer_func: Serializer) -> None:
-    """Say how values of a class (and of its subclasses) are written.
+    """Register a serializer for a class and its subclasses.
 
-    It comes before every built-in way, also for types that JSON has. A serializer that fails costs its own
-    value alone: that is replaced by a mark, and reported.
+    It has precedence over built-in encoders, even for types of JSON. If it fails, only its value is replaced by a
+    placeholder and reported.
 
     Args:
         obj_type: The class.
-        serializer_func: Takes a value and returns data: anything that can be serialized itself. Where that is the
-            value itself, or another that the same function serves, it is written in the built-in form.
+        serializer_func: Takes a value and returns serializable data. If it returns the value itself, or another value
+            for the same function, that is written in its built-in form.
 
     Raises:
-        TypeError: `obj_type` is no class, or `serializer_func` cannot be called.
+        TypeError: `obj_type` is not a class, or `serializer_func` is not callable.
 
     Example:
         >>> register_custom_serializer(Money, lambda money: {"amount": str(money.amount), "unit": money.unit})
@@ -195,14 +194,14 @@ def register_custom_serializer(obj_type: type, serializer_func: Serializer) -> N
 
 
 def register_custom_deserializer(obj_type: type, deserializer_func: Deserializer) -> None:
-    """Say how values of a class are made again from what its serializer returned.
+    """Register a deserializer for a class.
 
     Args:
-        obj_type: The class; `safe_deserialize(data, obj_type)` and annotations that contain it come here.
+        obj_type: The class, used in `safe_deserialize(data, obj_type)` and annotations.
         deserializer_func: Takes the data and returns the value.
 
     Raises:
-        TypeError: `obj_type` is no class, or `deserializer_func` cannot be called.
+        TypeError: `obj_type` is not a class, or `deserializer_func` is not callable.
     """
     current_registry().register_deserializer(obj_type, deserializer_func)
 
@@ -213,10 +212,10 @@ def lookup_custom_serializer(value: Any) -> Serializer | None:
 
 
 def lookup_custom_deserializer(obj_type: Any) -> Deserializer | None:
-    """The registered deserializer for a class, or None; None also for an annotation that is no class."""
+    """The registered deserializer for a class; None without one, or if it is not a class."""
     return current_registry().deserializer_of(obj_type)
 
 
 def reset_custom_serializer_registry() -> None:
-    """Forget all that was registered (in tests, prefer `scoped_registry`)."""
+    """Remove all entries (in tests, prefer `scoped_registry`)."""
     current_registry().clear()

@@ -1,14 +1,13 @@
-"""`safe_dumps`, `safe_serialize`: JSON of anything, without losing the rest for one bad value.
+"""`safe_dumps`, `safe_serialize`: JSON of any value; a value that cannot be represented does not affect the rest.
 
-There are two ways, and both give the same data. The quick one hands the value to orjson, with a hook for the
-types that orjson does not know. Where it meets what JSON has no form for (NaN, half a surrogate pair, an
-integer of more than 64 bits, a key that is no text, a cycle, great depth, an unknown type), the careful one
-takes over from the start (`flujo_lens.serialization.walker`): it knows the path of every value. Where a serializer
-of the application is needed, the quick way leaves a gap, and fills it when orjson is done: orjson crashes if a list
-changes that it is in.
+There are two paths with the same results. The fast path passes the value to orjson, with a hook for other types. If
+it finds a value without a JSON form (NaN, a lone surrogate, an integer of more than 64 bits, a key other than text, a
+cycle, great depth, an unknown type), the slow path starts over (`flujo_lens.serialization.walker`), which tracks the
+path of every value. For values with a serializer of the application, the fast path leaves a gap that is filled after
+orjson is done, since orjson crashes if a list changes while it is written.
 
-orjson writes NaN and infinities as ``null`` and says nothing. So whoever finds a ``null`` in what was
-written looks whether a None accounts for it (`_nulls_are_none`); not so of a `PlainList`.
+orjson writes NaN and infinities as ``null``. So if the result has a ``null``, `_nulls_are_none` checks whether it
+comes from None, except in a `PlainList`.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ Default = Callable[[Any], Any]
 Report = Callable[[LossyValue], None]
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-"""orjson would round offsets from UTC to minutes; those of old times have seconds."""
+"""orjson would round UTC offsets to minutes; historic ones have seconds."""
 
 _GAP, _PLACE = b"\0", orjson.Fragment(b"\0")
 _SEPARATOR, _COMMA = b",\1,", orjson.Fragment(b"\1")
-"""orjson writes neither byte itself: in a text both are escaped."""
+"""Bytes that orjson never writes, since it escapes them in texts."""
 
 _DEEPEST = 50
 _MANY = 20
@@ -54,9 +53,9 @@ _log = logging.getLogger("flujo_lens.serialization")
 
 
 class PlainList(list[Any]):
-    """A list of what `safe_serialize` returned, and of nothing else: no NaN has to be looked for in it.
+    """A list that contains only results of `safe_serialize`, and so no NaN.
 
-    For one that grows and is written again each time. What is put into it must not be changed afterwards.
+    For a growing list that is written repeatedly. Its items must not be modified.
     """
 
 
@@ -71,19 +70,19 @@ def safe_dumps(
     """Write a value as JSON.
 
     Args:
-        obj: Anything.
-        default_serializer: Asked for values of types that are neither registered nor built in; it returns data,
-            or raises TypeError for what it does not know.
-        strict: Fail rather than lose anything.
-        on_lossy: Called with each value that cannot be kept; by default they are logged, as warnings of the
+        obj: Any value.
+        default_serializer: A fallback for types that are neither registered nor built in; it returns data, or raises
+            TypeError for an unknown type.
+        strict: Whether to fail instead of losing data.
+        on_lossy: Called with each value that cannot be represented; by default, these are logged as warnings of the
             logger ``flujo_lens.serialization``.
-        sort_keys: Order the keys of objects.
+        sort_keys: Whether to sort the keys of objects.
 
     Returns:
-        UTF-8 JSON without NaN, infinities or lone surrogates: what every reader takes.
+        UTF-8 JSON without NaN, infinities or lone surrogates.
 
     Raises:
-        TypeError: `strict`, and a value cannot be kept; names its path and type.
+        TypeError: `strict`, and a value cannot be represented; the message has its path and type.
     """
     registry = current_registry()
     data = None if registry.overrides_natives else _quick(obj, registry, sort_keys)
@@ -93,12 +92,12 @@ def safe_dumps(
 def safe_serialize(
     obj: Any, default_serializer: Default | None = None, *, strict: bool = False, on_lossy: Report | None = None
 ) -> Any:
-    """Make JSON-ready Python data of a value: dicts with text keys, lists, texts, numbers, booleans, None.
+    """Convert a value to JSON-serializable data: dicts with text keys, lists, texts, numbers, booleans, None.
 
-    It shares nothing with `obj`. The arguments are those of `safe_dumps`.
+    It shares no objects with `obj`. For the arguments see `safe_dumps`.
 
     Raises:
-        TypeError: `strict`, and a value cannot be kept; names its path and type.
+        TypeError: `strict`, and a value cannot be represented; the message has its path and type.
     """
     registry = current_registry()
     data = None if registry.overrides_natives else _quick(obj, registry, False)
@@ -108,27 +107,27 @@ def safe_serialize(
 
 
 def serializer_default(obj: Any) -> Any:
-    """The ``default`` function for ``json.dumps`` and ``orjson.dumps``, with all that is registered and built in.
+    """A ``default`` function for ``json.dumps`` and ``orjson.dumps``, with all registered and built-in serializers.
 
     Returns:
-        Plain data for one value that JSON has no form for.
+        Plain data for a value without a JSON form.
 
     Raises:
-        TypeError: nobody knows how to write it.
+        TypeError: its type has no serializer.
     """
     return _careful(obj, current_registry(), None, True, None)
 
 
-# --- the quick way
+# --- the fast path
 
 
 class _Later(NamedTuple):
-    """A value that code of the application writes, when orjson is done with what is around it.
+    """A value to be written by code of the application, after orjson is done.
 
     Attributes:
         value: The value.
-        encoder: How it is written.
-        outer: The values around it that such code wrote, the nearest last.
+        encoder: Its encoder.
+        outer: The enclosing values written by such code, innermost last.
     """
 
     value: Any
@@ -136,7 +135,7 @@ class _Later(NamedTuple):
     outer: tuple[_Later, ...] = ()
 
     def begins_again(self, is_root: bool) -> bool:
-        """Whether a serializer comes to a value that it was given before, or to another that is not for it."""
+        """Whether a serializer returned a value that it was given before."""
         if any(self.value is each.value for each in self.outer):
             return True
         asked = self.encoder.serializer
@@ -296,8 +295,7 @@ def _dump_quickly(obj: Any, registry: Registry, sort_keys: bool, later: list[Any
 
 
 def _instant(value: datetime) -> Any:
-    """A time as text. orjson is ten times quicker at it than `datetime.isoformat`, and right to the minute of the
-    offset from UTC."""
+    """A time as text. orjson is ten times faster than `datetime.isoformat`, but rounds UTC offsets to minutes."""
     zone = value.tzinfo
     if zone is None or zone is UTC:
         return orjson.Fragment(orjson.dumps(value))
@@ -313,7 +311,7 @@ def _nulls_are_none(
     if not models and not has_others:
         try:
             return all(map(_is_finite, _pieces(obj, len(data))))
-        except ValueError:  # there is a time among it
+        except ValueError:  # contains a time
             pass
     nulls = data.count(b"null")
     if models and nulls == len([item for fields in models for item in fields.values() if item is None]):
@@ -354,7 +352,7 @@ def _count_of_none(obj: Any, known: Callable[[type], Any]) -> int:
 
 
 def _pieces(obj: Any, size: int) -> Iterator[Any]:
-    """The value, but if it is large in pieces: a second copy of it all would be too much memory."""
+    """The value, or if it is large, its parts, to limit the memory of a copy."""
     if size < _LARGE:
         yield obj
         return
@@ -363,10 +361,10 @@ def _pieces(obj: Any, size: int) -> Iterator[Any]:
 
 
 def _is_finite(obj: Any) -> bool:
-    """Whether plain data has no NaN and no infinity; False also where it cannot be told quickly.
+    """Whether plain data has no NaN and no infinity; False if that cannot be checked fast.
 
     Raises:
-        ValueError: it is not plain.
+        ValueError: it is not plain data.
     """
     data = marshal.dumps(obj, 2)
     return not ((b"\x7f" in data or b"\xff" in data) and _SUSPICIOUS(data))
@@ -383,7 +381,7 @@ def _careful(
         if on_lossy is not None:
             on_lossy(lost)
     if found and on_lossy is None:
-        _log.warning("%d value(s) could not be kept: %s", len(found), "; ".join(map(str, found[:_MANY])))
+        _log.warning("%d value(s) could not be serialized: %s", len(found), "; ".join(map(str, found[:_MANY])))
     return plain
 
 

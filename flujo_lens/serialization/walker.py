@@ -1,8 +1,7 @@
-"""The careful way to make plain data of anything: one value at a time, with its path.
+"""The slow path of serialization: converts one value at a time, and tracks its path.
 
-`flujo_lens.serialization.safe` takes it where the quick way meets something that JSON has no form for. It
-uses no recursion, so that depth is no limit, and it never fails: what cannot be kept is replaced by a mark
-and reported.
+`flujo_lens.serialization.safe` uses it for values that the fast path cannot write. It is not recursive, so the depth
+is not limited, and it never fails: values that cannot be represented are replaced by placeholders and reported.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ __all__ = ["walk"]
 _MAX_DEPTH = 100_000
 _MAX_CONVERSIONS = 200
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
-"""The integers that every JSON reader of the stores keeps exactly."""
+"""The integers that all JSON readers of the stores keep exactly."""
 
 _SMALL = 2**63
 _SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -38,13 +37,13 @@ Report = Callable[[LossyValue], None]
 
 
 class _Origins:
-    """What a value was on its way to plain data.
+    """The intermediate values of a conversion to plain data.
 
     Attributes:
-        values: The value, and what it was converted to in turn.
-        opened: Those of them that were written in the built-in form: what is met again inside contains itself.
-        served: Those that a serializer of the application was given: met again, they are written in the built-in form.
-        serializers: The functions that were given one.
+        values: The value and its successive conversions.
+        opened: Values written in their built-in form; one that appears again inside contains itself.
+        served: Values passed to a serializer of the application; a repeated one is written in its built-in form.
+        serializers: The serializers called.
     """
 
     __slots__ = ("opened", "serializers", "served", "values")
@@ -57,7 +56,7 @@ class _Origins:
 
 
 class _Frame(NamedTuple):
-    """A container that is being copied: what is left of it, the copy, and the objects that it was made from."""
+    """A container being copied: the remaining items, the copy, and the original objects."""
 
     items: Iterator[tuple[Any, Any]]
     copy: Any
@@ -90,7 +89,7 @@ class _Walk:
         self._serving += frame.origins.serializers
 
     def _advance(self, frame: _Frame) -> _Frame | None:
-        """Copy what is left of a container, up to the first container in it, which is returned."""
+        """Copy the remaining items of a container up to the next nested container, which is returned."""
         copy, path, custom = frame.copy, self._at, self._custom
         for key, item in frame.items:
             path[-1] = key
@@ -119,21 +118,21 @@ class _Walk:
         copy[key] = plain
 
     def _key(self, key: Any) -> str:
-        """A key as text: that of a JSON name for a text, else its value's."""
+        """A key as text: itself, or the text of its value."""
         if issubclass(type(key), str):
             return self._text(str.__str__(key))
         try:
             return str(walk(key, self._registry, self._default, self._report_key))
         except RecursionError:
-            return str(self._lose(key, "a key is too deep", unserializable(type(key))))
+            return str(self._lose(key, "a key is nested too deeply", unserializable(type(key))))
 
     def _report_key(self, lost: LossyValue) -> None:
         self._report(LossyValue(path_text(self._at), lost.type_name, f"a key: {lost.reason}"))
 
     def _begin(self, value: Any) -> tuple[Any, _Frame | None]:
-        """The plain form of a value; for a container an empty copy, and the frame that will fill it.
+        """The plain form of a value; for a container, an empty copy and the frame that fills it.
 
-        What a serializer returned is data: a text, a number, a list or a dict among it is not asked for again.
+        Texts, numbers, lists and dicts returned by a serializer are final.
         """
         origins = _Origins()
         try:
@@ -148,7 +147,7 @@ class _Walk:
             return self._lose(at_fault, reason, unserializable(type(at_fault))), None
 
     def _reduce(self, value: Any, origins: _Origins) -> tuple[Any, _Frame | None]:
-        """Convert a value until it is plain; `origins` takes what it was on the way."""
+        """Convert a value until it is plain; `origins` records the intermediate values."""
         for _ in range(_MAX_CONVERSIONS):
             kind = type(value)
             encoder = self._encoder(kind, value, origins)
@@ -167,13 +166,13 @@ class _Walk:
                 if kind in _CONTAINERS:
                     return self._open(kind, value, origins)
             value = self._convert(kind, value, encoder)
-        raise LossError(unserializable(type(origins.values[0])), "its serializer does not come to an end")
+        raise LossError(unserializable(type(origins.values[0])), "its serializer does not terminate")
 
     def _encoder(self, kind: type, value: Any, origins: _Origins) -> Any:
-        """How a value is written, None for what is plain.
+        """The encoder of a value; None for a plain one.
 
-        A serializer is not asked for what it returned itself, and for what it was given already: for that there is
-        the built-in form.
+        A serializer is not called for its own result or for a value that it was given before; these are written in
+        their built-in form.
         """
         is_plain = kind in _SCALARS or kind in _CONTAINERS
         if is_plain and (origins.values or not self._custom):
@@ -210,11 +209,11 @@ class _Walk:
         except LossError as lost:
             if lost.mark != unserializable(kind):
                 raise
-        raise LossError(unserializable(kind), "serializer_default does not take it, and nobody else")
+        raise LossError(unserializable(kind), "it has no serializer, and serializer_default does not accept it")
 
     def _open(self, kind: type, value: Any, origins: _Origins) -> tuple[Any, _Frame | None]:
         if len(self._frames) >= _MAX_DEPTH:
-            raise LossError(TOO_DEEP, f"it lies more than {_MAX_DEPTH} levels deep")
+            raise LossError(TOO_DEEP, f"it is nested more than {_MAX_DEPTH} levels deep")
         if kind is dict:
             made: dict[str, Any] = {}
             return made, _Frame(iter(list(value.items())), made, origins, True)
@@ -234,12 +233,12 @@ class _Walk:
         try:
             value.encode()
         except UnicodeEncodeError:
-            self._lose(value, "half of a surrogate pair became U+FFFD")
+            self._lose(value, "a lone surrogate became U+FFFD")
             return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return value
 
     def _lose(self, value: Any, reason: str, mark: Any = None) -> Any:
-        """Report a value, and return what stands for it: a text, or a dict of texts."""
+        """Report a value, and return its placeholder: a text, or a dict of texts."""
         self._report(LossyValue(path_text(self._at), class_name(type(value)), printable(reason)))
         if isinstance(mark, dict):
             return {name: printable(text) for name, text in mark.items()}
@@ -247,7 +246,7 @@ class _Walk:
 
 
 def _is_easy(item: Any) -> bool:
-    """Whether a value is what it is in JSON."""
+    """Whether a value is already plain data."""
     kind = type(item)
     if kind is str:
         return bool(item.isascii())
@@ -257,7 +256,7 @@ def _is_easy(item: Any) -> bool:
 
 
 def _digits(value: int) -> str:
-    """All digits, of which `str` refuses more than some thousands."""
+    """All digits of an integer, even if `str` refuses them."""
     try:
         return str(value)
     except ValueError:
@@ -265,12 +264,12 @@ def _digits(value: int) -> str:
 
 
 def walk(value: Any, registry: Registry, default: Encoder | None, report: Report) -> Any:
-    """Return `value` as dicts, lists, texts, integers, finite floats, booleans and None.
+    """Convert `value` to dicts, lists, texts, integers, finite floats, booleans and None.
 
     Args:
-        value: Anything.
-        registry: What is registered.
-        default: Asked for types that nobody else knows.
-        report: Called with each value that is lost.
+        value: Any value.
+        registry: The registry.
+        default: A fallback for unknown types.
+        report: Called with each lost value.
     """
     return _Walk(registry, default, report).run(value)

@@ -73,7 +73,7 @@ def test_an_id_as_it_is_printed(lens: Lens) -> None:
 
 
 def test_what_was_cut_off_is_said(lens: Lens, path: Path) -> None:
-    assert lens("audit -n 2").err == "the newest 2 of 3; more: lens audit list -n N\n"
+    assert lens("audit -n 2").err == "showing the newest 2 of 3; more: lens audit list -n N\n"
     assert lens("audit -n 3").err == ""
 
 
@@ -81,7 +81,7 @@ def test_entries_without_ids_are_said(lens: Lens, path: Path) -> None:
     write(path, *(str(number) for number in range(10_001)))
     shown = lens("audit --run b -o id")
     assert len(shown.lines) == 1
-    assert "1 entry about too many runs" in shown.err
+    assert "1 entry with too many runs" in shown.err
 
 
 @pytest.mark.parametrize("line", ["audit", "audit verify", "audit --run a", "audit verify -o json"])
@@ -307,7 +307,7 @@ def test_a_cut_log(lens: Lens, path: Path) -> None:
     path.write_bytes(b"".join(lines[:2]))
     shown = lens("audit verify")
     assert (shown.code, shown.out.partition(" of ")[0]) == (1, "line 3")
-    assert "was cut off" in shown.out
+    assert "truncated" in shown.out
     assert lens("audit verify -o json").json["why"] == "cut"
 
 
@@ -315,4 +315,4 @@ def test_a_log_of_before_is_whole_with_a_note(lens: Lens, path: Path) -> None:
     path.with_name(f"{path.name}.head").unlink()
     shown = lens("audit verify")
     assert (shown.code, shown.out) == (0, "3 entries, chain intact\n")
-    assert "lines cut from the end would not show" in shown.err
+    assert "lines removed from the end cannot be detected" in shown.err

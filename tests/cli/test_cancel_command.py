@@ -90,7 +90,7 @@ def test_an_undo_leaves_alone_what_has_changed_since(any_lens: Lens, how: str) -
         asyncio.run(_save_again(any_lens, "cancelled" if "again" in how else "running"))
     before = content(any_lens)
     done = any_lens(f"undo {audit_id} --run paused-001 --yes")
-    assert (done.code, "left alone: 1 run changed since" in done.out) == (6, True)
+    assert (done.code, "skipped: 1 run changed since" in done.out) == (6, True)
     assert content(any_lens) == before
     rest = any_lens(f"undo {audit_id} --yes -o json")
     assert (rest.code, rest.json["done"], rest.json["existing"]) == (6, 1, ["paused-001"])
@@ -115,7 +115,7 @@ def test_a_run_can_be_cancelled_where_the_bin_cannot_be_had(lens: Lens) -> None:
     lens.write("flujo_ops.db.lens-bin", "no folder")
     done = lens("cancel paused-001 --yes -o json")
     assert (done.code, done.json["done"], done.json["undo"]) == (0, 1, False)
-    assert "lens undo cannot take it back" in done.err
+    assert "lens undo cannot revert this" in done.err
     assert status(lens, "paused-001") == "cancelled"
 
 
@@ -127,7 +127,7 @@ def test_what_it_says(lens: Lens) -> None:
         "2 runs cancelled; the history stays\n"
         "  paused-001 (paused, approvals 1.0.0)\n"
         "  fail-001 (failed, payments 1.0.0)\n"
-        "resumed-001 is completed already\n"
+        "resumed-001 is already completed\n"
     )
     assert [status(lens, run) for run in ("paused-001", "fail-001", "resumed-001")] == [
         "cancelled",

@@ -315,13 +315,13 @@ def test_too_few_runs(shop: Lens) -> None:
 def test_an_empty_check_says_so(shop: Lens) -> None:
     found = checked(shop, "same", "--status failed")
     assert found.code == 0
-    assert "checked 0 runs against shop:same: none" in found.err
+    assert "checked 0 runs against shop:same: no resumable runs" in found.err
 
 
 def test_an_application_that_does_not_say_what_its_context_is(shop: Lens) -> None:
     found = checked(shop, "registry", "-o json")
     assert (found.code, found.json[0]["code"]) == (1, "LENS-C5")
-    assert "shop:registry has no context of its own: name a Flujo with a context_model" in found.err
+    assert "shop:registry has no context model: name a Flujo with a context_model" in found.err
     assert "no context of its own" not in checked(shop, "same").err
 
 
@@ -340,7 +340,7 @@ def test_save_and_check(shop: Lens) -> None:
     found = shop.process("check --save inflight.json")
     assert (found.code, found.out, found.err) == (
         0,
-        "saved where 3 runs in 1 group stand to inflight.json\n",
+        "saved the positions of 3 runs in 1 group to inflight.json\n",
         "",
     )
     path = shop.cwd / "inflight.json"
@@ -411,12 +411,12 @@ def test_filters_of_a_file(saved: Lens) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
-        ("check", 2, "nothing says which code"),
+        ("check", 2, "no application to check"),
         ("check --app shop", 2, "module:attribute"),
-        ("check --app shop:same -o xml", 2, 'no output format "xml"'),
+        ("check --app shop:same -o xml", 2, 'unknown output format "xml"'),
         ("check --app shop:same --fail-on brokn", 2, "Did you mean broken?"),
-        ("check --app shop:same --fail-on none,broken", 2, "goes with no other"),
-        ("check --app shop:same --fail-on ,", 2, 'no verdict ","'),
+        ("check --app shop:same --fail-on none,broken", 2, "cannot be combined with a verdict"),
+        ("check --app shop:same --fail-on ,", 2, 'unknown verdict ","'),
         ("check --app shop:same --min-runs some", 2, "--min-runs"),
         ("check --app shop:same --max-age 1d", 2, "needs --from"),
         ("check --app shop:same --force", 2, "--force needs --save"),
@@ -424,7 +424,7 @@ def test_filters_of_a_file(saved: Lens) -> None:
         ("check --from f --max-age 0d", 2, "takes an age"),
         ("check --from f --deep", 2, "--from cannot be combined with --deep"),
         ("check --from f --save g", 2, "--from cannot be combined with --save"),
-        ("check --save g --deep", 2, "--save does not go with --deep"),
+        ("check --save g --deep", 2, "--save cannot be combined with --deep"),
         ("check --from f --app shop:same", 5, "cannot check the runs in f: No such file"),
         ("check --from shop.py --app shop:same", 5, "it was not written by lens check --save"),
         ("check --save nowhere/g", 1, "cannot write nowhere/g"),

@@ -59,7 +59,7 @@ REFUSED = [
     ("doctor --reason tidy", "--reason", "--fix"),
     ("doctor --dry-run", "--dry-run", "--fix"),
     ("prune --older-than 30d --days-old 30", "--older-than", "--days-old"),
-    ("retry fail-001 --status failed", "name", "filters"),
+    ("retry fail-001 --status failed", "run ids", "filters"),
     ("resume paused-001 --input a --input-json 1", "--input", "--input-json"),
     ("undo --dry-run", "lens undo", ""),
     ("demo --store other.db", "--store", "lens demo other.db"),

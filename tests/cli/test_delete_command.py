@@ -178,7 +178,7 @@ def test_unattended_nothing_goes_that_the_bin_cannot_take(lens: Lens) -> None:
     for more in ("--yes", "--dry-run"):
         refused = lens(f"delete fail-001 plain-001 {more} -o json")
         assert (refused.code, refused.error["code"]) == (1, "LENS-F1")
-        assert "too many for the bin (max_runs = 1), so they could not be brought back" in refused.error["message"]
+        assert "too many for the bin (max_runs = 1), so they could not be restored" in refused.error["message"]
         assert refused.error["hint"].startswith("--no-bin ")
         assert tree(lens.cwd) == before
     assert lens("delete fail-001 plain-001 --no-bin --dry-run").code == 0
@@ -424,7 +424,7 @@ def test_a_driver_of_somebody_else_that_keeps_nothing(bare_lens: Lens) -> None:
     assert json.loads(file.read_text()) == states
     for more in ("--yes", "--dry-run"):
         refused = bare_lens.process(f"delete a {more} {store}", env=env)
-        assert (refused.code, "this driver has no bin, so it could not be brought back" in refused.err) == (1, True)
+        assert (refused.code, "this driver has no bin, so it could not be restored" in refused.err) == (1, True)
         assert json.loads(file.read_text()) == states
     done = bare_lens.process(f"delete a --yes --no-bin {store}", env=env)
     assert (done.code, done.out, done.err) == (0, "Deleted a (failed, p 1).\n", "")

@@ -36,7 +36,7 @@ def test_every_run_can_be_shown(demo: Lens) -> None:
 
 def test_it_is_made_where_it_is_wanted(bare_lens: Lens) -> None:
     made = bare_lens("demo", tty=True)
-    assert (made.code, made.out.split()[:2]) == (0, ["made", "flujo_demo.db"])
+    assert (made.code, made.out.split()[:2]) == (0, ["created", "flujo_demo.db"])
     assert list(tree(bare_lens.cwd)) == ["flujo_demo.db"]
     assert "lens status --store flujo_demo.db" in made.err
     assert bare_lens("status -s flujo_demo.db").code == 0

@@ -243,7 +243,7 @@ def test_a_writer_of_a_wal_store_disturbs_nobody(lens: Lens) -> None:
         ("list extra", "extra"),
         ("show", "RUN"),
         ("trace", "lens trace @latest"),
-        ("trace fail-001 --file x.json", "one of them"),
+        ("trace fail-001 --file x.json", "either a RUN or"),
         ("list --limit many", "--limit"),
         ("list --timeout soon", "--timeout"),
         ("list --timeout -1", "--timeout"),

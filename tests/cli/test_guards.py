@@ -395,7 +395,7 @@ def test_no_id_leads_out_of_a_folder_of_json_files(tmp_path: Path, run_id: str) 
 
 
 def test_what_has_expired_is_gone_whoever_looks(lens: Lens) -> None:
-    """It is not listed and not brought back, and the next command that writes removes it: a reading one does not."""
+    """It is not listed and not restored, and the next command that writes removes it: a reading one does not."""
     take(lens)
     lens.write("lens.toml", '[bin]\nkeep = "23h"\n')
     item = next((lens.cwd / "flujo_ops.db.lens-bin").iterdir())

@@ -153,7 +153,7 @@ def test_what_is_cut_off_says_so(taken: Lens, form: str) -> None:
         whole.write_bytes(data[:size])
         done = taken("import cut.ndjson --dry-run -o json")
         words = done.error["message"] if done.code else done.err
-        assert "cut off" in words, (size, done.code, words)
+        assert "truncated" in words, (size, done.code, words)
         assert done.code in (0, 5)
         if not done.code:
             assert (done.json["complete"], done.json["left"] > 0) == (False, True)

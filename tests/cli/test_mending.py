@@ -86,7 +86,7 @@ class TestDoctorFix:
         assert slow("doctor").code == 1
         done = slow("doctor --fix --yes --reason slow")
         assert done.code == 0
-        assert done.lines == [f"mended: indexes: made {', '.join(LOST)}"]
+        assert done.lines == [f"repaired: indexes: made {', '.join(LOST)}"]
         assert indexes(slow) >= set(LOST)
         entry, end = every_entry(slow)
         assert (end["closes"], end["state"]) == (entry["audit_id"], "finished")
@@ -101,7 +101,7 @@ class TestDoctorFix:
         assert list(dry.json) == [*REPORT, "fixes", "findings"]
         assert [dry.json[name] for name in REPORT] == [1, 0, 0, 0, 1, True, None]
         assert dry.json["fixes"] == [{"check": "indexes", "done": None, "left": f"make {', '.join(LOST)}"}]
-        assert "would mend: indexes" in slow("doctor --fix --dry-run").out
+        assert "would repair: indexes" in slow("doctor --fix --dry-run").out
         assert tree(slow.cwd) == before
         wet = slow("doctor --fix --yes -o json")
         assert wet.code == 0
@@ -131,7 +131,7 @@ class TestDoctorFix:
         slow.edit("UPDATE workflow_state SET pipeline_context = '{' WHERE run_id = 'plain-001'")
         done = slow("doctor --fix --yes")
         assert done.code == 1
-        assert done.lines[0].startswith("mended: indexes: ")
+        assert done.lines[0].startswith("repaired: indexes: ")
         assert done.lines[1].startswith("left: unreadable values: ")
 
     def test_somebody_has_the_store_open(self, slow: Lens) -> None:
@@ -149,7 +149,7 @@ class TestDoctorFix:
             other.execute("PRAGMA wal_autocheckpoint = 0")
             other.execute("UPDATE runs SET total_steps = 7")
             done = well("doctor --fix --yes")
-            assert (done.code, done.lines) == (0, ["mended: WAL: all of it is in the file now"])
+            assert (done.code, done.lines) == (0, ["repaired: WAL: all of it is in the file now"])
             assert Path(f"{path}-wal").stat().st_size == 0
 
     def test_what_a_reader_needs_of_the_wal_stays(self, well: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ class TestDoctorFix:
         dry = file_lens("doctor --fix --dry-run -o json").json
         assert dry["fixes"] == [{"check": "leftovers", "done": None, "left": "put 2 leftovers into the bin"}]
         done = file_lens("doctor --fix --yes")
-        assert done.lines[0].startswith("mended: leftovers: moved 2 to ")
+        assert done.lines[0].startswith("repaired: leftovers: moved 2 to ")
         aside = file_lens.cwd / "states.lens-bin" / "leftovers"
         assert sorted(path.name for path in aside.iterdir()) == ["old-1.json.tmp", "old-2.json.tmp"]
         assert json.loads((aside / "old-1.json.tmp").read_text()) == {"run_id": "old-1.json.tmp"}
@@ -231,7 +231,7 @@ class TestOptimize:
         shown = well("optimize --vacuum --dry-run")
         assert (shown.code, shown.err) == (0, "")
         assert "create the index lens_idx_spans_figures on spans(name, status, start_time, end_time)" in shown.out
-        assert re.search(r"this takes .* free in /", shown.out)
+        assert re.search(r"needs .* free in /", shown.out)
         dry = well("optimize --vacuum --dry-run -o json").json
         assert [dry[name] for name in REPORT] == [5, 0, 0, 0, 5, True, None]
         assert tree(well.cwd) == before

@@ -226,7 +226,7 @@ def test_migrate_makes_what_is_missing(empty: Store) -> None:
     done = empty("migrate --yes -o json").json
     assert done["done"] == len(dry["steps"]) == 11
     assert empty("list -o json").json == []
-    assert "up to date" in empty("migrate --yes").out
+    assert "is current" in empty("migrate --yes").out
 
 
 def test_optimize_makes_indexes(store: Store) -> None:

@@ -240,7 +240,7 @@ def test_months_are_not_offered_to_whoever_meant_minutes(lens: Lens) -> None:
 def test_a_mistyped_pipeline_is_told(lens: Lens) -> None:
     (name, *_) = (row["pipeline_name"] for row in lens("stats -o json").json["by_pipeline"])
     done = lens("prune", "--older-than", "1h", "--pipeline", f"{name}x", "--yes")
-    assert (done.code, f'no run is of a pipeline "{name}x"; did you mean {name}?' in done.err) == (0, True)
+    assert (done.code, f'no runs of pipeline "{name}x"; did you mean {name}?' in done.err) == (0, True)
     assert lens("prune", "--older-than", "900d", "--pipeline", name, "--yes").err == ""
 
 
@@ -457,7 +457,7 @@ def test_a_run_that_gave_a_sign_lately_stays_unless_forced(lens: Lens) -> None:
     assert told in " ".join(done.out.split())
     assert "running    1   may be alive" in lens(f"{line} --force --dry-run").out
     lens.write("lens.toml", 'silent_after = "58m"\n')
-    assert "running    1   may be alive, though without a sign for long" in lens(f"{line} --dry-run").out
+    assert "running    1   stale, but may be alive" in lens(f"{line} --dry-run").out
     assert lens(f"{line} --yes").code == 0
     assert ids(lens) == set()
 
@@ -643,7 +643,7 @@ def test_max_duration_stops_after_a_batch_and_the_same_command_goes_on(lens: Len
     with held_for(path_of(lens), 1.5):
         told = lens(line.format("b").replace(" -o json", ""))
     assert told.code == 0
-    assert "the same command goes on, with another archive file (--archive DIR/ names each)" in " ".join(
+    assert "run the same command to continue, with another archive file (--archive DIR/ names each)" in " ".join(
         told.out.split()
     )
     assert lens("prune --older-than 30d --max-share 100% --yes --archive c.ndjson").code == 0
@@ -834,7 +834,7 @@ def test_the_log_of_the_store_has_to_be_writable(lens: Lens) -> None:
 def test_vacuum_gives_the_room_back(lens: Lens) -> None:
     many(lens, 2000)
     shown = lens("prune --older-than 30d --max-share 100% --vacuum --dry-run").out
-    assert "then the file is written anew" in shown
+    assert "then the file is rewritten" in shown
     done = lens("prune --older-than 30d --max-share 100% --vacuum --yes -o json")
     report = done.json
     assert (done.code, report["deleted"], report["reusable_bytes"]) == (0, 2000, 0)
@@ -855,7 +855,7 @@ def test_vacuum_is_left_out_while_another_has_the_store_open(lens: Lens) -> None
         done = lens("prune --older-than 1h --max-share 100% --status failed --vacuum --yes --timeout 0.1")
         assert done.code == 7
         assert done.lines[0].startswith("Deleted fail-001" if "fail-001" in done.out else "Deleted 1 run")
-        assert "the runs are deleted, but the file could not be made smaller" in done.err
+        assert "the runs were deleted, but the vacuum failed" in done.err
         assert "nothing was changed" not in done.err
     assert gone(lens, "fail-001")
 
@@ -864,7 +864,7 @@ def test_files_cannot_be_vacuumed(file_lens: Lens) -> None:
     before = tree(file_lens.cwd)
     refused = file_lens(f"{ALL} --vacuum")
     assert refused.code == 2
-    assert "leave --vacuum out" in refused.err
+    assert "omit --vacuum" in refused.err
     assert tree(file_lens.cwd) == before
 
 

@@ -79,7 +79,7 @@ class TestAnswers:
         assert done.lines == [
             "one waits at decide:",
             "    Decide [b]now[/b]",
-            f"answer it: lens resume {APP} one --question {question} --input ANSWER",
+            f"to answer: lens resume {APP} one --question {question} --input ANSWER",
         ]
         assert shop.run("one")["step_name"] == "decide"
 
@@ -200,7 +200,7 @@ class TestOtherStatuses:
         shop.begin("orders", "one")
         done = resume(shop, "one")
         assert (done.code, done.out) == (0, "charged HELLO\n")
-        assert "completed already" in done.err
+        assert "already completed" in done.err
         assert (shop.signs(), shop.entries()) == (["load", "charge"], [])
 
     def test_a_run_that_is_alive_elsewhere(self, shop: Shop) -> None:
@@ -225,7 +225,7 @@ class TestOtherStatuses:
         assert process.returncode == code
         run = any_shop.run("one")
         assert (run["status"], run["error_message"]) == ("failed", "interrupted")
-        assert f"lens resume {APP} one goes on" in told
+        assert f"lens resume {APP} one" in told
         slow.unlink()
         assert resume(any_shop, f"one {APP}").out == "charged HELLO\n"
 
@@ -287,7 +287,7 @@ class TestDryRun:
         before = tree(lens.cwd)
         found = resume(shop, "paused-001 --app theirs:registry --dry-run", env={"PYTHONDONTWRITEBYTECODE": "1"})
         assert found.lines[0] == 'paused-001 waits at "approve" (step 1) of approvals 1.0.0'
-        assert found.lines[2].startswith("names-match: no manifest is stored")
+        assert found.lines[2].startswith("names-match: the run has no manifest")
         assert tree(lens.cwd) == before
 
 

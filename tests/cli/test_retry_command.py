@@ -33,7 +33,7 @@ def test_one_run_goes_on_without_a_question(bare_lens: Lens, store: str) -> None
     shop = Shop(bare_lens, store)
     shop.fail("one")
     done = retry(shop, f"one {APP}")
-    assert (done.code, done.out) == (0, "one completed\n1 run: 1 went on, 0 failed again\n")
+    assert (done.code, done.out) == (0, "one completed\n1 run: 1 resumed, 0 failed again\n")
     assert shop.signs() == ["load", "charge", "charge"]
     (entry,), (closing,) = shop.entries(), shop.ends()
     assert closing["closes"] == entry["audit_id"]
@@ -72,7 +72,7 @@ def test_all_that_fail_again(shop: Shop) -> None:
     shop.lens.write("broken", "")
     done = retry(shop, f"one two {APP} --yes")
     assert done.code == 6
-    assert done.lines[-1] == "2 runs: 0 went on, 2 failed again"
+    assert done.lines[-1] == "2 runs: 0 resumed, 2 failed again"
     assert "one failed at charge: ValueError: no such customer" in done.lines
 
 
@@ -94,7 +94,7 @@ def test_by_a_filter(shop: Shop) -> None:
     refused = shop.lens("retry --status paused")
     assert (refused.code, "lens resume" in refused.err) == (2, True)
     done = retry(shop, f"--error '*customer*' --meta kept=yes {APP} --yes")
-    assert (done.code, done.lines[-1]) == (0, "2 runs: 2 went on, 0 failed again")
+    assert (done.code, done.lines[-1]) == (0, "2 runs: 2 resumed, 0 failed again")
     assert retry(shop, f"--pipeline orders {APP}").out == "nothing to retry\n"
 
 
@@ -107,7 +107,7 @@ def test_more_than_one_is_asked_for(shop: Shop) -> None:
     assert tree(shop.cwd) == before
     assert shop.typing(f"retry one two {APP}", ["n"])[0] == 1
     code, shown = shop.typing(f"retry one two {APP}", ["y"])
-    assert (code, shown.splitlines()[-1]) == (0, "2 runs: 2 went on, 0 failed again")
+    assert (code, shown.splitlines()[-1]) == (0, "2 runs: 2 resumed, 0 failed again")
 
 
 def test_a_dry_run_changes_nothing(shop: Shop) -> None:
@@ -184,5 +184,5 @@ def test_what_another_process_holds_has_not_failed_again(shop: Shop) -> None:
     slow.unlink()
     assert (done.code, done.json["runs"][0]["code"], done.json["runs"][0]["status"]) == (6, "LENS-B2", "running")
     assert told.code == 6
-    assert told.lines[-1] == "1 run: 0 went on, 0 failed again, 1 held by other processes"
+    assert told.lines[-1] == "1 run: 0 resumed, 0 failed again, 1 held by other processes"
     assert told.lines[0].startswith("one is held by another process: LENS-B2: ")

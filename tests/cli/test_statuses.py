@@ -85,7 +85,7 @@ def test_every_command_takes_them(lens: Lens, command: str) -> None:
     assert lens(f"{command} --status failed,'on hold'").code == 0
     wrong = lens(f"{command} --status suspnded")
     assert wrong.code == 2
-    assert 'no status "suspnded". Did you mean suspended? There are: running, paused, ' in wrong.err
+    assert 'unknown status "suspnded". Did you mean suspended? Statuses: running, paused, ' in wrong.err
     assert "on hold" in wrong.err
 
 
@@ -93,7 +93,7 @@ def test_a_wrong_one_is_one_that_nobody_knows(odd: Lens) -> None:
     for status, meant in (("cancled", "cancelled"), ("suspnded", "suspended")):
         error = odd("list", "--status", f"failed,{status}", "-o", "json")
         assert (error.code, error.out) == (2, "")
-        assert f'no status "{status}". Did you mean {meant}?' in error.error["message"].replace(
+        assert f'unknown status "{status}". Did you mean {meant}?' in error.error["message"].replace(
             "Suspended", "suspended"
         )
 
@@ -125,4 +125,4 @@ def test_spans_of_a_status_that_the_trace_has(lens: Lens) -> None:
 def test_a_saved_check_knows_its_own_statuses(lens: Lens) -> None:
     assert lens("check --save there.json").code == 0
     wrong = lens("check --from there.json --app x:y --status pausd --store nowhere")
-    assert 'no status "pausd". Did you mean paused?' in wrong.err
+    assert 'unknown status "pausd". Did you mean paused?' in wrong.err

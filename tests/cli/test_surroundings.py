@@ -293,7 +293,7 @@ class TestFullDisk:
         with open("/dev/full", "wb") as full:
             done = bare_lens.process(f"retry --status failed --yes --app shop:registry -o {form}", stdout=full)
         assert done.code == 1
-        assert "3 runs: 3 went on, 0 failed again" in done.err
+        assert "3 runs: 3 resumed, 0 failed again" in done.err
         assert "nothing was changed" not in done.err
         assert [shop.run(run_id)["status"] for run_id in ("one", "two", "three")] == ["completed"] * 3
 

@@ -144,7 +144,7 @@ def test_a_dry_run_changes_nothing(lens: Lens) -> None:
 def test_one_run(lens: Lens) -> None:
     take(lens)
     done = lens(f"undo {ID} --run fail-001 --yes")
-    assert (done.code, done.lines) == (0, ["1 run brought back", "  fail-001"])
+    assert (done.code, done.lines) == (0, ["1 run restored", "  fail-001"])
     assert lens("show fail-001").code == 0
     assert lens("show paused-001").code == 3
     assert entries(lens)[0]["command"][:5] == ["lens", "undo", ID, "--run=fail-001", "--yes"]  # type: ignore[index]
@@ -159,8 +159,8 @@ def test_what_exists_again_is_skipped(lens: Lens) -> None:
     assert rest.json["existing"] == ["fail-001"]
     again = lens(f"undo {ID} --yes")
     named = [f"  {run_id}" for run_id in sorted(RUNS)]
-    assert (again.code, again.lines) == (6, ["0 runs brought back", "left alone: 3 runs whose id exists", *named])
-    assert lens(f"undo {ID} --yes -q").lines == ["0 runs brought back; left alone: 3 runs whose id exists"]
+    assert (again.code, again.lines) == (6, ["0 runs restored", "skipped: 3 runs whose id exists", *named])
+    assert lens(f"undo {ID} --yes -q").lines == ["0 runs restored; skipped: 3 runs whose id exists"]
 
 
 def test_a_state_does_not_come_back_before_the_history_that_was_deleted_after_it(lens: Lens) -> None:
@@ -200,10 +200,10 @@ def test_on_a_terminal_it_asks_and_takes_prefixes(lens: Lens) -> None:
     before = tree(lens.cwd)
     refused = answered(lens, "undo 2026112", "n\n")
     assert refused.code == 1
-    assert f"bring back 3 runs that {ID} deleted? [y/N]" in refused.out
+    assert f"restore 3 runs that {ID} deleted? [y/N]" in refused.out
     assert tree(lens.cwd) == before
     done = answered(lens, "undo 2026112 --run fail", "y\n")
-    assert (done.code, "1 run brought back" in done.out) == (0, True)
+    assert (done.code, "1 run restored" in done.out) == (0, True)
 
 
 def test_a_read_only_store(lens: Lens) -> None:
@@ -223,7 +223,7 @@ def test_the_list_tells_who_is_deleting_at_the_moment(lens: Lens) -> None:
         listed = lens("undo -o json")
     assert (listed.code, listed.json) == (0, [])
     assert "lens prune" in listed.err
-    assert "what it deletes can be brought back when it is done" in listed.err
+    assert "its deletions can be undone when it has finished" in listed.err
 
 
 def test_while_another_cleans_up(lens: Lens) -> None:
@@ -280,7 +280,7 @@ def test_an_empty_store_needs_none(bare_lens: Lens) -> None:
         db.commit()
     take(bare_lens, archive="a.ndjson")
     done = bare_lens("import a.ndjson -s empty.db")
-    assert (done.code, done.lines[0]) == (0, "3 runs brought back")
+    assert (done.code, done.lines[0]) == (0, "3 runs restored")
     assert sorted(bare_lens("list -s empty.db -o id").lines) == sorted(RUNS)
 
 
@@ -292,7 +292,7 @@ def test_one_whose_writer_was_stopped(lens: Lens) -> None:
     take(lens, archive="a.ndjson", end=False)
     done = lens("import a.ndjson --yes")
     assert done.code == 0
-    assert "is truncated: its 3 runs are whole" in done.err
+    assert "is truncated: it has 3 complete runs" in done.err
 
 
 def test_what_cannot_be_imported(lens: Lens) -> None:
@@ -318,7 +318,7 @@ def test_what_cannot_be_imported(lens: Lens) -> None:
 
 
 def test_an_older_schema(bare_lens: Lens) -> None:
-    """Is brought back as it was, without a migration."""
+    """Is restored as it was, without a migration."""
     bare_lens.store(OLD)
     before = everything(bare_lens)
     take(bare_lens, *bare_lens("list --all -o id").lines[:3])

@@ -156,7 +156,7 @@ def test_a_failure_in_the_middle_leaves_what_is_kept_and_a_second_entry(place: P
     assert (second.closes, second.reason, second.error) == (first.audit_id, first.reason, "LENS-F1")
     assert second.counts["deleted"] == len(before) - len(left)
     assert set(second.run_ids) == before - left
-    assert [item.audit_id for item in place.bin.items()] == [first.audit_id], "what went can be brought back"
+    assert [item.audit_id for item in place.bin.items()] == [first.audit_id], "what went can be restored"
 
 
 # --- an end before the end
