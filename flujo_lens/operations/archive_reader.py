@@ -35,7 +35,7 @@ from flujo_lens.state.deletion import Record
 __all__ = ["ArchiveReader", "Group", "LongRun", "Survey", "read_archive", "runs_of", "survey"]
 
 _LONG = 4 << 20
-"""Bytes of lines from which on a run is handed out as a `LongRun`, and not held whole."""
+"""Minimum bytes of the lines of a `LongRun`, which is not held in memory."""
 
 _SPACED = re.compile(rb'\{\s*"\w+"\s*:\s|\{\s+"|\{"\w+"\s')
 """The start of a line rewritten by another program, such as Python's ``json``."""
@@ -44,16 +44,16 @@ _HEAD = b'{"lens_archive":'
 
 
 class LongRun:
-    """The records of one run that is too large to be held: they are read from the archive as they are asked for.
+    """The records of a run that is too large to be held in memory, read from the archive on iteration.
 
-    May be gone through several times. If the archive ends before the run does, it is no run of the archive.
+    Can be iterated several times. A run that is truncated by the end of the archive is not part of it.
 
     Attributes:
         run_id: The run.
         state_only: Whether only its state was deleted.
 
     Raises:
-        CorruptArchiveError, ArchiveError: as `ArchiveReader.groups`, when records are asked for.
+        CorruptArchiveError, ArchiveError: on iteration, as for `ArchiveReader.groups`.
     """
 
     def __init__(self, reader: ArchiveReader, begin: int, held: list[Record]) -> None:
@@ -79,7 +79,7 @@ class LongRun:
 
 
 Group = list[Record] | LongRun
-"""The records of some whole runs, or of one that is too large to be held."""
+"""The records of some complete runs, or of a run that is too large to be held in memory."""
 
 
 class ArchiveReader:
@@ -179,12 +179,12 @@ class ArchiveReader:
     # --- the batches
 
     def groups(self) -> Iterator[Group]:
-        """The records of the next batch's whole runs, all of a run in one group; can be gone through once.
+        """The records of the complete runs, batch by batch, all records of a run in one group. Can be iterated once.
 
-        A run that takes more than some megabytes is a group of its own, which reads on as it is gone through: that is
-        to be done before the next group is asked for, else it is passed over.
+        A run of more than some megabytes is a separate group, read on iteration. It must be iterated before the next
+        group; otherwise it is skipped.
 
-        A tail that was torn when the writer died is no error: see `torn`.
+        An incomplete tail left by a killed writer is not an error: see `torn`.
 
         Raises:
             CorruptArchiveError: a line was changed; the groups before it are valid.
@@ -207,7 +207,7 @@ class ArchiveReader:
         self._drop_unfinished()
 
     def rest_of_run(self, records: list[Record]) -> Iterator[Record]:
-        """These records of a run, and those of the batches to come, up to its last one."""
+        """These records of a run, and those in later batches, up to its last one."""
         run_id = records[0]["run_id"]
         yield from records
         records.clear()
@@ -224,11 +224,11 @@ class ArchiveReader:
         self.unfinished.append(run_id)
 
     def again(self) -> ArchiveReader:
-        """The same archive, from its first line."""
+        """A new reader of the same archive."""
         return ArchiveReader(self.path, self._limits, self._source)
 
     def run_at(self, number: int, run_id: str) -> Iterator[Record]:
-        """The records of the run of this id that begins in the batch of this number."""
+        """The records of a run that starts in the batch with this number."""
         self._following = self._batches()
         for batch in self._following:
             own = [at for at, record in enumerate(batch) if record["run_id"] == run_id]
@@ -454,7 +454,7 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
 
 
 def runs_of(group: Group) -> Iterator[tuple[tuple[str, bool], Iterable[Record]]]:
-    """The records by run, each with its id, and with whether only its state was deleted."""
+    """The records grouped by run id and by whether only the state was deleted."""
     if isinstance(group, LongRun):
         yield (group.run_id, group.state_only), group
         return

@@ -226,7 +226,7 @@ async def _restore_all(
 
 
 def _chosen(plan: RestorePlan, group: Group, number: int, states: bool | None, wanted: Collection[str]) -> Group:
-    """The records of a group that are to be restored from it."""
+    """The records of a group to restore."""
     runs = [
         run
         for key, run in runs_of(group)
@@ -238,7 +238,7 @@ def _chosen(plan: RestorePlan, group: Group, number: int, states: bool | None, w
 
 
 async def _restore(backend: StateBackend, records: Group, done: _Done) -> None:
-    """Restore a batch; where it has a run that the store has no place for, run by run."""
+    """Restore a batch; if the store cannot take one of its runs, run by run."""
     try:
         restored = await backend.restore(records)
     except SchemaError:

@@ -52,10 +52,10 @@ class Reply(NamedTuple):
         is_other |= self.question is not None and self.question not in stored.questions
         is_other |= self.step is not None and self.step not in _names(waiting, pipeline)
         if is_other:
-            raise _another(stored, f"it waits at {_quoted(waiting)} now", waiting)
+            raise _another(stored, f"it now waits at {_quoted(waiting)}", waiting)
         names_it = self.seen is not None or self.step is not None or self.question is not None
         if not names_it and stored.has_answers(pipeline):
-            raise _another(stored, f"it has had an answer, and asks another question at {_quoted(waiting)}", waiting)
+            raise _another(stored, f"it was answered, and now has another question at {_quoted(waiting)}", waiting)
 
 
 def _is_same(seen: PipelineResult[Any], stored: Stored) -> bool:

@@ -24,14 +24,14 @@ class MigrationPlan(NamedTuple):
     """A planned migration to the current schema.
 
     Attributes:
-        path: The store; None where it has none.
-        steps: What would be done, in words; nothing if the schema is up to date.
-        size_bytes: Its size, which is that of a backup.
-        backup: Where a backup would go; None where there is nothing to back up.
-        free_bytes: Room on the disk that it is on.
-        place: The store, if it is on a server: no backup is made there, and others go on meanwhile.
-        lacks: What such a store lacks, in words.
-        copied_by: What makes a backup of it.
+        path: The path of the store, or None.
+        steps: Descriptions of the steps; empty if the schema is current.
+        size_bytes: The size of the store, and of a backup.
+        backup: The path of the backup; None without one.
+        free_bytes: Free space on the disk of the store.
+        place: The store, if it is on a server, where no backup is made and others keep access.
+        lacks: What is missing in a store on a server, such as "tables".
+        copied_by: The program that makes backups of a store on a server.
     """
 
     path: Path | None = None

@@ -57,9 +57,9 @@ def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> N
 def _plan_lines(plan: MigrationPlan, backup: bool) -> list[str]:
     if plan.place is not None:
         return [
-            f"{plan.place} lacks {plan.lacks}:",
+            f"{plan.place} is missing {plan.lacks}:",
             *(f"  {step}" for step in plan.steps),
-            f"nothing else is changed; no backup is made ({plan.copied_by} makes one)",
+            f"nothing else is changed; no backup is made (use {plan.copied_by})",
         ]
     return [
         f"{plan.path} ({human.size(plan.size_bytes)}) has an older schema:",
