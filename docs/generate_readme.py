@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from flujo_lens.cli.app import run  # noqa: E402
-from flujo_lens.cli.context import World  # noqa: E402
+from flujo_lens.cli.world import World  # noqa: E402
 
 README = ROOT / "README.md"
 WIDTH = 100

@@ -36,7 +36,6 @@ from flujo_lens.config_sources import (
     describe,
     expand,
     looks_like_path,
-    parse_duration,
     read_files,
     same_place,
     same_store,
@@ -52,7 +51,6 @@ __all__ = [
     "World",
     "choose_store",
     "load_settings",
-    "parse_duration",
 ]
 
 T = TypeVar("T")

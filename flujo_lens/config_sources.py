@@ -352,28 +352,6 @@ def place_of(uri: str) -> str:
     return re.sub("^postgres://", "postgresql://", uri)
 
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def parse_duration(text: str) -> timedelta:
-    """Read a length of time: a whole number and one of ``s m h d w``, as in ``90s 10m 2h 30d 4w``.
-
-    Raises:
-        TimeFormatError: It is written differently, or longer than 999999999 days.
-    """
-    found = re.fullmatch("([0-9]{1,9})([smhdw])", text.strip())
-    try:
-        if found:
-            return timedelta(**{_UNITS[found[2]]: int(found[1])})
-    except OverflowError:
-        pass
-    raise TimeFormatError(
-        f'"{text}" is no length of time',
-        hint="write a whole number and a unit: 90s, 10m (minutes), 2h, 30d or 4w; for months, days: 90d",
-        value=text,
-    )
-
-
 class WrongValueError(Exception):
     """A value has the wrong type.
 
@@ -424,6 +402,8 @@ def check_bool(value: Any) -> bool:
 
 
 def check_duration(value: Any) -> timedelta:
+    from flujo_lens.state.typed_times import parse_duration  # not needed for the settings of most commands
+
     try:
         return parse_duration(check_text(value))
     except TimeFormatError as exc:

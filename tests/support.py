@@ -24,7 +24,7 @@ from typing import Any
 
 import flujo_lens
 from flujo_lens.cli.app import run
-from flujo_lens.cli.context import World
+from flujo_lens.cli.world import World
 
 PACKAGE = Path(flujo_lens.__file__).resolve().parent
 DATA = Path(__file__).resolve().parent / "data"

@@ -18,11 +18,11 @@ from flujo_lens.config import (
     World,
     choose_store,
     load_settings,
-    parse_duration,
 )
 from flujo_lens.config_sources import absolute_uri
 from flujo_lens.errors import ConfigError, NoStoreError, TimeFormatError, UnknownStoreError
 from flujo_lens.redaction import masked_text
+from flujo_lens.state.typed_times import parse_duration
 
 Write = Callable[[str, str], Path]
 

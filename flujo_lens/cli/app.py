@@ -15,11 +15,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from flujo_lens.cli import exit_codes
-from flujo_lens.cli.context import App, World, silence
+from flujo_lens.cli.context import App
 from flujo_lens.cli.help import Command, Group
 from flujo_lens.cli.hints import Repeated
 from flujo_lens.cli.options import CommonOptions, command
 from flujo_lens.cli.streams import escape_what_cannot_be_shown, fill_closed_numbers, in_utf8_mode, words_as_typed
+from flujo_lens.cli.world import World, silence
 from flujo_lens.errors import (
     ApplicationExitError,
     IncompatibleError,
@@ -308,7 +309,7 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
 
         app.tell("".join(traceback.format_exception(error)).rstrip())
     if _wants_json(arguments):
-        from flujo_lens.rendering.data import compact
+        from flujo_lens.rendering.json_text import compact
 
         document = app.redactor.value(app.repeated.error(error.to_dict()))
         typed = {

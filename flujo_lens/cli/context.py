@@ -1,22 +1,19 @@
-"""The environment of one invocation: streams, terminal, clock, settings, the opened store. Injected and lazy."""
+"""The context of one command: its world, options, settings and opened store, all lazy."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import timedelta, tzinfo
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.cli.hints import Repeated
 from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
+from flujo_lens.cli.world import World, silence
 from flujo_lens.errors import LensError, OperationFailedError, UnknownValueError, UnreachableStoreError, UsageError
-from flujo_lens.folders import current_folder
 
 if TYPE_CHECKING:
     from flujo_lens.cli.output import Output
@@ -25,91 +22,10 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
     from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["App", "World", "silence"]
+__all__ = ["App"]
 
 T = TypeVar("T")
-_NARROWEST, _WIDEST = 20, 10_000
-"""Minimum width of a line in cells. A terminal without a size reports 1."""
-
 _COLOURS = ("auto", "always", "never")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _nowhere(mode: str) -> TextIO:
-    """A stream to /dev/null, for a standard stream that was closed at the start."""
-    return cast("TextIO", open(os.devnull, mode, encoding="utf-8"))
-
-
-def silence(stream: TextIO) -> None:
-    """Send a stream whose reader is gone to /dev/null, so that Python does not report it at exit."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except (OSError, ValueError):
-        return
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class World:
-    """The streams, clock, terminal and environment that lens uses; tests pass their own.
-
-    Attributes:
-        zone: The user's time zone; None for the machine's.
-        width: Width of a line in cells; None for the terminal's.
-        stdout_tty: Whether stdout is a terminal; None to detect it.
-        owns_process: Whether the process ends with this invocation, so that nothing prints to stdout after it.
-        diverted: The streams diverted by `flujo_lens.cli.diversion`; None until an application is imported.
-    """
-
-    stdin: TextIO = field(default_factory=lambda: sys.stdin or _nowhere("r"))
-    stdout: TextIO = field(default_factory=lambda: sys.stdout or _nowhere("w"))
-    stderr: TextIO = field(default_factory=lambda: sys.stderr or _nowhere("w"))
-    env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    cwd: Path = field(default_factory=current_folder)
-    now: Callable[[], datetime] = _now
-    zone: tzinfo | None = None
-    width: int | None = None
-    stdout_tty: bool | None = None
-    stderr_tty: bool | None = None
-    user_config_dir: Path | None = None
-    etc_dir: Path = Path("/etc/flujo-lens")
-    owns_process: bool = False
-    diverted: Any = None
-
-    @cached_property
-    def is_terminal(self) -> bool:
-        """Whether stdout is a terminal."""
-        return self.stdout.isatty() if self.stdout_tty is None else self.stdout_tty
-
-    @cached_property
-    def columns(self) -> int:
-        """Width of a line in cells; unlimited without a terminal."""
-        if self.width is not None:
-            return self.width
-        given = self.env.get("COLUMNS", "")
-        if given.isascii() and given.isdigit() and int(given[:9]) > 0:
-            return min(max(int(given[:9]), _NARROWEST), _WIDEST)
-        try:
-            return max(os.get_terminal_size(self.stdout.fileno()).columns or 80, _NARROWEST)
-        except (OSError, ValueError):
-            return 80 if self.is_terminal else _WIDEST
-
-    @cached_property
-    def unicode(self) -> bool:
-        """Whether the terminal can show more than ASCII."""
-        return (self.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32", "utf8sig")
-
-    def colour(self, when: str | None, terminal: bool) -> bool:
-        """Whether to use colour: decided by the option, NO_COLOR, FORCE_COLOR, then whether it is a terminal."""
-        if when in ("always", "never"):
-            return when == "always"
-        if self.env.get("NO_COLOR"):
-            return False
-        if self.env.get("FORCE_COLOR"):
-            return True
-        return terminal and self.env.get("TERM") != "dumb"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
-    from flujo_lens.cli.context import World
+    from flujo_lens.cli.world import World
 
 __all__ = ["divert", "leave", "spare_of"]
 

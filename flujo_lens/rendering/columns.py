@@ -103,7 +103,7 @@ def human_value(value: Any, name: str, shown: Human) -> str:
         return "yes" if value else "no"
     if isinstance(value, str):
         return value
-    from flujo_lens.rendering.data import compact
+    from flujo_lens.rendering.json_text import compact
 
     return compact(value)
 

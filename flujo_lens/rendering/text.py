@@ -7,8 +7,9 @@ escapes. `unescape` decodes them, so that an id can be copied from any output to
 from __future__ import annotations
 
 import re
+import shlex
 
-__all__ = ["HIDDEN", "escape_controls", "escape_csv", "escape_tsv", "harmless", "one_line", "unescape"]
+__all__ = ["HIDDEN", "escape_controls", "escape_csv", "escape_tsv", "harmless", "one_line", "quoted", "unescape"]
 
 HIDDEN = (
     "\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
@@ -90,3 +91,8 @@ def _unescaped(text: str) -> str:
 def _meant(match: re.Match[str]) -> str:
     short, *numbers = match.groups()
     return _LONG[short] if short else chr(int(next(filter(None, numbers)), 16))
+
+
+def quoted(text: str) -> str:
+    """`text` quoted for a shell, with control characters escaped."""
+    return shlex.quote(escape_controls(text))

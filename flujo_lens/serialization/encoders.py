@@ -27,15 +27,12 @@ from types import (
 from typing import Any
 from uuid import UUID
 
-from flujo_lens.serialization.lossy import class_name, unserializable, words_of
+from flujo_lens.serialization.lossy import LossError, Lost, class_name, unserializable, words_of
 from flujo_lens.serialization.registry import Registry
 
 __all__ = [
-    "PLAIN_MODEL",
     "Custom",
     "Encoder",
-    "LossError",
-    "Lost",
     "encoder_for",
     "is_unknown",
     "quick_encoder_for",
@@ -46,34 +43,6 @@ _MOST_TYPES = 4096
 """Maximum size of the cache, since an application may create classes dynamically."""
 
 _MOST_WRAPPERS = 20
-
-
-class LossError(Exception):
-    """A value cannot be represented; with its placeholder and the reason. Internal to this package."""
-
-    def __init__(self, mark: Any, reason: str) -> None:
-        super().__init__(reason)
-        self.mark, self.reason = mark, reason
-
-
-class Lost:
-    """Returned by an encoder, or put into an object, for a value that cannot be represented.
-
-    Attributes:
-        mark: The placeholder: any data.
-        reason: The reason for the report.
-        kind: The class for the report.
-    """
-
-    __slots__ = ("kind", "mark", "reason")
-
-    def __init__(self, mark: Any, reason: str, kind: type) -> None:
-        self.mark, self.reason, self.kind = mark, reason, kind
-
-
-def PLAIN_MODEL(value: Any) -> Any:  # noqa: N802 - a callable constant
-    """The encoder of a pydantic model without special fields: its ``__dict__``."""
-    return value.__dict__
 
 
 def encoder_for(registry: Registry, kind: type) -> Encoder:

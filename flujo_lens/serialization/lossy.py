@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "CIRCULAR",
+    "PLAIN_MODEL",
     "TOO_DEEP",
+    "LossError",
     "LossyValue",
+    "Lost",
     "class_name",
     "lost_in",
     "path_text",
@@ -98,3 +101,31 @@ def _part(part: object) -> str:
         name = str.__str__(part)
         return f".{name}" if name.isidentifier() else f"[{name!r}]"
     return f"[{class_name(kind)}]"
+
+
+class LossError(Exception):
+    """A value cannot be represented; with its placeholder and the reason. Internal to this package."""
+
+    def __init__(self, mark: Any, reason: str) -> None:
+        super().__init__(reason)
+        self.mark, self.reason = mark, reason
+
+
+class Lost:
+    """Returned by an encoder, or put into an object, for a value that cannot be represented.
+
+    Attributes:
+        mark: The placeholder: any data.
+        reason: The reason for the report.
+        kind: The class for the report.
+    """
+
+    __slots__ = ("kind", "mark", "reason")
+
+    def __init__(self, mark: Any, reason: str, kind: type) -> None:
+        self.mark, self.reason, self.kind = mark, reason, kind
+
+
+def PLAIN_MODEL(value: Any) -> Any:  # noqa: N802 - a callable constant
+    """The encoder of a pydantic model without special fields: its ``__dict__``."""
+    return value.__dict__

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from flujo_lens.serialization.encoders import PLAIN_MODEL, Lost
-from flujo_lens.serialization.lossy import class_name, unserializable, words_of
+from flujo_lens.serialization.lossy import PLAIN_MODEL, Lost, class_name, unserializable, words_of
 
 __all__ = ["dataclass_encoder", "model_encoder"]
 

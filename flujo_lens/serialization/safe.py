@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from flujo_lens.serialization.encoders import PLAIN_MODEL, Custom, quick_encoder_for
-from flujo_lens.serialization.lossy import LossyValue
+from flujo_lens.serialization.encoders import Custom, quick_encoder_for
+from flujo_lens.serialization.lossy import PLAIN_MODEL, LossyValue
 from flujo_lens.serialization.registry import Registry, current_registry
 from flujo_lens.serialization.walker import walk
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any, NamedTuple
 
-from flujo_lens.serialization.encoders import Custom, Encoder, LossError, Lost, encoder_for, is_unknown
+from flujo_lens.serialization.encoders import Custom, Encoder, encoder_for, is_unknown
 from flujo_lens.serialization.lossy import (
     CIRCULAR,
     TOO_DEEP,
+    LossError,
     LossyValue,
+    Lost,
     class_name,
     path_text,
     printable,

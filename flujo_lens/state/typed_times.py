@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 
 from flujo_lens.errors import TimeFormatError
 
-__all__ = ["parse_age", "parse_when"]
+__all__ = ["parse_age", "parse_duration", "parse_when"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _HINT = "times look like 90s, 10m, 2h, 30d, 4w, today, yesterday, 2026-11-20 or 2026-11-20T19:11:08-05:00"
@@ -58,6 +58,25 @@ def parse_age(text: str) -> timedelta | None:
         return timedelta(seconds=int(digits[: _MOST_DIGITS + 1]) * _UNITS[unit.lower()])
     except OverflowError:
         raise _too_long(text) from None
+
+
+def parse_duration(text: str) -> timedelta:
+    """Parse ``90s 10m 2h 30d 4w``, as `parse_age`, but refuse any other form.
+
+    Raises:
+        TimeFormatError: it has another form, or is out of range.
+    """
+    try:
+        found = parse_age(text.strip())
+    except TimeFormatError:
+        found = None
+    if found is None:
+        raise TimeFormatError(
+            f'cannot read "{text}" as a duration',
+            hint="write a whole number and a unit: 90s, 10m (minutes), 2h, 30d or 4w; for months, days: 90d",
+            value=text,
+        )
+    return found
 
 
 def _too_long(text: str) -> TimeFormatError:

@@ -2,7 +2,7 @@
 
 Units: durations in milliseconds, costs in US dollars, times as aware `datetime` in UTC. None means unknown. They are
 named tuples, since they are made by the thousand and are cheaper to define than dataclasses. Statistics over many runs
-are in `flujo_lens.state.statistics`; their names can be imported from here, too.
+are in `flujo_lens.state.statistics`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
-
-if TYPE_CHECKING:
-    from flujo_lens.state.statistics import (
-        Durations,
-        FailureGroup,
-        PipelineStats,
-        SpanStats,
-        Stats,
-        StoreStatus,
-    )
+from typing import Any, Generic, NamedTuple, TypeVar
 
 __all__ = [
     "EMPTY",
@@ -29,20 +19,14 @@ __all__ = [
     "RUN_STATUSES",
     "SPAN_STATUSES",
     "UNREADABLE",
-    "Durations",
     "Evaluation",
-    "FailureGroup",
     "Page",
     "Pause",
-    "PipelineStats",
     "RunDetail",
     "RunFilter",
     "RunSummary",
     "Span",
-    "SpanStats",
-    "Stats",
     "StepRecord",
-    "StoreStatus",
     "SystemEntry",
 ]
 
@@ -56,17 +40,7 @@ INACTIVE = "no sign"
 """Reason of a stale run: it was not saved recently, and is not held by a live process."""
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
-_FIGURES = frozenset({"Durations", "FailureGroup", "PipelineStats", "SpanStats", "Stats", "StoreStatus"})
-
 T = TypeVar("T")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FIGURES:
-        from flujo_lens.state import statistics
-
-        return getattr(statistics, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class RunSummary(NamedTuple):

@@ -285,7 +285,7 @@ def test_a_full_disk_with_a_store_in_use_has_room_in_its_log(lens: Lens, more: s
 AS_NOBODY = """
     import os, shlex, sys
     from flujo_lens.cli.app import run
-    from flujo_lens.cli.context import World
+    from flujo_lens.cli.world import World
 
     out = os.dup(1), os.dup(2)
     for stream in (1, 2):

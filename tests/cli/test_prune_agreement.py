@@ -15,7 +15,7 @@ import pytest
 from support import NOW, ZONE
 
 from flujo_lens.cli.app import run
-from flujo_lens.cli.context import World
+from flujo_lens.cli.world import World
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend

@@ -25,7 +25,7 @@ def demo(
     import asyncio
     import shlex
 
-    from flujo_lens.cli.screens.lists import quoted
+    from flujo_lens.rendering.text import quoted
 
     if app.options.store is not None:
         given = shlex.quote(app.options.store)

@@ -306,7 +306,7 @@ class _Screen(NamedTuple):
                 yield from (f"     {line}" for line in (remedy.code or remedy.consequence).split("\n"))
             yield f"  more: lens explain {group.code}"
         if stuck and self.asked.from_file is None:
-            from flujo_lens.cli.screens.lists import quoted
+            from flujo_lens.rendering.text import quoted
 
             yield ""
             command = f"lens resume {quoted(stuck[0].sample_run_id)} --app {quoted(self.target)} --dry-run"

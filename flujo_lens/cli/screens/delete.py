@@ -14,12 +14,11 @@ from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, described
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens.deletion import Work, carry_out, check_bin, copy_lines, report_dry, say, store_name
 from flujo_lens.cli.screens.deletion_text import hanging, hung, statuses
-from flujo_lens.cli.screens.lists import quoted
 from flujo_lens.errors import NotSupportedError, RunNotFoundError
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.rendering import human
-from flujo_lens.rendering.text import escape_controls, unescape
+from flujo_lens.rendering.text import escape_controls, quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
 from flujo_lens.state.views import RunFilter, RunSummary

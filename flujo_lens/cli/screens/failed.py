@@ -12,11 +12,11 @@ from flujo_lens.cli.input.contradictions import check_statuses, refuse_combinati
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
-from flujo_lens.cli.screens.lists import FEW_GROUPS, glob_of, quoted
+from flujo_lens.cli.screens.lists import FEW_GROUPS, glob_of
 from flujo_lens.errors import UsageError
 from flujo_lens.operations.failures import FAILED, FailureReport, failed_runs, failure_report
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.text import one_line
+from flujo_lens.rendering.text import one_line, quoted
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter, RunSummary
 

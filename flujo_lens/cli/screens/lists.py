@@ -15,7 +15,7 @@ from flujo_lens.cli.paging import note_problems
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.text import escape_controls, one_line, unescape
+from flujo_lens.rendering.text import escape_controls, one_line, quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.statistics import Stats, StoreStatus
 from flujo_lens.state.views import Evaluation, RunFilter, RunSummary, SystemEntry
@@ -29,7 +29,6 @@ __all__ = [
     "glob_of",
     "print_stats",
     "print_status",
-    "quoted",
     "store_list",
     "system_list",
     "system_value",
@@ -46,13 +45,6 @@ def glob_of(error: str) -> str:
     """A glob that matches the errors of a group, quoted for a shell."""
     head = error.split("#")[0].rstrip("'\"`‘“ ")
     return quoted(f"{head}*" if len(head) >= 8 else error)
-
-
-def quoted(text: str) -> str:
-    """`text` quoted for a shell, with control characters escaped."""
-    import shlex
-
-    return shlex.quote(escape_controls(text))
 
 
 def answer_command(run: RunSummary) -> str:

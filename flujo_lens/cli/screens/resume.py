@@ -18,13 +18,13 @@ from flujo_lens.cli.input.confirm import can_ask, check_writable
 from flujo_lens.cli.input.run_arguments import meant
 from flujo_lens.cli.options import AppOptions, ChangeOptions, OutputOptions
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.screens.lists import answer_command, quoted
+from flujo_lens.cli.screens.lists import answer_command
 from flujo_lens.cli.signals import code_of, cut_off
 from flujo_lens.cli.streams import decoded, read_text
 from flujo_lens.errors import UsageError, command_line
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.system import parse_json
-from flujo_lens.rendering.text import escape_controls
+from flujo_lens.rendering.text import escape_controls, quoted
 from flujo_lens.state.backends.base import StateBackend
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _report(app: App, out: Output, outcome: Outcome) -> int:
     if out.form == "json":
         out.document(outcome.document())
     elif out.form == "ndjson":
-        from flujo_lens.rendering.data import dump
+        from flujo_lens.rendering.json_text import dump
 
         out.write(dump(out.redactor.value(outcome.document())) + b"\n")
     elif out.form == "id":

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple, TextIO
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.application import the_application
 from flujo_lens.cli.change_output import recorder, report_output
-from flujo_lens.cli.context import App, silence
+from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, described, listed, meant_all, named, typed
 from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.signals import code_of, heard
+from flujo_lens.cli.world import silence
 from flujo_lens.errors import OperationFailedError, UsageError
 from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.deletion import Stop
@@ -154,7 +155,7 @@ class _Watch:
         self._stdout.flush()
 
     def _line(self, outcome: Any) -> str | None:
-        from flujo_lens.rendering.data import dump
+        from flujo_lens.rendering.json_text import dump
 
         if self._out.form == "json":
             return None

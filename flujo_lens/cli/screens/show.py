@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
-from flujo_lens.cli.screens.lists import answer_command, quoted
+from flujo_lens.cli.screens.lists import answer_command
 from flujo_lens.operations.runs import read_run
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
-from flujo_lens.rendering.text import escape_controls, one_line, unescape
+from flujo_lens.rendering.text import escape_controls, one_line, quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord
 
@@ -54,7 +54,7 @@ def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
     elif out.form == "id":
         out.rows(RUN, [detail.run])
     elif out.form == "ndjson" and out.options.columns is None:
-        from flujo_lens.rendering.data import dump
+        from flujo_lens.rendering.json_text import dump
 
         out.write(dump(out.redactor.value(_document(detail, parts))) + b"\n")
     elif not out.is_table or out.options.columns is not None:
@@ -215,7 +215,7 @@ class _Screen:
         if isinstance(value, str):
             text = self._clean(value, lines=True)
         else:
-            from flujo_lens.rendering.data import document
+            from flujo_lens.rendering.json_text import document
 
             text = b"".join(document(self.out.redactor.value(value))).decode().rstrip()
         self.out.print(Padding(Text(text), (0, 0, 0, 2)))

@@ -10,9 +10,8 @@ from rich.text import Text
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.screens.lists import quoted
 from flujo_lens.rendering import human
-from flujo_lens.rendering.text import escape_controls, one_line
+from flujo_lens.rendering.text import escape_controls, one_line, quoted
 from flujo_lens.state.statistics import FailureGroup, StoreStatus
 from flujo_lens.state.views import GONE
 

@@ -11,14 +11,13 @@ from flujo_lens.cli.input.confirm import check_writable
 from flujo_lens.cli.input.contradictions import check_statuses
 from flujo_lens.cli.input.run_arguments import listed
 from flujo_lens.cli.options import ChangeOptions, FilterOptions
-from flujo_lens.cli.screens.lists import quoted
 from flujo_lens.errors import TimeFormatError, UsageError
 from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.operations.system import parse_value, set_system_value, stored_key
 from flujo_lens.operations.tasks import Swept, sweep
 from flujo_lens.rendering import human
-from flujo_lens.rendering.text import unescape
+from flujo_lens.rendering.text import quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
 
 __all__ = ["StaleAge", "set_value", "sweep_tasks"]
