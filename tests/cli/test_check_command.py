@@ -402,7 +402,7 @@ def test_filters_of_a_file(saved: Lens) -> None:
     assert checked(saved, "renamed", "--from inflight.json --status failed").code == 0
     assert checked(saved, "renamed", "--from inflight.json --pipeline billing --version 1.3.0").code == 1
     found = saved("check --from inflight.json --search order --app x:y")
-    assert (found.code, "--status, --pipeline and --version alone" in found.err) == (2, True)
+    assert (found.code, "only by --status, --pipeline and --version" in found.err) == (2, True)
 
 
 # --- mistakes

@@ -201,7 +201,7 @@ def test_settings_of_another_user_change_nothing_unless_they_are_named(lens: Len
     for line in ("delete fail-001 --yes", "delete fail-001 --yes -s flujo_ops.db", "cancel paused-001 --yes"):
         refused = lens(f"{line} -o json")
         assert (refused.code, refusal(refused)["code"]) == (2, "LENS-U1")
-        assert f"settings in {path}: the file belongs to" in refusal(refused)["message"]
+        assert f"{path}: the file belongs to" in refusal(refused)["message"]
         assert f"{path}, or LENS_CONFIG" in refusal(refused)["hint"]
     assert everything(lens) == before
     assert lens("delete fail-001 --dry-run").code == 0
