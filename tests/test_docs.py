@@ -40,6 +40,7 @@ from flujo_lens.state.registry import ENTRY_POINTS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+PUBLISHED = "https://github.com/flujo-lens/flujo-lens/blob/main/"
 REDIS_PAGE = "guides/write-your-own-backend.md"
 NEEDS = {"compression-and-encryption.md": "cryptography"}
 """Packages of extras without which a page cannot run."""
@@ -262,12 +263,35 @@ def anchors_of(path: Path) -> set[str]:
 def test_links_lead_somewhere(path: Path) -> None:
     text = BLOCK.sub("", path.read_text(encoding="utf-8"))
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        target, _, anchor = link.partition("#")
+        target, _, anchor = link.removeprefix(PUBLISHED).partition("#")
         if target.startswith(("https://", "http://")):
             continue
-        place = (path.parent / target).resolve() if target else path
+        folder = ROOT if link.startswith(PUBLISHED) else path.parent
+        place = (folder / target).resolve() if target else path
         assert place.exists(), f"{name_of(path)}: {link}"
         assert not anchor or anchor in anchors_of(place), f"{name_of(path)}: {link}"
+
+
+def test_links_of_the_package_page_are_absolute() -> None:
+    """The README is shown where no other file of the project is; the addresses in pyproject.toml are the same."""
+    links = re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert [link for link in links if "://" not in link] == []
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert PUBLISHED.startswith(urls["Homepage"])
+    for url in urls.values():
+        assert not url.startswith(PUBLISHED) or (ROOT / url.removeprefix(PUBLISHED)).exists(), url
+
+
+def test_the_package_names_nothing_that_is_not_there() -> None:
+    """Folders of the source distribution, and extras that no code needs."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert [
+        name for name in document["tool"]["hatch"]["build"]["targets"]["sdist"]["include"] if not (ROOT / name).exists()
+    ] == []
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "flujo_lens").rglob("*.py"))
+    modules = {"redis": "redis", "postgres": "asyncpg", "crypto": "cryptography", "zstd": "zstandard"}
+    extras = document["project"]["optional-dependencies"].keys() - {"all", "test", "flujo"}
+    assert extras == {extra for extra, module in modules.items() if re.search(rf"\b{module}\b", code)}
 
 
 def test_every_page_can_be_found_from_the_first() -> None:
