@@ -284,7 +284,7 @@ def _check_table(file: SourceFile, where: tuple[str, ...], value: Any, legal: Se
 def _unknown(file: SourceFile, where: tuple[str, ...], legal: Sequence[str]) -> ConfigError:
     near = nearest(where[-1], legal)
     asked = f"Did you mean {near}? " if near else ""
-    homes = [f"[{table}]" if table else "above the first [table]" for table in _tables_of(where[-1])]
+    homes = [f"in [{table}]" if table else "above the first [table]" for table in _tables_of(where[-1])]
     hint = f"{where[-1]} belongs {' or '.join(homes)}" if homes else None
     return file.error(where, f"is not a setting. {asked}Settings: {', '.join(legal)}", hint)
 

@@ -275,7 +275,7 @@ def test_paths_in_a_file_are_relative_to_that_file(world: World, write: Write) -
 
 def test_an_unknown_name_tells_the_nearest(world: World, write: Write) -> None:
     write("work/project/lens.toml", '[stores.prod]\nuri = "redis://p/0"\n[stores.local]\nuri = "l.db"')
-    with pytest.raises(UnknownStoreError, match=r"--store names .prd.*Did you mean prod\? There are: prod, local"):
+    with pytest.raises(UnknownStoreError, match=r"--store names .prd.*Did you mean prod\? Stores: prod, local"):
         chosen(world, "prd")
     with pytest.raises(UnknownStoreError, match="LENS_STORE names"):
         chosen(with_env(world, LENS_STORE="staging"))
@@ -515,7 +515,7 @@ def test_a_named_file_may_be_a_pyproject_or_flujo_toml(world: World, write: Writ
 
 
 def test_a_named_file_that_is_missing_or_a_folder(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"--config names .*/nope.toml, and there is no such file"):
+    with pytest.raises(ConfigError, match=r"--config: no such file: .*/nope.toml"):
         load_settings(world, config="nope.toml")
     with pytest.raises(ConfigError, match="LENS_CONFIG names"):
         load_settings(with_env(world, LENS_CONFIG="nope.toml"))
@@ -604,10 +604,10 @@ WRONG = [
     ),
     ("default = 2024-01-01", 1, "default must be a text in quotes, not a date or time"),
     ("default = { name = 1 }", 1, "default must be a text in quotes, not a table"),
-    ('silent_after = "soon"', 1, 'silent_after must be a length of time like "1h", not the text "soon"'),
+    ('silent_after = "soon"', 1, 'silent_after must be a duration like "1h", not the text "soon"'),
     ("silent_after = 60", 1, "silent_after must be a text in quotes, not the number 60"),
-    ('[prune]\nolder_than = "3 months"', 2, "prune.older_than must be a length of time"),
-    ('[bin]\nkeep = "1h30m"', 2, "bin.keep must be a length of time"),
+    ('[prune]\nolder_than = "3 months"', 2, "prune.older_than must be a duration"),
+    ('[bin]\nkeep = "1h30m"', 2, "bin.keep must be a duration"),
     ("[bin]\nmax_runs = -1", 2, "bin.max_runs must be a whole number, 0 or more, not the number -1"),
     ("[bin]\nmax_runs = true", 2, "bin.max_runs must be a whole number, 0 or more, not true"),
     ("[bin]\nmax_runs = 1.5", 2, "bin.max_runs must be a whole number"),
@@ -626,7 +626,7 @@ WRONG = [
     (
         'default = "prd"\n[stores.prod]\nuri = "x.db"',
         1,
-        r'default names "prd".*Did you mean prod\? There are: prod',
+        r'default names "prd".*Did you mean prod\? Stores: prod',
     ),
     ('default = "prod"', 1, "no such store; no file names any"),
     ('a = "x"\nb = [1,\n', 2, "not valid TOML"),
@@ -651,9 +651,9 @@ def test_a_mistake_is_named_with_file_line_and_key(
     ("text", "hint"),
     [
         ('timezone = "America/Limaa"', "Did you mean America/Lima?"),
-        ('older_than = "30d"', "older_than stands [prune]"),
-        ('[stores.a]\nuri = "a.db"\nsilent_after = "1h"', "silent_after stands above the first [table]"),
-        ('uri = "a.db"', "uri stands [stores.NAME]"),
+        ('older_than = "30d"', "older_than belongs in [prune]"),
+        ('[stores.a]\nuri = "a.db"\nsilent_after = "1h"', "silent_after belongs above the first [table]"),
+        ('uri = "a.db"', "uri belongs in [stores.NAME]"),
         ('silent_after = "3mo"', "for months, days: 90d"),
     ],
 )

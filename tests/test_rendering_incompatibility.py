@@ -85,7 +85,7 @@ paused. 14 other runs have this problem.
   5  give it up, keep history  lens cancel paused-001 --reason "..."
                                (the run cannot be resumed; its history stays)
   6  remove this state         lens delete paused-001
-                               (deletes state and history; lens undo can restore them until the bin expires)
+                               (deletes state and history; lens undo can restore them)
   7  clean up old states       lens prune --days-old <N>   (deletes every state older than N days)
   8  the database file         delete flujo_ops.db as a last resort: this deletes all runs in it
 more: lens explain LENS-C4"""
@@ -151,7 +151,7 @@ def test_fields_of_the_context() -> None:
     shown = drawn(error_of(saved, current), 160)
     assert re.search(r"^  field country +- +→ str +has no default$", shown, re.MULTILINE)
     assert re.search(r"^  field note +str +→ - +is gone$", shown, re.MULTILINE)
-    assert re.search(r"^  field total +int +→ str +is of another type$", shown, re.MULTILINE)
+    assert re.search(r"^  field total +int +→ str +has another type$", shown, re.MULTILINE)
 
 
 def test_what_has_no_place_in_the_table_is_said_in_a_sentence() -> None:

@@ -108,7 +108,7 @@ def _at_the_store(case: _Case, database: str | None) -> Iterator[Remediation]:
     yield Remediation(
         "cancel", "give it up, keep history", command_line("cancel", run, '--reason "..."'), False, consequence
     )
-    consequence = "deletes state and history; lens undo can restore them until the bin expires"
+    consequence = "deletes state and history; lens undo can restore them"
     yield Remediation("delete", "remove this state", command_line("delete", run), False, consequence)
     consequence = "deletes every state older than N days"
     yield Remediation("prune", "clean up old states", "lens prune --days-old <N>", False, consequence)

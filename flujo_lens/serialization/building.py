@@ -95,7 +95,7 @@ class _Builder:
 
     def _refuse(self, data: Any, target: Any, reason: Exception) -> NoReturn:
         words = f": {reason}" if str(reason) else ""
-        message = f"{path_text(self._path)} is not a {_name(target)}, but {type(data).__name__}{words}"
+        message = f"{path_text(self._path)} is {type(data).__name__}, not {_name(target)}{words}"
         raise ValueError(message) from (reason.__cause__ or reason)
 
     @contextmanager

@@ -258,7 +258,7 @@ def test_abandon_removes_what_nothing_came_into(path: Path) -> None:
 def test_it_is_never_overwritten(path: Path, tmp_path: Path) -> None:
     path.write_bytes(b"mine")
     for make in (lambda: ArchiveWriter(path, HEADER), lambda: check_archive_path(path)):
-        with pytest.raises(UsageError, match="exists already") as caught:
+        with pytest.raises(UsageError, match="already exists") as caught:
             make()
         assert caught.value.hint is not None
     assert path.read_bytes() == b"mine"
@@ -266,7 +266,7 @@ def test_it_is_never_overwritten(path: Path, tmp_path: Path) -> None:
 
 def test_a_link_to_nowhere_is_not_followed(plain: Path, tmp_path: Path) -> None:
     plain.symlink_to(tmp_path / "elsewhere.ndjson")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         ArchiveWriter(plain, HEADER)
     assert not (tmp_path / "elsewhere.ndjson").exists()
 
@@ -283,7 +283,7 @@ def test_the_folder_has_to_be_there(tmp_path: Path, check: bool) -> None:
 @pytest.mark.parametrize("name", ["a.json", "a", "a.ndjson.bz2", ".ndjson"])
 def test_other_names_are_refused(tmp_path: Path, name: str) -> None:
     for make in (lambda: ArchiveWriter(tmp_path / name, HEADER), lambda: check_archive_path(tmp_path / name)):
-        with pytest.raises(UsageError, match="no name of an archive"):
+        with pytest.raises(UsageError, match="not a file name of an archive"):
             make()
     assert list(tmp_path.iterdir()) == []
 
@@ -365,7 +365,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
         parent.chmod(parent.stat().st_mode | 0o055)
     done = python(AS_NOBODY, str(tmp_path / "a.ndjson"))
     code = ReadOnlyStoreError.code
-    assert done.stdout.count(f"{code} cannot make {tmp_path}/a.ndjson: Permission denied; nothing was changed\n") == 2
+    assert done.stdout.count(f"{code} cannot create {tmp_path}/a.ndjson: Permission denied; nothing was changed\n") == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -478,7 +478,7 @@ def test_the_hint_rescues_what_is_before(plain: Path, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_no_archive(plain: Path, content: bytes) -> None:
     plain.write_bytes(content)
-    with pytest.raises(ArchiveError, match="is no archive of runs") as caught:
+    with pytest.raises(ArchiveError, match="is not an archive of runs") as caught:
         survey(plain)
     assert not isinstance(caught.value, CorruptArchiveError)
 
@@ -526,7 +526,7 @@ def test_a_write_that_does_not_fit_is_taken_back(path: Path) -> None:
         with pytest.raises(OperationFailedError, match="nothing of this batch was deleted") as caught:
             writer.keep(batches[2])
         assert caught.value.hint is not None
-        assert "make room" in caught.value.hint
+        assert "free some space" in caught.value.hint
         with pytest.raises(OperationFailedError):
             writer.keep(batches[3])
     finally:
@@ -544,7 +544,7 @@ def test_a_header_that_does_not_fit_leaves_nothing(path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))
     try:
-        with pytest.raises(OperationFailedError, match="cannot make"):
+        with pytest.raises(OperationFailedError, match="cannot create"):
             ArchiveWriter(path, HEADER)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -126,7 +126,7 @@ def test_a_dry_run_tells_the_same_numbers(place: Place) -> None:
 def test_without_a_place_for_the_copy_nothing_goes(place: Place) -> None:
     before = place.ids()
     place.archive.write_text("mine")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         place.delete(OLD)
     place.bin.folder.write_text("no folder")
     with pytest.raises(OperationFailedError, match="cannot write to the bin"):

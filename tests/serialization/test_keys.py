@@ -56,7 +56,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
     path.chmod(0o600)
     assert KeyRing.from_file(path).names == ("a",)
     path.chmod(mode)
-    with pytest.raises(ConfigError, match="others than its owner") as caught:
+    with pytest.raises(ConfigError, match="other users can read it") as caught:
         KeyRing.from_file(path)
     assert "chmod 600" in str(caught.value.hint)
 
@@ -93,7 +93,7 @@ def test_a_new_key_writes_and_the_old_one_still_reads() -> None:
     assert open_sealed(sealed, "r", "f", after) == b"1"
     again = Envelope(keys=after).seal(b"1", "r", "f")
     assert b"new" in again
-    with pytest.raises(SealedStateError, match="the key new, which is not here"):
+    with pytest.raises(SealedStateError, match="the key new, which is not available"):
         open_sealed(again, "r", "f", before)
 
 

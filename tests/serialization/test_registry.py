@@ -89,9 +89,7 @@ def test_one_that_returns_its_value_is_not_asked_again(serializer: Any) -> None:
     found, losses = lost([Money(1), 2])
     assert found[1] == 2
     assert "<unserializable: Money>" in str(found[0])
-    assert [item.reason for item in losses] == [
-        "its serializer gives it back as it is, and there is no built-in form of it"
-    ]
+    assert [item.reason for item in losses] == ["its serializer returns it unchanged, and there is no built-in form"]
     assert safe_serialize([Money(1)], lambda money: money.amount) == safe_serialize([serializer(1)])
 
 
