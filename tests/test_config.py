@@ -517,7 +517,7 @@ def test_a_named_file_may_be_a_pyproject_or_flujo_toml(world: World, write: Writ
 def test_a_named_file_that_is_missing_or_a_folder(world: World) -> None:
     with pytest.raises(ConfigError, match=r"--config: no such file: .*/nope.toml"):
         load_settings(world, config="nope.toml")
-    with pytest.raises(ConfigError, match="LENS_CONFIG names"):
+    with pytest.raises(ConfigError, match="LENS_CONFIG: "):
         load_settings(with_env(world, LENS_CONFIG="nope.toml"))
     with pytest.raises(ConfigError, match="cannot read"):
         load_settings(world, config=".")

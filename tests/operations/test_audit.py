@@ -217,7 +217,7 @@ def test_what_is_no_entry_is_passed_over_and_counted(path: Path, line: bytes) ->
 
 def test_a_log_that_cannot_be_read(path: Path) -> None:
     path.mkdir()
-    with pytest.raises(UnreachableStoreError, match="no plain file"):
+    with pytest.raises(UnreachableStoreError, match="not a regular file"):
         list(log_at(path).entries())
     with pytest.raises(UnreachableStoreError):
         log_at(path).verify()

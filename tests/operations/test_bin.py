@@ -147,7 +147,7 @@ def test_what_does_not_fit(bin: Bin) -> None:
     told = bin.why_not(1, 5 * free)
     assert told is not None
     assert "not enough space" in told
-    assert "8.0 MiB are to stay free" in told
+    assert "8.0 MiB reserved" in told
     assert not bin.folder.exists()
 
 

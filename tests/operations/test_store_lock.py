@@ -128,7 +128,7 @@ def test_while_it_says_nothing_yet(path: Path) -> None:
     path.touch()
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BusyError, match="another command works on this store"), lock_at(path):
+        with pytest.raises(BusyError, match="another command is changing this store"), lock_at(path):
             pytest.fail("two hold it")
         holder = holder_of(path)
         assert holder is not None

@@ -133,7 +133,7 @@ def test_values_come_back(value: Any, target: Any) -> None:
         ([1, 2], tuple[int, int, int], r"3 items are required, but there are 2"),
         ({"first": "x"}, Pair[date], r"\$\.first is str, not date"),
         ("green", Colour, r"\$ is str, not Colour"),
-        (True, Literal[1], r"\$ is no"),
+        (True, Literal[1], r"\$ is bool, not"),
         ("x" * 9, UUID, r"\$ is str, not UUID"),
         ("1" * 10_000, int, r"\$ is str, not int"),
         ([], type(open), r"no deserializer is known"),

@@ -105,13 +105,13 @@ def test_without_the_key_nothing_is_guessed() -> None:
         with pytest.raises(SealedStateError):
             codec.opened("r", document)
     assert all(is_sealed(document[name]) for name in ("pipeline_context", "last_step_output"))
-    with pytest.raises(SealedStateError, match="moved here"):
+    with pytest.raises(SealedStateError, match="moved from another run"):
         StateCodec(envelope=Envelope(keys=RING)).opened("another", document)
 
 
 def test_a_damaged_field_is_a_damaged_store() -> None:
     broken = TAG + b"\x00\x00{no json"
-    with pytest.raises(CorruptStoreError, match="there is no JSON in it"):
+    with pytest.raises(CorruptStoreError, match="it has no JSON"):
         StateCodec().value("r", "f", broken)
     with pytest.raises(CorruptStoreError):
         StateCodec().opened("r", {SEALED_FIELDS[0]: armour(broken)})

@@ -59,7 +59,7 @@ def test_encryption_hides_and_never_repeats() -> None:
 @pytest.mark.parametrize(("run_id", "field"), [("other", "f"), ("r", "other"), ("rf", ""), ("", "rf")])
 def test_a_sealed_field_opens_in_its_own_place_alone(run_id: str, field: str) -> None:
     sealed = Envelope(keys=RING).seal(b"1", "r", "f")
-    with pytest.raises(SealedStateError, match="moved here"):
+    with pytest.raises(SealedStateError, match="moved from another run"):
         open_sealed(sealed, run_id, field, RING)
 
 
@@ -74,7 +74,7 @@ def test_each_changed_bit_is_noticed() -> None:
 
 def test_another_key_of_that_name_is_said() -> None:
     sealed = Envelope(keys=RING).seal(b"1", "r", "f")
-    with pytest.raises(SealedStateError, match="another of that name") as caught:
+    with pytest.raises(SealedStateError, match="different one of that name") as caught:
         open_sealed(sealed, "r", "f", KeyRing({"k": b"1" * 32}))
     assert "nothing was changed" in str(caught.value.hint)
     assert FINGERPRINTS in str(caught.value.hint)
