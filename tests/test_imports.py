@@ -102,6 +102,7 @@ CIRCLES = {
             "state.backends.file.index.state_table",
         }
     ): "the lock of a folder reads its index, and the index reads history, which is written under the lock",
+    frozenset({"state.backends.file.restore", "state.backends.file.transaction"}): "a type of the transaction",
 }
 """Modules that import each other, also inside functions or for the type checker alone, each with the reason."""
 
@@ -125,17 +126,18 @@ def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
-def _statements(body: list[ast.stmt], *, functions: bool) -> Iterator[ast.stmt]:
-    """All statements that run (with those of functions, if asked), without those for type checkers."""
+def _statements(body: list[ast.stmt], *, functions: bool, typing: bool = False) -> Iterator[ast.stmt]:
+    """All statements that run, with those of functions and those for type checkers if wanted."""
     for node in body:
-        if _is_type_checking(node):
+        if not typing and _is_type_checking(node):
             continue
         yield node
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not functions:
             continue
         for field in ("body", "orelse", "finalbody", "handlers"):
             for child in getattr(node, field, []):
-                yield from _statements([child] if isinstance(child, ast.stmt) else child.body, functions=functions)
+                inner = [child] if isinstance(child, ast.stmt) else child.body
+                yield from _statements(inner, functions=functions, typing=typing)
 
 
 def _imports(path: Path, *, functions: bool = True) -> Iterator[str]:
@@ -207,7 +209,7 @@ def _driver(module: str) -> str:
 
 def _all_imports(path: Path) -> set[str]:
     """Our modules that a file imports anywhere: at its top, inside functions, and for type checkers."""
-    nodes = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.ImportFrom | ast.Import)]
+    nodes = [*_statements(_tree(path).body, functions=True, typing=True)]
     names = [name for node in nodes if isinstance(node, ast.ImportFrom) and node.module for name in _meant(node)]
     names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     ours = {name.removeprefix("flujo_lens.") for name in names if name.startswith("flujo_lens.")}

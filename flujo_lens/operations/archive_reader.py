@@ -72,7 +72,7 @@ class LongRun:
             yield from reader.run_at(self._begin, self.run_id)
 
     def pass_over(self) -> None:
-        """Read on behind the run, as far as nobody has gone through it."""
+        """Skip the rest of the run that was not iterated."""
         self._is_used = True
         for _ in self._first:
             pass

@@ -42,11 +42,11 @@ class Registry:
     replaces the tables instead of modifying them, so that lookups need no lock.
 
     Attributes:
-        has_plain_instants: Whether no serializer stands for `datetime`.
-        encoders: What is known of how to write each type that was met; kept by `flujo_lens.serialization.encoders`.
-        quick_encoders: The same for use while orjson is at work.
-        annotations: Which annotations name a class with a deserializer; kept by `flujo_lens.serialization.registered`.
-        overrides_natives: Whether a serializer stands for a type that the JSON engine would write without asking.
+        has_plain_instants: Whether no serializer is registered for `datetime`.
+        encoders: A cache of `flujo_lens.serialization.encoders`.
+        quick_encoders: A cache of encoders for use inside orjson.
+        annotations: A cache of `flujo_lens.serialization.registered`: whether an annotation has a registered class.
+        overrides_natives: Whether a serializer is registered for a type that orjson writes natively.
     """
 
     def __init__(

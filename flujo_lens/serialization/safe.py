@@ -143,7 +143,7 @@ class _Later(NamedTuple):
 
 
 def _quick(obj: Any, registry: Registry, sort_keys: bool) -> bytes | None:
-    """JSON of a value, None if it has anything in it that only the careful way can write."""
+    """JSON of a value; None if it needs the slow path."""
     later: list[Any] = []
     data = _dump_quickly(obj, registry, sort_keys, later)
     if data is None or not later:
@@ -154,14 +154,14 @@ def _quick(obj: Any, registry: Registry, sort_keys: bool) -> bytes | None:
 def _filled(
     data: bytes, later: list[Any], registry: Registry, sort_keys: bool, outer: list[tuple[_Later, ...]] | None = None
 ) -> bytes | None:
-    """The JSON with what code of the application writes in the places that were left for it; None as `_quick`.
+    """The JSON with its gaps filled by code of the application; None as for `_quick`.
 
     Args:
         data: The JSON, with gaps.
-        later: The values that belong there.
-        registry: What is registered.
-        sort_keys: As of `safe_dumps`.
-        outer: The values around each of them that such code wrote; None for none around any.
+        later: The values for the gaps.
+        registry: The registry.
+        sort_keys: As for `safe_dumps`.
+        outer: The enclosing values of each, written by such code; None without any.
     """
     parts = _around_gaps(data, len(later))
     if parts is None:
@@ -235,7 +235,7 @@ def _alternating(first: list[Any], second: list[Any]) -> list[Any]:
 def _filled_pieces(
     pieces: list[bytes], later: Iterable[_Later], inner: list[Any], registry: Registry, sort_keys: bool
 ) -> list[bytes] | None:
-    """What serializers returned that holds further values for serializers."""
+    """Results of serializers that contain further values with serializers."""
     outer: list[tuple[_Later, ...]] = []
     for piece, each in zip(pieces, later, strict=True):
         around = (*each.outer, each)
@@ -251,7 +251,7 @@ def _filled_pieces(
 
 
 def _dump_quickly(obj: Any, registry: Registry, sort_keys: bool, later: list[Any]) -> bytes | None:
-    """JSON with a gap for each value that is put into `later`, None as `_quick`."""
+    """JSON with a gap for each value added to `later`; None as for `_quick`."""
     known, plain_model, custom = registry.quick_encoders.get, PLAIN_MODEL, Custom
     instant = datetime if registry.has_plain_instants else None
     models: list[dict[str, Any]] = []
@@ -307,7 +307,7 @@ def _instant(value: datetime) -> Any:
 def _nulls_are_none(
     obj: Any, data: bytes, models: list[dict[str, Any]], has_others: bool, known: Callable[[type], Any], below: Default
 ) -> bool:  # fmt: skip
-    """Whether no NaN and no infinity became a ``null``; False also where it cannot be told quickly."""
+    """Whether no ``null`` comes from NaN or infinity; False if that cannot be checked fast."""
     if not models and not has_others:
         try:
             return all(map(_is_finite, _pieces(obj, len(data))))

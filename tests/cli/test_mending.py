@@ -158,7 +158,7 @@ class TestDoctorFix:
             other.execute("UPDATE runs SET total_steps = 7")
             done = well("doctor --fix --yes")
         assert done.code == 1
-        assert done.lines[0].startswith("not mended: WAL: another process reads from it")
+        assert done.lines[0].startswith("not repaired: WAL: another process reads from it")
 
     def test_the_options_of_fix_alone(self, well: Lens) -> None:
         for option in ("--yes", "--dry-run", "--reason x", "--audit-file x"):

@@ -14,15 +14,15 @@ def stores(
     app: App,
     output: OutputOptions,
     drivers: Annotated[
-        bool, typer.Option("--drivers", help="List the drivers instead: where each is from, and what it can do.")
+        bool, typer.Option("--drivers", help="List the drivers instead, with their sources and capabilities.")
     ] = False,
 ) -> None:
-    """List the known stores, their drivers and what these can do.
+    """List the configured stores, their drivers and capabilities.
 
     Opens no store.
 
-    lens stores -o json     with what each driver can do
-    lens stores --drivers   which kinds of store can be opened here
+    lens stores -o json     with all capabilities
+    lens stores --drivers   the supported kinds of stores
     """
     from flujo_lens.cli.screens.lists import driver_list, store_list
 

@@ -154,7 +154,7 @@ def _one(shown: Sequence[RunSummary], asked: DeleteArguments) -> str:
 
 
 def _alive_line(shown: Sequence[RunSummary], now: datetime, silent_after: timedelta) -> list[str]:
-    """What tells that an application may be at work on the runs: not all of them take a claim."""
+    """A line on runs that an application may be working on: not every application takes claims."""
     running = [run for run in shown if run.status == "running" and not run.stale]
     signs = [run.updated_at or now for run in running]
     if not signs or max(signs) < now - silent_after:
