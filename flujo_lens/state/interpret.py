@@ -20,6 +20,7 @@ from flujo_lens.state.views import UNREADABLE, Pause, RunSummary, StepRecord
 
 __all__ = [
     "BAD",
+    "INVALID_TIME",
     "RawRun",
     "as_int",
     "as_number",
@@ -45,6 +46,8 @@ _SEALED_AS = {
     "last_output": "last_step_output",
     "root_attributes": "attributes",
 }
+INVALID_TIME = "is not a valid time"
+"""The end of a problem that names a time; deletion keeps such runs."""
 NAMELESS = ("", "unknown", None)
 VERSIONLESS = ("", "latest", None)
 _TIMES = ("the start", "the last save", "the state's start", "the last update", "the end")
@@ -395,7 +398,7 @@ def _note_unreadable(raw: RawRun, instants: tuple[datetime | None, ...]) -> None
     texts = (raw.run_start, raw.state_updated, raw.state_created, raw.run_updated, raw.run_end)
     for name, text, when in zip(_TIMES, texts, instants, strict=True):
         if text and when is None:
-            raw.problems.append(f"{name} is not a valid time")
+            raw.problems.append(f"{name} {INVALID_TIME}")
 
 
 def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:

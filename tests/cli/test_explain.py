@@ -175,14 +175,14 @@ def test_a_terminal_that_cannot_show_all_letters(bare_lens: Lens) -> None:
 def test_an_unknown_code_names_the_nearest(bare_lens: Lens, typed: str) -> None:
     told = bare_lens("explain", typed)
     assert (told.code, told.out) == (2, "")
-    assert told.err.startswith('error LENS-U3: no error code "LENS-S88". Did you mean LENS-S8? There are: LENS-A1, ')
+    assert told.err.startswith('error LENS-U3: unknown error code "LENS-S88". Did you mean LENS-S8? Valid: LENS-A1, ')
 
 
 @pytest.mark.parametrize("typed", ["", "locked", "7", "B", "../B1", "\u0661", "B\u0661", "\x1b[31m"])
 def test_what_is_no_code(bare_lens: Lens, typed: str) -> None:
     told = bare_lens("explain", typed)
     assert (told.code, told.out) == (2, "")
-    assert told.err.startswith("error LENS-U3: no error code ")
+    assert told.err.startswith("error LENS-U3: unknown error code ")
     assert "\x1b" not in told.err
 
 

@@ -199,7 +199,7 @@ def test_the_start_is_that_of_the_run() -> None:
     alone = summarise(raw(state_created=saved, state_updated=saved))
     assert alone.created_at == T0 + timedelta(seconds=5)
     garbage = summarise(raw(has_run=True, run_start="soon", state_created=saved, state_updated=saved))
-    assert (garbage.created_at, garbage.problems) == (None, ("the start is no time",))
+    assert (garbage.created_at, garbage.problems) == (None, ("the start is not a valid time",))
 
 
 def test_naive_times_of_the_state_are_the_writers() -> None:

@@ -381,7 +381,7 @@ def test_times_of_a_run(text: str | None, when: datetime | None, tmp_path: Path)
     for walk in (False, True):
         found = {f.run_id: f for f in read_all(path, walk=walk)}
         assert found["x"].created_at == when
-        assert found["x"].problems == (("the start is no time",) if text and when is None else ())
+        assert found["x"].problems == (("the start is not a valid time",) if text and when is None else ())
         saved = datetime(2026, 3, 1, 10, 0, 10, tzinfo=UTC)
         assert found["x"].updated_at == max(saved, when or saved)
     if when is None:

@@ -173,7 +173,7 @@ def test_a_serializer_that_leaves_has_failed_as_one_that_raises(caplog: pytest.L
     )
     assert (result.status, result.error) == ("failed", "SystemExit: 1")
     assert "its serializer failed: SystemExit: 3" in caplog.text
-    with pytest.raises(LensError, match="was not kept when it was saved"):
+    with pytest.raises(LensError, match='the input of step "y" was not saved'):
         flujo(Step("x", function=body) >> Step("y", function=lambda given: "y"), backend).run("x", run_id="r")
 
 
@@ -191,7 +191,7 @@ def test_a_context_that_cannot_be_written_fails_the_step(monkeypatch: pytest.Mon
         return "done"
 
     result = flujo(Step("x", function=body), backend).run("x", run_id="r")
-    assert (result.status, result.error) == ("failed", "what it returned cannot be saved: SystemExit: 4")
+    assert (result.status, result.error) == ("failed", "the output cannot be saved: SystemExit: 4")
     state = asyncio.run(backend.load_state("r"))
     assert state is not None
     assert (state["status"], len(state["step_history"])) == ("failed", 1)
@@ -214,7 +214,7 @@ class Exiting(PipelineContext):
 def test_a_context_model_that_leaves(amount: int, told_: str) -> None:
     backend = InMemoryBackend()
     runs = flujo(Step("x", function=raising(ValueError("down"))), backend, context_model=Exiting)
-    with pytest.raises(UsageError, match=f"Exiting cannot be made: {told_}"):
+    with pytest.raises(UsageError, match=f"cannot create the context Exiting: {told_}"):
         runs.run("x", initial_context_data={"amount": amount})
     runs.run("x", run_id="r")
 
@@ -446,7 +446,7 @@ def test_a_form_that_comes_twice_answers_one_question(tmp_path: Path) -> None:
     runs = asking(SQLiteBackend(tmp_path / "store.db"))
     first = runs.run("x", run_id="r")
     second = runs.resume("r", "yes")
-    with pytest.raises(NotWaitingError, match='asks another question at "pay": pay\\?') as refused:
+    with pytest.raises(NotWaitingError, match='has another question at "pay": pay\\?') as refused:
         runs.resume("r", "yes")
     assert refused.value.details["question"] == second.question
     with pytest.raises(NotWaitingError, match='it waits at "pay" now'):

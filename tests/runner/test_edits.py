@@ -147,7 +147,7 @@ EDITS = [
         "identical",
     ),
     Edit("the version alone", Code(), "compatible", note="nothing else has changed"),
-    Edit("a step added behind the waiting one", Code((*SAVED.steps, audit)), "compatible", note="still to come"),
+    Edit("a step added behind the waiting one", Code((*SAVED.steps, audit)), "compatible", note="has not run"),
     Edit("a step removed behind the waiting one", Code(SAVED.steps[:4]), "compatible"),
     Edit("a step renamed behind the waiting one", Code((*SAVED.steps[:3], named(charge, "pay"), notify)), "compatible"),
     Edit("steps reordered behind the waiting one", Code((*SAVED.steps[:3], notify, charge)), "compatible"),
@@ -161,7 +161,7 @@ EDITS = [
         "the type of the answer that is waited for",
         Code((validate, enrich, replace(approve, input_schema=str), charge, notify)),
         "compatible",
-        note="still to come",
+        note="has not run",
     ),
     Edit(
         "the output class of a completed step renamed, with the same fields",
@@ -179,13 +179,13 @@ EDITS = [
         "the waiting step renamed, with an alias",
         Code((validate, enrich, named(approve, "confirm", "approve"), charge, notify)),
         "remapped",
-        note="known by its alias",
+        note="found by its alias",
     ),
     Edit(
         "a completed step renamed, with an alias",
         Code((named(validate, "check", "validate"), *SAVED.steps[1:])),
         "remapped",
-        note="known by its alias",
+        note="found by its alias",
     ),
     Edit(
         "a step that was behind the waiting one moved before it",

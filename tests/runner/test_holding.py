@@ -275,5 +275,5 @@ def test_the_lease_of_the_environment(text: str | None, seconds: float, monkeypa
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "inf"])
 def test_a_lease_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LENS_LEASE", text)
-    with pytest.raises(ConfigError, match=f"{text} is no length of a lease"):
+    with pytest.raises(ConfigError, match=f"cannot read the lease {text}"):
         flujo(load, InMemoryBackend())

@@ -147,7 +147,7 @@ def test_every_code_can_be_raised() -> None:
 
 
 def test_a_run_that_can_go_on_is_no_error() -> None:
-    with pytest.raises(ValueError, match="can go on: compatible"):
+    with pytest.raises(ValueError, match="can resume: compatible"):
         refusal(Code())
 
 
@@ -317,18 +317,18 @@ def test_types_of_one_name_are_told_apart_by_a_field() -> None:
     def told(old: JSONObject, new: JSONObject, kind: str = "list[Decision]") -> str:
         return Fitting({"Decision": old}, {"Decision": new}).difference(kind, kind)
 
-    assert told(shape(limit="int"), shape(limit="str")) == "its field limit is str now, was int"
+    assert told(shape(limit="int"), shape(limit="str")) == "its field limit is now str, was int"
     assert told(shape(a="int"), shape()) == "Decision had a field a (int) that it has not"
     assert told(shape(), shape(a="int")) == "Decision has a field a (int) that it had not"
     tree = {"child": "Decision | None"}
-    assert told(shape(**tree, limit="int"), shape(**tree, limit="str")) == "its field limit is str now, was int"
+    assert told(shape(**tree, limit="int"), shape(**tree, limit="str")) == "its field limit is now str, was int"
     assert told(shape(a="int"), shape(a="int")) == ""
     assert Fitting({}, {}).difference("int", "str") == ""
     saved, current = manifest(SAVED), manifest(Code())
     for each, kind in ((saved, "int"), (current, "str")):
         each["steps"][0]["output"], each["types"] = "Decision", {"Decision": shape(limit=kind)}
     found = assess(saved, current, PLACE).differences
-    assert any(each.sentence.endswith(": its field limit is str now, was int") for each in found)
+    assert any(each.sentence.endswith(": its field limit is now str, was int") for each in found)
 
 
 def test_no_version_called_latest_is_advised() -> None:

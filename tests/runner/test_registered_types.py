@@ -237,7 +237,7 @@ def failing() -> None:
 )
 def test_the_message_names_the_cause(kind: Any, value: Any, where: str) -> None:
     error = asyncio.run(refused(kind, value, without_deserializers))
-    missing = "no deserializer is registered for Money: register_custom_deserializer(Money, ...)"
+    missing = "no deserializer is registered for Money; use register_custom_deserializer(Money, ...)"
     assert f"{where}: Input should be an instance of Money; {missing}" in error.message
     assert (error.code, error.differences[0].kind, error.remediations[0].id) == (
         "LENS-C5",
@@ -266,7 +266,7 @@ def test_a_deserializer_that_would_end_the_program_has_failed(raised: BaseExcept
 
 def test_one_that_makes_something_else_is_named() -> None:
     error = asyncio.run(refused(Money, M, lambda: register_custom_deserializer(Money, lambda data: 7)))
-    assert "the deserializer that is registered for Money made a int" in error.message
+    assert "the deserializer for Money returned a int" in error.message
 
 
 def test_a_derived_class_needs_a_deserializer_of_its_own() -> None:
@@ -274,14 +274,14 @@ def test_a_derived_class_needs_a_deserializer_of_its_own() -> None:
         pass
 
     error = asyncio.run(refused(Yen, Yen("3", "JPY"), lambda: None))
-    assert "for Money made a Money: register_custom_deserializer(Yen, ...)" in error.message
+    assert "for Money returned a Money; use register_custom_deserializer(Yen, ...)" in error.message
 
 
 @pytest.mark.parametrize("change", [without_deserializers, failing])
 def test_an_input_that_cannot_be_made_again_is_refused(change: Callable[[], None]) -> None:
     error = asyncio.run(refused(Money | None, None, change, output=M))
     assert (error.code, error.differences[0].kind) == ("LENS-C10", "input-unreadable")
-    assert 'the input of step "second" cannot be made again: ' in error.message
+    assert 'the input of step "second" cannot be deserialized: ' in error.message
     assert "register_custom_deserializer(Money, ...)" in error.message or "KeyError: 'sum'" in error.message
 
 

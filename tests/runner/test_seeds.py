@@ -178,7 +178,7 @@ def test_a_driver_of_three_methods_runs_and_says_once_what_it_lacks(tmp_path: Pa
         [sys.executable, *STRICT, "-c", THREE_METHODS], env=environment(), capture_output=True, text=True, check=True
     )
     assert process.stdout == "paused HELLO\nYES\n"
-    assert process.stderr == "Shelf has no claims: nothing keeps two processes from working on one run\n"
+    assert process.stderr == "Shelf has no claims: two processes could work on the same run\n"
 
 
 @pytest.mark.parametrize("name", ["Flujo", "PipelineRegistry", "step", "Step", "Pipeline", "PipelineContext"])

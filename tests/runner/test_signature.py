@@ -216,7 +216,7 @@ def test_a_step_without_a_context(function: Any) -> None:
 
 
 def test_another_context_than_the_runs() -> None:
-    told = "cart is to be a Cart, and the context of the run is a PipelineContext: Flujo(..., context_model=Cart)"
+    told = "cart must be a Cart, but the context of the run is a PipelineContext: use Flujo(..., context_model=Cart)"
     assert ran(by_annotation, PipelineContext)[1] == f"TypeError: {told}"
 
 

@@ -17,6 +17,7 @@ from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.backends.core.selection import Chooser, Families, Member, families, in_batches, why_not
 from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Skipped
 from flujo_lens.state.filtering import matches
+from flujo_lens.state.interpret import INVALID_TIME
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["delete_gathered", "plan_gathered"]
@@ -77,7 +78,7 @@ def _member(asked: DeletionRequest, run: RunSummary, held: dict[str, str]) -> Me
 
 
 def _has_bad_time(run: RunSummary) -> bool:
-    return any(problem.endswith(" is no time") for problem in run.problems)
+    return any(problem.endswith(INVALID_TIME) for problem in run.problems)
 
 
 async def delete_gathered(
