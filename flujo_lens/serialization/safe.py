@@ -204,7 +204,7 @@ def _written(made: list[Any], registry: Registry, sort_keys: bool, inner: list[A
 def _encoders(registry: Registry, values: list[Any]) -> list[Custom]:
     """How each of these values is written, all of them by code of the application."""
     found: list[Any] = list(map(registry.quick_encoders.get, map(type, values)))
-    if None in found:  # many types were met meanwhile
+    if None in found:  # many types were added since
         found = [quick_encoder_for(registry, type(value)) for value in values]
     return found
 

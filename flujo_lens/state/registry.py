@@ -104,7 +104,7 @@ def load_driver(name: str) -> type[StateBackend]:
         raise _missing(name, str(error.name)) from error
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"cannot load the driver {name}: {error}") from error
-    except (Exception, SystemExit) as error:  # whatever a module of somebody else does when it is imported
+    except (Exception, SystemExit) as error:  # the module of a third party may raise anything on import
         raise ConfigError(f"cannot load the driver {name}: {type(error).__name__}: {error}") from error
     lacking = [method for method in _THREE if not callable(getattr(found, method, None))]
     if not inspect.isclass(found) or lacking:

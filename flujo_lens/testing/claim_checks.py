@@ -22,7 +22,7 @@ _MOMENT = 0.001
 
 
 def _elsewhere() -> Holder:
-    """A holder of whom nobody here can know whether it lives."""
+    """A holder whose process cannot be checked from this host."""
     return Holder("another-host", "boot", 4711, "12345")
 
 
@@ -76,7 +76,7 @@ class ClaimChecks(Harness):
             await backend.save_state(run_id, plain_state(run_id))
         claim = await backend.claim_run("held", Holder.current(), _LONG)
         await backend.claim_run("lost", _dead(), _LONG)
-        equal(list(await backend.cancel_runs(["held", "lost"])), ["lost"], "what nobody living holds")
+        equal(list(await backend.cancel_runs(["held", "lost"])), ["lost"], "runs without a live holder")
         equal(await _statuses(backend, "held"), ["running"], "the status of the other")
         equal(list(await backend.cancel_runs(["held"], force=True)), ["held"], "by force")
         progress = Progress("held", state=plain_state("held", status="completed"), claim=claim)
@@ -179,9 +179,9 @@ class ClaimChecks(Harness):
     async def test_a_store_without_claims(self, backend: StateBackend) -> None:
         equal(dict(await backend.read_claims()), {}, "the claims of an empty store")
         await backend.save_state("r", plain_state("r"))
-        equal(dict(await backend.read_claims(["r"])), {}, "the claims of a run that nobody claimed")
+        equal(dict(await backend.read_claims(["r"])), {}, "the claims of an unclaimed run")
         never = Claim.take("r", Holder.current(), _LONG, datetime.now(UTC))
-        await refuses(backend.heartbeat(never), LostClaimError, "heartbeat() of a claim that nobody took")
+        await refuses(backend.heartbeat(never), LostClaimError, "heartbeat() of a claim that does not exist")
         await backend.release_run(never)
 
     @on_nothing

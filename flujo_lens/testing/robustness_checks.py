@@ -115,7 +115,7 @@ class RobustnessChecks(Harness):
         return await self.reopen()
 
     def test_what_is_sealed_stays_so_without_the_key(self) -> None:
-        """A list and a detail show the rest; whoever asks for what is sealed gets an error that says so."""
+        """A list and a detail show the rest; a read of sealed data gets an error that says so."""
 
         async def check() -> None:
             self._now = datetime.now(UTC)
@@ -178,13 +178,13 @@ class RobustnessChecks(Harness):
     async def test_a_repair_loses_nothing(self, backend: StateBackend) -> None:
         if not overrides(type(backend), "check"):
             raise SkipTest("the driver has nothing to check")
-        before = await _told(backend)
+        before = await _snapshot(backend)
         found = await backend.check(datetime.now(UTC), _HOUR, full=True)
         equal(len({finding.check for finding in found}), len(found), "the names of checks")
         wanted = [finding.check for finding in found if finding.repair is not None]
         done = await backend.repair(wanted or [finding.check for finding in found])
         equal({each.check for each in done} - {finding.check for finding in found}, set(), "repairs without a check")
-        equal(await _told(backend), before, "the store after its repair")
+        equal(await _snapshot(backend), before, "the store after its repair")
         again = await backend.check(datetime.now(UTC), _HOUR, full=True)
         equal([finding.check for finding in again if finding.repair is not None], [], "what is left to repair")
 
@@ -197,7 +197,7 @@ class RobustnessChecks(Harness):
             self._now = datetime.now(UTC)
             async with await self.new_backend() as backend:
                 await self._fill_with_runs(backend)
-                before = await _told(backend)
+                before = await _snapshot(backend)
             source = _DYING.format(source=self.in_another_process())
             with tempfile.TemporaryDirectory() as folder:
                 kept = Path(folder) / "kept.ndjson"
@@ -207,7 +207,7 @@ class RobustnessChecks(Harness):
                     await self._check_whole(before, kept)
                 _run(source, 0, kept)
             async with await self.reopen() as backend:
-                equal(await _told(backend), {}, "the store in the end")
+                equal(await _snapshot(backend), {}, "the store in the end")
 
         _unless_missing(self, check)
 
@@ -225,9 +225,9 @@ class RobustnessChecks(Harness):
         records = [json.loads(line) for line in kept.read_bytes().splitlines()]
         whole = {record["run_id"] for record in records if record.get("last")}
         async with await self.reopen() as backend:
-            left = await _told(backend)
-        for run_id, told in left.items():
-            equal(told, before[run_id], f"what is left of {run_id}")
+            left = await _snapshot(backend)
+        for run_id, found in left.items():
+            equal(found, before[run_id], f"what is left of {run_id}")
         equal(set(before) - set(left) - whole, set(), "runs that are gone and were not kept")
 
 
@@ -254,7 +254,7 @@ def _run(source: str, line: int, kept: Path) -> None:
         raise AssertionError(f"a deletion that was to die on line {line} ended with {done.returncode}: {done.stderr}")
 
 
-async def _told(backend: StateBackend) -> dict[str, Any]:
+async def _snapshot(backend: StateBackend) -> dict[str, Any]:
     """What the store says of every run."""
     return {
         run.run_id: safe_serialize((await backend.load_state(run.run_id), await backend.read_run(run.run_id)))

@@ -31,7 +31,7 @@ class _Point:
 
 
 class _Money:
-    """A type that nobody registered."""
+    """A type that is not registered."""
 
     def __init__(self, cents: int) -> None:
         self.cents = cents

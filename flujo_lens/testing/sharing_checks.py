@@ -21,7 +21,7 @@ async def _in_threads(work: Callable[[int], Coroutine[Any, Any, None]], count: i
 
 
 class SharingChecks(Harness):
-    """Nothing is lost or mixed, whoever writes at the same time."""
+    """Concurrent writers lose and mix nothing."""
 
     @on_nothing
     async def test_of_saves_at_once_one_is_there_whole(self, backend: StateBackend) -> None:
@@ -70,7 +70,7 @@ class SharingChecks(Harness):
         async def read() -> None:
             for _ in range(20):
                 state = await backend.load_state("r") or {}
-                equal(state.get("metadata"), {"n": state.get("current_step_index")}, "what was read meanwhile")
+                equal(state.get("metadata"), {"n": state.get("current_step_index")}, "what was read during the writes")
 
         await asyncio.gather(save(), read(), read())
 

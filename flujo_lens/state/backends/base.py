@@ -97,7 +97,7 @@ class StateBackend(ABC):
             Then a runner gives its signs from a thread of its own; else in the loop of the run, where a step that
             blocks keeps them back.
         place: Of a store on a server, its address without user and password, in one spelling; None for others. What
-            lens keeps of such a store (audit log, lock, bin) is told from that of others by it.
+            lens keeps for such a store (audit log, lock, recycle bin) is named by it.
     """
 
     any_loop: ClassVar[bool] = False
@@ -465,12 +465,12 @@ class StateBackend(ABC):
     # --- who works on a run, and how far it is
 
     async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
-        """Take a run for `holder`, if nobody has it: of any number that ask at once, one gets it.
+        """Claim a run for `holder`, if it is free: of concurrent callers, exactly one succeeds.
 
         A claim is free if there is none, or if it has ended (`Claim.has_ended`): its holder gave no sign for its
         own lease, or is known to be gone. The same holder asking twice does not get it twice. The run need not be
         known. Times are those of this machine's clock (see `flujo_lens.state.claims`). When the process dies
-        after it, the claim stands until somebody finds that it has ended.
+        after it, the claim stays until its process is found to have ended.
 
         Args:
             run_id: The run.
@@ -489,7 +489,7 @@ class StateBackend(ABC):
     async def heartbeat(self, claim: Claim) -> Claim:
         """Give a sign: store the present as the claim's `beat_at`, and return the claim with it.
 
-        One whose lease is over is good again, if nobody took the run meanwhile.
+        An expired claim is valid again unless another holder has claimed the run.
 
         Raises:
             LostClaimError: it is not the run's claim any more. Nothing was changed.
@@ -513,7 +513,7 @@ class StateBackend(ABC):
         """Mark runs as cancelled, so that nothing resumes them; history stays. Return the ids of those marked.
 
         Each run is looked at in the transaction that marks it, which takes the claim on it away: one that is
-        completed or cancelled, that nobody knows, or that another process holds stays as it is. On a store of
+        completed or cancelled, is unknown, or is claimed by another process stays as it is. On a store of
         several files a process that dies on the way leaves the rest as they were.
 
         Args:
@@ -588,10 +588,10 @@ class StateBackend(ABC):
     # --- upkeep
 
     async def plan_migration(self, now: datetime) -> MigrationPlan:
-        """Return what `migrate` would do at `now`. Nothing is written, nor left beside the store.
+        """Return what `migrate` would do at `now`. Nothing is written, and no file is left next to the store.
 
         Raises:
-            SchemaError: the store is of a newer schema, or one that nobody knows.
+            SchemaError: the schema of the store is newer, or unknown.
         """
         raise self._lacks("plan_migration")
 
@@ -631,7 +631,7 @@ class StateBackend(ABC):
         """Return what `optimize` would do. Nothing is written.
 
         Raises:
-            SchemaError: the store is of a newer schema, or one that nobody knows.
+            SchemaError: the schema of the store is newer, or unknown.
         """
         raise self._lacks("plan_optimization")
 
@@ -640,7 +640,7 @@ class StateBackend(ABC):
 
         Args:
             vacuum: Then also give back what is free, see `plan_optimization` for the room that this needs.
-            force: Do it even while others have the store open, who cannot write meanwhile.
+            force: Run even if other processes have the store open; they cannot write until it ends.
 
         Raises:
             BusyError: another process has the store open, or with `force`, holds a lock.
@@ -655,7 +655,7 @@ class StateBackend(ABC):
         The default has nothing to give back.
 
         Args:
-            force: Do it even while others have the store open, who cannot write meanwhile.
+            force: Run even if other processes have the store open; they cannot write until it ends.
 
         Raises:
             BusyError: another process has the store open, or with `force`, holds a lock. Nothing was changed.
@@ -691,7 +691,7 @@ class StateBackend(ABC):
 
         Each batch is one short transaction, of whole families; what lies between two of them is the caller's to
         decide, who may stop there. Every run is looked at again inside its batch: one that was saved, paused or
-        claimed meanwhile stays, as does its family. When the process dies on any line, each run is there whole or
+        claimed since the plan stays, as does its family. When the process dies on any line, each run is there whole or
         gone whole, and what is gone was kept before. A run with very many rows goes in several marked transactions;
         interrupted, the next plan has it as `unfinished`.
 

@@ -2,8 +2,8 @@
 
 A driver that defines `iter_runs`, `read_run`, `get_spans` and their like gets `list_runs`, `list_workflows`,
 `get_failed_workflows` and the rest from here, all with the same rules: runs carry their effective status, and
-documents have the names of all the library's versions (``start_time`` beside ``created_at``, ``duration_ms``
-beside ``execution_time_ms``), so that an application of either finds what it looks for.
+documents have the names of all versions of the library (``start_time`` and ``created_at``, ``duration_ms`` and
+``execution_time_ms``), so applications of each version find the names they use.
 
 What a summary does not hold (a run's cost, a step's raw response) a driver adds by `read_extras` and
 `read_step_extras`.

@@ -47,7 +47,7 @@ class Cancellation:
         return {"run_id": row.run_id, "cancelled": parts, "last": True}
 
     async def _open(self, tx: Transaction) -> list[RunRow]:
-        """The runs that could go on and that nobody holds."""
+        """The resumable runs without a claim."""
         from flujo_lens.state.backends.core.backend import stored_documents
 
         claims, rows, now = claims_in(await tx.get("claim", self._ids)), await tx.runs(self._ids), present()

@@ -27,7 +27,7 @@ class RunChanges(NamedTuple):
         steps: Executions of steps that are added.
         spans: Spans that are added, each in place of one with its id; None where no spans are meant.
         replaces_spans: Whether all spans of before go.
-        started: The start of a run that nobody announced.
+        started: The start of a run that was not announced.
     """
 
     run_id: str

@@ -1,6 +1,6 @@
 """Deleting by a plan, once for all drivers: select; copy; lock, look again, compare, drop.
 
-A copy is made outside of any write transaction, so nobody waits for the disk that takes it. Inside the transaction
+Copies are written outside of write transactions, so a slow disk blocks no writer. Inside the transaction
 each run is looked at again: one that was saved, paused or claimed since, or of which the copy is not what is there
 now, stays. When the process dies on any line, each run is there whole or gone whole, and what is gone was copied.
 """

@@ -113,7 +113,7 @@ async def _put_back(core: CoreBackend, tx: Transaction, records: Iterator[Record
 
 
 async def _put_state_back(core: CoreBackend, tx: Transaction, record: Record, there: RunRow | None) -> bool:
-    """Put a state back beside its history, which gets the status that it had."""
+    """Restore the state of a run with a history; the history gets its old status."""
     row = there or RunRow(record["run_id"])
     if row.state is not None:
         return False

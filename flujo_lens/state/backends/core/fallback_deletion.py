@@ -1,8 +1,8 @@
 """Deleting from a driver that has no deletion of its own: run by run, by way of what it has.
 
 These are the defaults of `StateBackend`. A run goes by `delete_run`, where the driver has that, else by
-`delete_state`; each call is as atomic as the driver makes it. Nothing can be kept of what goes, so whoever asks for
-that is refused before anything is deleted.
+`delete_state`; each call is as atomic as the driver makes it. Deleted runs cannot be kept, so a request
+to keep them is refused before anything is deleted.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The core knows the rules: what a status means, which runs a filter admits, who holds a claim, what a deletion takes.
 A driver knows an engine: how a transaction begins and ends, how rows are found by their key, and in which order runs
-are listed. It never interprets what it stores, with one exception: a driver for tables that somebody else owns maps
-its rows to theirs and back.
+are listed. It never interprets what it stores, with one exception: a driver for the tables of another
+application maps its rows to theirs and back.
 
 A driver is a `Store`. Everything happens inside a `Transaction` of it, handed to a coroutine function, the *work*::
 

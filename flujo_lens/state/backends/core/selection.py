@@ -35,7 +35,7 @@ class Member(NamedTuple):
         status: Its effective status.
         pipeline: The name of its pipeline.
         updated: Its last update (see `last_sign`); None is never old.
-        started: When it started; None if nobody knows.
+        started: When it started; None if unknown.
         admitted: Whether it fits the filter, its status and its being a task apart.
         parent: The run whose background task it is, if there is that run.
         held: Whether a living process holds it.
@@ -126,8 +126,7 @@ class Chooser:
         return not self.asked.wanted.statuses or member.status in self.asked.wanted.statuses
 
     def reason_to_stay(self, members: Sequence[Member]) -> tuple[str, int]:
-        """Why a family stays (a field of `Retained`, ``young``, or nothing), and how many runs that is to be told
-        of."""
+        """Why a family stays (a field of `Retained`, ``young``, or nothing), and the number of its runs to report."""
         cutoff = self.asked.cutoff
         if len(members) == 1 and self._goes_for_certain(members[0]):
             return "", 0
@@ -150,7 +149,7 @@ class Chooser:
         return ("held", held) if held else ("", 0)
 
     def _goes_for_certain(self, member: Member) -> bool:
-        """Whether a run without tasks is old and in nobody's way: most are, so it is seen at a glance."""
+        """Whether a run without tasks can be deleted without a look at other runs, as most can."""
         updated, cutoff = member.updated, self.asked.cutoff
         is_free = member.status in _ENDED and not member.held and self._has_status(member)
         return is_free and bool(updated and cutoff and updated < cutoff)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class StoredClaims(ReadingBackend):
-    """What a runner needs of a backend besides saving. Each method is one transaction of the store."""
+    """The claims, heartbeats and cancellations of runs. Each method is one transaction of the store."""
 
     async def _read_values(self, work: ValueWork[T]) -> T:
         """As `flujo_lens.state.backends.core.port.Store.read`."""
@@ -44,7 +44,7 @@ class StoredClaims(ReadingBackend):
         return await self._read_values(work)
 
     async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
-        """Take a run that nobody has."""
+        """Claim a run that has no claim."""
         from flujo_lens.serialization import safe_dumps
         from flujo_lens.state.claims import Claim, check_lease, present
 

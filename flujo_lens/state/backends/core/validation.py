@@ -280,13 +280,13 @@ def check_codec(serializer_default: object, envelope: object, validate: object) 
     if serializer_default is not None and not callable(serializer_default):
         raise TypeError(f"serializer_default must be a function, not {type(serializer_default).__name__}")
     if envelope is not None and not callable(getattr(envelope, "seal", None)):
-        raise TypeError(f"envelope must be a flujo_lens.serialization.envelope.Envelope, not {_told(envelope)}")
+        raise TypeError(f"envelope must be a flujo_lens.serialization.envelope.Envelope, not {_described(envelope)}")
     is_model = isinstance(validate, type) and callable(getattr(validate, "model_validate", None))
     if not (validate is None or isinstance(validate, bool) or is_model):
-        raise TypeError(f"validate must be True, False or a pydantic model, not {_told(validate)}")
+        raise TypeError(f"validate must be True, False or a pydantic model, not {_described(validate)}")
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     return f"{type(value).__name__} {value!r}" if isinstance(value, str | int | float) else type(value).__name__
 
 

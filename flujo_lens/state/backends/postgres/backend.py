@@ -23,10 +23,10 @@ class PostgresBackend(CoreBackend):
     """Keeps states in the tables of the library's version 0.6.11, and reads those that it wrote.
 
     Reading needs a role that may read and nothing else, and creates nothing. The first write to an empty database makes
-    the library's tables and ours; beside tables of the library it makes ours alone (``lens_*``).
+    the library's tables and ours; where the library's tables exist it creates ours only (``lens_*``).
 
     Every call is one transaction. What PostgreSQL's columns do not keep as it is (NUL, large floats, integers of more
-    than 32 bits) is kept beside them and comes back as it was; the library reads the nearest that its columns can hold.
+    than 32 bits) is stored separately and returned unchanged; the library reads the nearest value its columns can hold.
 
     Args:
         uri: ``postgresql://user@host/database``, with ``?schema=S``, or ``?search_path=`` or
@@ -68,7 +68,7 @@ class PostgresBackend(CoreBackend):
         return cls(uri, timeout=timeout, zone=zone, pool_size=4)
 
     async def read_statuses(self) -> frozenset[str]:
-        """Return the statuses of both tables, and those that are told from others."""
+        """Return the statuses of both tables, and those that are stored separately."""
         found = await self._server.read(lambda tx: cast("PostgresTransaction", tx).statuses())
         more = {"cancelled"} if "failed" in found else set[str]()
         return frozenset(found | more | ({"failed"} if "paused" in found else set()))

@@ -74,7 +74,7 @@ def described(name: str) -> str:
 async def make_indexes(address: Address, timeout: float, names: Sequence[str], vacuum: bool) -> list[str]:
     """Make these indexes `CONCURRENTLY`, on a connection of its own; then gather figures. Returns what was made.
 
-    Saves go on meanwhile. One that could not be finished (it waits for every transaction that is open) is removed.
+    Writers are not blocked. One that could not be finished (it waits for every transaction that is open) is removed.
     """
     connection = await asyncpg.connect(address.dsn, timeout=timeout, statement_cache_size=0)
     try:
@@ -240,8 +240,8 @@ class Checkup:
         found = {table: count for table, count in counts.items() if count}
         if not found:
             return Finding(name, True, 0, "every step, span, trace and evaluation has its run")
-        told = ", ".join(f"{count:,} in {table}" for table, count in found.items())
-        detail = f"rows of runs that are gone: {told}; no command shows them"
+        listed = ", ".join(f"{count:,} in {table}" for table, count in found.items())
+        detail = f"rows of runs that are gone: {listed}; no command shows them"
         fix = "lens prune --orphans removes what it can tell; the rest by DELETE, after a backup (pg_dump)"
         return Finding(name, False, sum(found.values()), detail, fix)
 
@@ -288,7 +288,7 @@ class Checkup:
             " WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         if not row[0]:
-            return Finding("waiting for locks", True, 0, "nobody waits")
+            return Finding("waiting for locks", True, 0, "no session waits")
         detail = f"process {row[1]} waits for {row[2].strip('{}')}"
         fix = "SELECT * FROM pg_stat_activity shows what they do; pg_cancel_backend(PID) stops a statement"
         return Finding("waiting for locks", False, row[0], detail, fix)
@@ -304,9 +304,9 @@ class Checkup:
         bloated = [row for row in rows if row[1] > max(_LEAST_DEAD, _BLOATED * (row[1] + row[2]))]
         if not bloated:
             return Finding("dead rows", True, dead, "autovacuum keeps up")
-        told = ", ".join(f"{name} ({gone:,} dead, {live:,} alive)" for name, gone, live in bloated)
+        sizes = ", ".join(f"{name} ({gone:,} dead, {live:,} alive)" for name, gone, live in bloated)
         fix = f"VACUUM (ANALYZE) {bloated[0][0]}; if they stay, a long transaction or a replication slot keeps them"
-        return Finding("dead rows", False, dead, f"autovacuum does not keep up: {told}", fix)
+        return Finding("dead rows", False, dead, f"autovacuum does not keep up: {sizes}", fix)
 
     async def _indexes(self) -> Finding:
         missing = await missing_indexes(self._db, self._shape)

@@ -2,7 +2,7 @@
 
 A column keeps less than a document: ``jsonb`` has no NUL, no -0.0 and no float above 1e16 that stays one, integers have
 32 bits, ``real`` six digits, and some fields have no column. So a row is compared with its document as it is written,
-and where they differ the document itself is kept beside it (``lens_documents``).
+and where they differ the document itself is also stored (``lens_documents``).
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def columns(table: str, alias: str, shape: Shape) -> str:
 
 
 def _exact(kind: str, alias: str, key: str, shape: Shape) -> str:
-    """A join with the document that was kept beside a row, if the row is still the same."""
+    """A join with the document stored for a row, if the row has not changed since."""
     name = f"d_{alias}"
     if not shape.has("lens_documents"):
         return f"LEFT JOIN (SELECT NULL::text AS document) {name} ON false"
@@ -208,7 +208,7 @@ def keys_unreadable(shape: Shape) -> str:
 
 
 def children(table: str, kind: str, shape: Shape, everything: bool) -> str:
-    """The rows of one kind, oldest first: run, document kept beside, columns. $1 are the runs unless `everything`.
+    """The rows of one kind, oldest first: run, stored document, columns. $1 are the runs unless `everything`.
 
     Last come the documents that the library's tables have no row for: those of unknown runs.
     """
@@ -227,15 +227,15 @@ def children(table: str, kind: str, shape: Shape, everything: bool) -> str:
 
 
 def forget_row(table: str, kind: str) -> str:
-    """Remove the row of a run ($1), and what was kept beside it."""
-    beside = f"DELETE FROM lens_documents WHERE kind = '{kind}' AND run_id = $1::text AND key = ''"
-    return f"WITH forgotten AS ({beside}) DELETE FROM {table} WHERE run_id = $1::text"
+    """Remove the row of a run ($1) and its stored document."""
+    document = f"DELETE FROM lens_documents WHERE kind = '{kind}' AND run_id = $1::text AND key = ''"
+    return f"WITH forgotten AS ({document}) DELETE FROM {table} WHERE run_id = $1::text"
 
 
 def put(table: str, key: str, kind: str, shape: Shape) -> str:
     """Insert a row, or update the one with its key. Returns an empty text, its digest and its columns.
 
-    What was kept beside the row is forgotten: it is kept anew by whoever finds that the row does not tell all.
+    The stored document of the row is removed; it is stored again if the row cannot represent all of it.
     """
     there = _there(table, shape)
     names = ", ".join(name for name, _ in there)

@@ -197,7 +197,7 @@ class PostgresStore:
     # --- transactions
 
     async def read(self, work: Work[T]) -> T:
-        """Run `work` on one moment; once more where the connection was cut, or the tables changed meanwhile."""
+        """Run `work` on one moment; once more where the connection was cut, or the tables changed during it."""
         try:
             return await self._run(work, writes=False)
         except (*CLIENT_ERRORS,) as error:

@@ -1,7 +1,7 @@
-"""The tables: the library's own (0.6.11), and ours beside them.
+"""The tables: those of the library (0.6.11), and ours.
 
 Ours are made by a command that writes, and never refer to the library's: its application runs its whole DDL at each
-start, and waits for whoever has locked its tables.
+start, and waits for locks on its tables.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ CREATE TABLE IF NOT EXISTS lens_documents (
   kind text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
   document text NOT NULL, stamp text, PRIMARY KEY (run_id, kind, key));
 """
-"""Ours. ``lens_documents`` holds what the library's columns cannot, beside a digest of the row that it belongs to:
-a row that an application has changed since counts alone. A ``stamp`` of NULL: there is no such row."""
+"""Ours. ``lens_documents`` holds what the library's columns cannot, with a digest of the row that it belongs to: if
+an application has changed the row since, only the row counts. A ``stamp`` of NULL: there is no such row."""
 
 
 class Shape(NamedTuple):

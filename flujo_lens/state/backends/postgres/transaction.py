@@ -176,7 +176,7 @@ class PostgresTransaction:
                 await self._db.execute(queries.forget_row(table, kind), row.run_id)
 
     async def _put(self, kind: str, table: str, run_id: str, document: bytes) -> None:
-        """Write a row, and beside it the document, where the row does not tell all of it."""
+        """Write a row, and also the document where the row cannot represent all of it."""
         sql = queries.put(table, "run_id", kind, self._shape)
         key, stamp, *found = await self._db.fetchrow(sql, *self._given(table, run_id, document))
         if not is_faithful(table, document, found):
@@ -187,7 +187,7 @@ class PostgresTransaction:
         table = _TABLES[kind]
         given = zip(*(self._given(table, row.run_id, row.data) for row in rows), strict=True)
         made = await self._db.fetch(queries.add(table, self._shape), *given)
-        # Ids are given in the order of the rows; in which order they are told is the server's affair.
+        # Ids are given in the order of the rows; the server may return them in any order.
         for row, (key, stamp, *found) in zip(rows, sorted(made, key=lambda one: int(one[0])), strict=True):
             if not is_faithful(table, row.data, found):
                 await self._keep(kind, row.run_id, key, row.data, stamp)
@@ -239,7 +239,7 @@ class PostgresTransaction:
             await self._save_trace(replaces, rows)
 
     async def _known(self, run_ids: set[str]) -> set[str]:
-        """Those that children can refer to: a run of which nothing is known has its children kept beside."""
+        """The runs that children can refer to; the children of an unknown run are stored separately."""
         if not run_ids:
             return set()
         sql = "SELECT run_id FROM runs WHERE run_id = ANY($1::text[])"

@@ -21,7 +21,7 @@ __all__ = ["RedisBackend"]
 
 
 class RedisBackend(CoreBackend):
-    """Keeps each state at ``PREFIX + run_id`` as plain JSON, where any program finds it, and an index beside it.
+    """Keeps each state at ``PREFIX + run_id`` as plain JSON, which any program can read, with an index.
 
     Every save is one MULTI with its index, its history and its claim. Reading writes nothing, and needs a user who may
     read and no more. What is read of one run is of one moment; a long list is read page by page.

@@ -129,7 +129,7 @@ def code_of(error: BaseException) -> str:
 
 
 def is_cut(error: BaseException) -> bool:
-    """Whether the connection is gone, so that nobody knows whether the last command was done."""
+    """Whether the connection was lost: the last command may or may not have been carried out."""
     if isinstance(error, _ANSWERED) or code_of(error):
         return False
     return isinstance(error, ConnectionError | TimeoutError | OSError)

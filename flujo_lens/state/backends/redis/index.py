@@ -85,8 +85,8 @@ def removal(keys: Keys, run_id: str, before: Entry | None) -> list[Command]:
 def statuses_stored(wanted: RunFilter) -> frozenset[str] | None:
     """Which statuses of the index the runs that a filter admits can have; None for any.
 
-    Whoever saved a run may have read more of it than who asks now: a sealed context or history decides between paused
-    and failed, failed and cancelled.
+    The writer of a run may have had a key that the reader lacks: an encrypted context or history decides between
+    paused and failed, failed and cancelled.
     """
     if not wanted.statuses or UNREADABLE in wanted.statuses:
         return None

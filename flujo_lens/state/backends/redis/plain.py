@@ -61,7 +61,7 @@ def _is_object(data: bytes) -> bool:
 
 
 class PlainTransaction:
-    """Reads states, and nothing else: there is no history beside them.
+    """Reads states only: such a store has no history.
 
     Args:
         server: Whom to ask.

@@ -184,7 +184,7 @@ class ReadTransaction:
             after = places[-1]
 
     async def _border(self, after: tuple[int, str]) -> tuple[int, str]:
-        """Where a run is in the index, by the zone of whoever saved it."""
+        """Where a run is in the index, by the time zone of its writer."""
         score = (await self.ask([("ZSCORE", self.keys.order, after[1].encode())]))[0]
         return after if score is None else (int(float(score)), after[1])
 

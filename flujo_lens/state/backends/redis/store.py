@@ -107,7 +107,7 @@ class RedisStore:
             raise translate(error, self.address.shown) from error
 
     async def _read_watched(self, work: Work[T]) -> T:
-        """Again while what was read changes meanwhile, a few times; then with what the last time found."""
+        """Read again while the data changes, a few times; then use the last result."""
         for attempt in itertools.count(1):
             try:
                 async with self.connections.one() as link:

@@ -74,8 +74,8 @@ def address_of(uri: str) -> Address:
         )
     nodes = () if is_socket else tuple(map(_node, hosts.split(",")))
     where = parts.path if is_socket else hosts
-    told = urlencode([("prefix", prefix)], safe="{}:/", quote_via=quote) if prefix else ""
-    end = f"{'?' if told or (is_socket and db) else ''}{f'db={db}&' if is_socket and db else ''}{told}".rstrip("&")
+    suffix = urlencode([("prefix", prefix)], safe="{}:/", quote_via=quote) if prefix else ""
+    end = f"{'?' if suffix or (is_socket and db) else ''}{f'db={db}&' if is_socket and db else ''}{suffix}".rstrip("&")
     path = "" if is_socket or is_cluster else f"/{db}"
     user, colon, _ = login.partition(":")
     return Address(

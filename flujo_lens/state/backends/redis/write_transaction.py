@@ -126,7 +126,7 @@ class WriteTransaction(ReadTransaction):
             raise StoreNotFoundError(missing(self.shown).message, hint="nothing was created")
 
     async def lock(self, run_ids: Iterable[str]) -> None:
-        """Watch the runs: whoever writes one of them makes this transaction begin anew."""
+        """Watch the runs: a write to one of them restarts this transaction."""
         await self._fetch(run_ids)
 
     async def _fetch(self, run_ids: Iterable[str]) -> None:
@@ -252,7 +252,7 @@ class WriteTransaction(ReadTransaction):
     # --- the end
 
     async def commit(self) -> None:
-        """Send what was written, if nothing that was read has changed meanwhile.
+        """Send what was written, if nothing that was read has changed since.
 
         Raises:
             WatchError: something has changed, and nothing was written.
