@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from flujo_lens.cli.context import App, World
+from flujo_lens.cli.context import App
 from flujo_lens.cli.options import CommonOptions
+from flujo_lens.cli.world import World
 from flujo_lens.errors import UnknownValueError
 
 if TYPE_CHECKING:
