@@ -1,4 +1,4 @@
-# Everything sets itself up: all that is needed is Python 3.11 or newer (PYTHON=python3.12 to choose one).
+# Requires only Python 3.11 or newer; the targets install the rest (PYTHON=python3.12 chooses an interpreter).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,15 +9,15 @@ COMPAT := .compat
 .PHONY: help demo test check lint bench soak goldens readme compat clean
 
 help:
-	@echo "make demo     install, build a sample store, look into it"
+	@echo "make demo     install, create a sample store, show it"
 	@echo "make test     ruff, mypy --strict, import rules, pytest"
-	@echo "make compat   the tests beside the real library: 0.4.35, and 0.6.11 where there is Python 3.13"
+	@echo "make compat   the tests with the real library: 0.4.35, and 0.6.11 on Python 3.13"
 	@echo "make check    ruff, mypy --strict, the quick tests: a minute"
 	@echo "make bench    the performance ratios, in a table"
 	@echo "make soak     the long rounds"
-	@echo "make goldens  write the golden screens anew, for you to read"
-	@echo "make readme   write the screens of README.md anew"
-	@echo "make clean    remove what make made"
+	@echo "make goldens  update the golden screens, for review"
+	@echo "make readme   update the screens of README.md"
+	@echo "make clean    remove all build results"
 
 # The package is installed, not linked: that is what users run, and its byte code is compiled once.
 $(VENV)/.installed: pyproject.toml README.md $(shell find flujo_lens -name '*.py' -o -name '*.json' -o -name '*.md' 2>/dev/null)
@@ -58,8 +58,8 @@ lint: $(VENV)/.tested
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# What neither opens a server nor starts a process: for the loop between two edits.
-QUICK := tests/test_imports.py tests/test_rendering.py tests/serialization tests/drivers/test_interpret.py \
+# Tests without servers and processes: the loop between two edits. They take under a minute.
+QUICK := tests/test_imports.py tests/test_words.py tests/test_rendering.py tests/serialization tests/drivers/test_interpret.py \
 	tests/drivers/test_timestamps.py tests/drivers/test_traces.py tests/drivers/test_fingerprint.py \
 	tests/drivers/test_arguments.py tests/drivers/test_vocabulary.py tests/drivers/test_choosing.py \
 	tests/drivers/test_memory.py tests/drivers/test_memory_deletion.py
