@@ -107,9 +107,9 @@ def test_a_number_since_1970_is_refused_with_what_it_would_be() -> None:
 @pytest.mark.parametrize(
     ("text", "ways"),
     [
-        ("2026-11-01T01:30", ("2026-11-01T01:30:00-04:00", "2026-11-01T01:30:00-05:00", "twice")),
-        ("2026-03-08 02:30", ("2026-03-08T02:30:00-05:00", "2026-03-08T02:30:00-04:00", "skip")),
-        ("20261101013000", ("-04:00", "-05:00", "twice")),
+        ("2026-11-01T01:30", ("2026-11-01T01:30:00-04:00", "2026-11-01T01:30:00-05:00", "is ambiguous")),
+        ("2026-03-08 02:30", ("2026-03-08T02:30:00-05:00", "2026-03-08T02:30:00-04:00", "does not exist")),
+        ("20261101013000", ("-04:00", "-05:00", "is ambiguous")),
     ],
 )
 def test_a_time_that_clocks_show_twice_or_never_needs_its_offset(text: str, ways: tuple[str, ...]) -> None:

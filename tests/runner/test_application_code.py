@@ -449,7 +449,7 @@ def test_a_form_that_comes_twice_answers_one_question(tmp_path: Path) -> None:
     with pytest.raises(NotWaitingError, match='has another question at "pay": pay\\?') as refused:
         runs.resume("r", "yes")
     assert refused.value.details["question"] == second.question
-    with pytest.raises(NotWaitingError, match='it waits at "pay" now'):
+    with pytest.raises(NotWaitingError, match='it now waits at "pay"'):
         runs.resume("r", "yes", question=first.question)
     assert runs.run("x", run_id="r").question == second.question
     assert runs.resume("r", "no", question=second.question).output == "no"

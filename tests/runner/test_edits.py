@@ -167,13 +167,13 @@ EDITS = [
         "the output class of a completed step renamed, with the same fields",
         Code((validate, returning(Bill), approve, charge, notify)),
         "compatible",
-        note="it has the same shape",
+        note="with the same shape",
     ),
     Edit(
         "the output class of a completed step got a field with a default",
         Code((validate, returning(InvoiceWithNote), approve, charge, notify)),
         "compatible",
-        note="what is saved fits",
+        note="the saved one fits",
     ),
     Edit(
         "the waiting step renamed, with an alias",

@@ -318,8 +318,8 @@ def test_types_of_one_name_are_told_apart_by_a_field() -> None:
         return Fitting({"Decision": old}, {"Decision": new}).difference(kind, kind)
 
     assert told(shape(limit="int"), shape(limit="str")) == "its field limit is now str, was int"
-    assert told(shape(a="int"), shape()) == "Decision had a field a (int) that it has not"
-    assert told(shape(), shape(a="int")) == "Decision has a field a (int) that it had not"
+    assert told(shape(a="int"), shape()) == "Decision no longer has the field a (int)"
+    assert told(shape(), shape(a="int")) == "Decision has a new field a (int)"
     tree = {"child": "Decision | None"}
     assert told(shape(**tree, limit="int"), shape(**tree, limit="str")) == "its field limit is now str, was int"
     assert told(shape(a="int"), shape(a="int")) == ""

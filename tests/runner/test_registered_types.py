@@ -245,7 +245,7 @@ def test_the_message_names_the_cause(kind: Any, value: Any, where: str) -> None:
         "register",
     )
     error = asyncio.run(refused(kind, value, failing))
-    told = "the deserializer that is registered for Money raised KeyError: 'sum'"
+    told = "the deserializer for Money raised KeyError: 'sum'"
     assert f"{where}: Input should be an instance of Money; {told}" in error.message
     assert error.remediations[0].id == "mend-deserializer"
     assert "is of another type" not in error.message
