@@ -67,6 +67,7 @@ LARGE_FILES = {"state.backends.base"}
 """Exceptions of today: the contract with its words."""
 
 CIRCLES = {
+    frozenset({"cli.app", "cli.completion"}): "the app answers a shell before it loads; the answers list its commands",
     frozenset({"cli.context", "cli.output"}): "an App makes the Output that prints for it; the output names its type",
     frozenset({"runner.run_record", "runner.spans"}): "spans name the type of the record that they are made from",
     frozenset({"serialization.building", "serialization.registered"}): "each builds what is nested in the other's data",

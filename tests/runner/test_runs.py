@@ -562,7 +562,9 @@ def test_no_step_gets_a_mark_in_place_of_its_input(backend: StateBackend, caplog
     assert runner.run("x", run_id="r").status == "failed"
     assert "1 value(s) could not be serialized: " in caplog.text
     before = asyncio.run(backend.load_state("r"))
-    with pytest.raises(StateIncompatibilityError, match=r"clients.* has the placeholder <unserializable: Client>") as caught:
+    with pytest.raises(
+        StateIncompatibilityError, match=r"clients.* has the placeholder <unserializable: Client>"
+    ) as caught:
         runner.resume("r")
     assert (caught.value.code, len(seen)) == ("LENS-C10", 1)
     assert caught.value.remediations[0].id == "fork"
