@@ -41,7 +41,7 @@ from flujo_lens.operations.audit_format import (
     written_time,
 )
 from flujo_lens.operations.audit_head import Head, read_head, write_head
-from flujo_lens.operations.sidecar_files import beside, last_line, open_own, settled_size
+from flujo_lens.operations.sidecar_files import last_line, open_own, settled_size, sidecar_path
 from flujo_lens.redaction import masked_text
 
 __all__ = ["AuditEntry", "AuditLog", "AuditReport", "Flaw", "new_audit_id"]

@@ -79,6 +79,6 @@ def write_head(log: Path, head: Head) -> None:
     """Write the head of a log. If that fails, the previous one stays, which is still valid."""
     place = head_path(log)
     draft = place.with_name(f"{place.name}.{secrets.token_hex(4)}")
-    told = {"length": head.length, "head": head.digest, "file": head.file}
+    document = {"length": head.length, "head": head.digest, "file": head.file}
     with suppress(OSError):
-        replace_file(place, json.dumps(told).encode() + b"\n", draft)
+        replace_file(place, json.dumps(document).encode() + b"\n", draft)

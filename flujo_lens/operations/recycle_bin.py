@@ -30,7 +30,7 @@ from flujo_lens.fs.locks import try_lock
 from flujo_lens.operations.archive import ArchiveWriter
 from flujo_lens.operations.archive_format import Header, Manifest, parsed_manifest
 from flujo_lens.operations.archive_reader import read_archive, survey
-from flujo_lens.operations.sidecar_files import beside, check_folder
+from flujo_lens.operations.sidecar_files import check_folder, sidecar_path
 
 __all__ = ["Bin", "BinItem"]
 
