@@ -102,6 +102,7 @@ class RestoredFile(NamedTuple):
 
     place: str
     name: str
+    modified: int
     draft: TempFile
 
 
@@ -128,18 +129,15 @@ def drafts_of(places: Mapping[str, int], run_id: str, records: Iterable[Record],
         SchemaError: they do not have the form of such, or a file would have a name that is none of a run's.
     """
     files: list[RestoredFile] = []
-    modified, last = 0, Record()
+    last = Record()
     try:
         for last in records:
             content = _content(last, "text")
             if not last.get("part"):
-                _set_time(files, modified)
                 files.append(_begun(places, last, drafts))
-                modified = int(last.get("modified", 0))
-                if not -_FAR <= modified <= _FAR:
-                    raise OverflowError("no time of a file")
             files[-1].draft.write(content)
-        _set_time(files, modified)
+        for file in files:
+            file.draft.set_time(file.modified)
     except _MALFORMED as error:
         raise SchemaError(
             f"what was kept of run {run_id} does not have the form in which lens keeps runs; nothing of it came back",
@@ -150,11 +148,6 @@ def drafts_of(places: Mapping[str, int], run_id: str, records: Iterable[Record],
     return RestoredRun(run_id, files, last.get("history_size", -1) if last.get("state_only") else None)
 
 
-def _set_time(files: Sequence[RestoredFile], modified: int) -> None:
-    if files:
-        files[-1].draft.set_time(modified)
-
-
 def _begun(places: Mapping[str, int], record: Record, drafts: ExitStack) -> RestoredFile:
     name = os.fsdecode(_content(record, "name"))
     place = record.get("place", "")
@@ -163,9 +156,12 @@ def _begun(places: Mapping[str, int], record: Record, drafts: ExitStack) -> Rest
             f"{documents.printable(name)} is no name for a file of run {record['run_id']}; nothing of it came back",
             hint="was it written by a newer version? then update flujo-lens",
         )
+    mode, modified = int(record.get("mode", 0o600)) & _MODES, int(record.get("modified", 0))
+    if not -_FAR <= modified <= _FAR:
+        raise OverflowError("no time of a file")
     draft = drafts.enter_context(drafted(places[place], b"", name, sync=False))
-    draft.set_mode(int(record.get("mode", 0o600)) & _MODES)
-    return RestoredFile(place, name, draft)
+    draft.set_mode(mode)
+    return RestoredFile(place, name, modified, draft)
 
 
 def _is_name(name: str, ending: str) -> bool:
