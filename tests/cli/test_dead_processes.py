@@ -86,10 +86,10 @@ def test_every_screen_says_that_the_process_is_gone(dead: Lens) -> None:
     assert f"was held by pid {pid}" in shown
     assert "lens resume order-dead" in shown
     alive = dead.terminal("show order-alive", width=160).out
-    assert ("gone" in alive, "lens resume" in alive, "is held by pid" in alive) == (False, False, True)
+    assert ("gone" in alive, "lens resume" in alive, "held by pid" in alive) == (False, False, True)
     assert "1 running, process gone" in dead.process("status -o table").out
     assert "2 running (1 dead)" in dead.process("stats -o table").out
-    assert "1 silent (lens list --status running)" in dead.process("failed").err
+    assert "1 stale (lens list --status running)" in dead.process("failed").err
     assert "process is gone" in dead.process("trace order-dead -o table").out
     assert "said to be running" not in dead.process("delete order-dead --dry-run").out
     checked = {row["check"]: row for row in dead.process("doctor -o json").json}

@@ -117,7 +117,7 @@ def _report_lines(done: Sequence[str], plan: CancelPlan, report: Report) -> list
     known = {run.run_id: run for run in plan.runs}
     changed = [known[run_id] for run_id in done]
     lines = [f"{plural(len(done), 'run')} {verb}; the history stays", *_lines(changed)] if done else []
-    lines += [f"{escape_controls(run.run_id)} is {run.status} already" for run in plan.ended[:MOST_SHOWN]]
+    lines += [f"{escape_controls(run.run_id)} is already {run.status}" for run in plan.ended[:MOST_SHOWN]]
     if not report.dry_run and len(done) < len(plan.runs):
         lines.append(f"{plural(len(plan.runs) - len(done), 'run')} ended or continued in the meantime: not cancelled")
     return [*lines, "nothing was changed (--dry-run)"] if report.dry_run else lines
