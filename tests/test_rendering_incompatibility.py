@@ -178,7 +178,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
         def main(self, **_: Any) -> int:
             raise RENAMED
 
-    monkeypatch.setattr(app, "_root", Root)
+    monkeypatch.setattr(app, "root", Root)
 
 
 @pytest.mark.usefixtures("refusing")
@@ -202,7 +202,7 @@ def test_the_bare_family_is_an_error_as_any_other(bare_lens: Lens, monkeypatch: 
         def main(self, **_: Any) -> int:
             raise IncompatibleError("it does not fit")
 
-    monkeypatch.setattr(app, "_root", Root)
+    monkeypatch.setattr(app, "root", Root)
     shown = bare_lens("resume x")
     assert (shown.code, shown.err) == (4, "error LENS-C0: it does not fit\n")
 

@@ -229,17 +229,17 @@ OTHERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a tar in gzip": (lambda data: gzip.compress(_tar(data)), "a tar file"),
     "a tar in zstd": (lambda data: zstandard.compress(_tar(data)), "a tar file"),
     "a zip": (_zip, "a zip file"),
-    "xz": (lambda data: b"\xfd7zXZ\x00" + data, "packed by xz"),
-    "bzip2": (lambda data: b"BZh9" + data, "packed by bzip2"),
+    "xz": (lambda data: b"\xfd7zXZ\x00" + data, "compressed by xz"),
+    "bzip2": (lambda data: b"BZh9" + data, "compressed by bzip2"),
     "UTF-16": (lambda data: data.decode().encode("utf-16"), "UTF-16"),
     "a list of runs": (lambda _: b'{"run_id":"a","status":"failed"}\n', "a list of runs"),
-    "JSON": (lambda _: b"[1, 2]\n", "JSON, but not that of an archive"),
+    "JSON": (lambda _: b"[1, 2]\n", "its first line is JSON, but not a header"),
     "lines of JSON": (
         lambda data: json.dumps(json.loads(data.splitlines()[0]), indent=1).encode(),
         "over several lines",
     ),
     "a page": (lambda _: b"<!DOCTYPE html><title>Log in</title>", "HTML or XML"),
-    "prose": (lambda _: b"Dear reader,\n", "does not begin as one"),
+    "prose": (lambda _: b"Dear reader,\n", "does not start with a header"),
     "no header": (lambda data: data.partition(b"\n")[2], "first line is missing"),
 }
 

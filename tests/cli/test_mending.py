@@ -218,7 +218,7 @@ class TestFindings:
             fixes = [row["fix"] for row in lens("doctor -o json").json if row["fix"]]
         named = {words for fix in fixes for words in re.findall(r"\blens ([a-z]+(?: (?:--?)?[a-z0-9-]+)*)", fix)}
         assert {words.split()[0] for words in named} <= set(COMMANDS) | {"prune"}
-        assert "list --status running shows which" in named
+        assert "list --status running lists them" in named
 
     def test_the_silent_runs_are_those_of_the_hint(self, lens: Lens) -> None:
         count = {row["check"]: row["count"] for row in lens("doctor -o json").json}["silent runs"]

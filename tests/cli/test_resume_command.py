@@ -376,8 +376,8 @@ class TestApplications:
             ("shop:wants", "cannot be called without arguments"),
             ("shop:later", "is an async function"),
             ("shop:number", "has the type int"),
-            ("shop:registri", 'there is no "registri"'),
-            ("shop", "not of the form module:attribute"),
+            ("shop:registri", 'no attribute "registri"'),
+            ("shop", "does not have the form module:attribute"),
         ],
     )
     def test_what_it_may_not_be(self, shop: Shop, target: str, words: str) -> None:

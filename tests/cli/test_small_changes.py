@@ -173,7 +173,7 @@ class TestSystemSet:
             ('{"a":\n  nope}', "in line 2, column 3, before 'nope}'"),
             ("", "at its end"),
             ("{'a': 1}", "at character 2"),
-            ('{"a": NaN}', "NaN is no JSON"),
+            ('{"a": NaN}', "NaN is not JSON"),
             ('{"a": 1e999}', "1e999 is too large"),
             ("3", "the value is a number, but applications expect an object"),
             ("[1]", "the value is an array"),

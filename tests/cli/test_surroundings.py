@@ -210,7 +210,7 @@ def test_what_is_no_store_says_what_it_is(lens: Lens) -> None:
     for store, code, told in (
         ("holds", 5, "/holds/flujo_ops.db"),
         ("sqlite:///holds", 5, "/holds/flujo_ops.db"),
-        ("dangling", 5, "it is a link to nowhere"),
+        ("dangling", 5, "it is a broken link to nowhere"),
         ("circle", 5, "Too many levels of symbolic links"),
         ("fifo", 5, "no regular file"),
         ("sqlite:///fifo", 5, "no regular file"),

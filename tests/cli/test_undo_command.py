@@ -307,7 +307,7 @@ def test_what_cannot_be_imported(lens: Lens) -> None:
         ("changed", "LENS-T2", "line "),
         ("other", "LENS-T1", "of the driver x"),
         ("newer", "LENS-T1", "of version 2"),
-        ("none", "LENS-T1", "is no archive of runs"),
+        ("none", "LENS-T1", "is not an archive of runs"),
         ("missing", "LENS-T1", "No such file"),
     ):
         refused = lens(f"import {name}.ndjson --yes -o json")

@@ -66,7 +66,7 @@ def test_acknowledged_saves_outlive_the_server(safe: RedisServer, round_: int) -
         await asyncio.to_thread(safe.kill)
         if not stays_away:
             await asyncio.to_thread(safe.start)
-        await asyncio.wait(savers, timeout=0.6)
+        await asyncio.wait(savers, timeout=30 if stays_away else 0.6)
         if stays_away:
             assert all(isinstance(saver.exception(), UnreachableStoreError) for saver in savers)
         for saver in savers:

@@ -112,7 +112,7 @@ def test_one_that_cannot_be_imported_breaks_nothing_else(lens: Lens, tmp_path: P
     assert rows["sqlite"]["available"] is True
     assert (rows["bad"]["available"], rows["bad"]["package"]) == (False, "bad-driver")
     assert "cannot load the driver bad_driver:Bad: RuntimeError: no licence" in rows["bad"]["problem"]
-    assert "no module not_there_at_all" in rows["lacking"]["problem"]
+    assert "no module named not_there_at_all" in rows["lacking"]["problem"]
     assert lens.process("list -o id").code == 0
     refused = lens.process("list -s bad://x -o json")
     assert (refused.code, "no licence" in refused.error["message"]) == (2, True)

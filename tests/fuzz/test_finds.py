@@ -73,7 +73,7 @@ def test_a_control_character_is_wrong_configuration(lens: Lens, text: str, key: 
         for words in ("list -o json", "prune --older-than 1d --yes -o json", "config -o json"):
             done = lens(words)
             assert (done.code, done.error["code"]) == (2, "LENS-U2"), (words, done.err)
-            assert done.error["message"].startswith(f"{HERE / 'lens.toml'} (line {line}): {key} must not hold")
+            assert done.error["message"].startswith(f"{HERE / 'lens.toml'} (line {line}): {key} must not contain")
 
 
 def test_one_that_a_variable_brings_is_too(lens: Lens) -> None:
