@@ -179,10 +179,10 @@ def test_a_disk_that_is_full_while_it_archives(lens: Lens, more: str) -> None:
         size,
     )
     assert done.code == 1
-    assert "kept.ndjson: File too large; nothing in this batch was deleted" in done.err
+    assert "kept.ndjson: File too large; nothing of this batch was deleted; before that, " in done.err
     left = ids(lens)
     assert 0 < len(left) < len(whole)
-    assert f"before that {len(whole) - len(left)} runs were deleted, of {len(whole)} (audit entry " in done.err
+    assert f"before that, {len(whole) - len(left)} runs were deleted of {len(whole)} (audit entry " in done.err
     assert set(survey(lens.cwd / "kept.ndjson").run_ids) == whole - left
     assert outcomes(lens)[0]["counts"]["deleted"] == len(whole) - len(left)
     assert lens("import kept.ndjson --yes --quiet").code == 0
@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_already(lens: Lens) -> None:
         pytest.skip("nothing can be mounted here")
     assert done.returncode == 1
     assert "is full: " in done.stderr
-    assert "at a time take less room: lens prune --store disk/flujo_ops.db --no-bin --batch-size " in " ".join(
+    assert "smaller batches need less space: lens prune --store disk/flujo_ops.db --no-bin --batch-size " in " ".join(
         done.stderr.split()
     )
     assert done.stdout == "30\nflujo_ops.db\n"

@@ -494,4 +494,4 @@ def test_a_saved_list_of_spans_is_a_trace(lens: Lens) -> None:
 def test_what_is_no_trace_is_refused(lens: Lens, content: str) -> None:
     (lens.cwd / "debug.json").write_text(content)
     refused = lens("trace --file debug.json")
-    assert (refused.code, "no saved trace" in refused.err) == (2, True)
+    assert (refused.code, "is not a saved trace" in refused.err) == (2, True)

@@ -264,7 +264,7 @@ def test_a_store_a_folder_and_a_pipe(taken: Lens) -> None:
         ("flujo_ops.db", "an SQLite database"),
         (".", "it is a folder"),
         ("fifo", "it is a pipe"),
-        ("/dev/null", "no plain file"),
+        ("/dev/null", "not a regular file"),
     ):
         refused = taken(f"import {name} --yes -o json")
         assert (refused.code, words in refused.error["message"]) == (5, True), name

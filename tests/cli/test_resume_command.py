@@ -147,7 +147,7 @@ class TestTerminal:
             yield "late"
 
         code, shown = any_shop.typing(f"resume one {APP}", typed())
-        assert (code, 'it waits at "decide" now' in shown) == (1, True)
+        assert (code, 'it now waits at "decide"' in shown) == (1, True)
         assert any_shop.run("one")["step_name"] == "decide"
 
 
@@ -340,7 +340,7 @@ class TestIncompatible:
         )
         refused = resume(shop, f"one {APP} --input yes")
         assert (refused.code, "context_model=" in refused.err) == (4, True)
-        assert "shop:registry does not tell the type of the context" in refused.err
+        assert "shop:registry has no context model, but the run has one" in refused.err
         assert "lens resume one --app 'shop:<flujo>'" in refused.err.partition("  2  ")[0]
         assert resume(shop, "one --app shop:own --input yes").out == "charged yes\n"
         assert shop.lens("show one --state -o json").json["state"]["pipeline_context"]["number"] == 4711

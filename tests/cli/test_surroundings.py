@@ -145,7 +145,7 @@ def test_a_user_without_home_and_without_a_passwd_entry(bare_lens: Lens, home: s
     if home == "/nonexistent":
         assert (typed.returncode, b"/nonexistent/states" in typed.stderr) == (5, True)
     else:
-        assert (typed.returncode, b"this user has none" in typed.stderr) == (2, True)
+        assert (typed.returncode, b"the user has no home folder" in typed.stderr) == (2, True)
     assert lens("delete", "fail-001", "-s", "states", "--yes").returncode == 0
     entry = json.loads((bare_lens.cwd / "states.lens-audit.ndjson").read_bytes().splitlines()[0])
     assert entry["actor"] == str(NOBODY)
@@ -212,13 +212,13 @@ def test_what_is_no_store_says_what_it_is(lens: Lens) -> None:
         ("sqlite:///holds", 5, "/holds/flujo_ops.db"),
         ("dangling", 5, "it is a broken link to nowhere"),
         ("circle", 5, "Too many levels of symbolic links"),
-        ("fifo", 5, "no regular file"),
-        ("sqlite:///fifo", 5, "no regular file"),
-        ("/dev/zero", 5, "no regular file"),
+        ("fifo", 5, "not a regular file"),
+        ("sqlite:///fifo", 5, "not a regular file"),
+        ("/dev/zero", 5, "not a regular file"),
         ("flujo_ops.db/x.db", 5, "flujo_ops.db is a file, not a folder"),
         ("a" * 300 + ".db", 5, "File name too long"),
         ("/", 5, "holds no workflow states"),
-        ("nope", 2, "there is no such store"),
+        ("nope", 2, "no such store"),
     ):
         for line in ("list", "prune --older-than 1d --yes", "doctor"):
             done = lens(*line.split(), "-s", store)

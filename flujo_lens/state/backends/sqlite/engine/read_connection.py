@@ -106,7 +106,7 @@ def _no_file(path: Path) -> NotAStoreError:
     if inside:
         why, place = f"{path} is a folder, and no SQLite store; {inside[0]} in it may be one", path / inside[0]
         return NotAStoreError(why, hint=f"lens list --store {shlex.quote(str(place))}", path=str(path))
-    return _not_a_store(path, "is no regular file, so it is no SQLite store")
+    return _not_a_store(path, "is not a regular file, so it is not an SQLite store")
 
 
 def _not_a_store(path: Path, why: str, is_empty: bool | None = None) -> NotAStoreError:
