@@ -11,7 +11,7 @@ import flujo_lens
 PACKAGE = Path(flujo_lens.__file__).resolve().parent
 
 OLD = ("told", "beside", "aside", "whoever", "somebody", "nobody", "meanwhile", "herewith")
-MOST = 95
+MOST = 30
 
 _WORD = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(OLD)})(?![a-z])", re.IGNORECASE)
 

@@ -2,8 +2,8 @@
 
 The functions take a descriptor of the folder and a name in it, never a path: no name leads out of the folder.
 
-A file is written beside its place under the name ``.lens-<hex>.json.tmp``, synced, and renamed. From before its
-first byte until it is renamed its writer holds a lock on it. So whoever gets that lock knows that the writer
+A file is written next to its place under the name ``.lens-<hex>.json.tmp``, synced, and renamed. From before its
+first byte until it is renamed its writer holds a lock on it. So a process that gets that lock knows that the writer
 is dead, and may remove the file at once.
 """
 
@@ -39,7 +39,7 @@ LEFTOVER = ".json.tmp"
 
 _OURS = ".lens-"
 _OLD = 3600.0
-"""Seconds after which a file that nobody can lock, or that the library left, is nobody's any more."""
+"""Seconds after which a file that cannot be locked, or that the library left, is abandoned."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _ATTEMPTS = 5
@@ -82,7 +82,7 @@ class TempFile:
         os.utime(self._file, ns=(modified, modified))
 
     def begin_sync(self) -> None:
-        """Have the system begin to write it to the disk, where it can be told to."""
+        """Have the system begin to write it to the disk, where it supports that."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
 

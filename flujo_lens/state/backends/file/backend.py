@@ -245,8 +245,8 @@ class FileBackend(CoreBackend):
         Those are two files. The line counts from the moment on in which the state is in its place, and else is cut off
         by the next who claims the run or saves its progress (see
         `flujo_lens.state.backends.file.format.progress_lines`). So a process that dies on any line leaves all of it or
-        nothing. Only a `save_state` in between, by somebody who has not claimed the run, makes a line count whose state
-        never came.
+        nothing. Only a `save_state` in between, by a process without a claim on the run, makes a line count whose
+        state never came.
 
         Raises:
             LostClaimError: the claim is not held any more. Nothing was saved.
@@ -406,7 +406,7 @@ class FileBackend(CoreBackend):
         return (*found, silent_finding(silent, silent_after))
 
     async def repair(self, checks: Sequence[str]) -> Sequence[Repaired]:
-        """Move leftovers of interrupted saves that are older than an hour out of the folder, into the bin beside it."""
+        """Move leftovers of interrupted saves, older than an hour, out of the folder into the bin next to it."""
         from flujo_lens.state.backends.file.upkeep.repair import mend_leftovers
 
         done = await self._files.change(lambda stop: mend_leftovers(self.path)) if "leftovers" in checks else None

@@ -2,7 +2,7 @@
 
 Only the files of runs whose times the table does not tell are read, and those that a filter by texts needs. Counted
 are files: ``states`` (a run can have several) and ``histories``. The library's files ``_granular_blobs:*`` belong to
-no run that could be told: they stay.
+no run that could be named: they stay.
 """
 
 from __future__ import annotations

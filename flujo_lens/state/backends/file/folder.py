@@ -142,11 +142,11 @@ class Folder:
         """Size of the store's files in bytes, the newest update of a run, and what is odd."""
         with self.reading() as reader:
             found, snapshot = self.scan(reader.folder, stop)
-            beside = sum(documents.size_of(reader.folder, name) for name in (*found.leftovers, *found.blobs))
+            extra = sum(documents.size_of(reader.folder, name) for name in (*found.leftovers, *found.blobs))
             history = sum(_sizes(reader.histories))
         sizes = zip(found.table.size, found.table.run_id, strict=True)
         states = sum(size for size, run_id in sizes if run_id is not None)
-        size = states + beside + history
+        size = states + extra + history
         return {"size_bytes": size, "last_write_at": snapshot.last_save(), "notes": _notes(found, snapshot)}
 
 

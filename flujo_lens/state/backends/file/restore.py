@@ -1,6 +1,6 @@
 """Bringing back runs into a folder of JSON files, under its locks.
 
-The files of some runs are written beside their places, synced, listed as gone, put in their places, and are there in
+The files of some runs are written next to their places, synced, listed as gone, put in their places, and are there in
 the moment in which the list goes (see `flujo_lens.state.backends.file.format.tombstones`): a process that dies on any
 line has brought back all of these runs or none of them.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["restore"]
 
 _BATCH = 50
-"""Runs that come back in one moment: each of their files is open meanwhile."""
+"""Runs that come back in one moment: each of their files is open until then."""
 
 
 async def restore(
@@ -88,7 +88,7 @@ def _put_back(places: Places, runs: Sequence[RestoredRun]) -> None:
 
 
 def _name(places: Places, run: RestoredRun, file: RestoredFile, taken: set[tuple[str, str]]) -> str:
-    """The name that the file had, or another of the run's, if that belongs to somebody else by now."""
+    """The name that the file had, or another of the run's, if that belongs to another run by now."""
     ending = documents.ENDING if file.place == "states" else history.ENDING
     for name in (file.name, *documents.names_of(run.run_id, ending)):
         if (file.place, name) not in taken and documents.lstat(_Descriptors(places)[file.place], name) is None:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["FileTransaction", "NeedsLook"]
 
 _PAGE = 64
-"""Runs that are sorted at first, if nobody says how many are asked for."""
+"""Runs that are sorted at first, if no limit is given."""
 
 _HELD = 256
 """Rows and histories that are held at most."""

@@ -143,7 +143,7 @@ class Changes:
         """Add lines to the history of a run, and save its state, where there are such.
 
         All of it counts from the moment on in which the state is in its place: a process that dies before that leaves
-        lines that nobody reads, as does an error.
+        lines that are never read, as does an error.
         """
         folder, histories = places.folder, places.need_histories()
         if state is None:
@@ -184,7 +184,7 @@ class Changes:
         """The name of the run's file; for a new one the first that no other run, and nothing else, has taken. And what
         the system says of that file, if it was asked.
 
-        A file that this process wrote and nobody has touched since is not read again.
+        A file that this process wrote, and that has not changed since, is not read again.
         """
         if run_id in self._own:
             name, stamp = self._own[run_id]

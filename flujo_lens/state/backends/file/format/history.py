@@ -77,7 +77,7 @@ class History:
     def add(self, line: Line) -> None:
         """Take in one line. One of an unknown kind (of a later version) is passed over.
 
-        A run of which nobody said that it starts did so with its first line.
+        A run whose start was not announced started with its first line.
         """
         kind, at, row = line.kind, line.at, line.row
         self.problems += (text for text in map(str, line.errors.values()) if text not in self.problems)
@@ -186,8 +186,8 @@ class _Lines:
         history = self.history
         if not self._light or history is None or history.run is None:
             return False
-        told = interpret.raw_from_documents("", None, history.run)
-        is_named = bool(history.spans) or interpret.named(told)[0] != "unknown"
+        raw = interpret.raw_from_documents("", None, history.run)
+        is_named = bool(history.spans) or interpret.named(raw)[0] != "unknown"
         rest = beginning.removeprefix(beginning_of(history.run_id))
         return is_named and rest.startswith((b'"kind":"spans",', b'"kind":"trace",')) and len(rest) < len(beginning)
 
@@ -236,7 +236,7 @@ def names_found(folder: int, run_id: str) -> list[str]:
 
 
 def _holder(folder: int, name: str, run_id: str) -> bool | None:
-    """Whether a file holds this run's lines; None if nobody's are in it."""
+    """Whether a file holds this run's lines; None if it holds no lines."""
     try:
         file = os.open(name, _READING, dir_fd=folder)
     except FileNotFoundError:

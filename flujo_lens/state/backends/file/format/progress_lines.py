@@ -1,4 +1,4 @@
-"""What one save of progress adds to a history: a line of lines, which counts once the state beside it is in its place.
+"""What one save of progress adds to a history: a line of lines, which counts once its state is in its place.
 
 History and state are two files, and the line is written first::
 
@@ -7,8 +7,8 @@ History and state are two files, and the line is written first::
 `name` is the file of the state, and `before` what that held when the line was written (null if it was not there). As
 long as it holds the same, the new state has not come: the process that wrote the line is about to save it, or died.
 Such a line is unfinished: readers pass over it, and the next who writes to the history, claims the run or saves its
-progress cuts it off. A state that is anything else, whoever saved it, leaves the history alone. A line without `name`
-belongs to no state, and counts at once.
+progress cuts it off. A state that is anything else, no matter which program saved it, leaves the history alone. A
+line without `name` belongs to no state, and counts at once.
 
 Only the last line of a history is ever looked at for that. So the first save of a run is followed by a line of the kind
 ``saved``: else a run whose state is deleted later would look like one whose state never came.
@@ -74,10 +74,10 @@ def batch_of(run_id: str, lines: Sequence[bytes], before: Before | None) -> byte
     Args:
         run_id: Whose they are.
         lines: Lines of a history, with their ends.
-        before: What is in the place of the state that comes with them; None if none does, or nobody can tell.
+        before: What is in the place of the state that comes with them; None if none does, or that is unknown.
     """
-    beside = {} if before is None else {"name": before.name, "before": before.content}
-    head = safe_dumps({"kind": "progress", "at": now_text(), **beside})
+    expected = {} if before is None else {"name": before.name, "before": before.content}
+    head = safe_dumps({"kind": "progress", "at": now_text(), **expected})
     return beginning_of(run_id) + head[1:-1] + _LINES + b",".join(line.rstrip(b"\n") for line in lines) + b"]}\n"
 
 
@@ -97,10 +97,10 @@ def unfinished_run(folder: int, line: bytes) -> str | None:
     if not found or _KIND not in head:
         return None
     try:
-        told = safe_loads(head + b"}")
-        run_id, name, before = str(told["run_id"]), told.get("name"), told.get("before")
+        parsed = safe_loads(head + b"}")
+        run_id, name, before = str(parsed["run_id"]), parsed.get("name"), parsed.get("before")
         return run_id if name in names_of(run_id) and _is_there(folder, name, before) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is none of ours, or nobody can tell
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is not one of ours, or unknown
         return None
 
 

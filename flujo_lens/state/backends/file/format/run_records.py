@@ -122,7 +122,7 @@ def runs_of(records: Iterable[Record]) -> Iterator[tuple[str, Record, Iterator[R
 
 
 def drafts_of(places: Mapping[str, int], run_id: str, records: Iterable[Record], drafts: ExitStack) -> RestoredRun:
-    """Write the files of a run beside their places, part by part.
+    """Write the files of a run next to their places, part by part.
 
     Raises:
         OperationFailedError: the records were not taken from a folder of JSON files, or the last of the run is missing.

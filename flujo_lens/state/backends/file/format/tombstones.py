@@ -1,9 +1,9 @@
 """Files of a folder that are as good as gone: what makes the files of several runs go, or come, in one moment.
 
-A run can be a state, a copy of it, and a history: no rename takes three files away at once. So whoever deletes runs
-first writes their files' names into ``.lens-history/graves.json``. From the moment at which that file has its
-name, every reader here passes over the files that it lists; then they are removed, and then the list. Runs that are
-restored come by the reverse: they are listed, put into the folder, and are there when the list is gone.
+A run can be a state, a copy of it, and a history: no rename takes three files away at once. So a process that
+deletes runs first lists their files in ``.lens-history/graves.json``. From the moment at which that file has its name,
+every reader here passes over the files that it lists; then they are removed, and then the list. Runs that are restored
+come by the reverse: they are listed, put into the folder, and are there when the list is gone.
 
 So a process that dies on any line leaves every run of the list there whole, or gone whole, and perhaps the list: the
 next deletion, the next restoring, or the first write of another process removes the files and then it. A file counts
@@ -61,7 +61,7 @@ def are_there(folder: int) -> bool:
 
 
 def read_graves(folder: int, histories: int | None) -> Graves:
-    """What is listed and unchanged; nothing as a rule. Of two folders that change meanwhile it is that of the end."""
+    """What is listed and unchanged; as a rule nothing. If it changes during the read: the list at the end."""
     if histories is None:
         return _NO_GRAVES
     found = read_listed(histories)

@@ -60,13 +60,13 @@ def folder_lock(folder: int, path: Path, timeout: float, stop: threading.Event) 
     """Hold the lock of an open folder.
 
     Args:
-        folder: A descriptor of the folder that nobody else uses: the lock belongs to it.
+        folder: A descriptor of the folder that is used for nothing else: the lock belongs to it.
         path: The folder's name, for the error.
         timeout: Seconds to wait.
         stop: Set by a caller who does not want it any more.
 
     Raises:
-        BusyError: somebody else held it all the time.
+        BusyError: another process held it all the time.
         Stopped: `stop` was set while waiting.
         OSError: the system has none left.
     """

@@ -80,7 +80,7 @@ class IndexFile:
 
     @contextmanager
     def _opened(self, *, writes: bool = False) -> Iterator[sqlite3.Connection | None]:
-        """The file; None if it is not there, or somebody else's."""
+        """The file; None if it is not there, or belongs to another user."""
         import sqlite3
 
         if writes and self.path is not None:

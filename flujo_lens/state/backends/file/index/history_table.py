@@ -101,7 +101,7 @@ def _table_of(rows: list[_Row]) -> HistoryTable:
 
 
 def _read(folder: int, histories: int, name: str, codec: StateCodec, stop: threading.Event) -> _Row | None:
-    """The row of one file; None if it is gone, or nobody may read it."""
+    """The row of one file; None if it is gone, or not readable."""
     if stop.is_set():
         raise Stopped
     try:

@@ -150,7 +150,7 @@ class Snapshot:
             )
 
     def problems(self, run_id: str) -> tuple[str, ...]:
-        """What is odd about a run beside what its own file says: that several files hold it."""
+        """What is odd about a run apart from what its own file says: that several files hold it."""
         if run_id not in self.rivals:
             return ()
         names = ", ".join(map(documents.printable, self.files_of(run_id)))

@@ -55,11 +55,11 @@ Moment = int | str | None
 Stamp = tuple[int, int, int, int]
 """A file's modification time, change time, size and inode."""
 
-Told = tuple[Any, ...]
+Facts = tuple[Any, ...]
 """What a file tells for the columns from `Table.run_id` on, as it stands there."""
 
 _NO_STAMP: Stamp = (0, 0, 0, 0)
-_NO_RUN: Told = (None,) * 10
+_NO_RUN: Facts = (None,) * 10
 _NOTHING: dict[str, Any] = {}
 
 
@@ -67,7 +67,7 @@ FAILED_UNSEEN = 1
 """Failed, with no step that did: cancelled, if the history says that the run completed."""
 
 PAUSED_FOR_NOBODY = 2
-"""Paused, and nobody is asked: failed, unless the history says something else."""
+"""Paused without a question: failed, unless the history says something else."""
 
 PAUSED_UNLESS_FAILED = 3
 """Paused: failed, if the history says that the run did."""
@@ -218,7 +218,7 @@ def _names(folder: int, found: Scan) -> list[str]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link that leads in a circle, or where nobody may look
+    except OSError:  # a link that leads in a circle, or where access is denied
         return False
 
 
@@ -249,19 +249,19 @@ def unchanged(
 
 def _read(
     folder: int, files: list[tuple[str, Stamp | None]], found: Scan, stop: threading.Event
-) -> list[tuple[str, Stamp, Told | None]]:
+) -> list[tuple[str, Stamp, Facts | None]]:
     """What the files tell; those that are gone, or no files, are left out.
 
     No more is done here with each than must be: what runs between two parses runs on cold caches.
     """
-    rows: list[tuple[str, Stamp, Told | None]] = []
+    rows: list[tuple[str, Stamp, Facts | None]] = []
     for name, stamp in files:
         if stop.is_set():
             raise Stopped
         try:
             if stamp is None:
                 stamp = _second_look(folder, name)
-            rows.append((name, stamp, _told(documents.load_object(folder, name, stamp[2]))))
+            rows.append((name, stamp, _facts_of(documents.load_object(folder, name, stamp[2]))))
         except FileNotFoundError:
             continue
         except UnreadableFile as error:
@@ -280,7 +280,7 @@ def _second_look(folder: int, name: str) -> Stamp:
     return now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino
 
 
-def _told(state: dict[str, Any]) -> Told | None:
+def _facts_of(state: dict[str, Any]) -> Facts | None:
     """What a list needs of a state, as it stands there; None for an object that is no state."""
     if not documents.is_state(state):
         return None
@@ -317,19 +317,19 @@ def _doubt(state: dict[str, Any]) -> int:
     return PAUSED_UNLESS_FAILED if read("failed") == "failed" else 0
 
 
-def _unreadable(stamp: Stamp) -> Told:
+def _unreadable(stamp: Stamp) -> Facts:
     when = documents.instant_of(stamp[0]).isoformat() if stamp[0] else None
     return (None, when, when, None, None, None, None, False, False, 0)
 
 
-def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
+def _table_of(rows: list[tuple[str, Stamp, Facts | None]]) -> Table:
     """The rows with what they tell by the rules of everything that is shown."""
     if not rows:
         return Table.empty()
-    names, stamps, told = zip(*rows, strict=True)
+    names, stamps, facts = zip(*rows, strict=True)
     modified, changed, size, inode = map(list, zip(*stamps, strict=True))
     ids, created, updated, statuses, pipelines, versions, parents, background, readable, doubts = zip(
-        *(one or _NO_RUN for one in told), strict=True
+        *(one or _NO_RUN for one in facts), strict=True
     )
     moments = [moment_of(text) for text in created]
     kinds = [_kind(*kind) for kind in zip(_texts(statuses), _texts(pipelines), _texts(versions), strict=True)]
@@ -339,7 +339,7 @@ def _table_of(rows: list[tuple[str, Stamp, Told | None]]) -> Table:
         changed=changed,
         size=size,
         inode=inode,
-        run_id=[one and documents.run_id_of(run_id, name) for one, run_id, name in zip(told, ids, names, strict=True)],
+        run_id=[one and documents.run_id_of(run_id, name) for one, run_id, name in zip(facts, ids, names, strict=True)],
         created=moments,
         updated=[m if u == c else moment_of(u) for m, c, u in zip(moments, created, updated, strict=True)],
         status=["failed" if doubt == PAUSED_FOR_NOBODY else kind[0] for kind, doubt in zip(kinds, doubts, strict=True)],

@@ -1,4 +1,4 @@
-"""What is wrong with a folder of JSON files: its checks, in the order in which they are told. Nothing is written."""
+"""What is wrong with a folder of JSON files: its checks, in the order in which they are listed. Nothing is written."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _unfinished(reader: Reader) -> Finding:
     count = max(len(reader.graves.states), len(reader.graves.histories))
     if not count:
         return Finding("unfinished deletions", True, 0, "none was interrupted")
-    detail = "runs that are deleted, though their files are still there: whoever deleted them died"
+    detail = "runs that are deleted, though their files are still there: the process that deleted them died"
     fix = "lens prune --orphans finishes them, as the next write of any kind does"
     return Finding("unfinished deletions", False, count, detail, fix)
 

@@ -1,7 +1,7 @@
-"""What of a folder's findings can be mended without losing anything: leftovers of interrupted saves are put aside.
+"""What of a folder's findings can be mended without losing anything: leftovers of interrupted saves are moved away.
 
-A save of the library that was interrupted may have left a whole state that nobody was told to be saved. So leftovers
-are moved out of the folder, into the bin beside it, and not deleted.
+An interrupted save of the library may have left a complete state that was never acknowledged. So leftovers are moved
+out of the folder, into the bin next to it, and not deleted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flujo_lens.state.maintenance import Repaired
 __all__ = ["mend_leftovers", "old_leftovers"]
 
 _OLD = 3600.0
-"""Seconds after which nobody writes to a leftover any more."""
+"""Seconds after which a leftover is no longer written to."""
 
 
 def old_leftovers(folder: int) -> list[str]:
@@ -39,42 +39,44 @@ def _is_old(entry: os.DirEntry[str]) -> bool:
 
 
 def mend_leftovers(path: Path) -> Repaired | None:
-    """Move the leftovers in the folder at `path` that are older than an hour into the bin beside it.
+    """Move the leftovers in the folder at `path` that are older than an hour into the bin next to it.
 
     Each is moved by one rename: a process that dies on the way leaves the rest where they were.
     """
     real = Path(os.path.realpath(path))
-    aside = real.with_name(f"{real.name}.lens-bin") / "leftovers"
+    bin_folder = real.with_name(f"{real.name}.lens-bin") / "leftovers"
     folder = os.open(real, os.O_RDONLY | os.O_DIRECTORY)
     try:
         names = old_leftovers(folder)
         if not names:
             return None
-        os.makedirs(aside, 0o700, exist_ok=True)
-        moved = sum(_is_moved(folder, name, aside) for name in names)
+        os.makedirs(bin_folder, 0o700, exist_ok=True)
+        moved = sum(_is_moved(folder, name, bin_folder) for name in names)
         settle(folder)
     except OSError as error:
-        return Repaired("leftovers", left=f"they cannot be moved to {aside}: {error.strerror}")
+        return Repaired("leftovers", left=f"they cannot be moved to {bin_folder}: {error.strerror}")
     finally:
         os.close(folder)
-    done = f"moved {moved:,} to {aside}" if moved else None
-    left = f"{len(names) - moved:,} cannot be moved to {aside}, or are being written" if moved < len(names) else None
+    done = f"moved {moved:,} to {bin_folder}" if moved else None
+    left = (
+        f"{len(names) - moved:,} cannot be moved to {bin_folder}, or are being written" if moved < len(names) else None
+    )
     return Repaired("leftovers", done, left)
 
 
-def _is_moved(folder: int, name: str, aside: Path) -> bool:
+def _is_moved(folder: int, name: str, bin_folder: Path) -> bool:
     """Whether a leftover could be moved: not one that a living writer holds, nor to another disk."""
     with suppress(OSError):
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         try:
             if try_lock(file) != "busy":
-                os.rename(name, _free_name(aside, name), src_dir_fd=folder)
+                os.rename(name, _free_name(bin_folder, name), src_dir_fd=folder)
                 return True
         finally:
             os.close(file)
     return False
 
 
-def _free_name(aside: Path, name: str) -> Path:
-    names = (aside / (f"{name}.{number}" if number else name) for number in count())
+def _free_name(bin_folder: Path, name: str) -> Path:
+    names = (bin_folder / (f"{name}.{number}" if number else name) for number in count())
     return next(path for path in names if not os.path.lexists(path))
