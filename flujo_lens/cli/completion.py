@@ -66,7 +66,7 @@ def script(shell: str) -> str:
         UnknownValueError: there is none for it.
     """
     if shell not in SHELLS:
-        raise UnknownValueError.of("the shell", shell, list(SHELLS))
+        raise UnknownValueError.of("shell", shell, list(SHELLS))
     return (files("flujo_lens") / "data" / "completions" / SHELLS[shell]).read_text(encoding="utf-8")
 
 
