@@ -68,6 +68,7 @@ class AuditLog:
         store: The changed store, without passwords.
         timeout: Seconds to wait for another writer.
         mask: Masks the secrets in a text.
+        lost: Called with a line of text if the result of a change cannot be recorded.
     """
 
     skipped: int
@@ -85,11 +86,12 @@ class AuditLog:
         store: str | None = None,
         timeout: float = 10.0,
         mask: Callable[[str], str] = masked_text,
+        lost: Callable[[str], None] | None = None,
     ) -> None:
         self.path = path
         self.skipped = self.unsure = 0
         self._actor, self._host, self._store = actor, host, store
-        self._now, self._timeout, self._mask = now, timeout, mask
+        self._now, self._timeout, self._mask, self._lost = now, timeout, mask, lost
 
     @property
     def store(self) -> str | None:
@@ -175,6 +177,29 @@ class AuditLog:
         except OSError as failure:
             raise self._not_written(failure) from failure
         return audit_id
+
+    def append_result(
+        self,
+        closes: str,
+        *,
+        command: Sequence[str],
+        reason: str | None,
+        counts: Mapping[str, int],
+        run_ids: Sequence[str],
+        error: str | None = None,
+    ) -> None:
+        """Write the result of the change whose entry is `closes`; the other arguments are those of `append`.
+
+        The change is made, so a failure to write raises nothing: the entry stays ``started``, and `lost` is called.
+        """
+        try:
+            self.append(
+                command=command, reason=reason, counts=counts, run_ids=run_ids, closes=closes, error=error,
+            )  # fmt: skip
+        except LensError as failure:
+            if self._lost is not None:
+                why = f'{failure.message}; its entry {closes} stays "started"'
+                self._lost(f"the result of this change is not in the audit log: {why}")
 
     def _who(self) -> dict[str, str]:
         store = {} if self._store is None else {"store": plain_text(self._store)}

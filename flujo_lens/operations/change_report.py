@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -98,9 +97,7 @@ class Recorder(NamedTuple):
     def _close(
         self, audit_id: str, counts: Mapping[str, int], run_ids: Sequence[str], error: BaseException | None = None
     ) -> None:
-        """Record the result; if that fails, the change stays ``started`` in the log."""
         code = None if error is None else error_code(error)
-        with suppress(LensError):
-            self.log.append(
-                command=self.command, reason=self.reason, counts=counts, run_ids=run_ids, closes=audit_id, error=code
-            )
+        self.log.append_result(
+            audit_id, command=self.command, reason=self.reason, counts=counts, run_ids=run_ids, error=code
+        )

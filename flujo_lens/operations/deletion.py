@@ -12,13 +12,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flujo_lens.errors import BusyError, LensError, ReadOnlyStoreError
+from flujo_lens.errors import BusyError, ReadOnlyStoreError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.audit import AuditLog, new_audit_id
@@ -266,10 +265,11 @@ def _tell_end(
     log: AuditLog, done: Deletion, command: Sequence[str], reason: str | None, error: BaseException | None = None
 ) -> None:
     """Write the second audit entry: the result, with the ids if the first entry has them."""
+    if done.audit_id is None:
+        return
     counts = {"deleted": done.deleted, "skipped": done.skipped.total(), "left": done.plan.count - done.seen}
-    with suppress(LensError):
-        log.append(
-            command=command, reason=reason, run_ids=done.run_ids, closes=done.audit_id,
-            counts=counts | ({"orphans": done.orphans} if done.plan.orphans else {}),
-            error=None if error is None else error_code(error),
-        )  # fmt: skip
+    log.append_result(
+        done.audit_id, command=command, reason=reason, run_ids=done.run_ids,
+        counts=counts | ({"orphans": done.orphans} if done.plan.orphans else {}),
+        error=None if error is None else error_code(error),
+    )  # fmt: skip

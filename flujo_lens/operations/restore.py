@@ -6,13 +6,12 @@ Used by ``lens import``, and by ``lens undo`` for the bin (`flujo_lens.operation
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from flujo_lens.errors import ArchiveError, LensError, SchemaError
+from flujo_lens.errors import ArchiveError, SchemaError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_compression import LIMITS, Limits
 from flujo_lens.operations.archive_format import Header
@@ -192,12 +191,11 @@ async def restore_runs(
 def _tell_end(recorder: Recorder, audit_id: str, done: _Done, error: BaseException | None = None) -> None:
     """Write the second audit entry, with the result."""
     counts = {"restored": len(done.run_ids), "existing": len(done.existing), "failed": len(done.failed)}
-    with suppress(LensError):
-        recorder.log.append(
-            command=recorder.command, reason=recorder.reason, run_ids=done.run_ids, closes=audit_id,
-            counts={what: count for what, count in counts.items() if count or what == "restored"},
-            error=None if error is None else error_code(error),
-        )  # fmt: skip
+    recorder.log.append_result(
+        audit_id, command=recorder.command, reason=recorder.reason, run_ids=done.run_ids,
+        counts={what: count for what, count in counts.items() if count or what == "restored"},
+        error=None if error is None else error_code(error),
+    )  # fmt: skip
 
 
 def _restoration(plan: RestorePlan, done: _Done, audit_id: str) -> Restoration:

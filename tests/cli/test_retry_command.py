@@ -7,11 +7,13 @@ import json
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 
 import pytest
 from pipelines import Shop
 from support import Lens, Result, tree
 
+from flujo_lens.operations.audit import AuditLog
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.claims import Holder
 
@@ -186,3 +188,24 @@ def test_what_another_process_holds_has_not_failed_again(shop: Shop) -> None:
     assert told.code == 6
     assert told.lines[-1] == "1 run: 0 resumed, 0 failed again, 1 held by other processes"
     assert told.lines[0].startswith("one is held by another process: LENS-B2: ")
+
+
+def test_the_log_cannot_grow_any_more_in_the_middle(shop: Shop) -> None:
+    """Every run is retried and saved; the missing result in the log is reported, and the log stays readable."""
+    shop.fail("one", "two")
+    log = shop.cwd / f"{shop.store}.lens-audit.ndjson"
+    AuditLog(log, actor="ana", host="ops1", now=lambda: datetime.now(UTC)).append(
+        command=["lens"], reason="x" * 2_000_000, counts={}, run_ids=[]
+    )
+    application = (shop.cwd / "shop.py").read_text()
+    full = f"import resource; n = os.stat({log.name!r}).st_size; resource.setrlimit(resource.RLIMIT_FSIZE, (n, n))"
+    shop.lens.write("shop.py", application.replace('    sign("charge")', f'    {full}\n    sign("charge")'))
+    done = retry(shop, f"one two {APP} --yes -o json")
+    assert (done.code, done.json["done"]) == (0, 2)
+    left = f'its entry {done.json["audit_id"]} stays "started"'
+    assert "warning: the result of this change is not in the audit log: " in done.err
+    assert "File too large" in done.err
+    assert left in done.err
+    assert [shop.run(run_id)["status"] for run_id in ("one", "two")] == ["completed", "completed"]
+    assert shop.lens("audit", "verify").code == 0
+    assert shop.lens("audit", "-o", "json").json[0]["state"] == "started"

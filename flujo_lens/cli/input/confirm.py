@@ -130,6 +130,7 @@ def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
         timeout=app.settings.timeout,
         store=_name_of_store(app),
         mask=_masked_always(app),
+        lost=lambda text: app.tell(f"warning: {text}"),
     )
 
 
