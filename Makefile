@@ -6,7 +6,7 @@ DEMO := .demo/flujo_demo.db
 
 COMPAT := .compat
 
-.PHONY: help demo test check lint bench soak goldens readme compat clean
+.PHONY: help demo test check lint bench soak goldens readme manual compat clean
 
 help:
 	@echo "make demo     install, create a sample store, show it"
@@ -17,6 +17,7 @@ help:
 	@echo "make soak     the long rounds"
 	@echo "make goldens  update the golden screens, for review"
 	@echo "make readme   update the screens of README.md"
+	@echo "make manual   update the man pages and the generated pages of docs/reference"
 	@echo "make clean    remove all build results"
 
 # The package is installed, not linked: that is what users run, and its byte code is compiled once.
@@ -83,6 +84,10 @@ goldens: $(VENV)/.tested
 readme: $(VENV)/.tested
 	@$(BIN)/python docs/generate_readme.py
 	@git --no-pager diff --stat -- README.md
+
+manual: $(VENV)/.tested
+	@for name in man commands errors reference; do $(BIN)/python docs/generate_$$name.py || exit 1; done
+	@git --no-pager diff --stat -- man docs/reference
 
 clean:
 	rm -rf $(VENV) $(COMPAT) .demo .bench dist build .pytest_cache .mypy_cache .ruff_cache
