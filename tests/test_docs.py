@@ -46,7 +46,7 @@ NEEDS = {"compression-and-encryption.md": "cryptography"}
 """Packages of extras without which a page cannot run."""
 
 REDIS_URL = "redis://localhost:6379/0"
-WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "reference")
+WRITTEN = sorted(path for path in DOCS.rglob("*.md") if "reference" not in path.parts)
 EVERY = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "SECURITY.md"]
 BLOCK = re.compile(r"(?:^<!-- file: (\S+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 EXIT = re.compile(r"  # exit (\d+)$")
