@@ -28,7 +28,6 @@ from flujo_lens.errors import (
     LensError,
     OperationFailedError,
     UsageError,
-    nearest,
 )
 
 __all__ = ["COMMANDS", "build", "main", "root", "run"]
@@ -70,23 +69,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> (module below `flujo_lens.cli.commands`, with the function or, for a group, none; help panel)."""
 
-_ELSEWHERE = {
-    **dict.fromkeys(("ls", "ps", "runs", "get", "jobs"), "list"),
-    **dict.fromkeys(("describe", "inspect", "info", "view"), "show"),
-    **dict.fromkeys(("logs", "log", "tree"), "trace"),
-    **dict.fromkeys(("rm", "remove"), "delete"),
-    **dict.fromkeys(("gc", "cleanup", "clean", "purge"), "prune"),
-    **dict.fromkeys(("rerun", "restart", "replay"), "retry"),
-    **dict.fromkeys(("approve", "answer", "continue", "run"), "resume"),
-    **dict.fromkeys(("kill", "stop", "abort"), "cancel"),
-    **dict.fromkeys(("errors", "failures"), "failed"),
-    **dict.fromkeys(("paused", "pending", "inbox"), "waiting"),
-    **dict.fromkeys(("restore", "undelete"), "undo"),
-    **dict.fromkeys(("verify", "fsck"), "doctor"),
-    "history": "audit",
-}
-"""Names of commands in other tools -> the command here."""
-
 _TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
 
 _CHANGING = (
@@ -122,11 +104,9 @@ class LazyGroup(Group):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            near = _ELSEWHERE.get(name) or nearest(name, COMMANDS)
-            raise UsageError(
-                f'unknown command "{name}".' + (f" Did you mean {near}?" if near else ""),
-                hint="lens --help lists the commands",
-            )
+            from flujo_lens.cli.synonyms import unknown_command
+
+            raise unknown_command(ctx.obj, args, COMMANDS)
         return super().resolve_command(ctx, args)
 
 
@@ -165,7 +145,8 @@ def root() -> Any:
         context_settings=_CONTEXT,
         rich_markup_mode="rich",
         help="Look into, repair and clean up the state stores of durable workflows.",
-        epilog="To try it: lens demo, then lens status --store flujo_demo.db",
+        epilog="To try it: lens demo, then lens status --store flujo_demo.db\n\n"
+        "Topics: lens help exit-codes, formatting, environment, filters or secrets",
     )
     app.callback()(_callback())
     return typer.main.get_command(app)

@@ -18,7 +18,8 @@ def show_help(
 ) -> None:
     """Show help for a command or topic, or list them.
 
-    lens help secrets     what is masked
+    lens help formatting     output formats, columns and times
+    lens help list           the same as lens list --help
     """
     from flujo_lens.cli.screens.help import print_help
 

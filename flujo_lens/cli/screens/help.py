@@ -18,13 +18,14 @@ def print_help(app: App, words: Sequence[str]) -> int:
         UsageError: there is no such topic and no such command.
     """
     from flujo_lens.cli.app import COMMANDS, run
-    from flujo_lens.cli.topics import TOPICS
+    from flujo_lens.cli.topics import ALSO, TOPICS
 
     if not words:
         code = run(["--help"], app.world)
         _list_topics(app)
         return code
     name = words[0].lower()
+    name = name if words[0] in COMMANDS else ALSO.get(name, name)
     if name in TOPICS and len(words) == 1:
         _print_topic(app, name)
         return 0
@@ -47,6 +48,6 @@ def _list_topics(app: App) -> None:
 def _print_topic(app: App, name: str) -> None:
     from flujo_lens.cli.screens.deletion_text import folded
 
-    module = importlib.import_module(f"flujo_lens.cli.topics.{name}")
+    module = importlib.import_module(f"flujo_lens.cli.topics.{name.replace('-', '_')}")
     lines = list(module.lines(app))
     app.say_masked(folded(lines, app.world.columns) if app.world.is_terminal else lines)
