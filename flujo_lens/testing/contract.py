@@ -44,6 +44,7 @@ the driver's own tests.
 
 from __future__ import annotations
 
+from flujo_lens.testing.change_checks import ChangeChecks
 from flujo_lens.testing.claim_checks import ClaimChecks
 from flujo_lens.testing.cleanup_checks import CleanupChecks
 from flujo_lens.testing.deletion_checks import DeletionChecks
@@ -60,7 +61,7 @@ from flujo_lens.testing.state_checks import StateChecks
 __all__ = ["BackendContract", "ReadingContract", "WritingContract"]
 
 
-class ReadingContract(StateChecks, ListChecks, DetailChecks, FigureChecks):
+class ReadingContract(StateChecks, ListChecks, DetailChecks, FigureChecks, ChangeChecks):
     """The tests of the reading half. Override `new_backend`, and the flags where the driver needs it.
 
     Attributes:

@@ -14,7 +14,7 @@ applied. A driver of ours defines the second half and inherits the first from
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -461,6 +461,18 @@ class StateBackend(ABC):
     async def read_facts(self) -> Mapping[str, Any]:
         """Return what the store knows of itself: ``size_bytes``, ``last_write_at``, ``notes`` (texts)."""
         return {}
+
+    async def read_change_token(self) -> Hashable | None:
+        """Return a value by which ``lens watch`` sees whether the store may have changed, without reading it.
+
+        As long as it stays equal, nothing that operators read has changed: no state, run, step, span, evaluation, key
+        or claim, by whatever program. Another value means that something may have changed. It is compared with earlier
+        values of this backend object alone, and is asked for every second, so it should cost one small query.
+        Nothing is written.
+
+        The default is None: the driver cannot tell, and the caller has to read.
+        """
+        return None
 
     # --- who works on a run, and how far it is
 

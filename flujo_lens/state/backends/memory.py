@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ class MemoryStore:
 
     def __init__(self, tables: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self._lock = threading.RLock()
+        self._writes = 0
         self.tables: dict[str, dict[str, Any]] = {name: dict((tables or {}).get(name, {})) for name in _TABLES}
 
     async def read(self, work: Work[T]) -> T:
@@ -60,6 +61,7 @@ class MemoryStore:
     async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
         with self._lock:
             tx = _MemoryTransaction(self.tables)
+            self._writes += 1
             try:
                 return run_now(work(tx))
             except BaseException:
@@ -71,6 +73,10 @@ class MemoryStore:
         with self._lock:
             moment = MemoryStore(self.tables)
         yield _MemoryTransaction(moment.tables)
+
+    async def change_token(self) -> Hashable:
+        """The number of writes."""
+        return self._writes
 
     def clone(self) -> MemoryStore:
         return self

@@ -12,6 +12,7 @@ from flujo_lens.serialization import safe_loads
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.core.application_reads import empty_if_missing
+from flujo_lens.state.backends.core.change_tokens import StoreChanges
 from flujo_lens.state.backends.core.changes import (
     RunChanges,
     changes_of,
@@ -74,7 +75,7 @@ T = TypeVar("T")
 _STATE_TIMES, _RUN_TIMES = ("created_at", "updated_at"), ("created_at", "updated_at", "end_time")
 
 
-class CoreBackend(StoredClaims):
+class CoreBackend(StoreChanges, StoredClaims):
     """The contract on a `Store`: the rules are here and in `flujo_lens.state`, the engine is the store's.
 
     Each method is one transaction of the store, so it is atomic as the store's transactions are. What goes in is

@@ -20,8 +20,8 @@ first), so the work has no effect but its writes. For an engine that blocks, the
 suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
 
 What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
-`isinstance`: `CountsRuns`, `MeasuresRuns`, `ListsMembers`, `MarksRuns`. A driver without them is right, only slower on
-large stores. One that keeps runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
+`isinstance`: `CountsRuns`, `MeasuresRuns`, `ListsMembers`, `MarksRuns`, `TellsChanges`. A driver without them is right,
+only slower on large stores. One that keeps runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ __all__ = [
     "RunRow",
     "Space",
     "Store",
+    "TellsChanges",
     "Transaction",
     "ValueWork",
     "Work",
@@ -302,6 +303,15 @@ class MarksRuns(Protocol):
 
     async def marks(self, run_ids: Sequence[str]) -> Mapping[str, Hashable]:
         """Return for each run something that is another one after any change of it."""
+        ...
+
+
+@runtime_checkable
+class TellsChanges(Protocol):
+    """A store that tells whether anything in it may have changed, without reading it."""
+
+    async def change_token(self) -> Hashable | None:
+        """Return a token, as of `StateBackend.read_change_token`; None if it cannot tell."""
         ...
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import tzinfo
@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import NAME_ANOTHER, LensError, NotAStoreError
+from flujo_lens.state.backends.core.change_tokens import folder_token
 from flujo_lens.state.backends.file.format import document as documents
 from flujo_lens.state.backends.file.format.tombstones import Graves, read_graves
 from flujo_lens.state.backends.file.index.cache import Catalogue
@@ -137,6 +138,11 @@ class Folder:
             return self.snapshot(folder, stop)
         assert self.last is not None
         return self.last
+
+    def change_token(self) -> Hashable:
+        """What tells whether a file of the folder, or of the sub-folder of histories, has changed."""
+        with opened(self.path) as folder, documents.history_folder(folder) as histories:
+            return folder_token(folder, histories)
 
     def facts(self, stop: threading.Event) -> dict[str, Any]:
         """Size of the store's files in bytes, the newest update of a run, and what is odd."""

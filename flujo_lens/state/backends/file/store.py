@@ -85,6 +85,9 @@ class FileStore:
     def clone(self) -> FileStore:
         return FileStore(self.folder, self.changes)
 
+    async def change_token(self) -> Hashable:
+        return await self.run(lambda stop: self.folder.change_token())
+
     async def facts(self) -> Mapping[str, Any]:
         return await self.run(self.folder.facts)
 

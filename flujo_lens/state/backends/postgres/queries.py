@@ -12,6 +12,7 @@ __all__ = [
     "FIRST",
     "LAST",
     "SHAPE",
+    "SNAPSHOT",
     "add",
     "children",
     "columns",
@@ -29,6 +30,9 @@ __all__ = [
 
 FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
 """What Python's calendar has; PostgreSQL has infinities and 294,276 years."""
+
+SNAPSHOT = "SELECT pg_current_snapshot()::text"
+"""Which transactions are visible: it changes with each that ends, in all databases of the server."""
 
 SHAPE = f"""
 SELECT c.relname::text, array_agg(a.attname::text) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from threading import Lock
@@ -266,6 +266,19 @@ class PostgresStore:
             return await tx.facts()
 
         return await self.read(work)
+
+    async def change_token(self) -> Hashable:
+        """The snapshot of the server: the same one shows the same rows, whichever program wrote them."""
+        try:
+            return await self._snapshot_text()
+        except (*CLIENT_ERRORS,) as error:
+            if not is_cut(error):
+                raise translate(error, self._address.shown) from error
+        return await self._translated(self._snapshot_text())
+
+    async def _snapshot_text(self) -> str:
+        async with self._connection() as connection:
+            return str(await connection.fetchval(queries.SNAPSHOT, timeout=self._timeout))
 
     async def count(self, wanted: RunFilter) -> int | None:
         """How many runs a filter admits; None where columns alone do not tell."""

@@ -3,6 +3,7 @@
 A state is at ``PREFIX + run_id``, as plain JSON, where other programs find it. All else is behind ``PREFIX:lens:``::
 
     made            string   the version of this layout; a store without it has no index
+    changes         string   how many transactions have written
     order           zset     run ids by start, in microseconds
     updated         zset     run ids by last update
     ids             zset     run ids by their bytes
@@ -41,8 +42,8 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix.encode("utf-8", "surrogatepass")
         self.own = self.prefix + RESERVED.encode()
-        self.made, self.order, self.updated, self.ids, self.index = map(
-            self.named, ("made", "order", "updated", "ids", "index")
+        self.made, self.changes, self.order, self.updated, self.ids, self.index = map(
+            self.named, ("made", "changes", "order", "updated", "ids", "index")
         )
         self.statuses, self.parents, self.claims, self.evaluated, self.expires = map(
             self.named, ("statuses", "parents", "claims", "evaluated", "expires")
@@ -51,7 +52,7 @@ class Keys:
             **{self.named(name): b"zset" for name in ("order", "updated", "ids", "expires")},
             **{self.named(name): b"set" for name in ("statuses", "parents", "claims", "evaluated")},
             **{self.named(name): b"hash" for name in ("index", "manifest", "system")},
-            self.made: b"string",
+            **{self.named(name): b"string" for name in ("made", "changes")},
         }
 
     def named(self, name: str) -> bytes:

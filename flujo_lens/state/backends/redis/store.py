@@ -11,7 +11,7 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from threading import Lock
@@ -208,6 +208,21 @@ class RedisStore:
         if not made:
             raise missing(self.address.shown)
         return None if gone else sum(counts)
+
+    async def change_token(self) -> Hashable | None:
+        """The number of transactions that wrote, and how many runs and claims there are.
+
+        Runs expire without a transaction, and a server without memory takes removals alone.
+        """
+        if self.address.is_plain:
+            return None
+        keys = self.keys
+        expired: Command = ("ZCOUNT", keys.expires, "-inf", int(time.time() * 1000))
+        sizes: list[Command] = [("ZCARD", keys.order), ("SCARD", keys.claims), expired]
+        made, *found = await self.ask([("EXISTS", keys.made), ("GET", keys.changes), *sizes])
+        if not made:
+            raise missing(self.address.shown)
+        return tuple(found)
 
     async def statuses(self) -> list[str]:
         """The statuses in the index."""

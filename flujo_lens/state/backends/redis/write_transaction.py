@@ -276,6 +276,7 @@ class WriteTransaction(ReadTransaction):
         if not self.is_made:
             found.append(("SET", self.keys.made, 1))
         if found and self._token[1]:
+            found.append(("INCR", self.keys.changes))
             found.append(("SET", self._token[0], self._token[1], "PX", 3_600_000))
         return found
 

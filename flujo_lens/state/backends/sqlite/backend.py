@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.core.application_reads import empty_if_missing
+from flujo_lens.state.backends.core.change_tokens import StoreChanges
 from flujo_lens.state.backends.core.documents import WorkflowTally
 from flujo_lens.state.backends.core.rows import as_object, evaluation_row, moment_before, now_text, trace_rows
 from flujo_lens.state.backends.core.stored_claims import StoredClaims
@@ -84,7 +85,7 @@ def _level(synchronous: object) -> str:
     return synchronous.upper()
 
 
-class SQLiteBackend(StoredClaims):
+class SQLiteBackend(StoreChanges, StoredClaims):
     """Keeps states in one SQLite file, in the format of the library's version 0.6.11; reads older ones too.
 
     Reading never writes: no file is made, changed or left, whatever state the store is in, and all reads of one call

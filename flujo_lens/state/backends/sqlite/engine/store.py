@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Hashable
 from datetime import tzinfo
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from flujo_lens.errors import StoreNotFoundError
+from flujo_lens.state.backends.core.change_tokens import file_token
 from flujo_lens.state.backends.sqlite.engine.connection_thread import ConnectionThread
 from flujo_lens.state.backends.sqlite.engine.open_stores import make_way, open_stores
 from flujo_lens.state.backends.sqlite.engine.read_connection import Reader
 from flujo_lens.state.backends.sqlite.engine.session import Session, open_session
+from flujo_lens.state.unreachable_paths import unreached
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.writes.write_connection import Writer
@@ -121,6 +124,18 @@ class SqliteStore:
     async def forget_shape(self) -> None:
         """Have the next read look at the columns anew."""
         await self.thread.run(self.reader.close)
+
+    async def change_token(self) -> Hashable:
+        """What tells whether the file or its ``-wal`` was written. No connection is opened, and none stays open.
+
+        `PRAGMA data_version` would need one, and then an application that ends could not checkpoint its ``-wal``.
+        """
+        await self.forget_shape()
+        try:
+            path = os.path.realpath(self.reader.given)
+            return file_token(path, f"{path}-wal")
+        except OSError as error:
+            raise unreached(self.path, error) from error
 
     # --- writing
 
