@@ -6,7 +6,7 @@ DEMO := .demo/flujo_demo.db
 
 COMPAT := .compat
 
-.PHONY: help demo test check lint bench soak goldens readme manual compat clean
+.PHONY: help demo test check lint bench soak goldens readme manual docs docs-serve compat clean
 
 help:
 	@echo "make demo     install, create a sample store, show it"
@@ -17,6 +17,7 @@ help:
 	@echo "make soak     the long rounds"
 	@echo "make goldens  update the golden screens, for review"
 	@echo "make readme   update the screens of README.md"
+	@echo "make docs     the site, in build/site; make docs-serve shows it on port 8000"
 	@echo "make manual   update the man pages and the generated pages of docs/reference"
 	@echo "make clean    remove all build results"
 
@@ -85,8 +86,19 @@ readme: $(VENV)/.tested
 	@$(BIN)/python docs/generate_readme.py
 	@git --no-pager diff --stat -- README.md
 
+$(VENV)/.documented: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.documented
+	@$(BIN)/mkdocs build --clean --quiet
+	@echo "build/site/index.html"
+
+docs-serve: $(VENV)/.documented
+	@$(BIN)/mkdocs serve
+
 manual: $(VENV)/.tested
-	@for name in man commands errors reference; do $(BIN)/python docs/generate_$$name.py || exit 1; done
+	@for name in man commands errors; do $(BIN)/python docs/generate_$$name.py || exit 1; done
 	@git --no-pager diff --stat -- man docs/reference
 
 clean:

@@ -75,8 +75,10 @@ def _lines(page: CommandPage) -> Iterator[str]:
 
 
 def _options(page: CommandPage, level: int) -> Iterator[str]:
+    if page.options:
+        yield f"{'#' * level} Options"
     for title, options in page.options.items():
-        yield f"{'#' * level} {title}"
+        yield f"{'#' * (level + 1)} {title}"
         yield _table(("option", ""), ((_names(option), option.help) for option in options))
 
 
@@ -132,11 +134,14 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text outside of code as Markdown that shows it unchanged; pipes end a cell even in code."""
-    parts = text.replace("|", "\\|").split("`")
-    for number in range(0, len(parts), 2):
-        parts[number] = parts[number].replace("*", "\\*").replace("<", "&lt;")
-    return "`".join(parts)
+    """Text with code as Markdown that shows it unchanged, also in a table, where a pipe would end the cell."""
+    parts = text.split("`")
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            parts[number] = part.replace("*", "\\*").replace("<", "&lt;").replace("|", "&#124;")
+        else:
+            parts[number] = f"<code>{part.replace('|', '&#124;')}</code>" if "|" in part else f"`{part}`"
+    return "".join(parts)
 
 
 def main(arguments: list[str]) -> int:

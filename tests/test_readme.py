@@ -1,8 +1,9 @@
-"""README's screens are those of the program as it is."""
+"""The screens of the README and of the first pages of the site are those of the program as it is."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,8 @@ def test_the_screens_are_up_to_date() -> None:
 @needs_linux
 def test_an_old_screen_is_noticed_and_mended(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / GENERATE.name).write_text(GENERATE.read_text(encoding="utf-8"), encoding="utf-8")
+    for name in (GENERATE.name, "sample_screens.py"):
+        shutil.copy(GENERATE.with_name(name), tmp_path / "docs")
     (tmp_path / "flujo_lens").symlink_to(ROOT / "flujo_lens")
     page = tmp_path / "README.md"
     page.write_text("before\n\n```console\n$ lens waiting\nan old screen\n```\n\nbehind\n", encoding="utf-8")
@@ -47,11 +49,12 @@ def test_an_old_screen_is_noticed_and_mended(tmp_path: Path) -> None:
     assert _run("--check", folder=tmp_path).returncode == 0
 
 
-def test_every_screen_of_the_page_is_made_by_the_program() -> None:
+@pytest.mark.parametrize(("page", "number"), [("README.md", 10), ("docs/index.md", 1), ("docs/quick-start.md", 6)])
+def test_every_screen_of_the_page_is_made_by_the_program(page: str, number: int) -> None:
     """A block with a command that the script does not find would grow old unseen."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert len(blocks) > 10
+    assert len(blocks) >= number
     for block in blocks:
         commands = [line for line in block.splitlines() if line.startswith("$ ")]
         assert len(commands) == 1, block

@@ -52,6 +52,24 @@ class HumanInteraction(BaseModel):
 class PipelineContext(BaseModel):
     """Data shared by the steps of a run. Context models of an application inherit from it and add fields.
 
+    A step gets it by annotation: the parameter that is annotated with `PipelineContext` or a subclass, whatever its
+    name and position, or without such an annotation the one named ``context``. The input goes to the first other
+    parameter:
+
+        class Order(PipelineContext):
+            total: float = 0.0
+
+
+        @step
+        async def add(price: float, order: Order) -> float:
+            order.total += price
+            return order.total
+
+
+        Flujo(add, context_model=Order, state_backend=backend)
+
+    An attempt of a step gets a deep copy; what it leaves there is saved with its output if it succeeds.
+
     Attributes:
         run_id: The run.
         initial_prompt: The input of the first step, as text.

@@ -185,6 +185,9 @@ def step(
 ) -> Step | Callable[[StepFunction], Step]:
     """Make a function a step: ``@step`` or ``@step(name=..., retries=...)``.
 
+    The function takes the input of the step, the context of the run by a parameter annotated with a `PipelineContext`
+    or a subclass of it (or named ``context``), both, or neither.
+
     The default name is that of the function; for the other parameters see `Step`. At its `timeout`, a coroutine
     function is cancelled; a plain function cannot be stopped: the step fails, and its thread runs on.
     """

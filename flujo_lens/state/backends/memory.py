@@ -27,7 +27,7 @@ class InMemoryBackend(CoreBackend):
     read as UTC.
 
     Args:
-        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+        serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
     """
 
     any_loop = True

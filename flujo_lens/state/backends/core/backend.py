@@ -84,7 +84,7 @@ class CoreBackend(StoreChanges, StoredClaims):
     Args:
         store: The engine.
         zone: How naive times in states are read; None for UTC.
-        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+        serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ A driver knows an engine: how a transaction begins and ends, how rows are found 
 are listed. It never interprets what it stores, with one exception: a driver for the tables of another
 application maps its rows to theirs and back.
 
-A driver is a `Store`. Everything happens inside a `Transaction` of it, handed to a coroutine function, the *work*::
+A driver is a `Store`. Everything happens inside a `Transaction` of it, handed to a coroutine function, the *work*:
 
     async def work(tx: Transaction) -> None:
         await tx.lock(["run-1"])

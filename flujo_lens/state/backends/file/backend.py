@@ -147,7 +147,7 @@ class FileBackend(CoreBackend):
         zone: How naive local times of old files are read; None for this machine's zone.
         timeout: Seconds to wait for the folder's lock.
         cache_dir: Where the index is kept; None for the user's cache directory.
-        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+        serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
 
     Raises (from any method):
         StoreNotFoundError: there is no such folder (when operators read).

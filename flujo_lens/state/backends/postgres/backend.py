@@ -34,7 +34,7 @@ class PostgresBackend(CoreBackend):
         timeout: Seconds to wait for a connection, a lock, and for each statement that writes.
         zone: How naive times are read; no column has any.
         pool_size: Connections at most; those of a second event loop are counted apart, and not kept.
-        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+        serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
 
     Raises (from any method):
         UnreachableStoreError: the server does not answer, or refuses the login.

@@ -33,7 +33,7 @@ class RedisBackend(CoreBackend):
         timeout: Seconds to wait for a connection, for each answer, and for others that write the same runs.
         zone: How naive times in states are read; None for UTC.
         pool_size: Connections at most; those of a second event loop are counted apart, and not kept.
-        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+        serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
 
     Raises (from any method):
         UnreachableStoreError: the server does not answer, or refuses the login.

@@ -106,7 +106,7 @@ class SQLiteBackend(StoreChanges, StoredClaims):
         db_path: The database file; ``~`` is the home folder.
         timeout: Seconds to wait for a lock.
         zone: How naive local times of old stores are read; None to find out from the store.
-        serializer_default, envelope, validate: As of `flujo_lens.serialization.codec.StateCodec`.
+        serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
         synchronous: ``NORMAL`` (what was acknowledged survives the death of the process) or ``FULL`` (and that of
             the machine; a save waits for the disk).
         migrate: Whether to migrate.
