@@ -381,7 +381,7 @@ def describe(value: Any) -> str:
 
 def check_text(value: Any) -> str:
     if not isinstance(value, str):
-        raise WrongValueError(f"must be a text in quotes, not {describe(value)}")
+        raise WrongValueError(f"must be a string in quotes, not {describe(value)}")
     if not value:
         raise WrongValueError("must not be empty")
     check_printable(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -32,6 +33,12 @@ settings.load_profile("suite")
 # A shell starts what it runs in the background deaf to Ctrl-C, and so would all be that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Take the thousands of collected tests out of the collector's sight: it went through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

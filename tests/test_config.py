@@ -595,17 +595,17 @@ WRONG = [
     ('[stores]\nprod = "a.db"', 2, 'stores.prod must be a table, not the text "a.db"'),
     ('[[stores]]\nuri = "a.db"', 1, "stores must be a table, not a list"),
     ("[stores.prod]\nreadonly = true", 1, "stores.prod has no uri"),
-    ("[stores.prod]\nuri = 5", 2, "stores.prod.uri must be a text in quotes, not the number 5"),
+    ("[stores.prod]\nuri = 5", 2, "stores.prod.uri must be a string in quotes, not the number 5"),
     ('[stores.prod]\nuri = ""', 2, "stores.prod.uri must not be empty"),
     (
         '[stores.a]\nuri="a.db"\nreadonly = "yes"',
         3,
         'stores.a.readonly must be true or false, not the text "yes"',
     ),
-    ("default = 2024-01-01", 1, "default must be a text in quotes, not a date or time"),
-    ("default = { name = 1 }", 1, "default must be a text in quotes, not a table"),
+    ("default = 2024-01-01", 1, "default must be a string in quotes, not a date or time"),
+    ("default = { name = 1 }", 1, "default must be a string in quotes, not a table"),
     ('silent_after = "soon"', 1, 'silent_after must be a duration like "1h", not the text "soon"'),
-    ("silent_after = 60", 1, "silent_after must be a text in quotes, not the number 60"),
+    ("silent_after = 60", 1, "silent_after must be a string in quotes, not the number 60"),
     ('[prune]\nolder_than = "3 months"', 2, "prune.older_than must be a duration"),
     ('[bin]\nkeep = "1h30m"', 2, "bin.keep must be a duration"),
     ("[bin]\nmax_runs = -1", 2, "bin.max_runs must be a whole number, 0 or more, not the number -1"),
@@ -619,7 +619,7 @@ WRONG = [
     ("[redact]\nkeys = [\n1,\n]", 2, "redact.keys must be a list of texts, not a list"),
     ('[drivers]\nok = "a:B"\nx = "a.b.C"', 3, 'drivers.x must be "module:Class", not the text "a.b.C"'),
     ('[drivers]\nx = "a/b.py:C"', 2, 'drivers.x must be "module:Class"'),
-    ("[drivers]\nx = 1", 2, "drivers.x must be a text"),
+    ("[drivers]\nx = 1", 2, "drivers.x must be a string"),
     ('timezone = "America/Limaa"', 1, "timezone must be a known time zone"),
     ('timezone = "America"', 1, "timezone must be a known time zone"),
     ('timezone = "../etc"', 1, "timezone must be a known time zone"),
@@ -687,7 +687,7 @@ def test_lines_in_a_pyproject(world: World, write: Write) -> None:
 
 def test_a_wrong_state_uri_is_named_as_it_is_written(world: World, write: Write) -> None:
     write("work/project/flujo.toml", "[settings]\nstate_uri = 5")
-    with pytest.raises(ConfigError, match=r"flujo.toml \(line 2\): settings.state_uri must be a text"):
+    with pytest.raises(ConfigError, match=r"flujo.toml \(line 2\): settings.state_uri must be a string"):
         load_settings(world)
 
 
@@ -703,7 +703,7 @@ def test_a_wrong_state_uri_is_named_as_it_is_written(world: World, write: Write)
 )
 def test_lines_are_found_in_every_way_of_writing(world: World, write: Write, text: str, line: int) -> None:
     write("work/project/lens.toml", text)
-    with pytest.raises(ConfigError, match=rf"\(line {line}\): stores.x.uri must be a text"):
+    with pytest.raises(ConfigError, match=rf"\(line {line}\): stores.x.uri must be a string"):
         load_settings(world)
 
 

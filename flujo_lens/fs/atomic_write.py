@@ -90,7 +90,7 @@ class TempFile:
         """Make its content survive the death of the machine.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the write fails.
         """
         os.fsync(self._file)
 
@@ -187,7 +187,7 @@ def settle(folder: int) -> None:
     """Make the names in a folder survive the death of the machine.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the write fails.
     """
     try:
         os.fsync(folder)

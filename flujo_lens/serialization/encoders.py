@@ -187,7 +187,7 @@ def _bytes(value: bytes | bytearray | memoryview) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise LossError(data.decode(errors="replace"), "bytes that are no UTF-8 text became U+FFFD") from None
+        raise LossError(data.decode(errors="replace"), "bytes that are not UTF-8 became U+FFFD") from None
 
 
 def _set(value: Iterable[Any]) -> list[Any]:

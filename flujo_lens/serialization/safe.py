@@ -189,7 +189,7 @@ def _filled(
 def _one_text(text: str) -> list[bytes] | None:
     try:
         return [orjson.dumps(text)]
-    except TypeError:  # it has half of a surrogate pair
+    except TypeError:  # it has a lone surrogate
         return None
 
 

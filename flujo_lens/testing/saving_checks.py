@@ -226,7 +226,7 @@ class SavingChecks(Harness):
 
     @on_nothing
     async def test_an_id_that_some_engines_do_not_keep_is_refused(self, backend: StateBackend) -> None:
-        """It has a NUL or half of a surrogate pair: it is not cut short, not changed, and finds no other run."""
+        """It has a NUL or a lone surrogate: it is not cut short, not changed, and finds no other run."""
         self._needs_rich_values()
         wanted = ["half \ufffd", "nul"]
         for run_id in wanted:

@@ -114,7 +114,7 @@ def test_a_bin_that_is_a_link_of_another_user(lens: Lens, tmp_path: Path, foreig
 
 
 def test_a_bin_that_every_user_may_write_in(lens: Lens) -> None:
-    """What is in it may be anybody's, so nothing of it comes back."""
+    """What is in it may be anybody's, so none of it is restored."""
     take(lens)
     folder = lens.cwd / "flujo_ops.db.lens-bin"
     before = everything(lens)

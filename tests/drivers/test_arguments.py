@@ -110,7 +110,7 @@ def test_an_id_that_engines_do_not_keep_is_not_saved_and_not_found(make: Make, r
             backend.save_trace(run_id, {"span_id": "a"}),
             backend.persist_evaluation(run_id, 1.0),
         ):
-            await refused(saving, ValueError, "run_id must have no NUL and no half of a surrogate pair")
+            await refused(saving, ValueError, "run_id must not contain NUL or lone surrogates")
         for deleting in (backend.delete_state(run_id), backend.delete_run(run_id)):
             assert await deleting is None
         assert await backend.load_state(run_id) is None
@@ -140,8 +140,8 @@ def test_an_id_that_engines_do_not_keep_is_not_saved_and_not_found(make: Make, r
 
 NO_IDS: list[tuple[Any, type[Exception], str]] = [
     (None, ValueError, "run_id is missing"),
-    (7, TypeError, "run_id must be a text, not int: 7"),
-    (b"r", TypeError, "run_id must be a text, not bytes"),
+    (7, TypeError, "run_id must be a string, not int: 7"),
+    (b"r", TypeError, "run_id must be a string, not bytes"),
 ]
 
 
@@ -227,23 +227,23 @@ def test_an_argument_of_another_type_is_refused(make: Make) -> None:
             (backend.save_spans("r", wrong), "each of spans must be a dict, not str"),
             (backend.save_trace("r", wrong), "a trace must be a dict, not list"),
             (backend.persist_evaluation("r", text), "score must be a number, not str"),
-            (backend.persist_evaluation("r", 1.0, feedback=number), "feedback must be a text"),
-            (backend.persist_evaluation("r", 1.0, step_name=number), "step_name must be a text"),
-            (backend.set_system_state(number, {}), "key must be a text, not int"),
-            (backend.get_system_state(number), "key must be a text, not int"),
+            (backend.persist_evaluation("r", 1.0, feedback=number), "feedback must be a string"),
+            (backend.persist_evaluation("r", 1.0, step_name=number), "step_name must be a string"),
+            (backend.set_system_state(number, {}), "key must be a string, not int"),
+            (backend.get_system_state(number), "key must be a string, not int"),
             (backend.cleanup_old_workflows(text), "days_old must be a number"),
             (backend.cleanup_stale_background_tasks(text), "stale_hours must be a number"),
             (backend.get_failed_workflows(text), "hours_back must be a number"),
-            (backend.get_failed_background_tasks(number), "parent_run_id must be a text"),
-            (backend.list_background_tasks(number), "parent_run_id must be a text"),
-            (backend.list_states(number), "status must be a text"),
-            (backend.list_runs(number), "status must be a text"),
-            (backend.list_runs(pipeline_name=number), "pipeline_name must be a text"),
+            (backend.get_failed_background_tasks(number), "parent_run_id must be a string"),
+            (backend.list_background_tasks(number), "parent_run_id must be a string"),
+            (backend.list_states(number), "status must be a string"),
+            (backend.list_runs(number), "status must be a string"),
+            (backend.list_runs(pipeline_name=number), "pipeline_name must be a string"),
             (backend.list_runs(metadata_filter=wrong), "metadata_filter must be a dict"),
-            (backend.list_workflows(number), "status must be a text"),
-            (backend.list_workflows(pipeline_id=number), "pipeline_id must be a text"),
-            (backend.list_evaluations(run_id=number), "run_id must be a text"),
-            (backend.get_span_statistics(number), "pipeline_name must be a text"),
+            (backend.list_workflows(number), "status must be a string"),
+            (backend.list_workflows(pipeline_id=number), "pipeline_id must be a string"),
+            (backend.list_evaluations(run_id=number), "run_id must be a string"),
+            (backend.get_span_statistics(number), "pipeline_name must be a string"),
             (backend.get_span_statistics(None, number), "time_range must be two numbers"),
         ):
             await refused(call, TypeError, words)

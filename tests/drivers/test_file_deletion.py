@@ -253,9 +253,9 @@ def test_records_that_are_not_whole_or_of_another_store(folder: Path) -> None:
     with_history(folder, "a")
     kept: list[Record] = []
     delete(folder, kept)
-    with pytest.raises(OperationFailedError, match="not whole"):
+    with pytest.raises(OperationFailedError, match="not complete"):
         restore(folder, kept[:1])
-    with pytest.raises(OperationFailedError, match="not of a folder"):
+    with pytest.raises(OperationFailedError, match="not from a folder"):
         restore(folder, [{"run_id": "a", "tables": {}, "last": True}])
     assert files(folder) == {}
 
@@ -263,7 +263,7 @@ def test_records_that_are_not_whole_or_of_another_store(folder: Path) -> None:
 def test_a_plan_of_another_store(folder: Path) -> None:
     put(folder, "a")
     plan = asyncio.run(InMemoryBackend().plan_deletion(asked()))
-    with pytest.raises(NotSupportedError, match="of another store"):
+    with pytest.raises(NotSupportedError, match="another store"):
         use(folder, lambda b: carry_out(b, plan))
 
 

@@ -561,7 +561,7 @@ def test_a_folder_that_may_not_be_written(open_path: Path, tmp_path: Path) -> No
             place.chmod(0o755)
     assert told[-1] == "True"
     assert len(told) == 8
-    assert [line for line in told[:-1] if "may not be written: Permission denied" not in line] == []
+    assert [line for line in told[:-1] if "is not writable: Permission denied" not in line] == []
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -577,7 +577,7 @@ def test_a_disk_that_does_not_confirm_a_name(folder: Path, monkeypatch: pytest.M
         real(file)
 
     monkeypatch.setattr(os, "fsync", sync)
-    with pytest.raises(OperationFailedError, match="was changed, but the disk does not confirm it"):
+    with pytest.raises(OperationFailedError, match="was changed, but could not be synced to disk"):
         use(folder, lambda b: b.save_state("r", state(n=2)))
     assert json.loads((folder / "r.json").read_text())["n"] == 2
 

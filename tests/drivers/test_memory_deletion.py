@@ -100,9 +100,9 @@ def test_a_claim_between_plan_and_deletion() -> None:
 def test_what_is_not_of_memory() -> None:
     async def work() -> None:
         backend = await filled()
-        with pytest.raises(NotSupportedError, match="of another store"):
+        with pytest.raises(NotSupportedError, match="another store"):
             await carry_out(backend, DeletionPlan(DeletionRequest(NOW)))
-        with pytest.raises(OperationFailedError, match="of a store of another kind"):
+        with pytest.raises(OperationFailedError, match="of another kind of store"):
             await backend.restore([{"run_id": "a", "tables": {}, "last": True}])
 
     asyncio.run(work())

@@ -80,7 +80,7 @@ def test_what_is_not_known_stays() -> None:
 def test_a_row_belongs_to_a_run(make: Any) -> None:
     with pytest.raises(ValueError, match="run_id is missing"):
         make({"step_name": "s"})
-    with pytest.raises(TypeError, match="must be a text, not int"):
+    with pytest.raises(TypeError, match="must be a string, not int"):
         make({"run_id": 7})
     assert make({"run_id": ""})["run_id"] == ""
 

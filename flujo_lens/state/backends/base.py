@@ -77,7 +77,7 @@ class StateBackend(ABC):
     `BusyError` means that the same call may succeed later. What cannot be asked is refused before anything is
     changed: a wrong type with a TypeError, a wrong value with a ValueError, in the words of
     `flujo_lens.state.backends.core.validation`. A run id that is missing is a ValueError. Any text is a run id, but for
-    one with a NUL or half of a surrogate pair, which some engines do not keep: to save under it is a ValueError, to
+    one with a NUL or a lone surrogate, which some engines do not keep: to save under it is a ValueError, to
     ask for it finds nothing, to delete it is no error. Of a page, a `limit` of None (where there may be one) is no
     limit, one of 0 gives nothing, and a negative limit or offset is a ValueError. A write to a store that may not
     be written is a `ReadOnlyStoreError`, also where there would be nothing to change.

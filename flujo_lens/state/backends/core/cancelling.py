@@ -81,13 +81,13 @@ def check_first(record: Record) -> None:
     """See that the first record of a run is of a store on the core.
 
     Raises:
-        OperationFailedError: it is of a store of another kind.
+        OperationFailedError: it is of another kind of store.
     """
     kind = record.get("cancelled", record)
     if not isinstance(kind, dict) or "state" not in kind or "run" not in kind:
         raise OperationFailedError(
-            "what was kept is of a store of another kind; nothing came back",
-            hint="bring it back into a store of the kind that it was taken from",
+            "the copies are of another kind of store; nothing was restored",
+            hint="restore it into the kind of store that it was taken from",
         )
 
 

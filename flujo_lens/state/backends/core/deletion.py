@@ -179,7 +179,7 @@ async def carry_out(
     """
     choice = made.choice
     if not (isinstance(choice, _Choice) and isinstance(core, choice.kind)):
-        raise NotSupportedError("this plan is of another store", hint="make it with plan_deletion")
+        raise NotSupportedError("this plan was made for another store", hint="make it with plan_deletion")
     for batch in in_batches(choice.all, max(1, batch_size)):
         yield await _Batch(core, store, made.request, batch).delete(keep)
     if choice.orphans:

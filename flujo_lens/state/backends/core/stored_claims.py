@@ -73,7 +73,7 @@ class StoredClaims(ReadingBackend):
         renewed = await self._change_values(work, None, claim.run_id)
         if renewed is None:
             claim.check_held(None)
-            raise AssertionError("no claim is held where there is no store")
+            raise AssertionError("there is no store, so no claim can be held")
         return renewed
 
     async def release_run(self, claim: Claim) -> None:

@@ -47,7 +47,7 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def _is_storable(text: str) -> bool:
-    """Whether every store can keep a text as an id: it has no NUL and no half of a surrogate pair."""
+    """Whether every store can keep a text as an id: it has no NUL and no lone surrogate."""
     if text.isascii():
         return "\0" not in text
     try:
@@ -67,7 +67,7 @@ def asked_id(run_id: object) -> str:
     if run_id is None:
         raise ValueError("run_id is missing: every run, step and span belongs to a run")
     if not isinstance(run_id, str):
-        raise TypeError(f"run_id must be a text, not {type(run_id).__name__}: {run_id!r}")
+        raise TypeError(f"run_id must be a string, not {type(run_id).__name__}: {run_id!r}")
     return run_id
 
 
@@ -75,12 +75,12 @@ def check_run_id(run_id: object) -> str:
     """`run_id` if it is one that can be saved: any text, also an empty one, that every engine keeps as it is.
 
     Raises:
-        ValueError: there is none, or it has a NUL or half of a surrogate pair.
+        ValueError: there is none, or it has a NUL or a lone surrogate.
         TypeError: it is of another type.
     """
     found = asked_id(run_id)
     if not _is_storable(found):
-        raise ValueError(f"run_id must have no NUL and no half of a surrogate pair: {found!r}")
+        raise ValueError(f"run_id must not contain NUL or lone surrogates: {found!r}")
     return found
 
 
@@ -91,21 +91,21 @@ def check_text(value: object, name: str) -> None:
         TypeError: it is something else.
     """
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, not {type(value).__name__}: {value!r}")
+        raise TypeError(f"{name} must be a string, not {type(value).__name__}: {value!r}")
 
 
 def check_key(key: object) -> None:
     """See that a key of the system state is a text.
 
     Raises:
-        ValueError: there is none, or it has a NUL or half of a surrogate pair.
+        ValueError: there is none, or it has a NUL or a lone surrogate.
         TypeError: it is of another type.
     """
     if key is None:
         raise ValueError("the key is missing")
     check_text(key, "key")
     if not _is_storable(str(key)):
-        raise ValueError(f"key must have no NUL and no half of a surrogate pair: {key!r}")
+        raise ValueError(f"key must not contain NUL or lone surrogates: {key!r}")
 
 
 def check_prefix(prefix: object, limit: int) -> None:
@@ -121,7 +121,7 @@ def check_prefix(prefix: object, limit: int) -> None:
 def findable(text: str) -> str:
     """`text` as an engine can be asked for it.
 
-    No store holds half of a surrogate pair, and engines do not take one. In its place comes a text that no store of
+    No store holds a lone surrogate, and engines do not take one. In its place comes a text that no store of
     ours holds either, so that nothing is found.
     """
     try:
@@ -298,7 +298,7 @@ def place_of(path: object, driver: type) -> Path:
         ValueError: it is empty, has a NUL, or is a URI, which `from_uri` takes.
     """
     if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
-        raise TypeError(f"a path must be a text or a Path, not {type(path).__name__}: {path!r}")
+        raise TypeError(f"a path must be a str or a Path, not {type(path).__name__}: {path!r}")
     text = os.fspath(path)
     if not text or "\0" in text:
         raise ValueError(f"no path: {text!r}")

@@ -151,10 +151,10 @@ class FileBackend(CoreBackend):
 
     Raises (from any method):
         StoreNotFoundError: there is no such folder (when operators read).
-        NotAStoreError: it is no folder, or holds files of which not one is a run.
+        NotAStoreError: it is not a folder, or holds files of which not one is a run.
         UnreachableStoreError: it may not be read.
         BusyError: another process held the lock for `timeout` seconds; nothing was changed (when writing).
-        ReadOnlyStoreError: the folder may not be written.
+        ReadOnlyStoreError: the folder is not writable.
         OperationFailedError: it cannot be written (no space); the message says whether anything was changed.
     """
 

@@ -162,7 +162,7 @@ def opened(path: Path) -> Iterator[int]:
 
     Raises:
         StoreNotFoundError: nothing is there.
-        NotAStoreError: it is no folder.
+        NotAStoreError: it is not a folder.
         UnreachableStoreError: it may not be read.
     """
     try:
@@ -216,5 +216,5 @@ def _no_states(path: Path, files: int) -> NotAStoreError:
 def _read_error(path: Path, error: OSError) -> LensError:
     if error.errno == errno.ENOTDIR and os.path.lexists(path):
         hint = NAME_ANOTHER
-        return NotAStoreError(f"{path} is no folder, so it is no store of JSON files", hint=hint, path=str(path))
+        return NotAStoreError(f"{path} is not a folder, so not a store of JSON files", hint=hint, path=str(path))
     return unreached(path, error)

@@ -94,7 +94,7 @@ def _name(places: Places, run: RestoredRun, file: RestoredFile, taken: set[tuple
         if (file.place, name) not in taken and documents.lstat(_Descriptors(places)[file.place], name) is None:
             taken.add((file.place, name))
             return name
-    raise OperationFailedError(f"every file name for run {run.run_id} is taken; nothing of it came back")
+    raise OperationFailedError(f"every file name for run {run.run_id} is taken; none of it was restored")
 
 
 def _place(places: Places, placed: Iterable[tuple[RestoredFile, str]]) -> None:

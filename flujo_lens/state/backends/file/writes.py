@@ -72,7 +72,7 @@ class Changes:
 
     Raises (from any method):
         BusyError: another process held the lock all the time; nothing was changed.
-        ReadOnlyStoreError: the folder may not be written.
+        ReadOnlyStoreError: the folder is not writable.
         OperationFailedError: it cannot be written (no space); the message says whether anything was changed.
         Stopped: the caller was cancelled while waiting for the lock; nothing was changed.
     """
@@ -243,7 +243,7 @@ class Changes:
             self._settle(folder)
         with documents.history_folder(folder) as histories:
             if histories is None:
-                raise OperationFailedError(f"{HISTORY} in {self._path} is no folder; nothing was changed")
+                raise OperationFailedError(f"{HISTORY} in {self._path} is not a folder; nothing was changed")
             yield histories
 
     def _lock(self, folder: int, stop: Stop) -> AbstractContextManager[None]:
@@ -253,14 +253,14 @@ class Changes:
         """Make what was changed survive the death of the machine.
 
         Raises:
-            OperationFailedError: the disk does not take it.
+            OperationFailedError: the write fails.
         """
         try:
             settle(folder)
         except OSError as error:
             raise OperationFailedError(
-                f"{self._path} was changed, but the disk does not confirm it: {error.strerror}",
-                hint="look at the disk, then do the same again",
+                f"{self._path} was changed, but could not be synced to disk: {error.strerror}",
+                hint="check the disk, then run the same again",
                 path=str(self._path),
             ) from error
 

@@ -77,14 +77,14 @@ def translate(error: BaseException, where: str) -> LensError:
         return BusyError(message, hint="try again, or with a larger --timeout")
     if code in ("25006", "42501"):
         hint = "use a role that may write there"
-        return ReadOnlyStoreError(f"{where} may not be written: {text}; nothing was changed", hint=hint)
+        return ReadOnlyStoreError(f"{where} is not writable: {text}; nothing was changed", hint=hint)
     if isinstance(error, MISSING):
         hint = "lens migrate --dry-run says what is missing"
         return SchemaError(f"{where} lacks a table or a column: {text}", hint=hint)
     if code.startswith(("08", "28", "3D", "57P")) or is_cut(error) or isinstance(error, OSError | TimeoutError):
         return _unreachable(error, where, code, text)
     if code in _REFUSED:
-        return OperationFailedError(f"{where} does not take it: {_REFUSED[code]}; nothing was changed")
+        return OperationFailedError(f"{where} refused the write: {_REFUSED[code]}; nothing was changed")
     return OperationFailedError(f"{where}: {text}; nothing was changed")
 
 

@@ -36,11 +36,11 @@ def address_of(uri: str) -> Address:
     """
     parts = urlsplit(uri)
     if parts.scheme not in ("postgresql", "postgres"):
-        raise ConfigError(f"{parts.scheme}: is no scheme of PostgreSQL", hint="postgresql://user@host:5432/database")
+        raise ConfigError(f"{parts.scheme}: is not a PostgreSQL scheme", hint="postgresql://user@host:5432/database")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     schema, cache = query.pop("schema", None), query.pop("statement_cache_size", "100")
     if schema == "":
-        raise ConfigError("?schema= names no schema", hint="postgresql://user@host:5432/database?schema=ops")
+        raise ConfigError("?schema= is empty", hint="postgresql://user@host:5432/database?schema=ops")
     if not cache.isdecimal():
         raise ConfigError(f"statement_cache_size must be a number: {cache}")
     # As libpq writes it, "options" comes with %20 for blanks, never with a plus.

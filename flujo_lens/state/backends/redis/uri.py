@@ -53,7 +53,7 @@ def address_of(uri: str) -> Address:
     scheme, mark, rest = uri.partition("://")
     scheme = scheme.lower()
     if scheme not in _SCHEMES or not mark:
-        raise ConfigError(f"{scheme}: is no scheme of Redis", hint="redis://host:6379/0")
+        raise ConfigError(f"{scheme}: is not a Redis scheme", hint="redis://host:6379/0")
     parts = urlsplit(f"redis://{rest}")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     login, at, hosts = parts.netloc.rpartition("@")
@@ -65,11 +65,11 @@ def address_of(uri: str) -> Address:
     if is_socket:
         options["path"] = unquote(parts.path)
         if hosts or not parts.path:
-            raise ConfigError("redis+unix: names no socket", hint="redis+unix:///run/redis/redis.sock")
+            raise ConfigError("redis+unix: has no socket path", hint="redis+unix:///run/redis/redis.sock")
     prefix = query.get("prefix", "{lens}:" if is_cluster else "")
     if is_cluster and not re.search(r"\{[^}]+\}", prefix):
         raise ConfigError(
-            f"?prefix={prefix} names no slot of the cluster: every key of a store has to be in the same one",
+            f"?prefix={prefix} names no hash slot: in a cluster, all keys of a store must be in one slot",
             hint=f"?prefix={{{prefix.strip(':{}') or 'lens'}}}: puts them there, by the part in braces",
         )
     nodes = () if is_socket else tuple(map(_node, hosts.split(",")))
@@ -117,7 +117,7 @@ def _database(query: Mapping[str, str], path: str, is_cluster: bool) -> int:
     if not text.isdecimal():
         raise ConfigError(f"cannot read {text} as the number of a database", hint="redis://host:6379/0")
     if is_cluster and int(text):
-        raise ConfigError("a cluster has database 0 alone", hint="?prefix={NAME}: tells its stores apart")
+        raise ConfigError("a cluster only has database 0", hint="?prefix={NAME}: separates its stores")
     return int(text)
 
 
@@ -125,7 +125,7 @@ def _certificates(query: Mapping[str, str]) -> dict[str, Any]:
     """How the server's certificate is checked: against its host, too, which redis-py before 6 leaves out."""
     reqs, is_checked = query.get("ssl_cert_reqs", "required"), query.get("ssl_check_hostname")
     if reqs not in ("required", "optional", "none"):
-        raise ConfigError(f"?ssl_cert_reqs={reqs}: required, optional or none is meant")
+        raise ConfigError(f"?ssl_cert_reqs={reqs}: must be required, optional or none")
     found: dict[str, Any] = {name: query[name] for name in _TLS if name in query}
     found["ssl_check_hostname"] = reqs != "none" if is_checked is None else _flag(query, "ssl_check_hostname")
     return found
@@ -143,14 +143,14 @@ def _check_names(query: Mapping[str, str], is_tls: bool) -> None:
 def _flag(query: Mapping[str, str], name: str) -> bool:
     text = query.get(name, "false").lower()
     if text not in ("true", "false", "1", "0", "yes", "no"):
-        raise ConfigError(f"?{name}={text}: true or false is meant")
+        raise ConfigError(f"?{name}={text}: must be true or false")
     return text in ("true", "1", "yes")
 
 
 def _is_plain(query: Mapping[str, str]) -> bool:
     layout = query.get("layout", "index")
     if layout not in ("index", "plain"):
-        raise ConfigError(f"?layout={layout}: plain or index is meant")
+        raise ConfigError(f"?layout={layout}: must be plain or index")
     return layout == "plain"
 
 

@@ -361,6 +361,4 @@ class WriteTransaction(ReadTransaction):
 
 def _check_id(run_id: str) -> None:
     if not is_storable(run_id):
-        raise OperationFailedError(
-            f"a run id must not begin with {RESERVED!r}, as {run_id!r} does: its key would be ours"
-        )
+        raise OperationFailedError(f"a run id must not begin with {RESERVED!r}, which is reserved: {run_id!r}")

@@ -140,7 +140,7 @@ def encode_state(codec: StateCodec, run_id: str, state: dict[str, Any], *, is_st
     """
     if run_id.isascii() or _is_text(run_id):
         return codec.document(run_id, {**state, "run_id": run_id}, is_stored=is_stored)
-    # Half a surrogate pair is no text, but an id in an old store can have one: JSON has an escape for it.
+    # A lone surrogate is not text, but an id in an old store can have one: JSON has an escape for it.
     rest = codec.document(run_id, {key: value for key, value in state.items() if key != "run_id"}, is_stored=is_stored)
     beginning = b'{"run_id":' + json.dumps(run_id).encode("ascii")
     return beginning + (b"}" if rest == b"{}" else b"," + rest[1:])
@@ -245,7 +245,7 @@ def parse_object(data: bytes, *, exact: bool = False) -> dict[str, Any]:
     if exact:
         found = _with_all_digits(data, found)
     if not isinstance(found, dict):
-        raise UnreadableFile("it holds no object")
+        raise UnreadableFile("it is not a JSON object")
     return found
 
 
@@ -270,11 +270,11 @@ def _read(folder: int, name: str, size: int) -> bytes:
 
 
 def _parse_leniently(data: bytes, error: orjson.JSONDecodeError) -> Any:
-    """What old stores hold and orjson refuses: NaN, infinities, halves of surrogate pairs, any depth."""
+    """What old stores hold and orjson refuses: NaN, infinities, lone surrogates, any depth."""
     try:
         found = decode(data.decode("utf-8"), printable=False)
     except UnicodeDecodeError:
-        raise UnreadableFile("it is no UTF-8 text") from error
+        raise UnreadableFile("it is not UTF-8 text") from error
     return _parse_deeply(data, error) if found is BAD else found
 
 

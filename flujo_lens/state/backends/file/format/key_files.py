@@ -99,7 +99,7 @@ def read_system(histories: int) -> dict[str, Any]:
     except ValueError as error:
         raise CorruptStoreError(f"{SYSTEM} does not parse: {error}", hint="restore it, or move it away") from error
     if not isinstance(found, dict):
-        raise CorruptStoreError(f"{SYSTEM} holds no object", hint="restore it, or move it away")
+        raise CorruptStoreError(f"{SYSTEM} is not a JSON object", hint="restore it, or move it away")
     return found
 
 

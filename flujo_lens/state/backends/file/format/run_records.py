@@ -83,7 +83,7 @@ def _parts(folder: int, place: str, name: str) -> Iterator[Record]:
     except OSError as error:
         raise OperationFailedError(
             f"{documents.printable(name)} cannot be read, so it cannot be kept: {error.strerror}; it was not deleted",
-            hint="let the user who runs lens read it",
+            hint="make it readable for the user who runs lens",
         ) from error
 
 
@@ -140,11 +140,11 @@ def drafts_of(places: Mapping[str, int], run_id: str, records: Iterable[Record],
             file.draft.set_time(file.modified)
     except _MALFORMED as error:
         raise SchemaError(
-            f"what was kept of run {run_id} does not have the form in which lens keeps runs; nothing of it came back",
-            hint="was it written by a newer version? then update flujo-lens; else do not trust where it comes from",
+            f"the copy of run {run_id} does not have the form in which lens keeps runs; none of it was restored",
+            hint="if a newer version wrote it, update flujo-lens; otherwise do not trust its source",
         ) from error
     if last.get("last") is not True:
-        raise OperationFailedError(f"what was kept of run {run_id} is not whole; nothing of it came back")
+        raise OperationFailedError(f"the copy of run {run_id} is not complete; none of it was restored")
     return RestoredRun(run_id, files, last.get("history_size", -1) if last.get("state_only") else None)
 
 
@@ -153,8 +153,8 @@ def _begun(places: Mapping[str, int], record: Record, drafts: ExitStack) -> Rest
     place = record.get("place", "")
     if place not in _PLACES or not _is_name(name, _PLACES[place]):
         raise SchemaError(
-            f"{documents.printable(name)} is no name for a file of run {record['run_id']}; nothing of it came back",
-            hint="was it written by a newer version? then update flujo-lens",
+            f"{documents.printable(name)} is no name for a file of run {record['run_id']}; none of it was restored",
+            hint="if a newer version wrote it, update flujo-lens",
         )
     mode, modified = int(record.get("mode", 0o600)) & _MODES, int(record.get("modified", 0))
     if not -_FAR <= modified <= _FAR:
@@ -175,7 +175,7 @@ def _content(record: Mapping[str, object], key: str) -> bytes:
     encoded = record.get(_BASE64[key])
     if not isinstance(encoded, str):
         raise OperationFailedError(
-            f"what was kept of run {record.get('run_id')} is not of a folder of JSON files",
-            hint="bring it back into a store of the kind that it was taken from",
+            f"the copy of run {record.get('run_id')} is not from a folder of JSON files",
+            hint="restore it into the kind of store that it was taken from",
         )
     return b64decode(encoded, validate=True)

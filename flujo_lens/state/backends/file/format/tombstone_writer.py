@@ -58,7 +58,7 @@ def remove_at_once(folder: int, histories: int | None, states: Sequence[str], of
         except OSError as error:
             raise OperationFailedError(
                 f"runs are deleted, but their files cannot be removed yet: {error.strerror}",
-                hint="lens shows them no more; the next write tries again",
+                hint="lens no longer shows them; the next write tries again",
             ) from error
 
 
@@ -71,7 +71,7 @@ def bury(folder: int, histories: int) -> None:
     """Remove the files that are listed, then the list; nothing if there is none.
 
     Raises:
-        OSError: one cannot be removed, or the disk does not take it; what is listed stays as good as gone.
+        OSError: one cannot be removed, or the write fails; what is listed stays as good as gone.
     """
     found = read_graves(folder, histories)
     bury_histories(histories, found)

@@ -100,7 +100,7 @@ def _go_on(path: Path, timeout: float, deadline: float, stop: threading.Event) -
         raise Stopped
     if time.monotonic() >= deadline:
         raise BusyError(
-            f"another process has held the lock of {path} for {timeout:g} s",
+            f"another process has held the lock on {path} for {timeout:g} s",
             hint="try again later, or wait longer with --timeout",
             path=str(path),
         )

@@ -32,8 +32,8 @@ def _write_error(path: Path, error: OSError) -> LensError:
     where, reason = str(path), error.strerror or str(error)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "nothing was changed; write as the user that owns the folder"
-        return ReadOnlyStoreError(f"{path} may not be written: {reason}", hint=hint, path=where)
+        return ReadOnlyStoreError(f"{path} is not writable: {reason}", hint=hint, path=where)
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return NotAStoreError(f"{path} is no folder, so it is no store of JSON files", hint=NAME_ANOTHER, path=where)
+        return NotAStoreError(f"{path} is not a folder, so not a store of JSON files", hint=NAME_ANOTHER, path=where)
     hint = "is the disk full, the file as large as it may get, or the device failing? then try again"
     return OperationFailedError(f"cannot write to {path}: {reason}; nothing was changed", hint=hint, path=where)

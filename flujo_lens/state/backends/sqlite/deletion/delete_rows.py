@@ -50,8 +50,8 @@ def delete_all(session: Session, ids: Sequence[Any], heads: int) -> dict[str, in
     deleted = {table: session.rows(queries.delete(table, len(ids)), ids).rowcount for table in tables}
     if sum(deleted[table] for table in there) < heads:
         raise OperationFailedError(
-            "the store keeps rows that were to go: it has a trigger against it; nothing of this batch was deleted",
-            hint="drop the trigger, or leave its runs out",
+            "a trigger of the store keeps rows that were to be deleted; nothing of this batch was deleted",
+            hint="drop the trigger, or exclude its runs",
         )
     for run_id in ids if lens_tables.is_there(session.connection, lens_tables.DELETIONS) else ():
         unmark(session.connection, run_id)

@@ -71,7 +71,7 @@ async def carry_out(
             await writer.between(deletion.keep_ahead)
             done = await writer.write(deletion.step, creates=False, hold=HOLD)
             if done is None:
-                raise StoreNotFoundError(f"the store {store.path} is gone", hint="it was there when this was planned")
+                raise StoreNotFoundError(f"the store {store.path} is gone", hint="it existed when this was planned")
             deletion.settle(pacing.longest)
             yield done
             await asyncio.sleep(await writer.between(pacing.rest) or 0)
@@ -92,7 +92,7 @@ class Deletion:
     def __init__(self, path: Path, plan: DeletionPlan, keep: BackupCallback | None, batch_size: int) -> None:
         choice = plan.choice
         if not isinstance(choice, Choice):
-            raise NotSupportedError(f"this plan is not of the store {path}", hint="make it with plan_deletion")
+            raise NotSupportedError(f"this plan was not made for the store {path}", hint="make it with plan_deletion")
         self._path, self._plan, self._choice = path, plan, choice
         self._size_of_run = plan.size_bytes // max(1, plan.count)
         self._most = max(1, min(batch_size, _MANY_BYTES // max(1, self._size_of_run)))

@@ -137,8 +137,8 @@ _UNBINDABLE = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataErr
 
 def _malformed(run_id: str) -> SchemaError:
     return SchemaError(
-        f"what was kept of run {run_id} does not have the form in which lens keeps runs; nothing was changed",
-        hint="was it written by a newer version? then update flujo-lens; else do not trust where it comes from",
+        f"the copy of run {run_id} does not have the form in which lens keeps runs; nothing was changed",
+        hint="if a newer version wrote it, update flujo-lens; otherwise do not trust its source",
         run_id=run_id,
     )
 
@@ -183,7 +183,7 @@ class _StoredIds:
 
         Raises:
             ValueError: they are of another run.
-            OperationFailedError: the record is not of a SQLite store.
+            OperationFailedError: the record is not from a SQLite store.
         """
         tables = _tables(record)
         for kept in tables.values():
@@ -198,8 +198,8 @@ def _tables(record: Record) -> Mapping[str, Any]:
     found = record.get("tables")
     if not isinstance(found, dict):
         raise OperationFailedError(
-            f"what was kept of run {record.get('run_id')} is not of a SQLite store",
-            hint="bring it back into a store of the kind that it was taken from",
+            f"the copy of run {record.get('run_id')} is not from a SQLite store",
+            hint="restore it into the kind of store that it was taken from",
         )
     return found
 
@@ -251,7 +251,7 @@ def _inserted_as_it_is(db: sqlite3.Connection, table: str, names: tuple[str, ...
     except sqlite3.IntegrityError:
         return False
     except _UNBINDABLE as error:
-        raise ValueError("a value that no column takes") from error
+        raise ValueError("a value that no column can hold") from error
     return True
 
 
@@ -282,8 +282,8 @@ def _insert_row(db: sqlite3.Connection, table: str, given: Mapping[str, _Value],
             _execute(db, table, without)
         except sqlite3.IntegrityError as error:
             raise SchemaError(
-                f"a row of {table} cannot come back: {error}; nothing was changed",
-                hint="another row has taken its place since",
+                f"a row of {table} cannot be restored: {error}; nothing was changed",
+                hint="another row has taken its place",
             ) from error
 
 
@@ -292,13 +292,13 @@ def _execute(db: sqlite3.Connection, table: str, given: Mapping[str, _Value]) ->
     try:
         db.execute(sql, [value for value, _ in given.values()])
     except _UNBINDABLE as error:
-        raise ValueError("a value that no column takes") from error
+        raise ValueError("a value that no column can hold") from error
 
 
 def _no_place(table: str, column: str | None) -> SchemaError:
     what = f"column {column} in its table {table}" if column else f"table {table}"
     return SchemaError(
-        f"the store has no {what}, which what was kept has; nothing was changed",
+        f"the store has no {what}, which the copy has; nothing was changed",
         hint="it was taken from a store of another schema: bring it back into one of the same, "
         "or `lens migrate` this one first",
     )

@@ -52,7 +52,7 @@ def retry_while_locked(
 def check_may_write(path: Path) -> None:
     """See that a file may be written, before SQLite opens it.
 
-    It opens one that may not be written for reading, with a ``-wal`` and a ``-shm`` that are not writable either, and
+    It opens one that is not writable for reading, with a ``-wal`` and a ``-shm`` that are not writable either, and
     leaves them behind.
 
     Raises:
@@ -60,7 +60,7 @@ def check_may_write(path: Path) -> None:
     """
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise ReadOnlyStoreError(
-            f"{path} may not be written: {os.strerror(errno.EACCES)}; nothing was changed",
+            f"{path} is not writable: {os.strerror(errno.EACCES)}; nothing was changed",
             hint=WHO_MAY_WRITE,
             path=str(path),
         )
@@ -83,7 +83,7 @@ def translate_write(error: sqlite3.Error, path: Path) -> LensError:
             path=where,
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
-        return ReadOnlyStoreError(f"{path} may not be written: {error}; {unchanged}", hint=WHO_MAY_WRITE, path=where)
+        return ReadOnlyStoreError(f"{path} is not writable: {error}; {unchanged}", hint=WHO_MAY_WRITE, path=where)
     if name.startswith("SQLITE_CANTOPEN"):
         return UnreachableStoreError(
             f"cannot open {path} to write: {error}; {unchanged}",
@@ -91,5 +91,5 @@ def translate_write(error: sqlite3.Error, path: Path) -> LensError:
             path=where,
         )
     if name in ("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_INTERRUPT") or name.startswith("SQLITE_CONSTRAINT_"):
-        return OperationFailedError(f"{path} does not take it: {error}; {unchanged}", path=where)
+        return OperationFailedError(f"{path} refused the write: {error}; {unchanged}", path=where)
     return translate(error, path)

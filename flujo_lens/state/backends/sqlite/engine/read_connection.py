@@ -85,7 +85,7 @@ def check_is_sqlite(path: Path) -> bytes:
 
     Raises:
         StoreNotFoundError: nothing is there.
-        NotAStoreError: it is no regular file, empty, or no SQLite database.
+        NotAStoreError: it is not a regular file, empty, or not a SQLite database.
         UnreachableStoreError: it cannot be read.
     """
     try:
@@ -95,9 +95,9 @@ def check_is_sqlite(path: Path) -> bytes:
     except OSError as error:
         raise unreached(path, error) from error
     if not header:
-        raise _not_a_store(path, "is an empty file, so it is no state store: the first save makes one of it", True)
+        raise _not_a_store(path, "is an empty file, not a state store yet: the first save makes it one", True)
     if not header.startswith(_MAGIC):
-        raise _not_a_store(path, "is no SQLite database, so it is no state store")
+        raise _not_a_store(path, "is not a SQLite database, so not a state store")
     return header
 
 
@@ -179,7 +179,7 @@ def translate(error: Exception, path: Path) -> LensError:
     if name.startswith("SQLITE_READONLY"):
         return ReadOnlyStoreError(f"{path} is read-only: {error}", hint=WHO_MAY_WRITE, path=where)
     if name.startswith("SQLITE_CONSTRAINT"):
-        return OperationFailedError(f"{path} does not take it: {error}", path=where)
+        return OperationFailedError(f"{path} refused the write: {error}", path=where)
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR", "SQLITE_AUTH", "SQLITE_FULL")):
         return UnreachableStoreError(f"cannot read {path}: {error}", hint=_MAY_I_READ, path=where)
     if any(words in str(error) for words in _APPLICATION_DEFINED):
@@ -242,7 +242,7 @@ class Reader:
                     raise translate(error, self.path) from error
             self.close()
             if time.monotonic() > deadline:
-                raise BusyError(f"{self.path} keeps changing while it is read", hint="try again")
+                raise BusyError(f"{self.path} keeps changing while being read", hint="try again")
 
     def begin(self) -> None:
         """Open a connection and begin to read; what is read until `close` is the store at one moment.

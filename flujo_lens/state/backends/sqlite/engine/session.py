@@ -78,7 +78,7 @@ def open_session(connection: sqlite3.Connection, path: Path, zone: tzinfo | None
         zone: How naive local times are to be read; None to find out.
 
     Raises:
-        NotAStoreError: the database is no state store.
+        NotAStoreError: the database is not a state store.
     """
     shape = read_shape(connection, path)
     connection.create_function("lens_is_time", 1, lambda text: parse_instant(text) is not None)

@@ -55,7 +55,7 @@ def load(reader: Reader, session: Callable[[], Session], value: Opener, run_id: 
 def _row(db: sqlite3.Connection, run_id: str) -> dict[str, Any] | None:
     try:
         cursor = db.execute(_SELECT, (run_id,))
-    except UnicodeEncodeError:  # half of a surrogate pair, which no id in a store has
+    except UnicodeEncodeError:  # a lone surrogate, which no id in a store has
         return None
     row = cursor.fetchone()
     return (

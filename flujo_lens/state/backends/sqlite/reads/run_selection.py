@@ -78,7 +78,7 @@ def select_resuming(
         finally:
             reader.close()
         if (last and not ordered) or time.monotonic() - began > store.timeout:
-            raise BusyError(f"{store.path} was changed while it was read", hint="try again")
+            raise BusyError(f"{store.path} changed while being read", hint="try again")
 
 
 def select(

@@ -47,7 +47,7 @@ def last_write(session: Session) -> datetime | None:
 def facts(session: Session, path: Path) -> dict[str, Any]:
     """What `StateBackend.read_facts` returns."""
     version = session.shape.version
-    newer = f"the store's schema version {version} is newer than {KNOWN_VERSION}, the newest that is known"
+    newer = f"the store's schema version {version} is newer than {KNOWN_VERSION}, the newest known one"
     return {
         "size_bytes": sum(_size(f"{path}{end}") for end in ("", "-wal")),
         "last_write_at": last_write(session),

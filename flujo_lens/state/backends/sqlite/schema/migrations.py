@@ -171,7 +171,7 @@ class Layout:
         for table in tables:
             if table in self.older:
                 raise SchemaError(
-                    f"{path} is of an older schema: the table {table} {self.older[table]}",
+                    f"{path} has an older schema: the table {table} {self.older[table]}",
                     hint="nothing was changed; `lens migrate` brings the schema up to date",
                     path=str(path),
                 )
@@ -181,14 +181,14 @@ def read_layout(connection: sqlite3.Connection, path: Path) -> Layout:
     """Look at what a store's tables are like.
 
     Raises:
-        NotAStoreError: it is no state store.
+        NotAStoreError: it is not a state store.
         SchemaError: it is of a newer schema, or an unknown one: nothing may be written.
     """
     shape = read_shape(connection, path)
     version = shape.version
     if version > KNOWN_VERSION:
         raise SchemaError(
-            f"{path} has schema version {version}; the newest that is known is {KNOWN_VERSION}",
+            f"{path} has schema version {version}; the newest known one is {KNOWN_VERSION}",
             hint="nothing was changed; update flujo-lens, or write with the application that made the store",
             path=str(path),
         )
@@ -196,7 +196,7 @@ def read_layout(connection: sqlite3.Connection, path: Path) -> Layout:
     tables = [_Table(connection, name) for name in TABLES]
     for table in tables:
         if table.foreign_musts:
-            raise _unknown(path, f"{table.name}.{table.foreign_musts[0]} must be given, and has no default")
+            raise _unknown(path, f"{table.name}.{table.foreign_musts[0]} is required, and has no default")
     older = {table.name: " and ".join(words) for table in tables if (words := table.differences())}
     return Layout(tuple(_words(table) for table in tables if table.name in older), older)
 
@@ -261,8 +261,8 @@ def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) 
         if not is_busy(error):
             raise translate_write(error, path) from error
         raise SchemaError(
-            f"{path} is of an older schema, and cannot be migrated while another process has it open",
-            hint="nothing was changed; stop what uses the store, then `lens migrate`",
+            f"{path} has an older schema, and cannot be migrated while another process has it open",
+            hint="nothing was changed; stop the processes that use the store, then `lens migrate`",
             path=str(path),
         ) from error
 

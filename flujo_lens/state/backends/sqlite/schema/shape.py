@@ -95,7 +95,7 @@ def read_shape(connection: sqlite3.Connection, path: Path) -> Shape:
     )
     if not (shape.has("workflow_state", "run_id", "status") or shape.has("runs", "run_id", "status")):
         raise NotAStoreError(
-            f"{path} is a SQLite database, but no state store: it has neither a workflow_state nor a runs table",
+            f"{path} is a SQLite database, but not a state store: it has neither a workflow_state nor a runs table",
             hint=NAME_ANOTHER,
             path=str(path),
             # So a process leaves it that dies while it makes the file.

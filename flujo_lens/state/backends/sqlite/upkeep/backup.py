@@ -75,9 +75,9 @@ def check_room(plan: MigrationPlan, folder: Path, backup: bool) -> None:
     if plan.free_bytes < needed:
         less = "; --no-backup needs a third less" if backup else ""
         raise OperationFailedError(
-            f"not enough room in {folder}: this can take {needed:,} bytes, and {plan.free_bytes:,} are free; "
+            f"not enough room in {folder}: this can take {needed:,} bytes; {plan.free_bytes:,} are free; "
             "nothing was changed",
-            hint=f"make room there{less}",
+            hint=f"free space there{less}",
             path=str(folder),
         )
 
@@ -216,7 +216,7 @@ def _is_about_locks(error: SchemaError) -> bool:
 def _busy(path: Path) -> BusyError:
     return BusyError(
         f"{path} cannot be migrated while another process has it open; nothing was changed",
-        hint="stop what uses the store, then `lens migrate` again, or wait longer: --timeout SECONDS\n"
+        hint="stop the processes that use the store, then `lens migrate` again, or wait longer: --timeout SECONDS\n"
         "lens doctor names the processes",
         path=str(path),
     )

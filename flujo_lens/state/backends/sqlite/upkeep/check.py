@@ -155,7 +155,7 @@ def _messages(session: Session, pragma: str) -> list[str]:
 def _schema(session: Session, path: Path) -> Finding:
     version = session.shape.version
     if version > KNOWN_VERSION:
-        detail = f"version {version} is newer than {KNOWN_VERSION}, the newest that is known: it can be read as it is"
+        detail = f"version {version} is newer than {KNOWN_VERSION}, the newest known one: it can be read as it is"
         return Finding("schema", False, 1, detail, "update flujo-lens before anything is changed")
     try:
         older = read_layout(session.connection, path).older

@@ -100,8 +100,8 @@ def _vacuumed(db: sqlite3.Connection, path: Path) -> Space:
         return vacuum_open(db, path)[1]
     except sqlite3.Error as error:
         raise OperationFailedError(
-            f"{path} has its indexes, but could not be written anew: {error}; it is as large as before",
-            hint="lens optimize --vacuum tries that again",
+            f"{path} has its indexes, but could not be vacuumed: {error}; its size is unchanged",
+            hint="lens optimize --vacuum tries again",
             path=str(path),
         ) from error
 

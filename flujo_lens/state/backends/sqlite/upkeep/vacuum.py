@@ -104,7 +104,7 @@ def check_rooms(rooms: Sequence[Room]) -> None:
             raise OperationFailedError(
                 f"not enough room in {room.folder}: this can take {room.needed:,} bytes, "
                 f"and {room.free:,} are free; nothing was changed",
-                hint="make room there; for a temporary file on another disk: SQLITE_TMPDIR=/FOLDER lens ...",
+                hint="free space there; for a temporary file on another disk: SQLITE_TMPDIR=/FOLDER lens ...",
                 path=str(room.folder),
             )
 
@@ -174,6 +174,6 @@ def _in_use(path: Path, force: bool) -> BusyError:
     if force:
         why, hint = "is locked by another process", "try later, or wait longer: --timeout SECONDS"
     else:
-        why = "cannot be written anew while another process has it open"
+        why = "cannot be vacuumed while another process has it open"
         hint = "stop what uses the store, or wait longer: --timeout SECONDS\nlens doctor names the processes"
     return BusyError(f"{path} {why}; nothing was changed", hint=hint, path=str(path))

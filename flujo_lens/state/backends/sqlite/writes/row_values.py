@@ -68,7 +68,7 @@ def state_values(codec: StateCodec, run_id: str, state: Document) -> tuple[Any, 
 def _column(value: Any) -> Any:
     """A value as a column takes it, where it takes none in the form that `safe_serialize` gives it.
 
-    That is U+FFFD for half of a surrogate pair, and a text for NaN, infinities and integers of more than 64 bits.
+    That is U+FFFD for a lone surrogate, and a text for NaN, infinities and integers of more than 64 bits.
     """
     kind = type(value)
     if kind is str:

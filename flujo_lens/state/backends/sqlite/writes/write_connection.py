@@ -171,7 +171,7 @@ class Writer:
                 self._close()
             raise translate_write(error, self.path) from error
         except (UnicodeEncodeError, OverflowError) as error:
-            raise OperationFailedError(f"{self.path} does not take it: {error}; nothing was changed") from error
+            raise OperationFailedError(f"{self.path} refused the write: {error}; nothing was changed") from error
 
     def _attempt(self, work: Work[T], needs: tuple[str, ...], creates: bool, deadline: float, hold: float | None) -> T:
         db = self._patiently(lambda: self._begun(needs, creates), deadline)
@@ -217,7 +217,7 @@ class Writer:
         drop the locks on the second.
         """
         if not self._make_way(self.path, self.timeout):
-            raise BusyError(f"{self.path} is another file now, and the one before is still read", hint="try again")
+            raise BusyError(f"{self.path} is another file now; the previous one is still being read", hint="try again")
         if self._connection is not None and identity(f"{self.path}-wal") in (None, self._wal):
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
