@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from flujo_lens._version import __version__  # noqa: E402
-from flujo_lens.cli.app import COMMANDS, build, root  # noqa: E402
+from flujo_lens.cli.app import COMMANDS, build, root, run  # noqa: E402
+from flujo_lens.cli.topics import TOPICS  # noqa: E402
+from flujo_lens.cli.world import World  # noqa: E402
 
-__all__ = ["ROOT", "CommandPage", "Example", "Option", "command_pages", "exit_codes", "groups", "released", "version"]
+__all__ = ["ROOT", "CommandPage", "Example", "Option", "command_pages", "groups", "released", "topics", "version"]
 
 _COMMON = "Common options"
 _HELP = "Show the help of the command and exit."
@@ -98,11 +102,22 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
-def exit_codes() -> dict[str, str]:
-    """Exit code -> its meaning, from the table in the README."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.partition("| exit code | |\n|---|---|\n")[2].partition("\n\n")[0]
-    return {row.split(" | ")[0].strip("| "): row.split(" | ")[1].strip("| ") for row in table.splitlines()}
+def topics(width: int) -> dict[str, str]:
+    """The text of each topic of ``lens help``, in lines of at most `width` characters."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TOPICS:
+            stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="", write_through=True)
+            places = {"cwd": Path(folder), "user_config_dir": Path(folder) / "user", "etc_dir": Path(folder) / "etc"}
+            world = World(
+                stdin=io.StringIO(), stdout=stream, stderr=stream, env={"NO_COLOR": "1"}, width=width, stdout_tty=True,
+                stderr_tty=True, **places,
+            )  # fmt: skip
+            if run(["help", name], world):
+                sys.exit(f"lens help {name} failed")
+            text = stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+            found[name] = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    return found
 
 
 def version() -> str:
