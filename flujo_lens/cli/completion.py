@@ -45,6 +45,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "--color": ("auto", "always", "never"),
     "--time": ("iso", "relative", "local"),
     "--fail-on": ("incompatible", "unknown", "none"),
+    "--export": ("html", "svg", "chrome", "otlp", "mermaid"),
 }
 _STATUSES_OF = {
     "resume": ("paused", "failed", "running"),
@@ -123,7 +124,8 @@ class _Line:
         known = _takes_value(root())
         for word in self.before:
             if self.pending is not None:
-                self.options[self.pending], self.pending = word, None
+                self.options[self.pending] = word
+                self.pending = "FILE" if self.pending == "--export" else None
             elif word.startswith("-") and len(word) > 1:
                 name, separator, value = word.partition("=")
                 if separator:

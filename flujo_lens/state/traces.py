@@ -13,6 +13,7 @@ __all__ = [
     "SpanRow",
     "build_trees",
     "flatten",
+    "nest",
     "prune_depth",
     "span_document",
     "span_rows",
@@ -208,6 +209,38 @@ def flatten(roots: Iterable[Span]) -> list[Span]:
         flat.append(span._replace(children=()))
         waiting += reversed(span.children)
     return flat
+
+
+def nest(flat: Iterable[Span]) -> list[Span]:
+    """The trees of a flat list of spans in any order. A span without its parent is a root, and so is one of a cycle."""
+    spans = list(flat)
+    ids = {span.span_id for span in spans}
+    below: dict[str | None, list[int]] = {}
+    for at, span in enumerate(spans):
+        parent = span.parent_span_id if span.parent_span_id in ids and span.parent_span_id != span.span_id else None
+        below.setdefault(parent, []).append(at)
+    order: list[tuple[int, int | None]] = []
+    seen: set[int] = set()
+    for root in (*below.get(None, []), *range(len(spans))):
+        waiting: list[tuple[int, int | None]] = [(root, None)]
+        while waiting:
+            at, parent_at = waiting.pop()
+            if at not in seen:
+                seen.add(at)
+                order.append((at, parent_at))
+                waiting += [(child, len(order) - 1) for child in reversed(below.get(spans[at].span_id, []))]
+    return _joined(spans, order)
+
+
+def _joined(spans: Sequence[Span], order: Sequence[tuple[int, int | None]]) -> list[Span]:
+    """The trees of spans whose order (parents first) has the position of each one's parent in it."""
+    roots: list[Span] = []
+    children: list[list[Span]] = [[] for _ in order]
+    for position in range(len(order) - 1, -1, -1):
+        at, parent_at = order[position]
+        siblings = roots if parent_at is None else children[parent_at]
+        siblings.append(spans[at]._replace(children=tuple(reversed(children[position]))))
+    return roots[::-1]
 
 
 def prune_depth(roots: Iterable[Span], depth: int) -> list[Span]:

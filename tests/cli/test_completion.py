@@ -54,6 +54,9 @@ def test_values(lens: Lens) -> None:
     assert offered(lens, "explain", "LENS-B") == ["LENS-B1", "LENS-B2", "LENS-B3"]
     assert offered(lens, "import", "") == [":files"]
     assert offered(lens, "completion", "z") == ["zsh"]
+    assert offered(lens, "trace", "@latest", "--export", "") == ["html", "svg", "chrome", "otlp", "mermaid"]
+    assert offered(lens, "trace", "--export", "svg", "") == [":files"]
+    assert "deep-001" in offered(lens, "trace", "--export", "svg", "out.svg", "deep")
 
 
 def test_runs_newest_first_with_status_and_age(lens: Lens) -> None:

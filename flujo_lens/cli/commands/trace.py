@@ -35,18 +35,40 @@ def trace(
     depth: Annotated[int | None, typer.Option("--depth", help="Maximum number of levels.", min=1, metavar="N")] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="Read a trace saved by -o json or flujo run --debug-export.", metavar="FILE"),
+        typer.Option(
+            "--file",
+            help="Read a trace saved by -o json, --export html, chrome or otlp, or flujo run --debug-export.",
+            metavar="FILE",
+        ),
     ] = None,
+    export: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--export",
+            help="Write FILE (- for stdout) in this format: html, svg, chrome, otlp or mermaid.",
+            metavar="FORMAT FILE",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --export: replace an existing file.")] = False,
 ) -> None:
     """Show the spans of a run as a tree, with a time bar for each.
 
-    lens trace @failed              where the newest failed run failed
+    lens trace @failed                            where the newest failed run failed
+    lens trace @failed --export html trace.html   a page to open in a browser
     """
     from flujo_lens.cli.screens.trace import SpanChoice, print_trace
 
     if (run is None) == (file is None):
         raise UsageError("trace takes either a RUN or --file FILE", hint="lens trace @latest")
-    print_trace(app, app.output(output), run, file, SpanChoice(flat, status, name, depth))
+    if overwrite and export is None:
+        raise UsageError("--overwrite applies only to --export", hint="lens trace @latest --export html trace.html")
+    choice = SpanChoice(flat, status, name, depth)
+    if export is None:
+        print_trace(app, app.output(output), run, file, choice)
+    else:
+        from flujo_lens.cli.screens.trace_export import export_spans
+
+        export_spans(app, output, run, file, choice, export, overwrite=overwrite)
 
 
 def spans(app: App, run: RunArgument, output: OutputOptions, status: Statuses = None, name: Name = None) -> None:

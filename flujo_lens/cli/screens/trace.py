@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.filters import statuses
 from flujo_lens.cli.output import Output
-from flujo_lens.operations.trace import Trace, pick_spans, read_trace, read_trace_file
+from flujo_lens.operations.trace import Trace, pick_spans, read_trace
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import SPAN
 from flujo_lens.rendering.text import escape_controls, unescape
@@ -17,7 +17,7 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.traces import flatten, prune_depth
 from flujo_lens.state.views import GONE, SPAN_STATUSES, Span
 
-__all__ = ["SpanChoice", "print_trace"]
+__all__ = ["SpanChoice", "print_trace", "trace_of"]
 
 
 class SpanChoice(NamedTuple):
@@ -31,7 +31,7 @@ class SpanChoice(NamedTuple):
 
 def print_trace(app: App, out: Output, run: str | None, file: Path | None, choice: SpanChoice) -> None:
     """Print the spans of a run: a tree on a terminal and in JSON, rows in other formats."""
-    trace = read_trace_file(app.world.cwd / file) if file is not None else _from_store(app, str(run))
+    trace = trace_of(app, run, file)
     wanted = statuses(choice.status, lambda: {span.status for span in flatten(trace.roots)}, SPAN_STATUSES)
     roots = prune_depth(trace.roots, choice.depth) if choice.depth is not None else list(trace.roots)
     if not trace.roots:
@@ -44,6 +44,15 @@ def print_trace(app: App, out: Output, run: str | None, file: Path | None, choic
         out.show(SPAN, flatten(roots), "")
     else:
         _draw(app, out, trace, roots)
+
+
+def trace_of(app: App, run: str | None, file: Path | None) -> Trace:
+    """The trace of a run of the store, or of a file."""
+    if file is None:
+        return _from_store(app, str(run))
+    from flujo_lens.operations.trace_file import read_trace_file
+
+    return read_trace_file(app.world.cwd / file)
 
 
 def _from_store(app: App, text: str) -> Trace:
