@@ -166,7 +166,7 @@ def _split(help: str) -> tuple[str, list[str], list[Example]]:
     text, examples = list[str](), list[Example]()
     for block in blocks[1:]:
         lines = block.splitlines()
-        if all(line.lstrip().startswith("lens ") for line in lines):
+        if all(line.lstrip().startswith("lens ") for line in lines) and not block.endswith("."):
             examples += [_example(line) for line in lines]
         else:
             text.append(" ".join(line.strip() for line in lines))

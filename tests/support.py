@@ -86,6 +86,13 @@ def _stream(encoding: str, content: bytes = b"") -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(content), encoding=encoding, newline="")
 
 
+class Keyboard(io.StringIO):
+    """A terminal on which something is typed."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def _bytes(stream: io.TextIOWrapper) -> bytes:
     stream.flush()
     return stream.buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
@@ -120,12 +127,16 @@ class Lens:
         width: int | None = 100,
         encoding: str = "utf-8",
         stdin: bytes = b"",
+        typed: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Result:
-        """Run ``lens`` with `arguments`: one is split as by a shell, several are taken as they are."""
+        """Run ``lens`` with `arguments`: one is split as by a shell, several are taken as they are.
+
+        On a terminal, a person answers questions with `typed`.
+        """
         stdout, stderr = _stream(encoding), _stream(encoding)
         world = World(
-            stdin=_stream(encoding, stdin),
+            stdin=_stream(encoding, stdin) if typed is None else Keyboard(typed),
             stdout=stdout,
             stderr=stderr,
             env={**self.env, **({} if colour else {"NO_COLOR": "1"}), **(env or {})},
