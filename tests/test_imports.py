@@ -52,6 +52,7 @@ LIGHT = (
     "state.traces",
     "state.fingerprint",
     "state.questions",
+    "state.sorting",
 )
 """Modules of the standard library and of each other alone."""
 

@@ -37,6 +37,7 @@ class Asked(NamedTuple):
     limit: int | None = None
     cursor: str | None = None
     reverse: bool = False
+    sort: str | None = None
 
 
 def print_page(app: App, out: Output, view: View, wanted: RunFilter, limit: int | None, asked: Asked) -> None:

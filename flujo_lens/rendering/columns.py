@@ -17,7 +17,17 @@ from flujo_lens.state.fingerprint import plain_error
 from flujo_lens.state.questions import question_of
 from flujo_lens.state.views import GONE
 
-__all__ = ["Field", "View", "choose_fields", "human_value"]
+__all__ = [
+    "STATUS_NEEDS",
+    "Field",
+    "View",
+    "choose_fields",
+    "counted_columns",
+    "counted_fields",
+    "human_value",
+    "plain_fields",
+    "status_count",
+]
 
 Getter = Callable[[Any], Any]
 
@@ -67,7 +77,7 @@ class View(NamedTuple):
         return {field.name: field.get(item) for field in fields or self.fields}
 
 
-def _plain(*names: str) -> tuple[Field, ...]:
+def plain_fields(*names: str) -> tuple[Field, ...]:
     return tuple(Field(name, _attribute(name)) for name in names)
 
 
@@ -163,7 +173,7 @@ def _tasks(tasks: Mapping[str, int]) -> str:
     return ", ".join([human.plural(sum(tasks.values()), "background task"), *notable])
 
 
-_RUN_FIELDS = _plain(
+_RUN_FIELDS = plain_fields(
     "run_id",
     "pipeline_name",
     "pipeline_version",
@@ -181,12 +191,13 @@ _RUN_FIELDS = _plain(
     "is_background_task",
     "metadata",
 )
-_SIGN = _plain("holder", "stale")
+_SIGN = plain_fields("holder", "stale")
 """The holder of a running run, and why it is stale; null for other runs."""
+_COST = plain_fields("cost_usd", "tokens")
 
 RUN = View(
     name="run",
-    fields=(*_RUN_FIELDS, *_SIGN),
+    fields=(*_RUN_FIELDS, *_SIGN, *_COST),
     table=(
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),
         Shown("PIPELINE", _pipeline, 70, "name"),
@@ -214,7 +225,7 @@ WAITING = View(
 
 TASK = View(
     name="task",
-    fields=(*_RUN_FIELDS, *_plain("background_error"), *_SIGN),
+    fields=(*_RUN_FIELDS, *plain_fields("background_error"), *_SIGN, *_COST),
     table=(
         Shown("TASK", lambda run, _: run.run_id, 100, "id"),
         Shown("STATUS", _status, 90, "status"),
@@ -230,7 +241,7 @@ TASK = View(
 
 STEP = View(
     name="step",
-    fields=_plain(
+    fields=plain_fields(
         "step_index",
         "step_name",
         "status",
@@ -257,7 +268,7 @@ STEP = View(
 
 SPAN = View(
     name="span",
-    fields=_plain(
+    fields=plain_fields(
         "span_id",
         "parent_span_id",
         "name",
@@ -288,7 +299,7 @@ def _span_error(span: Any) -> str:
 
 FAILURE = View(
     name="failure",
-    fields=_plain("error", "count", "first_at", "last_at", "step_name", "sample_run_id"),
+    fields=plain_fields("error", "count", "first_at", "last_at", "step_name", "sample_run_id"),
     table=(
         Shown("RUNS", lambda group, _: human.count(group.count), 100, "right"),
         Shown("FIRST", lambda group, shown: shown.time(group.first_at), 30),
@@ -301,41 +312,62 @@ FAILURE = View(
 )
 
 
-def _status_count(status: str) -> Callable[[Any, Human], str]:
+_COST_COLUMNS = (
+    Shown("COST", lambda stats, _: human.money(stats.cost_usd or None), 75, "right"),
+    Shown("TOKENS", lambda stats, _: human.count(stats.tokens or None), 35, "right"),
+)
+
+
+def status_count(status: str) -> Callable[[Any, Human], str]:
     return lambda stats, _: human.count(stats.by_status.get(status)) if stats.by_status.get(status) else "-"
 
 
 def _length(which: str) -> Callable[[Any, Human], str]:
-    return lambda stats, _: human.duration(getattr(stats.duration_ms, which))
+    def shown(stats: Any, _: Human) -> str:
+        value, lengths = getattr(stats.duration_ms, which), stats.duration_ms
+        about = "~" if which != "avg" and value is not None and not lengths.exact else ""
+        return f"{about}{human.duration(value)}"
+
+    return shown
 
 
 def _durations(item: Any) -> dict[str, Any]:
     lengths = item.duration_ms
-    return {"avg": lengths.avg, "p50": lengths.p50, "p95": lengths.p95, "p99": lengths.p99}
+    known = {"avg": lengths.avg, "p50": lengths.p50, "p95": lengths.p95, "p99": lengths.p99}
+    return {**known, "exact": lengths.exact, "waiting_included": lengths.counts_waiting}
 
 
-PIPELINE = View(
-    name="pipeline",
-    fields=(*_plain("pipeline_name", "total", "by_status"), Field("duration_ms", _durations)),
-    table=(
-        Shown("PIPELINE", lambda stats, _: stats.pipeline_name, 100, "id"),
-        Shown("RUNS", lambda stats, _: human.count(stats.total), 95, "right"),
-        Shown("COMPLETED", _status_count("completed"), 60, "right"),
-        Shown("FAILED", _status_count("failed"), 90, "right"),
-        Shown("PAUSED", _status_count("paused"), 40, "right"),
-        Shown("RUNNING", _status_count("running"), 42, "right"),
-        Shown("CANCELLED", _status_count("cancelled"), 20, "right"),
+STATUS_NEEDS = {"completed": 90, "failed": 90, "paused": 90, "running": 90, "cancelled": 90}
+
+
+def counted_columns(what: str) -> tuple[Shown, ...]:
+    """The columns of counts, durations and costs; `what` is the title of the total."""
+    return (
+        Shown(what, lambda stats, _: human.count(stats.total), 95, "right"),
+        *(Shown(status.upper(), status_count(status), need, "right") for status, need in STATUS_NEEDS.items()),
         Shown("AVG", _length("avg"), 50, "right"),
         Shown("P50", _length("p50"), 70, "right"),
         Shown("P95", _length("p95"), 65, "right"),
         Shown("P99", _length("p99"), 45, "right"),
-    ),
+        *_COST_COLUMNS,
+    )
+
+
+def counted_fields() -> tuple[Field, ...]:
+    """The public fields of counts, durations and costs."""
+    return (*plain_fields("total", "by_status"), Field("duration_ms", _durations), *_COST)
+
+
+PIPELINE = View(
+    name="pipeline",
+    fields=(*plain_fields("pipeline_name"), *counted_fields()),
+    table=(Shown("PIPELINE", lambda stats, _: stats.pipeline_name, 100, "id"), *counted_columns("RUNS")),
     id="pipeline_name",
 )
 
 SPAN_NAME = View(
     name="span name",
-    fields=(*_plain("name", "count", "failed"), Field("duration_ms", _durations)),
+    fields=(*plain_fields("name", "count", "failed"), Field("duration_ms", _durations)),
     table=(
         Shown("SPAN", lambda stats, _: stats.name, 100, "id"),
         Shown("COUNT", lambda stats, _: human.count(stats.count), 95, "right"),
@@ -356,11 +388,12 @@ def _rows(view: View, name: str) -> Field:
 STATS = View(
     name="stats",
     fields=(
-        *_plain("total", "by_status"),
+        *plain_fields("total", "by_status"),
         _rows(PIPELINE, "by_pipeline"),
         _rows(FAILURE, "failures"),
         _rows(SPAN_NAME, "spans"),
         Field("window", lambda stats: {"since": stats.since, "until": stats.until}),
+        *_COST,
     ),
     table=(),
     id="",
@@ -369,7 +402,7 @@ STATS = View(
 STATUS = View(
     name="status",
     fields=(
-        *_plain("store", "last_write_at"),
+        *plain_fields("store", "last_write_at"),
         _rows(FAILURE, "failing"),
         _rows(RUN, "silent"),
         Field(
@@ -379,7 +412,7 @@ STATUS = View(
                 "oldest_at": status.oldest_waiting.updated_at if status.oldest_waiting else None,
             },
         ),
-        *_plain("size_bytes", "runs"),
+        *plain_fields("size_bytes", "runs"),
     ),
     table=(),
     id="",
@@ -389,7 +422,7 @@ STATUS = View(
 
 EVALUATION = View(
     name="evaluation",
-    fields=_plain("run_id", "step_name", "score", "feedback", "metadata", "created_at"),
+    fields=plain_fields("run_id", "step_name", "score", "feedback", "metadata", "created_at"),
     table=(
         Shown("RUN", lambda found, _: found.run_id, 100, "id"),
         Shown("STEP", lambda found, _: found.step_name or "-", 60),
@@ -402,7 +435,7 @@ EVALUATION = View(
 
 SYSTEM = View(
     name="system",
-    fields=_plain("key", "value", "updated_at"),
+    fields=plain_fields("key", "value", "updated_at"),
     table=(
         Shown("KEY", lambda entry, _: entry.key, 100, "id"),
         Shown("UPDATED", lambda entry, shown: shown.time(entry.updated_at), 50),
@@ -425,7 +458,7 @@ def _came_to(change: Any, _: Human) -> str:
 
 AUDIT = View(
     name="audit",
-    fields=_plain(
+    fields=plain_fields(
         "audit_id", "at", "store", "actor", "host", "command", "reason", "state", "counts", "run_ids", "error"
     ),
     table=(
@@ -445,7 +478,7 @@ AUDIT = View(
 
 BIN = View(
     name="bin",
-    fields=_plain("audit_id", "made_at", "command", "runs", "until", "size_bytes"),
+    fields=plain_fields("audit_id", "made_at", "command", "runs", "until", "size_bytes"),
     table=(
         Shown("AUDIT ID", lambda item, _: item.audit_id, 100, "id"),
         Shown("WHEN", lambda item, shown: shown.time(item.made_at), 95),
@@ -459,7 +492,7 @@ BIN = View(
 
 CONFIG = View(
     name="setting",
-    fields=_plain("key", "value", "source"),
+    fields=plain_fields("key", "value", "source"),
     table=(
         Shown("KEY", lambda row, _: row.key, 100, "id"),
         Shown("VALUE", lambda row, shown: human_value(row.value, row.key, shown), 95, "fold"),
@@ -470,7 +503,7 @@ CONFIG = View(
 
 STORE = View(
     name="store",
-    fields=_plain("name", "uri", "driver", "capabilities", "default", "readonly"),
+    fields=plain_fields("name", "uri", "driver", "capabilities", "default", "readonly"),
     table=(
         Shown("NAME", lambda row, _: row["name"] or "-", 100, "id"),
         Shown("", lambda row, _: " ".join(word for word in ("default", "readonly") if row[word]), 60, "fold"),
@@ -483,7 +516,7 @@ STORE = View(
 
 DRIVER = View(
     name="driver",
-    fields=_plain("scheme", "driver", "source", "package", "version", "available", "capabilities", "problem"),
+    fields=plain_fields("scheme", "driver", "source", "package", "version", "available", "capabilities", "problem"),
     table=(
         Shown("SCHEME", lambda row, _: f"{row['scheme']}://", 100, "id"),
         Shown("SOURCE", lambda row, _: row["source"], 60, "fold"),
@@ -496,7 +529,7 @@ DRIVER = View(
 
 EXPLANATION = View(
     name="explanation",
-    fields=_plain("code", "title", "exit_code"),
+    fields=plain_fields("code", "title", "exit_code"),
     table=(
         Shown("CODE", lambda page, _: page.code, 100, "id"),
         Shown("EXIT", lambda page, _: str(page.exit_code), 60, "right"),
@@ -505,11 +538,11 @@ EXPLANATION = View(
     id="code",
 )
 
-PAGE = EXPLANATION._replace(name="page", fields=(*EXPLANATION.fields, *_plain("text")))
+PAGE = EXPLANATION._replace(name="page", fields=(*EXPLANATION.fields, *plain_fields("text")))
 
 FINDING = View(
     name="finding",
-    fields=_plain("check", "ok", "count", "detail", "fix"),
+    fields=plain_fields("check", "ok", "count", "detail", "fix"),
     table=(
         Shown("CHECK", lambda row, _: row.check, 100, "name"),
         Shown("", lambda row, _: "ok" if row.ok else "WRONG", 100),
@@ -534,7 +567,9 @@ def _differing(group: Any, _: Human) -> str:
 CHECK = View(
     name="check",
     fields=(
-        *_plain("pipeline_name", "pipeline_version", "step_name", "status", "verdict", "code", "runs", "sample_run_id"),
+        *plain_fields(
+            "pipeline_name", "pipeline_version", "step_name", "status", "verdict", "code", "runs", "sample_run_id"
+        ),
         Field("differences", lambda group: [each.to_dict() for each in group.differences]),
     ),
     table=(

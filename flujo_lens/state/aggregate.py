@@ -1,20 +1,36 @@
-"""Statistics in bounded memory: durations in logarithmic buckets, failures by normalised error."""
+"""Statistics in bounded memory: many durations in logarithmic buckets, failures by normalised error."""
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 
+from flujo_lens.state.costs import DIGITS
 from flujo_lens.state.fingerprint import normalise_error
 from flujo_lens.state.statistics import Durations, FailureGroup, PipelineStats, SpanStats, Stats
 from flujo_lens.state.views import RunFilter, RunSummary, Span
 
-__all__ = ["BUCKET_RATIO", "ENDED", "Failures", "Histogram", "RunTally", "SpanTally", "aggregate", "aggregate_spans"]
+__all__ = [
+    "BUCKET_RATIO",
+    "ENDED",
+    "FEW",
+    "Costs",
+    "Failures",
+    "Histogram",
+    "RunTally",
+    "SpanTally",
+    "aggregate",
+    "aggregate_spans",
+]
 
 BUCKET_RATIO = 1.02
-"""Ratio of the bounds of a bucket: percentiles are exact to 2 %."""
+"""Ratio of the bounds of a bucket: percentiles of many durations are exact to 2 %."""
+
+FEW = 10_000
+"""Up to this many durations are kept as they are: their percentiles are exact."""
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 """Statuses of ended runs, whose duration is final."""
@@ -26,48 +42,95 @@ _STEP = math.log(BUCKET_RATIO)
 
 
 class Histogram:
-    """Counts of durations by bucket. Bucket b has values from 1.02**b to 1.02**(b+1) milliseconds."""
+    """Durations in milliseconds: up to `FEW` as they are, more as counts by bucket.
 
-    __slots__ = ("buckets", "count", "total", "zeros")
+    Bucket b has values from 1.02**b to 1.02**(b+1).
+    """
+
+    __slots__ = ("_few", "buckets", "count", "ranges", "total", "waited", "zeros")
 
     def __init__(self) -> None:
+        self._few: array[float] | None = array("d")
         self.buckets: Counter[int] = Counter()
+        self.ranges: dict[int, tuple[float, float]] = {}
         self.count = 0
         self.zeros = 0
         self.total = 0.0
+        self.waited = 0
+        """How many of the durations include the time of waiting for a person."""
 
-    def add(self, value_ms: float) -> None:
-        """Add a duration."""
-        bucket = math.floor(math.log(value_ms) / _STEP) if value_ms > 0 else None
-        self.add_bucket(bucket, 1, max(value_ms, 0.0))
+    def add(self, value_ms: float, *, waits: bool = False) -> None:
+        """Add a duration. `waits`: it includes the time of waiting for a person."""
+        value = value_ms if value_ms > 0 else 0.0
+        self.waited += waits
+        if self._few is None:
+            self._add_to_bucket(value)
+            return
+        self._few.append(value)
+        self.count += 1
+        self.total += value
+        if self.count > FEW:
+            self._fold()
 
-    def add_bucket(self, bucket: int | None, count: int, total_ms: float) -> None:
-        """Add `count` durations of a bucket (None: zero) with the sum `total_ms`."""
+    def _add_to_bucket(self, value: float) -> None:
+        bucket = math.floor(math.log(value) / _STEP) if value > 0 else None
+        self.add_bucket(bucket, 1, value)
+
+    def _fold(self) -> None:
+        """Go over to buckets."""
+        few, self._few = self._few or array("d"), None
+        self.count, self.total = self.count - len(few), self.total - sum(few)
+        for value in few:
+            self._add_to_bucket(value)
+
+    def add_bucket(
+        self, bucket: int | None, count: int, total_ms: float, ends: tuple[float, float] | None = None
+    ) -> None:
+        """Add `count` durations of a bucket (None: zero) with the sum `total_ms`; `ends` are the least and greatest."""
+        if self._few is not None:
+            self._fold()
         self.count += count
         self.total += total_ms
         if bucket is None:
             self.zeros += count
-        else:
-            self.buckets[bucket] += count
+            return
+        self.buckets[bucket] += count
+        if ends is not None:
+            low, high = self.ranges.get(bucket, ends)
+            self.ranges[bucket] = min(low, ends[0]), max(high, ends[1])
 
-    def percentile(self, share: float) -> float:
-        """The percentile at `share` (0 to 1): the middle of its bucket."""
+    def percentile(self, share: float) -> tuple[float, bool]:
+        """The percentile at `share` (0 to 1), and whether it is exact; else it is the middle of its bucket."""
         rank = max(1, math.ceil(share * self.count))
+        if self._few is not None:
+            return _significant(sorted(self._few)[rank - 1]), True
         passed = self.zeros
         if rank <= passed:
-            return 0.0
+            return 0.0, True
         for bucket in sorted(self.buckets):
             passed += self.buckets[bucket]
             if passed >= rank:
-                return _significant(BUCKET_RATIO ** (bucket + 0.5))
+                return self._within(bucket, rank - passed + self.buckets[bucket])
         raise AssertionError("the rank lies within the count")
+
+    def _within(self, bucket: int, rank: int) -> tuple[float, bool]:
+        """The duration of a rank (from 1) in a bucket, and whether it is exact, as the least and the greatest are."""
+        low, high = self.ranges.get(bucket, (None, None))
+        if low is not None and (rank == 1 or low == high):
+            return _significant(low), True
+        if high is not None and rank == self.buckets[bucket]:
+            return _significant(high), True
+        return _significant(BUCKET_RATIO ** (bucket + 0.5)), False
 
     def durations(self) -> Durations:
         """Average and percentiles; empty if nothing was counted."""
         if not self.count:
             return Durations()
-        p50, p95, p99 = (self.percentile(share) for share in (0.5, 0.95, 0.99))
-        return Durations(_significant(self.total / self.count), p50, p95, p99)
+        found = [self.percentile(share) for share in (0.5, 0.95, 0.99)]
+        p50, p95, p99 = (value for value, _ in found)
+        waiting = True if self.waited == self.count else None if self.waited else False
+        average = _significant(self.total / self.count)
+        return Durations(average, p50, p95, p99, exact=all(exact for _, exact in found), counts_waiting=waiting)
 
 
 def _significant(value: float) -> float:
@@ -131,19 +194,53 @@ class _Group:
         return FailureGroup(error, self.count, self.first, self.last, step, self.sample)
 
 
+class Costs:
+    """Sums of cost and tokens; None as long as nothing was recorded."""
+
+    __slots__ = ("tokens", "usd")
+
+    def __init__(self) -> None:
+        self.usd: float | None = None
+        self.tokens: int | None = None
+
+    def add(self, usd: float | None, tokens: int | None) -> None:
+        """Add what a run or a step recorded."""
+        if usd is not None:
+            self.usd = usd if self.usd is None else self.usd + usd
+        if tokens is not None:
+            self.tokens = tokens if self.tokens is None else self.tokens + tokens
+
+    @property
+    def rounded(self) -> float | None:
+        """The cost without the noise of adding."""
+        return None if self.usd is None else round(self.usd, DIGITS)
+
+
 def pipeline_stats(
-    counts: Mapping[tuple[str, str], int], durations: Mapping[str, Histogram]
+    counts: Mapping[tuple[str, str], int], durations: Mapping[str, Histogram], costs: Mapping[str, Costs] | None = None
 ) -> tuple[PipelineStats, ...]:
     """Pipelines with their counts by status, the largest first."""
     by_name: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for (name, status), count in counts.items():
         by_name[name][status] = count
-    made = [_pipeline(name, by, durations.get(name, Histogram())) for name, by in by_name.items()]
+    made = [
+        _pipeline(name, by, durations.get(name, Histogram()), (costs or {}).get(name, Costs()))
+        for name, by in by_name.items()
+    ]
     return tuple(sorted(made, key=lambda stats: (-stats.total, stats.pipeline_name)))
 
 
-def _pipeline(name: str, by: Mapping[str, int], lengths: Histogram) -> PipelineStats:
-    return PipelineStats(name, sum(by.values()), by_size(by), lengths.durations(), lengths.count, lengths.total)
+def _pipeline(name: str, by: Mapping[str, int], lengths: Histogram, costs: Costs) -> PipelineStats:
+    return PipelineStats(
+        pipeline_name=name,
+        total=sum(by.values()),
+        by_status=by_size(by),
+        duration_ms=lengths.durations(),
+        measured=lengths.count,
+        total_ms=lengths.total,
+        cost_usd=costs.rounded,
+        tokens=costs.tokens,
+    )
 
 
 def by_size(counts: Mapping[str, int]) -> dict[str, int]:
@@ -174,11 +271,20 @@ class SpanTally:
         if duration_ms is not None:
             self._durations[name].add(duration_ms)
 
-    def add_group(self, name: str, status: str, spans: int, bucket: int | None, measured: int, total_ms: float) -> None:
-        """Add spans of one name, status and bucket, of which `measured` have a duration."""
+    def add_group(
+        self,
+        name: str,
+        status: str,
+        spans: int,
+        bucket: int | None,
+        measured: int,
+        total_ms: float,
+        ends: tuple[float, float] | None = None,
+    ) -> None:
+        """Add spans of one name, status and bucket, of which `measured` have a duration, between the two `ends`."""
         self._count(name, status, spans, measured)
         if measured:
-            self._durations[name].add_bucket(bucket, measured, total_ms)
+            self._durations[name].add_bucket(bucket, measured, total_ms, ends)
 
     def _count(self, name: str, status: str, spans: int, measured: int) -> None:
         self._counts[name] += spans
@@ -212,34 +318,49 @@ def aggregate_spans(traces: Iterable[Iterable[Span]]) -> tuple[SpanStats, ...]:
 
 
 class RunTally:
-    """Counts of runs by pipeline and status, durations by pipeline, failures by error."""
+    """Counts of runs by pipeline and status, durations and costs by pipeline, failures by error."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._durations: defaultdict[str, Histogram] = defaultdict(Histogram)
-        self._failures = Failures()
-        self._bad = 0
+        self._costs: defaultdict[str, Costs] = defaultdict(Costs)
+        self.failures = Failures()
+        self.bad = 0
 
-    def add(self, run: RunSummary) -> None:
-        """Count one run."""
-        self._counts[run.pipeline_name, run.status] += 1
-        if run.status in ENDED and run.duration_ms is not None:
-            self._durations[run.pipeline_name].add(run.duration_ms)
-        if run.status == "failed":
-            self._failures.add_run(run)
-        self._bad += bool(run.problems)
+    def add(self, run: RunSummary, *, failures: bool = True) -> None:
+        """Count one run; without `failures`, its error and its problems are counted apart."""
+        self.count(run.pipeline_name, run.status, run.duration_ms, run.counts_waiting, costs=(run.cost_usd, run.tokens))
+        if failures and run.status == "failed":
+            self.failures.add_run(run)
+        if failures:
+            self.bad += bool(run.problems)
 
-    def stats(self, wanted: RunFilter) -> Stats:
-        """The statistics of the counted runs, which match `wanted`."""
+    def count(
+        self, name: str, status: str, ms: float | None, waits: bool, costs: tuple[float | None, int | None]
+    ) -> None:
+        """Count one run, whose failure and problems are counted apart."""
+        self._counts[name, status] += 1
+        if status in ENDED and ms is not None:
+            self._durations[name].add(ms, waits=waits)
+        self._costs[name].add(*costs)
+
+    def stats(self, wanted: RunFilter, bad: str = "runs") -> Stats:
+        """The statistics of the counted runs, which match `wanted`. `bad` says what is counted as unreadable."""
+        pipelines = pipeline_stats(self._counts, self._durations, self._costs)
+        total = Costs()
+        for pipeline in pipelines:
+            total.add(pipeline.cost_usd, pipeline.tokens)
         return Stats(
             total=self._counts.total(),
             by_status=total_by_status(self._counts.items()),
-            by_pipeline=pipeline_stats(self._counts, self._durations),
-            failures=self._failures.groups(),
+            by_pipeline=pipelines,
+            failures=self.failures.groups(),
             spans=(),
             since=wanted.since,
             until=wanted.until,
-            problems=(f"{self._bad} runs have unreadable parts",) if self._bad else (),
+            problems=(f"{self.bad} {bad} have unreadable parts",) if self.bad else (),
+            cost_usd=total.rounded,
+            tokens=total.tokens,
         )
 
 

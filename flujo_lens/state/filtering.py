@@ -8,7 +8,7 @@ from typing import Any
 from flujo_lens.state.fingerprint import glob_matches
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["matches", "needs_details", "sort_key"]
+__all__ = ["matches", "meta_text", "needs_details", "sort_key"]
 
 _OLDEST = datetime.min
 
@@ -73,10 +73,10 @@ def _has_text(wanted: RunFilter, run: RunSummary) -> bool:
 
 
 def _has_meta(wanted: RunFilter, run: RunSummary) -> bool:
-    return all(_as_typed(run.metadata.get(key)) == value for key, value in wanted.meta)
+    return all(meta_text(run.metadata.get(key)) == value for key, value in wanted.meta)
 
 
-def _as_typed(value: Any) -> str | None:
+def meta_text(value: Any) -> str | None:
     """A metadata value as typed in ``--meta``."""
     if value is None or isinstance(value, str):
         return value

@@ -15,6 +15,8 @@ from typing import Any, cast
 
 import orjson
 
+from flujo_lens.state.costs import model_in, tokens_of, total_of
+from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, Pause, RunSummary, StepRecord
 
@@ -24,6 +26,7 @@ __all__ = [
     "RawRun",
     "as_int",
     "as_number",
+    "cost_of",
     "decode",
     "failed_again",
     "named",
@@ -33,9 +36,6 @@ __all__ = [
     "summarise",
     "unreadable",
 ]
-
-_BEYOND_SENSE = 1e18
-"""An upper bound of counts and times, which excludes infinities and NaN stored by 0.4.x."""
 
 _SEAL = b"\x93lens"
 """The prefix of sealed bytes (`flujo_lens.serialization.envelope.TAG`)."""
@@ -133,6 +133,9 @@ class RawRun:
     failed_step_error: Any = None
     open_span: str | None = None
     """The name of the newest span without an end."""
+    stored_cost: Any = None
+    """The cost by the rows of ``steps``, or else by ``runs``, if the step history has none."""
+    stored_tokens: Any = None
     problems: list[str] = field(default_factory=list)
     _decoded: dict[str, Any] = field(default_factory=dict)
 
@@ -218,6 +221,7 @@ def _put_run(raw: RawRun, run: Mapping[str, Any]) -> None:
     raw.run_updated, raw.run_end = _time_text(run.get("updated_at")), _time_text(run.get("end_time"))
     raw.run_total, raw.run_error = run.get("total_steps"), _text(run.get("error_message"))
     raw.run_ms = run.get("execution_time_ms")
+    raw.stored_cost = run.get("total_cost")
 
 
 def _text(value: Any) -> str | None:
@@ -353,19 +357,6 @@ def _pause_message(context: Mapping[str, Any]) -> Any:
     return scratchpad.get("pause_message") if message is None and isinstance(scratchpad, dict) else message
 
 
-def as_int(value: Any) -> int | None:
-    """`value` as an int if it is a whole number, else None."""
-    number = as_number(value)
-    return int(number) if number is not None and number == int(number) else None
-
-
-def as_number(value: Any) -> float | None:
-    """`value` if it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) < _BEYOND_SENSE else None
-
-
 def _total(raw: RawRun, status: str) -> int | None:
     for stored in (raw.state_total, raw.run_total):
         count = as_int(stored)
@@ -385,6 +376,18 @@ def _duration(raw: RawRun, status: str, start: datetime | None, last_save: datet
         return (end - start) / _MILLISECOND if start and end and end >= start else None
     spent = as_number(raw.state_ms)
     return spent if spent is not None else _busy_ms(raw)
+
+
+def _is_wall_time(raw: RawRun) -> bool:
+    """Whether `_duration` is the time from start to end, in which a run may have waited for a person."""
+    return raw.has_run and as_number(raw.run_ms) is None
+
+
+def cost_of(raw: RawRun) -> tuple[float | None, int | None]:
+    """Cost and tokens of a run: the sums over its step history, or else what its rows tell."""
+    cost, tokens = total_of((entry.get("cost_usd"), entry.get("token_counts")) for entry in raw.steps())
+    stored = total_of([(raw.stored_cost, raw.stored_tokens)])
+    return stored[0] if cost is None else cost, stored[1] if tokens is None else tokens
 
 
 def _busy_ms(raw: RawRun) -> float | None:
@@ -419,6 +422,7 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
     if saved is None or first_save is None or has_run_times:
         _note_unreadable(raw, instants)
     pause = pause_of(raw, status)
+    duration = _duration(raw, status, started, saved)
     return RunSummary(
         run_id=raw.run_id,
         pipeline_name=name,
@@ -426,7 +430,7 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
         status=status,
         created_at=started if raw.run_start else first_save,
         updated_at=max((when for when in instants if when), default=None),
-        duration_ms=_duration(raw, status, started, saved),
+        duration_ms=duration,
         current_step_index=as_int(raw.step_index),
         step_name=pause.step if pause else step_name_of(raw, status),
         total_steps=_total(raw, status),
@@ -438,6 +442,9 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
         metadata=raw.mapping("metadata"),
         background_error=_text(raw.background_error),
         problems=tuple(raw.problems),
+        cost_usd=(total := cost_of(raw))[0],  # behind `problems`: a history that is read for it alone adds none
+        tokens=total[1],
+        counts_waiting=duration is not None and _is_wall_time(raw),
     )
 
 
@@ -469,7 +476,7 @@ def _merged_step(index: int, entry: Mapping[str, Any], row: StepRecord | None) -
     success, seconds = entry.get("success"), as_number(entry.get("latency_s"))
     failed = success is False
     status = "failed" if failed else "completed" if success else (row.status if row else "completed")
-    tokens, cost = as_int(entry.get("token_counts")), as_number(entry.get("cost_usd"))
+    tokens, cost = tokens_of(entry.get("token_counts")), as_number(entry.get("cost_usd"))
     return StepRecord(
         step_index=index,
         step_name=_text(entry.get("name")) or "unknown",
@@ -482,7 +489,14 @@ def _merged_step(index: int, entry: Mapping[str, Any], row: StepRecord | None) -
         attempts=as_int(entry.get("attempts")),
         created_at=row.created_at if row else None,
         input=row.input if row else None,
+        model=model_in(entry.get("metadata_")) or _model_in_output(entry.get("output")),
     )
+
+
+def _model_in_output(output: Any) -> str | None:
+    """The model of an output that tells what it cost, as an agent's result does."""
+    is_result = isinstance(output, dict) and ("token_counts" in output or "cost_usd" in output or "usage" in output)
+    return model_in(output) if is_result else None
 
 
 def _with_input(step: StepRecord, inputs: Mapping[str, list[Any]]) -> StepRecord:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["Durations", "FailureGroup", "PipelineStats", "SpanStats", "Stats", "StoreStatus"]
+__all__ = ["Durations", "FailureGroup", "GroupStats", "PipelineStats", "SpanStats", "Stats", "StoreStatus"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,19 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Durations in milliseconds. Percentiles are exact to 2 % (logarithmic buckets); None without ended runs."""
+    """Durations in milliseconds; None without ended runs.
+
+    Attributes:
+        exact: Whether the percentiles are exact; else they are right to 2 % (logarithmic buckets).
+        counts_waiting: Whether the time of waiting for a person is included; None if it is in some of them.
+    """
 
     avg: float | None = None
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
+    exact: bool = True
+    counts_waiting: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ class PipelineStats:
     duration_ms: Durations
     measured: int = 0
     total_ms: float = 0.0
+    cost_usd: float | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,32 @@ class Stats:
     until: datetime | None = None
     problems: tuple[str, ...] = ()
     gone: int = 0
+    cost_usd: float | None = None
+    tokens: int | None = None
+    by: tuple[str, ...] = ()
+    groups: tuple[GroupStats, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStats:
+    """The runs (or executions of steps) that agree in what they are grouped by.
+
+    Attributes:
+        key: What they agree in, in the order of `Stats.by`; None where it is not recorded.
+        total: How many there are.
+        by_status: How many by status, the most first.
+        duration_ms: Their durations.
+        cost_usd, tokens: Their sums, None if none was recorded.
+        trend: Grouped by day, the runs that started in each of its hours; by hour, in each of 12 times five minutes.
+    """
+
+    key: tuple[str | None, ...]
+    total: int
+    by_status: Mapping[str, int]
+    duration_ms: Durations
+    cost_usd: float | None = None
+    tokens: int | None = None
+    trend: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,14 @@ class RunSummary(NamedTuple):
     """The holder of the claim, as ``pid 4711 on web-1`` (filled by `flujo_lens.state.stale_runs`, like `stale`)."""
     stale: str | None = None
     """Why a running run is stale: `GONE` or `INACTIVE`; else None."""
+    cost_usd: float | None = None
+    """The cost of its steps in US dollars, None if none was recorded (only filled when details are read)."""
+    tokens: int | None = None
+    """The tokens of its steps, likewise."""
+    counts_waiting: bool = False
+    """Whether `duration_ms` includes the time in which the run waited for a person."""
+    size_bytes: int | None = None
+    """What the run takes in the store (only filled where it is asked for)."""
 
 
 class RunFilter(NamedTuple):
@@ -122,6 +130,7 @@ class StepRecord(NamedTuple):
     attempts: int | None = None
     created_at: datetime | None = None
     input: Any = None
+    model: str | None = None
 
 
 class Pause(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
@@ -14,10 +14,10 @@ from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.operations.runs import resolve_run
-from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.text import escape_controls, one_line, quoted, unescape
+from flujo_lens.rendering import columns
+from flujo_lens.rendering.text import escape_controls, quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.statistics import Stats, StoreStatus
+from flujo_lens.state.statistics import StoreStatus
 from flujo_lens.state.views import Evaluation, RunFilter, RunSummary, SystemEntry
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ __all__ = [
     "driver_list",
     "evaluation_list",
     "glob_of",
-    "print_stats",
     "print_status",
     "store_list",
     "system_list",
@@ -189,51 +188,3 @@ def print_status(app: App, out: Output) -> bool:
 def _named(app: App, choice: StoreChoice) -> str:
     uri = app.redactor.text(choice.uri)
     return f"{choice.name}  {uri}  " if choice.name else f"{uri}  "
-
-
-def print_stats(app: App, out: Output, filters: FilterOptions) -> None:
-    """Print statistics: tables of pipelines, failures and spans, one JSON document, or rows of pipelines."""
-    from flujo_lens.operations.stats import statistics
-
-    wanted = app.wanted(filters)
-
-    async def work(backend: StateBackend) -> Stats:
-        return await statistics(backend, wanted)
-
-    stats = app.run(work)
-    for problem in stats.problems:
-        app.note(f"unreadable: {problem}")
-    if out.is_table and out.options.columns is None:
-        _draw_stats(app, out, stats, filters)
-    elif out.form == "json":
-        out.document(_stats_row(out, stats))
-    else:
-        out.show(columns.PIPELINE, stats.by_pipeline, "no runs match")
-
-
-def _stats_row(out: Output, stats: Stats) -> dict[str, Any]:
-    return columns.STATS.row(stats, out.fields(columns.STATS))
-
-
-def _draw_stats(app: App, out: Output, stats: Stats, filters: FilterOptions) -> None:
-    from rich.text import Text
-
-    from flujo_lens.rendering.tables import STATUS_STYLES
-
-    line = Text(human.plural(stats.total, "run"), style="bold")
-    for status, number in stats.by_status.items():
-        line.append("   ")
-        dead = f" ({stats.gone:,} dead)" if status == "running" and stats.gone else ""
-        line.append(f"{number:,} {one_line(status)}{dead}", STATUS_STYLES.get(status, ""))
-    out.print(line)
-    for view, rows, what in (
-        (columns.PIPELINE, stats.by_pipeline, "pipelines"),
-        (columns.FAILURE, stats.failures, "errors"),
-        (columns.SPAN_NAME, stats.spans, "names of spans"),
-    ):
-        if rows:
-            out.print(Text())
-            out.table(view, rows[:FEW_GROUPS])
-        if len(rows) > FEW_GROUPS:
-            every = app.suggest(with_filters("lens stats -o json", filters))
-            app.note(f"{len(rows) - FEW_GROUPS:,} more {what}: {every}")

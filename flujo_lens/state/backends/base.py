@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.state.backends.core.validation import check_page, check_prefix
-from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
+from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, StepRecord, SystemEntry
 
 if TYPE_CHECKING:
     from flujo_lens.state.claims import Claim, Holder, Progress, ResumableGroup
     from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
+    from flujo_lens.state.groups import Grouping
     from flujo_lens.state.maintenance import (
         Finding,
         Migration,
@@ -438,6 +439,64 @@ class StateBackend(ABC):
         from flujo_lens.state.aggregate import aggregate
 
         return await aggregate(self.iter_runs(wanted, ordered=False), wanted)
+
+    async def read_grouped_stats(self, wanted: RunFilter, grouping: Grouping, *, whole: bool = True) -> Stats:
+        """Return `read_stats` with ``groups``: the runs that agree in what `grouping` names.
+
+        Grouped by step or model, it is the executions of steps that the groups count. Groups of days or hours are in
+        their order, others the largest first.
+
+        The default goes through `iter_runs` or `iter_steps`.
+
+        Args:
+            wanted: The filter.
+            grouping: What is grouped by.
+            whole: Whether pipelines and failures are asked for, too.
+        """
+        from flujo_lens.state.groups import GroupedTally
+
+        tally = GroupedTally(grouping)
+        if grouping.of_steps:
+            async for run, steps in self.iter_steps(wanted, models="model" in grouping.by):
+                tally.add_steps(run, steps)
+        else:
+            async for run in self.iter_runs(wanted, ordered=False):
+                tally.add(run)
+        return tally.stats(wanted)
+
+    async def iter_steps(
+        self, wanted: RunFilter, *, models: bool = False
+    ) -> AsyncIterator[tuple[RunSummary, Sequence[StepRecord]]]:
+        """Yield the runs that `wanted` admits with their executed steps, in no order; outputs may be left out.
+
+        The default reads run by run.
+
+        Args:
+            wanted: The filter.
+            models: Whether the models of steps are looked up in the spans, where the steps do not tell.
+        """
+        from flujo_lens.state.costs import with_models
+        from flujo_lens.state.traces import flatten
+
+        async for run in self.iter_runs(wanted, ordered=False):
+            detail = await self.read_run(run.run_id)
+            steps = () if detail is None else detail.steps
+            if models and detail is not None and detail.has_spans and not all(step.model for step in steps):
+                steps = tuple(with_models(steps, flatten(await self.read_spans(run.run_id))))
+            yield run, steps
+
+    async def iter_sort_values(self, wanted: RunFilter, field: str) -> AsyncIterator[tuple[str, float | None]]:
+        """Yield the runs that `wanted` admits, in no order: each id with the value of a field of `sorting.SORT_FIELDS`.
+
+        The default goes through `iter_runs`, and cannot tell sizes.
+        """
+        from flujo_lens.state.sorting import sort_value
+
+        if field == "size":
+            raise NotSupportedError.of(type(self), "iter_sort_values", "sorting by size")
+        light = field in ("started", "updated")
+        async for run in self.iter_runs(wanted, ordered=False, details=not light):
+            yield run.run_id, sort_value(run, field)
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
         """Return counts and durations of spans by name, over the runs that `wanted` admits.

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 __all__ = ["CoreBackend", "border_of", "stored_documents", "stored_times"]
 
 T = TypeVar("T")
+_SIZES_AT_ONCE = 200
 _STATE_TIMES, _RUN_TIMES = ("created_at", "updated_at"), ("created_at", "updated_at", "end_time")
 
 
@@ -405,6 +406,23 @@ class CoreBackend(StoreChanges, StoredClaims):
 
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(lambda: asyncio.run(stats())).result()
+
+    async def iter_sort_values(self, wanted: RunFilter, field: str) -> AsyncIterator[tuple[str, float | None]]:
+        """Yield ids with what they are sorted by; a size is that of all documents of a run."""
+        if field != "size":
+            async for value in super().iter_sort_values(wanted, field):
+                yield value
+            return
+        async with self._store.snapshot() as tx:
+            batch: list[str] = []
+            async for run in self.reader.selected(tx, findable_filter(wanted), None, False):
+                batch.append(run.run_id)
+                if len(batch) == _SIZES_AT_ONCE:
+                    for run_id, size in (await self.reader.sizes(tx, batch)).items():
+                        yield run_id, size
+                    batch = []
+            for run_id, size in (await self.reader.sizes(tx, batch)).items():
+                yield run_id, size
 
     # --- changing and removing runs
 

@@ -14,6 +14,7 @@ from flujo_lens.state.backends.base import JSONObject
 from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, micros
 from flujo_lens.state.backends.core.rows import as_object, filled
 from flujo_lens.state.backends.core.validation import check_codec
+from flujo_lens.state.costs import total_of
 
 __all__ = ["RunCodec", "history_facts"]
 
@@ -179,6 +180,11 @@ def history_facts(raw: interpret.RawRun, spans: Sequence[JSONObject], steps: Ite
     raw.root_attributes = next((span["attributes"] for span in spans if span["parent_span_id"] is None), None)
     unended = [span for span in spans if span["end_time"] is None and span["parent_span_id"] is not None]
     raw.open_span = max(unended, key=lambda span: span["start_time"] or 0.0)["name"] if unended else None
+    steps = list(steps)
+    last = {(step.get("step_index"), step.get("step_name")): step for step in steps}.values()
+    cost, tokens = total_of((step.get("cost_usd"), step.get("token_counts")) for step in last)
+    raw.stored_cost = raw.stored_cost if cost is None else cost
+    raw.stored_tokens = raw.stored_tokens if tokens is None else tokens
     failed = [step for step in steps if step.get("status") == "failed"]
     if failed:
         error = failed[-1].get("error")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject
-from flujo_lens.state.backends.core.port import RunRow, Transaction
+from flujo_lens.state.backends.core.port import CHILD_KINDS, RunRow, Transaction
 from flujo_lens.state.backends.core.run_codec import RunCodec, history_facts
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter, RunSummary
@@ -75,6 +75,15 @@ class RunReader:
         readable = await self.raws(tx, [row for row in rows if not row.unreadable])
         found = {raw.run_id: interpret.summarise(raw, self._codec.zone) for raw in readable}
         return [found[row.run_id] if not row.unreadable else _unreadable(row) for row in rows]
+
+    async def sizes(self, tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
+        """What these runs take: the bytes of their documents, and of those that belong to them."""
+        rows = await tx.runs(run_ids) if run_ids else {}
+        found = {run_id: len(row.state or b"") + len(row.run or b"") for run_id, row in rows.items()}
+        for kind in CHILD_KINDS if rows else ():
+            async for child in tx.children(kind, list(rows)):
+                found[child.run_id] += len(child.data)
+        return found
 
     async def with_tasks(self, tx: Transaction, runs: Sequence[RunSummary]) -> list[RunSummary]:
         """The runs with the number of their background tasks by status."""

@@ -38,7 +38,8 @@ class BudgetSpentError(Exception):
 class Walk(NamedTuple):
     """What is walked: where from, which way, and how far at most.
 
-    `budget` is how many rows of each stream are looked at; None for all. `details` says whether blobs are read.
+    `budget` is how many rows of each stream are looked at; None for all. `details` says whether blobs are read, `costs`
+    whether the step history is, for cost and tokens.
     """
 
     wanted: RunFilter
@@ -46,6 +47,7 @@ class Walk(NamedTuple):
     reverse: bool = False
     budget: int | None = None
     details: bool = False
+    costs: bool = False
 
     @property
     def direction(self) -> str:
@@ -75,7 +77,7 @@ def _undated(session: Session, way: Walk) -> Iterator[RunSummary]:
         return
     if way.after is not None and way.after[0] is not None and way.reverse:
         return
-    sql = queries.by_ids(session.shape, queries.unreadable_starts(session.shape), details=way.details)
+    sql = queries.by_ids(session.shape, queries.unreadable_starts(session.shape), details=way.details, costs=way.costs)
     found = sorted(session.runs(session.rows(sql)), key=sort_key, reverse=not way.reverse)
     after = way.after[1] if way.after is not None and way.after[0] is None else None
     for run in found:
@@ -202,7 +204,7 @@ def _run_stream(session: Session, way: Walk, after: Position | None, at: int) ->
     bounds, values = _bounds(order, way, after)
     extra, more = condition(session, way.wanted, run=True)
     sql = queries.runs_by_start(session.shape, at, bounds, extra, way.direction, way.budget)
-    columns = queries.run_columns(session.shape, "r.run_id", state=True, run=True, details=way.details)
+    columns = queries.run_columns(session.shape, "r.run_id", state=True, run=True, details=way.details, costs=way.costs)
     count = f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE {bounds.format(c=column)} LIMIT {way.budget})"
     return _stream(session, way, sql.replace("{columns}", columns), (*values, *more), count, values, order)
 
@@ -237,7 +239,7 @@ class _States:
         way, shape = self._way, self._session.shape
         extra, more = condition(self._session, way.wanted, run=False)
         sql = queries.states_by_first_save(shape, self._bounds, extra, way.direction, budget)
-        columns = queries.run_columns(shape, "s.run_id", state=True, run=False, details=way.details)
+        columns = queries.run_columns(shape, "s.run_id", state=True, run=False, details=way.details, costs=way.costs)
         return sql.replace("{columns}", columns), more
 
 

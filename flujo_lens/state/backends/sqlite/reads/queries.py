@@ -48,7 +48,7 @@ def start_columns(shape: Shape) -> list[str]:
     return [column for column in ("start_time", "created_at") if shape.has(_RUNS, column)]
 
 
-def run_columns(shape: Shape, run_id: str, *, state: bool, run: bool, details: bool) -> str:
+def run_columns(shape: Shape, run_id: str, *, state: bool, run: bool, details: bool, costs: bool = False) -> str:
     """The select list for a `RawRun`.
 
     Args:
@@ -57,12 +57,14 @@ def run_columns(shape: Shape, run_id: str, *, state: bool, run: bool, details: b
         state: Whether ``s`` is joined; else its columns are NULL.
         run: Whether ``r`` is joined.
         details: Whether blobs are wanted. Without, the step history is read only where status or duration depend on it.
+        costs: Whether cost and tokens are wanted, for which the step history is read.
     """
     s = _Side(shape, _WS, "s", state and shape.has(_WS))
     r = _Side(shape, _RUNS, "r", run and shape.has(_RUNS))
     root, *rare = _rare_columns(shape, run_id, s, r, details)
+    rare += _stored_costs(shape, run_id, s, r) if details or costs else ("NULL", "NULL")
     plain = [run_id, *_plain_columns(s, r), root, *_time_columns(s, r), *_number_columns(s, r)]
-    return ", ".join([*plain, *_blob_columns(s, r, details), *rare])
+    return ", ".join([*plain, *_blob_columns(s, r, details, costs), *rare])
 
 
 class _Side:
@@ -121,13 +123,14 @@ def _number_columns(s: _Side, r: _Side) -> list[str]:
     ]
 
 
-def _blob_columns(s: _Side, r: _Side, details: bool) -> list[str]:
+def _blob_columns(s: _Side, r: _Side, details: bool, costs: bool) -> list[str]:
     """metadata, context, history, last_output."""
     unclear = doubtful(s("status"), r.first("status"))
     if not details:
         alone = f"NOT ({r.exists})"
         context = f"CASE WHEN {failed_again(s('status'), r.first('status'))} THEN {s('pipeline_context')} END"
-        return ["NULL", context, f"CASE WHEN {unclear} OR {alone} THEN {s('step_history')} END", "NULL"]
+        history = s("step_history") if costs else f"CASE WHEN {unclear} OR {alone} THEN {s('step_history')} END"
+        return ["NULL", context, history, "NULL"]
     is_told = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({unclear}, 0)"
     unneeded = f"{s('status')} = 'completed' OR ({is_told})"
     context = f"CASE WHEN NOT COALESCE({unneeded}, 0) THEN {s('pipeline_context')} END"
@@ -157,6 +160,20 @@ def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool) 
         f"CASE WHEN {no_history} THEN (SELECT {error} {step}) END" if has_steps and details else "NULL",
         f"CASE WHEN {stands} THEN {still_open} END" if has_spans and details else "NULL",
     ]
+
+
+def _stored_costs(shape: Shape, run_id: str, s: _Side, r: _Side) -> tuple[str, str]:
+    """Cost and tokens by the rows of ``steps`` (of a repeated step, the last), else by ``runs``, without a history."""
+    untold = f"COALESCE(length({s('step_history')}), 0) <= 2"
+    row, has_steps = shape.row("steps"), shape.has("steps", "run_id", "step_index", "step_name")
+    sums = {}
+    for names in (("cost_usd", "cost"), ("token_counts", "tokens")):
+        value = shape.pick("steps", "t", *names)
+        last = f"SELECT {value} AS value, max(t.{row}) FROM steps t WHERE t.run_id = {run_id}"
+        rows = f"{last} GROUP BY step_index, step_name"
+        sums[names[0]] = f"(SELECT sum(value) FROM ({rows}))" if has_steps else "NULL"
+    cost = f"COALESCE({sums['cost_usd']}, {r('total_cost')})"
+    return f"CASE WHEN {untold} THEN {cost} END", f"CASE WHEN {untold} THEN {sums['token_counts']} END"
 
 
 # --- walks
@@ -198,7 +215,7 @@ def _run_side(shape: Shape) -> str:
     """Every column of ``runs`` that a `RawRun` takes."""
     wanted = (
         "run_id pipeline_name pipeline_version status start_time created_at updated_at end_time total_steps "
-        "error_message execution_time_ms"
+        "error_message execution_time_ms total_cost"
     )
     return ", ".join(f'"{c}"' for c in wanted.split() if shape.has(_RUNS, c))
 
@@ -263,9 +280,9 @@ def _no_times(shape: Shape, table: str, columns: list[str]) -> str:
 # --- by id
 
 
-def by_ids(shape: Shape, ids: str, *, details: bool) -> str:
+def by_ids(shape: Shape, ids: str, *, details: bool, costs: bool = False) -> str:
     """Runs whose ids the query `ids` yields (in its first column), from both tables."""
-    columns = run_columns(shape, "j.id", state=True, run=True, details=details)
+    columns = run_columns(shape, "j.id", state=True, run=True, details=details, costs=costs)
     states = "LEFT JOIN workflow_state s ON s.run_id = j.id" if shape.has(_WS) else ""
     runs = "LEFT JOIN runs r ON r.run_id = j.id" if shape.has(_RUNS) else ""
     return f"WITH j(id) AS ({ids}) SELECT {columns} FROM j {states} {runs} WHERE j.id IS NOT NULL"
@@ -421,28 +438,45 @@ def system_entries(shape: Shape, where: str) -> str:
 # --- statistics
 
 
-def plain_groups(shape: Shape) -> str:
-    """Runs with a name of their own and a status beyond doubt, by name, status and bucket of duration.
+COSTED_STEPS = 16
+"""Steps of a history whose cost and tokens SQLite extracts; a longer history is handed out whole."""
 
-    The states that are not completed are in ``temp.odd``. The LIMIT keeps SQLite from merging the two queries, which
-    would work out a duration six times.
+
+def plain_runs(shape: Shape, where: str = "1") -> str:
+    """Runs with a name of their own and a status beyond doubt: what statistics are made of, one row a run.
+
+    The columns: id, name, version, status, start, length in milliseconds, whether it is the time from start to end,
+    then `history_costs`, and cost and tokens without a history. The states that are not completed are in ``temp.odd``.
     """
     start, end = shape.pick(_RUNS, "r", *start_columns(shape)), shape.pick(_RUNS, "r", "end_time", "updated_at")
     elapsed = f"({_seconds(end)} - {_seconds(start)}) * 1000.0"
-    ms = f"COALESCE({shape.col(_RUNS, 'r', 'execution_time_ms')}, {elapsed})"
+    stored = _sensible(shape.col(_RUNS, "r", "execution_time_ms"))
     status = (
         "COALESCE(CASE WHEN s.rowid IS NOT NULL THEN NULLIF(COALESCE(o.status, 'completed'), '') END, "
         f"NULLIF(r.status, ''), '{UNREADABLE}')"
     )
-    source = (
-        f"SELECT r.pipeline_name AS name, {status} AS status, {_sensible(ms)} AS ms FROM runs r "
+    s, r = _Side(shape, _WS, "s", True), _Side(shape, _RUNS, "r", True)
+    costs = ", ".join((*history_costs(s("step_history")), *_stored_costs(shape, "r.run_id", s, r)))
+    return (
+        f"SELECT r.run_id, r.pipeline_name, {r('pipeline_version')}, {status}, {start}, "
+        f"COALESCE({stored}, {_sensible(elapsed)}), {stored} IS NULL, {costs} FROM runs r "
         "LEFT JOIN workflow_state s ON s.run_id = r.run_id LEFT JOIN temp.odd o ON o.id = s.rowid "
         f"WHERE r.run_id IS NOT NULL AND r.pipeline_name NOT IN {NO_NAME} "
-        f"AND NOT COALESCE({doubtful('o.status', 'r.status')}, 0) LIMIT -1"
+        f"AND NOT COALESCE({doubtful('o.status', 'r.status')}, 0) AND {where}"
     )
+
+
+def history_costs(history: str) -> tuple[str, str]:
+    """SQL for cost and tokens of the first `COSTED_STEPS` steps as a JSON array, and for a history that needs a look.
+
+    The second is the history itself where SQLite cannot read it (it is sealed, or has NaN), or where it is longer.
+    """
+    paths = ", ".join(f"'$[{at}].cost_usd', '$[{at}].token_counts'" for at in range(COSTED_STEPS))
+    readable = f"typeof({history}) = 'text' AND json_valid({history})"
+    short = f"{readable} AND json_extract({history}, '$[{COSTED_STEPS}]') IS NULL"
     return (
-        f"SELECT name, status, {_bucket('ms')} AS bucket, count(*), sum(ms >= 0), total(max(ms, 0.0)) "
-        f"FROM ({source}) GROUP BY name, status, bucket"
+        f"CASE WHEN {readable} THEN json_extract({history}, {paths}) END",
+        f"CASE WHEN length({history}) > 2 AND NOT COALESCE({short}, 0) THEN {history} END",
     )
 
 
@@ -458,12 +492,24 @@ def odd_runs() -> str:
 
 
 def span_groups(source: str) -> str:
-    """Spans (``p`` in the source) by name, status and bucket of duration."""
-    ms = _sensible("((p.end_time - p.start_time) * 1000.0)")
+    """Spans (``p`` in the source) by name, status and bucket of duration, with the least and greatest duration."""
+    ms = _span_ms()
     return (
-        f"SELECT p.name, COALESCE(NULLIF(p.status, ''), 'running') AS state, count(*), {_bucket(ms)} AS bucket, "
-        f"count({ms}), total(max({ms}, 0.0)) FROM {source} GROUP BY p.name, state, bucket"
+        f"SELECT p.name, {_SPAN_STATUS} AS state, count(*), {_bucket(ms)} AS bucket, count({ms}), "
+        f"total(max({ms}, 0.0)), min({ms}), max({ms}) FROM {source} GROUP BY p.name, state, bucket"
     )
+
+
+def span_lengths(source: str) -> str:
+    """Spans (``p`` in the source), each with name, status and duration."""
+    return f"SELECT p.name, {_SPAN_STATUS}, {_span_ms()} FROM {source}"
+
+
+_SPAN_STATUS = "COALESCE(NULLIF(p.status, ''), 'running')"
+
+
+def _span_ms() -> str:
+    return _sensible("((p.end_time - p.start_time) * 1000.0)")
 
 
 def _seconds(text: str) -> str:

@@ -82,19 +82,25 @@ def select_resuming(
 
 
 def select(
-    session: Session, wanted: RunFilter, after: Position | None, reverse: bool, ordered: bool, details: bool
+    session: Session,
+    wanted: RunFilter,
+    after: Position | None,
+    reverse: bool,
+    ordered: bool,
+    details: bool,
+    costs: bool = False,
 ) -> Iterator[RunSummary]:
-    """All runs behind `after`; in order if `ordered`."""
+    """All runs behind `after`; in order if `ordered`. Without `details`, `costs` asks for cost and tokens alone."""
     narrow = find_candidates(session, wanted)
     details = details or needs_details(wanted)
     if narrow is None or not (narrow.few or not ordered):
-        way = Walk(wanted, after, reverse, details=details and _selects_most(wanted))
+        way = Walk(wanted, after, reverse, details=details and _selects_most(wanted), costs=costs)
         found = _walked(session, way, BATCH) if details else walk(session, way)
         yield from (run for run in found if matches(wanted, run))
     elif ordered:
         yield from _checked(session, _ordered_ids(session, narrow, after, reverse), wanted, BATCH, details=details)
     else:
-        sql = queries.by_ids(session.shape, narrow.sql, details=details)
+        sql = queries.by_ids(session.shape, narrow.sql, details=details, costs=costs)
         every = _behind(session.runs(session.rows(sql, narrow.values)), after, reverse)
         yield from (run for run in every if matches(wanted, run))
 

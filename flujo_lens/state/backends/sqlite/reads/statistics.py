@@ -7,29 +7,38 @@ the store's most common status are noted by rowid first, and the join then needs
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flujo_lens.state.aggregate import (
-    ENDED,
-    Failures,
-    Histogram,
-    SpanTally,
-    pipeline_stats,
-    total_by_status,
-)
+from orjson import loads
+
+from flujo_lens.state.aggregate import RunTally, SpanTally
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.run_selection import select, with_details
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape
+from flujo_lens.state.costs import total_of
+from flujo_lens.state.interpret import RawRun, cost_of
 from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["facts", "last_write", "note_wanted", "run_stats", "span_stats"]
+__all__ = [
+    "PlainRun",
+    "facts",
+    "is_plain",
+    "last_write",
+    "note_wanted",
+    "odd_runs",
+    "plain_runs",
+    "run_stats",
+    "span_stats",
+]
+
+FEW_SPANS = 50_000
+"""Of up to this many spans every duration is looked at, so that percentiles are exact; of more, counts by bucket."""
 
 
 def last_write(session: Session) -> datetime | None:
@@ -65,63 +74,78 @@ def _size(path: str) -> int:
 
 def run_stats(session: Session, wanted: RunFilter) -> Stats:
     """Statistics over the runs that `wanted` admits."""
-    tally = _Tally()
-    if wanted == RunFilter() and _is_plain(session.shape):
-        _note_odd_states(session)
-        for row in session.rows(queries.plain_groups(session.shape)):
-            tally.add_group(as_text(row[0]), as_text(row[1]), *row[2:])
-        sql = queries.by_ids(session.shape, queries.odd_runs(), details=False)
-        for run in session.runs(session.rows(sql)):
-            tally.add(run)
+    tally = RunTally()
+    if wanted == RunFilter() and is_plain(session.shape):
+        for plain in plain_runs(session):
+            tally.count(plain.name, plain.status, plain.ms, plain.counts_waiting, costs=(plain.cost_usd, plain.tokens))
+        for odd in odd_runs(session):
+            tally.add(odd, failures=False)
         failed: Iterator[RunSummary] = (
             run for run in session.runs(session.rows(queries.failed(session.shape))) if run.status == "failed"
         )
     else:
         ids = []
-        for run in select(session, wanted, None, False, ordered=False, details=False):
-            tally.add(run)
+        for run in select(session, wanted, None, False, ordered=False, details=False, costs=True):
+            tally.add(run, failures=False)
             if run.status == "failed":
                 ids.append(run.run_id)
         failed = with_details(session, ids)
-    return tally.stats(failed, wanted)
+    for run in failed:
+        tally.failures.add_run(run)
+        tally.bad += bool(run.problems)
+    return tally.stats(wanted, "failed runs")
 
 
-class _Tally:
-    """Counts of runs by pipeline and status, and their durations by pipeline."""
+class PlainRun(NamedTuple):
+    """A run whose name and status SQL tells: what statistics are made of. The fields are those of `RunSummary`."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.durations: defaultdict[str, Histogram] = defaultdict(Histogram)
+    run_id: str
+    name: str
+    version: str
+    status: str
+    start: Any
+    ms: float | None
+    counts_waiting: bool
+    cost_usd: float | None
+    tokens: int | None
 
-    def add(self, run: RunSummary) -> None:
-        """Count one run."""
-        self.counts[run.pipeline_name, run.status] += 1
-        if run.status in ENDED and run.duration_ms is not None:
-            self.durations[run.pipeline_name].add(run.duration_ms)
 
-    def add_group(self, name: str, status: str, bucket: int | None, runs: int, measured: int, total_ms: float) -> None:
-        """Count runs of one pipeline, status and bucket."""
-        self.counts[name, status] += runs
-        if measured and status in ENDED:
-            self.durations[name].add_bucket(bucket, measured, total_ms)
-
-    def stats(self, failed: Iterable[RunSummary], wanted: RunFilter) -> Stats:
-        """The statistics, with the failures among `failed` by error."""
-        failures = Failures()
-        bad = 0
-        for run in failed:
-            failures.add_run(run)
-            bad += bool(run.problems)
-        return Stats(
-            total=self.counts.total(),
-            by_status=total_by_status(self.counts.items()),
-            by_pipeline=pipeline_stats(self.counts, self.durations),
-            failures=failures.groups(),
-            spans=(),
-            since=wanted.since,
-            until=wanted.until,
-            problems=(f"{bad} failed runs have unreadable parts",) if bad else (),
+def plain_runs(session: Session, where: str = "1") -> Iterator[PlainRun]:
+    """The runs of a plain store (see `is_plain`) without the `odd_runs`, in no order; notes the odd states."""
+    _note_odd_states(session)
+    for run_id, name, version, status, start, ms, waits, costs, history, cost, tokens in session.rows(
+        queries.plain_runs(session.shape, where)
+    ):
+        usd, count = _costs(as_text(run_id), costs, history, cost, tokens)
+        yield PlainRun(
+            as_text(run_id),
+            as_text(name),
+            as_text(version or "latest"),
+            as_text(status),
+            start,
+            ms,
+            bool(waits) and ms is not None,
+            usd,
+            count,
         )
+
+
+def _costs(run_id: str, extracted: Any, history: Any, cost: Any, tokens: Any) -> tuple[float | None, int | None]:
+    """Cost and tokens of a run out of the columns of `queries.plain_runs`."""
+    if history is not None or extracted is None:
+        return cost_of(RawRun(run_id, history=history, stored_cost=cost, stored_tokens=tokens))
+    found = loads(extracted)
+    usd, count = total_of(zip(found[::2], found[1::2], strict=True))
+    if usd is None or count is None:
+        stored = total_of([(cost, tokens)])
+        return stored[0] if usd is None else usd, stored[1] if count is None else count
+    return usd, count
+
+
+def odd_runs(session: Session, *, details: bool = False) -> Iterator[RunSummary]:
+    """The runs of a plain store that `plain_runs` leaves out, once it has begun."""
+    sql = queries.by_ids(session.shape, queries.odd_runs(), details=details, costs=True)
+    return session.runs(session.rows(sql))
 
 
 def _note_odd_states(session: Session) -> None:
@@ -134,7 +158,8 @@ def _note_odd_states(session: Session) -> None:
         )
 
 
-def _is_plain(shape: Shape) -> bool:
+def is_plain(shape: Shape) -> bool:
+    """Whether SQL tells names and statuses of most runs."""
     return not shape.odd and shape.has("runs", "status", "pipeline_name") and shape.has("workflow_state", "status")
 
 
@@ -142,18 +167,19 @@ def span_stats(session: Session, wanted: RunFilter) -> tuple[SpanStats, ...]:
     """Spans by name, the most frequent first; of all runs, or of those that `wanted` admits."""
     if not session.shape.has("spans", "run_id", "name", "start_time", "end_time", "status"):
         return ()
-    tally = SpanTally()
-    for name, status, *figures in _span_groups(session, wanted):
-        tally.add_group(as_text(name), as_text(status), *figures)
-    return tally.stats()
-
-
-def _span_groups(session: Session, wanted: RunFilter) -> Iterator[tuple[Any, ...]]:
     restricted = wanted != RunFilter()
     if restricted:
         note_wanted(session, wanted)
     source = "spans p JOIN temp.wanted w ON w.run_id = p.run_id" if restricted else "spans p"
-    return iter(session.rows(queries.span_groups(source)))
+    tally = SpanTally()
+    if session.value(f"SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT {FEW_SPANS + 1})") <= FEW_SPANS:
+        for name, status, ms in session.rows(queries.span_lengths(source)):
+            tally.add(as_text(name), as_text(status), None if ms is None else float(ms))
+        return tally.stats()
+    for name, status, spans, bucket, measured, total, low, high in session.rows(queries.span_groups(source)):
+        ends = None if low is None else (low, high)
+        tally.add_group(as_text(name), as_text(status), spans, bucket, measured, total, ends)
+    return tally.stats()
 
 
 def note_wanted(session: Session, wanted: RunFilter) -> None:

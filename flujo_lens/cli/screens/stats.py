@@ -1,0 +1,159 @@
+"""Output of ``lens stats``: pipelines, failures and spans, or groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.hints import with_filters
+from flujo_lens.cli.options import FilterOptions
+from flujo_lens.cli.output import Output
+from flujo_lens.operations.stats import FIGURES, grouped_statistics, sorted_stats, statistics
+from flujo_lens.rendering import columns, human
+from flujo_lens.rendering.columns import View
+from flujo_lens.rendering.groups import group_view, grouped_stats_view, total_line, with_statuses
+from flujo_lens.rendering.text import one_line
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.sorting import parse_sort
+from flujo_lens.state.statistics import Durations, Stats
+
+if TYPE_CHECKING:
+    from flujo_lens.state.groups import Grouping
+
+__all__ = ["StatsArguments", "print_stats"]
+
+T = TypeVar("T")
+FEW_ROWS = 20
+_FEW_GROUPS = 100
+
+
+class StatsArguments(NamedTuple):
+    """Arguments of ``lens stats``."""
+
+    filters: FilterOptions
+    by: list[str] | None = None
+    sort: str | None = None
+    limit: int | None = None
+
+    def command(self, more: str) -> str:
+        """A ``lens stats`` command for the same runs and groups, with `more` options."""
+        by = "".join(f" --by {name}" for name in self.by or [])
+        sort = f" --sort {self.sort}" if self.sort else ""
+        return with_filters(f"lens stats{by}{sort}{more}", self.filters)
+
+
+def print_stats(app: App, out: Output, asked: StatsArguments) -> None:
+    """Print statistics: tables, one JSON document, or rows of pipelines or groups.
+
+    Raises:
+        UsageError: an unknown dimension or field.
+    """
+    from datetime import UTC
+
+    from flujo_lens.state.groups import parse_grouping
+
+    grouping = parse_grouping(asked.by or [], UTC if out.options.utc else app.zone)
+    dimensions = grouping.by or ("pipeline",)
+    sort = None if asked.sort is None else parse_sort(asked.sort, (*FIGURES, *dimensions))
+    wanted = app.wanted(asked.filters)
+    whole = out.form == "json"
+
+    async def work(backend: StateBackend) -> Stats:
+        if grouping.by:
+            return await grouped_statistics(backend, wanted, grouping, whole=whole)
+        return await statistics(backend, wanted)
+
+    stats = app.run(work)
+    for problem in stats.problems:
+        app.note(f"unreadable: {problem}")
+    if sort is not None:
+        stats = sorted_stats(stats, sort)
+    _Screen(app, out, asked, grouping).show(stats)
+
+
+class _Screen:
+    """The statistics in the requested format."""
+
+    def __init__(self, app: App, out: Output, asked: StatsArguments, grouping: Grouping) -> None:
+        self.app, self.out, self.asked, self.grouping = app, out, asked, grouping
+
+    def show(self, stats: Stats) -> None:
+        """Print the statistics."""
+        view = self._group_view(stats) if stats.by else columns.PIPELINE
+        document = grouped_stats_view(view) if stats.by else columns.STATS
+        rows = self._first(stats.groups if stats.by else stats.by_pipeline)
+        if self.out.is_table and self.out.options.columns is None:
+            self._draw(stats, view)
+        elif self.out.form == "json":
+            self.out.document(document.row(stats, self.out.fields(document)))
+        else:
+            self.out.show(view, rows, "no runs match")
+
+    def _group_view(self, stats: Stats) -> View:
+        unicode = self.app.world.unicode
+        return group_view(stats.by, stats.groups, of_steps=self.grouping.of_steps, unicode=unicode)
+
+    def _first(self, rows: tuple[T, ...], few: int | None = None) -> tuple[T, ...]:
+        return rows[: self.asked.limit or few]
+
+    def _draw(self, stats: Stats, view: View) -> None:
+        self._draw_head(stats)
+        parts: tuple[tuple[View, tuple[object, ...], str, int], ...]
+        if stats.by:
+            parts = ((view, stats.groups, "groups", _FEW_GROUPS),)
+        else:
+            parts = (
+                (with_statuses(columns.PIPELINE, stats.by_pipeline), stats.by_pipeline, "pipelines", FEW_ROWS),
+                (columns.FAILURE, stats.failures, "errors", FEW_ROWS),
+                (columns.SPAN_NAME, stats.spans, "names of spans", FEW_ROWS),
+            )
+        for part in parts:
+            self._draw_rows(*part)
+        self._note_durations(stats)
+
+    def _draw_head(self, stats: Stats) -> None:
+        from rich.text import Text
+
+        from flujo_lens.rendering.tables import STATUS_STYLES
+
+        line = Text(human.plural(stats.total, "run"), style="bold")
+        for status, number in stats.by_status.items():
+            line.append("   ")
+            dead = f" ({stats.gone:,} dead)" if status == "running" and stats.gone else ""
+            line.append(f"{number:,} {one_line(status)}{dead}", STATUS_STYLES.get(status, ""))
+        if costs := total_line(stats.cost_usd, stats.tokens):
+            line.append(f"   {costs}")
+        self.out.print(line)
+
+    def _draw_rows(self, view: View, rows: tuple[object, ...], what: str, few: int) -> None:
+        from rich.text import Text
+
+        shown = self._first(rows, few)
+        if shown:
+            self.out.print(Text())
+            self.out.table(view, shown)
+        if len(shown) < len(rows):
+            every = self.app.suggest(self.asked.command(" -o json"))
+            self.app.note(f"{len(rows) - len(shown):,} more {what}: {every}")
+
+    def _note_durations(self, stats: Stats) -> None:
+        """Say what the durations include, and which percentiles are approximate."""
+        rows = stats.groups if stats.by else stats.by_pipeline
+        lengths = [row.duration_ms for row in rows if row.duration_ms.avg is not None]
+        if lengths:
+            self.app.note("; ".join(_meaning(lengths, [span.duration_ms for span in stats.spans], self.grouping)))
+
+
+def _meaning(lengths: Iterable[Durations], spans: Iterable[Durations], grouping: Grouping) -> Iterable[str]:
+    included = {length.counts_waiting for length in lengths}
+    if grouping.of_steps:
+        yield "times are of steps, without waiting for a person"
+    elif included == {True}:
+        yield "times are from start to end and include waiting for a person (without: lens stats --by step)"
+    elif included == {False}:
+        yield "times are those of the steps, without waiting for a person"
+    else:
+        yield "times include waiting for a person where start and end are stored, else they are those of the steps"
+    if not all(length.exact for length in (*lengths, *spans)):
+        yield "~ is right to 2 %"

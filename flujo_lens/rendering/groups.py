@@ -1,0 +1,98 @@
+"""The columns of grouped statistics, which depend on what is grouped by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from flujo_lens.rendering import columns, human
+from flujo_lens.rendering.columns import STATUS_NEEDS, Field, Shown, View, status_count
+from flujo_lens.rendering.human import Human
+from flujo_lens.state.statistics import GroupStats
+
+__all__ = ["group_view", "grouped_stats_view", "spark_line", "total_line", "with_statuses"]
+
+_FIELDS = {"pipeline": "pipeline_name", "version": "pipeline_version", "step": "step_name"}
+"""The public names of what runs are grouped by, where they differ from those of ``--by``."""
+
+_BARS = "▁▂▃▄▅▆▇█"
+_PLAIN_BARS = ".:-=+*#@"
+
+
+def spark_line(counts: Sequence[int], *, unicode: bool = True) -> str:
+    """Counts as a line of bars, the highest for the greatest count; a dot (or ``_``) for none."""
+    bars, top = _BARS if unicode else _PLAIN_BARS, max(counts, default=0)
+    nothing = "·" if unicode else "_"
+    return "".join(bars[(count * len(bars) - 1) // top] if count else nothing for count in counts)
+
+
+def group_view(by: Sequence[str], groups: Sequence[GroupStats], *, of_steps: bool, unicode: bool) -> View:
+    """The view of groups; statuses that none of `groups` has get no column in tables."""
+    names = [_FIELDS.get(name, name) for name in by]
+    keys = [Field(name, _key(at)) for at, name in enumerate(names)]
+    shown = [_shown(name, at) for at, name in enumerate(by)]
+    timed = bool(groups and groups[0].trend)
+    fields = (
+        *keys,
+        *columns.counted_fields(),
+        *([Field("trend", lambda group: list(group.trend))] if timed else []),
+    )
+    title = "BY HOUR" if timed and len(groups[0].trend) == 24 else "BY 5 MIN"
+    trend = Shown(title, lambda group, _: spark_line(group.trend, unicode=unicode), 92)
+    table = (*shown, *columns.counted_columns("STEPS" if of_steps else "RUNS"), *([trend] if timed else []))
+    view = View("group", fields, table, names[0])
+    return with_statuses(view, groups)
+
+
+def with_statuses(view: View, items: Iterable[Any]) -> View:
+    """A view of counts without the columns of statuses that none of the items has, and with those of others."""
+    there = dict.fromkeys(status for item in items for status in item.by_status if item.by_status[status])
+    known = {status.upper() for status in STATUS_NEEDS}
+    gone = known - {status.upper() for status in there}
+    table = [column for column in view.table if column.title not in gone]
+    others = [Shown(s.upper(), status_count(s), 90, "right") for s in there if s not in STATUS_NEEDS]
+    at = next(i for i, column in enumerate(table) if column.title == "AVG")
+    return view._replace(table=(*table[:at], *others, *table[at:]))
+
+
+def grouped_stats_view(view: View) -> View:
+    """The view of the whole document, with what is grouped by and the groups in the view `view`."""
+    fields = (
+        *columns.STATS.fields,
+        Field("by", lambda stats: list(stats.by)),
+        Field("groups", lambda stats: [view.row(group) for group in stats.groups]),
+    )
+    return columns.STATS._replace(fields=fields)
+
+
+def _key(at: int) -> Callable[[Any], Any]:
+    return lambda group: group.key[at]
+
+
+def _shown(name: str, at: int) -> Shown:
+    style = "fold" if name == "error" else "name"
+    title = name.removeprefix("meta:").upper()
+    return Shown(title, lambda group, shown: _text(name, group.key[at], shown), 100, style, masks=name != "error")
+
+
+def _text(name: str, value: str | None, shown: Human) -> str:
+    if value is None:
+        return "-"
+    return _hour(value, shown) if name == "hour" else shown.mask(value) if name.startswith("meta:") else value
+
+
+def _hour(value: str, shown: Human) -> str:
+    """An hour in the user's zone, with its offset from UTC where that is not zero."""
+    try:
+        when = datetime.fromisoformat(value).astimezone(shown.zone)
+    except ValueError:
+        return value
+    offset = f"{when:%z}"
+    return f"{when:%Y-%m-%d %H}h" if offset == "+0000" else f"{when:%Y-%m-%d %H}h {offset[:3]}:{offset[3:5]}"
+
+
+def total_line(cost: float | None, tokens: int | None) -> str:
+    """Cost and tokens of all runs for the head line; empty if none was recorded."""
+    parts = [f"cost {human.money(cost)}"] if cost else []
+    return "   ".join([*parts, *([f"{tokens:,} tokens"] if tokens else [])])

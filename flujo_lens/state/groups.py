@@ -1,0 +1,234 @@
+"""Grouping of runs, and of the executions of their steps, by what they have in common."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
+from typing import NamedTuple
+
+from flujo_lens.errors import UnknownValueError, UsageError
+from flujo_lens.state.aggregate import ENDED, Costs, Histogram, RunTally, by_size
+from flujo_lens.state.filtering import meta_text
+from flujo_lens.state.fingerprint import normalise_error
+from flujo_lens.state.statistics import GroupStats, Stats
+from flujo_lens.state.views import RunFilter, RunSummary, StepRecord
+
+__all__ = ["DIMENSIONS", "META", "GroupTally", "Grouping", "Moment", "parse_grouping"]
+
+DIMENSIONS = ("pipeline", "version", "status", "day", "hour", "error", "step", "model")
+META = "meta:"
+_OF_STEPS = frozenset({"step", "model"})
+_OF_TIME = frozenset({"day", "hour"})
+_IN_DETAILS = frozenset({"error"})
+MOST_GROUPS = 20_000
+"""After this many groups, the rest are counted as one: an error or a metadata value can differ in every run."""
+
+OTHERS = "(others)"
+
+
+class Moment(NamedTuple):
+    """A start as groups show it: the day and hour in the user's zone, and which part of each it lies in.
+
+    `hour` is the beginning of the hour as a UTC time.
+    """
+
+    day: str
+    hour: str
+    hour_of_day: int
+    part_of_hour: int
+
+
+class Grouping(NamedTuple):
+    """What runs are grouped by: names of `DIMENSIONS`, or ``meta:KEY``. `zone` is that of days and hours."""
+
+    by: tuple[str, ...]
+    zone: tzinfo = UTC
+
+    @property
+    def of_steps(self) -> bool:
+        """Whether executions of steps are grouped in place of runs."""
+        return not _OF_STEPS.isdisjoint(self.by)
+
+    @property
+    def of_time(self) -> str | None:
+        """The finest unit of time in it: ``hour``, ``day`` or None."""
+        return next((unit for unit in ("hour", "day") if unit in self.by), None)
+
+    @property
+    def needs_details(self) -> bool:
+        """Whether it asks for what is inside the blobs of a run, apart from its cost."""
+        return any(name in _IN_DETAILS or name.startswith(META) for name in self.by)
+
+    def moment(self, start: datetime | None) -> Moment | None:
+        """A start in the zone of this grouping; None for a run without a readable one."""
+        if start is None:
+            return None
+        return _moment(start.replace(second=0, microsecond=0), self.zone)
+
+
+@lru_cache(maxsize=4096)
+def _moment(start: datetime, zone: tzinfo) -> Moment:
+    try:
+        there = start.astimezone(zone)
+    except (OverflowError, ValueError, OSError):
+        there = start.astimezone(UTC)
+    begin = (there - timedelta(minutes=there.minute)).astimezone(UTC)
+    return Moment(f"{there:%Y-%m-%d}", f"{begin:%Y-%m-%dT%H:%M:%SZ}", there.hour, there.minute // 5)
+
+
+def parse_grouping(names: Iterable[str], zone: tzinfo) -> Grouping:
+    """The grouping of ``--by a --by b`` or ``--by a,b``.
+
+    Raises:
+        UnknownValueError: a name is unknown.
+        UsageError: ``meta:`` without a key.
+    """
+    found: list[str] = []
+    for name in (part.strip() for text in names for part in _parts(text)):
+        if name == META or name == META[:-1]:
+            raise UsageError("--by meta: needs a key", hint="for example --by meta:customer")
+        if name not in DIMENSIONS and not name.startswith(META):
+            raise UnknownValueError.of("--by", name, (*DIMENSIONS, "meta:KEY"))
+        found.append(name)
+    return Grouping(tuple(dict.fromkeys(found)), zone)
+
+
+def _parts(text: str) -> list[str]:
+    """The names of one ``--by``; the key of metadata may have commas."""
+    return [text] if text.startswith(META) else text.split(",")
+
+
+class GroupTally:
+    """Counts, durations, costs and tokens by group. Memory grows with the number of groups, up to `MOST_GROUPS`."""
+
+    def __init__(self, grouping: Grouping) -> None:
+        self._grouping = grouping
+        self._groups: dict[tuple[str | None, ...], _Group] = {}
+        self._getters = tuple(_getter(name) for name in grouping.by)
+
+    def add(self, run: RunSummary) -> None:
+        """Count one run."""
+        moment = self._grouping.moment(run.created_at)
+        ms = run.duration_ms if run.status in ENDED else None
+        group = self.group(tuple(get(run, None, moment) for get in self._getters))
+        group.add(run.status, ms, run.counts_waiting, run.cost_usd, run.tokens)
+        group.note(self._part(moment))
+
+    def add_steps(self, run: RunSummary, steps: Sequence[StepRecord]) -> None:
+        """Count the executed steps of a run."""
+        moment = self._grouping.moment(run.created_at)
+        for step in steps:
+            group = self.group(tuple(get(run, step, moment) for get in self._getters))
+            group.add(step.status, step.duration_ms, False, step.cost_usd, step.token_counts)
+            group.note(self._part(moment))
+
+    def _part(self, moment: Moment | None) -> int | None:
+        if moment is None or self._grouping.of_time is None:
+            return None
+        return moment.part_of_hour if self._grouping.of_time == "hour" else moment.hour_of_day
+
+    def group(self, key: tuple[str | None, ...]) -> _Group:
+        """The group of a key."""
+        found = self._groups.get(key)
+        if found is None:
+            if len(self._groups) >= MOST_GROUPS:
+                key = (OTHERS,) * len(key)
+            found = self._groups.setdefault(key, _Group(self._grouping.of_time))
+        return found
+
+    def groups(self) -> tuple[GroupStats, ...]:
+        """The groups: by time, in the order of what they are grouped by; else the largest first."""
+        made = [group.stats(key) for key, group in self._groups.items()]
+        if self._grouping.of_time is None:
+            made.sort(key=lambda group: (-group.total, *map(_sortable, group.key)))
+        else:
+            made.sort(key=lambda group: tuple(map(_sortable, group.key)))
+        return tuple(made)
+
+
+class GroupedTally:
+    """What `StateBackend.read_grouped_stats` returns, counted run by run."""
+
+    def __init__(self, grouping: Grouping) -> None:
+        self._grouping, self._groups, self._runs = grouping, GroupTally(grouping), RunTally()
+
+    def add(self, run: RunSummary, *, failures: bool = True) -> None:
+        """Count one run; `failures` as of `RunTally.add`."""
+        self._runs.add(run, failures=failures)
+        self._groups.add(run)
+
+    def add_steps(self, run: RunSummary, steps: Sequence[StepRecord]) -> None:
+        """Count one run, and its steps."""
+        self._runs.add(run)
+        self._groups.add_steps(run, steps)
+
+    def stats(self, wanted: RunFilter) -> Stats:
+        """The statistics of the counted runs, which match `wanted`."""
+        return replace(self._runs.stats(wanted), by=self._grouping.by, groups=self._groups.groups())
+
+
+def _sortable(value: str | None) -> tuple[bool, str]:
+    return value is None, value or ""
+
+
+class _Group:
+    """One group while it is counted."""
+
+    __slots__ = ("costs", "lengths", "statuses", "trend")
+
+    def __init__(self, unit: str | None) -> None:
+        self.statuses: defaultdict[str, int] = defaultdict(int)
+        self.lengths = Histogram()
+        self.costs = Costs()
+        self.trend = [0] * {"hour": 12, "day": 24}.get(unit or "", 0)
+
+    def add(self, status: str, ms: float | None, waits: bool, usd: float | None, tokens: int | None) -> None:
+        self.statuses[status] += 1
+        if ms is not None:
+            self.lengths.add(ms, waits=waits)
+        self.costs.add(usd, tokens)
+
+    def note(self, part: int | None) -> None:
+        """Count a start in its part of the day or hour."""
+        if part is not None:
+            self.trend[part] += 1
+
+    def stats(self, key: tuple[str | None, ...]) -> GroupStats:
+        return GroupStats(
+            key=key,
+            total=sum(self.statuses.values()),
+            by_status=by_size(self.statuses),
+            duration_ms=self.lengths.durations(),
+            cost_usd=self.costs.rounded,
+            tokens=self.costs.tokens,
+            trend=tuple(self.trend),
+        )
+
+
+_Getter = Callable[[RunSummary, StepRecord | None, Moment | None], str | None]
+
+_GETTERS: dict[str, _Getter] = {
+    "pipeline": lambda run, step, moment: run.pipeline_name,
+    "version": lambda run, step, moment: run.pipeline_version,
+    "status": lambda run, step, moment: step.status if step is not None else run.status,
+    "day": lambda run, step, moment: moment.day if moment else None,
+    "hour": lambda run, step, moment: moment.hour if moment else None,
+    "error": lambda run, step, moment: _error(run, step),
+    "step": lambda run, step, moment: step.step_name if step is not None else run.step_name,
+    "model": lambda run, step, moment: step.model if step is not None else None,
+}
+
+
+def _error(run: RunSummary, step: StepRecord | None) -> str | None:
+    status, error = (run.status, run.error_message) if step is None else (step.status, step.error)
+    return normalise_error(error or "") if status == "failed" else None
+
+
+def _getter(name: str) -> _Getter:
+    if not name.startswith(META):
+        return _GETTERS[name]
+    key = name.removeprefix(META)
+    return lambda run, step, moment: meta_text(run.metadata.get(key))

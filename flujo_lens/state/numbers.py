@@ -1,0 +1,23 @@
+"""Numbers out of stored values of any type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["as_int", "as_number"]
+
+_BEYOND_SENSE = 1e18
+"""An upper bound of counts and times, which excludes infinities and NaN stored by 0.4.x."""
+
+
+def as_int(value: Any) -> int | None:
+    """`value` as an int if it is a whole number, else None."""
+    number = as_number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def as_number(value: Any) -> float | None:
+    """`value` if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < _BEYOND_SENSE else None
