@@ -142,18 +142,21 @@ class _Screen:
         rows = stats.groups if stats.by else stats.by_pipeline
         lengths = [row.duration_ms for row in rows if row.duration_ms.avg is not None]
         if lengths:
-            self.app.note("; ".join(_meaning(lengths, [span.duration_ms for span in stats.spans], self.grouping)))
+            from rich.text import Text
+
+            spans = [span.duration_ms for span in stats.spans]
+            self.out.print(Text(f"\ntimes: {'; '.join(_meaning(lengths, spans, self.grouping))}", style="dim"))
 
 
 def _meaning(lengths: Iterable[Durations], spans: Iterable[Durations], grouping: Grouping) -> Iterable[str]:
     included = {length.counts_waiting for length in lengths}
     if grouping.of_steps:
-        yield "times are of steps, without waiting for a person"
+        yield "of steps, without waiting for a person"
     elif included == {True}:
-        yield "times are from start to end and include waiting for a person (without: lens stats --by step)"
+        yield "from start to end, with waiting for a person (without: --by step)"
     elif included == {False}:
-        yield "times are those of the steps, without waiting for a person"
+        yield "of the steps of a run, without waiting for a person"
     else:
-        yield "times include waiting for a person where start and end are stored, else they are those of the steps"
+        yield "from start to end, with waiting for a person; where these are not stored, of the steps"
     if not all(length.exact for length in (*lengths, *spans)):
         yield "~ is right to 2 %"
