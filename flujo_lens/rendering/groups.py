@@ -95,4 +95,4 @@ def _hour(value: str, shown: Human) -> str:
 def total_line(cost: float | None, tokens: int | None) -> str:
     """Cost and tokens of all runs for the head line; empty if none was recorded."""
     parts = [f"cost {human.money(cost)}"] if cost else []
-    return "   ".join([*parts, *([human.plural(tokens, "token")] if tokens else [])])
+    return ", ".join([*parts, *([human.plural(tokens, "token")] if tokens else [])])

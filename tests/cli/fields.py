@@ -19,6 +19,8 @@ RUN = [
     "metadata",
     "holder",
     "stale",
+    "cost_usd",
+    "tokens",
 ]
 WAITING = [*RUN, "question"]
 FAILURE = ["error", "count", "first_at", "last_at", "step_name", "sample_run_id"]
@@ -35,12 +37,12 @@ STEP = [
     "created_at",
 ]
 SPAN = ["span_id", "parent_span_id", "name", "status", "start_offset_ms", "duration_ms", "started_at", "attributes"]
-PIPELINE = ["pipeline_name", "total", "by_status", "duration_ms"]
-DURATIONS = ["avg", "p50", "p95", "p99"]
+PIPELINE = ["pipeline_name", "total", "by_status", "duration_ms", "cost_usd", "tokens"]
+DURATIONS = ["avg", "p50", "p95", "p99", "exact", "waiting_included"]
 SPAN_NAME = ["name", "count", "failed", "duration_ms"]
-STATS = ["total", "by_status", "by_pipeline", "failures", "spans", "window"]
+STATS = ["total", "by_status", "by_pipeline", "failures", "spans", "window", "cost_usd", "tokens"]
 STATUS = ["store", "last_write_at", "failing", "silent", "waiting", "size_bytes", "runs"]
-TASK = [*RUN[:-2], "background_error", *RUN[-2:]]
+TASK = [*RUN[:-4], "background_error", *RUN[-4:]]
 EVALUATION = ["run_id", "step_name", "score", "feedback", "metadata", "created_at"]
 SYSTEM = ["key", "value", "updated_at"]
 CONFIG = ["key", "value", "source"]

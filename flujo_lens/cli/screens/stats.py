@@ -122,9 +122,9 @@ class _Screen:
             line.append("   ")
             dead = f" ({stats.gone:,} dead)" if status == "running" and stats.gone else ""
             line.append(f"{number:,} {one_line(status)}{dead}", STATUS_STYLES.get(status, ""))
-        if costs := total_line(stats.cost_usd, stats.tokens):
-            line.append(f"   {costs}")
         self.out.print(line)
+        if costs := total_line(stats.cost_usd, stats.tokens):
+            self.out.print(Text(costs))
 
     def _draw_rows(self, view: View, rows: tuple[object, ...], what: str, few: int) -> None:
         from rich.text import Text
