@@ -473,10 +473,11 @@ def history_costs(history: str) -> tuple[str, str]:
     """
     paths = ", ".join(f"'$[{at}].cost_usd', '$[{at}].token_counts'" for at in range(COSTED_STEPS))
     readable = f"typeof({history}) = 'text' AND json_valid({history})"
-    short = f"{readable} AND json_extract({history}, '$[{COSTED_STEPS}]') IS NULL"
+    is_long = f"json_type({history}, '$[{COSTED_STEPS}]') IS NOT NULL"
+    unread = f"CASE WHEN length({history}) > 2 THEN {history} END"  # CASE, because AND reads both sides
     return (
         f"CASE WHEN {readable} THEN json_extract({history}, {paths}) END",
-        f"CASE WHEN length({history}) > 2 AND NOT COALESCE({short}, 0) THEN {history} END",
+        f"CASE WHEN {readable} THEN CASE WHEN {is_long} THEN {history} END ELSE {unread} END",
     )
 
 
