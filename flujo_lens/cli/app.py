@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stats": ("stats:stats", LOOK),
     "failed": ("failed:failed", LOOK),
     "waiting": ("waiting:waiting", LOOK),
+    "watch": ("watch:watch", LOOK),
     "check": ("check:check", RUN),
     "resume": ("resume:resume", RUN),
     "retry": ("retry:retry", RUN),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from flujo_lens.cli.context import App
 
-__all__ = ["Output"]
+__all__ = ["Output", "live_console"]
 
 _TIME_STYLES = ("iso", "relative", "local")
 
@@ -223,3 +223,13 @@ class _Encoded:
 
     def fileno(self) -> int:
         return int(self._stream.fileno())
+
+
+def live_console(app: App) -> Console:
+    """A Rich console that draws on the terminal; its size is set before each drawing."""
+    from flujo_lens.rendering.tables import make_console
+
+    world = app.world
+    colour = world.colour(app.options.color, world.is_terminal)
+    stream = _Encoded(world.stdout, pads=True)
+    return make_console(stream, width=world.columns, colour=colour, unicode=world.unicode, terminal=True)

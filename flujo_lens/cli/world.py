@@ -15,8 +15,8 @@ from flujo_lens.folders import current_folder
 
 __all__ = ["World", "silence"]
 
-_NARROWEST, _WIDEST = 20, 10_000
-"""Minimum width of a line in cells. A terminal without a size reports 1."""
+_NARROWEST, _WIDEST, _LOWEST = 20, 10_000, 4
+"""Limits of the size of a terminal in cells. One without a size reports 1."""
 
 
 def _now() -> datetime:
@@ -73,13 +73,27 @@ class World:
         """Width of a line in cells; unlimited without a terminal."""
         if self.width is not None:
             return self.width
-        given = self.env.get("COLUMNS", "")
-        if given.isascii() and given.isdigit() and int(given[:9]) > 0:
-            return min(max(int(given[:9]), _NARROWEST), _WIDEST)
+        given = self._given("COLUMNS")
+        if given is not None:
+            return min(max(given, _NARROWEST), _WIDEST)
         try:
             return max(os.get_terminal_size(self.stdout.fileno()).columns or 80, _NARROWEST)
         except (OSError, ValueError):
             return 80 if self.is_terminal else _WIDEST
+
+    def size(self) -> tuple[int, int]:
+        """Width and height of the terminal in cells, as they are now."""
+        try:
+            found = os.get_terminal_size(self.stdout.fileno())
+        except (OSError, ValueError):
+            found = os.terminal_size((0, 0))
+        width = self.width or self._given("COLUMNS") or found.columns or 80
+        return max(width, _NARROWEST), max(self._given("LINES") or found.lines or 24, _LOWEST)
+
+    def _given(self, name: str) -> int | None:
+        """A size that a variable gives."""
+        given = self.env.get(name, "")
+        return int(given[:9]) or None if given.isascii() and given.isdigit() else None
 
     @cached_property
     def unicode(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -29,16 +29,16 @@ STATUS_STYLES = {
 """Colours are used only for statuses, in addition to the word."""
 
 _GAP = 2
-_FOLDS_TO = {"fold": 20, "id": 38, "name": 14}
+_FOLDS_TO = {"fold": 20, "id": 38, "name": 14, "cut": 10}
 """Minimum width of a column by style; an id such as ``run_`` and 32 digits fits."""
 _STAGES: tuple[tuple[dict[str, int], int], ...] = (
-    ({"fold": 28}, 45),
-    ({"fold": _FOLDS_TO["fold"]}, 45),
+    ({"fold": 28, "cut": 28}, 45),
+    ({"fold": _FOLDS_TO["fold"], "cut": _FOLDS_TO["cut"]}, 45),
     (_FOLDS_TO, 100),
 )
 """Stages of fitting: the minimum widths, and the priority below which columns are dropped."""
 
-_WIDENS = {"name": 1, "id": 2, "fold": 3}
+_WIDENS = {"name": 1, "id": 2, "fold": 3, "cut": 3}
 _LONGEST_CELL = 300
 _STAYS, _NEEDED = 100, 60
 
@@ -57,6 +57,7 @@ def table(
     fields: Sequence[Field] = (),
     *,
     header: bool = True,
+    cut: bool = False,
 ) -> Group:
     """A table of at most `width` cells. An id longer than its column gets a separate line.
 
@@ -68,12 +69,17 @@ def table(
         width: The width of the terminal.
         fields: The fields of ``--columns``; by default, the table columns of the view.
         header: Whether to print the header.
+        cut: Whether texts and names that are too long are cut instead of folded; ids never are.
     """
     columns = tuple(_of_field(field, view, redactor) for field in fields) if fields else view.table
+    if cut:
+        columns = tuple(c._replace(style="cut") if c.style == "fold" else c for c in columns)
     shown = shown._replace(mask=redactor.text)
     cells = [[_cell(column, item, shown) for column in columns] for item in items]
     widths = [max([len(c.title), *(cell_len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
     kept = fit(columns, widths, width)
+    if cut:
+        cells = [[_cut(row[i], c, kept.get(i, 0)) for i, c in enumerate(columns)] for row in cells]
     parts: list[Table | Text] = [_part(columns, kept, header)]
     first, whole = next(iter(kept), 0), _total([kept.get(i, 0) for i in range(len(columns))], list(kept))
     for row in cells:
@@ -87,6 +93,12 @@ def table(
         part.add_row(*(Text("") if i in alone else _styled(columns[i], row[i]) for i in kept))
         parts += [Text(" " * (whole - cell_len(row[i])) + row[i]) for i in alone if i != first]
     return Group(*parts)
+
+
+def _cut(cell: str, column: Shown, width: int) -> str:
+    if column.style == "id" or cell_len(cell) <= width:
+        return cell
+    return set_cell_size(cell, max(width - 1, 0)).rstrip() + "…"
 
 
 def _part(columns: Sequence[Shown], kept: dict[int, int], header: bool) -> Table:
@@ -112,7 +124,7 @@ def _cell(column: Shown, item: Any, shown: Human) -> str:
     text = column.text(item, shown)
     if column.style == "id":
         return escape_controls(text)
-    return one_line(text, _LONGEST_CELL if column.style == "fold" else 0)
+    return one_line(text, _LONGEST_CELL if column.style in ("fold", "cut") else 0)
 
 
 def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int, int]:
@@ -154,7 +166,7 @@ def _widened(
     made = {i: least[i] for i in kept}
     for i in sorted(kept, key=lambda i: (_WIDENS.get(columns[i].style, 0), widths[i] - least[i])):
         lacking = widths[i] - least[i]
-        more = min(left, lacking) if columns[i].style == "fold" else lacking if lacking <= left else 0
+        more = min(left, lacking) if columns[i].style in ("fold", "cut") else lacking if lacking <= left else 0
         made[i] += more
         left -= more
     return made
@@ -178,12 +190,12 @@ def _styled(column: Shown, cell: str) -> Text:
     return Text(cell, style=STATUS_STYLES.get(cell, "") if column.style == "status" else "")
 
 
-def make_console(file: Any, *, width: int, colour: bool, unicode: bool) -> Console:
-    """A console without markup, highlighting, emoji codes and links."""
+def make_console(file: Any, *, width: int, colour: bool, unicode: bool, terminal: bool = False) -> Console:
+    """A console without markup, highlighting, emoji codes and links; with `terminal`, its cursor is moved."""
     return Console(
         file=file,
         width=width,
-        force_terminal=colour,
+        force_terminal=colour or terminal,
         color_system="standard" if colour else None,
         no_color=not colour,
         markup=False,

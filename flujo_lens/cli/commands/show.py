@@ -25,6 +25,9 @@ def show(
     final_output: Annotated[
         bool, typer.Option("--final-output", help="Print only the output of the run, as JSON.")
     ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show it as it changes until it ends; the same as lens watch RUN.")
+    ] = False,
 ) -> None:
     """Show a run: its status, the reason, and its steps.
 
@@ -35,8 +38,15 @@ def show(
     from flujo_lens.cli.input.contradictions import refuse_combination
     from flujo_lens.cli.screens.show import ShowParts, print_final_output, print_run
 
-    if final_output:
-        texts = {"--show-input": show_input, "--show-output": show_output, "--show-error": show_error}
+    texts = {"--show-input": show_input, "--show-output": show_output, "--show-error": show_error}
+    if follow:
+        from flujo_lens.cli.screens.follow import FORMATS, follow_run
+
+        refuse_combination(
+            "--follow", {**texts, "--verbose": verbose, "--state": state, "--final-output": final_output}
+        )
+        follow_run(app, app.output(output, FORMATS), run, 1.0)
+    elif final_output:
         others = {**texts, "--verbose": verbose, "--state": state, "--columns": output.columns}
         refuse_combination("--final-output", others, "--final-output prints a single JSON value")
         print_final_output(app, app.output(output, ("json", "table") if output.output else None), run)

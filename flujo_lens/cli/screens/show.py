@@ -20,7 +20,7 @@ from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["ShowParts", "print_final_output", "print_run"]
+__all__ = ["RunScreen", "ShowParts", "print_final_output", "print_run"]
 
 
 class ShowParts(NamedTuple):
@@ -60,7 +60,7 @@ def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
     elif not out.is_table or out.options.columns is not None:
         out.show(STEP, detail.steps, "no steps stored")
     else:
-        _Screen(app, out, detail, parts).draw()
+        RunScreen(app, out, detail, parts).draw()
     note_problems(app, [detail.run])
 
 
@@ -86,7 +86,7 @@ def _step(step: StepRecord, parts: ShowParts) -> dict[str, Any]:
     return {**row, "input": step.input} if parts.inputs else row
 
 
-class _Screen:
+class RunScreen:
     """The screen of a run."""
 
     def __init__(self, app: App, out: Output, detail: RunDetail, parts: ShowParts) -> None:
@@ -104,10 +104,10 @@ class _Screen:
         """Print the screen."""
         from rich.text import Text
 
-        self.out.print(self._title(), *self._facts())
+        self.out.print(self.title(), *self.facts())
         if self.detail.pause is not None:
             self._draw_pause()
-        if steps := self._steps():
+        if steps := self.steps():
             self.out.print(Text())
             self.out.table(STEP, steps)
         self._draw_texts()
@@ -118,7 +118,8 @@ class _Screen:
         self.out.print(Text())
         self.out.next(*self._next())
 
-    def _title(self) -> Text:
+    def title(self) -> Text:
+        """The run, its status, and its pipeline."""
         from rich.text import Text
 
         from flujo_lens.rendering.tables import status_text
@@ -140,7 +141,8 @@ class _Screen:
             return " (process is gone)"
         return f" (no activity for {self.out.human.since(self.run.updated_at)})" if self.run.stale == INACTIVE else ""
 
-    def _facts(self) -> Iterator[Text]:
+    def facts(self) -> Iterator[Text]:
+        """Its times, progress and cost, and what is special about it."""
         from rich.text import Text
 
         run, shown = self.run, self.out.human
@@ -184,7 +186,7 @@ class _Screen:
         message = self._clean(pause.message, lines=True) if pause.message else "(no message)"
         self.out.print(Text(f"\nwaits{step} for a person:\n"), Padding(Text(message, style="cyan"), (0, 0, 0, 4)))
 
-    def _steps(self) -> list[StepRecord]:
+    def steps(self) -> list[StepRecord]:
         """The executed steps and the current one, which has no record yet."""
         steps, run = list(self.detail.steps), self.run
         last = steps[-1].step_name if steps else None
