@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Repeated", "with_filters"]
 
 _WITH_CODE = ("check", "resume", "retry")
-_LOOKS = ("status", "list", "show", "trace", "spans", "stats", "failed", "waiting", "evals", "doctor")
+_LOOKS = ("status", "list", "show", "trace", "spans", "stats", "failed", "waiting", "watch", "diff", "evals", "doctor")
 _CHANGES = ("fork", "cancel", "delete", "prune", "undo", "import", "migrate", "optimize")
 _GROUPS = ("tasks", "system", "audit")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.context import App
-from flujo_lens.cli.live import EventLines, LiveScreen, Outage, has_screen, run_until_stopped, until_now
 from flujo_lens.cli.output import Output
+from flujo_lens.cli.screens.live import EventLines, LiveScreen, Outage, has_screen, run_until_stopped, until_now
 from flujo_lens.cli.screens.show import RunScreen, ShowParts
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.operations.watch import Followed, follow_events, looks, read_followed

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.live import EventLines, LiveScreen, Outage, has_screen, run_until_stopped, until_now
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
+from flujo_lens.cli.screens.live import EventLines, LiveScreen, Outage, has_screen, run_until_stopped, until_now
 from flujo_lens.operations.watch import (
     Activity,
     Event,

@@ -346,6 +346,11 @@ class Reader:
             self.close()
             self._stamp = (-1,)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
     def close(self) -> None:
         """Close the connection; the next use opens another."""
         if self._connection is not None:

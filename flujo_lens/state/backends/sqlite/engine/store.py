@@ -130,7 +130,8 @@ class SqliteStore:
 
         `PRAGMA data_version` would need one, and then an application that ends could not checkpoint its ``-wal``.
         """
-        await self.forget_shape()
+        if self.reader.is_open:
+            await self.forget_shape()
         try:
             path = os.path.realpath(self.reader.given)
             return file_token(path, f"{path}-wal")

@@ -35,8 +35,8 @@ T = TypeVar("T")
 Draw = Callable[[int, int], "RenderableType"]
 """Makes the screen for a width and a height in cells."""
 
-_TICK = 5.0
-"""Seconds after which an unchanged screen is drawn again, for its durations."""
+_TICK = 10.0
+"""Seconds after which an unchanged screen is drawn again, for its durations: a drawing costs some 10 ms."""
 
 
 def has_screen(app: App, out: Output) -> bool:
