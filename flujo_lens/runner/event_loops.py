@@ -64,6 +64,16 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _close(runner: asyncio.Runner, pid: int) -> None:
-    """Close a loop, except that of a parent process, with which it shares file descriptors."""
-    if os.getpid() == pid:
+    """Close a loop, except that of a parent process, with which it shares file descriptors.
+
+    At the end of a process Python 3.12 and newer start no thread, which asyncio needs to wait for the threads of
+    ``asyncio.to_thread``. They have ended by then, and the loop is closed even so.
+    """
+    if os.getpid() != pid:
+        return
+    loop = runner.get_loop()
+    try:
         runner.close()
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

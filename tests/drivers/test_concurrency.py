@@ -455,7 +455,7 @@ def test_a_backend_that_is_forgotten_leaves_no_thread(tmp_path: Path) -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=30)
     assert forgotten() is None
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_worker_takes_off_what_waits_and_goes_on() -> None:

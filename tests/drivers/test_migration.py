@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from stores import MIXTURE, NEW, OLD, OLDEST, WAL, copy, edit, listed, read, traces_of
 
-from flujo_lens.errors import NotAStoreError, OperationFailedError, SchemaError, StoreNotFoundError
+from flujo_lens.errors import NotAStoreError, OperationFailedError, ReadOnlyStoreError, SchemaError, StoreNotFoundError
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.backends.sqlite.schema.migrations import migrate, plan
 from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, TABLES
@@ -264,7 +264,7 @@ def test_what_is_no_store_is_not_migrated(tmp_path: Path) -> None:
 def test_a_read_only_file_is_not_migrated(tmp_path: Path) -> None:
     path = copy(OLD, tmp_path)
     path.chmod(0o444)
-    with pytest.raises(Exception, match="written"):
+    with pytest.raises(ReadOnlyStoreError, match="is not writable: Permission denied; nothing was changed"):
         migrate(path, 1)
 
 

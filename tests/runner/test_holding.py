@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import ended, start, told
+from programs import ended, ran, start, told
 
 from flujo_lens import Flujo, InMemoryBackend, Pipeline, SQLiteBackend, Step, step
 from flujo_lens.errors import BusyError, ConfigError, LostClaimError, RunHeldError
@@ -277,3 +277,18 @@ def test_a_lease_that_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("LENS_LEASE", text)
     with pytest.raises(ConfigError, match=f"cannot read the lease {text}"):
         flujo(load, InMemoryBackend())
+
+
+def test_a_process_ends_in_silence_after_a_step_that_used_a_thread() -> None:
+    """At the end of a process Python 3.12 starts no thread, and closing a loop wants one."""
+    script = """
+import asyncio
+from flujo_lens import Flujo, step
+
+@step
+async def work(text: str) -> str:
+    return await asyncio.to_thread(str.upper, text)
+
+print(Flujo(work).run("x").output)
+"""
+    assert ran(script) == "X\n"

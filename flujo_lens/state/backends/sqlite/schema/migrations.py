@@ -22,7 +22,12 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from flujo_lens.errors import SchemaError
-from flujo_lens.state.backends.sqlite.engine.lock_retry import SLICE, retry_while_locked, translate_write
+from flujo_lens.state.backends.sqlite.engine.lock_retry import (
+    SLICE,
+    check_may_write,
+    retry_while_locked,
+    translate_write,
+)
 from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite, is_busy
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape, quoted, read_shape
 from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, TABLES, create_index, create_table
@@ -255,6 +260,7 @@ def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) 
         StoreError, OperationFailedError: it is no store, or cannot be written. Nothing was changed.
     """
     check_is_sqlite(path)
+    check_may_write(path)
     try:
         return retry_while_locked(lambda: _migrate(path), time.monotonic() + timeout, stopped or threading.Event())
     except sqlite3.Error as error:
