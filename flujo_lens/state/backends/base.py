@@ -14,8 +14,8 @@ applied. A driver of ours defines the second half and inherits the first from
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -44,6 +44,8 @@ JSONObject = dict[str, Any]
 Position = tuple[datetime | None, str]
 """Where a page begins: start and id of the last run of the page before."""
 
+_PAGE = 500
+
 _CAPABILITIES = {
     "list": ("iter_runs", "list_runs", "list_workflows", "list_states"),
     "show": ("load_state",),
@@ -53,6 +55,7 @@ _CAPABILITIES = {
     "system": ("read_system_state", "get_system_state"),
     "delete": ("delete_state",),
     "undo": ("restore",),
+    "copy": ("read_portable",),
     "claims": ("claim_run",),
 }
 
@@ -796,6 +799,74 @@ class StateBackend(ABC):
             SchemaError: they have something that this store has no place for; nothing was restored of that run.
         """
         raise self._lacks("restore")
+
+    # --- moving runs between stores (see `flujo_lens.state.portable`)
+
+    async def create_store(self) -> None:
+        """Make an empty store if there is none. Of one that is there nothing changes.
+
+        Raises:
+            NotAStoreError: there is something else.
+        """
+        raise self._lacks("create_store")
+
+    async def portable_ids(self, wanted: RunFilter) -> AsyncIterator[str]:
+        """Yield the ids of the runs that `wanted` admits, the oldest start first.
+
+        The default reads pages, so that nothing is held open while the caller does other things.
+        """
+        after: Position | None = None
+        while True:
+            page = await self.query_runs(wanted, after=after, limit=_PAGE, reverse=True)
+            for run in page.items:
+                yield run.run_id
+            after = page.next
+            if after is None:
+                return
+
+    def read_portable(self, run_ids: Sequence[str]) -> AsyncIterator[Record]:
+        """Yield the portable records of these runs, those that there are, in their order. Nothing is written.
+
+        A run that cannot be moved has one record with the ``problem``. The manifest that several runs belong to is in
+        the record of the first.
+        """
+        raise self._lacks("read_portable")
+
+    @classmethod
+    def portable_records(cls, records: Iterable[Record], zone: tzinfo | None = None) -> Iterator[Record]:
+        """Yield the portable form of records that `delete_planned` of this driver handed out, of whole runs.
+
+        Args:
+            records: The records.
+            zone: The zone of naive times; None for what they tell themselves, else this machine's.
+
+        Raises:
+            ValueError, TypeError, KeyError: they do not have the form of such records.
+        """
+        raise NotSupportedError.of(cls, "portable_records")
+
+    @classmethod
+    def portable_fields(cls) -> Mapping[str, frozenset[str]] | None:
+        """Return the fields of portable documents that the store can hold, by ``state``, ``run``, ``steps``, ...
+
+        None: any. Others must be left out before `write_portable`.
+        """
+        return None
+
+    async def write_portable(self, records: Iterable[Record], *, replace: bool = False) -> Restored:
+        """Save runs from portable records; makes the store if there is none.
+
+        Each run is saved whole or not at all, also if the process dies on any line. The records can be gone through
+        several times, on any thread; those of a run must not be divided between two calls.
+
+        Args:
+            records: The records.
+            replace: Whether runs that exist are replaced; else they are left alone.
+
+        Raises:
+            SchemaError: they have something that this store has no place for; nothing was saved of that run.
+        """
+        raise self._lacks("write_portable")
 
     async def read_space(self) -> Space:
         """Return what the store takes of the disk, and what of that it can use again without growing.

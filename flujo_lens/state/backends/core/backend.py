@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -531,8 +531,39 @@ class CoreBackend(StoreChanges, StoredClaims):
 
         return await self._write(work)
 
+    # --- moving runs between stores
+
+    async def create_store(self) -> None:
+        """Make an empty store if there is none."""
+        await self._write(_nothing)
+
+    async def read_portable(self, run_ids: Sequence[str]) -> AsyncIterator[Record]:
+        """Yield the portable records of these runs, as they are at one moment."""
+        from flujo_lens.state.backends.core.portable_records import read_portable
+
+        async with self._store.snapshot() as tx:
+            async for record in read_portable(tx, findable_ids(run_ids), self.codec.zone):
+                yield record
+
+    @classmethod
+    def portable_records(cls, records: Iterable[Record], zone: tzinfo | None = None) -> Iterator[Record]:
+        """The portable form of records of `delete_planned`."""
+        from flujo_lens.state.backends.core.portable_records import portable_records
+
+        return portable_records(records, zone or UTC)
+
+    async def write_portable(self, records: Iterable[Record], *, replace: bool = False) -> Restored:
+        """Save runs from portable records, all or none."""
+        from flujo_lens.state.backends.core.portable_records import write_portable
+
+        return await self._write(lambda tx: write_portable(self, tx, records, replace=replace))
+
 
 # --- small things
+
+
+async def _nothing(tx: Transaction) -> None:
+    return
 
 
 async def _coroutine(made: Any) -> Any:

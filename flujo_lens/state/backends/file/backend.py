@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.port import RunRow, Transaction
     from flujo_lens.state.backends.file.index.run_selection import Pick, Snapshot
     from flujo_lens.state.claims import Progress
-    from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan
+    from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, Record, Restored
     from flujo_lens.state.maintenance import Finding, Repaired
     from flujo_lens.state.statistics import SpanStats
 
@@ -394,6 +394,29 @@ class FileBackend(CoreBackend):
         await self._files.change(self._changes.finish)
         async for done in super().delete_planned(plan, keep=keep, batch_size=batch_size):
             yield done
+
+    # --- moving runs between stores
+
+    async def portable_ids(self, wanted: RunFilter) -> AsyncIterator[str]:
+        """Yield ids, oldest first, of one look at the folder: a page would be a look."""
+        async for run in self.iter_runs(wanted, reverse=True, details=needs_details(wanted)):
+            yield run.run_id
+
+    @classmethod
+    def portable_records(cls, records: Iterable[Record], zone: tzinfo | None = None) -> Iterator[Record]:
+        """The portable form of records of `delete_planned`."""
+        from flujo_lens.state.backends.file.portable_records import portable_records
+
+        return portable_records(records, zone or local_zone())
+
+    async def write_portable(self, records: Iterable[Record], *, replace: bool = False) -> Restored:
+        """Save runs from portable records. Runs that are replaced are removed first, in a moment of its own."""
+        from flujo_lens.state.backends.file.portable_records import StoredRecords
+
+        if replace:
+            ids = list(dict.fromkeys(record["run_id"] for record in records))
+            await self._change(lambda tx: tx.drop(ids), None)
+        return await self.restore(StoredRecords(records))
 
     async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for what is wrong with the folder; unless `full`, histories by their ends."""

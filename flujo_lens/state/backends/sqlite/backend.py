@@ -19,7 +19,6 @@ from flujo_lens.state.backends.core.application_reads import empty_if_missing
 from flujo_lens.state.backends.core.change_tokens import StoreChanges
 from flujo_lens.state.backends.core.documents import WorkflowTally
 from flujo_lens.state.backends.core.rows import as_object, evaluation_row, moment_before, now_text, trace_rows
-from flujo_lens.state.backends.core.stored_claims import StoredClaims
 from flujo_lens.state.backends.core.validation import (
     LONGEST_PAGE,
     asked_id,
@@ -41,6 +40,7 @@ from flujo_lens.state.backends.core.validation import (
 from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 from flujo_lens.state.backends.sqlite.reads import run_selection
 from flujo_lens.state.backends.sqlite.reads.load_state import load
+from flujo_lens.state.backends.sqlite.transfer import SqliteTransfer
 from flujo_lens.state.interpret import BAD, decode
 from flujo_lens.state.traces import span_document
 from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
@@ -85,7 +85,7 @@ def _level(synchronous: object) -> str:
     return synchronous.upper()
 
 
-class SQLiteBackend(StoreChanges, StoredClaims):
+class SQLiteBackend(StoreChanges, SqliteTransfer):
     """Keeps states in one SQLite file, in the format of the library's version 0.6.11; reads older ones too.
 
     Reading never writes: no file is made, changed or left, whatever state the store is in, and all reads of one call

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,7 +29,17 @@ from flujo_lens.state.backends.file.format.document import HISTORY, names_of, pr
 from flujo_lens.state.backends.file.format.history_lines import Line, beginning_of, parse_line
 from flujo_lens.state.backends.file.format.progress_lines import unfinished_run
 
-__all__ = ["ENDING", "LONGEST_MARK", "History", "append", "cut_unfinished", "is_mark", "names_found", "read"]
+__all__ = [
+    "ENDING",
+    "LONGEST_MARK",
+    "History",
+    "append",
+    "cut_unfinished",
+    "history_of_lines",
+    "is_mark",
+    "names_found",
+    "read",
+]
 
 ENDING = ".ndjson"
 
@@ -156,6 +166,17 @@ def read(
         if found.bad:
             history.problems.append(f"{found.bad} lines of {HISTORY}/{printable(name)} do not parse")
     return history
+
+
+def history_of_lines(lines: Iterable[bytes], codec: StateCodec, name: str) -> History | None:
+    """The history that some lines tell, sealed as it is; None if they tell none."""
+    found = _Lines(codec, light=False, opened=False)
+    for line in lines:
+        if line.endswith(b"\n"):
+            found.take(line)
+    if found.history is not None and found.bad:
+        found.history.problems.append(f"{found.bad} lines of {HISTORY}/{printable(name)} do not parse")
+    return found.history
 
 
 def _whole_lines(file: BinaryIO, may_skip: Callable[[bytes], bool]) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from flujo_lens.errors import LensError
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.serialization.codec import SEALED
 from flujo_lens.serialization.envelope import is_sealed
+from flujo_lens.serialization.exact import exact_dumps
 from flujo_lens.state.backends.core.rows import now_text
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ def line_of(codec: StateCodec, run_id: str, kind: str, data: Mapping[str, Any], 
     line = beginning_of(run_id) + safe_dumps({**head, **found_by})[1:-1]
     if not rest:
         return line + b"}\n"
-    return line + b',"data":' + codec.dumps(rest if is_stored else _sealed(codec, run_id, kind, rest)) + b"}\n"
+    return (
+        line
+        + b',"data":'
+        + (exact_dumps(rest) if is_stored else codec.dumps(_sealed(codec, run_id, kind, rest)))
+        + b"}\n"
+    )
 
 
 def _is_plain(value: object) -> bool:

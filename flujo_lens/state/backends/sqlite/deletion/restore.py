@@ -18,13 +18,13 @@ from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.migrations import moved, nothing
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
-from flujo_lens.state.backends.sqlite.writes.run_changes import restore_cancelled
+from flujo_lens.state.backends.sqlite.writes.run_changes import delete_run, restore_cancelled
 from flujo_lens.state.deletion import Record, Restored
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
-__all__ = ["Restorer", "restore"]
+__all__ = ["Restorer", "restore", "restore_all"]
 
 _CREATES = (lens_tables.RUN_MANIFESTS,)
 _Value = tuple[Any, bool]
@@ -41,7 +41,11 @@ async def restore(store: SqliteStore, records: Iterable[Record]) -> Restored:
         StoreNotFoundError: there is no file.
         SchemaError, OperationFailedError: as `Restorer.some`.
     """
-    restorer = Restorer(store.path, records)
+    return await restore_all(store, Restorer(store.path, records))
+
+
+async def restore_all(store: SqliteStore, restorer: Restorer) -> Restored:
+    """Bring back all runs of a restorer."""
     while restorer.has_more:
         restorer.settle(*await store.write(restorer.some, creates=False, hold=HOLD))
     return restorer.restored
@@ -53,10 +57,11 @@ class Restorer:
     Args:
         path: The file, for messages.
         records: All records of some runs.
+        replace: Whether runs that are there are replaced.
     """
 
-    def __init__(self, path: Path, records: Iterable[Record]) -> None:
-        self._path, self._records = path, records
+    def __init__(self, path: Path, records: Iterable[Record], *, replace: bool = False) -> None:
+        self._path, self._records, self._replaces = path, records, replace
         self._back: dict[str, bool] = {}
         self.has_more = True
 
@@ -84,6 +89,8 @@ class Restorer:
                 continue
             if done and time.monotonic() - began > _LONGEST:
                 return done, True
+            if self._replaces:
+                delete_run(db, self._path, run_id)
             try:
                 done[run_id] = _restore_run(into, run_id, records)
             except _MALFORMED as error:

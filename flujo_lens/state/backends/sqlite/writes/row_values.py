@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "announced",
+    "column_value",
     "end_changes",
     "evaluation_values",
     "run_values",
@@ -39,7 +40,7 @@ def state_values(codec: StateCodec, run_id: str, state: Document) -> tuple[Any, 
     Raises:
         ValueError, TypeError: `run_id` is no text, or a value cannot be serialized.
     """
-    get, column, plain = state.get, codec.column, _column
+    get, column, plain = state.get, codec.column, column_value
     name = get("pipeline_name")
     return (
         check_run_id(run_id),
@@ -65,7 +66,7 @@ def state_values(codec: StateCodec, run_id: str, state: Document) -> tuple[Any, 
     )
 
 
-def _column(value: Any) -> Any:
+def column_value(value: Any) -> Any:
     """A value as a column takes it, where it takes none in the form that `safe_serialize` gives it.
 
     That is U+FFFD for a lone surrogate, and a text for NaN, infinities and integers of more than 64 bits.
@@ -76,7 +77,7 @@ def _column(value: Any) -> Any:
     if kind in _SIMPLE:
         return value
     if isinstance(value, Enum):
-        return _column(value.value)
+        return column_value(value.value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, int):
@@ -101,7 +102,7 @@ def _digits(number: int) -> Any:
 
 
 def _ordered(table: str, row: Document) -> tuple[Any, ...]:
-    return tuple(_column(row.get(column)) for column in WRITTEN_COLUMNS[table])
+    return tuple(column_value(row.get(column)) for column in WRITTEN_COLUMNS[table])
 
 
 def run_values(codec: StateCodec, data: Document) -> tuple[Any, ...]:
@@ -121,7 +122,7 @@ def end_changes(codec: StateCodec, run_id: str, data: Document) -> dict[str, Any
     row = end_row(data)
     if "final_context" in row:
         row["final_context_blob"] = _context(codec, run_id, row)
-    return {name: _column(row[name]) for name in WRITTEN_COLUMNS["runs"] if name in row}
+    return {name: column_value(row[name]) for name in WRITTEN_COLUMNS["runs"] if name in row}
 
 
 def _context(codec: StateCodec, run_id: str, row: Document) -> Any:
@@ -135,7 +136,7 @@ def step_values(codec: StateCodec, data: Document) -> dict[str, Any]:
     kept = {f"{name}_blob": codec.column(row["run_id"], name, row.get(name)) for name in ("input", "error")}
     row |= {**blobs, **kept, "step_index": row.get("step_index") or 0}
     names = (*WRITTEN_COLUMNS["steps"], *kept, "start_time", "end_time")
-    return {name: _column(row.get(name)) for name in names}
+    return {name: column_value(row.get(name)) for name in names}
 
 
 def span_values(codec: StateCodec, run_id: str, spans: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

@@ -1,0 +1,78 @@
+"""`RecordSpool`: records of some runs in memory, or in a temporary file if they are large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import IO, Self
+
+from flujo_lens.errors import OperationFailedError
+from flujo_lens.serialization.exact import exact_dumps, exact_loads
+from flujo_lens.state.deletion import Record
+
+__all__ = ["RecordSpool"]
+
+_IN_MEMORY = 16 << 20
+"""Bytes of JSON from which on records are written to a file."""
+
+
+class RecordSpool:
+    """Records that can be gone through several times; a context manager, which removes the file.
+
+    Args:
+        records: The records, which are gone through once, now.
+
+    Attributes:
+        size: Their size as JSON in bytes.
+
+    Raises:
+        OperationFailedError: there is no space for the file.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._held: list[Record] = []
+        self._file: IO[bytes] | None = None
+        self.size = 0
+        try:
+            for record in records:
+                self.add(record)
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, record: Record) -> None:
+        """Add a record."""
+        data = exact_dumps(record)
+        self.size += len(data)
+        if self._file is None and (self.size < _IN_MEMORY or not self._held):
+            self._held.append(record)
+            return
+        try:
+            if self._file is None:
+                self._file = TemporaryFile(prefix="lens-records-")  # noqa: SIM115 - closed by close
+            self._file.write(data + b"\n")
+        except OSError as error:
+            raise OperationFailedError(
+                f"cannot write a temporary file: {error.strerror or error}",
+                hint="set TMPDIR to a folder with more space",
+            ) from error
+
+    def __iter__(self) -> Iterator[Record]:
+        yield from self._held
+        if self._file is not None:
+            self._file.flush()
+            self._file.seek(0)
+            for line in self._file:
+                yield exact_loads(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.close()

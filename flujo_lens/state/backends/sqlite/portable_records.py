@@ -1,0 +1,318 @@
+"""Portable records (see `flujo_lens.state.portable`) of rows of any version of the library's schema, and back.
+
+Both directions go by the records of `flujo_lens.state.backends.sqlite.deletion.run_records`, so that they are read and
+restored as those are, and archives of a deletion have a portable form, too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, tzinfo
+from typing import TYPE_CHECKING, Any
+
+from flujo_lens.serialization.envelope import ARMOUR, armour, is_sealed
+from flujo_lens.serialization.exact import exact_dumps, exact_loads
+from flujo_lens.state.backends.sqlite.deletion.delete_rows import count_rows
+from flujo_lens.state.backends.sqlite.deletion.run_records import (
+    decoded,
+    encoded,
+    large_records,
+    read_records,
+    tables_of,
+)
+from flujo_lens.state.backends.sqlite.engine.session import Session
+from flujo_lens.state.backends.sqlite.schema import lens_tables
+from flujo_lens.state.backends.sqlite.schema.migrations import moved
+from flujo_lens.state.backends.sqlite.schema.tables import WRITTEN_COLUMNS
+from flujo_lens.state.backends.sqlite.writes import queries
+from flujo_lens.state.backends.sqlite.writes.key_values import values_of
+from flujo_lens.state.backends.sqlite.writes.row_values import column_value
+from flujo_lens.state.portable import (
+    MARK,
+    plain_evaluation,
+    plain_run,
+    plain_span,
+    plain_state,
+    plain_step,
+    run_of_state,
+)
+from flujo_lens.state.traces import spans_of_tree
+from flujo_lens.state.zones import guess_zone
+
+if TYPE_CHECKING:
+    from flujo_lens.state.deletion import Record
+
+__all__ = ["FIELDS", "StoredRecords", "add_step_columns", "portable_records", "read_portable"]
+
+_LARGE = 20_000
+_JSON = {
+    "workflow_state": ("pipeline_context", "last_step_output", "step_history", "metadata"),
+    "runs": ("final_context_blob",),
+    "steps": ("output", "raw_response", "input_blob", "error_blob"),
+    "spans": ("attributes",),
+    "evaluations": ("metadata",),
+}
+"""Columns that hold JSON, or sealed bytes."""
+
+_FIELD_OF = {"final_context_blob": "final_context", "input_blob": "input", "error_blob": "error"}
+_COLUMN_OF = {field: column for column, field in _FIELD_OF.items()}
+_STEP_COLUMNS = ("input_blob", "error_blob", "start_time", "end_time")
+"""Columns of ``steps`` that 0.6.11 does not have; made when a step needs one."""
+
+_OURS = {
+    "workflow_state": ("rowid",),
+    "runs": ("rowid",),
+    "steps": ("rowid", "id", "step_run_id"),
+    "spans": ("rowid", "id", "created_at"),
+    "evaluations": ("rowid", "id"),
+}
+"""Columns that number rows, or say when a row of a span was written: no part of a run."""
+
+_MUSTS: dict[str, dict[str, Any]] = {
+    "workflow_state": {
+        "pipeline_id": "unknown", "pipeline_name": "unknown", "pipeline_version": "latest", "current_step_index": 0,
+        "status": "running", "created_at": "", "updated_at": "", "total_steps": 0, "is_background_task": 0,
+    },
+    "runs": {
+        "pipeline_id": "unknown", "pipeline_name": "unknown", "pipeline_version": "latest", "status": "running",
+        "created_at": "", "updated_at": "", "total_steps": 0,
+    },
+    "steps": {"step_name": "unknown", "step_index": 0, "status": "completed", "created_at": ""},
+    "spans": {"name": "unknown", "start_time": 0.0, "status": "running", "created_at": ""},
+    "evaluations": {"score": 0.0, "created_at": ""},
+}  # fmt: skip
+"""What stands in columns that must have a value, where a document has none."""
+
+_TABLES = {"steps": "steps", "spans": "spans", "evaluations": "evaluations"}
+
+FIELDS: Mapping[str, frozenset[str]] = {
+    kind: frozenset({*(_FIELD_OF.get(name, name) for name in (*WRITTEN_COLUMNS[table], *more)), MARK})
+    for kind, table, more in (
+        ("state", "workflow_state", ()),
+        ("run", "runs", ()),
+        ("steps", "steps", _STEP_COLUMNS),
+        ("spans", "spans", ()),
+        ("evaluations", "evaluations", ()),
+    )
+}
+"""The fields that the tables have a column for."""
+
+
+# --- reading
+
+
+def read_portable(session: Session, run_ids: Sequence[str]) -> Iterator[Record]:
+    """Yield the records of these runs. A manifest is in the first run of it."""
+    seen: set[str] = set()
+    stored: Iterable[Record]
+    if count_rows(session, run_ids, _LARGE) >= _LARGE:
+        stored = map(_without_trace, (record for record, _ in large_records(session, run_ids)))
+    else:
+        stored = read_records(session, run_ids, tables_of(session))
+    for record in portable_records(stored, session.zone, is_set=session.zone_is_set):
+        digest = record.get("manifest")
+        if digest is not None and digest not in seen:
+            seen.add(digest)
+            found = values_of(session.connection, "manifest", [digest])
+            record |= {"manifest_document": exact_loads(found[digest])} if digest in found else {}
+        yield record
+
+
+def _without_trace(record: Record) -> Record:
+    """A part of a run with very many rows: a stored tree repeats the spans, which are in other parts."""
+    return {**record, "tables": {table: kept for table, kept in record["tables"].items() if table != "traces"}}
+
+
+def portable_records(records: Iterable[Record], zone: tzinfo, *, is_set: bool = False) -> Iterator[Record]:
+    """The portable form of stored records.
+
+    Args:
+        records: The records.
+        zone: The zone of naive times in states.
+        is_set: Whether it holds for runs whose own times tell another one.
+
+    Raises:
+        ValueError, TypeError, KeyError: a record does not have the form of one.
+    """
+    for stored in records:
+        if not stored.get("tables"):
+            if stored.get("last") is True and "tables" in stored:
+                yield {"run_id": stored["run_id"], "last": True}
+            continue
+        last = {"last": True} if stored.get("last") is True else {}
+        try:
+            record = _portable(stored, zone, is_set)
+        except ValueError as error:
+            record = {"run_id": stored["run_id"], "problem": str(error)}
+        yield record | last
+
+
+def _portable(stored: Record, zone: tzinfo, is_set: bool) -> Record:
+    tables: dict[str, list[dict[str, Any]]] = {
+        table: [_values(table, kept["columns"], row) for row in kept["rows"]]
+        for table, kept in stored["tables"].items()
+    }
+    record: Record = {"run_id": stored["run_id"]}
+    if "workflow_state" in tables or "runs" in tables:
+        record |= _heads(tables, zone, is_set)
+    lost: Counter[str] = Counter()
+    if rows := [plain_step(_moved("steps", row)) for row in tables.get("steps", ())]:
+        record["steps"] = rows
+    if rows := _spans(tables, lost):
+        record["spans"] = rows
+    if rows := [plain_evaluation(_named(row)) for row in tables.get("evaluations", ())]:
+        record["evaluations"] = rows
+    if record.get("state") and record["run"] is None and (record.get("steps") or record.get("spans")):
+        record["run"] = run_of_state(record["state"])
+    return record | ({"lost": dict(lost)} if lost else {})
+
+
+def _heads(tables: Mapping[str, list[dict[str, Any]]], zone: tzinfo, is_set: bool) -> Record:
+    state = next(iter(tables.get("workflow_state", ())), None)
+    run = next(iter(tables.get("runs", ())), None)
+    if state is not None:
+        if not is_set and zone is not UTC and run is not None and run.get("end_time"):
+            zone = guess_zone([(state.get("updated_at"), run["end_time"])]) or zone
+        if "is_background_task" in state:
+            state["is_background_task"] = bool(state["is_background_task"])
+    bound = next(iter(tables.get(lens_tables.RUN_MANIFESTS, ())), {})
+    return {
+        "state": None if state is None else plain_state(state, zone),
+        "run": None if run is None else plain_run(_moved("runs", run)),
+        "manifest": bound.get("digest"),
+    }
+
+
+def _values(table: str, columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """The values of a row by column, JSON parsed."""
+    found: dict[str, Any] = {}
+    for column, stored in zip(columns, row, strict=True):
+        if column in _OURS.get(table, ()):
+            continue
+        value, is_text = decoded(stored)
+        if isinstance(value, bytes):
+            found[column] = _bytes(table, column, value, is_text)
+        else:
+            found[column] = _parsed(value) if column in _JSON.get(table, ()) else value
+    return found
+
+
+def _bytes(table: str, column: str, value: bytes, is_text: bool) -> Any:
+    if is_sealed(value) and not is_text:
+        return armour(value)
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"its {column} in {table} is not text") from None
+    return _parsed(text) if column in _JSON.get(table, ()) else text
+
+
+def _parsed(value: Any) -> Any:
+    """The value of a column of JSON; text that is not JSON is itself."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return exact_loads(value)
+    except ValueError:
+        return value
+
+
+def _moved(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row by the columns of the newest schema; the contents of a column whose place moved are JSON, too."""
+    found = moved(table, row, lambda value: value not in (None, ""))
+    if table == "steps" and "output_blob" in row and "output" in found:
+        found["output"] = _parsed(found["output"])
+    return _named(found)
+
+
+def _named(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {_FIELD_OF.get(column, column): value for column, value in row.items()}
+
+
+def _spans(tables: Mapping[str, list[dict[str, Any]]], lost: Counter[str]) -> list[dict[str, Any]]:
+    """The spans, each id once; those of a stored trace tree if there are no others."""
+    rows = tables.get("spans", [])
+    if not rows:
+        trees = (_parsed(row.get("trace_data")) for row in tables.get("traces", ()))
+        return [_of_tree(span) for tree in trees if isinstance(tree, dict) for span in spans_of_tree(tree)]
+    found = {str(row.get("span_id")): plain_span({**row, "span_id": str(row.get("span_id"))}) for row in rows}
+    if len(found) < len(rows):
+        lost["earlier spans with the id of a later one"] += len(rows) - len(found)
+    return list(found.values())
+
+
+def _of_tree(span: Any) -> dict[str, Any]:
+    return plain_span({**span._asdict(), "start_time": span.start, "end_time": span.end, "attributes": span.attributes})
+
+
+# --- writing
+
+
+class StoredRecords:
+    """The stored form of portable records, for a store of the newest schema; can be gone through several times.
+
+    Args:
+        records: The records.
+        now: The time for rows that say when they were written.
+    """
+
+    def __init__(self, records: Iterable[Record], now: str) -> None:
+        self._records, self._now = records, now
+
+    def __iter__(self) -> Iterator[Record]:
+        return _stored_records(self._records, self._now)
+
+
+def _stored_records(records: Iterable[Record], now: str) -> Iterator[Record]:
+    for record in records:
+        run_id = record["run_id"]
+        tables: dict[str, dict[str, Any]] = {}
+        for name, table in (("state", "workflow_state"), ("run", "runs")):
+            if record.get(name) is not None:
+                tables[table] = _table(table, run_id, [record[name]], now)
+        for name, table in _TABLES.items():
+            if record.get(name):
+                tables[table] = _table(table, run_id, record[name], now)
+        if record.get("manifest") is not None:
+            columns, row = ["run_id", "digest"], [run_id, record["manifest"]]
+            tables[lens_tables.RUN_MANIFESTS] = {"columns": columns, "rows": [row]}
+        yield {"run_id": run_id, "tables": tables, **({"last": True} if record.get("last") is True else {})}
+
+
+def _table(table: str, run_id: str, documents: Sequence[Mapping[str, Any]], now: str) -> dict[str, Any]:
+    columns = list(WRITTEN_COLUMNS[table])
+    if table == "steps":
+        needed = (_FIELD_OF.get(column, column) for column in _STEP_COLUMNS)
+        given = {field for field in needed for row in documents if row.get(field) is not None}
+        columns += [column for column in _STEP_COLUMNS if _FIELD_OF.get(column, column) in given]
+    fixed = {"created_at": now} if table == "spans" else {}
+    rows = [[_stored(table, column, {**row, **fixed, "run_id": run_id}) for column in columns] for row in documents]
+    return {"columns": columns, "rows": rows}
+
+
+def _stored(table: str, column: str, document: Mapping[str, Any]) -> Any:
+    value = document.get(_FIELD_OF.get(column, column))
+    if value is None:
+        return _MUSTS[table].get(column)
+    if column not in _JSON[table]:
+        return encoded(column_value(value))
+    if isinstance(value, str) and is_sealed(value):
+        return encoded(b64decode(value[len(ARMOUR) :]))
+    return exact_dumps(value).decode()
+
+
+def add_step_columns(db: sqlite3.Connection, records: Iterable[Record]) -> None:
+    """Add the columns that steps of these portable records need, if they are not there."""
+    needed = {
+        column
+        for record in records
+        for step in record.get("steps", ())
+        for column in _STEP_COLUMNS
+        if step.get(_FIELD_OF.get(column, column)) is not None
+    }
+    there = {row[1].lower() for row in db.execute("PRAGMA table_info(steps)")} if needed else set()
+    for column in sorted(needed - there):
+        db.execute(queries.add_column("steps", column))
