@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.timestamps import parse_instant
 
@@ -35,6 +36,7 @@ __all__ = [
     "Header",
     "Manifest",
     "batch_line",
+    "exact_record_lines",
     "header_line",
     "manifest_line",
     "parsed_batch",
@@ -136,6 +138,11 @@ def record_lines(records: Iterable[Record]) -> bytes:
     return b"".join(b'{"record":%b}\n' % orjson.dumps(record) for record in records)
 
 
+def exact_record_lines(records: Iterable[Record]) -> bytes:
+    """The lines of portable records, with all digits of their numbers."""
+    return b"".join(b'{"record":%b}\n' % exact_dumps(record) for record in records)
+
+
 def batch_line(batch: Batch) -> bytes:
     """The last line of a batch."""
     number, runs, records, digest = batch
@@ -182,7 +189,8 @@ def _header(document: Mapping[str, Any]) -> Header:
 
 def parsed_record(line: bytes) -> Record:
     """The record of a line."""
-    record = _object(line).get("record")
+    document = exact_loads(line, any_depth=False)
+    record = document.get("record") if isinstance(document, dict) else None
     if not isinstance(record, dict) or not isinstance(record.get("run_id"), str):
         raise ValueError("no record")
     return record

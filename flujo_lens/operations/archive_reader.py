@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-import orjson
-
 from flujo_lens.errors import ArchiveError, CorruptArchiveError
 from flujo_lens.operations.archive_compression import LIMITS, Damaged, Limits, Lines, foreign, is_json, size
 from flujo_lens.operations.archive_format import (
@@ -30,6 +28,7 @@ from flujo_lens.operations.archive_format import (
     parsed_manifest,
     parsed_record,
 )
+from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.deletion import Record
 
 __all__ = ["ArchiveReader", "Group", "LongRun", "Survey", "read_archive", "runs_of", "survey"]
@@ -351,7 +350,7 @@ def as_written(line: bytes) -> bytes:
     if not (_SPACED.match(line) and line.endswith(b"\n")):
         return line
     try:
-        return orjson.dumps(orjson.loads(line)) + b"\n"
+        return exact_dumps(exact_loads(line, any_depth=False)) + b"\n"
     except (ValueError, TypeError):
         return line
 

@@ -5,20 +5,23 @@ Used by ``lens import``, and by ``lens undo`` for the bin (`flujo_lens.operation
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from flujo_lens.errors import ArchiveError, SchemaError
+from flujo_lens.errors import ArchiveError, LensError, NotAStoreError, SchemaError, StoreNotFoundError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_compression import LIMITS, Limits
 from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.archive_reader import Group, LongRun, Survey, read_archive, runs_of, survey
 from flujo_lens.operations.change_report import Recorder, Report, error_code
 from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.portable_parts import PortableParts
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.backends.core.record_spool import RecordSpool
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.views import RunFilter
 
@@ -78,6 +81,7 @@ async def plan_restore(
     *,
     limits: Limits = LIMITS,
     source: int | None = None,
+    creates: bool = False,
 ) -> RestorePlan:
     """Plan a restore. Reads and checks the whole archive; changes nothing.
 
@@ -87,6 +91,7 @@ async def plan_restore(
         wanted: The runs to restore; None for all.
         limits: The limits on uncompressed sizes.
         source: A descriptor of the archive, if it has no path; `path` is then its name for messages.
+        creates: Whether the store may not exist yet.
 
     Raises:
         ArchiveError, CorruptArchiveError: it cannot be read, or was made from another kind of store.
@@ -96,16 +101,21 @@ async def plan_restore(
     found = survey(path, limits, source)
     _check_kind(backend, path, found.headers)
     run_ids = [run_id for run_id in found.run_ids if wanted is None or run_id in wanted]
-    is_empty = await store_is_empty(backend)
+    is_empty = await store_is_empty(backend, creates=creates)
     existing = await _existing(backend, run_ids, found) if found.cancelled or not is_empty else set()
     new = tuple(run_id for run_id in run_ids if run_id not in existing)
     old = tuple(run_id for run_id in run_ids if run_id in existing)
     return RestorePlan(path, found, new, old, is_empty, limits, source)
 
 
-async def store_is_empty(backend: StateBackend) -> bool:
-    """Whether a store has no runs."""
-    return not (await backend.query_runs(RunFilter(), limit=1)).items
+async def store_is_empty(backend: StateBackend, *, creates: bool = False) -> bool:
+    """Whether a store has no runs; with `creates`, also whether there is none."""
+    try:
+        return not (await backend.query_runs(RunFilter(), limit=1)).items
+    except (StoreNotFoundError, NotAStoreError) as error:
+        if creates and (isinstance(error, StoreNotFoundError) or error.to_dict().get("empty")):
+            return True
+        raise
 
 
 def _check_kind(backend: StateBackend, path: Path, headers: Sequence[Header]) -> None:
@@ -254,6 +264,20 @@ async def _restore_one(backend: StateBackend, run_id: str, records: Iterable[Rec
     try:
         await backend.restore(records)
     except SchemaError as error:
-        done.failed[run_id] = error.message
-    else:
-        done.run_ids.append(run_id)  # if it exists, the failed call for the batch had restored it
+        if not await _restored_as_portable(backend, records):
+            done.failed[run_id] = error.message
+            return
+    done.run_ids.append(run_id)  # if it exists, the failed call for the batch had restored it
+
+
+async def _restored_as_portable(backend: StateBackend, records: Iterable[Record]) -> bool:
+    """Whether a run of another schema could be restored by its portable form, with all that it has."""
+    lost: Counter[str] = Counter()
+    try:
+        parts = PortableParts(fields=type(backend).portable_fields())
+        with RecordSpool(parts.of(record, lost) for record in type(backend).portable_records(records)) as portable:
+            if lost or any(record.get("state_only") for record in records) or any("problem" in one for one in portable):
+                return False
+            return bool((await backend.write_portable(portable)).run_ids)
+    except (AttributeError, IndexError, KeyError, LensError, TypeError, ValueError):
+        return False

@@ -1,0 +1,203 @@
+"""Exporting runs to an archive of portable records, which can be imported into any store.
+
+The file gets its name when it is complete. The lines are those of `flujo_lens.operations.archive_format`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from flujo_lens.errors import LensError, OperationFailedError, ReadOnlyStoreError, UsageError
+from flujo_lens.fs.atomic_write import sync_folder, write_all
+from flujo_lens.operations.archive_compression import Form, pack
+from flujo_lens.operations.archive_format import (
+    Batch,
+    Chain,
+    Header,
+    Manifest,
+    batch_line,
+    exact_record_lines,
+    header_line,
+    manifest_line,
+)
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.portable_parts import PortableParts, Selected
+from flujo_lens.operations.transfer import Groups, Transferred
+from flujo_lens.state.deletion import Record
+
+__all__ = ["PORTABLE", "check_export_path", "export_runs", "new_file", "packed_into", "stream_of"]
+
+PORTABLE = "portable"
+"""The driver in the header of an archive that any driver can read."""
+
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_MOST_RECORDS = 1_000
+
+Sink = Callable[[bytes], None]
+
+
+class ExportWriter:
+    """Writes the lines of an archive.
+
+    Args:
+        sink: Is handed the lines, some at a time.
+        header: The first line.
+    """
+
+    def __init__(self, sink: Sink, header: Header) -> None:
+        self._sink = sink
+        self.runs = self.records = self.batches = 0
+        line = header_line(header)
+        self._chain = Chain(line)
+        sink(line)
+
+    def keep(self, records: Iterable[Record]) -> None:
+        """Write the records of some whole runs, the parts of a very large one in several batches."""
+        waiting: list[Record] = []
+        for record in records:
+            waiting.append(record)
+            if record.get("last") is not True or len(waiting) >= _MOST_RECORDS:
+                self._batch(waiting)
+                waiting = []
+        if waiting:
+            self._batch(waiting)
+
+    def _batch(self, records: list[Record]) -> None:
+        lines = exact_record_lines(records)
+        digest, runs = sha256(lines).hexdigest(), sum(record.get("last") is True for record in records)
+        self.batches, self.runs, self.records = self.batches + 1, self.runs + runs, self.records + len(records)
+        self._sink(lines + batch_line(Batch(self.batches, runs, len(records), digest)))
+        self._chain.add(digest)
+
+    def finish(self, *, complete: bool) -> None:
+        """Write the last line."""
+        manifest = Manifest(self.runs, self.records, self.batches, {}, {}, complete)
+        self._sink(manifest_line(self._chain.sealed(manifest)))
+
+
+async def export_runs(
+    groups: Groups,
+    parts: PortableParts,
+    sink: Sink,
+    header: Header,
+    done: Transferred,
+    *,
+    stop: Stop | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Transferred:
+    """Write runs to an archive.
+
+    Args:
+        groups: The runs.
+        parts: What of them is written.
+        sink: Is handed the lines.
+        header: The first line.
+        done: What is updated, and returned.
+        stop: When to stop early; the archive says then that it is not complete.
+        progress: Called after each group with the number of processed runs.
+
+    Raises:
+        LensError: the store cannot be read; or as raised by `sink`.
+    """
+    writer = ExportWriter(sink, header)
+    is_stopped = False
+    async for group in groups:
+        problems = {record["run_id"]: record["problem"] for record in group if "problem" in record}
+        runs = Selected(group, parts)
+        writer.keep(record for record in runs if record["run_id"] not in problems)
+        done.failed |= problems
+        done.lost.update(runs.lost)
+        done.done = writer.runs
+        if progress is not None:
+            progress(done.seen)
+        if stop and done.seen < done.matched:
+            is_stopped = True
+            break
+    writer.finish(complete=not (is_stopped or done.failed))
+    return done
+
+
+# --- where the lines go
+
+
+def check_export_path(path: Path, *, overwrite: bool) -> None:
+    """Check that a file could be created. Creates nothing.
+
+    Raises:
+        UsageError: it exists, or its folder does not.
+        ReadOnlyStoreError: its folder is not writable.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"no such folder: {path.parent}; nothing was written", hint=f"mkdir -p {path.parent}")
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; nothing was written", hint="give a file: runs.ndjson.zst")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(
+            f"{path} already exists; nothing was written", hint="--overwrite replaces it, when the export is complete"
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise _not_written(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool) -> Iterator[int]:
+    """A descriptor of a file of mode 0600, which gets its name at the end of the block; on an error nothing is left.
+
+    Raises:
+        UsageError, ReadOnlyStoreError, OperationFailedError: it cannot be created or written.
+    """
+    check_export_path(path, overwrite=overwrite)
+    draft = path.with_name(f".{path.name[:200]}.lens-{os.getpid()}.part")
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)  # of an earlier process with the same number, which was killed
+        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    try:
+        yield file
+        os.fsync(file)
+        _place(draft, path, overwrite)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise _not_written(path, error) from error
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+    finally:
+        os.close(file)
+
+
+def _place(draft: Path, path: Path, overwrite: bool) -> None:
+    if not overwrite and os.path.lexists(path):
+        raise UsageError(f"{path} was created by another process in the meantime; nothing was written")
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def packed_into(file: int, form: Form) -> Sink:
+    """A sink that compresses the lines, and writes them to a descriptor."""
+    return lambda lines: write_all(file, pack(form, lines))
+
+
+def stream_of(stream: BinaryIO) -> Sink:
+    """A sink that writes the lines to a stream."""
+
+    def write(lines: bytes) -> None:
+        stream.write(lines)
+
+    return write
+
+
+def _not_written(path: Path, error: OSError) -> LensError:
+    kind = ReadOnlyStoreError if error.errno in _READ_ONLY else OperationFailedError
+    hint = "df -h shows the free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give another file"
+    return kind(f"cannot write {path}: {error.strerror or error}; no file was left", hint=hint, path=str(path))
