@@ -33,7 +33,7 @@ from flujo_lens.errors import (
 __all__ = ["COMMANDS", "build", "main", "root", "run"]
 
 LOOK, RUN, CLEAN, CARE = "Inspect runs", "Resume and cancel", "Clean up", "Maintain the store"
-ALSO, SET_UP = "Tasks, scores, system state", "Setup"
+MOVE, ALSO, SET_UP = "Move runs", "Tasks, scores, system state", "Setup"
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status:status", LOOK),
@@ -53,7 +53,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("delete:delete", CLEAN),
     "prune": ("prune:prune", CLEAN),
     "undo": ("undo:undo", CLEAN),
-    "import": ("import_:import_archive", CLEAN),
+    "copy": ("copy:copy", MOVE),
+    "export": ("export:export", MOVE),
+    "import": ("import_:import_archive", MOVE),
+    "init": ("init:init", MOVE),
     "doctor": ("doctor:doctor", CARE),
     "migrate": ("migrate:migrate", CARE),
     "optimize": ("optimize:optimize", CARE),
@@ -81,6 +84,8 @@ _CHANGING = (
     "prune",
     "undo",
     "import",
+    "copy",
+    "init",
     "migrate",
     "optimize",
     "doctor",

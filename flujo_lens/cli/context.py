@@ -110,6 +110,20 @@ class App:
 
         return drive(self._with_backend(guarded))
 
+    def run_with(self, other: App, work: Callable[[StateBackend, StateBackend], Awaitable[T]]) -> T:
+        """`run` with two stores: this one and that of `other`."""
+        return asyncio.run(self._with_backend(lambda one: other._with_backend(lambda two: work(one, two))))
+
+    def at(self, store: str) -> App:
+        """The same invocation with another store.
+
+        Args:
+            store: As for --store.
+        """
+        made = replace(self, options=self.options._replace(store=store))
+        vars(made)["settings"] = self.settings  # whose notes are printed once
+        return made
+
     async def _with_backend(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         from flujo_lens.state.registry import open_backend
 

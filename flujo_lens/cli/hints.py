@@ -18,7 +18,7 @@ __all__ = ["Repeated", "with_filters"]
 
 _WITH_CODE = ("check", "resume", "retry")
 _LOOKS = ("status", "list", "show", "trace", "spans", "stats", "failed", "waiting", "watch", "diff", "evals", "doctor")
-_CHANGES = ("fork", "cancel", "delete", "prune", "undo", "import", "migrate", "optimize")
+_CHANGES = ("fork", "cancel", "delete", "prune", "undo", "export", "import", "migrate", "optimize")
 _GROUPS = ("tasks", "system", "audit")
 
 _ALONE = "|".join((*_WITH_CODE, *_LOOKS, *_CHANGES))

@@ -26,9 +26,11 @@ __all__ = [
     "LimitOption",
     "NoBinOption",
     "OutputOptions",
+    "PartOptions",
     "PruneOptions",
     "RunArgument",
     "RunsArgument",
+    "TransferOptions",
     "YesOption",
     "command",
 ]
@@ -43,7 +45,7 @@ RunArgument = Annotated[
 ]
 
 _APP, _CHANGE, _COMMON, _COPY = "Application", "Changes", "Common options", "Copies"
-_FILTER, _LIMIT, _OLD, _OUTPUT = "Filters", "Limits", "Age", "Output"
+_FILTER, _LIMIT, _OLD, _OUTPUT, _PARTS = "Filters", "Limits", "Age", "Output", "Parts"
 
 
 def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
@@ -196,6 +198,40 @@ class ChangeOptions(NamedTuple):
         return [f"{option}={value}" for option, value in values if value is not None]
 
 
+class PartOptions(NamedTuple):
+    """What of the runs is moved."""
+
+    without: Annotated[
+        list[str] | None,
+        _option(_PARTS, "--without", help="Leave out state, spans or outputs; repeatable, or a,b.", metavar="PART"),
+    ] = None
+    redact: Annotated[bool, _option(_PARTS, "--redact", help="Mask secrets in all values.")] = False
+
+    def words(self) -> list[str]:
+        """The options that were given, as the audit log keeps them."""
+        return [*(f"--without={part}" for part in self.without or ()), *(["--redact"] if self.redact else [])]
+
+
+class TransferOptions(NamedTuple):
+    """How runs are written into a store that may have some of them."""
+
+    on_conflict: Annotated[
+        str | None,
+        _option(
+            _CHANGE,
+            "--on-conflict",
+            help="What to do with a run that exists and differs: fail, skip or replace.",
+            metavar="ACTION",
+        ),
+    ] = None
+    verify: Annotated[bool, _option(_CHANGE, "--verify", help="Read each run again, and compare its digest.")] = False
+
+    def words(self) -> list[str]:
+        """The options that were given, as the audit log keeps them."""
+        conflict = [] if self.on_conflict is None else [f"--on-conflict={self.on_conflict}"]
+        return [*conflict, *(["--verify"] if self.verify else [])]
+
+
 class PruneOptions(NamedTuple):
     """The options of ``lens prune`` beyond the filters: ages, exceptions and limits."""
 
@@ -286,7 +322,16 @@ class AppOptions(NamedTuple):
         return [f"{option}={value}" for option, value in values if value is not None]
 
 
-_GROUPS = (AppOptions, CommonOptions, FilterOptions, OutputOptions, ChangeOptions, PruneOptions)
+_GROUPS = (
+    AppOptions,
+    CommonOptions,
+    FilterOptions,
+    OutputOptions,
+    ChangeOptions,
+    PartOptions,
+    PruneOptions,
+    TransferOptions,
+)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.options import ChangeOptions, YesOption
+from flujo_lens.cli.options import ChangeOptions, PartOptions, TransferOptions, YesOption
 
 
 def import_archive(
     app: App,
+    parts: PartOptions,
+    writing: TransferOptions,
     change: ChangeOptions,
     file: Annotated[
         Path,
@@ -37,18 +39,19 @@ def import_archive(
         ),
     ] = None,
 ) -> None:
-    """Import the runs of an archive made by prune --archive.
+    """Import the runs of an archive, from a store of any kind.
 
-    Existing runs are left unchanged. The compression is detected; archives can be concatenated.
+    Archives are made by export and prune --archive. The store is created if it does not exist. Existing runs are left
+    unchanged (--on-conflict skip). The compression is detected; archives can be concatenated.
 
     lens import archive.ndjson.zst --dry-run
     ssh backup cat runs.ndjson.gz | lens import - --yes
     """
     from flujo_lens.cli.input.archive import parse_size
-    from flujo_lens.cli.screens.undo import ImportArguments, run_import
+    from flujo_lens.cli.screens.import_ import ImportArguments, run_import
     from flujo_lens.operations.archive_compression import Limits
 
     record = None if max_record is None else parse_size(max_record, "--max-record")
     unpacked = None if max_unpacked is None else parse_size(max_unpacked, "--max-unpacked")
-    if code := run_import(app, ImportArguments(file, yes, change, Limits.asked(record, unpacked))):
+    if code := run_import(app, ImportArguments(file, yes, change, parts, writing, Limits.asked(record, unpacked))):
         raise typer.Exit(code)

@@ -1,34 +1,31 @@
-"""``lens undo`` and ``lens import``: question, change and report."""
+"""``lens undo``: question, change and report."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
-from flujo_lens.cli.input.archive import STDIN, ArchiveInput, archive_input
-from flujo_lens.cli.input.confirm import can_ask, check_can_ask, check_writable, confirm
+from flujo_lens.cli.input.confirm import can_ask, check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, listed
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.screens.progress import Bar
 from flujo_lens.cli.sidecars import base_of, bin_of, bin_of_gone, lock_of
 from flujo_lens.cli.signals import code_of, heard
-from flujo_lens.errors import ArchiveError, UsageError
-from flujo_lens.operations.archive_compression import LIMITS, Limits
+from flujo_lens.errors import UsageError
 from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.recycle_bin import BinItem
-from flujo_lens.operations.restore import Restoration, RestorePlan, plan_restore, restore_runs, store_is_empty
+from flujo_lens.operations.restore import Restoration, RestorePlan, plan_restore
 from flujo_lens.operations.store_lock import StoreLock, holder_of
 from flujo_lens.operations.undo import check_order, runs_meant, undo
 from flujo_lens.rendering import columns, human
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["ImportArguments", "UndoArguments", "list_bin", "run_import", "run_undo"]
+__all__ = ["UndoArguments", "carry_out", "list_bin", "run_undo"]
 
 Progress = Callable[[int], None]
 Work = Callable[[StateBackend, Recorder, Stop, Progress], Awaitable[Restoration]]
@@ -41,15 +38,6 @@ class UndoArguments(NamedTuple):
     runs: tuple[str, ...]
     yes: bool
     change: ChangeOptions
-
-
-class ImportArguments(NamedTuple):
-    """Arguments of ``lens import``."""
-
-    file: Path
-    yes: bool
-    change: ChangeOptions
-    limits: Limits = LIMITS
 
 
 def list_bin(app: App, change: ChangeOptions, runs: Sequence[str], *, no_header: bool = False) -> None:
@@ -102,52 +90,13 @@ def run_undo(app: App, asked: UndoArguments) -> int:
 
     did = "cancelled" if plan.found.cancelled else "deleted"
     what = f"{human.plural(len(plan.run_ids), 'run')} that {item.audit_id} {did}"
-    return _run(app, plan, asked.change, asked.yes, words, f"restore {what}?", work)
+    return carry_out(app, plan, asked.change, asked.yes, words, f"restore {what}?", work)
 
 
-def run_import(app: App, asked: ImportArguments) -> int:
-    """Ask if the store holds runs, import an archive, and report; return the exit code."""
-    check_writable(app, dry_run=asked.change.dry_run)
-    if str(asked.file) == STDIN and not (asked.yes or asked.change.dry_run or app.run(store_is_empty)):
-        check_can_ask(app, asked.yes)  # before reading anything
-    with archive_input(app, asked.file) as given:
-        return _import(app, asked, given)
-
-
-def _import(app: App, asked: ImportArguments, given: ArchiveInput) -> int:
-    async def look(backend: StateBackend) -> RestorePlan:
-        return await plan_restore(backend, given.path, limits=asked.limits, source=given.source)
-
-    plan = app.run(look)
-    _note_incomplete(app, plan)
-
-    async def work(backend: StateBackend, writer: Recorder, stop: Stop, progress: Progress) -> Restoration:
-        return await restore_runs(backend, plan, writer, stop=stop, progress=progress)
-
-    question = f"import {human.plural(len(plan.run_ids), 'run')} of {plan.found.header.store}?"
-    yes = asked.yes or plan.store_is_empty
-    return _run(app, plan, asked.change, yes, ["lens", "import", str(asked.file)], question, work)
-
-
-def _note_incomplete(app: App, plan: RestorePlan) -> None:
-    """Print, also with --quiet, that the end of an archive is missing.
-
-    Raises:
-        ArchiveError: it has no complete run.
-    """
-    found = plan.found
-    if found.manifest is not None and not found.torn:
-        return
-    name = "the archive on stdin" if str(plan.path) == STDIN else escape_controls(str(plan.path))
-    if not found.run_ids:
-        raise ArchiveError.cut_off(plan.path, "it has no complete run")
-    whole = f"it has {human.plural(len(found.run_ids), 'complete run')}"
-    app.tell(f"{name} is truncated: {whole}")
-
-
-def _run(
+def carry_out(
     app: App, plan: RestorePlan, change: ChangeOptions, yes: bool, words: list[str], question: str, work: Work
 ) -> int:
+    """Ask, restore the runs of a plan, and report; return the exit code."""
     out = report_output(app, change)
     if change.dry_run:
         lines = [

@@ -1,0 +1,40 @@
+"""The store that a command writes to, which may not exist yet."""
+
+from __future__ import annotations
+
+import os
+
+from flujo_lens.cli.context import App
+from flujo_lens.errors import UsageError
+
+__all__ = ["at_target"]
+
+_FILES = (".db", ".sqlite", ".sqlite3")
+
+
+def at_target(app: App, text: str) -> App:
+    """The invocation with a store to write to. Creates nothing.
+
+    Args:
+        app: The invocation.
+        text: A name, URI or path. Of a path that does not exist, the ending tells the kind of store.
+
+    Raises:
+        UsageError: it does not.
+        LensError: as for `App.store`.
+    """
+    made = app.at(text)
+    choice = made.store
+    if "://" in choice.uri or os.path.lexists(choice.uri):
+        return made
+    if text.endswith("/"):
+        uri = f"file://{choice.uri}"
+    elif choice.uri.endswith(_FILES):
+        uri = f"sqlite:///{choice.uri}"
+    else:
+        raise UsageError(
+            f"{text} does not exist, and its name does not tell which kind of store to create; nothing was changed",
+            hint=f"an SQLite file: {text}.db, or sqlite:///{text}\na folder of JSON files: {text.rstrip('/')}/",
+        )
+    vars(made)["store"] = choice._replace(uri=uri)
+    return made
