@@ -6,7 +6,7 @@ DEMO := .demo/flujo_demo.db
 
 COMPAT := .compat
 
-.PHONY: help demo test check lint bench soak goldens readme manual docs docs-serve compat clean
+.PHONY: help demo test check lint bench soak goldens readme manual docs docs-serve dist compat clean
 
 help:
 	@echo "make demo     install, create a sample store, show it"
@@ -18,6 +18,7 @@ help:
 	@echo "make goldens  update the golden screens, for review"
 	@echo "make readme   update the screens of README.md"
 	@echo "make docs     the site, in build/site; make docs-serve shows it on port 8000"
+	@echo "make dist     wheel, sdist and SBOM in dist/, reproducible and checked"
 	@echo "make manual   update the man pages and the generated pages of docs/reference"
 	@echo "make clean    remove all build results"
 
@@ -96,6 +97,14 @@ docs: $(VENV)/.documented
 
 docs-serve: $(VENV)/.documented
 	@$(BIN)/mkdocs serve
+
+$(VENV)/.released: $(VENV)/.installed tools/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tools/requirements.txt
+	@touch $@
+
+# DIST names single steps: make dist DIST="build check".
+dist: $(VENV)/.released
+	@$(BIN)/python tools/dist.py $(DIST)
 
 manual: $(VENV)/.tested
 	@for name in man commands errors; do $(BIN)/python docs/generate_$$name.py || exit 1; done
