@@ -321,6 +321,18 @@ def test_every_page_can_be_found_from_the_first() -> None:
     assert found == set(DOCS.rglob("*.md"))
 
 
+def test_the_navigation_of_the_site_has_every_page() -> None:
+    """It is made of the lists in index.md, from which commands and decisions have pages of their own."""
+    links = re.findall(r"^- \[[^\]]+\]\(([^)#]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {
+        path.relative_to(DOCS) for path in DOCS.rglob("*.md") if path.parent.name not in ("commands", "decisions")
+    }
+    assert listed - {Path("index.md")} == {Path(link) for link in links if "://" not in link} - {
+        Path("reference/commands/README.md"),
+        Path("decisions/README.md"),
+    }
+
+
 @pytest.mark.parametrize("path", EVERY, ids=name_of)
 def test_error_codes_exist(path: Path) -> None:
     errors = [vars(flujo_lens.errors)[name] for name in flujo_lens.errors.__all__]

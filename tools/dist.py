@@ -130,14 +130,14 @@ def install(pythons: tuple[str, ...] = PYTHONS) -> None:
 
 
 def _interpreter(name: str) -> str | None:
-    """The path of a Python that runs, or None."""
-    for path in (shutil.which(f"python{name}"), sys.executable):
-        if path is not None:
-            done = subprocess.run(
-                [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True
-            )
-            if done.stdout.decode().strip() == name:
-                return path
+    """The path of a Python that runs, on PATH or of pyenv; or None."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    paths = [shutil.which(f"python{name}"), sys.executable, *sorted(pyenv.glob(f"{name}.*/bin/python"))]
+    for path in filter(None, paths):
+        question = "import sys; print('%d.%d' % sys.version_info[:2])"
+        done = subprocess.run([path, "-c", question], capture_output=True, text=True, check=False)
+        if done.stdout.strip() == name:
+            return str(path)
     return None
 
 
