@@ -167,8 +167,8 @@ def _try_out(folder: Path, python: str) -> None:
                  "bash-completion/completions/lens", "fish/vendor_completions.d/lens.fish"):  # fmt: skip
         if not (venv / "share" / name).is_file():
             sys.exit(f"share/{name} is not installed")
-    if shutil.which("man"):
-        run("man", "-w", "lens-list", env=clean | {"MANPATH": str(venv / "share" / "man")})
+    if shutil.which("man") and str(venv) not in (shown := run("man", "-w", "lens-list", env=clean)):
+        sys.exit(f"man finds another page: {shown}")
 
 
 def test() -> None:
