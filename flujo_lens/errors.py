@@ -134,9 +134,12 @@ class UnknownValueError(UsageError):
     code = "LENS-U3"
 
     @classmethod
-    def of(cls, kind: str, value: str, legal: Sequence[str]) -> UnknownValueError:
-        """Build the error for an unknown `value` of a `kind`; the message names the nearest of the `legal` ones."""
-        near = nearest(value, legal)
+    def of(cls, kind: str, value: str, legal: Sequence[str], near: str | None = None) -> UnknownValueError:
+        """Build the error for an unknown `value` of a `kind`; the message names the nearest of the `legal` ones.
+
+        `near` is the nearest one, if it is not that of `nearest`.
+        """
+        near = near or nearest(value, legal)
         asked = f"Did you mean {near}? " if near else ""
         return cls(f'unknown {kind} "{value}". {asked}Valid: {", ".join(legal)}', value=value)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -72,8 +71,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "help": ("help:show_help", SET_UP),
 }
 """Command -> (module below `flujo_lens.cli.commands`, with the function or, for a group, none; help panel)."""
-
-_TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
 
 _CHANGING = (
     "resume",
@@ -223,7 +220,9 @@ def run(arguments: Sequence[str], world: World) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return exit_codes.INTERRUPTED
     except typer.TyperException as error:
-        return _tell(app, UsageError(_sentence(error), hint=_usage_hint(error, arguments)), arguments)
+        from flujo_lens.cli.usage_errors import usage_error
+
+        return _tell(app, usage_error(error, arguments, COMMANDS), arguments)
     except LensError as error:
         return _tell(app, error, arguments)
     except Exception as error:  # noqa: BLE001 - anything that gets here is an internal error
@@ -266,26 +265,6 @@ def _fault(error: Exception, arguments: Sequence[str]) -> LensError:
 def _is_text(argument: str) -> bool:
     """False for an argument with bytes outside the locale's encoding: they arrive as lone surrogates."""
     return not any("\ud800" <= char <= "\udfff" for char in argument)
-
-
-def _sentence(error: typer.TyperException) -> str:
-    text = error.format_message() if hasattr(error, "format_message") else error
-    message = str(text).strip().rstrip(".")
-    return message[:1].lower() + message[1:]
-
-
-def _usage_hint(error: typer.TyperException, arguments: Sequence[str]) -> str:
-    """The help of the command, and how to name a run where its id is missing or not accepted."""
-    named = next((word for word in arguments if word in COMMANDS), "")
-    ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx else f"lens {named}".rstrip()
-    text = str(error.format_message() if hasattr(error, "format_message") else error)
-    if "issing argument 'RUN'" in text:
-        return f"name a run by an id from lens list, or the newest: {path} @latest\n{path} --help"
-    if "unexpected extra argument" in text and named in _TAKE_NO_RUN:
-        extra = shlex.quote(text.partition("(s) (")[2].rstrip(")"))
-        return f"one run: lens show {extra}; part of an id: lens list --search {extra}\n{path} --help"
-    return f"{path} --help"
 
 
 def _tell(app: App, error: LensError, arguments: list[str]) -> int:

@@ -194,11 +194,13 @@ class App:
         """A command to suggest, with the store and application options of this one."""
         return self.repeated.command(command)
 
-    def output(self, options: OutputOptions, formats: tuple[str, ...] | None = None) -> Output:
-        """The output for results."""
+    def output(
+        self, options: OutputOptions, formats: tuple[str, ...] | None = None, *, is_document: bool = False
+    ) -> Output:
+        """The output for results: of a list, or of a document, which a pipe gets as the text of its screen."""
         from flujo_lens.cli.output import Output
 
-        return Output(self, options, formats)
+        return Output(self, options, formats, is_document=is_document)
 
     def note(self, text: str) -> None:
         """Print a note on stderr, unless --quiet."""

@@ -18,20 +18,20 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 MEANINGS: dict[int, str] = {
-    OK: "Done, also if a list is empty, or if --max-duration ended the work.",
-    FAILED: "The operation failed, or a check found a problem (check, doctor, audit verify, --exit-status).",
-    USAGE: "Wrong usage or settings, or a question that cannot be asked: not a terminal, and no --yes.",
-    NO_SUCH_RUN: "No run has this id, or several have this prefix. Nothing was changed.",
-    INCOMPATIBLE: "The saved state does not fit the code. Nothing was changed.",
-    STORE: "The store or file is missing, unreachable, damaged, read-only, or not a store.",
-    PARTIAL: "Done in part: some of the runs failed or were skipped.",
-    BUSY: "Locked, or held by a live process: the same command may work later.",
-    INTERNAL: "An internal error in lens.",
-    HUNG_UP: "Ended by SIGHUP, after the current batch.",
-    INTERRUPTED: "Ended by Ctrl-C (SIGINT).",
-    TERMINATED: "Ended by SIGTERM, after the current batch.",
+    OK: "done, even if the list is empty, or if --max-duration ended the work",
+    FAILED: "the operation failed, or a check found a problem",
+    USAGE: "invalid arguments or settings, or a question that cannot be asked: no terminal, and no --yes",
+    NO_SUCH_RUN: "no such run, or an ambiguous id; nothing was changed",
+    INCOMPATIBLE: "a saved run does not fit the code; nothing was changed",
+    STORE: "the store is missing, not a store, unreachable, read-only or damaged; or a file is not an archive of runs",
+    PARTIAL: "partly done: some runs failed, or were skipped",
+    BUSY: "busy: another process holds the store or the run; try again later",
+    INTERNAL: "an internal error in lens (--debug shows the traceback)",
+    HUNG_UP: "the terminal was closed (SIGHUP): like 143",
+    INTERRUPTED: "interrupted (Ctrl-C)",
+    TERMINATED: "terminated (SIGTERM), after finishing the current batch",
 }
-"""Exit code -> its meaning, for the manual. The codes and meanings are part of the public interface."""
+"""Exit code -> its meaning, as in the README. Both are a public interface."""
 
 _BY_CLASS: dict[type[errors.LensError], int] = {
     errors.UsageError: USAGE,

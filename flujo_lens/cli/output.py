@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from flujo_lens.cli.context import App
+    from flujo_lens.state.views import RunFilter
 
 __all__ = ["Output", "live_console"]
 
 _TIME_STYLES = ("iso", "relative", "local")
 
 _WITH_HEADER = ("table", "csv", "tsv")
+
+_LONGEST_LINE = 100
+"""Maximum width of a line of several commands where lines have no width."""
 
 _PADDING = re.compile(r" +((?:\x1b\[[\d;]*m)*)(?=\n|\Z)")
 """Spaces at the end of a line, after an optional end of a colour."""
@@ -37,10 +41,15 @@ class Output:
         app: The invocation.
         options: The output options.
         formats: The formats supported by the command; None for all.
+        is_document: Whether it is a document, which a pipe gets as the plain text of its screen. A list, also that of
+            the --columns of a document, is TSV there.
     """
 
-    def __init__(self, app: App, options: OutputOptions, formats: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, app: App, options: OutputOptions, formats: tuple[str, ...] | None = None, *, is_document: bool = False
+    ) -> None:
         self.app, self.options = app, options
+        self._is_text = app.world.is_terminal or (is_document and options.columns is None)
         self.formats = formats or FORMATS
         self.form = self._form()
         self._check_options()
@@ -52,7 +61,7 @@ class Output:
                 raise UsageError(f"--json and -o {asked} contradict each other")
             asked = "json"
         if asked is None:
-            return "table" if self.app.world.is_terminal else "tsv"
+            return "table" if self._is_text else "tsv"
         return check_format(asked, self.formats)
 
     def _check_options(self) -> None:
@@ -73,6 +82,11 @@ class Output:
     def is_table(self) -> bool:
         """Whether the output is a table."""
         return self.form == "table"
+
+    @property
+    def folds(self) -> bool:
+        """Whether the text has a width to which it is folded or cut."""
+        return self.app.world.folds
 
     @cached_property
     def redactor(self) -> Redactor:
@@ -159,21 +173,31 @@ class Output:
     def print(self, *parts: RenderableType) -> None:
         """Print Rich renderables."""
         for part in parts:
-            self.console.print(part)
+            self.console.print(part, soft_wrap=not self.folds)
+
+    def indented(self, text: str, indent: int, style: str = "") -> None:
+        """Print lines of text with an indent, folded to the width."""
+        from rich.padding import Padding
+        from rich.text import Text
+
+        if self.folds:
+            self.print(Padding(Text(text, style=style), (0, 0, 0, indent)))
+        else:
+            self.print(*(Text(" " * indent + line, style=style) for line in text.split("\n")))
 
     def table(self, view: View, items: Sequence[Any]) -> None:
         """Print rows as a table."""
         from flujo_lens.rendering.tables import table
 
         fields = self.fields(view) if self.options.columns is not None else ()
-        width, header = self.app.world.columns, not self.options.no_header
+        width, header = self.app.world.columns if self.folds else None, not self.options.no_header
         self.print(table(view, items, self.human, self.redactor, width, fields, header=header))
 
     def next(self, *commands: str) -> None:
         """Print the suggested next commands: on one line, or on a line each if it is too narrow."""
         commands = tuple(map(self.app.suggest, commands))
         line = f"next: {' · '.join(commands)}"
-        if len(line) > self.app.world.columns:
+        if len(line) > (self.app.world.columns if self.folds else _LONGEST_LINE):
             line = "next: " + "\n      ".join(commands)
         self.command(line)
 
@@ -183,9 +207,20 @@ class Output:
 
         self.console.print(Text(" " * indent + text, style=style), soft_wrap=True)
 
-    def show(self, view: View, items: Sequence[Any], empty: str) -> None:
-        """Print rows in the requested format; a table without rows prints `empty`."""
-        if not items and empty:
+    def show(self, view: View, items: Sequence[Any], empty: str, wanted: RunFilter | None = None) -> None:
+        """Print rows in the requested format.
+
+        Args:
+            view: The view of the items.
+            items: The rows.
+            empty: A note if there are none; "" for no note.
+            wanted: The filter of the rows, for notes on what may be wrong with it.
+        """
+        if not items and empty and wanted is not None:
+            from flujo_lens.cli.empty_result import note_no_runs
+
+            note_no_runs(self.app, empty, wanted)
+        elif not items and empty:
             self.app.note(empty)
         if not self.is_table:
             self.rows(view, items)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from flujo_lens.cli.context import App
+from flujo_lens.cli.empty_result import note_no_runs
 from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
-from flujo_lens.operations.runs import decode_cursor, encode_cursor
+from flujo_lens.operations.cursor import decode_cursor, encode_cursor
 from flujo_lens.rendering.columns import View
 from flujo_lens.state.backends.base import Position, StateBackend
 from flujo_lens.state.views import Page, RunFilter, RunSummary
@@ -27,7 +27,10 @@ def print_count(app: App, out: Output, wanted: RunFilter) -> None:
     async def work(backend: StateBackend) -> int:
         return await backend.count_runs(wanted)
 
-    out.write(f"{app.run(work)}\n".encode())
+    count = app.run(work)
+    out.write(f"{count}\n".encode())
+    if not count:
+        note_no_runs(app, _nothing(wanted), wanted)
 
 
 class Asked(NamedTuple):
@@ -39,10 +42,19 @@ class Asked(NamedTuple):
     reverse: bool = False
     sort: str | None = None
 
+    @property
+    def after(self) -> Position | None:
+        """The position of the cursor."""
+        return None if self.cursor is None else decode_cursor(self.cursor, self.words())
+
+    def words(self) -> list[str]:
+        """What a cursor is of: the filters and the order."""
+        return [*self.filters.words(), *(["--reverse"] if self.reverse else [])]
+
 
 def print_page(app: App, out: Output, view: View, wanted: RunFilter, limit: int | None, asked: Asked) -> None:
     """Print a page (all runs if `limit` is None), and on stderr the command for the next."""
-    after, reverse = decode_cursor(asked.cursor) if asked.cursor is not None else None, asked.reverse
+    after, reverse = asked.after, asked.reverse
 
     async def work(backend: StateBackend) -> Page[RunSummary]:
         if limit is not None:
@@ -52,7 +64,7 @@ def print_page(app: App, out: Output, view: View, wanted: RunFilter, limit: int 
         return page._replace(items=tuple(await app.with_signs(backend, page.items)))
 
     page = app.run(work)
-    out.show(view, page.items, _nothing(wanted))
+    out.show(view, page.items, _nothing(wanted), wanted)
     note_problems(app, page.items)
     if page.next is not None:
         note_next(app, page.next, len(page.items), asked)
@@ -66,7 +78,8 @@ def note_next(app: App, position: Position, shown: int, asked: Asked) -> None:
     """Print how to get the next page."""
     which = "next" if asked.cursor is not None else "oldest" if asked.reverse else "newest"
     limit = "" if asked.limit is None else f" -n {asked.limit}"
-    more = f"lens list --cursor {shlex.quote(encode_cursor(position))}{limit}{' --reverse' if asked.reverse else ''}"
+    cursor = encode_cursor(position, asked.words())
+    more = f"lens list --cursor {cursor}{limit}{' --reverse' if asked.reverse else ''}"
     more = app.suggest(with_filters(more, asked.filters))
     count = app.suggest(with_filters("lens list --count", asked.filters))
     app.note(f"showing the {which} {shown}; next page: {more}\nto count them: {count}")
@@ -84,9 +97,9 @@ def note_problems(app: App, runs: Sequence[RunSummary]) -> None:
         app.note(f"unreadable: {more} more")
 
 
-def stream_all(app: App, out: Output, view: View, wanted: RunFilter, cursor: str | None, reverse: bool) -> None:
+def stream_all(app: App, out: Output, view: View, wanted: RunFilter, asked: Asked) -> None:
     """Print all runs in a machine format, each as soon as it is read."""
-    after = decode_cursor(cursor) if cursor is not None else None
+    after, reverse = asked.after, asked.reverse
     writer = out.writer(view)
 
     async def work(backend: StateBackend) -> bool:
@@ -103,5 +116,5 @@ def stream_all(app: App, out: Output, view: View, wanted: RunFilter, cursor: str
 
     out.write(writer.head())
     if not app.run(work):
-        app.note(_nothing(wanted))
+        note_no_runs(app, _nothing(wanted), wanted)
     out.write(writer.tail())

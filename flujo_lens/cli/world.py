@@ -96,6 +96,11 @@ class World:
         return int(given[:9]) or None if given.isascii() and given.isdigit() else None
 
     @cached_property
+    def folds(self) -> bool:
+        """Whether lines have a width, that of a terminal or of COLUMNS; without one, nothing is folded or cut."""
+        return self.columns < _WIDEST
+
+    @cached_property
     def unicode(self) -> bool:
         """Whether the terminal can show more than ASCII."""
         return (self.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32", "utf8sig")

@@ -11,7 +11,10 @@ from flujo_lens.errors import UnknownValueError
 __all__ = ["Explanation", "explain", "explanations"]
 
 _PAGES = files("flujo_lens").joinpath("data", "explanations")
-_CODE = re.compile("(?:LENS-)?([A-Z][0-9]+)", re.IGNORECASE)
+_CODE = re.compile("(?:LENS-)?([A-Z][0-9]{1,9})", re.IGNORECASE)
+_NUMBER = len("LENS-B")
+"""Where the number of a code begins."""
+
 _HEAD = re.compile(r"# (?P<code>\S+): (?P<title>.+)\n\nExit code (?P<exit_code>[0-9]+)")
 
 
@@ -45,8 +48,15 @@ def explain(code: str) -> Explanation:
     whole = f"LENS-{found[1].upper()}" if found else code
     codes = _codes()
     if whole not in codes:
-        raise UnknownValueError.of("error code", whole, codes)
+        raise UnknownValueError.of("error code", whole, codes, _near(whole, codes))
     return _page(whole)
+
+
+def _near(code: str, codes: list[str]) -> str | None:
+    """The code of the same letter with the nearest number, or None."""
+    found = _CODE.fullmatch(code)
+    same = [each for each in codes if found and each[:_NUMBER] == code[:_NUMBER]]
+    return min(same, key=lambda each: abs(int(each[_NUMBER:]) - int(code[_NUMBER:])), default=None)
 
 
 def _codes() -> list[str]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
-from datetime import datetime
 
 from flujo_lens.errors import AmbiguousRunError, RunNotFoundError, UsageError
-from flujo_lens.state.backends.base import Position, StateBackend, overrides
-from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.views import RunDetail, RunFilter
 
-__all__ = ["LEAST_PREFIX", "ambiguous", "decode_cursor", "encode_cursor", "read_run", "resolve_run", "run_exists"]
+__all__ = ["LEAST_PREFIX", "ambiguous", "read_run", "resolve_run", "run_exists"]
 
 LEAST_PREFIX = 4
 MOST_CANDIDATES = 10
@@ -119,39 +116,3 @@ async def read_run(backend: StateBackend, text: str, unescaped: str | None = Non
     if detail is None:
         raise _not_found(text, [])
     return detail
-
-
-# --- pages
-
-
-def encode_cursor(position: Position) -> str:
-    """A position in a list as text that needs no quoting in a shell."""
-    import orjson
-
-    when = position[0].isoformat().replace("+00:00", "Z") if position[0] else None
-    return base64.urlsafe_b64encode(orjson.dumps({"t": when, "id": position[1]})).decode().rstrip("=")
-
-
-def decode_cursor(text: str) -> Position:
-    """The position of a cursor.
-
-    Raises:
-        UsageError: it is not a cursor.
-    """
-    import orjson
-
-    try:
-        document = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
-        run_id, when = document["id"], document["t"]
-    except (ValueError, KeyError, TypeError):
-        raise _bad_cursor(text) from None
-    instant: datetime | None = parse_instant(when) if when is not None else None
-    if not isinstance(run_id, str) or (when is not None and instant is None):
-        raise _bad_cursor(text)
-    return instant, run_id
-
-
-def _bad_cursor(text: str) -> UsageError:
-    return UsageError(
-        f'"{text}" is not a cursor', hint="use the cursor printed by lens list, or omit --cursor for the first page"
-    )

@@ -40,6 +40,7 @@ _STAGES: tuple[tuple[dict[str, int], int], ...] = (
 
 _WIDENS = {"name": 1, "id": 2, "fold": 3, "cut": 3}
 _LONGEST_CELL = 300
+_WIDEST_COLUMN = 120
 _STAYS, _NEEDED = 100, 60
 
 
@@ -53,20 +54,22 @@ def table(
     items: Sequence[Any],
     shown: Human,
     redactor: Redactor,
-    width: int,
+    width: int | None,
     fields: Sequence[Field] = (),
     *,
     header: bool = True,
     cut: bool = False,
-) -> Group:
+) -> Group | Text:
     """A table of at most `width` cells. An id longer than its column gets a separate line.
+
+    Without a width, nothing is dropped, folded or cut.
 
     Args:
         view: The view of the items.
         items: The rows.
         shown: The formatting of times.
         redactor: Masks secrets.
-        width: The width of the terminal.
+        width: The width of the terminal; None for unlimited.
         fields: The fields of ``--columns``; by default, the table columns of the view.
         header: Whether to print the header.
         cut: Whether texts and names that are too long are cut instead of folded; ids never are.
@@ -75,8 +78,10 @@ def table(
     if cut:
         columns = tuple(c._replace(style="cut") if c.style == "fold" else c for c in columns)
     shown = shown._replace(mask=redactor.text)
-    cells = [[_cell(column, item, shown) for column in columns] for item in items]
+    cells = [[_cell(column, item, shown, is_cut=width is not None) for column in columns] for item in items]
     widths = [max([len(c.title), *(cell_len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
+    if width is None:
+        return _whole(columns, cells, widths, header)
     kept = fit(columns, widths, width)
     if cut:
         cells = [[_cut(row[i], c, kept.get(i, 0)) for i, c in enumerate(columns)] for row in cells]
@@ -120,11 +125,28 @@ def _of_field(field: Field, view: View, redactor: Redactor) -> Shown:
     return Shown(field.name.upper(), cell, _STAYS, style, masks=True)
 
 
-def _cell(column: Shown, item: Any, shown: Human) -> str:
+def _cell(column: Shown, item: Any, shown: Human, *, is_cut: bool) -> str:
     text = column.text(item, shown)
     if column.style == "id":
         return escape_controls(text)
-    return one_line(text, _LONGEST_CELL if column.style in ("fold", "cut") else 0)
+    return one_line(text, _LONGEST_CELL if is_cut and column.style in ("fold", "cut") else 0)
+
+
+def _whole(columns: Sequence[Shown], cells: Sequence[Sequence[str]], widths: Sequence[int], header: bool) -> Text:
+    """The lines of a table of any width. A cell wider than `_WIDEST_COLUMN` moves the rest of its line."""
+    kept = [i for i, column in enumerate(columns) if widths[i] > len(column.title) or column.title]
+    heads = [Text(column.title, style="bold") for column in columns]
+    rows = [[_styled(column, cell) for column, cell in zip(columns, row, strict=True)] for row in cells]
+    lines = []
+    for row in [heads, *rows] if header else rows:
+        line = Text()
+        for i in kept:
+            gap = " " * (min(widths[i], _WIDEST_COLUMN) - row[i].cell_len)
+            is_right = columns[i].style == "right"
+            line.append(gap if is_right else "").append_text(row[i]).append("" if is_right else gap).append(" " * _GAP)
+        line.rstrip()
+        lines.append(line)
+    return Text("\n").join(lines)
 
 
 def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int, int]:

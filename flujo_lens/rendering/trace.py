@@ -16,7 +16,8 @@ from flujo_lens.state.views import Span
 
 __all__ = ["tree_lines"]
 
-_LEAST_BAR = 10
+_LEAST_BAR, _WHOLE_BAR = 10, 40
+_WIDEST_LABEL = 80
 _NOTE = 40
 _LEAST_NOTE = 4
 _EIGHTHS = "▏▎▍▌▋▊▉█"
@@ -44,13 +45,13 @@ _ASCII = _Glyphs("|- ", "`- ", "|  ", "#", "")
 
 
 def tree_lines(
-    roots: Sequence[Span], width: int, *, unicode: bool = True, mask: Callable[[str], str] = str
+    roots: Sequence[Span], width: int | None, *, unicode: bool = True, mask: Callable[[str], str] = str
 ) -> list[Text]:
     """A line per span: tree, status unless completed, duration, bar and error.
 
     Args:
         roots: The trees.
-        width: Width of a line in cells.
+        width: Width of a line in cells; None for unlimited: then no name or error is cut.
         unicode: False for ASCII terminals.
         mask: Masks the secrets in a text.
     """
@@ -58,7 +59,7 @@ def tree_lines(
     made: list[Text] = []
     for root in roots:
         lines = list(_lines(root, glyphs, mask))
-        made += _drawn(lines, width, glyphs)
+        made += _drawn(lines, width, glyphs) if width is not None else _whole(lines, glyphs)
     return made
 
 
@@ -101,6 +102,23 @@ def _drawn(lines: Sequence[_Line], width: int, glyphs: _Glyphs) -> Iterable[Text
     total = max(max(line.end for line in lines), 1e-9)
     for line in lines:
         yield _one(line, (labels, statuses, times, bar, width), total, glyphs)
+
+
+def _whole(lines: Sequence[_Line], glyphs: _Glyphs) -> Iterator[Text]:
+    """The lines with whole names and errors; a name wider than `_WIDEST_LABEL` moves the rest of its line."""
+    labels = min(max(cell_len(line.label) for line in lines), _WIDEST_LABEL)
+    statuses = max(len(_status(line.span)) for line in lines)
+    times = max(len(_time(line)) for line in lines)
+    total = max(max(line.end for line in lines), 1e-9)
+    for line in lines:
+        style = STATUS_STYLES.get(line.span.status, "")
+        text = Text(line.label + " " * (labels - cell_len(line.label)) + "  ")
+        if statuses:
+            text.append(_status(line.span).ljust(statuses) + "  ", style)
+        text.append(_time(line).rjust(times) + "  ").append(_bar(line, _WHOLE_BAR, total, glyphs), style or "green")
+        text.append(f"  {line.note}", style)
+        text.rstrip()
+        yield text
 
 
 def _one(line: _Line, sizes: tuple[int, int, int, int, int], total: float, glyphs: _Glyphs) -> Text:

@@ -180,7 +180,7 @@ def example(store: Path) -> str:
 
 def middle(store: Path) -> str:
     """A cursor in the middle of the list."""
-    from flujo_lens.operations.runs import encode_cursor
+    from flujo_lens.operations.cursor import encode_cursor
 
     run_id, start = query(store, "SELECT run_id, created_at FROM runs WHERE rowid = (SELECT max(rowid) / 2 FROM runs)")
     return encode_cursor((datetime.fromisoformat(start), run_id))

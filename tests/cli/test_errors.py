@@ -340,8 +340,15 @@ def test_reading_leaves_no_trace(lens: Lens) -> None:
         ("logs 'it''s' two", "try lens trace RUN\n"),
         ("rm fail-001 'a run'", "try lens delete fail-001 'a run'\n"),
         ("kill --force fail-001", "try lens cancel RUN...\n"),
-        ("--upgrade", "no such option: --upgrade"),
+        ("--upgrade", "unknown option --upgrade."),
         ("satus", "Did you mean status?"),
+        ("list --stauts failed", "unknown option --stauts. Did you mean --status?\n  lens list --help"),
+        ("tasks sweep --dryrun", "unknown option --dryrun. Did you mean --dry-run?\n  lens tasks sweep --help"),
+        ("list -n some", "invalid value for --limit: 'some' is not a whole number"),
+        ("--timeout soon list", "invalid value for --timeout: 'soon' is not a number"),
+        ("explain b9", "Did you mean LENS-B3?"),
+        ("explain C12", "Did you mean LENS-C11?"),
+        ("help exitcode", "Did you mean exit-codes?"),
         ("show", "lens show @latest"),
         ("list fail-001", "lens show fail-001; part of an id: lens list --search fail-001"),
         ("waiting Paused-001", "lens show Paused-001"),
@@ -355,6 +362,33 @@ def test_an_error_names_what_to_type(lens: Lens, line: str, told: str) -> None:
     result = lens(line)
     assert result.code in (2, 3)
     assert told in result.err
+
+
+@pytest.mark.parametrize(
+    "command", ["list", "list --count", "list --all -o ndjson", "stats", "failed", "failed --flat"]
+)
+def test_an_empty_result_says_what_may_be_wrong(lens: Lens, command: str) -> None:
+    result = lens(f"{command} --pipeline paymets --error declined")
+    assert result.code == 0
+    assert 'no run is of the pipeline "paymets"; did you mean payments?\n' in result.err
+    assert "--error matches the whole error; for a part of it: --error '*declined*'\n" in result.err
+    found = lens(f"{command} --pipeline payments --error '*declined*'")
+    assert (found.code, "did you mean" in found.err, "--error matches" in found.err) == (0, False, False)
+    other = lens(f"{command} --pipeline payments --error 'no*such?error'")
+    assert (other.code, "no run is of" in other.err, "--error matches" in other.err) == (0, False, False)
+
+
+def test_other_lists_and_changes_name_the_nearest_pipeline(lens: Lens) -> None:
+    for line in ("waiting", "tasks list", "retry --app x:y --yes", "prune --older-than 2h --yes"):
+        result = lens(f"{line} --pipeline oders")
+        assert (result.code, 'no run is of the pipeline "oders"; did you mean orders?' in result.err) == (0, True), line
+    assert "the newest runs are of " in lens("list --pipeline zzz").err
+    assert "did you mean" not in lens("list --pipeline oders --quiet").err
+
+
+def test_a_store_without_runs_names_no_pipelines(lens: Lens) -> None:
+    lens.edit("DELETE FROM runs", "DELETE FROM workflow_state")
+    assert lens("list --pipeline zzz").err == 'no runs match\nno run is of the pipeline "zzz"\n'
 
 
 def test_config_tells_the_store_of_the_option(lens: Lens) -> None:

@@ -135,7 +135,9 @@ def test_the_list_of_codes(bare_lens: Lens) -> None:
     rows = [{"code": page.code, "title": page.title, "exit_code": page.exit_code} for page in PAGES]
     assert bare_lens("explain -o json").json == rows
     assert bare_lens("explain -o id").lines == [page.code for page in PAGES]
-    assert [(row["code"], row["title"]) for row in bare_lens("explain").tsv] == [(p.code, p.title) for p in PAGES]
+    assert [(row["code"], row["title"]) for row in bare_lens("explain -o tsv").tsv] == [
+        (p.code, p.title) for p in PAGES
+    ]
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
@@ -213,7 +215,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("line", [["explain"], ["explain", "B1"], ["explain", "B1", "-o", "json"]])
+@pytest.mark.parametrize("line", [["explain", "-o", "tsv"], ["explain", "B1"], ["explain", "B1", "-o", "json"]])
 def test_it_starts_fast_in_a_pipe(bare_lens: Lens, line: list[str]) -> None:
     command = [sys.executable, "-c", MODULES, *line]
     done = subprocess.run(command, cwd=bare_lens.cwd, env=bare_lens.environment(), capture_output=True, check=True)

@@ -85,13 +85,51 @@ def test_rows_have_the_public_fields_in_every_format(named: Lens, line: str, nam
     assert ids == [document[key] for document in documents]
 
 
-@pytest.mark.parametrize(("line", "names", "key"), LISTS)
-def test_a_pipe_gets_tsv(named: Lens, line: str, names: list[str], key: str) -> None:
+DOCUMENTS = ("status", "show", "trace", "stats", "doctor", "config", "stores", "explain")
+"""Commands whose output in a pipe is the text of their screen."""
+
+
+@pytest.mark.parametrize(("line", "names", "key"), [row for row in LISTS if row[0].split()[0] not in DOCUMENTS])
+def test_a_list_in_a_pipe_is_tsv(named: Lens, line: str, names: list[str], key: str) -> None:
     piped = named(line)
     assert piped.out == named(f"{line} -o tsv").out
     assert piped.lines[0].split("\t") == names
     assert named(f"{line} --no-header").out == piped.out.partition("\n")[2]
     assert named(f"{line} -o csv --no-header").out == named(f"{line} -o csv").out.partition("\n")[2]
+
+
+@pytest.mark.parametrize("command", DOCUMENTS)
+def test_a_document_in_a_pipe_is_the_text_of_its_screen(named: Lens, command: str) -> None:
+    """That of a wide terminal, without colour, escapes and blanks at the end; with --columns, it is a list."""
+    line = f"{command} fail-001" if command in ("show", "trace") else command
+    piped, shown = named(line).out, named(line, tty=True, width=10_000, colour=True).out
+    assert "\x1b" not in piped
+    assert "\t" not in piped
+    assert [text for text in piped.split("\n") if text != text.rstrip()] == []
+    if command != "trace":  # its bars are as wide as the terminal
+        without = re.sub(r"\x1b\[[\d;]*m", "", shown)
+        assert piped.split() == without.split()
+    first = next(iter(named(f"{line} -o tsv").tsv[0]))
+    assert named(f"{line} --columns {first}").lines == named(f"{line} -o tsv --columns {first}").lines
+    assert "\x1b[" in named(f"{line} --color always").out or command in ("config", "trace", "explain", "stores")
+
+
+def test_a_document_in_a_pipe_is_whole(lens: Lens) -> None:
+    """A text of 200,000 letters stands on one line, and beside it no line is filled up to its length."""
+    long = "ValueError: " + "x y" * 66_000 + " end"
+    feedback = json.dumps({"feedback": f"Agent execution failed with {long}", "success": False})
+    lens.edit(
+        ("UPDATE runs SET error_message = ? WHERE run_id = 'fail-001'", (long,)),
+        ("UPDATE workflow_state SET error_message = ? WHERE run_id = 'fail-001'", (long,)),
+        ("UPDATE spans SET attributes = ? WHERE run_id = 'fail-001' AND name = 'boom'", (feedback,)),
+        ("UPDATE steps SET output = ? WHERE run_id = 'fail-001'", (json.dumps(long),)),
+    )
+    for line in ("show fail-001 -v", "trace fail-001", "list -o table"):
+        result = lens(line)
+        assert result.code == 0
+        whole = [text for text in result.lines if text.rstrip().count("x y") > 65_000]
+        assert whole, line
+        assert len(result.out) < (len(whole) + 1) * len(long) + 20_000, line
 
 
 @pytest.mark.parametrize("line", EMPTY)

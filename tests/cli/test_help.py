@@ -90,6 +90,10 @@ def test_every_exit_code_has_its_meaning(bare_lens: Lens) -> None:
         assert re.search(rf"\b{error.code}\b", blocks[code]), (error, code)
     for page in explanations():
         assert re.search(rf"\b{page.code}\b", blocks[str(page.exit_code)]), page.code
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").partition("| exit code | |\n")[2]
+    assert re.findall(r"^\| (\d+) \| (.*) \|$", readme.partition("\n\n")[0], re.MULTILINE) == [
+        (str(code), meaning) for code, meaning in exit_codes.MEANINGS.items()
+    ]
 
 
 def _constants(name: str) -> Iterator[str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from datetime import UTC, datetime
 
 import pytest
 from support import Lens, Result
+
+from flujo_lens.operations.cursor import decode_cursor, encode_cursor
 
 FILTERS = ["", "--status completed", "--status running,paused", "--pipeline orders", "--search 001", "--top-level"]
 
@@ -123,7 +126,7 @@ def test_all_contradicts_a_limit(lens: Lens) -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", ["xyz", "''", "e30", "eyJ0IjoxLCJpZCI6MX0", "bnVsbA", "W10", "ü", "//8=", "eyJ0IjoieCIsImlkIjoiYSJ9"]
+    "cursor", ["xyz", "''", "e30", "eyJ0IjoxLCJpZCI6MX0", "bnVsbA", "W10", "ü", "//8=", "o" * 40, "r" + "A" * 40]
 )
 def test_a_cursor_that_is_none(lens: Lens, cursor: str) -> None:
     for options in ("", " --all", " -o json"):
@@ -138,3 +141,48 @@ def test_a_cursor_of_a_run_that_has_gone(lens: Lens) -> None:
     gone = first.lines[-1]
     lens.edit(("DELETE FROM runs WHERE run_id = ?", (gone,)), ("DELETE FROM workflow_state WHERE run_id = ?", (gone,)))
     assert lens(f"list --all -o id --cursor {_cursor(first)}").lines == whole[5:]
+
+
+def test_a_cursor_is_short_and_needs_no_quotes(lens: Lens) -> None:
+    for size in range(1, 29):
+        page = lens(f"list -n {size} -o id")
+        cursor, last = _cursor(page), page.lines[-1]
+        assert cursor is not None
+        assert re.fullmatch(r"\w[\w-]+", cursor, re.ASCII)
+        assert len(cursor) <= 18 + len(re.sub(r"^run_|[0-9a-f]{32}$", "", last).encode()) * 4 / 3 + 22 * (
+            len(last) > 32
+        )
+
+
+def test_a_cursor_that_was_cut_or_changed_is_refused(lens: Lens) -> None:
+    cursor = _cursor(lens("list -n 3 -o id")) or ""
+    for changed in (cursor[:-1], cursor[1:], cursor[:8] + ("A" if cursor[8] != "A" else "B") + cursor[9:]):
+        result = lens(f"list --cursor={changed}")
+        assert (result.code, "is not a cursor" in result.err) == (2, True), changed
+
+
+@pytest.mark.parametrize("other", ["--status failed", "--reverse", "--since 2d", ""])
+def test_a_cursor_of_another_list_is_refused(lens: Lens, other: str) -> None:
+    cursor = _cursor(lens("list -n 3 --pipeline orders --status completed"))
+    assert lens(f"list --pipeline orders --status completed --cursor {cursor}").code == 0
+    assert lens(f"list --status completed --pipeline orders -o json -n 7 --cursor {cursor}").code == 0
+    result = lens(f"list {other} --cursor {cursor}")
+    assert (result.code, result.out) == (2, "")
+    assert "other filters or another order" in result.err
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        (datetime(2026, 11, 21, 3, 11, 8, 123456, UTC), "run_0123456789abcdef0123456789abcdef"),
+        (datetime(2026, 11, 21, tzinfo=UTC), "run_0123456789ABCDEF0123456789abcdef"),
+        (datetime(2026, 11, 21, tzinfo=UTC), "0123456789abcdef0123456789abcdef"),
+        (datetime(2026, 11, 21, tzinfo=UTC), "ü\nrun_0123456789abcdef0123456789abcdef"),
+        (datetime(1, 1, 1, tzinfo=UTC), ""),
+        (datetime.max.replace(tzinfo=UTC), "a b\0ü\ud800"),
+        (datetime(1970, 1, 1, tzinfo=UTC), "x" * 300),
+        (None, "no time"),
+    ],
+)
+def test_a_position_comes_back(position: tuple[datetime | None, str]) -> None:
+    assert decode_cursor(encode_cursor(position, ["a"]), ["a"]) == position

@@ -18,4 +18,4 @@ def config(app: App, output: OutputOptions) -> None:
     if app.options.store is not None:
         meant = Setting("store", app.store.uri, "--store")
         rows = tuple(meant if row.key == "store" else row for row in rows)
-    app.output(output).show(CONFIG, rows, "there are no settings")
+    app.output(output, is_document=True).show(CONFIG, rows, "there are no settings")

@@ -25,7 +25,7 @@ def explain(
     """
     from flujo_lens.cli.screens.explain import print_codes, print_page
 
-    out = app.output(output)
+    out = app.output(output, is_document=True)
     if code is None:
         print_codes(out)
     else:

@@ -51,7 +51,7 @@ def show(
         refuse_combination("--final-output", others, "--final-output prints a single JSON value")
         print_final_output(app, app.output(output, ("json", "table") if output.output else None), run)
     else:
-        out = app.output(output)
+        out = app.output(output, is_document=True)
         if state and (output.columns is not None or (output.output is not None and out.form in _ROWS)):
             raise UsageError(
                 f"--state does not go with {'--columns' if output.columns is not None else f'-o {out.form}'}, "

@@ -42,4 +42,4 @@ def stats(
     """
     from flujo_lens.cli.screens.stats import StatsArguments, print_stats
 
-    print_stats(app, app.output(output), StatsArguments(filters, by, sort, limit))
+    print_stats(app, app.output(output, is_document=True), StatsArguments(filters, by, sort, limit))

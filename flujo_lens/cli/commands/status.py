@@ -25,6 +25,6 @@ def status(
     """
     from flujo_lens.cli.screens.lists import print_status
 
-    red = print_status(app, app.output(output, ("table", "json", "ndjson", "csv", "tsv")))
+    red = print_status(app, app.output(output, ("table", "json", "ndjson", "csv", "tsv"), is_document=True))
     if exit_status and red:
         raise typer.Exit(1)

@@ -27,4 +27,4 @@ def stores(
     from flujo_lens.cli.screens.lists import driver_list, store_list
 
     show = driver_list if drivers else store_list
-    show(app, app.output(output))
+    show(app, app.output(output, is_document=True))

@@ -64,7 +64,7 @@ def trace(
         raise UsageError("--overwrite applies only to --export", hint="lens trace @latest --export html trace.html")
     choice = SpanChoice(flat, status, name, depth)
     if export is None:
-        print_trace(app, app.output(output), run, file, choice)
+        print_trace(app, app.output(output, is_document=not choice.is_list), run, file, choice)
     else:
         from flujo_lens.cli.screens.trace_export import export_spans
 

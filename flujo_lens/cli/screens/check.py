@@ -66,7 +66,7 @@ def run_check(app: App, filters: FilterOptions, output: OutputOptions, asked: Ch
     if saves_alone:
         others = {"--fail-on": asked.fail_on, "--app-dir": asked.app_dir, "--columns": output.columns}
         refuse_combination("--save", others, "without --app, --save only writes the file and checks nothing")
-    out = app.output(output, ("table", "tsv", "json") if saves_alone else (*FORMATS, *_CI))
+    out = app.output(output, ("table", "tsv", "json") if saves_alone else (*FORMATS, *_CI), is_document=True)
     try:
         return _checked(app, filters, out, asked)
     except Exception as error:

@@ -40,7 +40,7 @@ class FixArguments(NamedTuple):
 
 def print_checkup(app: App, options: OutputOptions, full: bool) -> bool:
     """Check the store and print the findings; return whether there are no problems."""
-    out = app.output(options)
+    out = app.output(options, is_document=True)
     found = _look(app, full)
     if out.is_table and out.options.columns is None:
         from flujo_lens.cli.screens.doctor_view import draw_findings

@@ -24,7 +24,7 @@ def print_page(out: Output, code: str) -> None:
         out.document(columns.PAGE.row(page, out.fields(columns.PAGE)))
     elif out.options.columns is not None or out.options.output not in (None, "table"):
         out.show(columns.PAGE, [page], "")
-    elif out.is_table and out.app.world.unicode:
+    elif out.is_table and out.app.world.unicode and (out.folds or out.options.output is not None):
         _draw(out, page)
     else:
         out.write(page.text.encode())

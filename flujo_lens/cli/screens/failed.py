@@ -85,7 +85,7 @@ def _show_groups(app: App, out: Output, wanted: RunFilter, asked: FailedArgument
 
     report = app.run(work)
     groups, most = report.groups, asked.limit or (FEW_GROUPS if out.is_table else None)
-    out.show(columns.FAILURE, groups[:most], _nothing(app, asked))
+    out.show(columns.FAILURE, groups[:most], _nothing(app, asked), wanted)
     for problem in islice(report.problems, 5):
         app.note(f"unreadable: {one_line(problem)}")
     if report.count or report.silent:
@@ -121,7 +121,7 @@ def _show_runs(app: App, out: Output, wanted: RunFilter, asked: FailedArguments)
 
     found = app.run(work)
     runs = found[: asked.limit]
-    out.show(columns.RUN, runs, _nothing(app, asked))
+    out.show(columns.RUN, runs, _nothing(app, asked), wanted)
     note_problems(app, runs)
     if len(runs) < len(found):
         app.note(f"showing the newest {len(runs):,} of {len(found):,}; all: {app.suggest(asked.command())}")

@@ -42,7 +42,7 @@ def print_runs(app: App, out: Output, wanted: RunFilter, limit: int | None, aske
     _check_cursor(asked.cursor)
     asked = asked._replace(reverse=asked.reverse == sort.descending)
     if limit is None and not out.is_table:
-        stream_all(app, out, RUN, wanted, asked.cursor, asked.reverse)
+        stream_all(app, out, RUN, wanted, asked)
     else:
         print_page(app, out, RUN, wanted, limit, asked)
 
@@ -68,7 +68,7 @@ def _print_sorted(app: App, out: Output, wanted: RunFilter, limit: int | None, a
         return page._replace(runs=tuple(await app.with_signs(backend, page.runs)))
 
     page = app.run(work)
-    out.show(view, page.runs, "no runs match" if wanted != RunFilter() else "no runs in this store")
+    out.show(view, page.runs, "no runs match" if wanted != RunFilter() else "no runs in this store", wanted)
     note_problems(app, page.runs)
     if page.next is not None:
         _note_next(app, sort, encode_sorted_cursor(sort, page.next), len(page.runs), asked)

@@ -65,7 +65,7 @@ def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | Non
 
     found = sorted(app.run(work), key=lambda run: (run.updated_at or app.world.now(), run.run_id))
     runs = found[:limit]
-    out.show(columns.WAITING, runs, "no waiting runs" if wanted == _WAITING else "no waiting runs match")
+    out.show(columns.WAITING, runs, "no waiting runs" if wanted == _WAITING else "no waiting runs match", wanted)
     note_problems(app, runs)
     if len(runs) < len(found):
         every = app.suggest(with_filters("lens waiting", filters))
@@ -90,7 +90,7 @@ def task_list(app: App, out: Output, filters: FilterOptions, parent: str | None,
         return await app.with_signs(backend, page.items)
 
     runs = app.run(work)
-    out.show(columns.TASK, runs, "no background tasks")
+    out.show(columns.TASK, runs, "no background tasks", wanted)
     note_problems(app, runs)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.change_output import report_output
 from flujo_lens.cli.context import App
+from flujo_lens.cli.empty_result import pipeline_note
 from flujo_lens.cli.input import parsing
 from flujo_lens.cli.input.confirm import answer, check_can_ask, check_writable
 from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions
@@ -25,15 +26,14 @@ from flujo_lens.cli.screens.deletion import (
     vacuum_lines,
 )
 from flujo_lens.cli.screens.deletion_text import plan_lines
-from flujo_lens.errors import UsageError, nearest
+from flujo_lens.errors import UsageError
 from flujo_lens.operations.archive import archive_path, check_archive_path
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.deletion_limits import UNATTENDED_SHARE, Bounds
+from flujo_lens.operations.pipelines import unknown_pipeline
 from flujo_lens.rendering.human import Human
-from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import ORPHANS_AGE, DeletionPlan, DeletionRequest
-from flujo_lens.state.views import RunFilter
 
 __all__ = ["PruneArguments", "run_prune"]
 
@@ -226,11 +226,9 @@ def _planned(app: App, request: DeletionRequest, asked: PruneArguments) -> _Plan
 
 async def _note_unknown(app: App, backend: StateBackend, pipeline: str) -> None:
     """Print a note if no run is of a pipeline, since its name may be misspelled."""
-    if (await backend.query_runs(RunFilter(pipeline=pipeline), limit=1)).items:
-        return
-    names = [row.pipeline_name for row in (await backend.read_stats(RunFilter())).by_pipeline]
-    near = nearest(pipeline, names)
-    app.note(escape_controls(f'no runs of pipeline "{pipeline}"{f"; did you mean {near}?" if near else ""}'))
+    unknown = await unknown_pipeline(backend, pipeline)
+    if unknown is not None:
+        app.note(pipeline_note(unknown))
 
 
 def _plan_text(app: App, asked: PruneArguments, plans: _Plans, archive: Path | None) -> list[str]:

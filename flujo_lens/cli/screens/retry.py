@@ -9,6 +9,7 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.application import the_application
 from flujo_lens.cli.change_output import recorder, report_output
 from flujo_lens.cli.context import App
+from flujo_lens.cli.empty_result import note_no_runs
 from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, described, listed, meant_all, named, typed
 from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions
@@ -77,7 +78,10 @@ def _planned(app: App, asked: RetryArguments) -> RetryPlan:
             return await plan_wanted(backend, wanted)
         return await plan_named(backend, await meant_all(app, backend, words, asked.yes))
 
-    return app.run(look)
+    plan = app.run(look)
+    if not (plan.runs or plan.others or asked.runs):
+        note_no_runs(app, "no failed runs match", wanted)
+    return plan
 
 
 def _carried_out(app: App, out: Output, plan: RetryPlan, asked: RetryArguments) -> int:

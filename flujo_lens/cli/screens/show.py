@@ -177,14 +177,14 @@ class RunScreen:
         return f"{cost}, {human.plural(tokens, 'token')}" if tokens else cost
 
     def _draw_pause(self) -> None:
-        from rich.padding import Padding
         from rich.text import Text
 
         pause = self.detail.pause
         assert pause is not None
         step = f' at step "{one_line(pause.step)}"' if pause.step else ""
         message = self._clean(pause.message, lines=True) if pause.message else "(no message)"
-        self.out.print(Text(f"\nwaits{step} for a person:\n"), Padding(Text(message, style="cyan"), (0, 0, 0, 4)))
+        self.out.print(Text(f"\nwaits{step} for a person:\n"))
+        self.out.indented(message, 4, "cyan")
 
     def steps(self) -> list[StepRecord]:
         """The executed steps and the current one, which has no record yet."""
@@ -211,16 +211,13 @@ class RunScreen:
                     self._draw_value(value)
 
     def _draw_value(self, value: Any) -> None:
-        from rich.padding import Padding
-        from rich.text import Text
-
         if isinstance(value, str):
             text = self._clean(value, lines=True)
         else:
             from flujo_lens.rendering.json_text import document
 
             text = b"".join(document(self.out.redactor.value(value))).decode().rstrip()
-        self.out.print(Padding(Text(text), (0, 0, 0, 2)))
+        self.out.indented(text, 2)
 
     def _draw_children(self) -> None:
         from rich.text import Text

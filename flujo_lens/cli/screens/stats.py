@@ -17,6 +17,7 @@ from flujo_lens.rendering.text import one_line
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.sorting import parse_sort
 from flujo_lens.state.statistics import Durations, Stats
+from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.state.groups import Grouping
@@ -69,14 +70,16 @@ def print_stats(app: App, out: Output, asked: StatsArguments) -> None:
         app.note(f"unreadable: {problem}")
     if sort is not None:
         stats = sorted_stats(stats, sort)
-    _Screen(app, out, asked, grouping).show(stats)
+    _Screen(app, out, asked, grouping, wanted).show(stats)
 
 
 class _Screen:
     """The statistics in the requested format."""
 
-    def __init__(self, app: App, out: Output, asked: StatsArguments, grouping: Grouping) -> None:
-        self.app, self.out, self.asked, self.grouping = app, out, asked, grouping
+    def __init__(
+        self, app: App, out: Output, asked: StatsArguments, grouping: Grouping, wanted: RunFilter
+    ) -> None:
+        self.app, self.out, self.asked, self.grouping, self.wanted = app, out, asked, grouping, wanted
 
     def show(self, stats: Stats) -> None:
         """Print the statistics."""
@@ -85,10 +88,12 @@ class _Screen:
         rows = self._first(stats.groups if stats.by else stats.by_pipeline)
         if self.out.is_table and self.out.options.columns is None:
             self._draw(stats, view)
+            if not stats.total:
+                self.app.note_no_runs("no runs match", self.wanted)
         elif self.out.form == "json":
             self.out.document(document.row(stats, self.out.fields(document)))
         else:
-            self.out.show(view, rows, "no runs match")
+            self.out.show(view, rows, "no runs match", self.wanted)
 
     def _group_view(self, stats: Stats) -> View:
         unicode = self.app.world.unicode
@@ -129,7 +134,7 @@ class _Screen:
     def _draw_rows(self, view: View, rows: tuple[object, ...], what: str, few: int) -> None:
         from rich.text import Text
 
-        shown = self._first(rows, few)
+        shown = self._first(rows, few if self.out.folds else None)
         if shown:
             self.out.print(Text())
             self.out.table(view, shown)

@@ -92,7 +92,10 @@ def _group(out: Output, group: FailureGroup) -> Text:
     where = f" at {one_line(group.step_name)}" if group.step_name else ""
     first = group.first_at.astimezone(UTC if out.options.utc else out.human.zone) if group.first_at else None
     since = f", first {first:%H:%M}" if first else ""
-    return Text(f"{group.count:,}  {one_line(out.redactor.text(group.error), 120)}{where}{since}", style="red")
+    return Text(
+        f"{group.count:,}  {one_line(out.redactor.text(group.error), 120 if out.folds else 0)}{where}{since}",
+        style="red",
+    )
 
 
 def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
@@ -120,7 +123,7 @@ def _waiting(out: Output, status: StoreStatus) -> Iterator[_Line]:
     if oldest is None:
         yield "waiting", "green", Text("none"), ""
         return
-    asks = one_line(out.redactor.text(oldest.pause_message or ""), 100)
+    asks = one_line(out.redactor.text(oldest.pause_message or ""), 100 if out.folds else 0)
     question = f': "{asks}"' if asks else ""
     text = f"{status.waiting_count:,} for a person, oldest {out.human.since(oldest.updated_at)}{question}"
     yield "waiting", "cyan", Text(text), "lens waiting"

@@ -28,6 +28,11 @@ class SpanChoice(NamedTuple):
     name: str | None
     depth: int | None
 
+    @property
+    def is_list(self) -> bool:
+        """Whether the spans are a list and not a tree."""
+        return self.flat or bool(self.status) or self.name is not None
+
 
 def print_trace(app: App, out: Output, run: str | None, file: Path | None, choice: SpanChoice) -> None:
     """Print the spans of a run: a tree on a terminal and in JSON, rows in other formats."""
@@ -36,7 +41,7 @@ def print_trace(app: App, out: Output, run: str | None, file: Path | None, choic
     roots = prune_depth(trace.roots, choice.depth) if choice.depth is not None else list(trace.roots)
     if not trace.roots:
         app.note("this run has no spans (a killed run leaves none)")
-    if choice.flat or wanted or choice.name is not None:
+    if choice.is_list:
         out.show(SPAN, pick_spans(flatten(roots), wanted, choice.name), "no spans match" if roots else "")
     elif out.form == "json":
         out.document([_tree(out, root) for root in roots])
@@ -92,6 +97,6 @@ def _draw(app: App, out: Output, trace: Trace, roots: Sequence[Span]) -> None:
         if run.duration_ms is not None:
             title.append(f"   {human.duration(run.duration_ms)}", style="not bold")
         out.print(title)
-    width = app.world.columns if app.world.columns < 10_000 else 100
+    width = app.world.columns if out.folds else None
     for line in tree_lines(roots, width, unicode=app.world.unicode, mask=out.redactor.text):
         out.print(line)

@@ -67,7 +67,10 @@ def _views() -> Iterator[tuple[View, str]]:
 
 _INDENT = " " * 6
 _DEFAULTS = (
-    "Without -o, a terminal gets a screen or table, and a pipe or file gets TSV. Scripts should name the format.",
+    "Without -o, a terminal gets a screen or table. In a pipe or file, lists are TSV: list, failed, waiting, spans,",
+    "tasks, evals, system, audit, undo. Documents are the plain text of their screen, without color, with nothing",
+    "cut or folded: status, show, trace, stats, doctor, check, config, stores, explain; with --columns, they are TSV.",
+    "Scripts should name the format: a screen may change with every version.",
 )
 _TIMES = (
     "Times are UTC with a Z in machine formats. On screens, they are ages (3h ago); --time local and --time iso show",

@@ -1,0 +1,54 @@
+"""Errors of the command line's parser, in the words of lens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from flujo_lens.errors import UsageError, nearest
+
+__all__ = ["usage_error"]
+
+_TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
+_KINDS = {"int range": "whole number", "integer": "whole number", "float range": "number", "float": "number"}
+_NAMES_OF_OPTION = re.compile(r"^(Invalid value for) '(--[\w-]+)'(?: / '-\w')?")
+
+
+def usage_error(error: Any, arguments: Sequence[str], commands: Collection[str]) -> UsageError:
+    """The error for an exception of Typer."""
+    return UsageError(_sentence(error), hint=_hint(error, arguments, commands))
+
+
+def _text(error: Any) -> str:
+    return str(error.format_message() if hasattr(error, "format_message") else error)
+
+
+def _sentence(error: Any) -> str:
+    if hasattr(error, "possibilities"):
+        return _unknown_option(error)
+    message = _NAMES_OF_OPTION.sub(r"\1 \2", _text(error).strip().rstrip("."))
+    for kind, name in _KINDS.items():
+        message = message.replace(f"is not a valid {kind}", f"is not a {name}")
+    return message[:1].lower() + message[1:]
+
+
+def _unknown_option(error: Any) -> str:
+    names = [name for param in error.ctx.command.params for name in param.opts] if error.ctx else []
+    near = nearest(error.option_name, [*names, "--help"]) or next(iter(error.possibilities or ()), None)
+    return f"unknown option {error.option_name}." + (f" Did you mean {near}?" if near else "")
+
+
+def _hint(error: Any, arguments: Sequence[str], commands: Collection[str]) -> str:
+    """The help of the command, and how to name a run where its id is missing or not accepted."""
+    named = next((word for word in arguments if word in commands), "")
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx else f"lens {named}".rstrip()
+    text = _text(error)
+    if "issing argument 'RUN'" in text:
+        return f"name a run by an id from lens list, or the newest: {path} @latest\n{path} --help"
+    if "unexpected extra argument" in text and named in _TAKE_NO_RUN:
+        extra = shlex.quote(text.partition("(s) (")[2].rstrip(")"))
+        return f"one run: lens show {extra}; part of an id: lens list --search {extra}\n{path} --help"
+    return f"{path} --help"
