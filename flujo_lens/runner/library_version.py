@@ -26,6 +26,7 @@ _HARM = {
     OLD: "treats such a database as damaged and renames it to *.corrupt.*",
     NEW: "migrates it on opening, after which its application would fail",
 }
+_OWN_RUNNER = "resume it with the application that started it, with pipelines of flujo_lens: --app MODULE:ATTRIBUTE"
 _MIGRATE = "\nif the application now uses 0.6, run lens migrate first, which makes a backup"
 
 
@@ -77,14 +78,21 @@ def check_context(run_id: str, state: Mapping[str, Any]) -> None:
     if number is None or theirs is None or series_of(number) == theirs:
         return
     harm = "refuses its scratchpad" if theirs == OLD else "would drop unknown fields"
+    is_own = _is_own(state)
+    maker = "flujo_lens.Flujo" if is_own else f"flujo {theirs}"
     raise LibraryVersionError(
-        f"the context of {run_id} is of flujo {theirs}, but flujo {number} is installed, which {harm}; "
-        "nothing was changed",
-        hint=_hint(theirs),
+        f"the context of {run_id} is of {maker}, but flujo {number} is installed, which {harm}; nothing was changed",
+        hint=_OWN_RUNNER if is_own else _hint(theirs),
         run_id=run_id,
         installed=number,
         store=theirs,
     )
+
+
+def _is_own(state: Mapping[str, Any]) -> bool:
+    """Whether the context has the notes of the runner of this package, which 0.4 does not write."""
+    context = state.get("pipeline_context")
+    return isinstance(context, dict) and {"scratchpad", "status", "current_step"} <= context.keys()
 
 
 def _series_of_state(state: Mapping[str, Any]) -> str | None:
