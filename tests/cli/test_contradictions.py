@@ -11,7 +11,7 @@ from support import Lens
 REFUSED = [
     ("list --all -n 3", "--all", "--limit"),
     ("list --count -n 3", "--count", "--limit"),
-    ("list --count --cursor eyJ0IjpudWxsLCJpZCI6ImEifQ", "--count", "--cursor"),
+    ("list --count --cursor gPq-AAB6eno", "--count", "--cursor"),
     ("list --count --reverse", "--count", "--reverse"),
     ("list --count --columns run_id", "--count", "--columns"),
     ("list --count -o id", "", ""),
@@ -80,7 +80,7 @@ def test_exit_2_and_both_are_named(lens: Lens, line: str, one: str, other: str) 
 @pytest.mark.parametrize(
     "line",
     [
-        "list --all --cursor eyJ0IjpudWxsLCJpZCI6Inp6eiJ9",
+        "list --all --cursor gPq-AAB6eno",
         "list --all --count",
         "list --count -o json",
         "list --utc --time iso",
