@@ -207,6 +207,13 @@ class App:
         if not self.options.quiet:
             self.tell(text)
 
+    def note_no_runs(self, text: str, wanted: RunFilter) -> None:
+        """Print on stderr that no runs match, and what may be wrong with the filter."""
+        if not self.options.quiet:
+            from flujo_lens.cli.empty_result import reasons
+
+            self.tell("\n".join([text, *reasons(self.run, wanted)]))
+
     def tell(self, text: str) -> None:
         """Print lines on stderr, each as `shown`."""
         from flujo_lens.rendering.text import escape_controls

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flujo_lens.cli.context import App
 from flujo_lens.errors import LensError
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
@@ -14,18 +13,19 @@ from flujo_lens.state.views import RunFilter
 if TYPE_CHECKING:
     from flujo_lens.operations.pipelines import UnknownPipeline
 
-__all__ = ["note_no_runs", "pipeline_note"]
+__all__ = ["pipeline_note", "reasons"]
 
 
-def note_no_runs(app: App, text: str, wanted: RunFilter) -> None:
-    """Print `text` on stderr, and notes on a pipeline that no run has and on an error without wildcards."""
-    app.note("\n".join([text, *_notes(app, wanted)]))
+def reasons(run: Callable[[Callable[[StateBackend], Awaitable[Any]]], Any], wanted: RunFilter) -> Iterator[str]:
+    """Sentences on a pipeline that no run has, and on an error without wildcards.
 
-
-def _notes(app: App, wanted: RunFilter) -> Iterator[str]:
+    Args:
+        run: Opens the store for a function of it.
+        wanted: The filter that no run matches.
+    """
     if wanted.pipeline is not None:
         with suppress(LensError):  # a driver may have no such list
-            unknown = app.run(lambda backend: _unknown(backend, str(wanted.pipeline)))
+            unknown = run(lambda backend: _unknown(backend, str(wanted.pipeline)))
             yield from [pipeline_note(unknown)] if unknown is not None else []
     if wanted.error is not None and not {*wanted.error} & {*"*?"}:
         from flujo_lens.rendering.text import quoted

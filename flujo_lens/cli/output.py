@@ -217,9 +217,7 @@ class Output:
             wanted: The filter of the rows, for notes on what may be wrong with it.
         """
         if not items and empty and wanted is not None:
-            from flujo_lens.cli.empty_result import note_no_runs
-
-            note_no_runs(self.app, empty, wanted)
+            self.app.note_no_runs(empty, wanted)
         elif not items and empty:
             self.app.note(empty)
         if not self.is_table:

@@ -7,7 +7,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.empty_result import note_no_runs
 from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
@@ -30,7 +29,7 @@ def print_count(app: App, out: Output, wanted: RunFilter) -> None:
     count = app.run(work)
     out.write(f"{count}\n".encode())
     if not count:
-        note_no_runs(app, _nothing(wanted), wanted)
+        app.note_no_runs(_nothing(wanted), wanted)
 
 
 class Asked(NamedTuple):
@@ -116,5 +115,5 @@ def stream_all(app: App, out: Output, view: View, wanted: RunFilter, asked: Aske
 
     out.write(writer.head())
     if not app.run(work):
-        note_no_runs(app, _nothing(wanted), wanted)
+        app.note_no_runs(_nothing(wanted), wanted)
     out.write(writer.tail())

@@ -9,7 +9,6 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.application import the_application
 from flujo_lens.cli.change_output import recorder, report_output
 from flujo_lens.cli.context import App
-from flujo_lens.cli.empty_result import note_no_runs
 from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, described, listed, meant_all, named, typed
 from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions
@@ -80,7 +79,7 @@ def _planned(app: App, asked: RetryArguments) -> RetryPlan:
 
     plan = app.run(look)
     if not (plan.runs or plan.others or asked.runs):
-        note_no_runs(app, "no failed runs match", wanted)
+        app.note_no_runs("no failed runs match", wanted)
     return plan
 
 
