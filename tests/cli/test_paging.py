@@ -16,7 +16,7 @@ FILTERS = ["", "--status completed", "--status running,paused", "--pipeline orde
 
 def _next_page(result: Result) -> list[str]:
     """The arguments that the note proposes for the next page."""
-    found = re.search(r"lens (list .*?--cursor \S+(?: --reverse)?)", result.err)
+    found = re.search(r"lens (list .*?--cursor \S+(?: -n \d+)?(?: --reverse)?)", result.err)
     return shlex.split(found.group(1))[1:] if found else []
 
 
@@ -159,6 +159,15 @@ def test_a_cursor_that_was_cut_or_changed_is_refused(lens: Lens) -> None:
     for changed in (cursor[:-1], cursor[1:], cursor[:8] + ("A" if cursor[8] != "A" else "B") + cursor[9:]):
         result = lens(f"list --cursor={changed}")
         assert (result.code, "is not a cursor" in result.err) == (2, True), changed
+
+
+@pytest.mark.parametrize("sort", ["cost", "tokens:asc", "duration --reverse", "updated", "started:asc"])
+def test_pages_of_a_sorted_list(lens: Lens, sort: str) -> None:
+    _check(lens, f"list --sort {sort}", 7)
+    cursor = _cursor(lens(f"list --sort {sort} -n 3"))
+    for other in ("", " --sort cost:asc", " --sort updated:asc"):
+        result = lens(f"list{other} --cursor {cursor}")
+        assert (result.code, "other filters or another order" in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize("other", ["--status failed", "--reverse", "--since 2d", ""])

@@ -6,15 +6,8 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import Asked, note_problems, print_page, stream_all
-from flujo_lens.errors import UsageError
-from flujo_lens.operations.sorted_runs import (
-    SortedPage,
-    decode_sorted_cursor,
-    encode_sorted_cursor,
-    iter_sorted,
-    sort_of_cursor,
-    sorted_page,
-)
+from flujo_lens.operations.cursor import SortedPosition, decode_sorted_cursor, encode_cursor
+from flujo_lens.operations.sorted_runs import SortedPage, iter_sorted, sorted_page
 from flujo_lens.rendering.columns import RUN, View
 from flujo_lens.rendering.sorted_runs import run_view
 from flujo_lens.state.backends.base import StateBackend
@@ -39,7 +32,6 @@ def print_runs(app: App, out: Output, wanted: RunFilter, limit: int | None, aske
     if sort.field != "started":
         _print_sorted(app, out, wanted, limit, asked, sort.reversed() if asked.reverse else sort)
         return
-    _check_cursor(asked.cursor)
     asked = asked._replace(reverse=asked.reverse == sort.descending)
     if limit is None and not out.is_table:
         stream_all(app, out, RUN, wanted, asked)
@@ -47,15 +39,10 @@ def print_runs(app: App, out: Output, wanted: RunFilter, limit: int | None, aske
         print_page(app, out, RUN, wanted, limit, asked)
 
 
-def _check_cursor(cursor: str | None) -> None:
-    if cursor is not None and (order := sort_of_cursor(cursor)) is not None:
-        raise UsageError(f"the cursor is of a list with --sort {order}", hint=f"add --sort {order}")
-
-
 def _print_sorted(app: App, out: Output, wanted: RunFilter, limit: int | None, asked: Asked, sort: Sort) -> None:
     """Print a page in the order `sort` (all runs if `limit` is None), and on stderr the command for the next."""
     view = run_view(sort.field)
-    after = decode_sorted_cursor(asked.cursor, sort) if asked.cursor is not None else None
+    after = decode_sorted_cursor(asked.cursor, _words(asked, sort)) if asked.cursor is not None else None
     if limit is None and not out.is_table:
         _print_all(app, out, view, wanted, sort, after)
         return
@@ -71,7 +58,12 @@ def _print_sorted(app: App, out: Output, wanted: RunFilter, limit: int | None, a
     out.show(view, page.runs, "no runs match" if wanted != RunFilter() else "no runs in this store", wanted)
     note_problems(app, page.runs)
     if page.next is not None:
-        _note_next(app, sort, encode_sorted_cursor(sort, page.next), len(page.runs), asked)
+        _note_next(app, sort, encode_cursor(page.next, _words(asked, sort)), len(page.runs), asked)
+
+
+def _words(asked: Asked, sort: Sort) -> list[str]:
+    """What a cursor is of: the filters and the order."""
+    return [*asked.filters.words(), f"--sort={sort}"]
 
 
 def _note_next(app: App, sort: Sort, cursor: str, shown: int, asked: Asked) -> None:
@@ -81,9 +73,7 @@ def _note_next(app: App, sort: Sort, cursor: str, shown: int, asked: Asked) -> N
     app.note(f"showing the {which} {shown}; next page: {more}")
 
 
-def _print_all(
-    app: App, out: Output, view: View, wanted: RunFilter, sort: Sort, after: tuple[float | None, str] | None
-) -> None:
+def _print_all(app: App, out: Output, view: View, wanted: RunFilter, sort: Sort, after: SortedPosition | None) -> None:
     """Print all runs in a machine format."""
     writer = out.writer(view)
 
@@ -100,5 +90,5 @@ def _print_all(
 
     out.write(writer.head())
     if not app.run(work):
-        app.note("no runs match" if wanted != RunFilter() else "no runs in this store")
+        app.note_no_runs("no runs match" if wanted != RunFilter() else "no runs in this store", wanted)
     out.write(writer.tail())

@@ -76,9 +76,7 @@ def print_stats(app: App, out: Output, asked: StatsArguments) -> None:
 class _Screen:
     """The statistics in the requested format."""
 
-    def __init__(
-        self, app: App, out: Output, asked: StatsArguments, grouping: Grouping, wanted: RunFilter
-    ) -> None:
+    def __init__(self, app: App, out: Output, asked: StatsArguments, grouping: Grouping, wanted: RunFilter) -> None:
         self.app, self.out, self.asked, self.grouping, self.wanted = app, out, asked, grouping, wanted
 
     def show(self, stats: Stats) -> None:
