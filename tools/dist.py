@@ -198,12 +198,17 @@ def sbom() -> None:
             "--quiet",
             f"flujo-lens[all] @ {wheel().as_uri()}",
         )
+        project = Path(folder) / "pyproject.toml"  # with the version, which is in another file
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        project.write_text(text.replace('dynamic = ["version"]', f'version = "{version()}"'), encoding="utf-8")
         run(
-            sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", ROOT / "pyproject.toml",
+            sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", project,
             "--output-reproducible", "--of", "JSON", "--output-file", path, python,
         )  # fmt: skip
-    components = json.loads(path.read_text(encoding="utf-8"))["components"]
-    print(f"{path.name}: {len(components)} components")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["metadata"]["component"].get("version") != version():
+        sys.exit(f"{path.name} does not name the version")
+    print(f"{path.name}: {len(found['components'])} components")
 
 
 def sums() -> None:
