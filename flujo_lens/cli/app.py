@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "failed": ("failed:failed", LOOK),
     "waiting": ("waiting:waiting", LOOK),
     "watch": ("watch:watch", LOOK),
+    "diff": ("diff:diff", LOOK),
     "check": ("check:check", RUN),
     "resume": ("resume:resume", RUN),
     "retry": ("retry:retry", RUN),
