@@ -100,11 +100,11 @@ $(VENV)/.documented: $(VENV)/.installed
 	@touch $@
 
 docs: $(VENV)/.documented
-	@$(BIN)/mkdocs build --clean --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean --quiet
 	@echo "build/site/index.html"
 
 docs-serve: $(VENV)/.documented
-	@$(BIN)/mkdocs serve
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 $(VENV)/.released: $(VENV)/.installed tools/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tools/requirements.txt

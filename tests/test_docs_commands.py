@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,6 +150,22 @@ def fill(lens: Lens) -> None:
     assert lens("system set limits {}").code == 0
 
 
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """End a command that does not end by itself: its page needs a mark."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"it did not end in {seconds} s: <!-- not run: it does not end by itself -->")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 class Sample(NamedTuple):
     """A folder in which lines run."""
 
@@ -161,7 +179,8 @@ class Sample(NamedTuple):
             if words[:1] == ["lens"]:
                 given = [self._placed(word) for word in words[1:]]
                 typed = "y\n" if len(found) == 1 and "--yes" not in words else None
-                done = self.lens(*given, tty=typed is not None, typed=typed, stdin=stdin, env=env)
+                with at_most(60):
+                    done = self.lens(*given, tty=typed is not None, typed=typed, stdin=stdin, env=env)
                 stdin, code, shown = done.stdout, done.code, shown + done.out + done.err
             elif "cat" in words:
                 stdin = (self.lens.cwd / words[-1]).read_bytes()
