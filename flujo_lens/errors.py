@@ -394,6 +394,23 @@ class NotWaitingError(OperationFailedError):
         )
 
 
+class StrippedRunError(OperationFailedError):
+    """A run has lost what it would be resumed from, by ``prune --strip``; nothing was changed."""
+
+    code = "LENS-F3"
+
+    @classmethod
+    def of(cls, run_id: str, parts: Sequence[str], when: str) -> StrippedRunError:
+        """Build the error; `parts` were dropped, the last of them at `when`."""
+        lost = " and ".join(parts)
+        return cls(
+            f"{run_id} cannot be resumed: prune --strip dropped its {lost} at {when}; nothing was changed",
+            hint="lens undo lists what can be put back",
+            run_id=run_id,
+            stripped=list(parts),
+        )
+
+
 class ApplicationExitError(OperationFailedError):
     """An application's code raised an exception that ends a program or task, such as `SystemExit`."""
 

@@ -53,6 +53,7 @@ LIGHT = (
     "state.fingerprint",
     "state.questions",
     "state.sorting",
+    "state.stripped",
 )
 """Modules of the standard library and of each other alone."""
 
@@ -89,6 +90,7 @@ CIRCLES = {
             "state.backends.core.deletion",
             "state.backends.core.deletion_records",
             "state.backends.core.portable_records",
+            "state.backends.core.strip",
         }
     ): "parts of one class, in modules of their own, which name its type",
     frozenset({"state.backends.sqlite.deletion.estimate", "state.backends.sqlite.deletion.plan"}): "a type of the plan",

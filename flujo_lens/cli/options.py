@@ -249,6 +249,15 @@ class PruneOptions(NamedTuple):
     orphans: Annotated[bool, _option(_OLD, "--orphans", help="Also delete rows without a run; alone, only those.")] = (
         False
     )
+    strip: Annotated[
+        str | None,
+        _option(
+            _LIMIT,
+            "--strip",
+            help="Drop only these parts and keep the runs: spans, outputs, state.",
+            metavar="PARTS",
+        ),
+    ] = None
     archive: Annotated[
         str | None,
         _option(

@@ -11,7 +11,7 @@ from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from flujo_lens.errors import ArchiveError, CorruptArchiveError
 from flujo_lens.operations.archive_compression import LIMITS, Damaged, Limits, Lines, foreign, is_json, size
@@ -30,6 +30,7 @@ from flujo_lens.operations.archive_format import (
 )
 from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.deletion import Record
+from flujo_lens.state.views import EMPTY
 
 __all__ = ["ArchiveReader", "Group", "LongRun", "Survey", "read_archive", "runs_of", "survey"]
 
@@ -405,6 +406,7 @@ class Survey(NamedTuple):
         chosen: By run, and by whether only its state was deleted, the number of the group to restore: if concatenated
             archives have a run more than once, that of the newest archive.
         cancelled: The runs that were cancelled, not deleted.
+        stripped: The runs of which parts were dropped: these, and when.
     """
 
     header: Header
@@ -417,6 +419,7 @@ class Survey(NamedTuple):
     has_all: bool
     chosen: Mapping[tuple[str, bool], int]
     cancelled: frozenset[str] = frozenset()
+    stripped: Mapping[str, Mapping[str, Any]] = EMPTY
 
     @property
     def is_complete(self) -> bool:
@@ -433,6 +436,7 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
     found: dict[str, None] = {}
     newest: dict[tuple[str, bool], tuple[datetime, int]] = {}
     cancelled: set[str] = set()
+    stripped: dict[str, Mapping[str, Any]] = {}
     with read_archive(path, limits, source) as archive:
         for number, group in enumerate(archive.groups()):
             made_at = archive.headers[-1].made_at
@@ -441,6 +445,7 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
                 if last.get("last") is not True:  # the archive ends before the run does
                     continue
                 cancelled.update([key[0]] if "cancelled" in last else [])
+                stripped |= {key[0]: last["strip"]} if isinstance(last.get("strip"), dict) else {}
                 found[key[0]] = None
                 newest[key] = max(newest.get(key, (made_at, number)), (made_at, number))
         unfinished = tuple(dict.fromkeys(run_id for run_id in archive.unfinished if run_id not in found))
@@ -448,7 +453,7 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
         chosen = {key: number for key, (_, number) in newest.items()}
         return Survey(
             archive.header, archive.manifest, archive.torn, tuple(found), unfinished, states, tuple(archive.headers),
-            archive.has_all, chosen, frozenset(cancelled),
+            archive.has_all, chosen, frozenset(cancelled), stripped,
         )  # fmt: skip
 
 

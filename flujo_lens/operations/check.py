@@ -268,6 +268,9 @@ class _Deep:
             stored = await load(self._backend, run.run_id)
             if stored is not None and stored.status not in RESUMABLE:
                 return
+            note = (await self._backend.read_stripped([run.run_id])).get(run.run_id)
+            if note is not None and not note.can_resume:
+                return
             outcome = await self._outcome(stored, digest)
         except StateIncompatibilityError as error:
             stored, outcome = None, _Outcome.refused(error)

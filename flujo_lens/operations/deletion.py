@@ -120,7 +120,7 @@ class Deletion:
             "left": self.left,
             "dry_run": self.is_dry,
             "audit_id": self.audit_id,
-            "deleted": self.deleted,
+            "deleted": 0 if plan.request.strip else self.deleted,
             "by_status": dict(plan.by_status if self.is_dry else self.by_status),
             "kept": kept._asdict(),
             "cutoff": cutoff,
@@ -132,7 +132,16 @@ class Deletion:
             "rows": {t: n for t, n in (plan.rows if self.is_dry else self.rows).items() if t not in HEADS},
             "orphans": sum(plan.orphans.values()) if self.is_dry else self.orphans,
             "estimated": self.is_dry and plan.is_estimate,
+            **self._stripped(),
         }
+
+    def _stripped(self) -> dict[str, Any]:
+        """What a strip adds to the report: its parts, and the number of runs and of what they lost."""
+        strip = self.plan.request.strip
+        if not strip:
+            return {}
+        rows = self.plan.rows if self.is_dry else self.rows
+        return {"strip": sorted(strip), "stripped": self.deleted, "rows": dict(rows)}
 
 
 async def dry_run(backend: StateBackend, plan: DeletionPlan, keeping: Keeping) -> Deletion:
@@ -267,7 +276,8 @@ def _tell_end(
     """Write the second audit entry: the result, with the ids if the first entry has them."""
     if done.audit_id is None:
         return
-    counts = {"deleted": done.deleted, "skipped": done.skipped.total(), "left": done.plan.count - done.seen}
+    did = "stripped" if done.plan.request.strip else "deleted"
+    counts = {did: done.deleted, "skipped": done.skipped.total(), "left": done.plan.count - done.seen}
     log.append_result(
         done.audit_id, command=command, reason=reason, run_ids=done.run_ids,
         counts=counts | ({"orphans": done.orphans} if done.plan.orphans else {}),

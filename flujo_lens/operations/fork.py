@@ -14,6 +14,7 @@ from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import Progress
 from flujo_lens.state.forks import FORKED_FROM, fork_error
+from flujo_lens.state.stripped import check_whole
 from flujo_lens.state.views import RunDetail
 
 __all__ = ["ForkPlan", "Forked", "fork", "plan_fork"]
@@ -64,10 +65,12 @@ async def plan_fork(backend: StateBackend, run_id: str, step: str) -> ForkPlan:
         RunNotFoundError: the run has no state.
         UnknownValueError: the run has not reached a step of that name.
         OperationFailedError: the store does not have the outputs of the steps before it.
+        StrippedRunError: they were dropped.
     """
     old = await backend.read_run(run_id)
     if old is None or old.state is None:
         raise RunNotFoundError(f"{run_id} has no state in the store: it cannot be forked", run_id=run_id)
+    check_whole(run_id, await backend.read_stripped([run_id]))
     done = _done(old.state)
     names = [str(entry.get("name")) for entry in done]
     at = names.index(step) if step in names else _standing(old, step, names)

@@ -6,11 +6,11 @@ Used by ``lens import``, and by ``lens undo`` for the bin (`flujo_lens.operation
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flujo_lens.errors import ArchiveError, LensError, NotAStoreError, SchemaError, StoreNotFoundError
 from flujo_lens.operations.archive import driver_kind
@@ -23,6 +23,8 @@ from flujo_lens.operations.portable_parts import PortableParts
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.core.record_spool import RecordSpool
 from flujo_lens.state.deletion import Record
+from flujo_lens.state.stripped import Stripped
+from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["Restoration", "RestorePlan", "plan_restore", "restore_runs", "store_is_empty"]
@@ -132,17 +134,26 @@ async def _existing(backend: StateBackend, run_ids: Sequence[str], found: Survey
     """The runs to skip because they exist.
 
     If only the state of a run was deleted, its history may exist. A cancelled run must exist unchanged; the driver
-    checks that.
+    checks that. A stripped run may exist if its parts are still missing by that strip.
     """
     there: set[str] = set()
     marked: set[str] = set()
     for begin in range(0, len(run_ids), _AT_ONCE):
-        for run in await backend.read_summaries(run_ids[begin : begin + _AT_ONCE]):
+        part = run_ids[begin : begin + _AT_ONCE]
+        notes = await backend.read_stripped(part) if found.stripped else {}
+        for run in await backend.read_summaries(part):
+            if run.run_id in notes and _lacks(notes[run.run_id], found.stripped.get(run.run_id)):
+                continue
             if run.run_id in found.cancelled:
                 marked.update([run.run_id] if run.status == "cancelled" else [])
             elif run.run_id not in found.states or await backend.load_state(run.run_id) is not None:
                 there.add(run.run_id)
     return there | (found.cancelled - marked).intersection(run_ids)
+
+
+def _lacks(note: Stripped, strip: Mapping[str, Any] | None) -> bool:
+    """Whether a run still lacks a part by a certain strip."""
+    return strip is not None and any(at == parse_instant(strip.get("at")) for at in note.parts.values())
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from flujo_lens.runner.incompatibility import StateIncompatibilityError
 from flujo_lens.runner.interrupts import terminable
 from flujo_lens.runner.lease import RunLease, lease_of
 from flujo_lens.runner.resume_point import Fitted, fit
-from flujo_lens.runner.stored_run import Stored, load
+from flujo_lens.runner.stored_run import Stored, load_whole
 from flujo_lens.runner.value_checks import checked_answer
 from flujo_lens.runner.verdicts import Place, Verdict, assess
 from flujo_lens.serialization import safe_serialize
@@ -113,8 +113,9 @@ async def stored_run(backend: StateBackend, run_id: str) -> Stored:
 
     Raises:
         RunNotFoundError: it has no state; a history alone cannot be resumed.
+        StrippedRunError: its outputs or its state were dropped.
     """
-    stored = await load(backend, run_id)
+    stored = await load_whole(backend, run_id)
     if stored is None:
         raise RunNotFoundError(
             f"{run_id} has no state in the store; a history alone cannot be resumed",

@@ -29,10 +29,11 @@ Watch = Callable[[Outcome], None]
 
 
 class RetryPlan(NamedTuple):
-    """The runs to retry, and named runs that cannot be retried."""
+    """The runs to retry, named runs that cannot be retried, and the number of stripped runs, which are left out."""
 
     runs: tuple[RunSummary, ...]
     others: tuple[RunSummary, ...] = ()
+    stripped: int = 0
 
 
 async def plan_named(backend: StateBackend, run_ids: Sequence[str]) -> RetryPlan:
@@ -53,7 +54,8 @@ async def plan_named(backend: StateBackend, run_ids: Sequence[str]) -> RetryPlan
 async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
     """Plan a retry of the runs that match: failed ones, unless the filter has other statuses. Writes nothing.
 
-    A fork that was not resumed yet has not failed: it is retried only by name.
+    A fork that was not resumed yet has not failed: it is retried only by name. Runs that have lost what they would be
+    resumed from, by ``prune --strip``, are left out.
 
     Raises:
         UsageError: the filter has statuses that cannot be retried.
@@ -66,7 +68,10 @@ async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
         )
     chosen = wanted._replace(statuses=statuses, top_level=True)
     found = [run async for run in backend.iter_runs(chosen)]
-    return RetryPlan(tuple(run for run in found if unstarted_fork_of(run) is None))
+    runs = [run for run in found if unstarted_fork_of(run) is None]
+    notes = await backend.read_stripped([run.run_id for run in runs])
+    lost = {run_id for run_id, note in notes.items() if not note.can_resume}
+    return RetryPlan(tuple(run for run in runs if run.run_id not in lost), stripped=len(lost))
 
 
 async def retry(
@@ -88,13 +93,14 @@ async def retry(
     Raises:
         LensError: the log cannot be written; nothing was changed.
     """
-    matched = len(plan.runs) + len(plan.others)
+    skipped = len(plan.others) + plan.stripped
+    matched = len(plan.runs) + skipped
     ids = [run.run_id for run in plan.runs]
     if record is None or not ids:
         looked = [await _tried(work, run_id) for run_id in ids]
         refused = sum(outcome.code is not None for outcome in looked)
         left = len(ids) - refused
-        return looked, Report(matched, 0, len(plan.others), refused, left, dry_run=record is None)
+        return looked, Report(matched, 0, skipped, refused, left, dry_run=record is None)
     done: list[Outcome] = []
 
     def finished(outcome: Outcome) -> None:
@@ -107,7 +113,7 @@ async def retry(
     audit_id, _ = await record.recorded({"runs": len(ids)}, ids, change, lambda _: _counted(done, len(ids)))
     failed = sum(outcome.status == "failed" or outcome.code is not None for outcome in done)
     left = len(ids) - len(done)
-    return done, Report(matched, len(done) - failed, len(plan.others), failed, left, audit_id=audit_id)
+    return done, Report(matched, len(done) - failed, skipped, failed, left, audit_id=audit_id)
 
 
 def _counted(done: Sequence[Outcome], matched: int) -> tuple[dict[str, int], list[str]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from flujo_lens.errors import AmbiguousRunError, RunNotFoundError, UsageError
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.views import RunDetail, RunFilter
 
-__all__ = ["LEAST_PREFIX", "ambiguous", "read_run", "resolve_run", "run_exists"]
+__all__ = ["LEAST_PREFIX", "ambiguous", "read_run", "resolve_run", "run_exists", "with_tasks"]
 
 LEAST_PREFIX = 4
 MOST_CANDIDATES = 10
@@ -53,6 +54,20 @@ async def run_exists(backend: StateBackend, run_id: str) -> bool:
     if overrides(type(backend), "find_run_ids"):
         return run_id in await backend.find_run_ids(run_id, 1)
     return await backend.load_state(run_id) is not None
+
+
+async def with_tasks(backend: StateBackend, run_ids: Sequence[str]) -> list[str]:
+    """The ids of runs, with those of their background tasks, and of their tasks; tasks come before their run.
+
+    So a deletion that is interrupted leaves the run that names what is left.
+    """
+    found, above = dict.fromkeys(run_ids), list(run_ids)
+    while above:
+        of = RunFilter(parent=above.pop(0))
+        tasks = [task.run_id async for task in backend.iter_runs(of, ordered=False, details=False)]
+        above += [run_id for run_id in tasks if run_id not in found]
+        found |= dict.fromkeys(tasks)
+    return list(found)[::-1]
 
 
 async def _newest(backend: StateBackend, word: str) -> str:

@@ -18,7 +18,7 @@ from flujo_lens.runner.registry import PipelineRegistry
 from flujo_lens.runner.results import ContextT, PipelineResult, ReadyResult
 from flujo_lens.runner.resume_point import Code, Fitted, Source, fit
 from flujo_lens.runner.run_record import Record, new_run_id
-from flujo_lens.runner.stored_run import Stored, load
+from flujo_lens.runner.stored_run import Stored, load_whole
 from flujo_lens.runner.value_checks import checked_answer
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 
@@ -149,7 +149,7 @@ class Flujo(Generic[ContextT]):
         wanted = run_id if run_id is not None else data.get("run_id") or None
         if wanted == "":
             raise UsageError("run_id is empty", hint="omit run_id to get a new id")
-        stored = None if wanted is None else await load(self.state_backend, wanted)
+        stored = None if wanted is None else await load_whole(self.state_backend, wanted)
         if stored is not None:
             if "initial_prompt" not in data:
                 stored.compare_input(initial_input)
@@ -157,7 +157,7 @@ class Flujo(Generic[ContextT]):
         record, code = self._begun(new_run_id() if wanted is None else wanted, initial_input, data, metadata)
         with terminable():
             async with RunLease(self.state_backend, record.run_id, self.lease) as holding:
-                stored = None if wanted is None else await load(self.state_backend, wanted)
+                stored = None if wanted is None else await load_whole(self.state_backend, wanted)
                 if stored is None:
                     return await self._execute(record, code, holding)
         return await self._continue(stored, given=initial_input)
@@ -211,7 +211,7 @@ class Flujo(Generic[ContextT]):
         self, paused: PipelineResult[ContextT] | str, human_input: Any, step: str | None, question: str | None
     ) -> PipelineResult[ContextT]:
         run_id = paused if isinstance(paused, str) else paused.run_id
-        stored = await load(self.state_backend, run_id)
+        stored = await load_whole(self.state_backend, run_id)
         if stored is None:
             raise RunNotFoundError(f"{run_id} has no state in the store", hint="lens list", run_id=run_id)
         if isinstance(paused, str):
@@ -230,7 +230,7 @@ class Flujo(Generic[ContextT]):
             return stored.result(self.context_model, self._code_of(stored))
         with terminable():
             async with RunLease(self.state_backend, stored.run_id, self.lease) as holding:
-                found = await load(self.state_backend, stored.run_id)
+                found = await load_whole(self.state_backend, stored.run_id)
                 if found is None:
                     raise RunNotFoundError(f"{stored.run_id} was deleted by another process", run_id=stored.run_id)
                 prepared = await self._prepared(found, given, reply)

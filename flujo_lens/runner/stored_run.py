@@ -18,12 +18,13 @@ from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.interpret import raw_from_documents, summarise
 from flujo_lens.state.questions import question_of
 from flujo_lens.state.resumable import done_before, stands_at
+from flujo_lens.state.stripped import check_whole
 from flujo_lens.state.views import RunSummary
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Stored", "load", "step_called"]
+__all__ = ["Stored", "load", "load_whole", "step_called"]
 
 _PLAIN = (str, int, float, list, dict)
 """Types of inputs whose texts are equal in every process."""
@@ -175,6 +176,18 @@ async def load(backend: StateBackend, run_id: str) -> Stored | None:
         # the library has it only in its spans
         summary = next(iter(await backend.read_summaries([run_id])), summary)
     return Stored(state, summary)
+
+
+async def load_whole(backend: StateBackend, run_id: str) -> Stored | None:
+    """Load a run to resume it, or for its results; None if it has no state. Writes nothing.
+
+    Raises:
+        StrippedRunError: its outputs or its state were dropped.
+    """
+    stored = await load(backend, run_id)
+    if stored is not None:
+        check_whole(run_id, await backend.read_stripped([run_id]))
+    return stored
 
 
 def step_called(pipeline: Pipeline | None, name: str | None) -> Step | None:

@@ -52,6 +52,8 @@ class DeletionRequest(NamedTuple):
 
     Attributes:
         now: The current time, in UTC. Times in the future of it have no age.
+        strip: Drop only these parts of the runs (of `flujo_lens.state.stripped.PARTS`), and keep their rows. Runs that
+            lack them already are left out.
         cutoff: Runs last updated before this instant are old enough; None for any age.
         wanted: The filter.
         run_ids: Only these runs, without their families; age, pauses and the filter do not apply.
@@ -76,6 +78,7 @@ class DeletionRequest(NamedTuple):
     orphans_before: datetime | None = None
     alive_since: datetime | None = None
     force: bool = False
+    strip: frozenset[str] = frozenset()
 
 
 class Retained(NamedTuple):
@@ -155,7 +158,8 @@ class DeletionPlan:
 class Skipped(NamedTuple):
     """A run of the plan that was kept, and why: it has ``changed``, is ``held``, or now ``paused``.
 
-    Or ``stateless``: it has no state, and only the state was to be deleted.
+    Or ``stateless``: it has no state, and only the state was to be deleted. Or ``sealed`` or ``unreadable``: parts of
+    it were to be dropped, and what has to stay cannot be read.
     """
 
     run_id: str
@@ -168,7 +172,8 @@ class Deleted(NamedTuple):
     Attributes:
         run_ids: The deleted runs.
         by_status: Their number by effective status.
-        rows: Number of deleted rows by table, including the runs themselves.
+        rows: Number of deleted rows by table, including the runs themselves; of a strip, that of ``spans``, ``outputs``
+            and ``states`` that were dropped.
         skipped: Runs of the plan that were kept. Runs that no longer exist are in neither.
         orphans: Number of deleted rows without a run.
     """

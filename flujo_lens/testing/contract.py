@@ -57,6 +57,7 @@ from flujo_lens.testing.robustness_checks import RobustnessChecks
 from flujo_lens.testing.saving_checks import SavingChecks
 from flujo_lens.testing.sharing_checks import SharingChecks
 from flujo_lens.testing.state_checks import StateChecks
+from flujo_lens.testing.strip_checks import StripChecks
 
 __all__ = ["BackendContract", "ReadingContract", "WritingContract"]
 
@@ -71,7 +72,7 @@ class ReadingContract(StateChecks, ListChecks, DetailChecks, FigureChecks, Chang
 
 
 class WritingContract(
-    SavingChecks, HistoryChecks, CleanupChecks, DeletionChecks, ClaimChecks, ProgressChecks, SharingChecks
+    SavingChecks, HistoryChecks, CleanupChecks, DeletionChecks, StripChecks, ClaimChecks, ProgressChecks, SharingChecks
 ):
     """The tests of the writing half. Override `new_backend`, and the other hooks and flags where there is cause.
 

@@ -61,6 +61,17 @@ def test_whatever_id_is_printed_is_taken(lens: Lens, run_id: str) -> None:
     assert not gone(lens, run_id)
 
 
+def test_with_family_background_tasks_go_along(lens: Lens) -> None:
+    family = {"bgparent-001"} | {i for i in ids(lens) if i.startswith("bgparent-001_bg")}
+    assert len(family) > 1
+    assert set(lens("delete bgparent-001 --dry-run -o id").lines) == {"bgparent-001"}
+    assert set(lens("delete bgparent-001 --family --dry-run -o id").lines) == family
+    done = lens("delete bgparent-001 --family --yes --json").json
+    assert (done["deleted"], gone(lens, *family)) == (len(family), True)
+    assert lens("undo", done["audit_id"], "--yes").code == 0
+    assert family <= ids(lens)
+
+
 def test_a_whole_id_wins_over_a_prefix(lens: Lens) -> None:
     lens.rename("fail-001", "plain")
     shown = answered(lens, "delete plain", "y\n")

@@ -15,6 +15,7 @@ def delete(
     change: ChangeOptions,
     runs: RunsArgument,
     state_only: Annotated[bool, typer.Option("--state-only", help="Keep the history, marked cancelled.")] = False,
+    family: Annotated[bool, typer.Option("--family", help="Also delete their background tasks.")] = False,
     ignore_missing: Annotated[bool, typer.Option("--ignore-missing", help="Ignore ids without a run.")] = False,
     force: HeldOption = False,
     no_bin: NoBinOption = False,
@@ -25,10 +26,11 @@ def delete(
     lens undo restores them until the bin expires.
 
     lens delete run-1 --dry-run              what would be deleted
+    lens delete run-1 --family               with its background tasks
     lens list --error "Rate*" -o id | lens delete - --yes
     """
     from flujo_lens.cli.screens.delete import DeleteArguments, run_delete
 
-    asked = DeleteArguments(tuple(runs), state_only, ignore_missing, force, not no_bin, yes, change)
+    asked = DeleteArguments(tuple(runs), state_only, family, ignore_missing, force, not no_bin, yes, change)
     if code := run_delete(app, asked):
         raise typer.Exit(code)

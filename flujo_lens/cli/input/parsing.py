@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from flujo_lens.errors import TimeFormatError, UsageError
+from flujo_lens.errors import TimeFormatError, UnknownValueError, UsageError
+from flujo_lens.state.stripped import PARTS
 from flujo_lens.state.typed_times import parse_age
 
-__all__ = ["age", "days", "length", "share"]
+__all__ = ["age", "days", "length", "parts", "share"]
 
 _AGES = "an age is 12h, 30d or 4w"
 _MOST_MONTHS = 36
@@ -84,3 +85,16 @@ def share(text: str) -> float:
     if not sign or rest or not 0 <= found <= 1:
         raise UsageError(f'--max-share takes a percentage, not "{text}"; nothing was deleted', hint="--max-share 50%")
     return found
+
+
+def parts(text: str) -> frozenset[str]:
+    """Parse the parts of ``--strip spans,outputs``.
+
+    Raises:
+        UnknownValueError: one of them is none.
+    """
+    found = [one.strip().lower() for one in text.split(",")]
+    for one in found:
+        if one not in PARTS:
+            raise UnknownValueError.of("part", one, PARTS)
+    return frozenset(found)

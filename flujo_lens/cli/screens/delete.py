@@ -16,7 +16,7 @@ from flujo_lens.cli.screens.deletion import Work, carry_out, check_bin, copy_lin
 from flujo_lens.cli.screens.deletion_text import hanging, hung, statuses
 from flujo_lens.errors import NotSupportedError, RunNotFoundError
 from flujo_lens.operations.deletion import Stop
-from flujo_lens.operations.runs import resolve_run
+from flujo_lens.operations.runs import resolve_run, with_tasks
 from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_controls, quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
@@ -31,6 +31,7 @@ class DeleteArguments(NamedTuple):
 
     runs: tuple[str, ...]
     state_only: bool
+    family: bool
     ignore_missing: bool
     force: bool
     uses_bin: bool
@@ -41,6 +42,7 @@ class DeleteArguments(NamedTuple):
         """The command line with long options."""
         switches = (
             ("--state-only", self.state_only),
+            ("--family", self.family),
             ("--ignore-missing", self.ignore_missing),
             ("--force", self.force),
             ("--no-bin", not self.uses_bin),
@@ -102,11 +104,16 @@ async def _plan(
     """The plan. An id that does not exist is tried with its escapes decoded, and on a terminal as a prefix."""
     request = DeletionRequest(now, run_ids=tuple(typed), state_only=asked.state_only, force=asked.force)
     plan = await backend.plan_deletion(request)
-    if not plan.missing:
+    if plan.missing:
+        takes_prefixes = can_ask(app) and not asked.yes and "-" not in asked.runs
+        takes_prefixes = takes_prefixes and not asked.ignore_missing
+        meant = {text: await _meant(backend, text, takes_prefixes) for text in plan.missing}
+        request = request._replace(run_ids=tuple(meant.get(text, text) for text in typed))
+        plan = await backend.plan_deletion(request)
+    if not asked.family:
         return plan
-    takes_prefixes = can_ask(app) and not asked.yes and "-" not in asked.runs
-    meant = {text: await _meant(backend, text, takes_prefixes and not asked.ignore_missing) for text in plan.missing}
-    return await backend.plan_deletion(request._replace(run_ids=tuple(meant.get(text, text) for text in typed)))
+    whole = await with_tasks(backend, plan.request.run_ids or ())
+    return await backend.plan_deletion(request._replace(run_ids=tuple(whole)))
 
 
 async def _meant(backend: StateBackend, text: str, takes_prefixes: bool) -> str:

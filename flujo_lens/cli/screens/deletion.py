@@ -243,7 +243,8 @@ async def _deleted(
             out.ids(batch.run_ids)
 
     try:
-        with heard(work.stop), Bar(app, "deleting", "runs", plan.count) as bar:
+        doing = "stripping" if plan.request.strip else "deleting"
+        with heard(work.stop), Bar(app, doing, "runs", plan.count) as bar:
             return await delete(
                 backend, plan, keeping, writer.log, command=writer.command, reason=writer.reason,
                 now=app.world.now(), batch_size=work.batch_size, stop=work.stop, watch=watch,

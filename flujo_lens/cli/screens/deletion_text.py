@@ -32,6 +32,9 @@ _HANGING = {
 }
 
 
+_STRIPPED = {"spans": "span", "traces": "trace", "outputs": "output", "states": "state"}
+
+
 def _in_order(by_status: Mapping[str, int]) -> list[tuple[str, int]]:
     """Paused first, since they could still be resumed."""
     order = ("paused", *(status for status in RUN_STATUSES if status != "paused"))
@@ -50,9 +53,9 @@ def hanging(rows: Mapping[str, int], is_estimate: bool = False) -> str:
     return f" with {'about ' if is_estimate else ''}{listed}" if listed else ""
 
 
-def hung(rows: Mapping[str, int]) -> str:
+def hung(rows: Mapping[str, int], words: Mapping[str, str] = _HANGING) -> str:
     """``2 steps and 3 spans``."""
-    parts = [_many(rows[table], name) for table, name in _HANGING.items() if rows.get(table)]
+    parts = [_many(rows[table], name) for table, name in words.items() if rows.get(table)]
     return parts[0] if len(parts) == 1 else " and ".join(filter(None, (", ".join(parts[:-1]), "".join(parts[-1:]))))
 
 
@@ -77,17 +80,31 @@ def plan_lines(plan: DeletionPlan, store: str, clock: human.Human, age: str | No
     """A plan: runs by status and pipeline, and their size; `age`: the requested age, as typed."""
     which = _which(plan, clock, age)
     if plan.is_empty:
-        return [escape_controls(line) for line in [f"{which} in {store}: nothing to delete", *_kept_lines(plan)]]
+        do = "strip" if plan.request.strip else "delete"
+        return [escape_controls(line) for line in [f"{which} in {store}: nothing to {do}", *_kept_lines(plan)]]
     lines = [f"{which} in {store}:", *_count_lines(plan)]
     if len(plan.by_pipeline) > 1:
         lines.append(f"of {_pipelines(plan.by_pipeline)}")
     if plan.count:
         size = f", {'about ' if plan.is_size_estimate else ''}{human.size(plan.size_bytes)}" if plan.size_bytes else ""
-        lines.append(f"{human.plural(plan.count, 'run')}{hanging(plan.rows, plan.is_estimate)}{size}")
+        lines.append(f"{human.plural(plan.count, 'run')}{_going(plan)}{size}")
     if plan.orphans:
         rows = ", ".join(f"{count:,} {table}" for table, count in plan.orphans.items())
         lines.append(f"rows without a run: {rows}")
     return [escape_controls(line) for line in [*lines, *_kept_lines(plan)]]
+
+
+def _going(plan: DeletionPlan) -> str:
+    """What goes of the runs of a plan: `` with 2 steps``; of a strip, `` lose 2 outputs``."""
+    if not plan.request.strip:
+        return hanging(plan.rows, plan.is_estimate)
+    lost = f" {'loses' if plan.count == 1 else 'lose'} {'about ' if plan.is_estimate else ''}{stripped(plan.rows)}"
+    return f"{lost}, and {'keeps its row' if plan.count == 1 else 'keep their rows'}"
+
+
+def stripped(rows: Mapping[str, int]) -> str:
+    """``3 spans, 2 outputs and 1 state``."""
+    return hung(rows, _STRIPPED) or "nothing"
 
 
 def _count_lines(plan: DeletionPlan) -> list[str]:
@@ -141,6 +158,8 @@ def _kept_lines(plan: DeletionPlan) -> list[str]:
         (kept.last, "as the last of their pipeline (--keep-last)"),
         (kept.held, "that may be alive: held by a process, or recently active; --force deletes them, too"),
     )
+    if plan.request.strip:
+        return [f"kept {count:,} {why.replace('deletes them', 'strips them')}" for count, why in reasons if count]
     return [f"kept {count:,} {why}" for count, why in reasons if count] + _young_orphans(plan)
 
 
@@ -160,7 +179,8 @@ def is_nothing(done: Deletion) -> bool:
 def short_line(done: Deletion, undo: str = "") -> str:
     """The report on one line, for cron; `undo`: the command that undoes it."""
     plan, kept = done.plan, done.plan.kept
-    verb = "would delete" if done.is_dry else "deleted"
+    did = "strip" if plan.request.strip else "delete"
+    verb = f"would {did}" if done.is_dry else {"strip": "stripped", "delete": "deleted"}[did]
     count = plan.count if done.is_dry else done.deleted
     parts = [f"{verb} {human.plural(count, 'run')}"]
     parts += [f"{number:,} rows without a run"] if (number := _orphans(done)) else []
@@ -195,14 +215,15 @@ def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = Non
         undo: The command that undoes it.
         one: Description of the only run; None if there are more.
     """
+    strip = done.plan.request.strip
     if done.plan.is_empty:
-        return ["nothing to delete", *_kept_lines(done.plan)]
+        return [f"nothing to {'strip' if strip else 'delete'}", *_kept_lines(done.plan)]
     rows = {table: count for table, count in done.rows.items() if table not in HEADS}
     lines = []
     if done.deleted or not done.orphans:
         counts = f" ({statuses(done.by_status)})" if done.by_status else ""
         what = one if one and done.deleted == 1 else f"{human.plural(done.deleted, 'run')}{counts}"
-        lines.append(f"Deleted {what}{hanging(rows)}.")
+        lines.append(f"Stripped {what} of {stripped(done.rows)}." if strip else f"Deleted {what}{hanging(rows)}.")
     if done.orphans:
         lines.append(f"Deleted {human.plural(done.orphans, 'row')} without a run.")
     lines += [f"skipped {count:,}: {_WHY.get(why, why)}" for why, count in done.skipped.items()]
@@ -229,4 +250,6 @@ _WHY = {
     "gone": "another process deleted them first",
     "held": "held by a live process",
     "paused": "they are paused now",
+    "sealed": "they are encrypted, and what has to stay of them cannot be read: set LENS_KEY",
+    "unreadable": "what has to stay of them cannot be read",
 }

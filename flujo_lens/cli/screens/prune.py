@@ -14,6 +14,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.empty_result import pipeline_note
 from flujo_lens.cli.input import parsing
 from flujo_lens.cli.input.confirm import answer, check_can_ask, check_writable
+from flujo_lens.cli.input.contradictions import refuse_combination
 from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions
 from flujo_lens.cli.screens.deletion import (
     Work,
@@ -134,12 +135,15 @@ def _request(app: App, asked: PruneArguments) -> DeletionRequest:
         UsageError: neither an age, nor a number to keep, nor orphans were given; or filters for runs without an age.
     """
     now, what = app.world.now(), asked.what
+    strip = frozenset[str]() if what.strip is None else parsing.parts(what.strip)
+    if strip:
+        refuse_combination("--strip", {"--orphans": what.orphans}, "prune --orphans deletes rows without a run")
     age, has_filters = _age(app, what), bool(asked.filters.words())
     names_runs = not what.orphans or has_filters or _is_old_typed(what) or what.keep_last is not None
     if names_runs and age is None and what.keep_last is None:
         orphans_hint = f"--orphans{' without a filter' if what.orphans else ''} deletes rows without a run"
         raise UsageError(
-            "prune needs an age; nothing was deleted",
+            "prune needs an age; nothing was changed" if strip else "prune needs an age; nothing was deleted",
             hint="lens prune --older-than 30d --dry-run shows what would be deleted\n"
             f"--keep-last N keeps the last of each pipeline, {orphans_hint}\n"
             "older_than under [prune] in lens.toml sets a default",
@@ -149,7 +153,7 @@ def _request(app: App, asked: PruneArguments) -> DeletionRequest:
     return DeletionRequest(
         now, cutoff if names_runs else None, app.wanted(asked.filters), keep_last=what.keep_last,
         keep_paused=not (what.include_paused or asked.filters.status), keep_unknown=not asked.filters.status,
-        orphans_before=orphans, alive_since=_before(now, app.silent_after), force=what.force,
+        orphans_before=orphans, alive_since=_before(now, app.silent_after), force=what.force, strip=strip,
     )  # fmt: skip
 
 
@@ -243,7 +247,8 @@ def _plan_text(app: App, asked: PruneArguments, plans: _Plans, archive: Path | N
 def _ask(app: App, plans: _Plans) -> DeletionPlan | None:
     """Ask; return the confirmed plan, or None."""
     choice = "[y/N]" if plans.whole is None else f"[{_choices(plans.unattended, plans.whole)} / N]"
-    typed = answer(app, f"Delete {'it' if plans.shown.count == 1 else 'them'}? {choice} ")
+    do = "Strip" if plans.shown.request.strip else "Delete"
+    typed = answer(app, f"{do} {'it' if plans.shown.count == 1 else 'them'}? {choice} ")
     if typed in ("y", "yes"):
         return plans.unattended
     return plans.whole if typed in ("a", "all") else None

@@ -15,12 +15,13 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.text import escape_controls, one_line, quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.stripped import PARTS, Stripped
 from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["RunScreen", "ShowParts", "print_final_output", "print_run"]
+__all__ = ["RunScreen", "ShowParts", "print_final_output", "print_run", "stripped_line"]
 
 
 class ShowParts(NamedTuple):
@@ -32,39 +33,53 @@ class ShowParts(NamedTuple):
     state: bool
 
 
-def _read(app: App, text: str) -> RunDetail:
-    async def work(backend: StateBackend) -> RunDetail:
+def _read(app: App, text: str) -> tuple[RunDetail, Stripped | None]:
+    """A run, and what it has lost."""
+
+    async def work(backend: StateBackend) -> tuple[RunDetail, Stripped | None]:
         detail = await read_run(backend, text, unescape(text))
         run, *children = await app.with_signs(backend, [detail.run, *detail.children])
-        return detail._replace(run=run, children=tuple(children))
+        note = (await backend.read_stripped([run.run_id])).get(run.run_id)
+        return detail._replace(run=run, children=tuple(children)), note
 
     return app.run(work)
 
 
 def print_final_output(app: App, out: Output, text: str) -> None:
     """Print the output of the last step as JSON; null if none is stored."""
-    out.document(_read(app, text).final_output)
+    detail, note = _read(app, text)
+    if note is not None and "outputs" in note.parts:
+        app.note(stripped_line(app, note))
+    out.document(detail.final_output)
 
 
 def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
     """Print a run: as a screen, a JSON document, or rows of its steps."""
-    detail = _read(app, text)
+    detail, note = _read(app, text)
     if out.form == "json" and out.options.columns is None:
-        out.document(_document(detail, parts))
+        out.document(_document(detail, parts, note))
     elif out.form == "id":
         out.rows(RUN, [detail.run])
     elif out.form == "ndjson" and out.options.columns is None:
         from flujo_lens.rendering.json_text import dump
 
-        out.write(dump(out.redactor.value(_document(detail, parts))) + b"\n")
+        out.write(dump(out.redactor.value(_document(detail, parts, note))) + b"\n")
     elif not out.is_table or out.options.columns is not None:
         out.show(STEP, detail.steps, "no steps stored")
     else:
-        RunScreen(app, out, detail, parts).draw()
+        RunScreen(app, out, detail, parts, note).draw()
     note_problems(app, [detail.run])
 
 
-def _document(detail: RunDetail, parts: ShowParts) -> dict[str, Any]:
+def stripped_line(app: App, note: Stripped) -> str:
+    """What ``prune --strip`` has dropped of a run, and how it comes back."""
+    *most, last = [part for part in PARTS if part in note.parts]
+    lost = f"{', '.join(most)} and {last}" if most else last
+    when = f"{note.at:%Y-%m-%d %H:%M:%SZ}"
+    return f"prune --strip dropped its {lost} at {when}; what can be put back: {app.suggest('lens undo')}"
+
+
+def _document(detail: RunDetail, parts: ShowParts, note: Stripped | None) -> dict[str, Any]:
     pause = detail.pause
     document = {
         "run": RUN.row(detail.run),
@@ -72,6 +87,8 @@ def _document(detail: RunDetail, parts: ShowParts) -> dict[str, Any]:
         "pause": _pause(detail, pause) if pause else None,
         "children": [child.run_id for child in detail.children],
     }
+    if note is not None:
+        document["stripped"] = {"parts": [part for part in PARTS if part in note.parts], "at": note.at}
     return {**document, "state": detail.state} if parts.state else document
 
 
@@ -89,8 +106,10 @@ def _step(step: StepRecord, parts: ShowParts) -> dict[str, Any]:
 class RunScreen:
     """The screen of a run."""
 
-    def __init__(self, app: App, out: Output, detail: RunDetail, parts: ShowParts) -> None:
-        self.app, self.out, self.detail, self.parts = app, out, detail, parts
+    def __init__(
+        self, app: App, out: Output, detail: RunDetail, parts: ShowParts, note: Stripped | None = None
+    ) -> None:
+        self.app, self.out, self.detail, self.parts, self.note = app, out, detail, parts, note
         self.run = detail.run
 
     @cached_property
@@ -156,6 +175,8 @@ class RunScreen:
         if run.holder is not None:
             facts.append(f"{'was ' if run.stale else ''}held by {escape_controls(run.holder)}")
         yield Text(", ".join([*facts, self._progress(), self._spent()]))
+        if self.note is not None:
+            yield Text(escape_controls(stripped_line(self.app, self.note)), style="yellow")
         if run.is_background_task:
             yield Text(f"background task of {escape_controls(run.parent_run_id or 'an unknown run')}")
         forked = self._forked
@@ -238,6 +259,7 @@ class RunScreen:
             (run.status in ("paused", "failed") or run.stale is not None)
             and not run.is_background_task
             and self.detail.state is not None
+            and (self.note is None or self.note.can_resume)
         )
 
     def _next(self) -> Iterator[str]:

@@ -61,9 +61,17 @@ def trace_of(app: App, run: str | None, file: Path | None) -> Trace:
 
 
 def _from_store(app: App, text: str) -> Trace:
+    """The trace; that its spans were dropped is said."""
+    from flujo_lens.cli.screens.show import stripped_line
+
     async def work(backend: StateBackend) -> Trace:
         trace = await read_trace(backend, text, unescape(text))
-        return trace._replace(run=(await app.with_signs(backend, [trace.run]))[0]) if trace.run else trace
+        if trace.run is None:
+            return trace
+        note = (await backend.read_stripped([trace.run.run_id])).get(trace.run.run_id)
+        if note is not None and "spans" in note.parts:
+            app.note(stripped_line(app, note))
+        return trace._replace(run=(await app.with_signs(backend, [trace.run]))[0])
 
     return app.run(work)
 

@@ -88,7 +88,7 @@ def run_undo(app: App, asked: UndoArguments) -> int:
         bin = bin_of(app, backend)
         return await undo(backend, bin, item, plan, writer, app.world.now(), stop=stop, progress=progress)
 
-    did = "cancelled" if plan.found.cancelled else "deleted"
+    did = "cancelled" if plan.found.cancelled else "stripped" if plan.found.stripped else "deleted"
     what = f"{human.plural(len(plan.run_ids), 'run')} that {item.audit_id} {did}"
     return carry_out(app, plan, asked.change, asked.yes, words, f"restore {what}?", work)
 
@@ -139,7 +139,8 @@ def _counted(report: Report, count: int, verb: str) -> list[str]:
 
 def _existing(plan: RestorePlan, count: int | None = None) -> str:
     runs = human.plural(len(plan.existing) if count is None else count, "run")
-    return f"skipped: {runs} {'changed since' if plan.found.cancelled else 'whose id exists'}"
+    is_there = plan.found.cancelled or plan.found.stripped
+    return f"skipped: {runs} {'changed since' if is_there else 'whose id exists'}"
 
 
 def _named_existing(run_ids: Sequence[str]) -> list[str]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Space,
     )
     from flujo_lens.state.statistics import SpanStats, Stats
+    from flujo_lens.state.stripped import Stripped
 
 __all__ = ["JSONObject", "StateBackend", "capabilities_of", "overrides"]
 
@@ -580,6 +581,14 @@ class StateBackend(ABC):
         Nothing is written, and a store that has no claims yet has none. A claim that cannot be read is left out.
         """
         raise self._lacks("read_claims")
+
+    async def read_stripped(self, run_ids: Sequence[str]) -> Mapping[str, Stripped]:
+        """Return what ``prune --strip`` has dropped of runs, by run: of those that were not saved since.
+
+        Of runs that lost ``outputs`` or ``state`` the rest must not be resumed (`Stripped.can_resume`). The default is
+        of a driver that strips nothing.
+        """
+        return {}
 
     async def cancel_runs(
         self, run_ids: Sequence[str], *, force: bool = False, keep: BackupCallback | None = None

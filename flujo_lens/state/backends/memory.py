@@ -15,7 +15,7 @@ from flujo_lens.state.views import RunFilter
 __all__ = ["InMemoryBackend", "MemoryStore"]
 
 T = TypeVar("T")
-_TABLES = ("run", "step", "span", "evaluation", "claim", "manifest", "binding", "system")
+_TABLES = ("run", "step", "span", "evaluation", "claim", "manifest", "binding", "strip", "system")
 
 
 class InMemoryBackend(CoreBackend):
@@ -144,7 +144,7 @@ class _MemoryTransaction:
             self._write(kind, run_id, tuple({id(row) if row.key is None else row.key: row for row in both}.values()))
 
     async def drop(self, run_ids: Sequence[str]) -> None:
-        for table in ("run", "step", "span", "evaluation", "claim", "binding"):
+        for table in ("run", "step", "span", "evaluation", "claim", "binding", "strip"):
             for run_id in run_ids:
                 self._write(table, run_id, None)
 

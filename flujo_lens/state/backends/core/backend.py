@@ -521,12 +521,11 @@ class CoreBackend(StoreChanges, StoredClaims):
 
     async def restore(self, records: Iterable[Record]) -> Restored:
         """Bring back runs, all or none."""
-        from flujo_lens.state.backends.core.cancelling import take_back
-        from flujo_lens.state.backends.core.deletion_records import restore
+        from flujo_lens.state.backends.core.deletion_records import restore, restore_run
 
         async def work(tx: Transaction) -> Restored:
             if isinstance(tx, CopiesRuns):
-                return await tx.restore(records, partial(take_back, self, tx))
+                return await tx.restore(records, partial(restore_run, self, tx))
             return await restore(self, tx, records)
 
         return await self._write(work)

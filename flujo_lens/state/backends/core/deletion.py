@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.serialization import safe_loads
 from flujo_lens.state.backends.core.backend import stored_times
-from flujo_lens.state.backends.core.deletion_records import Digests, records_of
+from flujo_lens.state.backends.core.deletion_records import Digests, RecordKind, records_of
 from flujo_lens.state.backends.core.port import (
     CHILD_KINDS,
     ChildKind,
@@ -33,6 +33,8 @@ from flujo_lens.state.backends.core.port import (
 from flujo_lens.state.backends.core.rows import last_update
 from flujo_lens.state.backends.core.selection import Chooser, Families, Member, families, in_batches, last_sign, why_not
 from flujo_lens.state.backends.core.stored_claims import claims_in
+from flujo_lens.state.backends.core.strip import Stripper
+from flujo_lens.state.backends.core.strip_notes import notes_in
 from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Skipped
 from flujo_lens.state.filtering import matches, needs_details
 from flujo_lens.state.timestamps import parse_instant
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["carry_out", "plan"]
 
 _COUNTED = {"state": "states", "run": "runs", "step": "steps", "span": "spans", "evaluation": "evaluations"}
+_COUNTED_RUNS, _SAMPLE = 10_000, 500
+"""Runs up to which it is counted what a strip drops, and how many are looked at for an estimate."""
+
 _RECORDS_AT_ONCE = 5_000
 _BATCH = 100
 
@@ -75,10 +80,10 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
         details = needs_details(wanted) and isinstance(tx, ListsMembers)
         some = {run.run_id async for run in core.reader.selected(tx, wanted, None, True)} if details else None
         for family in found.families(asked, some):
-            chooser.offer(family)
+            chooser.offer(family if found is not tx else await _with_notes(tx, asked, family))
     if asked.orphans_before is not None:
         choice.orphans = await found.orphans(asked.orphans_before)
-    counts, size = await _measured(tx, [run_id for family in choice.all for run_id in family], asked)
+    counts, size, is_estimate = await _estimated(core, tx, [i for family in choice.all for i in family], asked)
     orphans, _ = await _measured(tx, choice.orphans, asked) if choice.orphans else ({}, 0)
     return replace(
         chooser.plan(choice, total),
@@ -86,6 +91,8 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
         held={member.run_id: str(member.key) for member in named if member.held},
         rows=counts,
         size_bytes=size,
+        is_estimate=is_estimate,
+        is_size_estimate=is_estimate,
         orphans=orphans,
         unfinished=unfinished,
     )
@@ -132,7 +139,7 @@ async def _members(core: CoreBackend, tx: Transaction, asked: DeletionRequest, r
     claims = claims_in(await tx.get("claim", [row.run_id for row in rows]))
     holders = {run_id: claim.holder for run_id, claim in claims.items() if not claim.has_ended(asked.now)}
     wanted = asked.wanted._replace(statuses=frozenset())
-    return [
+    found = [
         Member(
             row.run_id,
             run.status,
@@ -146,6 +153,36 @@ async def _members(core: CoreBackend, tx: Transaction, asked: DeletionRequest, r
         )
         for row, run in zip(rows, await core.reader.summaries(tx, rows), strict=True)
     ]
+    return await _with_notes(tx, asked, found)
+
+
+async def _with_notes(tx: Transaction, asked: DeletionRequest, members: list[Member]) -> list[Member]:
+    """The runs, those marked that have nothing left of what is to be stripped."""
+    if not asked.strip:
+        return members
+    notes = notes_in(await tx.get("strip", [member.run_id for member in members]))
+    return [
+        member._replace(is_stripped=notes[member.run_id].covers(asked.strip, member.updated))
+        if member.run_id in notes
+        else member
+        for member in members
+    ]
+
+
+async def _estimated(
+    core: CoreBackend, tx: Transaction, ids: Sequence[str], asked: DeletionRequest
+) -> tuple[dict[str, int], int, bool]:
+    """How many rows would go by kind, and their size in bytes; of very many runs by a sample of them, to be stripped.
+
+    Returns:
+        That, and whether it is an estimate.
+    """
+    if not asked.strip:
+        return (*await _measured(tx, ids, asked), False)
+    sample = ids if len(ids) <= _COUNTED_RUNS else ids[:: max(1, len(ids) // _SAMPLE)]
+    counts, size = await Stripper(core, asked.strip, asked.now).measured(tx, sample)
+    factor = len(ids) / max(1, len(sample))
+    return {name: round(count * factor) for name, count in counts.items()}, round(size * factor), len(sample) < len(ids)
 
 
 async def _measured(tx: Transaction, ids: Sequence[str], asked: DeletionRequest) -> tuple[dict[str, int], int]:
@@ -205,6 +242,8 @@ class _Batch:
                 changed = await before.changed(tx, [member.run_id for member in going])
                 skipped += [Skipped(run_id, "changed") for run_id in changed]
                 going = [member for member in going if member.run_id not in changed]
+            if self._asked.strip:
+                return await self._strip(tx, going, skipped)
             ids = [member.run_id for member in going]
             rows, _ = await _measured(tx, ids, self._asked)
             await self._remove(tx, ids)
@@ -212,9 +251,17 @@ class _Batch:
 
         return await self._store.write(work)
 
+    async def _strip(self, tx: Transaction, going: Sequence[Member], skipped: Sequence[Skipped]) -> Deleted:
+        stripper = Stripper(self._core, self._asked.strip, self._asked.now)
+        rows, refused = await stripper.strip(tx, {member.run_id: member.updated for member in going})
+        done = [member for member in going if member.run_id not in refused]
+        statuses = Counter(member.status for member in done)
+        stay = [Skipped(run_id, why) for run_id, why in refused.items()]
+        return Deleted(tuple(member.run_id for member in done), dict(statuses), rows, (*skipped, *stay))
+
     async def _copied(self, keep: BackupCallback) -> _Before:
         """Hand `keep` all that the runs of this batch have now, and note what that was."""
-        before = _Before(self._asked.state_only)
+        before = _Before(self._asked)
         async with self._store.snapshot() as tx:
             going, _ = await self._decided(tx)
             await before.keep(tx, [member.run_id for member in going], keep)
@@ -225,7 +272,7 @@ class _Batch:
         asked = self._asked
         members = {member.run_id: member for member in await self._members(tx, self._ids)}
         everyone = dict(members)
-        if asked.run_ids is None:
+        if asked.run_ids is None and not asked.strip:
             others = await self._members(tx, [i for i in await tx.tasks_of(list(members)) if i not in members])
             everyone |= {member.run_id: member for member in others}
         rows = await tx.runs(list(members)) if asked.state_only else {}
@@ -242,7 +289,7 @@ class _Batch:
 
     async def _members(self, tx: Transaction, run_ids: Sequence[str]) -> list[Member]:
         if isinstance(tx, ListsMembers):
-            return await tx.members(self._asked, run_ids)
+            return await _with_notes(tx, self._asked, await tx.members(self._asked, run_ids))
         return await _members(self._core, tx, self._asked, list((await tx.runs(run_ids)).values()))
 
     def _why_not(self, family: Sequence[Member], everyone: Mapping[str, Member], rows: Mapping[str, RunRow]) -> str:
@@ -289,20 +336,23 @@ class _Before:
     """What the runs of a batch were when they were copied.
 
     Args:
-        state_only: Whether their states alone are to go.
+        asked: What is asked for; None for all of them.
     """
 
-    def __init__(self, state_only: bool = False) -> None:
-        self._state_only, self._digests = state_only, Digests(state_only)
+    def __init__(self, asked: DeletionRequest | None = None) -> None:
+        self._kind = RecordKind() if asked is None else RecordKind.of(asked)
+        self._digests = Digests(self._kind)
         self._marks: Mapping[str, Hashable] | None = None
 
     async def keep(self, tx: Transaction, ids: Sequence[str], keep: BackupCallback) -> None:
         """Hand over records some thousands of rows at a time: a run of any size passes through little memory."""
         self._marks = await tx.marks(ids) if isinstance(tx, MarksRuns) else None
-        source = tx.records if isinstance(tx, CopiesRuns) else partial(records_of, tx)
+        source = partial(records_of, tx, ids, self._kind)
+        if isinstance(tx, CopiesRuns) and not self._kind.strip:
+            source = partial(tx.records, ids, state_only=self._kind.state_only)
         waiting: list[Record] = []
         size = 0
-        async for record, rows in source(ids, state_only=self._state_only):
+        async for record, rows in source():
             if self._marks is None:
                 self._digests.add(record)
             waiting.append(record)

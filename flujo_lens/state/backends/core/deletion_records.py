@@ -4,61 +4,88 @@ The first record of a run has its documents, the following ones more of its chil
 
     {"run_id": ..., "state": <JSON text> | None, "run": ..., "manifest": <digest> | None,
      "steps": [[None, <JSON text>], ...], "spans": [[<id>, <JSON text>], ...], "evaluations": [...], "last": True}
+
+That of a run that is stripped says ``"strip": {"parts": [...], "at": ...}``, that of one that was ``"stripped"``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.core.cancelling import check_first, take_back
 from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, ChildRow, RunRow, Transaction
-from flujo_lens.state.deletion import Record, Restored
+from flujo_lens.state.backends.core.strip import put_parts_back
+from flujo_lens.state.deletion import DeletionRequest, Record, Restored
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
-__all__ = ["Digests", "records_of", "restore"]
+__all__ = ["Digests", "RecordKind", "records_of", "restore", "restore_run"]
 
 _ROWS = 1_000
 _NAMES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
 
 
+class RecordKind(NamedTuple):
+    """What is about to be done with the runs: what their records say of it.
+
+    Attributes:
+        state_only: Whether their states alone are to go.
+        strip: What their parts are that go, and when; None if they go as a whole.
+    """
+
+    state_only: bool = False
+    strip: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, asked: DeletionRequest) -> RecordKind:
+        """That of a request."""
+        strip = {"parts": sorted(asked.strip), "at": asked.now.isoformat()} if asked.strip else None
+        return cls(asked.state_only, strip)
+
+    @property
+    def notes(self) -> Record:
+        """Its fields in the first record of a run, and in the last."""
+        return {"state_only": True} if self.state_only else {"strip": self.strip} if self.strip else {}
+
+
+_WHOLE = RecordKind()
+
+
 async def records_of(
-    tx: Transaction, ids: Sequence[str], *, state_only: bool = False
+    tx: Transaction, ids: Sequence[str], kind: RecordKind = _WHOLE
 ) -> AsyncIterator[tuple[Record, int]]:
     """Yield the records of these runs, run by run, each with the number of rows in it."""
-    runs, bindings = await tx.runs(ids), await tx.get("binding", ids)
+    runs, bindings, notes = await tx.runs(ids), await tx.get("binding", ids), await tx.get("strip", ids)
     for run_id in ids:
         row = runs.get(run_id, RunRow(run_id))
         record: Record = {"run_id": run_id, "state": _text(row.state), "run": _text(row.run)}
         record["manifest"] = bindings[run_id].decode() if run_id in bindings else None
-        if state_only:
-            record["state_only"] = True
+        record |= kind.notes | ({"stripped": notes[run_id].decode()} if run_id in notes else {})
         count = 1
-        for kind in CHILD_KINDS:
-            async for child in tx.children(kind, [run_id]):
+        for name in CHILD_KINDS:
+            async for child in tx.children(name, [run_id]):
                 if count >= _ROWS:
                     yield record, count
                     record, count = {"run_id": run_id}, 0
-                record.setdefault(_NAMES[kind], []).append([child.key, child.data.decode()])
+                record.setdefault(_NAMES[name], []).append([child.key, child.data.decode()])
                 count += 1
-        record["last"] = True
-        yield record, count
+        yield {**record, **kind.notes, "last": True}, count
 
 
 class Digests:
     """What the records of runs were, a few bytes a run.
 
     Args:
-        state_only: Whether they are the records of a deletion of states alone.
+        kind: What is to be done with the runs.
     """
 
-    def __init__(self, state_only: bool = False) -> None:
-        self.state_only = state_only
+    def __init__(self, kind: RecordKind) -> None:
+        self._kind = kind
         self._made: dict[str, Any] = {}
 
     def add(self, record: Record) -> None:
@@ -67,8 +94,8 @@ class Digests:
 
     async def changed(self, tx: Transaction, ids: Sequence[str]) -> set[str]:
         """Those of these runs that are not what was noted."""
-        now = Digests(self.state_only)
-        async for record, _ in records_of(tx, ids, state_only=self.state_only):
+        now = Digests(self._kind)
+        async for record, _ in records_of(tx, ids, self._kind):
             now.add(record)
         return {run_id for run_id in ids if now._of(run_id) != self._of(run_id)}
 
@@ -82,11 +109,12 @@ async def restore(core: CoreBackend, tx: Transaction, records: Iterable[Record])
     done: dict[str, bool] = {}
     for run_id, parts in groupby(records, lambda record: record["run_id"]):
         await tx.lock([run_id])
-        done[run_id] = done.get(run_id, False) or await _put_back(core, tx, parts)
+        done[run_id] = done.get(run_id, False) or await restore_run(core, tx, parts)
     return Restored(tuple(i for i, new in done.items() if new), tuple(i for i, new in done.items() if not new))
 
 
-async def _put_back(core: CoreBackend, tx: Transaction, records: Iterator[Record]) -> bool:
+async def restore_run(core: CoreBackend, tx: Transaction, records: Iterator[Record]) -> bool:
+    """Bring back a run from its records, or what was dropped of it; False, and nothing done, if it is there."""
     first = next(records)
     check_first(first)
     run_id = first["run_id"]
@@ -95,6 +123,8 @@ async def _put_back(core: CoreBackend, tx: Transaction, records: Iterator[Record
     there = (await tx.runs([run_id])).get(run_id)
     if first.get("state_only"):
         return await _put_state_back(core, tx, first, there)
+    if "strip" in first and there is not None:
+        return await put_parts_back(core, tx, there, chain([first], records))
     if there is not None or await _has_evaluations(tx, run_id):
         return False
     row = RunRow(run_id, _data(first["state"]), _data(first["run"]))
@@ -109,6 +139,8 @@ async def _put_back(core: CoreBackend, tx: Transaction, records: Iterator[Record
         await core.put(tx, row)
     if first["manifest"] is not None:
         await tx.set("binding", run_id, first["manifest"].encode())
+    if first.get("stripped"):
+        await tx.set("strip", run_id, first["stripped"].encode())
     return True
 
 

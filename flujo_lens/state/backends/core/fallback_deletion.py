@@ -24,7 +24,13 @@ __all__ = ["delete_gathered", "plan_gathered"]
 
 
 async def plan_gathered(backend: StateBackend, asked: DeletionRequest) -> DeletionPlan:
-    """A plan by way of `iter_runs`, or of `read_run` for runs that are named; it counts runs alone."""
+    """A plan by way of `iter_runs`, or of `read_run` for runs that are named; it counts runs alone.
+
+    Raises:
+        NotSupportedError: parts of runs are to be dropped.
+    """
+    if asked.strip:
+        raise NotSupportedError.of(type(backend), "delete_planned", "prune --strip")
     choice = Families()
     chooser = Chooser(asked, choice)
     if asked.run_ids is not None:

@@ -76,8 +76,9 @@ T = TypeVar("T")
 ChildKind = Literal["step", "span", "evaluation"]
 CHILD_KINDS: tuple[ChildKind, ...] = ("step", "span", "evaluation")
 
-Space = Literal["claim", "manifest", "binding", "system"]
-"""Key-value spaces: claims by run id, manifests by digest, the digest of a run's manifest by run id, system state."""
+Space = Literal["claim", "manifest", "binding", "strip", "system"]
+"""Key-value spaces: claims by run id, manifests by digest, the digest of a run's manifest by run id, notes of what was
+stripped of a run by run id (see `flujo_lens.state.stripped`), system state."""
 
 NO_START = -(2**53)
 """`RunIndex.started` of a run without a readable start: before all others, and exact as a double."""
@@ -206,7 +207,7 @@ class Transaction(KeyValues, Protocol):
         ...
 
     async def drop(self, run_ids: Sequence[str]) -> None:
-        """Remove these runs, their children, claims and bindings."""
+        """Remove these runs, their children, claims, bindings, and what was noted of their parts."""
         ...
 
 
@@ -323,13 +324,15 @@ class CopiesRuns(Protocol):
         """Yield all that there is of these runs, run by run, each record with the number of rows in it."""
         ...
 
-    async def restore(self, records: Iterable[Record], take_back: Callable[[Record], Awaitable[bool]]) -> Restored:
+    async def restore(
+        self, records: Iterable[Record], restore_run: Callable[[Iterator[Record]], Awaitable[bool]]
+    ) -> Restored:
         """Bring runs back from their records, as `StateBackend.restore`.
 
         Args:
             records: The records.
-            take_back: Makes a run that was cancelled alone what it was, and returns whether it could be: it has no
-                records of the store's own form.
+            restore_run: Makes a run that was cancelled or stripped what it was, and returns whether it could be: it has
+                no records of the store's own form.
         """
         ...
 

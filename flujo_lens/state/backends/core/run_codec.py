@@ -81,9 +81,13 @@ class RunCodec:
 
     def changed_state(self, row: RunRow, changes: Mapping[str, Any]) -> bytes | None:
         """The state of a run with some plain fields changed, as `merged`; None if it has none."""
+        return self.rewritten_state(row, lambda state: {**state, **changes})
+
+    def rewritten_state(self, row: RunRow, change: Callable[[JSONObject], JSONObject]) -> bytes | None:
+        """The state of a run as `change` makes it of the stored one, in which sealed fields are texts; None if none."""
         if row.state is None or row.unreadable:
             return row.state
-        return self.fields.document(row.run_id, {**safe_loads(row.state), **changes}, is_stored=True)
+        return self.fields.document(row.run_id, change(safe_loads(row.state)), is_stored=True)
 
     def child(self, kind: ChildKind, run_id: str, row: Mapping[str, Any], key: str | None = None) -> ChildRow:
         """A row that belongs to a run."""

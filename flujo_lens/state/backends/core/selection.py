@@ -40,6 +40,7 @@ class Member(NamedTuple):
         parent: The run whose background task it is, if there is that run.
         held: Whether a living process holds it.
         key: How the driver finds it again.
+        is_stripped: Whether it has nothing left of the parts that are to be dropped.
     """
 
     run_id: str
@@ -51,6 +52,7 @@ class Member(NamedTuple):
     parent: str | None = None
     held: bool = False
     key: Any = None
+    is_stripped: bool = False
 
 
 class Chosen(Protocol):
@@ -102,7 +104,10 @@ class Chooser:
             self.take(members)
 
     def take(self, members: Sequence[Member]) -> None:
-        """Choose a family, whatever the request says."""
+        """Choose a family, whatever the request says; but for runs that are stripped already."""
+        members = [member for member in members if not member.is_stripped]
+        if not members:
+            return
         self.chosen.add(members)
         self.count += len(members)
         for member in members:
@@ -220,8 +225,10 @@ def why_not(asked: DeletionRequest, family: Sequence[Member], all_members: Itera
     """
     if asked.run_ids is not None:
         return "held" if not asked.force and any(member.held for member in family) else ""
+    if asked.strip and any(member.is_stripped for member in family):
+        return "changed"
     ids = {member.run_id for member in family}
-    if any(member.parent in ids and member.run_id not in ids for member in all_members):
+    if not asked.strip and any(member.parent in ids and member.run_id not in ids for member in all_members):
         return "changed"
     reason, _ = Chooser(asked, Families()).reason_to_stay(family)
     return skipped_why(reason)

@@ -13,6 +13,7 @@ from flujo_lens.state.backends.core.validation import asked_id, check_run_id, fi
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.port import KeyValues, Space, ValueWork
     from flujo_lens.state.claims import Claim, Holder
+    from flujo_lens.state.stripped import Stripped
 
 __all__ = ["StoredClaims", "claims_in", "renew"]
 
@@ -91,6 +92,15 @@ class StoredClaims(ReadingBackend):
     async def read_claims(self, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
         """Return the claims by run."""
         return claims_in(await self._values("claim", None if run_ids is None else findable_ids(run_ids)))
+
+    @empty_if_missing(dict)
+    async def read_stripped(self, run_ids: Sequence[str]) -> Mapping[str, Stripped]:
+        """Return what runs have lost, of those that were not saved since."""
+        from flujo_lens.state.backends.core.strip_notes import notes_in
+
+        notes = notes_in(await self._values("strip", findable_ids(run_ids)))
+        runs = await self.read_summaries(list(notes)) if notes else ()
+        return {run.run_id: notes[run.run_id] for run in runs if notes[run.run_id].is_of(run.updated_at)}
 
     async def put_manifest(self, digest: str, manifest: JSONObject) -> None:
         """Store a manifest, unless there is one of this digest."""

@@ -94,8 +94,10 @@ class ThreadedTransaction:
     def records(self, run_ids: Sequence[str], *, state_only: bool) -> AsyncIterator[tuple[Record, int]]:
         return self._chunks(self._tx.records(run_ids, state_only=state_only), _FEW)
 
-    async def restore(self, records: Iterable[Record], take_back: Callable[[Record], Awaitable[bool]]) -> Restored:
-        found: Restored = await self._hop(self._tx.restore(records, take_back))
+    async def restore(
+        self, records: Iterable[Record], restore_run: Callable[[Iterator[Record]], Awaitable[bool]]
+    ) -> Restored:
+        found: Restored = await self._hop(self._tx.restore(records, restore_run))
         return found
 
 

@@ -78,10 +78,10 @@ class FileCodec(RunCodec):
         self.fields.check(kept)
         return documents.encode_state(self.fields, run_id, filled(kept, run_id))
 
-    def changed_state(self, row: RunRow, changes: Mapping[str, Any]) -> bytes | None:
+    def rewritten_state(self, row: RunRow, change: Callable[[JSONObject], JSONObject]) -> bytes | None:
         if row.state is None or row.unreadable:
             return row.state
-        state = {**documents.parse_object(row.state, exact=True), **changes}
+        state = change(documents.parse_object(row.state, exact=True))
         return documents.encode_state(self.fields, row.run_id, state, is_stored=True)
 
     def opened_state(self, row: RunRow | None) -> JSONObject | None:

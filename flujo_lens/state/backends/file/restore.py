@@ -8,14 +8,14 @@ line has brought back all of these runs or none of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.fs.atomic_write import settle, sync_all
 from flujo_lens.state.backends.file.format import document as documents
-from flujo_lens.state.backends.file.format import history
+from flujo_lens.state.backends.file.format import history, key_files
 from flujo_lens.state.backends.file.format.run_records import RestoredFile, RestoredRun, drafts_of, runs_of
 from flujo_lens.state.backends.file.format.tombstone_writer import bury, dig, uncover
 from flujo_lens.state.backends.file.format.tombstones import Grave, Graves, mark_of
@@ -32,9 +32,12 @@ _BATCH = 50
 
 
 async def restore(
-    tx: FileTransaction, places: Places, records: Iterable[Record], take_back: Callable[[Record], Awaitable[bool]]
+    tx: FileTransaction,
+    places: Places,
+    records: Iterable[Record],
+    restore_run: Callable[[Iterator[Record]], Awaitable[bool]],
 ) -> Restored:
-    """Bring back the runs of these records; `take_back` does it with those that were cancelled alone."""
+    """Bring back the runs of these records; `restore_run` does it with those that were cancelled or stripped alone."""
     done: dict[str, bool] = {}
     ready: dict[str, RestoredRun] = {}
     with ExitStack() as drafts:
@@ -45,8 +48,8 @@ async def restore(
                 _put_back(places, list(ready.values()))
                 drafts.close()
                 ready = {}
-            if "cancelled" in first:
-                done[run_id] = await take_back(first)
+            if "cancelled" in first or "strip" in first:
+                done[run_id] = await restore_run(run)
             else:
                 done[run_id] = not _is_there(tx, places, run_id, state_only=bool(first.get("state_only")))
                 if done[run_id]:
@@ -83,6 +86,8 @@ def _put_back(places: Places, runs: Sequence[RestoredRun]) -> None:
     elif placed:
         _place_at_once(places, places.histories, placed)
     for run in runs:
+        if run.stripped is not None:
+            key_files.write(places.need_histories(), "strip", run.run_id, run.stripped)
         if run.history_size is not None and places.histories is not None:
             _take_back_the_mark(places.histories, run.run_id, run.history_size)
 

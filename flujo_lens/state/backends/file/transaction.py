@@ -35,6 +35,7 @@ from flujo_lens.state.backends.file.format import history as file_history
 from flujo_lens.state.backends.file.format import key_files
 from flujo_lens.state.backends.file.format.history import History
 from flujo_lens.state.backends.file.format.history_lines import line_of
+from flujo_lens.state.backends.file.format.history_rewrite import lines_of
 from flujo_lens.state.backends.file.format.run_records import records_of
 from flujo_lens.state.backends.file.fs.os_errors import check_writable
 from flujo_lens.state.backends.file.index.run_selection import Snapshot, in_order
@@ -281,13 +282,18 @@ class FileTransaction:
             stamps = self._stamps(run_id)
             files = [file for file in stamps if not state_only or file[0] == "states"]
             length = sum(stamp[2] for (place, _), stamp in stamps.items() if place == "histories")
+            note = key_files.read(self._reader.histories, "strip", [run_id]) if self._reader.histories else {}
+            more = {"stripped": note[run_id].decode()} if run_id in note and not state_only else {}
             for record in records_of(places, run_id, files, length if state_only else None):
+                record |= more if record.get("last") is True else {}
                 yield record, 1 + len(record.get("text", "") or record.get("base64", "")) // _ROW
 
-    async def restore(self, records: Iterable[Record], take_back: Callable[[Record], Awaitable[bool]]) -> Restored:
+    async def restore(
+        self, records: Iterable[Record], restore_run: Callable[[Iterator[Record]], Awaitable[bool]]
+    ) -> Restored:
         from flujo_lens.state.backends.file.restore import restore
 
-        return await restore(self, self._writing[1], records, take_back)
+        return await restore(self, self._writing[1], records, restore_run)
 
     # --- writing
 
@@ -331,14 +337,26 @@ class FileTransaction:
 
     async def put_children(self, kind: ChildKind, rows: Sequence[ChildRow], *, replaces: str | None = None) -> None:
         changes, places = self._writing
-        for run_id in dict.fromkeys((*([replaces] if replaces else ()), *(row.run_id for row in rows))):
+        if replaces is not None:
+            self._put_in_place_of(kind, replaces, [safe_loads(row.data) for row in rows if row.run_id == replaces])
+        for run_id in dict.fromkeys(row.run_id for row in rows if row.run_id != replaces):
             own = [safe_loads(row.data) for row in rows if row.run_id == run_id]
             data = [{"spans": own}] if kind == "span" else own
-            name = kind if kind != "span" else "trace" if replaces == run_id else "spans"
+            name = "spans" if kind == "span" else kind
             for one in data:
                 line = line_of(self._reader.codec, run_id, name, one, is_stored=True)
                 changes.add_line(places, run_id, line)
             self._forget(run_id)
+
+    def _put_in_place_of(self, kind: ChildKind, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the history of a run anew, with these rows in place of those of their kind."""
+        history = self.history(run_id)
+        if not rows and not (history is not None and any(True for _ in _rows_of(history, kind))):
+            return
+        changes, places = self._writing
+        lines = lines_of(self._reader.codec, history or History(run_id), kind, rows)
+        changes.put_history(places, run_id, lines)
+        self._forget(run_id)
 
     async def set(self, space: Space, key: str, value: bytes | None) -> None:
         changes, places = self._writing
@@ -352,7 +370,7 @@ class FileTransaction:
             row = safe_loads(value)
             leaf = self._reader.codec.leaf(key_files.SYSTEM, key, row["value"])
             key_files.write_system(histories, {**row, "value": leaf})
-        elif space == "claim" or value is not None:
+        elif space in ("claim", "strip") or value is not None:
             key_files.write(histories, space, key, value)
         if space == "claim" and value is not None:
             file_history.cut_unfinished(places.folder, histories, key)
@@ -365,7 +383,8 @@ class FileTransaction:
             self._going[0].extend(self.files_of(run_id))
             if places.histories is not None:
                 self._going[1].extend(file_history.names_found(places.histories, run_id))
-                key_files.write(places.histories, "claim", run_id, None)
+                for space in ("claim", "strip"):
+                    key_files.write(places.histories, space, run_id, None)
             self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:

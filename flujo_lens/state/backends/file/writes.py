@@ -129,6 +129,17 @@ class Changes:
         """Add a line to the history of a run."""
         history.append(places.folder, places.need_histories(), run_id, line)
 
+    def put_history(self, places: Places, run_id: str, lines: bytes) -> None:
+        """Put other lines in place of the history of a run, whole or not at all."""
+        histories = places.need_histories()
+        names = history.names_found(histories, run_id)
+        if not names:
+            history.append(places.folder, histories, run_id, lines)
+            return
+        with drafted(histories, lines, names[0]) as draft:
+            draft.place(names[0])
+        self._settle(histories)
+
     def put_state(self, places: Places, run_id: str, data: bytes, name: str | None) -> None:
         """Put a state in place of the one before (in the file `name`), without progress that is unfinished."""
         folder = places.folder

@@ -82,7 +82,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 """The columns of the library that we read and write, by table, with their kind."""
 
 LIBRARY_TABLES = (*COLUMNS, "traces")
-LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_documents")
+LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_strips", "lens_documents")
 
 _DDL = """
 CREATE TABLE IF NOT EXISTS workflow_state (
@@ -136,6 +136,7 @@ LENS_DDL = """
 CREATE TABLE IF NOT EXISTS lens_claims (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
 CREATE TABLE IF NOT EXISTS lens_manifests (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
 CREATE TABLE IF NOT EXISTS lens_bindings (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
+CREATE TABLE IF NOT EXISTS lens_strips (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
 CREATE TABLE IF NOT EXISTS lens_documents (
   kind text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
   document text NOT NULL, stamp text, PRIMARY KEY (run_id, kind, key));

@@ -17,7 +17,7 @@ from flujo_lens.state.views import UNREADABLE, RunFilter
 __all__ = ["PostgresTransaction"]
 
 _TABLES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
-_VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings"}
+_VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings", "strip": "lens_strips"}
 _PAGE, _PREFETCH = 200, 500
 _FEW = 20_000
 """Runs of a status up to which they are looked up by it, and not found by walking through all."""
@@ -275,7 +275,7 @@ class PostgresTransaction:
         for table in ("steps", "spans", "traces", "evaluations", "runs", "workflow_state", "lens_documents"):
             if self._shape.has(table):
                 await self._db.execute(f"DELETE FROM {table} WHERE run_id = ANY($1::text[])", ids)
-        for table in ("lens_claims", "lens_bindings"):
+        for table in ("lens_claims", "lens_bindings", "lens_strips"):
             if self._shape.has(table):
                 await self._db.execute(f"DELETE FROM {table} WHERE key = ANY($1::text[])", ids)
 

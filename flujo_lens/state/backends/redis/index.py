@@ -79,7 +79,8 @@ def unlisted(keys: Keys, run_id: str, before: Entry | None) -> list[Command]:
 def removal(keys: Keys, run_id: str, before: Entry | None) -> list[Command]:
     """What removes a run with all that belongs to it."""
     sets = [("SREM", name, run_id.encode()) for name in (keys.claims, keys.evaluated)]
-    return [("UNLINK", *keys.of_run(run_id)), *sets, *unlisted(keys, run_id, before)]
+    note = ("HDEL", keys.named("strip"), run_id.encode())
+    return [("UNLINK", *keys.of_run(run_id)), *sets, note, *unlisted(keys, run_id, before)]
 
 
 def statuses_stored(wanted: RunFilter) -> frozenset[str] | None:

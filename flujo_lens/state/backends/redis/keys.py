@@ -18,6 +18,7 @@ A state is at ``PREFIX + run_id``, as plain JSON, where other programs find it. 
     claim:ID        string   who works on it; `claims` is the set of runs that are claimed
     binding:ID      string   the digest of its manifest
     manifest        hash     digest -> manifest
+    strip           hash     run id -> what was dropped of it
     system          hash     key -> system state
     tx:CLIENT-N     string   the number of the last transaction that a client committed; expires
 """
@@ -51,7 +52,7 @@ class Keys:
         self.types = {
             **{self.named(name): b"zset" for name in ("order", "updated", "ids", "expires")},
             **{self.named(name): b"set" for name in ("statuses", "parents", "claims", "evaluated")},
-            **{self.named(name): b"hash" for name in ("index", "manifest", "system")},
+            **{self.named(name): b"hash" for name in ("index", "manifest", "strip", "system")},
             **{self.named(name): b"string" for name in ("made", "changes")},
         }
 

@@ -246,7 +246,7 @@ class WriteTransaction(ReadTransaction):
             self._rows.pop(run_id, None)
             for changed in [key for key in self._new if key[1] == run_id]:
                 del self._new[changed]
-            for value in [key for key in self._values if key[1] == run_id and key[0] in ("claim", "binding")]:
+            for value in [key for key in self._values if key[1] == run_id and key[0] in ("claim", "binding", "strip")]:
                 del self._values[value]
 
     # --- the end

@@ -1,8 +1,8 @@
 """Small files in the sub-folder of histories: claims, manifests, and the system state. All of it blocks.
 
-``<hash>.claim`` is a claim, ``<hash>.manifest`` a manifest with its digest; the hash is that of the run's id, or of the
-digest. ``system.json`` is the system state: ``{key: {"value": ..., "updated_at": ...}}``. Each is written whole or not
-at all.
+``<hash>.claim`` is a claim, ``<hash>.stripped`` the note of what a run has lost, ``<hash>.manifest`` a manifest with
+its digest; the hash is that of the run's id, or of the digest. ``system.json`` is the system state:
+``{key: {"value": ..., "updated_at": ...}}``. Each is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from flujo_lens.serialization import safe_dumps, safe_loads
 __all__ = ["SYSTEM", "read", "read_system", "write", "write_system"]
 
 SYSTEM = "system.json"
-_ENDINGS = {"claim": ".claim", "manifest": ".manifest"}
+_ENDINGS = {"claim": ".claim", "manifest": ".manifest", "strip": ".stripped"}
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 def read(histories: int, space: str, keys: Sequence[str] | None) -> dict[str, bytes]:
-    """The claims or manifests of these keys, or all; one that we did not write is none."""
+    """The values of these keys, or all; one that we did not write is none."""
     if keys is not None:
         names = [_name(key, _ENDINGS[space]) for key in keys]
     else:
@@ -41,25 +41,28 @@ def _pair(space: str, content: bytes) -> tuple[str | None, bytes]:
         stored = safe_loads(content)
         if space == "claim":
             return str(stored["run_id"]), content
+        if space == "strip":
+            return str(stored["run_id"]), safe_dumps(stored["stripped"])
         return str(stored["digest"]), safe_dumps(stored["manifest"])
     except (ValueError, KeyError, TypeError):
         return None, b""
 
 
 def write(histories: int, space: str, key: str, value: bytes | None) -> None:
-    """Put a claim or a manifest in its place; None removes it."""
+    """Put a value in its place; None removes it."""
     name = _name(key, _ENDINGS[space])
     if value is None:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=histories)
         return
-    _put(histories, name, value if space == "claim" else _manifest(key, value))
-    if space == "manifest":
+    _put(histories, name, value if space == "claim" else _named(space, key, value))
+    if space != "claim":
         settle(histories)
 
 
-def _manifest(digest: str, body: bytes) -> bytes:
-    return b'{"digest":' + safe_dumps(digest) + b',"manifest":' + body + b"}"
+def _named(space: str, key: str, body: bytes) -> bytes:
+    names = (b"digest", b"manifest") if space == "manifest" else (b"run_id", b"stripped")
+    return b'{"%s":%s,"%s":%s}' % (names[0], safe_dumps(key), names[1], body)
 
 
 def _name(key: str, ending: str) -> str:

@@ -6,8 +6,8 @@ A record is one file, or a part of a large one::
 
 `text` is the content, or ``base64`` where that is no UTF-8, as ``name_base64`` is for such a name; `modified` is there
 because it is the age of a file that does not parse. A part other than the first says ``"part": n``. The last record of
-a run says ``"last": true``; a state that goes while its history stays says ``"state_only"``, and how long the history
-was.
+a run says ``"last": true``, and ``"stripped"`` what was dropped of it before; a state that goes while its history stays
+says ``"state_only"``, and how long the history was.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class RestoredRun(NamedTuple):
     run_id: str
     files: Sequence[RestoredFile]
     history_size: int | None
+    stripped: bytes | None = None
 
 
 def runs_of(records: Iterable[Record]) -> Iterator[tuple[str, Record, Iterator[Record]]]:
@@ -145,7 +146,8 @@ def drafts_of(places: Mapping[str, int], run_id: str, records: Iterable[Record],
         ) from error
     if last.get("last") is not True:
         raise OperationFailedError(f"the copy of run {run_id} is not complete; none of it was restored")
-    return RestoredRun(run_id, files, last.get("history_size", -1) if last.get("state_only") else None)
+    size = last.get("history_size", -1) if last.get("state_only") else None
+    return RestoredRun(run_id, files, size, last["stripped"].encode() if "stripped" in last else None)
 
 
 def _begun(places: Mapping[str, int], record: Record, drafts: ExitStack) -> RestoredFile:

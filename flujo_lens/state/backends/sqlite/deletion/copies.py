@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flujo_lens.state.backends.core.deletion_records import RecordKind
 from flujo_lens.state.backends.sqlite.deletion.delete_rows import count_rows, signature
 from flujo_lens.state.backends.sqlite.deletion.queries import HEADS
 from flujo_lens.state.backends.sqlite.deletion.run_records import large_records, parts_of, read_records, tables_of
 from flujo_lens.state.backends.sqlite.engine.lock_retry import translate_write
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
-from flujo_lens.state.deletion import BackupCallback, Record
+from flujo_lens.state.deletion import BackupCallback, DeletionRequest, Record
 
 __all__ = ["Copying"]
 
@@ -41,12 +42,13 @@ class Copying:
 
     Args:
         keep: Is handed the records.
-        state_only: Whether only states go.
+        asked: What is asked for: whether only states go, or parts.
         path: The file, for messages.
     """
 
-    def __init__(self, keep: BackupCallback | None, state_only: bool, path: Path) -> None:
-        self._keep, self._state_only, self._path = keep, state_only, path
+    def __init__(self, keep: BackupCallback | None, asked: DeletionRequest, path: Path) -> None:
+        self._keep, self._state_only, self._path = keep, asked.state_only, path
+        self._notes = RecordKind.of(asked).notes
         self.forget()
 
     def __bool__(self) -> bool:
@@ -85,7 +87,7 @@ class Copying:
         assert self._keep is not None
         try:
             for records in parts_of(large_records(session, ids)):
-                self._keep(records)
+                self._keep([{**record, **self._notes} for record in records])
         except sqlite3.Error as error:
             raise translate_write(error, self._path) from error
         self._kept |= {as_text(run_id): [] for run_id in ids}
@@ -112,10 +114,10 @@ class Copying:
     def _records(self, session: Session, ids: Sequence[Any]) -> list[Record]:
         if not ids:
             return []
-        if not self._state_only:
-            return read_records(session, ids, tables_of(session))
-        records = read_records(session, ids, [table for table in HEADS[::-1] if session.shape.has(table)])
-        return [{**record, "state_only": True} for record in records]
+        tables = tables_of(session)
+        if self._state_only:
+            tables = [table for table in HEADS[::-1] if session.shape.has(table)]
+        return [{**record, **self._notes} for record in read_records(session, ids, tables)]
 
     def _sign(self, session: Session, ids: Sequence[Any]) -> list[Any]:
         heads = [table for table in HEADS if session.shape.has(table)]

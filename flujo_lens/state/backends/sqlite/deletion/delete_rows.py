@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flujo_lens.errors import OperationFailedError
@@ -16,10 +16,10 @@ from flujo_lens.state.backends.sqlite.schema import lens_tables
 __all__ = ["cancel", "count_rows", "delete_all", "delete_some", "signature"]
 
 
-def count_rows(session: Session, ids: Sequence[Any], most: int) -> int:
-    """How many rows belong to these runs, counted up to a little more than `most`."""
+def count_rows(session: Session, ids: Sequence[Any], most: int, tables: Collection[str] | None = None) -> int:
+    """How many rows (of these tables alone) belong to these runs, counted up to a little more than `most`."""
     count = 0
-    for table in children(session.shape) if ids else ():
+    for table in _tables(session, tables) if ids else ():
         count += int(session.value(queries.count_up_to(table, len(ids), most + 1 - count), ids))
         if count > most:
             break
@@ -58,9 +58,15 @@ def delete_all(session: Session, ids: Sequence[Any], heads: int) -> dict[str, in
     return {table: count for table, count in deleted.items() if count}
 
 
-def delete_some(session: Session, ids: Sequence[Any], most: int) -> dict[str, int]:
-    """Delete `most` of the rows that belong to these ids, of the first table that has any."""
-    for table in children(session.shape):
+def _tables(session: Session, some: Collection[str] | None) -> list[str]:
+    return [table for table in children(session.shape) if some is None or table in some]
+
+
+def delete_some(
+    session: Session, ids: Sequence[Any], most: int, tables: Collection[str] | None = None
+) -> dict[str, int]:
+    """Delete `most` of the rows that belong to these ids, of the first table (of these) that has any."""
+    for table in _tables(session, tables):
         count = session.rows(queries.delete_some(table, len(ids), most), ids).rowcount
         if count:
             return {table: count}

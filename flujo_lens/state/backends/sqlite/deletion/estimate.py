@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.deletion.queries import HEADS
+from flujo_lens.state.backends.sqlite.deletion.strip import weigh
 from flujo_lens.state.backends.sqlite.engine.session import Session
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 
@@ -25,6 +27,8 @@ SAMPLED = 500
 
 def measure(session: Session, plan: DeletionPlan) -> tuple[dict[str, int], int, bool]:
     """Rows by table, about how many bytes they and their runs take, and whether the rows are estimated."""
+    if plan.request.strip:
+        return _measure_strip(session, plan)
     choice: Choice = plan.choice
     runs = len(choice.states)
     step = max(1, runs // SAMPLED)
@@ -41,6 +45,22 @@ def measure(session: Session, plan: DeletionPlan) -> tuple[dict[str, int], int, 
             if table not in HEADS:
                 rows[table] = _count(session, table, chosen) if is_exact else _about(session, table, count * factor)
     return {table: count for table, count in rows.items() if count}, round(size), not is_exact
+
+
+def _measure_strip(session: Session, plan: DeletionPlan) -> tuple[dict[str, int], int, bool]:
+    """Spans, outputs and states of the runs, about how many bytes they take, and whether that is all an estimate."""
+    choice: Choice = plan.choice
+    runs = len(choice.states)
+    step = 1 if runs <= COUNTED else max(1, runs // SAMPLED)
+    counts, size = Counter[str](), 0
+    for at in range(0, runs, step * SAMPLED):
+        rows = slice(at, at + step * SAMPLED, step)
+        ids = ids_of(session, choice.states[rows], choice.runs[rows])
+        for run_id in ids:
+            lost, taken = weigh(session, run_id, plan.request.strip)
+            counts += lost
+            size += taken
+    return {name: count * step for name, count in counts.items() if count}, size * step, step > 1
 
 
 def _count(session: Session, table: str, chosen: Sequence[str]) -> int:

@@ -29,6 +29,7 @@ from flujo_lens.state.backends.sqlite.deletion.estimate import ids_of
 from flujo_lens.state.backends.sqlite.deletion.pacing import HOLD, LONGEST, Pacing
 from flujo_lens.state.backends.sqlite.deletion.plan import Choice, Key, RunReader
 from flujo_lens.state.backends.sqlite.deletion.run_records import readable_texts
+from flujo_lens.state.backends.sqlite.deletion.strip import SPAN_TABLES, begin, strip_runs
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads.deletion_marks import mark, sign_of, unmark
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
@@ -109,7 +110,7 @@ class Deletion:
         self._goes_on = self._is_large = False
         self._split = 0
         self._stopped: set[int] = set()
-        self._copying = Copying(keep, plan.request.state_only, path)
+        self._copying = Copying(keep, plan.request, path)
         self._rules = Chooser(plan.request, Families())
         self._named = None if plan.request.run_ids is None else frozenset(plan.request.run_ids)
         self._shapes: dict[int, Shape] = {}
@@ -231,12 +232,24 @@ class Deletion:
         if len(going) == 1 and self._has_too_many(session, ids):
             self._goes_on, self._at = True, [going[0].family]
             return Deleted(rows=self._delete_some(session, members, ids), skipped=tuple(skipped))
+        if self._plan.request.strip:
+            return self._strip(session, members, ids, skipped)
         if self._plan.request.state_only:
             rows = cancel(session, ids)
         else:
             rows = delete_all(session, ids, count_heads(members))
         statuses = Counter(member.status for member in members)
         return Deleted(tuple(member.run_id for member in members), dict(statuses), rows, tuple(skipped))
+
+    def _strip(
+        self, session: Session, members: Sequence[Member], ids: Sequence[Any], skipped: Sequence[Skipped]
+    ) -> Deleted:
+        """Drop the parts that are asked for; what has to stay of a run and cannot be read keeps it as it is."""
+        rows, refused = strip_runs(session, ids, {m.run_id: m.updated for m in members}, self._plan.request)
+        done = [member for member in members if member.run_id not in refused]
+        stay = [Skipped(run_id, why) for run_id, why in refused.items()]
+        statuses = Counter(member.status for member in done)
+        return Deleted(tuple(member.run_id for member in done), dict(statuses), rows, (*skipped, *stay))
 
     # --- the second look
 
@@ -278,7 +291,9 @@ class Deletion:
             return "" if signs == [sign(member) for member in members] else "changed"
         if not members:
             return ""
-        if not (members[0].admitted or family.whole):
+        if asked.strip and any(member.is_stripped for member in members):
+            return "changed"
+        if not (members[0].admitted or family.whole or asked.strip):
             return "changed"
         reason = self._rules.reason_to_stay(members)[0]
         return skipped_why(reason)
@@ -291,7 +306,8 @@ class Deletion:
 
     def _grown(self, session: Session, seen: Seen) -> set[str]:
         """Runs that have a background task that was not there when the plan was made."""
-        if self._named is not None or self._batch.begun or not session.shape.has("workflow_state", "parent_run_id"):
+        is_alone = self._named is not None or self._batch.begun or bool(self._plan.request.strip)
+        if is_alone or not session.shape.has("workflow_state", "parent_run_id"):
             return set()
         family_of = {
             seen.by_key[key].run_id: at
@@ -321,10 +337,15 @@ class Deletion:
 
     def _has_too_many(self, session: Session, ids: Sequence[Any]) -> bool:
         most = _MANY_ROWS if self._batch.begun or self._is_large else _TOO_MANY
+        if strip := self._plan.request.strip:
+            return "spans" in strip and count_rows(session, ids, most, SPAN_TABLES) > most
         return not self._plan.request.state_only and count_rows(session, ids, most) > most
 
     def _delete_some(self, session: Session, members: Sequence[Member], ids: Sequence[Any]) -> dict[str, int]:
         """Delete a part of the rows of a family, and mark it."""
+        if self._plan.request.strip:
+            begin(session, {member.run_id: member.updated for member in members}, self._plan.request)
+            return delete_some(session, ids, self._some_rows, SPAN_TABLES)
         for member in members:
             mark(session.connection, member.run_id, self._plan.request.now, sign(member))
         return delete_some(session, ids, self._some_rows)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.core.selection import Chooser, Member, last_sign
 from flujo_lens.state.backends.sqlite.deletion import queries
+from flujo_lens.state.backends.sqlite.deletion.strip import note_of
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads.deletion_marks import read_held, unfinished_ids
 from flujo_lens.state.backends.sqlite.reads.lock_yield import LockYielder
@@ -91,7 +92,7 @@ def make_plan(session: Session, path: Path, asked: DeletionRequest) -> DeletionP
         missing = _take_named(reader, chooser, asked.run_ids)
     else:
         begun = unfinished_ids(session)
-        for member in reader.members(begun):
+        for member in reader.members(begun if not asked.strip else ()):
             chooser.take([member])
         choice.unfinished = len(choice.sizes)
         if _names_runs(asked):
@@ -264,7 +265,12 @@ class RunReader:
             started=self._start(raw) if self._asked.keep_last is not None else None,
             admitted=not self._filters or self._admits(raw),
             parent=raw.parent_run_id, held=run_id in self.held, key=Key(state, run, _name(run_id)),
+            is_stripped=bool(self._asked.strip) and self._is_stripped(run_id, updated),
         )  # fmt: skip
+
+    def _is_stripped(self, run_id: str, age: datetime | None) -> bool:
+        note = note_of(self._session, run_id)
+        return note is not None and note.covers(self._asked.strip, age)
 
     def _zones_of(self, raw: RawRun) -> Sequence[tzinfo]:
         if len(self._zones) == 1 or raw.state_status == "running":

@@ -9,6 +9,7 @@ from functools import lru_cache
 from flujo_lens.state.backends.sqlite.reads.orphans import knows
 from flujo_lens.state.backends.sqlite.reads.queries import by_ids, marks, run_columns
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, quoted
+from flujo_lens.state.stripped import OPEN_SPAN
 
 HEADS = ("workflow_state", "runs")
 ROWID = "rowid"
@@ -97,10 +98,18 @@ def ids_without_run(shape: Shape, count: int) -> str:
 # --- counting and measuring
 
 
-def size_of(table: str, columns: Collection[str], count: int) -> str:
-    """How many rows some runs have in a table, and about how many bytes they take."""
+def size_of(table: str, columns: Collection[str], count: int, but: str = "") -> str:
+    """How many rows some runs have in a table, and about how many bytes they take; without some (`but`)."""
     lengths = " + ".join(f"COALESCE(length(CAST({quoted(name)} AS BLOB)), 0)" for name in columns)
-    return f"SELECT count(*), sum({lengths} + {_ROW}) FROM {table} WHERE run_id IN {_marks(count)}"
+    some = f" AND NOT ({but})" if but else ""
+    return f"SELECT count(*), sum({lengths} + {_ROW}) FROM {table} WHERE run_id IN {_marks(count)}{some}"
+
+
+def size_of_some(table: str, columns: Sequence[str], count: int) -> str:
+    """How many rows of some runs have something in these columns, and about how many bytes that is."""
+    lengths = " + ".join(f"COALESCE(length(CAST({quoted(name)} AS BLOB)), 0)" for name in columns)
+    any_of = " OR ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+    return f"SELECT count(*), sum({lengths}) FROM {table} WHERE run_id IN {_marks(count)} AND ({any_of})"
 
 
 def count_of_rows(table: str, heads: Iterable[str]) -> str:
@@ -131,6 +140,18 @@ def delete_some(table: str, count: int, most: int) -> str:
     """Deletes `most` of them."""
     some = f"SELECT rowid FROM {table} WHERE run_id IN {_marks(count)} LIMIT {most}"
     return f"DELETE FROM {table} WHERE rowid IN ({some})"
+
+
+def delete_closed(table: str) -> str:
+    """Deletes the spans of a run, but for those that tell at which step it is."""
+    return f"DELETE FROM {table} WHERE run_id = ? AND NOT ({OPEN_SPAN})"
+
+
+def emptied(table: str, columns: Sequence[str]) -> str:
+    """Empties columns of a run's rows, of those that have something in them."""
+    sets = ", ".join(f"{quoted(name)} = NULL" for name in columns)
+    any_of = " OR ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+    return f"UPDATE {table} SET {sets} WHERE run_id = ? AND ({any_of})"
 
 
 def mark_cancelled(shape: Shape, count: int) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import tzinfo
+from functools import cached_property, partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +15,9 @@ from flujo_lens.errors import OperationFailedError, SchemaError
 from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.deletion.pacing import HOLD
 from flujo_lens.state.backends.sqlite.deletion.queries import HEADS, ROWID
-from flujo_lens.state.backends.sqlite.deletion.run_records import decoded
+from flujo_lens.state.backends.sqlite.deletion.run_records import KEPT_OF_OURS, decoded
+from flujo_lens.state.backends.sqlite.deletion.unstrip import put_parts_back
+from flujo_lens.state.backends.sqlite.engine.session import Session, open_session
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.migrations import moved, nothing
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Restorer", "restore", "restore_all"]
 
-_CREATES = (lens_tables.RUN_MANIFESTS,)
 _Value = tuple[Any, bool]
 """What `decoded` returns."""
 
@@ -41,7 +44,7 @@ async def restore(store: SqliteStore, records: Iterable[Record]) -> Restored:
         StoreNotFoundError: there is no file.
         SchemaError, OperationFailedError: as `Restorer.some`.
     """
-    return await restore_all(store, Restorer(store.path, records))
+    return await restore_all(store, Restorer(store.path, records, store.zone))
 
 
 async def restore_all(store: SqliteStore, restorer: Restorer) -> Restored:
@@ -57,11 +60,14 @@ class Restorer:
     Args:
         path: The file, for messages.
         records: All records of some runs.
+        zone: How naive times are read; None to find out.
         replace: Whether runs that are there are replaced.
     """
 
-    def __init__(self, path: Path, records: Iterable[Record], *, replace: bool = False) -> None:
-        self._path, self._records, self._replaces = path, records, replace
+    def __init__(
+        self, path: Path, records: Iterable[Record], zone: tzinfo | None = None, *, replace: bool = False
+    ) -> None:
+        self._path, self._records, self._zone, self._replaces = path, records, zone, replace
         self._back: dict[str, bool] = {}
         self.has_more = True
 
@@ -83,7 +89,7 @@ class Restorer:
             OperationFailedError: a row is of another driver.
         """
         began, done = time.monotonic(), dict[str, bool]()
-        into = _Into(db, read_shape(db, self._path))
+        into = _Into(db, read_shape(db, self._path), lambda: open_session(db, self._path, self._zone))
         for run_id, records in groupby(self._records, lambda record: str(record["run_id"])):
             if run_id in self._back or run_id in done:
                 continue
@@ -120,9 +126,14 @@ class _Columns(NamedTuple):
 class _Into:
     """A file that rows are put into, with what is known of its tables."""
 
-    def __init__(self, db: sqlite3.Connection, shape: Shape) -> None:
-        self.db, self.shape = db, shape
+    def __init__(self, db: sqlite3.Connection, shape: Shape, session: Callable[[], Session]) -> None:
+        self.db, self.shape, self._open = db, shape, session
         self._columns: dict[str, _Columns] = {}
+
+    @cached_property
+    def session(self) -> Session:
+        """The store, with the zone of its times."""
+        return self._open()
 
     def columns(self, table: str) -> _Columns:
         """The columns of a table."""
@@ -165,6 +176,9 @@ def _restore_run(into: _Into, run_id: str, records: Iterator[Record]) -> bool:
     tables = ids.checked(first)
     if first.get("state_only"):
         return _restore_state(into, ids.one, tables)
+    if "strip" in first and _exists(into.db, into.shape, ids.one, {}.fromkeys(HEADS)):
+        parts = chain([tables], map(ids.checked, records))
+        return put_parts_back(into.session, ids.one, first["strip"], parts, partial(_insert, into))
     if _exists(into.db, into.shape, ids.one, tables):
         return False
     for part in chain([tables], map(ids.checked, records)):
@@ -233,7 +247,7 @@ def _restore_state(into: _Into, run_id: Any, tables: Mapping[str, Any]) -> bool:
 
 
 def _insert(into: _Into, table: str, kept: Mapping[str, Any]) -> None:
-    if table in _CREATES:
+    if table in KEPT_OF_OURS:
         lens_tables.make(into.db, table)
     elif not into.shape.has(table):
         raise _no_place(table, None)

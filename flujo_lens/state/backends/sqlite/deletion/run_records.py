@@ -25,11 +25,23 @@ from flujo_lens.state.backends.sqlite.reads.queries import marks
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.deletion import Record
 
-__all__ = ["decoded", "encoded", "large_records", "parts_of", "read_records", "readable_texts", "tables_of"]
+__all__ = [
+    "KEPT_OF_OURS",
+    "decoded",
+    "encoded",
+    "large_records",
+    "parts_of",
+    "read_records",
+    "readable_texts",
+    "tables_of",
+]
 
 
 _ROWS, _ROWS_AT_ONCE = 1_000, 5_000
 """Rows of one record, and of those that are handed out together, of a run with very many."""
+
+KEPT_OF_OURS = (lens_tables.RUN_MANIFESTS, lens_tables.STRIPS)
+"""Our own tables whose rows come back with a run."""
 
 _BYTES = 4 << 20
 """Bytes of values after which such a record ends."""
@@ -89,8 +101,8 @@ def readable_texts(db: sqlite3.Connection) -> AbstractContextManager[None]:
 def tables_of(session: Session) -> list[str]:
     """The tables of which a run's rows are kept: its rows first, the run and its state last."""
     tables = [*children(session.shape), *(t for t in ("runs", "workflow_state") if session.shape.has(t))]
-    bound = [lens_tables.RUN_MANIFESTS] if lens_tables.is_there(session.connection, lens_tables.RUN_MANIFESTS) else []
-    return [*bound, *tables]
+    ours = [table for table in KEPT_OF_OURS if lens_tables.is_there(session.connection, table)]
+    return [*ours, *tables]
 
 
 def read_records(session: Session, run_ids: Sequence[Any], tables: Sequence[str]) -> list[Record]:
@@ -200,4 +212,4 @@ def _rows(session: Session, table: str, run_ids: Sequence[Any]) -> Iterator[tupl
 def _select(session: Session, table: str, where: str, limit: str = "") -> str:
     # All columns but those that SQLite computes, which cannot be inserted.
     columns = [row[1] for row in session.rows(f"PRAGMA table_info({table})")]
-    return queries.rows_of(table, columns, where, limit, has_rowid=table != lens_tables.RUN_MANIFESTS)
+    return queries.rows_of(table, columns, where, limit, has_rowid=table not in KEPT_OF_OURS)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["CLAIMS", "DELETIONS", "MANIFESTS", "OF_SPACE", "RUN_MANIFESTS", "is_there", "make", "of_runs"]
+__all__ = ["CLAIMS", "DELETIONS", "MANIFESTS", "OF_SPACE", "RUN_MANIFESTS", "STRIPS", "is_there", "make", "of_runs"]
 
 CLAIMS, MANIFESTS, RUN_MANIFESTS = "lens_claims", "lens_manifests", "lens_run_manifests"
 
-OF_SPACE = {"claim": CLAIMS, "manifest": MANIFESTS, "binding": RUN_MANIFESTS}
+STRIPS = "lens_strips"
+OF_SPACE = {"claim": CLAIMS, "manifest": MANIFESTS, "binding": RUN_MANIFESTS, "strip": STRIPS}
 """Tables by the space of the port whose keys and values they hold."""
 
-_OF_RUNS = (CLAIMS, RUN_MANIFESTS)
+_OF_RUNS = (CLAIMS, RUN_MANIFESTS, STRIPS)
 """Those with rows that belong to one run, and are deleted with it."""
 
 DELETIONS = "lens_deletions"
@@ -31,6 +32,7 @@ _CREATE = {
         "boot_id TEXT NOT NULL, pid INTEGER NOT NULL, started TEXT NOT NULL, taken_at TEXT NOT NULL, "
         "beat_at TEXT NOT NULL, lease REAL NOT NULL) WITHOUT ROWID",
     ),
+    STRIPS: (f"CREATE TABLE IF NOT EXISTS {STRIPS} (run_id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID",),
     MANIFESTS: (
         f"CREATE TABLE IF NOT EXISTS {MANIFESTS} (digest TEXT PRIMARY KEY, body TEXT NOT NULL, "
         "created_at TEXT NOT NULL)",

@@ -106,20 +106,24 @@ GET_VALUES: Mapping[Space, str] = {
     "claim": f"SELECT {', '.join(CLAIM_COLUMNS)} FROM {lens_tables.CLAIMS}",
     "manifest": f"SELECT digest, body FROM {lens_tables.MANIFESTS}",
     "binding": f"SELECT run_id, digest FROM {lens_tables.RUN_MANIFESTS}",
+    "strip": f"SELECT run_id, body FROM {lens_tables.STRIPS}",
 }
 WITH_KEYS: Mapping[Space, str] = {
     "claim": f"WHERE run_id IN ({MANY})",
     "manifest": f"WHERE digest IN ({MANY})",
     "binding": f"WHERE run_id IN ({MANY})",
+    "strip": f"WHERE run_id IN ({MANY})",
 }
 REMOVE_VALUE: Mapping[Space, str] = {
     "claim": f"DELETE FROM {lens_tables.CLAIMS} WHERE run_id = ?",
     "manifest": f"DELETE FROM {lens_tables.MANIFESTS} WHERE digest = ?",
     "binding": f"DELETE FROM {lens_tables.RUN_MANIFESTS} WHERE run_id = ?",
+    "strip": f"DELETE FROM {lens_tables.STRIPS} WHERE run_id = ?",
 }
 PUT_VALUE: Mapping[Space, str] = {
     "claim": insert(lens_tables.CLAIMS, CLAIM_COLUMNS).replace("INSERT", "REPLACE", 1),
     "manifest": f"REPLACE INTO {lens_tables.MANIFESTS} (digest, body, created_at) VALUES (?, ?, ?)",
+    "strip": f"REPLACE INTO {lens_tables.STRIPS} (run_id, body) VALUES (?, ?)",
     "binding": f"INSERT INTO {lens_tables.RUN_MANIFESTS} (run_id, digest) VALUES (?, ?) "
     "ON CONFLICT(run_id) DO UPDATE SET digest = excluded.digest WHERE digest <> excluded.digest",
 }

@@ -1,0 +1,240 @@
+"""Dropping parts of runs whose rows stay, on tables of any version. Each function is called inside a transaction.
+
+The rules are those of `flujo_lens.state.stripped`; `flujo_lens.state.backends.sqlite.deletion.unstrip` puts back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from flujo_lens.errors import CorruptStoreError, LensError
+from flujo_lens.serialization import safe_dumps
+from flujo_lens.serialization.codec import StateCodec
+from flujo_lens.serialization.envelope import is_sealed
+from flujo_lens.state import stripped as rules
+from flujo_lens.state.backends.core.strip_notes import note_bytes, notes_in
+from flujo_lens.state.backends.sqlite.deletion import queries
+from flujo_lens.state.backends.sqlite.engine.session import Session, as_text, page_ids
+from flujo_lens.state.backends.sqlite.schema import lens_tables
+from flujo_lens.state.backends.sqlite.writes import queries as writes
+from flujo_lens.state.backends.sqlite.writes.key_values import values_of
+from flujo_lens.state.deletion import DeletionRequest
+from flujo_lens.state.interpret import BAD, NAMELESS, decode
+from flujo_lens.state.stripped import Stripped
+from flujo_lens.state.views import RunSummary
+
+__all__ = [
+    "SPAN_TABLES",
+    "begin",
+    "heavy_columns",
+    "note_of",
+    "opened",
+    "sealed_as",
+    "strip_runs",
+    "weigh",
+    "write_note",
+]
+
+SPAN_TABLES = ("spans", "traces")
+_WS, _RUNS = "workflow_state", "runs"
+_HEAVY_OF_STATE = ("pipeline_context", "last_step_output", "step_history")
+_HEAVY_OF_RUN = ("final_context_blob",)
+
+
+class _Light(NamedTuple):
+    """Columns of a state that change, how many of its entries lose outputs, and about how many bytes go."""
+
+    columns: Mapping[str, Any]
+    outputs: int
+    size: int
+
+
+def heavy_columns(session: Session, table: str, parts: Collection[str]) -> list[str]:
+    """The columns of a table that hold something of these parts, and can be empty."""
+    rows = session.rows(f"PRAGMA table_info({table})").fetchall()
+    free = {row[1].lower() for row in rows if not row[3] and not row[5]}
+    if table == "steps":
+        return sorted(free - rules.STEP_FIELDS) if "outputs" in parts else []
+    if table == _RUNS:
+        return [name for name in _HEAVY_OF_RUN if name in free and "state" in parts]
+    parts_of = {"pipeline_context": {"state"}, "last_step_output": {"outputs"}, "step_history": {"outputs", "state"}}
+    there = session.shape.columns.get(table, frozenset())
+    return [name for name in _HEAVY_OF_STATE if name in there and parts_of[name] & set(parts)]
+
+
+def note_of(session: Session, run_id: str) -> Stripped | None:
+    """What a run has lost, whatever became of it since."""
+    return notes_in(values_of(session.connection, "strip", [run_id])).get(run_id)
+
+
+def write_note(session: Session, run_id: str, note: Stripped | None) -> None:
+    """Put a note in the place of that before; None removes it."""
+    db = session.connection
+    lens_tables.make(db, lens_tables.STRIPS)
+    if note is None:
+        db.execute(writes.REMOVE_VALUE["strip"], (run_id,))
+    else:
+        db.execute(writes.PUT_VALUE["strip"], (run_id, note_bytes(note).decode()))
+
+
+def begin(session: Session, ages: Mapping[str, datetime | None], asked: DeletionRequest) -> None:
+    """Note that these runs are being stripped, before a part of their rows goes: the next strip finishes it."""
+    for run in page_ids(session, list(ages), details=False):
+        note = _note(session, run, ages[run.run_id], asked)
+        write_note(session, run.run_id, note._replace(is_whole=False))
+
+
+def _note(session: Session, run: RunSummary, age: datetime | None, asked: DeletionRequest) -> Stripped:
+    before = note_of(session, run.run_id)
+    earlier = before.parts if before is not None and before.is_of(run.updated_at) else {}
+    steps = 0
+    if session.shape.has("steps", "run_id"):
+        steps = int(session.value("SELECT count(*) FROM steps WHERE run_id = ?", (run.run_id,)))
+    return Stripped({**dict.fromkeys(asked.strip, asked.now), **earlier}, run.updated_at, age, steps)
+
+
+def strip_runs(
+    session: Session, ids: Sequence[Any], ages: Mapping[str, datetime | None], asked: DeletionRequest
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Drop the parts of these runs (ids as they are stored); how many rows lost something, and who stays as it is."""
+    dropped, refused, lights = Counter[str](), dict[str, str](), dict[Any, _Light]()
+    for run_id in ids:
+        try:
+            lights[run_id] = _light(session, run_id, asked.strip)
+        except LensError as error:
+            refused[as_text(run_id)] = "unreadable" if isinstance(error, CorruptStoreError) else "sealed"
+    runs = {run.run_id: run for run in page_ids(session, [as_text(i) for i in lights], details=False)}
+    notes = {name: _note(session, run, ages.get(name), asked) for name, run in runs.items()}
+    for run_id, light in lights.items():
+        name = as_text(run_id)
+        dropped += _strip(session, run_id, light, asked.strip, runs[name].status if name in runs else "")
+    if "spans" in asked.strip:
+        _keep_names(session, runs)
+    for name, note in notes.items():
+        write_note(session, name, note)
+    return dict(dropped), refused
+
+
+def weigh(session: Session, run_id: Any, parts: Collection[str]) -> tuple[Counter[str], int]:
+    """How many rows of a run (its id as it is stored) would lose something, and about how many bytes that is."""
+    try:
+        light = _light(session, run_id, parts)
+    except LensError:
+        return Counter(), 0
+    dropped, size = Counter[str](), light.size
+    runs = page_ids(session, [as_text(run_id)], details=False)
+    for table in SPAN_TABLES if "spans" in parts else ():
+        if session.shape.has(table, "run_id"):
+            but = rules.OPEN_SPAN if _keeps_open(session, table, runs[0].status if runs else "") else ""
+            sql = queries.size_of(table, session.shape.columns[table], 1, but)
+            dropped[table], taken = session.rows(sql, (run_id,)).fetchone()
+            size += taken or 0
+    outputs, taken = _weigh_columns(session, "steps", run_id, parts)
+    metadata, more = _weigh_columns(session, _RUNS, run_id, parts)
+    dropped["outputs"] += outputs or light.outputs
+    dropped["states"] += bool(metadata or light.columns)
+    return +dropped, size + taken + more
+
+
+def _weigh_columns(session: Session, table: str, run_id: Any, parts: Collection[str]) -> tuple[int, int]:
+    columns = heavy_columns(session, table, parts) if session.shape.has(table, "run_id") else []
+    if not columns:
+        return 0, 0
+    count, size = session.rows(queries.size_of_some(table, columns, 1), (run_id,)).fetchone()
+    return int(count), int(size or 0)
+
+
+def _keeps_open(session: Session, table: str, status: str) -> bool:
+    return status != "completed" and session.shape.has(table, "end_time", "parent_span_id")
+
+
+def _strip(session: Session, run_id: Any, light: _Light, parts: Collection[str], status: str) -> Counter[str]:
+    dropped = Counter[str]()
+    for table in SPAN_TABLES if "spans" in parts else ():
+        if session.shape.has(table, "run_id"):
+            keeps = _keeps_open(session, table, status)
+            sql = queries.delete_closed(table) if keeps else queries.delete(table, 1)
+            dropped[table] += session.rows(sql, (run_id,)).rowcount
+    dropped["outputs"] += _emptied(session, "steps", run_id, parts) or light.outputs
+    changed = _emptied(session, _RUNS, run_id, parts)
+    if light.columns:
+        sets = ", ".join(f"{name} = ?" for name in light.columns)
+        session.rows(f"UPDATE {_WS} SET {sets} WHERE run_id = ?", (*light.columns.values(), run_id))
+    dropped["states"] += bool(changed or light.columns)
+    return +dropped
+
+
+def _emptied(session: Session, table: str, run_id: Any, parts: Collection[str]) -> int:
+    """Empty the heavy columns of a run's rows; how many had something in them."""
+    columns = heavy_columns(session, table, parts) if session.shape.has(table, "run_id") else []
+    if not columns:
+        return 0
+    return session.rows(queries.emptied(table, columns), (run_id,)).rowcount
+
+
+def _light(session: Session, run_id: Any, parts: Collection[str]) -> _Light:
+    """The columns of a run's state without the parts.
+
+    Raises:
+        LensError: one is sealed, and its key is not here; or it does not parse.
+    """
+    columns = heavy_columns(session, _WS, parts) if session.shape.has(_WS, "run_id") else []
+    row = session.rows(writes.fields_of_run(_WS, columns), {"run": run_id}).fetchone() if columns else None
+    changed: dict[str, Any] = {}
+    outputs = 0
+    for name, stored in zip(columns, row or (), strict=False):
+        if stored is None:
+            continue
+        if name == "last_step_output":
+            changed[name] = None
+            continue
+        value = opened(as_text(run_id), name, stored)
+        light = rules.light_context(value) if name == "pipeline_context" else rules.light_history(value, parts)
+        if light != value:
+            changed[name] = sealed_as(as_text(run_id), name, light, stored)
+        if name == "step_history" and isinstance(value, list) and "outputs" in parts:
+            outputs = sum(new != old for new, old in zip(light, value, strict=True))
+    sizes = [
+        _length(stored) - _length(changed.get(name, stored)) for name, stored in zip(columns, row or (), strict=False)
+    ]
+    return _Light(changed, outputs, sum(sizes))
+
+
+def _length(stored: Any) -> int:
+    return len(stored) if isinstance(stored, str | bytes) else 0
+
+
+def opened(run_id: str, name: str, stored: Any) -> Any:
+    """The value of a column.
+
+    Raises:
+        SealedStateError: its key is not here.
+        CorruptStoreError: it does not parse.
+    """
+    if is_sealed(stored):
+        return StateCodec().value(run_id, name, stored)
+    value = decode(stored, printable=False)
+    if value is BAD:
+        raise CorruptStoreError(f"{name} of run {run_id} does not parse", run_id=run_id)
+    return value
+
+
+def sealed_as(run_id: str, name: str, value: Any, before: Any) -> str | bytes:
+    """The content of a column, sealed if that before it was."""
+    if is_sealed(before):
+        return StateCodec().resealed(run_id, name, value, before)
+    return safe_dumps(value).decode()
+
+
+def _keep_names(session: Session, before: Mapping[str, RunSummary]) -> None:
+    """Give runs the names of their pipelines that their spans alone told."""
+    if not session.shape.has(_RUNS, "pipeline_name", "pipeline_version"):
+        return
+    for run in page_ids(session, list(before), details=False):
+        was = before[run.run_id]
+        if run.pipeline_name in NAMELESS and was.pipeline_name not in NAMELESS:
+            values = (was.pipeline_name, was.pipeline_version, run.run_id)
+            session.rows(f"UPDATE {_RUNS} SET pipeline_name = ?, pipeline_version = ? WHERE run_id = ?", values)
