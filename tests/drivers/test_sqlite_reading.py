@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -126,7 +127,9 @@ TOTALS = {NEW: 30, OLD: 24, MIXTURE: 28}
 
 @pytest.mark.parametrize(("name", "table"), [(name, table) for name in TOTALS for table in SHAPES[name]])
 def test_any_single_column_may_be_missing(name: str, table: str, tmp_path: Path) -> None:
-    for column in SHAPES[name][table]:
+    """Every column of the newest schema; of the others each fifth, or all with LENS_SOAK."""
+    step = 1 if name == NEW or "LENS_SOAK" in os.environ else 5
+    for column in list(SHAPES[name][table])[::step]:
         path = drop(copy(name, tmp_path / column), (table, column))
         what = f"{table} without {column}"
         essential = column == "run_id" or (column == "status" and table in ("workflow_state", "runs"))
