@@ -17,6 +17,8 @@ __all__ = ["ProcessState", "kept"]
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE") if hasattr(signal, name))
 _STANDARD = (1, 2)
 """Standard file descriptors: a file opened after one of them is closed would get its number."""
+_HOOKS = ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"))
+"""Hooks without which no thread can be started. An application may have its own, but there must be one."""
 
 
 class ProcessState:
@@ -33,6 +35,7 @@ class ProcessState:
         self._wakeup = _wakeup() if self._is_main else -1
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if hasattr(signal, "pthread_sigmask") else set()
         self._depth = sys.getrecursionlimit()
+        self._hooks = [(module, name, getattr(module, name)) for module, name in _HOOKS]
         self._folder = _folder()
         self._locale = locale.setlocale(locale.LC_ALL)
 
@@ -41,6 +44,9 @@ class ProcessState:
         if sys.getrecursionlimit() != self._depth:
             with suppress(RecursionError):
                 sys.setrecursionlimit(self._depth)
+        for module, name, hook in self._hooks:
+            if not callable(getattr(module, name, None)):
+                setattr(module, name, hook)
         self._reopen()
         if self._is_main and threading.current_thread() is threading.main_thread():
             self._restore_signals()
