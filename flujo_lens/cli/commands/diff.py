@@ -29,8 +29,7 @@ def diff(
     """
     from flujo_lens.cli.screens.diff import print_diff
 
-    is_open = output.output is None and not output.json
-    asked = output._replace(output="table") if is_open and not app.world.is_terminal else output
-    differs = print_diff(app, app.output(asked, ("table", "json", "ndjson")), left, right, show_all=all_)
+    out = app.output(output, ("table", "json", "ndjson"), is_document=True)
+    differs = print_diff(app, out, left, right, show_all=all_)
     if exit_status and differs:
         raise typer.Exit(1)

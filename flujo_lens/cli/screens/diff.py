@@ -23,7 +23,7 @@ FEW = 20
 """Differences of each kind that the screen shows without --all."""
 
 _LONGEST_VALUE, _BEFORE = 100, 20
-"""Characters of a value that the screen shows, and those before the first that differs."""
+"""Characters of a value that a terminal shows, and those before the first that differs."""
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 _SIDES = (("added", "left"), ("removed", "right"))
@@ -179,7 +179,8 @@ class _Screen:
     def _row(self, masked: _Masked, change: Change) -> ChangeRow:
         row = masked.row(change)
         left, right = (None if change.change == gone else row[side] for gone, side in _SIDES)
-        return ChangeRow(_SIGNS[change.change], self.out.redactor.text(row["path"]), *_shown(left, right))
+        values = _shown(left, right) if self.out.folds else (_text(left), _text(right))
+        return ChangeRow(_SIGNS[change.change], self.out.redactor.text(row["path"]), *values)
 
     def _table(self, rows: Sequence[ChangeRow], hidden: int = 0) -> None:
         from rich.text import Text
