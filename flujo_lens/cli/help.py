@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -9,27 +11,38 @@ from typer.core import TyperCommand, TyperGroup
 __all__ = ["Command", "Group"]
 
 
-def _as_the_world_is(ctx: Any) -> None:
+@contextmanager
+def _as_the_world_is(command: Any, ctx: Any) -> Iterator[None]:
+    """Set the colours and width of the world, and headings for the examples."""
     from typer import rich_utils
+
+    from flujo_lens.cli.examples import examples_of, with_headings
 
     world = ctx.obj.world
     if not world.colour(None, world.is_terminal):
         rich_utils.COLOR_SYSTEM = None
     if world.is_terminal:
         rich_utils.MAX_WIDTH = world.columns
+    members = getattr(command, "commands", {}).values()
+    more = [example for member in members for example in examples_of(member.help or "")[:1]]
+    text, command.help = command.help, with_headings(command.help or "", more)
+    try:
+        yield
+    finally:
+        command.help = text
 
 
 class Command(TyperCommand):
     """A command."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        _as_the_world_is(ctx)
-        super().format_help(ctx, formatter)
+        with _as_the_world_is(self, ctx):
+            super().format_help(ctx, formatter)
 
 
 class Group(TyperGroup):
     """A group of commands."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        _as_the_world_is(ctx)
-        super().format_help(ctx, formatter)
+        with _as_the_world_is(self, ctx):
+            super().format_help(ctx, formatter)

@@ -17,7 +17,7 @@ def cancel(
 ) -> None:
     """Cancel runs: they cannot be resumed; their history stays.
 
-    lens undo reverts it.
+    To revert it, use lens undo.
 
     lens cancel run-1 --reason "the order was withdrawn"
     lens list --status paused --active-until 90d -o id | lens cancel - --yes

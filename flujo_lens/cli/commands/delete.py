@@ -23,7 +23,7 @@ def delete(
 ) -> None:
     """Delete the named runs and their history.
 
-    lens undo restores them until the bin expires.
+    Until the bin expires, they can be restored with lens undo.
 
     lens delete run-1 --dry-run              what would be deleted
     lens delete run-1 --family               with its background tasks

@@ -36,7 +36,9 @@ def list_runs(
     ] = None,
     count: Annotated[bool, typer.Option("--count", help="Print only the number of runs.")] = False,
 ) -> None:
-    """List runs, newest first or sorted, also those with only a history or only a state.
+    """List runs, newest first or sorted.
+
+    Background tasks are included, as are runs with only a history or only a state.
 
     lens list --status failed --since 2h        recent failures
     lens list --sort cost -n 10 --since 7d      the dearest ten runs of the week
