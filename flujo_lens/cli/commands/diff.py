@@ -20,9 +20,10 @@ def diff(
     ] = False,
     exit_status: Annotated[bool, typer.Option("--exit-status", help="Exit with 1 if the runs differ.")] = False,
 ) -> None:
-    """Compare two runs: steps side by side, context, metadata and the shape of the pipeline.
+    """Compare two runs: their steps side by side, context and metadata.
 
-    The first step that differs is marked. Times, costs and tokens are shown, but are no differences.
+    The shapes of their pipelines are compared, too. The first step that differs is marked. Times, costs and tokens are
+    shown, but are no differences.
 
     lens diff run-1 run-2
     lens diff run-1 @failed -o json | jq .context

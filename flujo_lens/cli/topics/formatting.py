@@ -69,7 +69,8 @@ _INDENT = " " * 6
 _DEFAULTS = (
     "Without -o, a terminal gets a screen or table. In a pipe or file, lists are TSV: list, failed, waiting, spans,",
     "tasks, evals, system, audit, undo. Documents are the plain text of their screen, without color, with nothing",
-    "cut or folded: status, show, trace, stats, doctor, check, config, stores, explain; with --columns, they are TSV.",
+    "cut or folded: status, show, trace, stats, diff, doctor, check, config, stores, explain. With --columns, they are",
+    "TSV, too.",
     "Scripts should name the format: a screen may change with every version.",
 )
 _TIMES = (
