@@ -32,6 +32,7 @@ class MigrationPlan(NamedTuple):
         place: The store, if it is on a server, where no backup is made and others keep access.
         lacks: What is missing in a store on a server, such as "tables".
         copied_by: The program that makes backups of a store on a server.
+        sql: The migration as a script, if the store is one of SQL on a server; None for other stores.
     """
 
     path: Path | None = None
@@ -42,6 +43,7 @@ class MigrationPlan(NamedTuple):
     place: str | None = None
     lacks: str = "tables"
     copied_by: str = "pg_dump"
+    sql: str | None = None
 
     @property
     def store(self) -> str | None:

@@ -86,7 +86,12 @@ from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 
 store, name, *ids = sys.argv[1:]
-backend = SQLiteBackend(store) if store.endswith(".db") else FileBackend(store)
+if store.startswith("redis"):
+    from flujo_lens.state.backends.redis import RedisBackend
+
+    backend = RedisBackend(store)
+else:
+    backend = SQLiteBackend(store) if store.endswith(".db") else FileBackend(store)
 flujo = Flujo(registry=shop.registry, pipeline_name=name, state_backend=backend)
 for run_id in ids:
     flujo.run("hello", run_id=run_id, metadata={"kept": "yes"})
@@ -98,7 +103,7 @@ class Shop:
 
     def __init__(self, lens: Lens, store: str = STORE) -> None:
         self.lens, self.store, self.cwd = lens, store, lens.cwd
-        lens.env["LENS_STORE"] = store if store.endswith(".db") else f"{store}/"
+        lens.env["LENS_STORE"] = store if store.endswith(".db") or "://" in store else f"{store}/"
         lens.env["PYTHONDONTWRITEBYTECODE"] = "1"  # shop.py is edited within a second, often without a change of size
         lens.write("shop.py", SHOP)
 

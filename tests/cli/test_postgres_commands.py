@@ -224,9 +224,31 @@ def test_migrate_makes_what_is_missing(empty: Store) -> None:
     assert empty.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")[0][0] == 0
     assert empty("migrate").code == 2
     done = empty("migrate --yes -o json").json
-    assert done["done"] == len(dry["steps"]) == 11
+    assert done["done"] == len(dry["steps"]) == 13
     assert empty("list -o json").json == []
     assert "is current" in empty("migrate --yes").out
+
+
+def test_the_sql_of_a_migration_does_what_the_migration_does(store: Store, empty: Store) -> None:
+    for one in (store, empty):
+        script = one("migrate --print-sql")
+        assert (script.code, script.err) == (0, "")
+        assert ("CREATE TABLE IF NOT EXISTS runs" in script.out) == (one is empty)
+        before = one.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+        one.sql(script.out, "SELECT 1")
+        assert one.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") != before
+        assert "is current" in one("migrate --yes").out
+        assert one("migrate --print-sql").out == ""
+    refused = empty.lens("migrate --print-sql", env={"LENS_STORE": str(empty.lens.store())})
+    assert (refused.code, "PostgreSQL" in refused.err) == (2, True)
+
+
+def test_tables_of_a_later_version_are_read_and_not_written_to(empty: Store) -> None:
+    assert empty("migrate --yes").code == 0
+    empty.sql("INSERT INTO lens_schema (version) VALUES (999)", "SELECT 1")
+    assert empty("list -o json").json == []
+    refused = empty("system set key '{}'")
+    assert (refused.code, "update flujo-lens" in refused.err) == (5, True)
 
 
 def test_optimize_makes_indexes(store: Store) -> None:

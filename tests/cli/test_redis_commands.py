@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pipelines import Shop
 from servers import RedisServer, redis_server, valkey_program
 from support import Lens, Result
 
@@ -187,6 +188,38 @@ def _comparable(keys: dict[str, Any]) -> dict[str, Any]:
         for name, (kind, value) in keys.items()
         if not name.endswith((":parents", ":statuses"))
     }
+
+
+def test_runs_resume_and_are_retried(empty: Store) -> None:
+    shop = Shop(empty.lens, empty.uri)
+    empty.lens.env["XDG_STATE_HOME"] = empty.env["XDG_STATE_HOME"]
+    shop.begin("billing", "waits")
+    shop.fail("one", "two", "three")
+    app = "--app shop:registry"
+    dry = empty.lens.process(f"retry one {app} --dry-run -o json").json
+    assert (dry["dry_run"], dry["left"]) == (True, 1)
+    done = empty.lens.process(f"retry one two {app} --concurrency 2 --yes -o json")
+    assert (done.code, done.json["done"]) == (0, 2), done.err
+    assert {row["output"] for row in done.json["runs"]} == {"charged HELLO"}
+    assert empty("show one -o json").json["run"]["status"] == "completed"
+    answered = empty.lens.process(f"resume waits {app} --input yes -o json")
+    assert (answered.code, answered.json["status"]) == (0, "completed"), answered.err
+    assert empty.lens.process(f"resume three {app} -o json").json["status"] == "completed"
+    assert shop.signs().count("load") == 4
+    assert empty.use(lambda backend: backend.read_claims()) == {}
+    assert [entry["command"][1] for entry in empty("audit -o json").json] == ["resume", "resume", "retry"]
+
+
+def test_a_stripped_run_is_not_resumed_until_it_is_whole_again(empty: Store) -> None:
+    shop = Shop(empty.lens, empty.uri)
+    empty.lens.env["XDG_STATE_HOME"] = empty.env["XDG_STATE_HOME"]
+    shop.fail("one")
+    done = empty("prune --keep-last 0 --strip outputs,state --max-share 100% --yes --json", env={})
+    assert (done.code, done.json["stripped"]) == (0, 1), done.err
+    refused = empty.lens.process("resume one --app shop:registry")
+    assert (refused.code, "LENS-F3" in refused.err) == (1, True)
+    assert empty("undo", done.json["audit_id"], "--yes").code == 0
+    assert empty.lens.process("resume one --app shop:registry -o json").json["status"] == "completed"
 
 
 def test_a_deleted_run_leaves_no_key(store: Store) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import random
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
@@ -13,11 +15,12 @@ from servers import PostgresServer, postgres_server
 from stores import DATA
 from test_real_stores import step_text
 
-from flujo_lens.errors import NotAStoreError, ReadOnlyStoreError, UnreachableStoreError
+from flujo_lens.errors import LensError, NotAStoreError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.postgres import PostgresBackend
 from flujo_lens.state.backends.postgres.tables import LENS_TABLES
 from flujo_lens.state.claims import Holder
+from flujo_lens.state.deletion import DeletionRequest
 from flujo_lens.state.views import Pause, RunFilter
 from flujo_lens.testing.claim_checks import ClaimChecks
 from flujo_lens.testing.contract import BackendContract
@@ -26,6 +29,8 @@ from flujo_lens.testing.deletion_checks import DeletionChecks
 asyncpg = pytest.importorskip("asyncpg")
 T = TypeVar("T")
 SOAK = "LENS_SOAK" in os.environ
+ROUNDS = 50 if SOAK else 5
+"""How often a server is killed in each of two places."""
 EMPTIED = ("runs", "workflow_state", "system_state", *LENS_TABLES)
 
 
@@ -263,7 +268,7 @@ def safe_server() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.mark.parametrize("round_", range(10 if SOAK else 1))
+@pytest.mark.parametrize("round_", range(ROUNDS))
 def test_acknowledged_saves_outlive_the_server(safe_server: PostgresServer, round_: int) -> None:
     safe_server.once(safe_server.uri, f"CREATE SCHEMA kill{round_}", "SELECT 1")
     uri = f"{safe_server.uri}&schema=kill{round_}"
@@ -298,6 +303,62 @@ def test_acknowledged_saves_outlive_the_server(safe_server: PostgresServer, roun
             )
 
     use(uri, look)
+
+
+@pytest.mark.parametrize("strip", [frozenset[str](), frozenset({"spans", "outputs", "state"})], ids=["prune", "strip"])
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_a_prune_that_the_server_did_not_outlive(
+    safe_server: PostgresServer, round_: int, strip: frozenset[str]
+) -> None:
+    """Each run is whole, or gone (stripped) as a whole, and what was said to be gone is; the same again finishes it."""
+    schema = f"cut{round_}{'s' * bool(strip)}"
+    safe_server.once(safe_server.uri, f"CREATE SCHEMA {schema}", "SELECT 1")
+    uri, count, gone, kept = f"{safe_server.uri}&schema={schema}", 24, set[str](), list[Any]()
+
+    async def fill(backend: PostgresBackend) -> None:
+        for number in range(count):
+            run_id, old = f"run-{number}", f"2026-01-01T00:00:{number:02}+00:00"
+            await backend.save_run_start({"run_id": run_id, "created_at": old, "updated_at": old})
+            await backend.save_step_result(
+                {"run_id": run_id, "step_name": "s", "step_index": 0, "output": [1], "created_at": old}
+            )
+            await backend.save_state(
+                run_id,
+                {"status": "completed", "pipeline_context": {"n": number}, "created_at": old, "updated_at": old},
+            )
+
+    async def prune(backend: PostgresBackend) -> None:
+        now = datetime.now(UTC)
+        plan = await backend.plan_deletion(DeletionRequest(now=now, cutoff=now - timedelta(days=1), strip=strip))
+        after, killing = random.Random(round_).randrange(1, 9), None
+        async for deleted in backend.delete_planned(plan, keep=kept.extend, batch_size=2):
+            gone.update(deleted.run_ids)
+            if killing is None and len(gone) >= 2 * after:
+                killing = asyncio.ensure_future(asyncio.to_thread(safe_server.kill))
+
+    async def left(backend: PostgresBackend) -> dict[str, Any]:
+        runs = [run.run_id async for run in backend.iter_runs(RunFilter())]
+        details = {run_id: await backend.read_run(run_id) for run_id in runs}
+        return {i: detail for i, detail in details.items() if detail and (not strip or detail.steps[0].output)}
+
+    async def again(backend: PostgresBackend) -> int:
+        now = datetime.now(UTC)
+        plan = await backend.plan_deletion(DeletionRequest(now=now, cutoff=now - timedelta(days=1), strip=strip))
+        done = [one async for one in backend.delete_planned(plan, keep=kept.extend)]
+        return sum(len(one.run_ids) for one in done)
+
+    use(uri, fill)
+    with pytest.raises(LensError):
+        use(uri, prune, timeout=2)
+    safe_server.start()
+    whole = use(uri, left)
+    assert not gone & set(whole)
+    assert len(whole) <= count - len(gone)
+    for number, detail in ((int(run_id[4:]), detail) for run_id, detail in whole.items()):
+        assert (detail.state["pipeline_context"], detail.steps[0].output) == ({"n": number}, [1])
+    assert use(uri, again) == len(whole)
+    assert use(uri, left) == {}
+    assert {record["run_id"] for record in kept} == {f"run-{number}" for number in range(count)}
 
 
 def test_a_read_is_tried_again_after_its_connection_was_cut(pg16: PostgresServer) -> None:

@@ -13,6 +13,9 @@ from flujo_lens.cli.options import ChangeOptions, YesOption
 def migrate(
     app: App,
     change: ChangeOptions,
+    print_sql: Annotated[
+        bool, typer.Option("--print-sql", help="Print the SQL, on PostgreSQL, without running it.")
+    ] = False,
     no_backup: Annotated[bool, typer.Option("--no-backup", help="Do not back up the store first.")] = False,
     yes: YesOption = False,
 ) -> None:
@@ -21,7 +24,8 @@ def migrate(
     No other process may have the store open.
 
     lens migrate --dry-run     what would change
+    lens migrate --print-sql | psql DATABASE
     """
     from flujo_lens.cli.screens.migrate import MigrateArguments, run_migration
 
-    run_migration(app, MigrateArguments(yes, not no_backup), change)
+    run_migration(app, MigrateArguments(yes, not no_backup, print_sql), change)

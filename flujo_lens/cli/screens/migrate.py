@@ -9,7 +9,9 @@ import typer
 from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
+from flujo_lens.cli.input.contradictions import refuse_combination
 from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.errors import UsageError
 from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.migrate import Migrated, migrate
 from flujo_lens.rendering import human
@@ -26,6 +28,7 @@ class MigrateArguments(NamedTuple):
 
     yes: bool
     backup: bool
+    print_sql: bool = False
 
     def words(self) -> list[str]:
         """The options for the audit log."""
@@ -35,6 +38,9 @@ class MigrateArguments(NamedTuple):
 
 def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> None:
     """Print the plan, ask, execute it and report."""
+    if asked.print_sql:
+        _print_sql(app, change)
+        return
     check_writable(app, dry_run=change.dry_run)
     out, now = report_output(app, change, ("table", "json")), app.world.now()
 
@@ -52,6 +58,24 @@ def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> N
 
         done = app.run(work)
     tell(app, out, _document(plan, asked, change.dry_run, done), (), _lines(plan, asked.backup, done))
+
+
+def _print_sql(app: App, change: ChangeOptions) -> None:
+    """Print the migration as a script.
+
+    Raises:
+        UsageError: the store has none.
+    """
+    refuse_combination("--print-sql", {"--output": change.output, "--json": change.json})
+    now = app.world.now()
+    sql = app.run(lambda backend: backend.plan_migration(now)).sql
+    if sql is None:
+        raise UsageError(
+            "--print-sql is for stores on PostgreSQL", hint="lens migrate --dry-run lists the steps of a migration"
+        )
+    app.world.stdout.write(sql)
+    if not sql:
+        app.note("nothing to migrate: the schema is current")
 
 
 def _plan_lines(plan: MigrationPlan, backup: bool) -> list[str]:

@@ -81,7 +81,8 @@ class PostgresBackend(CoreBackend):
         from flujo_lens.state.maintenance import MigrationPlan
 
         shape, size = await self._server.shape()
-        return MigrationPlan(place=self._shown, steps=tuple(missing_steps(shape)), size_bytes=size)
+        steps = tuple(missing_steps(shape))
+        return MigrationPlan(place=self._shown, steps=steps, size_bytes=size, sql=self._server.script(shape))
 
     async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
         """Make the tables that are missing, the library's and ours, in one transaction. There is no backup."""

@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 
-from flujo_lens.errors import NotAStoreError
+from flujo_lens.errors import NotAStoreError, SchemaError
 from flujo_lens.state.backends.core.port import Transaction, Work
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is_cut, translate
-from flujo_lens.state.backends.postgres.tables import LENS_DDL, LIBRARY_DDL, Shape
+from flujo_lens.state.backends.postgres.tables import VERSION, Shape, missing_ddl
 from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
 from flujo_lens.state.backends.postgres.uri import Address, quoted
 from flujo_lens.state.views import RunFilter
@@ -52,6 +52,7 @@ class PostgresStore:
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._choosing = Lock()
         self._shape: Shape | None = None
+        self._is_ours = False
 
     # --- connections
 
@@ -127,6 +128,8 @@ class PostgresStore:
 
     async def _prepared(self, connection: Any, *, writes: bool, anew: bool) -> Shape:
         shape = await self._shape_of(connection, anew=anew)
+        if writes and not self._is_ours:
+            await self._check_version(connection, shape)
         if writes and not shape.is_whole:
             shape = await self._made(connection)
         if not shape.is_store:
@@ -137,12 +140,24 @@ class PostgresStore:
             )
         return shape
 
+    async def _check_version(self, connection: Any, shape: Shape) -> None:
+        """See that no later version has made our tables.
+
+        Raises:
+            SchemaError: it has.
+        """
+        found = await connection.fetchval("SELECT max(version) FROM lens_schema") if shape.has("lens_schema") else None
+        if found is not None and found > VERSION:
+            raise SchemaError(
+                f"a newer lens made its tables in {self._address.shown}: version {found}, this one writes {VERSION}",
+                hint="update flujo-lens; reading still works; nothing was changed",
+            )
+        self._is_ours = True
+
     async def _made(self, connection: Any) -> Shape:
         """Make the tables that are missing, one process after the other."""
         await connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-        shape = await self._shape_of(connection, anew=True)
-        missing = [sql for table, sql in LIBRARY_DDL.items() if not shape.has(table)]
-        await connection.execute("".join([*missing, LENS_DDL]))
+        await connection.execute(missing_ddl(await self._shape_of(connection, anew=True)))
         return await self._shape_of(connection, anew=True)
 
     # --- care
@@ -156,6 +171,16 @@ class PostgresStore:
             shape = await self._shape_of(connection, anew=True)
             facts = await PostgresTransaction(connection, shape).facts() if shape.columns else {"size_bytes": 0}
             return shape, facts["size_bytes"]
+
+    def script(self, shape: Shape) -> str:
+        """What `make_tables` does, as a script for psql; "" if nothing is missing."""
+        if shape.is_whole:
+            return ""
+        schema = self._address.schema
+        path = [] if schema is None else [f"SET LOCAL search_path = {quoted(schema)};"]
+        wait = f"SET LOCAL lock_timeout = {max(1, int(self._timeout * 1000))};"
+        lock = f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK});"
+        return "\n".join(["BEGIN;", wait, *path, lock, missing_ddl(shape).strip(), "COMMIT;", ""])
 
     async def make_tables(self) -> None:
         """Make the tables that are missing, in one transaction."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["COLUMNS", "LENS_DDL", "LENS_TABLES", "LIBRARY_DDL", "LIBRARY_TABLES", "Shape"]
+__all__ = ["COLUMNS", "LENS_DDL", "LENS_TABLES", "LIBRARY_DDL", "LIBRARY_TABLES", "VERSION", "Shape", "missing_ddl"]
 
 COLUMNS: dict[str, dict[str, str]] = {
     "workflow_state": {
@@ -82,7 +82,9 @@ COLUMNS: dict[str, dict[str, str]] = {
 """The columns of the library that we read and write, by table, with their kind."""
 
 LIBRARY_TABLES = (*COLUMNS, "traces")
-LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_strips", "lens_documents")
+LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_strips", "lens_documents", "lens_schema")
+VERSION = 1
+"""Of our tables: what a later version of lens has made is read, and not written to."""
 
 _DDL = """
 CREATE TABLE IF NOT EXISTS workflow_state (
@@ -132,7 +134,7 @@ _CREATE = "CREATE TABLE IF NOT EXISTS "
 LIBRARY_DDL = {part.split()[0]: _CREATE + part for part in _DDL.split(_CREATE)[1:]}
 """By table: of those that are there nothing is run, for ``CREATE INDEX IF NOT EXISTS`` locks their tables, too."""
 
-LENS_DDL = """
+LENS_DDL = f"""
 CREATE TABLE IF NOT EXISTS lens_claims (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
 CREATE TABLE IF NOT EXISTS lens_manifests (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
 CREATE TABLE IF NOT EXISTS lens_bindings (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
@@ -140,6 +142,8 @@ CREATE TABLE IF NOT EXISTS lens_strips (key text COLLATE "C" PRIMARY KEY, value 
 CREATE TABLE IF NOT EXISTS lens_documents (
   kind text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
   document text NOT NULL, stamp text, PRIMARY KEY (run_id, kind, key));
+CREATE TABLE IF NOT EXISTS lens_schema (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
+INSERT INTO lens_schema (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING;
 """
 """Ours. ``lens_documents`` holds what the library's columns cannot, with a digest of the row that it belongs to: if
 an application has changed the row since, only the row counts. A ``stamp`` of NULL: there is no such row."""
@@ -163,3 +167,8 @@ class Shape(NamedTuple):
     def is_whole(self) -> bool:
         """Whether nothing is missing, ours included."""
         return self.has(*LIBRARY_TABLES, *LENS_TABLES)
+
+
+def missing_ddl(shape: Shape) -> str:
+    """What makes the tables that are missing; nothing is run on those of the library that are there."""
+    return "".join([*(sql for table, sql in LIBRARY_DDL.items() if not shape.has(table)), LENS_DDL])
