@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from flujo_lens._version import __version__  # noqa: E402
 from flujo_lens.cli.app import COMMANDS, build, root, run  # noqa: E402
+from flujo_lens.cli.examples import Example, parts_of  # noqa: E402
 from flujo_lens.cli.topics import TOPICS  # noqa: E402
 from flujo_lens.cli.world import World  # noqa: E402
 
@@ -38,14 +39,6 @@ class Option:
     names: tuple[str, ...]
     value: str
     help: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A line to type, and what it is for; the latter may be empty."""
-
-    line: str
-    comment: str
 
 
 @dataclass(frozen=True)
@@ -162,20 +155,9 @@ def _summary(command: Any) -> str:
 
 def _split(help: str) -> tuple[str, list[str], list[Example]]:
     """The summary, the other paragraphs, and the lines to type."""
-    blocks = [block for block in re.split(r"\n\s*\n", help.replace("\\[", "[").strip()) if block]
-    text, examples = list[str](), list[Example]()
-    for block in blocks[1:]:
-        lines = block.splitlines()
-        if all(line.lstrip().startswith("lens ") for line in lines) and not block.endswith("."):
-            examples += [_example(line) for line in lines]
-        else:
-            text.append(" ".join(line.strip() for line in lines))
-    return " ".join(blocks[0].split()) if blocks else "", text, examples
-
-
-def _example(line: str) -> Example:
-    typed, _, comment = re.sub(r" {2,}", "\0", line.strip(), count=1).partition("\0")
-    return Example(typed, comment)
+    paragraphs, examples = parts_of(help.replace("\\[", "["))
+    summary, *text = (" ".join(paragraph.split()) for paragraph in paragraphs or [""])
+    return summary, text, examples
 
 
 def _usage(command: Any, is_group: bool) -> str:

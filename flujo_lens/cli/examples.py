@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Example", "examples_of", "with_headings"]
+__all__ = ["Example", "examples_of", "parts_of", "with_headings"]
 
 _LINE = re.compile(r"(?P<line>(?:[^#]*\| )?lens .+?)(?: {2,}(?P<comment>.+))?")
 
@@ -21,7 +21,7 @@ class Example(NamedTuple):
     comment: str
 
 
-def _parts(help: str) -> tuple[list[str], list[Example]]:
+def parts_of(help: str) -> tuple[list[str], list[Example]]:
     """The paragraphs of a help text, and its examples."""
     text, examples = list[str](), list[Example]()
     for paragraph in re.split(r"\n\s*\n", help.strip()):
@@ -35,7 +35,7 @@ def _parts(help: str) -> tuple[list[str], list[Example]]:
 
 def examples_of(help: str) -> Sequence[Example]:
     """The examples of a help text."""
-    return _parts(help)[1]
+    return parts_of(help)[1]
 
 
 def with_headings(help: str, more: Iterable[Example] = ()) -> str:
@@ -45,7 +45,7 @@ def with_headings(help: str, more: Iterable[Example] = ()) -> str:
         help: The text.
         more: Examples of other commands.
     """
-    paragraphs, examples = _parts(help)
+    paragraphs, examples = parts_of(help)
     examples += more
     text = [" ".join(paragraph.split()) for paragraph in paragraphs]
     lines = ["[bold]Examples[/bold]"] if examples else []
