@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parent.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import generate
 from servers import postgres_server, redis_server, valkey_program

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from cleaning import COUNTED, many, rows
 from servers import PostgresServer, RedisServer
-from support import NEW, OLD, Lens, Result, tree
+from support import OLD, Lens, Result, tree
 
 from flujo_lens.operations.transfer import groups_of
 from flujo_lens.state.portable import digests_of
@@ -40,7 +40,8 @@ def digests(uri: str | Path) -> dict[str, str]:
 
 def listed(lens: Lens, store: str) -> Any:
     """What a list says of the runs of a store."""
-    return sorted((run["run_id"], *map(str, run.values())) for run in lens(f"list --all -o json -s {store}").json)
+    found = lens(f"list --all -o json -s {store}").json
+    return sorted((run["run_id"], *(json.dumps(value, sort_keys=True) for value in run.values())) for run in found)
 
 
 # --- copy
@@ -97,8 +98,7 @@ def test_it_asks_before_it_writes_into_a_store_that_has_runs(lens: Lens) -> None
     assert (no.code, "which has 30 runs?" in no.err) == (1, True)
     assert tree(lens.cwd) == before
     yes = lens("copy old.db flujo_ops.db --on-conflict skip", tty=True, typed="y\n")
-    assert yes.code == 0
-    assert len(lens("list --all -o id").lines) > 30
+    assert (yes.code, "skipped: " in yes.out) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -213,14 +213,13 @@ def test_an_archive_of_any_driver_goes_into_any_store(lens: Lens, places: dict[s
 
 
 def test_an_archive_of_an_older_schema_goes_into_a_newer_store(lens: Lens) -> None:
-    old, first = lens.store(OLD, to="old.db"), digests(lens.cwd / "old.db" if False else lens.store(OLD, to="old.db"))
+    first = digests(lens.store(OLD, to="old.db"))
     taken = lens("prune -s old.db --older-than 1h --include-paused --max-share 100% --yes --archive a.ndjson --no-bin")
     assert taken.code == 0
     done = lens("import a.ndjson -s new.db -o json")
     assert (done.code, done.json["done"], done.json["failed"]) == (0, len(first), 0)
     assert lens("migrate -s new.db --dry-run -o json").json["matched"] == 0
-    assert {**digests(lens.cwd / "new.db")}.keys() == first.keys()
-    assert old.exists()
+    assert digests(lens.cwd / "new.db").keys() == first.keys()
 
 
 # --- files
@@ -265,7 +264,8 @@ def test_an_export_that_was_changed_is_refused(lens: Lens) -> None:
 
 
 def test_odd_values_come_back_as_they_were(lens: Lens) -> None:
-    odd = '{"big": 123456789012345678901234567890, "half": "\\ud800", "deep": %s1%s, "f": 1e16}' % ("[" * 300, "]" * 300)
+    deep = f"{'[' * 300}1{']' * 300}"
+    odd = f'{{"big": 123456789012345678901234567890, "half": "\\ud800", "deep": {deep}, "f": 1e16}}'
     lens.edit(("UPDATE workflow_state SET pipeline_context = ? WHERE run_id = 'meta-001'", [odd]))
     first = digests(lens.cwd / "flujo_ops.db")
     for line in ("copy flujo_ops.db states/ --verify", "copy states/ one.db --verify", "export a.ndjson -s one.db",
@@ -336,12 +336,11 @@ def test_an_import_that_is_killed_goes_on(lens: Lens) -> None:
     many(lens, 400)
     first = digests(lens.cwd / "flujo_ops.db")
     assert lens("export a.ndjson.gz").code == 0
+    began = time.monotonic()
+    assert lens.process("import", "a.ndjson.gz", "-s", "whole/", "--yes").code == 0
+    whole = time.monotonic() - began
     for number, share in enumerate((0.4, 0.8)):
         line = ["import", "a.ndjson.gz", "-s", f"{number}/", "--yes"]
-        began = time.monotonic()
-        if number == 0:
-            assert lens.process("import", "a.ndjson.gz", "-s", "whole/", "--yes").code == 0
-        whole = time.monotonic() - began if number == 0 else whole
         if killed(lens, line, share * whole) is None:
             there = digests(lens.cwd / f"{number}") if (lens.cwd / f"{number}").exists() else {}
             assert there.items() <= first.items()
@@ -355,10 +354,7 @@ def test_an_export_that_is_interrupted_leaves_no_file(lens: Lens) -> None:
         while not list(lens.cwd.glob(".a.ndjson*")) and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert process.returncode in (0, 130)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode in (0, 130), told
     assert (lens.cwd / "a.ndjson.gz").exists() == (process.returncode == 0)
     assert not list(lens.cwd.glob(".a.ndjson*"))
-
-
-_ = NEW

@@ -20,8 +20,9 @@ first), so the work has no effect but its writes. For an engine that blocks, the
 suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
 
 What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
-`isinstance`: `CountsRuns`, `MeasuresRuns`, `ListsMembers`, `MarksRuns`, `TellsChanges`. A driver without them is right,
-only slower on large stores. One that keeps runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
+`isinstance`: `AddsRuns`, `CountsRuns`, `MeasuresRuns`, `ListsMembers`, `MarksRuns`, `TellsChanges`. A driver without
+them is right, only slower on large stores. One that keeps runs in a form of its own, which is to come back as it was,
+is `CopiesRuns`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHILD_KINDS",
     "NO_START",
+    "AddsRuns",
     "ChildKind",
     "ChildRow",
     "CopiesRuns",
@@ -313,6 +315,15 @@ class TellsChanges(Protocol):
 
     async def change_token(self) -> Hashable | None:
         """Return a token, as of `StateBackend.read_change_token`; None if it cannot tell."""
+        ...
+
+
+@runtime_checkable
+class AddsRuns(Protocol):
+    """A transaction that adds many runs at once, and finds runs by what is stored of them, without an index."""
+
+    async def add_runs(self, rows: Sequence[RunRow]) -> None:
+        """Save runs of which nothing is stored."""
         ...
 
 

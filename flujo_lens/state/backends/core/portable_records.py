@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.backends.core.deletion_records import records_of
-from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, ChildRow, RunRow, Transaction
+from flujo_lens.state.backends.core.port import CHILD_KINDS, AddsRuns, ChildKind, ChildRow, RunRow, Transaction
 from flujo_lens.state.deletion import Record, Restored
 from flujo_lens.state.portable import plain_evaluation, plain_run, plain_span, plain_state, plain_step, run_of_state
 
@@ -174,9 +174,11 @@ async def _put(
             await tx.drop([run_id for run_id in begun if run_id in there])
         new |= {run_id: replace or run_id not in there for run_id in begun}
     own = [record for record in records if new.get(record["run_id"])]
-    rows = [_row(record) for record in own if "state" in record]
-    for row in rows:
-        if row != RunRow(row.run_id):
+    rows = [row for record in own if "state" in record for row in (_row(record),) if row != RunRow(row.run_id)]
+    if isinstance(tx, AddsRuns):
+        await tx.add_runs(rows)
+    else:
+        for row in rows:
             await core.put(tx, row)
     for kind, name in _NAMES.items():
         children = [
@@ -186,8 +188,8 @@ async def _put(
         ]
         if children:
             await tx.put_children(kind, children)
-    for row in rows:
-        if row != RunRow(row.run_id) and core.reader.index_needs_history(row):
+    for row in () if isinstance(tx, AddsRuns) else rows:
+        if core.reader.index_needs_history(row):
             await core.put(tx, row)
     for record in own:
         if record.get("manifest") is not None:

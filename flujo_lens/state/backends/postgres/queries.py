@@ -251,8 +251,8 @@ INSERT INTO {table} AS t ({names}) VALUES ({values}) ON CONFLICT ({key}) DO UPDA
 RETURNING '', md5(t::text), {columns(table, "t", shape)}"""
 
 
-def add(table: str, shape: Shape) -> str:
-    """Insert rows from arrays, one a column, in their order. Returns their ids as texts, digests and columns."""
+def add(table: str, shape: Shape, key: str = "id") -> str:
+    """Insert rows from arrays, one a column, in their order. Returns their keys as texts, digests and columns."""
     there = _there(table, shape)
     names = ", ".join(name for name, _ in there)
     values = ", ".join(_PARAMETERS[kind].format(f"u.{name}") for name, kind in there)
@@ -260,7 +260,17 @@ def add(table: str, shape: Shape) -> str:
     return f"""
 INSERT INTO {table} AS t ({names})
 SELECT {values} FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, place) ORDER BY u.place
-RETURNING t.id::text, md5(t::text), {columns(table, "t", shape)}"""
+RETURNING t.{key}::text, md5(t::text), {columns(table, "t", shape)}"""
+
+
+KEEP = """INSERT INTO lens_documents (kind, run_id, key, document, stamp)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+ON CONFLICT (run_id, kind, key) DO UPDATE SET document = EXCLUDED.document, stamp = EXCLUDED.stamp"""
+"""Stores documents that rows cannot represent, from arrays, one a column."""
+
+
+DELETE_SPANS = """DELETE FROM spans s USING unnest($1::text[], $2::text[]) AS u (run_id, span_id)
+WHERE s.run_id = u.run_id AND s.span_id = u.span_id RETURNING s.run_id, s.id::text"""
 
 
 def _there(table: str, shape: Shape) -> list[tuple[str, str]]:

@@ -182,15 +182,34 @@ class PostgresTransaction:
         if not is_faithful(table, document, found):
             await self._keep(kind, run_id, key, document, stamp)
 
+    async def add_runs(self, rows: Sequence[RunRow]) -> None:
+        """Write the rows of new runs, all at once."""
+        for kind, table in (("state", "workflow_state"), ("run", "runs")):
+            own = {row.run_id: data for row in rows if (data := row.state if kind == "state" else row.run) is not None}
+            if not own:
+                continue
+            given = zip(*(self._given(table, run_id, data) for run_id, data in own.items()), strict=True)
+            made = await self._db.fetch(queries.add(table, self._shape, "run_id"), *given)
+            lossy = [
+                (kind, run_id, "", own[run_id], stamp)
+                for run_id, stamp, *found in made
+                if not is_faithful(table, own[run_id], found)
+            ]
+            await self._keep_all(lossy)
+
     async def _add(self, kind: ChildKind, rows: Sequence[ChildRow]) -> None:
         """Write rows of children, all at once."""
         table = _TABLES[kind]
         given = zip(*(self._given(table, row.run_id, row.data) for row in rows), strict=True)
         made = await self._db.fetch(queries.add(table, self._shape), *given)
         # Ids are given in the order of the rows; the server may return them in any order.
-        for row, (key, stamp, *found) in zip(rows, sorted(made, key=lambda one: int(one[0])), strict=True):
-            if not is_faithful(table, row.data, found):
-                await self._keep(kind, row.run_id, key, row.data, stamp)
+        ordered = zip(rows, sorted(made, key=lambda one: int(one[0])), strict=True)
+        lossy = [
+            (kind, row.run_id, key, row.data, stamp)
+            for row, (key, stamp, *found) in ordered
+            if not is_faithful(table, row.data, found)
+        ]
+        await self._keep_all(lossy)
 
     def _given(self, table: str, run_id: str, document: bytes) -> list[Any]:
         """What the columns that there are take of a document."""
@@ -199,9 +218,14 @@ class PostgresTransaction:
         return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there]
 
     async def _keep(self, kind: str, run_id: str, key: str, document: bytes, stamp: str | None) -> None:
-        sql = """INSERT INTO lens_documents VALUES ($1, $2, $3, $4, $5)
-          ON CONFLICT (run_id, kind, key) DO UPDATE SET document = EXCLUDED.document, stamp = EXCLUDED.stamp"""
-        await self._db.execute(sql, kind, run_id, key, document.decode(), stamp)
+        await self._keep_all([(kind, run_id, key, document, stamp)])
+
+    async def _keep_all(self, rows: Sequence[tuple[str, str, str, bytes, str | None]]) -> None:
+        """Store documents that rows cannot represent, with the digests of these rows."""
+        if rows:
+            kinds, run_ids, keys, documents, stamps = zip(*rows, strict=True)
+            texts = [document.decode() for document in documents]
+            await self._db.execute(queries.KEEP, kinds, run_ids, keys, texts, stamps)
 
     async def _forget(self, kind: str, run_id: str, keys: Sequence[str] | None = None) -> None:
         if self._shape.has("lens_documents"):
@@ -250,12 +274,12 @@ class PostgresTransaction:
         return f"lens:{number:020d}"
 
     async def _replace_spans(self, rows: Sequence[ChildRow]) -> None:
-        for run_id in {row.run_id for row in rows}:
-            keys = [row.key for row in rows if row.run_id == run_id]
-            sql = "DELETE FROM spans WHERE run_id = $1 AND span_id = ANY($2::text[]) RETURNING id::text"
-            gone = [row[0] for row in await self._db.fetch(sql, run_id, keys)]
-            if gone:
-                await self._forget("span", run_id, gone)
+        pairs = list(zip(*((row.run_id, row.key) for row in rows), strict=True))
+        gone: dict[str, list[str]] = {}
+        for run_id, key in await self._db.fetch(queries.DELETE_SPANS, *pairs) if pairs else ():
+            gone.setdefault(run_id, []).append(key)
+        for run_id, keys in gone.items():
+            await self._forget("span", run_id, keys)
 
     async def _save_trace(self, run_id: str, rows: Sequence[ChildRow]) -> None:
         """The tree, where the library looks for it."""

@@ -211,25 +211,31 @@ class WriteTransaction(ReadTransaction):
         if replaces is not None:
             self._replaced.add((kind, replaces))
             self._new.pop((kind, replaces), None)
-        for run_id in dict.fromkeys([*(row.run_id for row in rows), *([replaces] if replaces is not None else [])]):
-            await self._prepare(kind, run_id)
-            new = [row for row in rows if row.run_id == run_id]
+        by_run: dict[str, list[ChildRow]] = {} if replaces is None else {replaces: []}
+        for row in rows:
+            by_run.setdefault(row.run_id, []).append(row)
+        await self._prepare(kind, by_run)
+        for run_id, new in by_run.items():
             keys = {row.key for row in new} - {None}
             before = [row for row in self._new.get((kind, run_id), []) if row.key not in keys]
             self._new[kind, run_id] = before + list({row.key or id(row): row for row in new}.values())
 
-    async def _prepare(self, kind: ChildKind, run_id: str) -> None:
-        """See that rows can be added: the type of their key, and the number of the last span."""
-        _check_id(run_id)
-        if run_id in self._numbers and kind != "evaluation":
-            return
-        name = self.keys.of(kind, run_id)
-        count: Command = ("HGET", name, "n") if kind == "span" else ("LLEN", name)
-        last, entry = await self.ask([count, ("HGET", self.keys.index, run_id.encode())], [name])
-        if kind == "span":
-            self._numbers[run_id] = int(last or 0)
-        if run_id not in self._found and entry is not None and Entry.loaded(entry).expires is not None:
-            await self._fetch([run_id])
+    async def _prepare(self, kind: ChildKind, run_ids: Iterable[str]) -> None:
+        """See that rows can be added: the types of their keys, and the numbers of the last spans."""
+        for run_id in run_ids:
+            _check_id(run_id)
+        asked = [run_id for run_id in run_ids if run_id not in self._numbers or kind == "evaluation"]
+        for at in range(0, len(asked), IDS_AT_ONCE):
+            part = asked[at : at + IDS_AT_ONCE]
+            names = [self.keys.of(kind, run_id) for run_id in part]
+            counts: list[Command] = [("HGET", name, "n") if kind == "span" else ("LLEN", name) for name in names]
+            entries: list[Command] = [("HGET", self.keys.index, run_id.encode()) for run_id in part]
+            answers = await self.ask([*counts, *entries], names)
+            for run_id, last, entry in zip(part, answers, answers[len(part) :], strict=False):
+                if kind == "span":
+                    self._numbers[run_id] = int(last or 0)
+                if run_id not in self._found and entry is not None and Entry.loaded(entry).expires is not None:
+                    await self._fetch([run_id])
 
     async def set(self, space: Space, key: str, value: bytes | None) -> None:
         """Set or remove a value."""

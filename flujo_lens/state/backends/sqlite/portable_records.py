@@ -45,7 +45,7 @@ from flujo_lens.state.zones import guess_zone
 if TYPE_CHECKING:
     from flujo_lens.state.deletion import Record
 
-__all__ = ["FIELDS", "StoredRecords", "add_step_columns", "portable_records", "read_portable"]
+__all__ = ["FIELDS", "add_step_columns", "portable_records", "read_portable", "stored_records"]
 
 _LARGE = 20_000
 _JSON = {
@@ -251,22 +251,13 @@ def _of_tree(span: Any) -> dict[str, Any]:
 # --- writing
 
 
-class StoredRecords:
-    """The stored form of portable records, for a store of the newest schema; can be gone through several times.
+def stored_records(records: Iterable[Record], now: str) -> Iterator[Record]:
+    """The stored form of portable records, for a store of the newest schema.
 
     Args:
         records: The records.
         now: The time for rows that say when they were written.
     """
-
-    def __init__(self, records: Iterable[Record], now: str) -> None:
-        self._records, self._now = records, now
-
-    def __iter__(self) -> Iterator[Record]:
-        return _stored_records(self._records, self._now)
-
-
-def _stored_records(records: Iterable[Record], now: str) -> Iterator[Record]:
     for record in records:
         run_id = record["run_id"]
         tables: dict[str, dict[str, Any]] = {}

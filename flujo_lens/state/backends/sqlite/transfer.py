@@ -59,8 +59,10 @@ class SqliteTransfer(StoredClaims):
 
     async def write_portable(self, records: Iterable[Record], *, replace: bool = False) -> Restored:
         """Save runs from portable records, several a transaction; makes the file and the columns that they need."""
+        from flujo_lens.state.backends.core.record_spool import RecordSpool
         from flujo_lens.state.backends.sqlite.deletion.restore import Restorer, restore_all
-        from flujo_lens.state.backends.sqlite.portable_records import StoredRecords, add_step_columns
+        from flujo_lens.state.backends.sqlite.portable_records import add_step_columns, stored_records
 
         await self._store.write(lambda db: add_step_columns(db, records), *_HISTORY)
-        return await restore_all(self._store, Restorer(self.path, StoredRecords(records, now_text()), replace=replace))
+        with RecordSpool(stored_records(records, now_text())) as stored:
+            return await restore_all(self._store, Restorer(self.path, stored, replace=replace))
