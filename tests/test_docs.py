@@ -305,7 +305,13 @@ def test_the_package_names_nothing_that_is_not_there() -> None:
         name for name in document["tool"]["hatch"]["build"]["targets"]["sdist"]["include"] if not (ROOT / name).exists()
     ] == []
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "flujo_lens").rglob("*.py"))
-    modules = {"redis": "redis", "postgres": "asyncpg", "crypto": "cryptography", "zstd": "zstandard"}
+    modules = {
+        "redis": "redis",
+        "postgres": "asyncpg",
+        "crypto": "cryptography",
+        "zstd": "zstandard",
+        "parquet": "pyarrow",
+    }
     extras = document["project"]["optional-dependencies"].keys() - {"all", "test", "docs", "flujo"}
     assert extras == {extra for extra, module in modules.items() if re.search(rf"\b{module}\b", code)}
 

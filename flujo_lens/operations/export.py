@@ -31,7 +31,7 @@ from flujo_lens.operations.portable_parts import PortableParts, Selected
 from flujo_lens.operations.transfer import Groups, Transferred
 from flujo_lens.state.deletion import Record
 
-__all__ = ["PORTABLE", "check_export_path", "export_runs", "new_file", "packed_into", "stream_of"]
+__all__ = ["PORTABLE", "StoppedError", "check_export_path", "export_runs", "new_file", "packed_into", "stream_of"]
 
 PORTABLE = "portable"
 """The driver in the header of an archive that any driver can read."""
@@ -40,6 +40,10 @@ _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _MOST_RECORDS = 1_000
 
 Sink = Callable[[bytes], None]
+
+
+class StoppedError(Exception):
+    """A signal ended an export: there is to be no file."""
 
 
 class ExportWriter:

@@ -19,7 +19,7 @@ def export(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="File to create: .ndjson, .ndjson.gz or .ndjson.zst; - for stdout.",
+            help="File to create: .ndjson, .ndjson.gz, .ndjson.zst or .parquet; - for stdout.",
             show_default=False,
         ),
     ],
@@ -30,9 +30,10 @@ def export(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Export runs to a file that any store can import.
+    """Export runs to a file that any store can import, or to Parquet.
 
-    The file is readable by you alone, and gets its name when it is complete.
+    The file is readable by you alone, and gets its name when it is complete. FILE.parquet creates three tables for
+    DuckDB, pandas or Spark: FILE.runs.parquet, FILE.steps.parquet and FILE.spans.parquet.
 
     lens export failed.ndjson.zst --status failed --since 7d
     lens export - --redact | ssh laptop lens import - --store runs.db

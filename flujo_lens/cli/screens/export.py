@@ -21,6 +21,7 @@ from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.export import (
     PORTABLE,
+    StoppedError,
     check_export_path,
     export_runs,
     new_file,
@@ -58,6 +59,13 @@ class ExportArguments(NamedTuple):
 def run_export(app: App, asked: ExportArguments) -> int:
     """Write the runs to a file or to stdout, and report; return the exit code."""
     parts = portable_parts(app, None, left_out(asked.parts), redact=asked.parts.redact)
+    if asked.file.name.endswith(".parquet"):
+        from flujo_lens.cli.screens.export_parquet import run_parquet
+
+        return run_parquet(
+            app, asked.file, asked.filters, OutputOptions(output=asked.output, json=asked.json),
+            without=left_out(asked.parts), redact=asked.parts.redact, overwrite=asked.overwrite,
+        )  # fmt: skip
     if str(asked.file) == STDOUT:
         return _to_stdout(app, asked, parts)
     path = app.world.cwd / asked.file
@@ -68,10 +76,10 @@ def run_export(app: App, asked: ExportArguments) -> int:
         with new_file(path, overwrite=asked.overwrite) as file:
             done, code = _exported(app, asked, parts, wanted, packed_into(file, form))
             if code:
-                raise _StoppedError(code)
-    except _StoppedError as stopped:
+                raise StoppedError
+    except StoppedError:
         app.tell(f"stopped: {asked.file} was not written")
-        return stopped.code
+        return code
     out = app.output(OutputOptions(output=asked.output, json=asked.json), ("table", "json", "tsv"))
     size = path.stat().st_size
     lines = [f"exported {human.plural(done.done, 'run')} to {asked.file} ({human.size(size)})", *_left(done)]
@@ -79,14 +87,6 @@ def run_export(app: App, asked: ExportArguments) -> int:
     tell(app, out, document, (), ["; ".join(lines)] if app.options.quiet else lines)
     note_lost(app, done)
     return exit_codes.PARTIAL if done.failed else exit_codes.OK
-
-
-class _StoppedError(Exception):
-    """A signal ended the export: there is to be no file."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
 
 
 def _to_stdout(app: App, asked: ExportArguments, parts: PortableParts) -> int:
