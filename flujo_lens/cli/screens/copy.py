@@ -228,7 +228,9 @@ def _lines(done: Transferred, how: Written) -> list[str]:
     verb = f"would be {how.verb}" if done.dry_run else how.verb
     replaced = f", {done.replaced:,} of them replaced" if done.replaced else ""
     lines = [f"{human.plural(done.done, 'run')} {verb} to {how.target}{replaced}"]
-    if done.unchanged:
+    if done.unchanged == done.seen:
+        lines = [f"nothing new: {how.target} has {human.plural(done.unchanged, 'run')} already"]
+    elif done.unchanged:
         lines.append(f"unchanged: {human.plural(done.unchanged, 'run')} that {how.target} has already")
     if done.conflicts:
         what = "exist there, and differ" if done.conflicts != 1 else "exists there, and differs"
