@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import tzinfo
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from flujo_lens.errors import ArchiveError, CorruptArchiveError, LensError
@@ -109,6 +110,11 @@ def _records(
             why = f"the archive has its state alone, which can be imported only into a store of the driver {kind}"
             yield {"run_id": key[0], "problem": why, "last": True}
             continue
+        records, whole = _if_whole(records)
+        if not whole:
+            why = "the archive has only what was dropped or changed of it; lens undo puts that back"
+            yield {"run_id": key[0], "problem": why, "last": True}
+            continue
         try:
             yield from _portable(kind, records, zone)
         except _MALFORMED as error:
@@ -117,3 +123,10 @@ def _records(
                 hint="was it written by a newer version? pip install -U flujo-lens",
                 path=str(path),
             ) from error
+
+
+def _if_whole(records: Iterable[Record]) -> tuple[Iterable[Record], bool]:
+    """The records of a run, and whether they are all of it: not those of a strip or a cancellation."""
+    rest = iter(records)
+    first = next(rest, {})
+    return chain([first], rest), not ("strip" in first or "cancelled" in first)

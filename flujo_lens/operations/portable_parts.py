@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from flujo_lens.redaction import MASK, Redactor
@@ -12,23 +13,19 @@ from flujo_lens.state.backends.core.record_spool import RecordSpool
 from flujo_lens.state.backends.core.run_codec import history_facts
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.interpret import raw_from_documents, summarise
-from flujo_lens.state.portable import CHILDREN, MARK, plain_run, run_of_state
+from flujo_lens.state.portable import CHILDREN, MARK
+from flujo_lens.state.stripped import PARTS, Stripped, light_run, light_spans, light_state, light_step
+from flujo_lens.state.views import RunSummary
 
 __all__ = ["PARTS", "PortableParts", "Selected"]
 
 Document = dict[str, Any]
 
-PARTS = ("state", "spans", "outputs")
-"""What can be left out."""
+_SPAN_VALUES = frozenset(
+    {"step_input", "step_output", "output", "flujo.input", "flujo.output", "flujo.step.output", "initial_input"}
+)
+"""Attributes of spans that repeat inputs and outputs."""
 
-_OUTPUTS = {
-    "state": ("last_step_output",),
-    "run": ("final_context",),
-    "steps": ("output", "raw_response"),
-    "spans": (),
-    "evaluations": (),
-}
-_SPAN_OUTPUTS = ("output", "step_output", "flujo.output", "flujo.step.output")
 _HEADS = ("state", "run")
 _WORDS = {"state": "states", "run": "runs"}
 
@@ -37,9 +34,10 @@ class PortableParts:
     """Makes what is moved of the records of runs.
 
     Args:
-        without: Of `PARTS`, those that are left out. A run without its state keeps the status that it had.
+        without: Of `PARTS`, those that are left out. What stays is what `lens prune --strip` leaves.
         redactor: Masks secrets; None to mask nothing. Sealed values, which cannot be searched, are masked whole.
         fields: As of `StateBackend.portable_fields`.
+        now: When parts are left out; the present.
     """
 
     def __init__(
@@ -47,7 +45,9 @@ class PortableParts:
         without: Collection[str] = (),
         redactor: Redactor | None = None,
         fields: Mapping[str, Collection[str]] | None = None,
+        now: datetime | None = None,
     ) -> None:
+        self._now = now or datetime.now(UTC)
         self._without, self._redactor, self._fields = frozenset(without), redactor, fields
 
     @property
@@ -61,12 +61,8 @@ class PortableParts:
             return record
         lost.update(record.get("lost", {}))
         made = {name: value for name, value in record.items() if name != "lost"}
-        if "spans" in self._without:
-            made.pop("spans", None)
-        if "outputs" in self._without:
-            made = _without_outputs(made)
-        if "state" in self._without and made.get("state") is not None:
-            made |= {"state": None, "run": _run_alone(made)}
+        if self._without:
+            made = _without(made, self._without, self._now)
         if self._redactor is not None:
             made = self._each(made, self._masked, lost)
         return made if self._fields is None else self._each(made, self._held, lost)
@@ -95,58 +91,40 @@ class PortableParts:
         return {name: value for name, value in document.items() if name in known}
 
 
-def _without_outputs(record: Record) -> Record:
+def _without(record: Record, parts: Collection[str], now: datetime) -> Record:
+    """A record without some parts, as ``lens prune --strip`` leaves a run, with the note of what is missing."""
     made = dict(record)
-    for kind in _HEADS:
-        if made.get(kind) is not None:
-            made[kind] = {name: value for name, value in made[kind].items() if name not in _OUTPUTS[kind]}
-    if made.get("state") is not None and "step_history" in made["state"]:
-        made["state"]["step_history"] = _history_without_outputs(made["state"]["step_history"])
-    for kind in CHILDREN:
-        if kind in made:
-            made[kind] = [_row_without_outputs(kind, row) for row in made[kind]]
+    if "state" in made:
+        run = _summary(made)
+        old = Stripped.from_dict(made.get("stripped"))
+        missing = {**dict.fromkeys(parts, now), **(old.parts if old is not None and old.is_of(run.updated_at) else {})}
+        note = Stripped(missing, run.updated_at, run.updated_at, len(made.get("steps", ())))
+        made["stripped"] = note.to_dict()
+        for name, light in (("state", light_state), ("run", light_run)):
+            made[name] = None if made[name] is None else light(made[name], parts)
+        if "spans" in parts and "spans" in made:
+            made["spans"] = light_spans(made["spans"], run.status)
+    elif "spans" in parts:
+        made.pop("spans", None)
+    if "steps" in made:
+        made["steps"] = [light_step(step, parts) for step in made["steps"]]
+    if "outputs" in parts and "spans" in made:
+        made["spans"] = [_span_without_values(span) for span in made["spans"]]
     return made
 
 
-def _history_without_outputs(history: Any) -> Any:
-    if not isinstance(history, list):
-        return None if is_sealed(history) else history
-    return [
-        {
-            name: _history_without_outputs(value) if name == "step_history" else value
-            for name, value in entry.items()
-            if name not in ("output", "branch_context")
-        }
-        if isinstance(entry, dict)
-        else entry
-        for entry in history
-    ]
-
-
-def _row_without_outputs(kind: str, row: Document) -> Document:
-    made = {name: value for name, value in row.items() if name not in _OUTPUTS[kind]}
-    if kind == "spans" and isinstance(made.get("attributes"), dict):
-        made["attributes"] = {name: value for name, value in made["attributes"].items() if name not in _SPAN_OUTPUTS}
-    elif kind == "spans" and is_sealed(made.get("attributes")):
-        made["attributes"] = {}
-    return made
-
-
-def _run_alone(record: Record) -> Document:
-    """The metadata of a run whose state is left out, which says what the state alone said."""
+def _summary(record: Record) -> RunSummary:
     raw = raw_from_documents(record["run_id"], record["state"], record["run"])
     spans = [{"parent_span_id": None, "end_time": None, **span} for span in record.get("spans", ())]
     history_facts(raw, spans, record.get("steps", ()))
-    run = summarise(raw)
-    known = {
-        "pipeline_name": run.pipeline_name,
-        "pipeline_version": run.pipeline_version,
-        "status": run.status,
-        "error_message": run.error_message,
-        "total_steps": run.total_steps,
-        "updated_at": None if run.updated_at is None else run.updated_at.isoformat(),
-    }
-    return plain_run({**run_of_state(record["state"]), **(record["run"] or {}), **known})
+    return summarise(raw)
+
+
+def _span_without_values(span: Document) -> Document:
+    attributes = span.get("attributes")
+    if not isinstance(attributes, dict):
+        return {**span, "attributes": {}} if is_sealed(attributes) else span
+    return {**span, "attributes": {name: value for name, value in attributes.items() if name not in _SPAN_VALUES}}
 
 
 class Selected:

@@ -8,8 +8,9 @@ has the documents and the last one ``"last": true``::
 
 ``state`` has the fields of `flujo_lens.state.models.WorkflowState`, the others those of
 `flujo_lens.state.backends.core.rows`. Times have a zone. Sealed values are their texts, as in a folder of JSON files.
-The first record of a run can also have ``manifest_document`` (the manifest itself), ``problem`` (why the run cannot be
-moved; then it has nothing else), and ``lost`` (what of the run has no portable form: numbers by description).
+The first record of a run can also have ``manifest_document`` (the manifest itself), ``stripped`` (the note of
+`flujo_lens.state.stripped`), ``lost`` (what of the run has no portable form: numbers by description), and ``problem``
+(why the run cannot be moved; then it has nothing else).
 
 A digest of a run is equal for all stores that hold the same run, however they represent it.
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 from flujo_lens.serialization.exact import exact_dumps
 from flujo_lens.state.deletion import Record
+from flujo_lens.state.stripped import Stripped
 from flujo_lens.state.timestamps import parse_instant
 
 __all__ = [
@@ -143,7 +145,8 @@ class _RunHash:
         if "state" in record or "run" in record:
             for kind in ("state", "run"):
                 self._head.update(_canonical(kind, record.get(kind)) + b"\n")
-            self._head.update(str(record.get("manifest")).encode() + b"\n")
+            note = Stripped.from_dict(record.get("stripped"))
+            self._head.update(f"{record.get('manifest')} {sorted(note.parts) if note else ''}\n".encode())
         for kind, rows in self._rows.items():
             for row in record.get(kind, ()):
                 rows.update(_canonical(kind, row) + b"\n")

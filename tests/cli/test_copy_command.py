@@ -154,12 +154,27 @@ def test_secrets_and_parts_stay_behind(lens: Lens) -> None:
     assert lens("export small.ndjson --without state,spans --without outputs").code == 0
     text = (lens.cwd / "small.ndjson").read_text()
     records = [json.loads(line)["record"] for line in text.splitlines() if line.startswith('{"record"')]
-    assert all(record["state"] is None and "spans" not in record for record in records)
+    assert all(set(record["stripped"]["parts"]) == {"spans", "outputs", "state"} for record in records)
+    assert not any(record["state"].get("last_step_output") for record in records if record["state"])
     assert not any("output" in step for record in records for step in record.get("steps", ()))
+    assert not any(span["end_time"] for record in records for span in record.get("spans", ()))
     assert lens("import small.ndjson -s small.db").code == 0
     statuses = {run["run_id"]: run["status"] for run in lens("list --all -o json").json}
     assert {run["run_id"]: run["status"] for run in lens("list --all -o json -s small.db").json} == statuses
     assert lens("show paused-001 -s small.db").code == 0
+    resumed = lens("resume paused-001 --input yes -s small.db --app x:y -o json")
+    assert resumed.error["code"] == "LENS-F3"
+    assert digests(lens.cwd / "small.db").keys() == digests(lens.cwd / "flujo_ops.db").keys()
+
+
+def test_what_was_stripped_before_is_noted_in_the_copy(lens: Lens) -> None:
+    assert lens("prune --strip state,spans --older-than 1h --include-paused --max-share 100% --yes").code == 0
+    first, source = digests(lens.cwd / "flujo_ops.db"), "flujo_ops.db"
+    for target in ("states/", "one.db", "two.db"):
+        assert lens(f"copy {source} {target} --verify").code == 0
+        source = target
+    assert digests(lens.cwd / "two.db") == first
+    assert lens("resume fail-001 -s two.db --app x:y -o json").error["code"] == "LENS-F3"
 
 
 def test_what_a_target_cannot_hold_is_named(lens: Lens) -> None:

@@ -144,7 +144,7 @@ def portable_parts(app: App, target: StateBackend | None, without: frozenset[str
     from flujo_lens.redaction import Redactor
 
     redactor = Redactor(app.settings.redact_keys) if redact else None
-    return PortableParts(without, redactor, None if target is None else type(target).portable_fields())
+    return PortableParts(without, redactor, None if target is None else type(target).portable_fields(), app.world.now())
 
 
 # --- writing into a store

@@ -59,14 +59,15 @@ async def _stored(tx: Transaction, run_ids: Sequence[str]) -> AsyncIterator[Reco
             async for record, _ in records_of(tx, [run_id]):
                 yield record
         return
-    bindings = await tx.get("binding", known)
+    bindings, notes = await tx.get("binding", known), await tx.get("strip", known)
     for run_id in known:
         row = runs[run_id]
         if row.unreadable:
             yield _problem(row)
             continue
         manifest = bindings[run_id].decode() if run_id in bindings else None
-        yield {"run_id": run_id, "state": row.state, "run": row.run, "manifest": manifest, **children[run_id]}
+        more = {"stripped": notes[run_id]} if run_id in notes else {}
+        yield {"run_id": run_id, "state": row.state, "run": row.run, "manifest": manifest, **more, **children[run_id]}
 
 
 async def _children(tx: Transaction, run_ids: Sequence[str]) -> dict[str, dict[str, Any]] | None:
@@ -102,6 +103,8 @@ def portable_records(records: Iterable[Record], zone: tzinfo) -> Iterator[Record
         try:
             if "state" in stored:
                 record |= _documents(stored, zone)
+            if stored.get("stripped"):
+                record["stripped"] = exact_loads(stored["stripped"])
             record |= {
                 name: [plain(exact_loads(data)) for _, data in stored[name]]
                 for name, plain in _PLAIN.items()
@@ -194,6 +197,8 @@ async def _put(
     for record in own:
         if record.get("manifest") is not None:
             await tx.set("binding", record["run_id"], record["manifest"].encode())
+        if record.get("stripped"):
+            await tx.set("strip", record["run_id"], exact_dumps(record["stripped"]))
 
 
 async def _locked(tx: Transaction, run_ids: Sequence[str]) -> set[str]:

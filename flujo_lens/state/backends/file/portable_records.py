@@ -47,9 +47,12 @@ def portable_records(records: Iterable[Record], zone: tzinfo) -> Iterator[Record
     """
     for run_id, parts in groupby(records, lambda record: record["run_id"]):
         files: dict[tuple[str, str], list[bytes]] = {}
+        note: str | None = None
         for part in parts:
+            note = part.get("stripped") or note
             files.setdefault((part["place"], str(part.get("name") or part["name_base64"])), []).append(_content(part))
-        yield from portable_documents([_stored(run_id, files)], zone)
+        more = {} if note is None else {"stripped": note}
+        yield from portable_documents([_stored(run_id, files) | more], zone)
 
 
 def _content(part: Record) -> bytes:
@@ -91,12 +94,14 @@ class StoredRecords:
 
     def __iter__(self) -> Iterator[Record]:
         for run_id, run in groupby(self._records, lambda record: record["run_id"]):
-            yield from _with_last(self._parts(run_id, run))
+            notes: list[str] = []
+            yield from _with_last(self._parts(run_id, run, notes), notes)
 
-    def _parts(self, run_id: str, records: Iterable[Record]) -> Iterator[Record]:
-        """The parts of the files of a run: the state, then the history."""
+    def _parts(self, run_id: str, records: Iterable[Record], notes: list[str]) -> Iterator[Record]:
+        """The parts of the files of a run: the state, then the history. `notes` gets what was stripped of it."""
         number, lines, size = 0, list[bytes](), 0
         for record in records:
+            notes += [exact_dumps(record["stripped"]).decode()] if record.get("stripped") else []
             if record.get("state") is not None:
                 yield from self._file(run_id, state_document(run_id, record["state"]))
             for line in _lines_of(run_id, record):
@@ -120,14 +125,14 @@ class StoredRecords:
         return {**head, "text": data.decode(), **part}
 
 
-def _with_last(parts: Iterator[Record]) -> Iterator[Record]:
+def _with_last(parts: Iterator[Record], notes: list[str]) -> Iterator[Record]:
     before: Record | None = None
     for part in parts:
         if before is not None:
             yield before
         before = part
     if before is not None:
-        yield {**before, "last": True}
+        yield {**before, **({"stripped": notes[0]} if notes else {}), "last": True}
 
 
 def _lines_of(run_id: str, record: Record) -> Iterator[bytes]:

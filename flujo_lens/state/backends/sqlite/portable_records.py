@@ -179,10 +179,12 @@ def _heads(tables: Mapping[str, list[dict[str, Any]]], zone: tzinfo, is_set: boo
         if "is_background_task" in state:
             state["is_background_task"] = bool(state["is_background_task"])
     bound = next(iter(tables.get(lens_tables.RUN_MANIFESTS, ())), {})
+    note = next(iter(tables.get(lens_tables.STRIPS, ())), None)
     return {
         "state": None if state is None else plain_state(state, zone),
         "run": None if run is None else plain_run(_moved("runs", run)),
         "manifest": bound.get("digest"),
+        **({} if note is None else {"stripped": exact_loads(note["body"])}),
     }
 
 
@@ -270,6 +272,9 @@ def stored_records(records: Iterable[Record], now: str) -> Iterator[Record]:
         if record.get("manifest") is not None:
             columns, row = ["run_id", "digest"], [run_id, record["manifest"]]
             tables[lens_tables.RUN_MANIFESTS] = {"columns": columns, "rows": [row]}
+        if record.get("stripped"):
+            note = [run_id, exact_dumps(record["stripped"]).decode()]
+            tables[lens_tables.STRIPS] = {"columns": ["run_id", "body"], "rows": [note]}
         yield {"run_id": run_id, "tables": tables, **({"last": True} if record.get("last") is True else {})}
 
 
