@@ -179,7 +179,7 @@ class Sample(NamedTuple):
             if words[:1] == ["lens"]:
                 given = [self._placed(word) for word in words[1:]]
                 typed = "y\n" if len(found) == 1 and "--yes" not in words else None
-                with at_most(60):
+                with at_most(30):
                     done = self.lens(*given, tty=typed is not None, typed=typed, stdin=stdin, env=env)
                 stdin, code, shown = done.stdout, done.code, shown + done.out + done.err
             elif "cat" in words:
