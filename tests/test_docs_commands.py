@@ -150,12 +150,16 @@ def fill(lens: Lens) -> None:
     assert lens("system set limits {}").code == 0
 
 
+class EndlessError(BaseException):
+    """A command does not end; no other error, so that nothing takes it for a fault of a store and goes on."""
+
+
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
     """End a command that does not end by itself: its page needs a mark."""
 
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"it did not end in {seconds} s: <!-- not run: it does not end by itself -->")
+        raise EndlessError(f"it did not end in {seconds} s: <!-- not run: it does not end by itself -->")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
