@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
@@ -25,6 +26,7 @@ _HOLDS_NAMES = frozenset({
 
 _MARKS = ("//", ":/", "sk-", "eyJ", "gh", "glpat-", "xox", "AIza", "PRIVATE KEY", "\\/")
 _SHELL_QUOTE = "'\"'\"'"
+_SHELL_WORD = re.compile(rf"'[^']*(?:{_SHELL_QUOTE}[^']*)+'")
 _SHORTEST = 4
 """Characters of the shortest text in which there is a key and a secret."""
 
@@ -60,11 +62,21 @@ class Redactor:
         """`text` with its secrets masked. Masking again changes nothing."""
         if not self._may_hold_secrets(text):
             return text
-        if _SHELL_QUOTE in text:  # what a shell's quoting makes of a literal
-            plain = text.replace(_SHELL_QUOTE, "'")
-            masked = self._texts.masked(plain)
-            return text if masked == plain else masked
-        return self._texts.masked(text)
+        return self._shell_words(text) if _SHELL_QUOTE in text else self._texts.masked(text)
+
+    def _shell_words(self, text: str) -> str:
+        """`text` in which words are quoted as for a shell: each is masked as what the shell makes of it."""
+        import shlex
+
+        def masked(found: re.Match[str]) -> str:
+            word = found[0][1:-1].replace(_SHELL_QUOTE, "'")
+            hidden = self._texts.masked(word)
+            return found[0] if hidden == word else shlex.quote(hidden)
+
+        text = _SHELL_WORD.sub(masked, text)
+        plain = text.replace(_SHELL_QUOTE, "'")
+        once = self._texts.masked(plain)
+        return text if once == plain else once
 
     def _may_hold_secrets(self, text: str) -> bool:
         """A fast check, which most texts do not pass."""

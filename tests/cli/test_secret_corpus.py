@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 from secret_corpus import WITH_SECRETS, WITHOUT_SECRETS
 from support import Lens
+
+from flujo_lens.redaction import masked_text
 
 RUN_COLUMNS = "run_id,metadata,error_message,pause_message"
 LINES = (
@@ -134,9 +137,18 @@ def test_no_secret_is_told(leaky: Lens, turn: int) -> None:
         lines += [[word.replace("{text}", text) for word in typed.split(" ")] for text in texts if "\x00" not in text]
     leaks = []
     for words in lines:
-        shown = leaky(*words, *(["-o", "json"] if turn else []), tty=not turn, width=200)
+        options = ["-o", "json"] if turn else ["--color", "never"]
+        shown = leaky(*words, *options, tty=not turn, width=200)
         leaks += [(words, row) for row in (shown.out + shown.err).splitlines() if _has_secret(row)]
     assert leaks == []
+
+
+def test_no_secret_is_in_a_hint_that_quotes_it() -> None:
+    """Hints have what was typed as a shell needs it: that hides neither a key nor the end of a value."""
+    hints = {text: f"no run {text!r}; lens list --search {shlex.quote(text)} --all" for _, text in WITH_SECRETS}
+    assert [text for text, hint in hints.items() if _has_secret(masked_text(hint))] == []
+    others = [f"lens list --search {shlex.quote(text)}" for text in WITHOUT_SECRETS]
+    assert [masked_text(hint) for hint in others] == others
 
 
 def test_no_secret_is_written_down(leaky: Lens) -> None:
