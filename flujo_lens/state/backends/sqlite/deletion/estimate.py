@@ -56,10 +56,9 @@ def _measure_strip(session: Session, plan: DeletionPlan) -> tuple[dict[str, int]
     for at in range(0, runs, step * SAMPLED):
         rows = slice(at, at + step * SAMPLED, step)
         ids = ids_of(session, choice.states[rows], choice.runs[rows])
-        for run_id in ids:
-            lost, taken = weigh(session, run_id, plan.request.strip)
-            counts += lost
-            size += taken
+        lost, taken = weigh(session, ids, plan.request.strip)
+        counts += lost
+        size += taken
     return {name: count * step for name, count in counts.items() if count}, size * step, step > 1
 
 

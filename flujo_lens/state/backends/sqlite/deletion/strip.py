@@ -52,6 +52,26 @@ class _Light(NamedTuple):
     size: int
 
 
+class _Heavy(NamedTuple):
+    """Where runs hold something of some parts: columns of their states, steps and metadata; tables of their spans."""
+
+    parts: Collection[str]
+    state: Sequence[str]
+    steps: Sequence[str]
+    run: Sequence[str]
+    spans: Sequence[str]
+
+    @classmethod
+    def of(cls, session: Session, parts: Collection[str]) -> _Heavy:
+        """That of a store."""
+        has = session.shape.has
+        columns = [
+            heavy_columns(session, table, parts) if has(table, "run_id") else [] for table in (_WS, "steps", _RUNS)
+        ]
+        spans = [table for table in SPAN_TABLES if "spans" in parts and has(table, "run_id")]
+        return cls(parts, *columns, spans)
+
+
 def heavy_columns(session: Session, table: str, parts: Collection[str]) -> list[str]:
     """The columns of a table that hold something of these parts, and can be empty."""
     rows = session.rows(f"PRAGMA table_info({table})").fetchall()
@@ -101,16 +121,17 @@ def strip_runs(
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Drop the parts of these runs (ids as they are stored); how many rows lost something, and who stays as it is."""
     dropped, refused, lights = Counter[str](), dict[str, str](), dict[Any, _Light]()
+    heavy = _Heavy.of(session, asked.strip)
     for run_id in ids:
         try:
-            lights[run_id] = _light(session, run_id, asked.strip)
+            lights[run_id] = _light(session, run_id, heavy)
         except LensError as error:
             refused[as_text(run_id)] = "unreadable" if isinstance(error, CorruptStoreError) else "sealed"
     runs = {run.run_id: run for run in page_ids(session, [as_text(i) for i in lights], details=False)}
     notes = {name: _note(session, run, ages.get(name), asked) for name, run in runs.items()}
     for run_id, light in lights.items():
         name = as_text(run_id)
-        dropped += _strip(session, run_id, light, asked.strip, runs[name].status if name in runs else "")
+        dropped += _strip(session, run_id, light, heavy, runs[name].status if name in runs else "")
     if "spans" in asked.strip:
         _keep_names(session, runs)
     for name, note in notes.items():
@@ -118,29 +139,36 @@ def strip_runs(
     return dict(dropped), refused
 
 
-def weigh(session: Session, run_id: Any, parts: Collection[str]) -> tuple[Counter[str], int]:
-    """How many rows of a run (its id as it is stored) would lose something, and about how many bytes that is."""
-    try:
-        light = _light(session, run_id, parts)
-    except LensError:
-        return Counter(), 0
+def weigh(session: Session, ids: Sequence[Any], parts: Collection[str]) -> tuple[Counter[str], int]:
+    """How many rows of runs (ids as they are stored) would lose something, and about how many bytes that is."""
+    heavy, dropped, size = _Heavy.of(session, parts), Counter[str](), 0
+    statuses = {run.run_id: run.status for run in page_ids(session, [as_text(i) for i in ids], details=False)}
+    for run_id in ids:
+        try:
+            light = _light(session, run_id, heavy)
+        except LensError:
+            continue
+        lost, taken = _weigh(session, run_id, light, heavy, statuses.get(as_text(run_id), ""))
+        dropped += lost
+        size += taken
+    return dropped, size
+
+
+def _weigh(session: Session, run_id: Any, light: _Light, heavy: _Heavy, status: str) -> tuple[Counter[str], int]:
     dropped, size = Counter[str](), light.size
-    runs = page_ids(session, [as_text(run_id)], details=False)
-    for table in SPAN_TABLES if "spans" in parts else ():
-        if session.shape.has(table, "run_id"):
-            but = rules.OPEN_SPAN if _keeps_open(session, table, runs[0].status if runs else "") else ""
-            sql = queries.size_of(table, session.shape.columns[table], 1, but)
-            dropped[table], taken = session.rows(sql, (run_id,)).fetchone()
-            size += taken or 0
-    outputs, taken = _weigh_columns(session, "steps", run_id, parts)
-    metadata, more = _weigh_columns(session, _RUNS, run_id, parts)
+    for table in heavy.spans:
+        but = rules.OPEN_SPAN if _keeps_open(session, table, status) else ""
+        sql = queries.size_of(table, session.shape.columns[table], 1, but)
+        dropped[table], taken = session.rows(sql, (run_id,)).fetchone()
+        size += taken or 0
+    outputs, taken = _weigh_columns(session, "steps", run_id, heavy.steps)
+    metadata, more = _weigh_columns(session, _RUNS, run_id, heavy.run)
     dropped["outputs"] += outputs or light.outputs
     dropped["states"] += bool(metadata or light.columns)
     return +dropped, size + taken + more
 
 
-def _weigh_columns(session: Session, table: str, run_id: Any, parts: Collection[str]) -> tuple[int, int]:
-    columns = heavy_columns(session, table, parts) if session.shape.has(table, "run_id") else []
+def _weigh_columns(session: Session, table: str, run_id: Any, columns: Sequence[str]) -> tuple[int, int]:
     if not columns:
         return 0, 0
     count, size = session.rows(queries.size_of_some(table, columns, 1), (run_id,)).fetchone()
@@ -151,15 +179,14 @@ def _keeps_open(session: Session, table: str, status: str) -> bool:
     return status != "completed" and session.shape.has(table, "end_time", "parent_span_id")
 
 
-def _strip(session: Session, run_id: Any, light: _Light, parts: Collection[str], status: str) -> Counter[str]:
+def _strip(session: Session, run_id: Any, light: _Light, heavy: _Heavy, status: str) -> Counter[str]:
     dropped = Counter[str]()
-    for table in SPAN_TABLES if "spans" in parts else ():
-        if session.shape.has(table, "run_id"):
-            keeps = _keeps_open(session, table, status)
-            sql = queries.delete_closed(table) if keeps else queries.delete(table, 1)
-            dropped[table] += session.rows(sql, (run_id,)).rowcount
-    dropped["outputs"] += _emptied(session, "steps", run_id, parts) or light.outputs
-    changed = _emptied(session, _RUNS, run_id, parts)
+    for table in heavy.spans:
+        keeps = _keeps_open(session, table, status)
+        sql = queries.delete_closed(table) if keeps else queries.delete(table, 1)
+        dropped[table] += session.rows(sql, (run_id,)).rowcount
+    dropped["outputs"] += _emptied(session, "steps", run_id, heavy.steps) or light.outputs
+    changed = _emptied(session, _RUNS, run_id, heavy.run)
     if light.columns:
         sets = ", ".join(f"{name} = ?" for name in light.columns)
         session.rows(f"UPDATE {_WS} SET {sets} WHERE run_id = ?", (*light.columns.values(), run_id))
@@ -167,21 +194,20 @@ def _strip(session: Session, run_id: Any, light: _Light, parts: Collection[str],
     return +dropped
 
 
-def _emptied(session: Session, table: str, run_id: Any, parts: Collection[str]) -> int:
-    """Empty the heavy columns of a run's rows; how many had something in them."""
-    columns = heavy_columns(session, table, parts) if session.shape.has(table, "run_id") else []
+def _emptied(session: Session, table: str, run_id: Any, columns: Sequence[str]) -> int:
+    """Empty columns of a run's rows; how many had something in them."""
     if not columns:
         return 0
     return session.rows(queries.emptied(table, columns), (run_id,)).rowcount
 
 
-def _light(session: Session, run_id: Any, parts: Collection[str]) -> _Light:
+def _light(session: Session, run_id: Any, heavy: _Heavy) -> _Light:
     """The columns of a run's state without the parts.
 
     Raises:
         LensError: one is sealed, and its key is not here; or it does not parse.
     """
-    columns = heavy_columns(session, _WS, parts) if session.shape.has(_WS, "run_id") else []
+    columns, parts = heavy.state, heavy.parts
     row = session.rows(writes.fields_of_run(_WS, columns), {"run": run_id}).fetchone() if columns else None
     changed: dict[str, Any] = {}
     outputs = 0
