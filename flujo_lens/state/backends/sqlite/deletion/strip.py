@@ -65,11 +65,11 @@ class _Heavy(NamedTuple):
     def of(cls, session: Session, parts: Collection[str]) -> _Heavy:
         """That of a store."""
         has = session.shape.has
-        columns = [
+        state, steps, run = (
             heavy_columns(session, table, parts) if has(table, "run_id") else [] for table in (_WS, "steps", _RUNS)
-        ]
+        )
         spans = [table for table in SPAN_TABLES if "spans" in parts and has(table, "run_id")]
-        return cls(parts, *columns, spans)
+        return cls(parts, state, steps, run, spans)
 
 
 def heavy_columns(session: Session, table: str, parts: Collection[str]) -> list[str]:
