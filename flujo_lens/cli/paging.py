@@ -10,7 +10,6 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
-from flujo_lens.operations.cursor import decode_cursor, encode_cursor
 from flujo_lens.rendering.columns import View
 from flujo_lens.state.backends.base import Position, StateBackend
 from flujo_lens.state.views import Page, RunFilter, RunSummary
@@ -44,7 +43,11 @@ class Asked(NamedTuple):
     @property
     def after(self) -> Position | None:
         """The position of the cursor."""
-        return None if self.cursor is None else decode_cursor(self.cursor, self.words())
+        if self.cursor is None:
+            return None
+        from flujo_lens.operations.cursor import decode_cursor
+
+        return decode_cursor(self.cursor, self.words())
 
     def words(self) -> list[str]:
         """What a cursor is of: the filters and the order."""
@@ -75,6 +78,8 @@ def _nothing(wanted: RunFilter) -> str:
 
 def note_next(app: App, position: Position, shown: int, asked: Asked) -> None:
     """Print how to get the next page."""
+    from flujo_lens.operations.cursor import encode_cursor
+
     which = "next" if asked.cursor is not None else "oldest" if asked.reverse else "newest"
     limit = "" if asked.limit is None else f" -n {asked.limit}"
     cursor = encode_cursor(position, asked.words())

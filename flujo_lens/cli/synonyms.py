@@ -14,8 +14,12 @@ SYNONYMS: dict[str, str] = {
     **dict.fromkeys(("count", "wc"), "list --count"),
     **dict.fromkeys(("describe", "inspect", "info", "view", "cat", "steps"), "show RUN"),
     **dict.fromkeys(("logs", "log", "tree", "timeline", "events"), "trace RUN"),
-    **dict.fromkeys(("top", "tail", "monitor", "dashboard", "overview", "summary"), "status"),
-    **dict.fromkeys(("cost", "costs", "spend", "usage", "tokens", "metrics"), "stats"),
+    **dict.fromkeys(("dashboard", "overview", "summary"), "status"),
+    **dict.fromkeys(("top", "monitor"), "watch"),
+    **dict.fromkeys(("tail", "follow"), "watch RUN"),
+    **dict.fromkeys(("cost", "costs", "spend", "usage", "tokens"), "stats --by pipeline --sort cost"),
+    **dict.fromkeys(("slowest", "slow"), "list --sort duration"),
+    **dict.fromkeys(("compare", "cmp"), "diff RUN RUN"),
     **dict.fromkeys(("errors", "failures", "failing"), "failed"),
     **dict.fromkeys(("paused", "pending", "inbox", "approvals"), "waiting"),
     **dict.fromkeys(("approve", "answer", "continue", "run", "start", "unpause"), "resume RUN"),
@@ -23,9 +27,12 @@ SYNONYMS: dict[str, str] = {
     **dict.fromkeys(("kill", "stop", "abort", "terminate"), "cancel RUN..."),
     **dict.fromkeys(("rm", "remove", "del", "drop"), "delete RUN..."),
     **dict.fromkeys(("gc", "clean", "cleanup", "purge", "expire"), "prune --older-than 30d --dry-run"),
-    **dict.fromkeys(("archive", "backup", "dump"), "prune --older-than 30d --archive FILE --dry-run"),
+    "archive": "prune --older-than 30d --archive FILE --dry-run",
+    **dict.fromkeys(("backup", "dump", "snapshot"), "export FILE"),
+    **dict.fromkeys(("cp", "sync", "mv", "move"), "copy FROM TO"),
     **dict.fromkeys(("restore", "undelete", "revert", "recover"), "undo"),
     "load": "import FILE",
+    **dict.fromkeys(("create", "new"), "init URI"),
     **dict.fromkeys(("fsck", "verify", "validate", "health", "ping"), "doctor"),
     **dict.fromkeys(("repair", "fix", "heal"), "doctor --fix"),
     **dict.fromkeys(("vacuum", "shrink", "compact", "defrag"), "optimize --vacuum"),
@@ -67,7 +74,8 @@ def _filled(line: str, typed: list[str]) -> str:
     """The command line with the run ids that were typed, if nothing else was."""
     import shlex
 
-    takes = "RUN..." if line.endswith("RUN...") else "RUN" if line.endswith(" RUN") else None
-    if takes is None or not typed or any(word.startswith("-") for word in typed) or (takes == "RUN" and len(typed) > 1):
+    takes = next((end for end in ("RUN...", "RUN RUN", "RUN") if line.endswith(end)), None)
+    is_other = takes is not None and takes != "RUN..." and len(typed) != len(takes.split())
+    if takes is None or is_other or not typed or any(word.startswith("-") for word in typed):
         return line
     return line.removesuffix(takes) + shlex.join(typed)

@@ -339,6 +339,8 @@ def test_reading_leaves_no_trace(lens: Lens) -> None:
         ("describe fail-001", "try lens show fail-001\n"),
         ("logs 'it''s' two", "try lens trace RUN\n"),
         ("rm fail-001 'a run'", "try lens delete fail-001 'a run'\n"),
+        ("compare fail-001 @latest", "try lens diff fail-001 @latest\n"),
+        ("compare fail-001", "try lens diff RUN RUN\n"),
         ("kill --force fail-001", "try lens cancel RUN...\n"),
         ("--upgrade", "unknown option --upgrade."),
         ("satus", "Did you mean status?"),

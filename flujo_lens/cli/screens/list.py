@@ -3,92 +3,27 @@
 from __future__ import annotations
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.paging import Asked, note_problems, print_page, stream_all
-from flujo_lens.operations.cursor import SortedPosition, decode_sorted_cursor, encode_cursor
-from flujo_lens.operations.sorted_runs import SortedPage, iter_sorted, sorted_page
-from flujo_lens.rendering.columns import RUN, View
-from flujo_lens.rendering.sorted_runs import run_view
-from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.sorting import Sort, parse_sort
+from flujo_lens.cli.paging import Asked, print_page, stream_all
+from flujo_lens.rendering.columns import RUN
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["print_runs"]
 
-_FIRST = {
-    "started": ("newest", "oldest"),
-    "updated": ("last updated", "longest without an update"),
-    "duration": ("longest", "shortest"),
-    "cost": ("dearest", "cheapest"),
-    "tokens": ("largest by tokens", "smallest by tokens"),
-    "size": ("largest", "smallest"),
-}
-
 
 def print_runs(app: App, out: Output, wanted: RunFilter, limit: int | None, asked: Asked) -> None:
     """Print runs: a page, or all if `limit` is None; by their start, or sorted."""
-    sort = Sort() if asked.sort is None else parse_sort(asked.sort)
-    if sort.field != "started":
-        _print_sorted(app, out, wanted, limit, asked, sort.reversed() if asked.reverse else sort)
-        return
-    asked = asked._replace(reverse=asked.reverse == sort.descending)
+    if asked.sort is not None:
+        from flujo_lens.state.sorting import parse_sort
+
+        sort = parse_sort(asked.sort)
+        if sort.field != "started":
+            from flujo_lens.cli.screens.sorted_list import print_sorted
+
+            print_sorted(app, out, wanted, limit, asked, sort.reversed() if asked.reverse else sort)
+            return
+        asked = asked._replace(reverse=asked.reverse == sort.descending)
     if limit is None and not out.is_table:
         stream_all(app, out, RUN, wanted, asked)
     else:
         print_page(app, out, RUN, wanted, limit, asked)
-
-
-def _print_sorted(app: App, out: Output, wanted: RunFilter, limit: int | None, asked: Asked, sort: Sort) -> None:
-    """Print a page in the order `sort` (all runs if `limit` is None), and on stderr the command for the next."""
-    view = run_view(sort.field)
-    after = decode_sorted_cursor(asked.cursor, _words(asked, sort)) if asked.cursor is not None else None
-    if limit is None and not out.is_table:
-        _print_all(app, out, view, wanted, sort, after)
-        return
-
-    async def work(backend: StateBackend) -> SortedPage:
-        if limit is not None:
-            page = await sorted_page(backend, wanted, sort, after, limit)
-        else:
-            page = SortedPage(tuple([run async for run in iter_sorted(backend, wanted, sort, after)]))
-        return page._replace(runs=tuple(await app.with_signs(backend, page.runs)))
-
-    page = app.run(work)
-    out.show(view, page.runs, "no runs match" if wanted != RunFilter() else "no runs in this store", wanted)
-    note_problems(app, page.runs)
-    if page.next is not None:
-        _note_next(app, sort, encode_cursor(page.next, _words(asked, sort)), len(page.runs), asked)
-
-
-def _words(asked: Asked, sort: Sort) -> list[str]:
-    """What a cursor is of: the filters and the order."""
-    return [*asked.filters.words(), f"--sort={sort}"]
-
-
-def _note_next(app: App, sort: Sort, cursor: str, shown: int, asked: Asked) -> None:
-    which = "next" if asked.cursor is not None else f"{_FIRST[sort.field][not sort.descending]}"
-    limit = "" if asked.limit is None else f" -n {asked.limit}"
-    more = app.suggest(with_filters(f"lens list --sort {sort} --cursor {cursor}{limit}", asked.filters))
-    app.note(f"showing the {which} {shown}; next page: {more}")
-
-
-def _print_all(app: App, out: Output, view: View, wanted: RunFilter, sort: Sort, after: SortedPosition | None) -> None:
-    """Print all runs in a machine format."""
-    writer = out.writer(view)
-
-    async def work(backend: StateBackend) -> bool:
-        from flujo_lens.state.stale_runs import Signs, claims_of
-
-        found = False
-        signs = Signs(await claims_of(backend), app.world.now(), app.silent_after)
-        async for run in iter_sorted(backend, wanted, sort, after):
-            found = True
-            out.write(writer.line(signs.of(run)))
-            note_problems(app, [run])
-        return found
-
-    out.write(writer.head())
-    if not app.run(work):
-        app.note_no_runs("no runs match" if wanted != RunFilter() else "no runs in this store", wanted)
-    out.write(writer.tail())

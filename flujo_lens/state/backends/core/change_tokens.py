@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Hashable
-from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.core.port import TellsChanges
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
 
 __all__ = ["StoreChanges", "file_token", "folder_token", "settled"]
 
@@ -57,6 +60,8 @@ def folder_token(*folders: int | None) -> Hashable:
 
     The times of the folders alone would not tell that a line was added to a file.
     """
+    from hashlib import blake2b
+
     digest, newest = blake2b(digest_size=16), 0
     for folder in folders:
         newest = max(newest, _digest_files(folder, digest) if folder is not None else 0)

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.core.port import Space, ValueWork, run_without_waiting
 from flujo_lens.state.backends.core.rows import now_text
 from flujo_lens.state.backends.core.stored_claims import claims_in
@@ -66,12 +65,16 @@ def values_of(db: sqlite3.Connection, space: Space, keys: Sequence[str] | None) 
 
 
 def _row(space: Space, key: str, value: bytes) -> tuple[Any, ...]:
+    from flujo_lens.serialization import safe_loads
+
     if space == "claim":
         return tuple(safe_loads(value)[column] for column in queries.CLAIM_COLUMNS)
     return (key, value.decode(), now_text()) if space == "manifest" else (key, value.decode())
 
 
 def _value(space: Space, row: tuple[Any, ...]) -> bytes:
+    from flujo_lens.serialization import safe_dumps
+
     if space == "claim":
         return safe_dumps(dict(zip(queries.CLAIM_COLUMNS, row, strict=True)))
     return row[1] if isinstance(row[1], bytes) else str(row[1]).encode()
@@ -116,6 +119,8 @@ def bind(db: sqlite3.Connection, run_id: str, digest: str) -> None:
 
 def manifest_of_digest(db: sqlite3.Connection, digest: str) -> dict[str, Any] | None:
     """The manifest of a digest; None if there is none, or it cannot be read."""
+    from flujo_lens.serialization import safe_loads
+
     found = values_of(db, "manifest", [digest]).get(digest)
     try:
         manifest = None if found is None else safe_loads(found)
