@@ -311,6 +311,7 @@ def test_the_package_names_nothing_that_is_not_there() -> None:
         "crypto": "cryptography",
         "zstd": "zstandard",
         "parquet": "pyarrow",
+        "metrics": "prometheus_client",
     }
     extras = document["project"]["optional-dependencies"].keys() - {"all", "test", "docs", "flujo"}
     assert extras == {extra for extra, module in modules.items() if re.search(rf"\b{module}\b", code)}

@@ -61,6 +61,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "migrate": ("migrate:migrate", CARE),
     "optimize": ("optimize:optimize", CARE),
     "audit": ("audit", CARE),
+    "metrics": ("metrics", CARE),
     "tasks": ("tasks", ALSO),
     "evals": ("evals:evals", ALSO),
     "system": ("system", ALSO),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import accumulate
 
 from flujo_lens.state.costs import DIGITS
 from flujo_lens.state.fingerprint import normalise_error
-from flujo_lens.state.statistics import Durations, FailureGroup, PipelineStats, SpanStats, Stats
+from flujo_lens.state.statistics import DURATION_BOUNDS_MS, Durations, FailureGroup, PipelineStats, SpanStats, Stats
 from flujo_lens.state.views import RunFilter, RunSummary, Span
 
 __all__ = [
@@ -121,6 +123,15 @@ class Histogram:
         if high is not None and rank == self.buckets[bucket]:
             return _significant(high), True
         return _significant(BUCKET_RATIO ** (bucket + 0.5)), False
+
+    def within(self, bounds: Sequence[float]) -> tuple[int, ...]:
+        """How many of the durations are at most each of `bounds`; of many durations, right to 2 %."""
+        if self._few is not None:
+            ordered = sorted(self._few)
+            return tuple(bisect_right(ordered, bound) for bound in bounds)
+        known = sorted(self.buckets)
+        passed = list(accumulate((self.buckets[bucket] for bucket in known), initial=self.zeros))
+        return tuple(passed[bisect_right(known, math.log(bound) / _STEP - 0.5)] for bound in bounds)
 
     def durations(self) -> Durations:
         """Average and percentiles; empty if nothing was counted."""
@@ -240,6 +251,7 @@ def _pipeline(name: str, by: Mapping[str, int], lengths: Histogram, costs: Costs
         total_ms=lengths.total,
         cost_usd=costs.rounded,
         tokens=costs.tokens,
+        within=lengths.within(DURATION_BOUNDS_MS),
     )
 
 

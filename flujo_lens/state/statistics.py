@@ -8,7 +8,22 @@ from datetime import datetime
 
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["Durations", "FailureGroup", "GroupStats", "PipelineStats", "SpanStats", "Stats", "StoreStatus"]
+__all__ = [
+    "DURATION_BOUNDS_MS",
+    "Durations",
+    "FailureGroup",
+    "GroupStats",
+    "PipelineStats",
+    "SpanStats",
+    "Stats",
+    "StoreStatus",
+]
+
+DURATION_BOUNDS_MS = (
+    *(100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0, 120_000.0, 300_000.0, 600_000.0),
+    *(1_800_000.0, 3_600_000.0, 7_200_000.0, 21_600_000.0, 86_400_000.0, 604_800_000.0),
+)
+"""The bounds of `PipelineStats.within`: 0.1 seconds to a week. Monitoring keeps them, so they never change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +57,10 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStats:
-    """The runs of a pipeline in all versions. `measured` of them have ended, with `total_ms` in sum."""
+    """The runs of a pipeline in all versions. `measured` of them have ended, with `total_ms` in sum.
+
+    `within` has for each of `DURATION_BOUNDS_MS` how many took that long at most; empty if unknown.
+    """
 
     pipeline_name: str
     total: int
@@ -52,6 +70,7 @@ class PipelineStats:
     total_ms: float = 0.0
     cost_usd: float | None = None
     tokens: int | None = None
+    within: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

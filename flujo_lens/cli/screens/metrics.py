@@ -1,0 +1,147 @@
+"""Metrics for Prometheus: served by HTTP, or written as a file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import typer
+
+from flujo_lens.cli.context import App
+from flujo_lens.cli.metrics_server import MetricsServer
+from flujo_lens.cli.options import OutputOptions
+from flujo_lens.cli.output_file import write_file
+from flujo_lens.cli.signals import code_of, heard
+from flujo_lens.errors import LensError, OperationFailedError, UsageError
+from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.metrics import StoreMetrics, store_metrics
+from flujo_lens.rendering.export.prometheus import prometheus_text
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["CachedMetrics", "check_metrics_options", "print_metrics", "serve_metrics"]
+
+_POLL = 0.5
+"""Seconds between two looks at whether a signal came."""
+
+_READABLE = 0o644
+"""The permissions of a file for node_exporter, which runs as another user."""
+
+
+def _read(app: App, wanted: RunFilter) -> StoreMetrics:
+    async def work(backend: StateBackend) -> StoreMetrics:
+        return await store_metrics(backend, app.world.now(), app.silent_after, wanted)
+
+    return app.run(work)
+
+
+def _label(app: App) -> str:
+    return app.store.name or app.redactor.text(app.store.uri)
+
+
+# --- a file
+
+
+def check_metrics_options(output: OutputOptions, others: Mapping[str, object]) -> None:
+    """Refuse options that do not apply to metrics.
+
+    Raises:
+        UsageError: one was given.
+    """
+    given = {"--json": output.json, "--columns": output.columns, "--no-header": output.no_header, **others}
+    given |= {"--raw": output.raw, "--utc": output.utc, "--time": output.time}
+    wrong = [option for option, value in given.items() if value]
+    if wrong:
+        raise UsageError(f"-o prometheus and {wrong[0]} contradict each other")
+
+
+def print_metrics(app: App, wanted: RunFilter, file: str | None) -> None:
+    """Print the metrics, or write them to a file, in place of the one before.
+
+    If the store cannot be read, a file gets ``lens_up 0``, so that it is not taken for current.
+
+    Raises:
+        UsageError: node_exporter would not read a file of this name.
+        StoreError: the store cannot be read.
+    """
+    if file is not None and not file.endswith(".prom"):
+        raise UsageError(f"{file} does not end in .prom", hint="node_exporter reads only files that end in .prom")
+    begun = time.monotonic()
+    try:
+        text = prometheus_text(_label(app), _read(app, wanted), seconds=time.monotonic() - begun)
+    except LensError as error:
+        if file is not None and not isinstance(error, UsageError):
+            write_file(app, file, prometheus_text(_label(app), None), overwrite=True, mode=_READABLE)
+        raise
+    write_file(app, file or "-", text, overwrite=True, mode=_READABLE)
+
+
+# --- a server
+
+
+class CachedMetrics:
+    """The metrics of a store, read again when they are older than `interval` seconds.
+
+    Of scrapes at the same time, one reads and the others wait for it.
+    """
+
+    def __init__(self, app: App, interval: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app, self._interval, self._clock = app, interval, clock
+        self._lock = threading.Lock()
+        self._text = b""
+        self._until = float("-inf")
+        self._errors = 0
+        self._last_error = ""
+
+    def text(self) -> bytes:
+        """The metrics; if the store cannot be read, ``lens_up 0`` and the number of errors."""
+        with self._lock:
+            if self._clock() >= self._until:
+                self._text = self._collect()
+                self._until = self._clock() + self._interval
+            return self._text
+
+    def _collect(self) -> bytes:
+        begun = self._clock()
+        try:
+            figures = _read(self._app, RunFilter())
+        except Exception as error:  # noqa: BLE001 - a scrape must not end the server
+            self._errors += 1
+            self._note(error)
+            return prometheus_text(_label(self._app), None, errors=self._errors)
+        self._last_error = ""
+        seconds = self._clock() - begun
+        return prometheus_text(_label(self._app), figures, errors=self._errors, seconds=seconds)
+
+    def _note(self, error: Exception) -> None:
+        """Say on stderr what is wrong, once as long as it is the same."""
+        text = error.message if isinstance(error, LensError) else f"{type(error).__name__}: {error}"
+        if text != self._last_error:
+            self._last_error = text
+            self._app.note(f"cannot read the store: {text}")
+
+
+def serve_metrics(app: App, host: str, port: int, interval: float) -> None:
+    """Serve the metrics until a signal ends it.
+
+    Raises:
+        OperationFailedError: the address cannot be used.
+    """
+    prometheus_text("", None)  # the package is there
+    metrics = CachedMetrics(app, interval)
+    label = _label(app)
+    stop = Stop()
+    try:
+        server = MetricsServer((host, port), metrics.text)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OperationFailedError(
+            f"cannot listen on {host} port {port}: {reason}", hint="--port sets another port; 0 takes a free one"
+        ) from error
+    with server, heard(stop):
+        app.note(f"serving metrics of {label} on {server.url}; Ctrl-C ends it")
+        server.timeout = _POLL
+        while stop.signal is None:
+            server.handle_request()
+    raise typer.Exit(code_of(stop))

@@ -1,0 +1,116 @@
+"""The figures of a store for monitoring, by a fixed number of queries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.stale_runs import silent_ids
+from flujo_lens.state.statistics import PipelineStats
+from flujo_lens.state.views import RunFilter
+
+__all__ = ["RECENT", "USUAL_OVER", "StoreMetrics", "store_metrics"]
+
+RECENT = timedelta(hours=1)
+"""The window of recent failures."""
+
+USUAL_OVER = 24
+"""Number of windows before it, of which the average is usual."""
+
+_FAILED, _PAUSED, _RUNNING = (frozenset({status}) for status in ("failed", "paused", "running"))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreMetrics:
+    """The figures of a store at `read_at`.
+
+    Ages are in seconds, 0 if there is no such run: `waiting_age` since the last update of the run that has waited
+    longest for a person, `running_age` since the start of the oldest running run, `stale_age` since the last update of
+    the stale run that was updated first. `failures` are those of the last hour by pipeline, `usual_failures` the
+    average of the 24 hours before, of all pipelines.
+    """
+
+    read_at: datetime
+    pipelines: tuple[PipelineStats, ...] = ()
+    failures: Mapping[str, int] = field(default_factory=dict)
+    usual_failures: float = 0.0
+    waiting_age: float = 0.0
+    running_age: float = 0.0
+    stale_age: float = 0.0
+    stale: int = 0
+    size_bytes: int | None = None
+    last_write_at: datetime | None = None
+
+
+async def store_metrics(
+    backend: StateBackend, now: datetime, silent_after: timedelta, wanted: RunFilter
+) -> StoreMetrics:
+    """Read the figures of the runs that match.
+
+    Args:
+        backend: The store.
+        now: The current time.
+        silent_after: Time without activity after which a running run is stale.
+        wanted: Only these runs.
+    """
+    stats = await backend.read_stats(wanted)
+    failures, usual = await _failures(backend, now, wanted)
+    running, stale, stale_age = await _running(backend, now, silent_after, wanted)
+    facts = await backend.read_facts()
+    return StoreMetrics(
+        read_at=now,
+        pipelines=stats.by_pipeline,
+        failures=failures,
+        usual_failures=usual,
+        waiting_age=await _waiting(backend, now, wanted),
+        running_age=running,
+        stale_age=stale_age,
+        stale=stale,
+        size_bytes=facts.get("size_bytes"),
+        last_write_at=facts.get("last_write_at"),
+    )
+
+
+async def _failures(backend: StateBackend, now: datetime, wanted: RunFilter) -> tuple[Counter[str], float]:
+    """The runs that failed in the last hour by pipeline, and the average per hour of the day before."""
+    recent: Counter[str] = Counter()
+    before = 0
+    window = _narrowed(wanted, _FAILED)
+    first = now - RECENT * (USUAL_OVER + 1)
+    window = window._replace(active_since=max(first, window.active_since or first))
+    async for run in backend.iter_runs(window, ordered=False, details=False):
+        if run.updated_at is not None and run.updated_at >= now - RECENT:
+            recent[run.pipeline_name] += 1
+        else:
+            before += 1
+    return recent, before / USUAL_OVER
+
+
+async def _waiting(backend: StateBackend, now: datetime, wanted: RunFilter) -> float:
+    paused = backend.iter_runs(_narrowed(wanted, _PAUSED), ordered=False, details=False)
+    return max([_age(now, run.updated_at) async for run in paused], default=0.0)
+
+
+async def _running(
+    backend: StateBackend, now: datetime, silent_after: timedelta, wanted: RunFilter
+) -> tuple[float, int, float]:
+    """The age of the oldest running run, the number of stale ones, and the longest time without a sign."""
+    stale = set(await silent_ids(backend, wanted, now - silent_after, now))
+    oldest = longest = 0.0
+    async for run in backend.iter_runs(_narrowed(wanted, _RUNNING), ordered=False, details=False):
+        oldest = max(oldest, _age(now, run.created_at))
+        if run.run_id in stale:
+            longest = max(longest, _age(now, run.updated_at))
+    return oldest, len(stale), longest
+
+
+def _narrowed(wanted: RunFilter, statuses: frozenset[str]) -> RunFilter:
+    """The filter for these statuses, as far as it admits them."""
+    return wanted._replace(statuses=statuses & wanted.statuses or frozenset({""}) if wanted.statuses else statuses)
+
+
+def _age(now: datetime, when: datetime | None) -> float:
+    return max((now - when).total_seconds(), 0.0) if when is not None else 0.0
