@@ -35,8 +35,10 @@ from prometheus_client.parser import text_string_to_metric_families
 MONITORING = Path(__file__).resolve().parent.parent / "docs" / "monitoring"
 MORE_RUNS = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
-INSERT INTO runs (run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at, updated_at, execution_time_ms)
-SELECT 'more-' || i, '', {name}, '1', {status}, '2026-11-21T0' || (i % 3) || ':00:00+00:00', '2026-11-21T03:00:00+00:00', i
+INSERT INTO runs (run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at, updated_at,
+    execution_time_ms)
+SELECT 'more-' || i, '', {name}, '1', {status}, '2026-11-21T0' || (i % 3) || ':00:00+00:00',
+    '2026-11-21T03:00:00+00:00', i
 FROM n
 """
 
