@@ -10,6 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 from flujo_lens.errors import BusyError, LensError, RunNotFoundError, StoreError
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import Claim
+from flujo_lens.state.filtering import matches
 from flujo_lens.state.stale_runs import RUNNING, Signs, claims_of
 from flujo_lens.state.traces import flatten
 from flujo_lens.state.views import GONE, RunDetail, RunFilter, RunSummary, Span, StepRecord
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_PAUSED, _FINISHED = frozenset({"paused"}), frozenset({"completed", "failed", "cancelled"})
+_PAUSED, _FAILED = frozenset({"paused"}), frozenset({"failed"})
 _UNCHANGED_SHARE, _READ_SHARE = 120.0, 4.0
 """A pause is at least this many times as long as looking at an unchanged store (CPU) or reading it (time) took."""
 
@@ -105,7 +106,7 @@ class Activity(NamedTuple):
     """The runs that are active, or were lately.
 
     Attributes:
-        runs: Running runs, and those updated since `since`, by id, without details.
+        runs: Running runs, and those that began, or were seen to be updated, since `since`, by id.
         paused: The number of paused runs.
         shown: Paused and other runs to show, with details: running, paused and finished ones, each the newest first.
         claims: The claims on running runs.
@@ -125,15 +126,28 @@ class Activity(NamedTuple):
         return self._replace(runs=runs, shown=tuple(map(signs.of, self.shown)))
 
     @property
+    def waiting(self) -> list[str]:
+        """The ids of the paused runs that are shown."""
+        return [run.run_id for run in self.shown if run.status in _PAUSED]
+
+    @property
     def running(self) -> dict[str, RunSummary]:
         """The running runs by id."""
         return {run_id: run for run_id, run in self.runs.items() if run.status in RUNNING}
 
 
 async def read_activity(
-    backend: StateBackend, wanted: RunFilter, now: datetime, recent: timedelta, limit: int
+    backend: StateBackend,
+    wanted: RunFilter,
+    now: datetime,
+    recent: timedelta,
+    limit: int,
+    before: Activity | None = None,
 ) -> Activity:
     """Read what goes on in a store.
+
+    No store finds runs by their last update without reading all of them. So runs are found by their status and start,
+    and those that an earlier reading had by their ids.
 
     Args:
         backend: The store.
@@ -141,12 +155,18 @@ async def read_activity(
         now: The current time.
         recent: How long a finished run is shown.
         limit: Maximum number of runs with details, of each kind; with 0, paused runs are not counted.
+        before: The reading before this one.
     """
     since = now - recent
     runs: dict[str, RunSummary] = {}
-    for asked in _active(wanted, since):
+    for asked in _active(wanted, since, is_first=before is None):
         async for run in backend.iter_runs(asked, ordered=False, details=False):
             runs[run.run_id] = run
+    if before is not None:
+        left = [run_id for run_id in (*before.runs, *before.waiting) if run_id not in runs]
+        for run in await backend.read_summaries(left):
+            if run.updated_at is not None and run.updated_at >= since and matches(wanted, run):
+                runs[run.run_id] = run
     running = [run for run in runs.values() if run.status in RUNNING]
     finished = [run for run in runs.values() if run.status not in RUNNING | _PAUSED]
     paused, waiting = await _read_paused(backend, wanted, limit)
@@ -157,12 +177,14 @@ async def read_activity(
     return Activity(runs, paused, shown, claims, since)
 
 
-def _active(wanted: RunFilter, since: datetime) -> Iterator[RunFilter]:
-    """The filters of running runs, and of those updated lately."""
+def _active(wanted: RunFilter, since: datetime, *, is_first: bool) -> Iterator[RunFilter]:
+    """The filters of running runs, of those that began lately, and at first of those that failed lately."""
     if not wanted.statuses or wanted.statuses & RUNNING:
         yield wanted._replace(statuses=RUNNING)
-    lately = since if wanted.active_since is None else max(since, wanted.active_since)
-    yield wanted._replace(active_since=lately)
+    yield wanted._replace(since=since if wanted.since is None else max(since, wanted.since))
+    if is_first and (not wanted.statuses or wanted.statuses & _FAILED):
+        lately = since if wanted.active_since is None else max(since, wanted.active_since)
+        yield wanted._replace(statuses=_FAILED, active_since=lately)
 
 
 async def _read_paused(backend: StateBackend, wanted: RunFilter, limit: int) -> tuple[int, Sequence[RunSummary]]:

@@ -84,7 +84,7 @@ async def _print_events(
 
     async def read() -> tuple[Activity, list[Event]]:
         nonlocal seen
-        found = await read_activity(backend, wanted(), now(), asked.recent, 0)
+        found = await read_activity(backend, wanted(), now(), asked.recent, 0, seen)
         events = await activity_events(backend, seen, found)
         seen = found
         return found, events
@@ -104,10 +104,13 @@ async def _print_events(
 async def _draw_runs(
     app: App, out: Output, asked: WatchArguments, backend: StateBackend, wanted: Callable[[], RunFilter]
 ) -> None:
-    def read() -> Awaitable[Activity]:
-        return read_activity(backend, wanted(), app.world.now(), asked.recent, _MOST_ROWS)
+    table = _RunTable(
+        app, out, asked, await read_activity(backend, wanted(), app.world.now(), asked.recent, _MOST_ROWS)
+    )
 
-    table = _RunTable(app, out, asked, await read())
+    def read() -> Awaitable[Activity]:
+        return read_activity(backend, wanted(), app.world.now(), asked.recent, _MOST_ROWS, table.activity)
+
     with LiveScreen(app, table.rendered) as screen:
         screen.draw()
         async for look in looks(backend, read, table.activity, asked.interval, screen.sleep):
