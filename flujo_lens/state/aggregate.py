@@ -347,6 +347,11 @@ class RunTally:
         if failures:
             self.bad += bool(run.problems)
 
+    def add_failure(self, run: RunSummary) -> None:
+        """Count the error and the problems of a failed run, which was counted without them."""
+        self.failures.add_run(run)
+        self.bad += bool(run.problems)
+
     def count(
         self, name: str, status: str, ms: float | None, waits: bool, costs: tuple[float | None, int | None]
     ) -> None:

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flujo_lens.errors import UnknownValueError, UsageError
 from flujo_lens.state.aggregate import ENDED, Costs, Histogram, RunTally, by_size
 from flujo_lens.state.filtering import meta_text
 from flujo_lens.state.fingerprint import normalise_error
 from flujo_lens.state.statistics import GroupStats, Stats
-from flujo_lens.state.views import RunFilter, RunSummary, StepRecord
+from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary, StepRecord
 
-__all__ = ["DIMENSIONS", "META", "GroupTally", "Grouping", "Moment", "parse_grouping"]
+__all__ = ["DIMENSIONS", "META", "GroupTally", "Grouping", "Moment", "PlainRun", "parse_grouping"]
 
 DIMENSIONS = ("pipeline", "version", "status", "day", "hour", "error", "step", "model")
 META = "meta:"
@@ -27,6 +28,7 @@ MOST_GROUPS = 20_000
 """After this many groups, the rest are counted as one: an error or a metadata value can differ in every run."""
 
 OTHERS = "(others)"
+_MINUTE = len("2026-11-30T13:05")
 
 
 class Moment(NamedTuple):
@@ -79,6 +81,14 @@ def _moment(start: datetime, zone: tzinfo) -> Moment:
     return Moment(f"{there:%Y-%m-%d}", f"{begin:%Y-%m-%dT%H:%M:%SZ}", there.hour, there.minute // 5)
 
 
+@lru_cache(maxsize=4096)
+def _stored_moment(minute: str, end: str, zone: tzinfo) -> Moment | None:
+    """The moment of a stored start: its text as far as the minute, and its end, in which an offset may be."""
+    offset = end if end[:1] in ("+", "-") else "+00:00"
+    start = parse_instant(f"{minute}:00{offset}")
+    return None if start is None else _moment(start, zone)
+
+
 def parse_grouping(names: Iterable[str], zone: tzinfo) -> Grouping:
     """The grouping of ``--by a --by b`` or ``--by a,b``.
 
@@ -101,6 +111,26 @@ def _parts(text: str) -> list[str]:
     return [text] if text.startswith(META) else text.split(",")
 
 
+class PlainRun(NamedTuple):
+    """The figures of a run as an engine reads them for statistics; `start` is as it is stored, in UTC."""
+
+    run_id: str
+    pipeline_name: str
+    pipeline_version: str
+    status: str
+    start: Any
+    duration_ms: float | None
+    counts_waiting: bool
+    cost_usd: float | None
+    tokens: int | None
+
+    def value(self, field: str) -> float | None:
+        """What it is sorted by: ``duration`` (None while it runs), ``cost`` or ``tokens``."""
+        if field == "duration":
+            return None if self.status in ("running", UNREADABLE) else self.duration_ms
+        return self.cost_usd if field == "cost" else self.tokens
+
+
 class GroupTally:
     """Counts, durations, costs and tokens by group. Memory grows with the number of groups, up to `MOST_GROUPS`."""
 
@@ -109,17 +139,24 @@ class GroupTally:
         self._groups: dict[tuple[str | None, ...], _Group] = {}
         self._getters = tuple(_getter(name) for name in grouping.by)
 
-    def add(self, run: RunSummary) -> None:
+    def add(self, run: RunSummary | PlainRun) -> None:
         """Count one run."""
-        moment = self._grouping.moment(run.created_at)
+        moment = self._moment(run)
         ms = run.duration_ms if run.status in ENDED else None
         group = self.group(tuple(get(run, None, moment) for get in self._getters))
         group.add(run.status, ms, run.counts_waiting, run.cost_usd, run.tokens)
         group.note(self._part(moment))
 
+    def _moment(self, run: RunSummary | PlainRun) -> Moment | None:
+        if self._grouping.of_time is None:
+            return None
+        if isinstance(run, PlainRun):
+            return _stored_moment(run.start[:_MINUTE], run.start[_MINUTE:][-6:], self._grouping.zone)
+        return self._grouping.moment(run.created_at)
+
     def add_steps(self, run: RunSummary, steps: Sequence[StepRecord]) -> None:
         """Count the executed steps of a run."""
-        moment = self._grouping.moment(run.created_at)
+        moment = self._moment(run)
         for step in steps:
             group = self.group(tuple(get(run, step, moment) for get in self._getters))
             group.add(step.status, step.duration_ms, False, step.cost_usd, step.token_counts)
@@ -153,21 +190,30 @@ class GroupedTally:
     """What `StateBackend.read_grouped_stats` returns, counted run by run."""
 
     def __init__(self, grouping: Grouping) -> None:
-        self._grouping, self._groups, self._runs = grouping, GroupTally(grouping), RunTally()
+        self._grouping, self._groups, self.runs = grouping, GroupTally(grouping), RunTally()
 
     def add(self, run: RunSummary, *, failures: bool = True) -> None:
         """Count one run; `failures` as of `RunTally.add`."""
-        self._runs.add(run, failures=failures)
-        self._groups.add(run)
+        self.runs.add(run, failures=failures)
+        if self._grouping.by:
+            self._groups.add(run)
+
+    def add_plain(self, run: PlainRun) -> None:
+        """Count one run, whose failure is counted apart."""
+        self.runs.count(
+            run.pipeline_name, run.status, run.duration_ms, run.counts_waiting, costs=(run.cost_usd, run.tokens)
+        )
+        if self._grouping.by:
+            self._groups.add(run)
 
     def add_steps(self, run: RunSummary, steps: Sequence[StepRecord]) -> None:
         """Count one run, and its steps."""
-        self._runs.add(run)
+        self.runs.add(run)
         self._groups.add_steps(run, steps)
 
-    def stats(self, wanted: RunFilter) -> Stats:
-        """The statistics of the counted runs, which match `wanted`."""
-        return replace(self._runs.stats(wanted), by=self._grouping.by, groups=self._groups.groups())
+    def stats(self, wanted: RunFilter, bad: str = "runs") -> Stats:
+        """The statistics of the counted runs, which match `wanted`; `bad` as of `RunTally.stats`."""
+        return replace(self.runs.stats(wanted, bad), by=self._grouping.by, groups=self._groups.groups())
 
 
 def _sortable(value: str | None) -> tuple[bool, str]:
@@ -208,7 +254,7 @@ class _Group:
         )
 
 
-_Getter = Callable[[RunSummary, StepRecord | None, Moment | None], str | None]
+_Getter = Callable[[Any, StepRecord | None, Moment | None], str | None]
 
 _GETTERS: dict[str, _Getter] = {
     "pipeline": lambda run, step, moment: run.pipeline_name,

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.port import ValueWork
     from flujo_lens.state.claims import Progress, ResumableGroup
     from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
+    from flujo_lens.state.groups import Grouping
     from flujo_lens.state.maintenance import (
         Finding,
         Migration,
@@ -429,6 +430,22 @@ class SQLiteBackend(StoreChanges, SqliteTransfer):
         from flujo_lens.state.backends.sqlite.reads import statistics
 
         return await self._store.read(lambda session: statistics.run_stats(session, findable_filter(wanted)))
+
+    async def read_grouped_stats(self, wanted: RunFilter, grouping: Grouping, *, whole: bool = True) -> Stats:
+        """Return `read_stats` with groups; those of runs in one pass, those of steps run by run."""
+        from flujo_lens.state.backends.sqlite.reads import statistics
+
+        if grouping.of_steps:
+            return await super().read_grouped_stats(wanted, grouping, whole=whole)
+        sought = findable_filter(wanted)
+        return await self._store.read(lambda session: statistics.run_stats(session, sought, grouping, failures=whole))
+
+    async def iter_sort_values(self, wanted: RunFilter, field: str) -> AsyncIterator[tuple[str, float | None]]:
+        """Yield ids with what they are sorted by, on a connection of its own."""
+        from flujo_lens.state.backends.sqlite.reads.sort_values import sort_values
+
+        async for value in self._store.iterate(partial(sort_values, wanted=findable_filter(wanted), field=field)):
+            yield value
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
         """Return counts and durations of spans by name; may be called while `read_stats` runs."""

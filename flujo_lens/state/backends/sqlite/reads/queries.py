@@ -361,6 +361,16 @@ def columns_of_runs(shape: Shape, table: str, names: Sequence[str]) -> str:
     return f"SELECT {columns} FROM {table} t WHERE t.run_id IN (SELECT value FROM json_each(?))"
 
 
+def sizes(shape: Shape) -> str:
+    """Ids in ``temp.wanted``, and the bytes of all values of their rows."""
+    parts = []
+    for table in (_WS, _RUNS, "steps", "spans", "evaluations"):
+        if shape.has(table, "run_id"):
+            values = " + ".join(f'COALESCE(length(CAST(t."{c}" AS BLOB)), 0)' for c in sorted(shape.columns[table]))
+            parts.append(f"(SELECT CAST(total({values}) AS INTEGER) FROM {table} t WHERE t.run_id = w.run_id)")
+    return f"SELECT w.run_id, {' + '.join(parts)} FROM temp.wanted w"
+
+
 # --- one run
 
 
@@ -442,27 +452,28 @@ COSTED_STEPS = 16
 """Steps of a history whose cost and tokens SQLite extracts; a longer history is handed out whole."""
 
 
-def plain_runs(shape: Shape, where: str = "1") -> str:
+def plain_runs(shape: Shape, *, costs: bool = True) -> str:
     """Runs with a name of their own and a status beyond doubt: what statistics are made of, one row a run.
 
     The columns: id, name, version, status, start, length in milliseconds, whether it is the time from start to end,
-    then `history_costs`, and cost and tokens without a history. The states that are not completed are in ``temp.odd``.
+    then (for `costs`) `history_costs`, and cost and tokens without a history. The states that are not completed are in
+    ``temp.odd``.
     """
     start, end = shape.pick(_RUNS, "r", *start_columns(shape)), shape.pick(_RUNS, "r", "end_time", "updated_at")
-    elapsed = f"({_seconds(end)} - {_seconds(start)}) * 1000.0"
+    elapsed = f"round(({_seconds(end)} - {_seconds(start)}) * 1000.0, 3)"
     stored = _sensible(shape.col(_RUNS, "r", "execution_time_ms"))
     status = (
         "COALESCE(CASE WHEN s.rowid IS NOT NULL THEN NULLIF(COALESCE(o.status, 'completed'), '') END, "
         f"NULLIF(r.status, ''), '{UNREADABLE}')"
     )
     s, r = _Side(shape, _WS, "s", True), _Side(shape, _RUNS, "r", True)
-    costs = ", ".join((*history_costs(s("step_history")), *_stored_costs(shape, "r.run_id", s, r)))
+    more = (*history_costs(s("step_history")), *_stored_costs(shape, "r.run_id", s, r)) if costs else ()
     return (
         f"SELECT r.run_id, r.pipeline_name, {r('pipeline_version')}, {status}, {start}, "
-        f"COALESCE({stored}, {_sensible(elapsed)}), {stored} IS NULL, {costs} FROM runs r "
+        f"{', '.join((f'COALESCE({stored}, {_sensible(elapsed)})', f'{stored} IS NULL', *more))} FROM runs r "
         "LEFT JOIN workflow_state s ON s.run_id = r.run_id LEFT JOIN temp.odd o ON o.id = s.rowid "
         f"WHERE r.run_id IS NOT NULL AND r.pipeline_name NOT IN {NO_NAME} "
-        f"AND NOT COALESCE({doubtful('o.status', 'r.status')}, 0) AND {where}"
+        f"AND NOT COALESCE({doubtful('o.status', 'r.status')}, 0)"
     )
 
 
@@ -514,9 +525,14 @@ def _span_ms() -> str:
 
 
 def _seconds(text: str) -> str:
-    """SQL for a stored UTC time in seconds, with its microseconds (SQLite's own functions have milliseconds)."""
+    """SQL for a stored UTC time in seconds, with its microseconds (SQLite's own functions have milliseconds).
+
+    The fraction is cut off before SQLite sees it, for it rounds .9995 up to the next second.
+    """
     fraction = f"CASE WHEN substr({text}, 20, 1) = '.' THEN CAST(substr({text}, 20, 7) AS REAL) ELSE 0 END"
-    whole = f"unixepoch({text})" if sqlite3.sqlite_version_info >= (3, 38) else f"strftime('%s', {text})"
+    epoch = "unixepoch({})" if sqlite3.sqlite_version_info >= (3, 38) else "strftime('%s', {})"
+    is_utc = f"length({text}) <= 26 OR substr({text}, -6) = '+00:00'"
+    whole = f"CASE WHEN {is_utc} THEN {epoch.format(f'substr({text}, 1, 19)')} ELSE {epoch.format(text)} END"
     return f"({whole} + {fraction})"
 
 

@@ -10,23 +10,23 @@ import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from orjson import loads
 
-from flujo_lens.state.aggregate import RunTally, SpanTally
+from flujo_lens.state.aggregate import SpanTally
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.run_selection import select, with_details
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape
 from flujo_lens.state.costs import total_of
+from flujo_lens.state.groups import GroupedTally, Grouping, PlainRun
 from flujo_lens.state.interpret import RawRun, cost_of
 from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = [
-    "PlainRun",
     "facts",
     "is_plain",
     "last_write",
@@ -72,12 +72,16 @@ def _size(path: str) -> int:
         return 0
 
 
-def run_stats(session: Session, wanted: RunFilter) -> Stats:
-    """Statistics over the runs that `wanted` admits."""
-    tally = RunTally()
-    if wanted == RunFilter() and is_plain(session.shape):
+def run_stats(session: Session, wanted: RunFilter, grouping: Grouping | None = None, *, failures: bool = True) -> Stats:
+    """Statistics over the runs that `wanted` admits, also by groups of runs.
+
+    Without `failures`, these are not looked at.
+    """
+    tally = GroupedTally(grouping or Grouping(()))
+    details = grouping is not None and grouping.needs_details
+    if wanted == RunFilter() and is_plain(session.shape) and not details:
         for plain in plain_runs(session):
-            tally.count(plain.name, plain.status, plain.ms, plain.counts_waiting, costs=(plain.cost_usd, plain.tokens))
+            tally.add_plain(plain)
         for odd in odd_runs(session):
             tally.add(odd, failures=False)
         failed: Iterator[RunSummary] = (
@@ -85,49 +89,25 @@ def run_stats(session: Session, wanted: RunFilter) -> Stats:
         )
     else:
         ids = []
-        for run in select(session, wanted, None, False, ordered=False, details=False, costs=True):
+        for run in select(session, wanted, None, False, ordered=False, details=details, costs=True):
             tally.add(run, failures=False)
-            if run.status == "failed":
+            if run.status == "failed" and failures:
                 ids.append(run.run_id)
         failed = with_details(session, ids)
-    for run in failed:
-        tally.failures.add_run(run)
-        tally.bad += bool(run.problems)
+    for run in failed if failures else ():
+        tally.runs.add_failure(run)
     return tally.stats(wanted, "failed runs")
 
 
-class PlainRun(NamedTuple):
-    """A run whose name and status SQL tells: what statistics are made of. The fields are those of `RunSummary`."""
-
-    run_id: str
-    name: str
-    version: str
-    status: str
-    start: Any
-    ms: float | None
-    counts_waiting: bool
-    cost_usd: float | None
-    tokens: int | None
-
-
-def plain_runs(session: Session, where: str = "1") -> Iterator[PlainRun]:
+def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
     """The runs of a plain store (see `is_plain`) without the `odd_runs`, in no order; notes the odd states."""
     _note_odd_states(session)
-    for run_id, name, version, status, start, ms, waits, costs, history, cost, tokens in session.rows(
-        queries.plain_runs(session.shape, where)
-    ):
-        usd, count = _costs(as_text(run_id), costs, history, cost, tokens)
-        yield PlainRun(
-            as_text(run_id),
-            as_text(name),
-            as_text(version or "latest"),
-            as_text(status),
-            start,
-            ms,
-            bool(waits) and ms is not None,
-            usd,
-            count,
-        )
+    rows = session.rows(queries.plain_runs(session.shape, costs=costs))
+    for run_id, name, version, status, start, ms, waits, *stored in rows:
+        run_id = as_text(run_id)
+        usd, tokens = _costs(run_id, *stored) if costs else (None, None)
+        name, version, status = as_text(name), as_text(version or "latest"), as_text(status)
+        yield PlainRun(run_id, name, version, status, start, ms, bool(waits) and ms is not None, usd, tokens)
 
 
 def _costs(run_id: str, extracted: Any, history: Any, cost: Any, tokens: Any) -> tuple[float | None, int | None]:
