@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -28,7 +28,8 @@ MOST_GROUPS = 20_000
 """After this many groups, the rest are counted as one: an error or a metadata value can differ in every run."""
 
 OTHERS = "(others)"
-_MINUTE = len("2026-11-30T13:05")
+_HOUR, _MINUTE, _MINUTES = len("2026-11-30T13"), len("2026-11-30T13:05"), slice(14, 16)
+_MOST_KNOWN = 20_000
 
 
 class Moment(NamedTuple):
@@ -64,6 +65,12 @@ class Grouping(NamedTuple):
         """Whether it asks for what is inside the blobs of a run, apart from its cost."""
         return any(name in _IN_DETAILS or name.startswith(META) for name in self.by)
 
+    @property
+    def has_whole_hours(self) -> bool:
+        """Whether hours in its zone begin where they begin in UTC."""
+        offset = datetime.now(self.zone).utcoffset() or timedelta(0)
+        return offset % timedelta(hours=1) == timedelta(0)
+
     def moment(self, start: datetime | None) -> Moment | None:
         """A start in the zone of this grouping; None for a run without a readable one."""
         if start is None:
@@ -79,14 +86,6 @@ def _moment(start: datetime, zone: tzinfo) -> Moment:
         there = start.astimezone(UTC)
     begin = (there - timedelta(minutes=there.minute)).astimezone(UTC)
     return Moment(f"{there:%Y-%m-%d}", f"{begin:%Y-%m-%dT%H:%M:%SZ}", there.hour, there.minute // 5)
-
-
-@lru_cache(maxsize=4096)
-def _stored_moment(minute: str, end: str, zone: tzinfo) -> Moment | None:
-    """The moment of a stored start: its text as far as the minute, and its end, in which an offset may be."""
-    offset = end if end[:1] in ("+", "-") else "+00:00"
-    start = parse_instant(f"{minute}:00{offset}")
-    return None if start is None else _moment(start, zone)
 
 
 def parse_grouping(names: Iterable[str], zone: tzinfo) -> Grouping:
@@ -112,12 +111,15 @@ def _parts(text: str) -> list[str]:
 
 
 class PlainRun(NamedTuple):
-    """The figures of a run as an engine reads them for statistics; `start` is as it is stored, in UTC."""
+    """The figures of a run as an engine reads them for statistics.
 
-    run_id: str
-    pipeline_name: str
-    pipeline_version: str
-    status: str
+    Texts are as they are stored, which may be bytes; `start` is in UTC, if it has no offset.
+    """
+
+    run_id: Any
+    pipeline_name: Any
+    pipeline_version: Any
+    status: Any
     start: Any
     duration_ms: float | None
     counts_waiting: bool
@@ -139,7 +141,7 @@ class GroupTally:
         self._groups: dict[tuple[str | None, ...], _Group] = {}
         self._getters = tuple(_getter(name) for name in grouping.by)
 
-    def add(self, run: RunSummary | PlainRun) -> None:
+    def add(self, run: RunSummary) -> None:
         """Count one run."""
         moment = self._moment(run)
         ms = run.duration_ms if run.status in ENDED else None
@@ -147,12 +149,39 @@ class GroupTally:
         group.add(run.status, ms, run.counts_waiting, run.cost_usd, run.tokens)
         group.note(self._part(moment))
 
-    def _moment(self, run: RunSummary | PlainRun) -> Moment | None:
-        if self._grouping.of_time is None:
-            return None
-        if isinstance(run, PlainRun):
-            return _stored_moment(run.start[:_MINUTE], run.start[_MINUTE:][-6:], self._grouping.zone)
-        return self._grouping.moment(run.created_at)
+    def add_plain(self, runs: Iterable[PlainRun]) -> None:
+        """Count runs. The moment of an hour, and the group of what SQL tells, are looked up once."""
+        timed, by_day = self._grouping.of_time is not None, self._grouping.of_time == "day"
+        size = _HOUR if self._grouping.has_whole_hours else _MINUTE
+        moments: dict[str, Moment | None] = {}
+        known: dict[Any, _Group] = {}
+        moment = None
+        for _, name, version, status, start, ms, waits, usd, tokens in runs:
+            if timed:
+                hour = start[:size]
+                moment = moments[hour] if hour in moments else moments.setdefault(hour, self._hour(start))
+            at = (name, version, status, moment and (moment.day if by_day else moment.hour))
+            group = known.get(at) or self._plain_group(known, at, moment)
+            group.add(status, ms if status in ENDED else None, waits, usd, tokens)
+            if moment is not None:
+                part = moment.part_of_hour if size == _MINUTE else int(start[_MINUTES]) // 5
+                group.trend[moment.hour_of_day if by_day else part] += 1
+
+    def _hour(self, start: Any) -> Moment | None:
+        """The moment of a stored start, good for all of its hour, or else its minute."""
+        return self._grouping.moment(parse_instant(start))
+
+    def _plain_group(self, known: dict[Any, _Group], at: tuple[Any, ...], moment: Moment | None) -> _Group:
+        """The group of a name, a version, a status and a moment, which is remembered."""
+        if len(known) > _MOST_KNOWN:
+            known.clear()
+        name, version, status = map(_text, at[:3])
+        shown = RunSummary("", name, version, status)
+        found = known[at] = self.group(tuple(get(shown, None, moment) for get in self._getters))
+        return found
+
+    def _moment(self, run: RunSummary) -> Moment | None:
+        return self._grouping.moment(run.created_at) if self._grouping.of_time is not None else None
 
     def add_steps(self, run: RunSummary, steps: Sequence[StepRecord]) -> None:
         """Count the executed steps of a run."""
@@ -187,24 +216,39 @@ class GroupTally:
 
 
 class GroupedTally:
-    """What `StateBackend.read_grouped_stats` returns, counted run by run."""
+    """What `StateBackend.read_grouped_stats` returns, counted run by run.
 
-    def __init__(self, grouping: Grouping) -> None:
+    Args:
+        grouping: What is grouped by; without names, only pipelines are counted.
+        whole: Whether pipelines are counted, too.
+    """
+
+    def __init__(self, grouping: Grouping, *, whole: bool = True) -> None:
         self._grouping, self._groups, self.runs = grouping, GroupTally(grouping), RunTally()
+        self._whole = whole
 
     def add(self, run: RunSummary, *, failures: bool = True) -> None:
         """Count one run; `failures` as of `RunTally.add`."""
-        self.runs.add(run, failures=failures)
+        if self._whole:
+            self.runs.add(run, failures=failures)
         if self._grouping.by:
             self._groups.add(run)
 
-    def add_plain(self, run: PlainRun) -> None:
-        """Count one run, whose failure is counted apart."""
-        self.runs.count(
-            run.pipeline_name, run.status, run.duration_ms, run.counts_waiting, costs=(run.cost_usd, run.tokens)
-        )
+    def add_plain(self, runs: Iterable[PlainRun]) -> None:
+        """Count runs, whose failures are counted apart."""
+        if self._whole:
+            runs = self._counted(runs)
         if self._grouping.by:
-            self._groups.add(run)
+            self._groups.add_plain(runs)
+        else:
+            deque(runs, maxlen=0)
+
+    def _counted(self, runs: Iterable[PlainRun]) -> Iterator[PlainRun]:
+        for run in runs:
+            costs = run.cost_usd, run.tokens
+            name, status = _text(run.pipeline_name), _text(run.status)
+            self.runs.count(name, status, run.duration_ms, run.counts_waiting, costs)
+            yield run
 
     def add_steps(self, run: RunSummary, steps: Sequence[StepRecord]) -> None:
         """Count one run, and its steps."""
@@ -213,7 +257,25 @@ class GroupedTally:
 
     def stats(self, wanted: RunFilter, bad: str = "runs") -> Stats:
         """The statistics of the counted runs, which match `wanted`; `bad` as of `RunTally.stats`."""
-        return replace(self.runs.stats(wanted, bad), by=self._grouping.by, groups=self._groups.groups())
+        found, groups = self.runs.stats(wanted, bad), self._groups.groups()
+        if not self._whole:
+            found = _totals(found, groups)
+        return replace(found, by=self._grouping.by, groups=groups)
+
+
+def _totals(stats: Stats, groups: Iterable[GroupStats]) -> Stats:
+    """The statistics with the totals of groups of runs."""
+    counts: Counter[str] = Counter()
+    costs = Costs()
+    for group in groups:
+        counts.update(group.by_status)
+        costs.add(group.cost_usd, group.tokens)
+    by_status = by_size(counts)
+    return replace(stats, total=counts.total(), by_status=by_status, cost_usd=costs.rounded, tokens=costs.tokens)
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _sortable(value: str | None) -> tuple[bool, str]:

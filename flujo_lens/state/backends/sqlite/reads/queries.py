@@ -163,8 +163,12 @@ def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool) 
 
 
 def _stored_costs(shape: Shape, run_id: str, s: _Side, r: _Side) -> tuple[str, str]:
+    return _costs_without(s("step_history"), r("total_cost"), shape, run_id)
+
+
+def _costs_without(history: str, cost: str, shape: Shape, run_id: str) -> tuple[str, str]:
     """Cost and tokens by the rows of ``steps`` (of a repeated step, the last), else by ``runs``, without a history."""
-    untold = f"COALESCE(length({s('step_history')}), 0) <= 2"
+    untold = f"COALESCE({history}, '') IN ('', '[]', 'null')"
     row, has_steps = shape.row("steps"), shape.has("steps", "run_id", "step_index", "step_name")
     sums = {}
     for names in (("cost_usd", "cost"), ("token_counts", "tokens")):
@@ -172,8 +176,8 @@ def _stored_costs(shape: Shape, run_id: str, s: _Side, r: _Side) -> tuple[str, s
         last = f"SELECT {value} AS value, max(t.{row}) FROM steps t WHERE t.run_id = {run_id}"
         rows = f"{last} GROUP BY step_index, step_name"
         sums[names[0]] = f"(SELECT sum(value) FROM ({rows}))" if has_steps else "NULL"
-    cost = f"COALESCE({sums['cost_usd']}, {r('total_cost')})"
-    return f"CASE WHEN {untold} THEN {cost} END", f"CASE WHEN {untold} THEN {sums['token_counts']} END"
+    found = f"COALESCE({sums['cost_usd']}, {cost})"
+    return f"CASE WHEN {untold} THEN {found} END", f"CASE WHEN {untold} THEN {sums['token_counts']} END"
 
 
 # --- walks
@@ -458,23 +462,30 @@ def plain_runs(shape: Shape, *, costs: bool = True) -> str:
     The columns: id, name, version, status, start, length in milliseconds, whether it is the time from start to end,
     then (for `costs`) `history_costs`, and cost and tokens without a history. The states that are not completed are in
     ``temp.odd``.
+
+    The LIMIT keeps SQLite from merging the two queries: it would read a history, which lies on pages of its own, once
+    for each mention.
     """
+    s, r = _Side(shape, _WS, "s", True), _Side(shape, _RUNS, "r", True)
     start, end = shape.pick(_RUNS, "r", *start_columns(shape)), shape.pick(_RUNS, "r", "end_time", "updated_at")
-    elapsed = f"round(({_seconds(end)} - {_seconds(start)}) * 1000.0, 3)"
-    stored = _sensible(shape.col(_RUNS, "r", "execution_time_ms"))
     status = (
         "COALESCE(CASE WHEN s.rowid IS NOT NULL THEN NULLIF(COALESCE(o.status, 'completed'), '') END, "
         f"NULLIF(r.status, ''), '{UNREADABLE}')"
     )
-    s, r = _Side(shape, _WS, "s", True), _Side(shape, _RUNS, "r", True)
-    more = (*history_costs(s("step_history")), *_stored_costs(shape, "r.run_id", s, r)) if costs else ()
-    return (
-        f"SELECT r.run_id, r.pipeline_name, {r('pipeline_version')}, {status}, {start}, "
-        f"{', '.join((f'COALESCE({stored}, {_sensible(elapsed)})', f'{stored} IS NULL', *more))} FROM runs r "
+    source = (
+        f"SELECT r.run_id AS run_id, r.pipeline_name AS name, {r('pipeline_version')} AS version, {status} AS status, "
+        f"{start} AS start, {end} AS end, {_sensible(r('execution_time_ms'))} AS spent, {r('total_cost')} AS cost, "
+        f"{s('step_history') if costs else 'NULL'} AS history FROM runs r "
         "LEFT JOIN workflow_state s ON s.run_id = r.run_id LEFT JOIN temp.odd o ON o.id = s.rowid "
         f"WHERE r.run_id IS NOT NULL AND r.pipeline_name NOT IN {NO_NAME} "
-        f"AND NOT COALESCE({doubtful('o.status', 'r.status')}, 0)"
+        f"AND NOT COALESCE({doubtful('o.status', 'r.status')}, 0) LIMIT -1"
     )
+    elapsed = _sensible(f"round(({_seconds('p.end')} - {_seconds('p.start')}) * 1000.0, 3)")
+    columns = ["p.run_id", "p.name", "p.version", "p.status", "p.start", f"COALESCE(p.spent, {elapsed})"]
+    columns.append("p.spent IS NULL")
+    if costs:
+        columns += (*history_costs("p.history"), *_costs_without("p.history", "p.cost", shape, "p.run_id"))
+    return f"SELECT {', '.join(columns)} FROM ({source}) p"
 
 
 def history_costs(history: str) -> tuple[str, str]:

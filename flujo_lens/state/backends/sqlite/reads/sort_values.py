@@ -47,7 +47,7 @@ def _values(session: Session, wanted: RunFilter, field: str) -> Iterator[Value]:
     costs = field in ("cost", "tokens")
     if (costs or field == "duration") and wanted == RunFilter() and is_plain(session.shape):
         for plain in plain_runs(session, costs=costs):
-            yield plain.run_id, plain.value(field)
+            yield as_text(plain.run_id), plain.value(field)
         for odd in odd_runs(session):
             yield odd.run_id, sort_value(odd, field)
         return

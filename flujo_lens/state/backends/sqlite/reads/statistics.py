@@ -19,7 +19,7 @@ from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.run_selection import select, with_details
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape
-from flujo_lens.state.costs import total_of
+from flujo_lens.state.costs import DIGITS, total_of
 from flujo_lens.state.groups import GroupedTally, Grouping, PlainRun
 from flujo_lens.state.interpret import RawRun, cost_of
 from flujo_lens.state.statistics import SpanStats, Stats
@@ -77,11 +77,10 @@ def run_stats(session: Session, wanted: RunFilter, grouping: Grouping | None = N
 
     Without `failures`, these are not looked at.
     """
-    tally = GroupedTally(grouping or Grouping(()))
+    tally = GroupedTally(grouping or Grouping(()), whole=failures or grouping is None)
     details = grouping is not None and grouping.needs_details
     if wanted == RunFilter() and is_plain(session.shape) and not details:
-        for plain in plain_runs(session):
-            tally.add_plain(plain)
+        tally.add_plain(plain_runs(session))
         for odd in odd_runs(session):
             tally.add(odd, failures=False)
         failed: Iterator[RunSummary] = (
@@ -104,17 +103,20 @@ def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
     _note_odd_states(session)
     rows = session.rows(queries.plain_runs(session.shape, costs=costs))
     for run_id, name, version, status, start, ms, waits, *stored in rows:
-        run_id = as_text(run_id)
         usd, tokens = _costs(run_id, *stored) if costs else (None, None)
-        name, version, status = as_text(name), as_text(version or "latest"), as_text(status)
-        yield PlainRun(run_id, name, version, status, start, ms, bool(waits) and ms is not None, usd, tokens)
+        yield PlainRun(run_id, name, version or "latest", status, start, ms, waits == 1 and ms is not None, usd, tokens)
 
 
-def _costs(run_id: str, extracted: Any, history: Any, cost: Any, tokens: Any) -> tuple[float | None, int | None]:
+def _costs(run_id: Any, extracted: Any, history: Any, cost: Any, tokens: Any) -> tuple[float | None, int | None]:
     """Cost and tokens of a run out of the columns of `queries.plain_runs`."""
     if history is not None or extracted is None:
-        return cost_of(RawRun(run_id, history=history, stored_cost=cost, stored_tokens=tokens))
+        return cost_of(RawRun(as_text(run_id), history=history, stored_cost=cost, stored_tokens=tokens))
     found = loads(extracted)
+    if found[0] is not None and found[1] is not None:
+        try:
+            return round(sum(filter(None, found[::2])), DIGITS), sum(filter(None, found[1::2]))
+        except TypeError:  # a text, or counts by kind
+            pass
     usd, count = total_of(zip(found[::2], found[1::2], strict=True))
     if usd is None or count is None:
         stored = total_of([(cost, tokens)])
