@@ -394,10 +394,12 @@ class SQLiteBackend(StoreChanges, SqliteTransfer):
         return Page(tuple(found[:limit]), (last.created_at, last.run_id) if last else after)
 
     async def count_runs(self, wanted: RunFilter) -> int:
-        if wanted != RunFilter():
-            return await super().count_runs(wanted)
-        async with self._store.clone() as clone:
-            return await clone.read(run_selection.count_all)
+        sought = findable_filter(wanted)
+        if wanted == RunFilter() or wanted.meta:
+            async with self._store.clone() as clone:
+                if (found := await clone.read(lambda session: run_selection.count(session, sought))) is not None:
+                    return found
+        return await super().count_runs(wanted)
 
     async def read_statuses(self) -> frozenset[str]:
         """Return every status that a run has; of one whose state says otherwise, also that of its row in ``runs``."""

@@ -23,11 +23,12 @@ from flujo_lens.state.backends.sqlite.reads.deletion_marks import read_held, unf
 from flujo_lens.state.backends.sqlite.reads.lock_yield import LockYielder
 from flujo_lens.state.backends.sqlite.reads.orphans import Orphans, find_orphans
 from flujo_lens.state.backends.sqlite.reads.queries import start_columns
-from flujo_lens.state.backends.sqlite.reads.run_selection import count_all
+from flujo_lens.state.backends.sqlite.reads.run_selection import count
 from flujo_lens.state.backends.sqlite.schema.migrations import check_tables
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
 from flujo_lens.state.filtering import matches, needs_details
 from flujo_lens.state.interpret import RawRun, named, status_of, summarise
+from flujo_lens.state.views import RunFilter
 
 __all__ = ["Choice", "Key", "RunReader", "make_plan", "parts", "planned_ids", "zones_of"]
 
@@ -98,7 +99,7 @@ def make_plan(session: Session, path: Path, asked: DeletionRequest) -> DeletionP
         if _names_runs(asked):
             for family in reader.families(frozenset(as_text(run_id) for run_id in begun)):
                 chooser.offer(family)
-    plan = chooser.plan(choice, count_all(session))
+    plan = chooser.plan(choice, count(session, RunFilter()) or 0)
     orphans = find_orphans(session, asked.orphans_before, lock_yielder) if asked.orphans_before else Orphans({})
     choice.orphans = list({run_id: None for ids in orphans.old.values() for run_id in ids})
     held = {run_id: who for run_id, who in reader.held.items() if run_id in (asked.run_ids or ())}

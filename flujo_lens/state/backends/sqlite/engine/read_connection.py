@@ -58,6 +58,9 @@ _WAL_HEADER = 32
 """Bytes of a ``-wal`` that has no page in it: killed at that point. SQLite itself tries for 10 s to read such a one."""
 
 _MOST_KEPT = 64
+_CACHE_KIB = 16 * 1024
+"""Ids lie all over the trees that they are looked up in: with SQLite's 2 MiB, each look-up reads a page anew."""
+
 _LOCK_WAIT = 0.1
 """Seconds that SQLite waits for a lock at a time: while it does, it cannot be interrupted."""
 
@@ -295,6 +298,7 @@ class Reader:
         connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
         connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         try:
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if self._way is Way.LEFT:
                 connection.execute("PRAGMA locking_mode = exclusive")
             self._prepare(connection)

@@ -36,7 +36,7 @@ _ZONES = timedelta(days=2)
 _EARLIEST = datetime.min.replace(tzinfo=UTC) + 2 * _ZONES
 
 
-_Part = tuple[str, tuple[str, ...]]
+_Part = tuple[str, tuple[Any, ...]]
 """A query, and its parameters."""
 
 
@@ -68,10 +68,22 @@ def find_candidates(session: Session, wanted: RunFilter) -> Candidates | None:
     for offer in _offers(session, wanted):
         if best is None or offer.number < best.number:
             best = offer
-    if wanted.active_since is None or (best is not None and best.few):
+    if best is not None and best.few:
+        return best
+    if (texts := _by_texts(session, wanted)) is not None and (best is None or texts.few):
+        return texts
+    if wanted.active_since is None:
         return best
     active = _active(session, wanted.active_since)
     return active if best is None or active.few else best
+
+
+def _by_texts(session: Session, wanted: RunFilter) -> Candidates | None:
+    """The runs that may have the metadata, or else the text, that is asked for; None where SQL cannot tell."""
+    from flujo_lens.state.backends.sqlite.reads.text_filters import meta_candidates, search_candidates
+
+    part = meta_candidates(session, wanted) or search_candidates(session, wanted)
+    return None if part is None else _all_or_few(session, [part])
 
 
 def _starts_elsewhere(session: Session) -> bool:
@@ -251,7 +263,11 @@ def _all_or_few(session: Session, parts: list[_Part]) -> Candidates:
     """The ids themselves if they are few: what found them is not to be done twice."""
     # Those that were saved last first; a table without row numbers is in no such order.
     newest = "" if session.shape.odd else "ORDER BY rowid DESC"
-    found = (session.rows(f"{sql} {newest} LIMIT {FEW + 1}", values) for sql, values in parts)
+    found = (
+        session.rows(f"{one} {newest} LIMIT {FEW + 1}", values)
+        for sql, values in parts
+        for one in (sql.split(" UNION ") if not values else (sql,))
+    )
     ids = {row[0] for rows in found for row in rows}
     if len(ids) <= FEW and all(isinstance(run_id, str) for run_id in ids):
         return Candidates("SELECT value FROM json_each(?)", (dumps(list(ids)).decode(),), len(ids))

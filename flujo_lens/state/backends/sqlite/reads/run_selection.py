@@ -23,7 +23,7 @@ from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
-__all__ = ["count_all", "find_ids", "select", "select_page", "select_resuming", "statuses", "with_details"]
+__all__ = ["count", "find_ids", "select", "select_page", "select_resuming", "statuses", "with_details"]
 
 WALK_BUDGET = 30_000
 """Rows a walk may look at before all candidates are read and sorted instead."""
@@ -173,9 +173,13 @@ def _tasks_of(session: Session, ids: list[str]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def count_all(session: Session) -> int:
-    """How many runs any table knows."""
-    return int(session.value(queries.count_all(session.shape)))
+def count(session: Session, wanted: RunFilter) -> int | None:
+    """How many runs any table knows, or have some metadata; None for what has to be selected."""
+    if wanted == RunFilter():
+        return int(session.value(queries.count_all(session.shape)))
+    from flujo_lens.state.backends.sqlite.reads.text_filters import count_by_meta
+
+    return count_by_meta(session, wanted) if wanted.meta else None
 
 
 _DISGUISED = {"failed": "cancelled", "paused": "failed"}
