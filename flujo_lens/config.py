@@ -30,6 +30,7 @@ from flujo_lens.config_sources import (
     check_duration,
     check_printable,
     check_seconds,
+    check_share,
     check_text,
     check_texts,
     check_zone,
@@ -115,6 +116,10 @@ class Settings(NamedTuple):
         prune_archive_dir: An absolute folder, or None.
         bin_keep: How long deleted runs stay in the bin.
         bin_max_runs: Maximum number of runs of one command in the bin.
+        alerts_failing_share: From which share of failed runs (0 to 1) ``lens status --exit-status`` exits with 1; None
+            for any failure.
+        alerts_oldest_waiting: From which age of a question; None for never.
+        alerts_stale: Above which number of stale runs; None for 0.
         audit_path: An absolute file, or None for the default next to the store.
         redact_keys: Patterns of keys, added to the built-in ones.
         rows: Every setting with its source.
@@ -135,6 +140,9 @@ class Settings(NamedTuple):
     prune_archive_dir: Path | None
     bin_keep: timedelta
     bin_max_runs: int
+    alerts_failing_share: float | None
+    alerts_oldest_waiting: timedelta | None
+    alerts_stale: int | None
     audit_path: Path | None
     redact_keys: tuple[str, ...]
     rows: tuple[Setting, ...]
@@ -194,13 +202,16 @@ _RULES = {
     "prune.archive_dir": _Rule(check_text, is_path=True),
     "bin.keep": _Rule(check_duration, timedelta(days=7), "7d"),
     "bin.max_runs": _Rule(check_count, 10000, 10000),
+    "alerts.failing_share": _Rule(check_share),
+    "alerts.oldest_waiting": _Rule(check_duration),
+    "alerts.stale": _Rule(check_count),
     "audit.path": _Rule(check_text, is_path=True),
     "redact.keys": _Rule(check_texts, (), ()),
 }
 _STORE_KEYS = ("uri", "readonly")
 _TABLES: dict[str, tuple[str, ...]] = {"stores": (), "drivers": ()} | {
     table: tuple(key.partition(".")[2] for key in _RULES if key.startswith(f"{table}."))
-    for table in ("resume", "prune", "bin", "audit", "redact")
+    for table in ("resume", "prune", "bin", "alerts", "audit", "redact")
 }
 _TOP = ("default", *(key for key in _RULES if "." not in key), *_TABLES)
 

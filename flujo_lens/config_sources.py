@@ -421,6 +421,18 @@ def check_count(value: Any) -> int:
     return value
 
 
+def check_share(value: Any) -> float:
+    """A share from 0 to 1, given as a percentage: "5%"."""
+    text = check_text(value).strip()
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not text.endswith("%") or not 0 <= share <= 1:
+        raise WrongValueError(f'must be a percentage like "5%", not {describe(value)}')
+    return share
+
+
 def check_seconds(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
         raise WrongValueError(f"must be a number of seconds, 0 or more, not {describe(value)}")

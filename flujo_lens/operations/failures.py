@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,9 +15,11 @@ from flujo_lens.state.stale_runs import silent_ids, with_signs
 from flujo_lens.state.statistics import FailureGroup
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["FailureReport", "failed_runs", "failure_report", "stale_runs"]
+__all__ = ["FailureReport", "failed_runs", "failure_report", "stale_runs", "with_root_causes"]
 
 FAILED = frozenset({"failed"})
+_SECONDHAND = re.compile(r"background[ _-]?task|\btask[s]? .*\bfail|_bg_|\bbg_[0-9a-f]{6,}|\bchild", re.IGNORECASE)
+"""What an error says that is only about the failure of a background task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,35 @@ class FailureReport:
 
 def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool = True) -> AsyncIterator[RunSummary]:
     """The failed runs that match, with their errors, except forks that were not resumed yet."""
-    found = backend.iter_runs(wanted._replace(statuses=FAILED), ordered=ordered)
-    return (run async for run in found if unstarted_fork_of(run) is None)
+    return _failed_runs(backend, wanted, ordered)
+
+
+async def _failed_runs(backend: StateBackend, wanted: RunFilter, ordered: bool) -> AsyncIterator[RunSummary]:
+    async for run in backend.iter_runs(wanted._replace(statuses=FAILED), ordered=ordered):
+        if unstarted_fork_of(run) is None:
+            yield (await with_root_causes(backend, [run]))[0]
+
+
+async def with_root_causes(backend: StateBackend, runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """The runs; those that failed for a background task of theirs have its step and error."""
+    return [await _with_root_cause(backend, run) if _may_be_secondhand(run) else run for run in runs]
+
+
+def _may_be_secondhand(run: RunSummary) -> bool:
+    """Whether the error of a failed run may only say that a task failed."""
+    if run.status != "failed" or run.is_background_task:
+        return False
+    return run.error_message is None or _SECONDHAND.search(run.error_message) is not None
+
+
+async def _with_root_cause(backend: StateBackend, run: RunSummary) -> RunSummary:
+    tasks = [task async for task in backend.iter_runs(RunFilter(parent=run.run_id, statuses=FAILED), reverse=True)]
+    named = [task for task in tasks if run.error_message and task.task_id and task.task_id in run.error_message]
+    for task in [*named, *tasks]:
+        error = task.background_error or task.error_message
+        if error:
+            return run._replace(error_message=error, step_name=task.step_name or run.step_name)
+    return run
 
 
 async def failure_report(

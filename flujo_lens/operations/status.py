@@ -3,28 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
-from flujo_lens.operations.failures import FAILED, stale_runs
+from flujo_lens.operations.failures import FAILED, stale_runs, with_root_causes
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.forks import unstarted_fork_of
 from flujo_lens.state.statistics import StoreStatus
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["store_status"]
+__all__ = ["SHIFT", "Alerts", "store_status"]
 
 _WINDOW = timedelta(hours=1)
 """The window of current failures."""
+
+SHIFT = timedelta(hours=12)
+"""How far back failed and started runs are counted, unless told: a shift."""
 
 USUAL_OVER = 24
 """Number of earlier windows for the usual number of failures."""
 
 
+class Alerts(NamedTuple):
+    """From when on ``lens status --exit-status`` exits with 1.
+
+    Attributes:
+        failing_share: From this share (0 to 1) of the started runs; None for any failure in the last hour.
+        oldest_waiting: From this age of the oldest question; None for never.
+        stale: Above this number of stale runs; None for 0.
+    """
+
+    failing_share: float | None = None
+    oldest_waiting: timedelta | None = None
+    stale: int | None = None
+
+    def of(self, status: StoreStatus, now: datetime) -> list[str]:
+        """What is over its threshold: ``failing``, ``stale``, ``waiting``."""
+        oldest = status.oldest_waiting.updated_at if status.oldest_waiting else None
+        found = {
+            "failing": bool(status.failing)
+            if self.failing_share is None
+            else bool(status.failed_since) and status.failing_share >= self.failing_share,
+            "stale": status.silent_count > (self.stale or 0),
+            "waiting": self.oldest_waiting is not None and oldest is not None and now - oldest >= self.oldest_waiting,
+        }
+        return [name for name, is_over in found.items() if is_over]
+
+
 async def store_status(
-    backend: StateBackend, store: str, now: datetime, silent_after: timedelta, wanted: RunFilter
+    backend: StateBackend,
+    store: str,
+    now: datetime,
+    silent_after: timedelta,
+    wanted: RunFilter,
+    since: timedelta = SHIFT,
 ) -> StoreStatus:
-    """Read the status of a store.
+    """Read the status of a store. Its parts are read at the same time.
 
     Args:
         backend: The store.
@@ -32,16 +68,23 @@ async def store_status(
         now: The current time.
         silent_after: Time without activity after which a running run is stale.
         wanted: Only these runs.
+        since: How far back failed and started runs are counted.
     """
-    counted = asyncio.ensure_future(backend.count_runs(wanted))
+    begin = now - since
+    start = asyncio.ensure_future
+    parts = (
+        start(backend.count_runs(wanted)),
+        start(backend.count_runs(wanted._replace(since=begin))),
+        start(_failing(backend, now, wanted, begin)),
+        start(stale_runs(backend, wanted, now, silent_after)),
+        start(_waiting(backend, wanted)),
+        start(_facts(backend)),
+    )
     try:
-        failing, usual = await _failing(backend, now, wanted)
-        silent = await stale_runs(backend, wanted, now, silent_after)
-        waiting, oldest = await _waiting(backend, wanted)
-        facts = await backend.read_facts()
-        runs = await counted
+        runs, started, (failing, usual, failed), silent, (waiting, oldest), facts = await asyncio.gather(*parts)
     finally:
-        counted.cancel()
+        for part in parts:
+            part.cancel()
     return StoreStatus(
         store=store,
         last_write_at=facts.get("last_write_at"),
@@ -54,24 +97,37 @@ async def store_status(
         usual=usual,
         silent_count=len(silent),
         problems=tuple(facts.get("notes", ())),
+        since=begin,
+        failed_since=failed,
+        started_since=started,
     )
 
 
-async def _failing(backend: StateBackend, now: datetime, wanted: RunFilter) -> tuple[Failures, float]:
-    """The failures of the last hour, and the average per hour of the day before."""
-    recent = wanted._replace(statuses=FAILED, active_since=now - _WINDOW * (USUAL_OVER + 1))
+async def _facts(backend: StateBackend) -> Mapping[str, Any]:
+    return await backend.read_facts()
+
+
+async def _failing(
+    backend: StateBackend, now: datetime, wanted: RunFilter, begin: datetime
+) -> tuple[Failures, float, int]:
+    """The failures of the last hour, the average per hour of the day before, and their number since `begin`."""
+    day = now - _WINDOW * (USUAL_OVER + 1)
+    recent = wanted._replace(statuses=FAILED, active_since=min(day, begin))
     lately: list[str] = []
-    before = 0
+    before = since = 0
     async for run in backend.iter_runs(recent, ordered=False, details=False):
-        if run.updated_at is not None and run.updated_at >= now - _WINDOW:
+        if run.updated_at is None:
+            continue
+        since += run.updated_at >= begin
+        if run.updated_at >= now - _WINDOW:
             lately.append(run.run_id)
         else:
-            before += 1
+            before += run.updated_at >= day
     failing = Failures()
-    for run in await backend.read_summaries(lately):
+    for run in await with_root_causes(backend, await backend.read_summaries(lately)):
         if unstarted_fork_of(run) is None:
             failing.add_run(run)
-    return failing, before / USUAL_OVER
+    return failing, before / USUAL_OVER, since
 
 
 async def _waiting(backend: StateBackend, wanted: RunFilter) -> tuple[int, RunSummary | None]:

@@ -412,7 +412,7 @@ STATUS = View(
                 "oldest_at": status.oldest_waiting.updated_at if status.oldest_waiting else None,
             },
         ),
-        *plain_fields("size_bytes", "runs"),
+        *plain_fields("size_bytes", "runs", "since", "failed_since", "started_since"),
     ),
     table=(),
     id="",

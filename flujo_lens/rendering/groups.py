@@ -11,7 +11,7 @@ from flujo_lens.rendering.columns import STATUS_NEEDS, Field, Shown, View, statu
 from flujo_lens.rendering.human import Human
 from flujo_lens.state.statistics import GroupStats
 
-__all__ = ["group_view", "grouped_stats_view", "spark_line", "total_line", "with_statuses"]
+__all__ = ["group_view", "grouped_stats_view", "hour_text", "spark_line", "total_line", "with_statuses"]
 
 _FIELDS = {"pipeline": "pipeline_name", "version": "pipeline_version", "step": "step_name"}
 """The public names of what runs are grouped by, where they differ from those of ``--by``."""
@@ -79,10 +79,10 @@ def _shown(name: str, at: int) -> Shown:
 def _text(name: str, value: str | None, shown: Human) -> str:
     if value is None:
         return "-"
-    return _hour(value, shown) if name == "hour" else shown.mask(value) if name.startswith("meta:") else value
+    return hour_text(value, shown) if name == "hour" else shown.mask(value) if name.startswith("meta:") else value
 
 
-def _hour(value: str, shown: Human) -> str:
+def hour_text(value: str, shown: Human) -> str:
     """An hour in the user's zone, with its offset from UTC where that is not zero."""
     try:
         when = datetime.fromisoformat(value).astimezone(shown.zone)

@@ -142,3 +142,11 @@ class StoreStatus:
     usual: float | None = None
     silent_count: int = 0
     problems: tuple[str, ...] = ()
+    since: datetime | None = None
+    failed_since: int = 0
+    started_since: int = 0
+
+    @property
+    def failing_share(self) -> float:
+        """Runs that failed since `since`, as a share of those that started."""
+        return self.failed_since / max(self.started_since, self.failed_since, 1)

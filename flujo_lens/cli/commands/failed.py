@@ -19,13 +19,21 @@ def failed(
         typer.Option("--hours", help="Failures of the last N hours (default 24).", min=0, metavar="N"),
     ] = None,
     flat: Annotated[bool, typer.Option("--flat", help="List runs instead of errors.")] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by", help="What is new since which version or hour, against the usual: version or hour.", metavar="WHAT"
+        ),
+    ] = None,
     limit: LimitOption = None,
 ) -> None:
     """Show recent failures by error: how often, when and where.
 
     lens failed --hours 1                           the last hour
     lens failed --error "RateLimitError*" --flat    the runs of one group
+    lens failed --by version                        what is new since which version
+    lens failed --by version --version 2.0.0        what is new in version 2.0.0
     """
     from flujo_lens.cli.screens.failed import FailedArguments, show_failed
 
-    show_failed(app, app.output(output), FailedArguments(filters, hours, flat, limit))
+    show_failed(app, app.output(output), FailedArguments(filters, hours, flat, limit, by))

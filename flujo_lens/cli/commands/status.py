@@ -13,8 +13,18 @@ from flujo_lens.cli.options import OutputOptions
 def status(
     app: App,
     output: OutputOptions,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            help="Count failed and started runs since then (default 12h, a shift).",
+            metavar="TIME",
+            show_default=False,
+        ),
+    ] = None,
     exit_status: Annotated[
-        bool, typer.Option("--exit-status", help="Exit with 1 if runs are failing or stale.")
+        bool,
+        typer.Option("--exit-status", help="Exit with 1 if runs are failing or stale, by the settings [alerts]."),
     ] = False,
 ) -> None:
     """Show failing, stale and waiting runs, and what to type next.
@@ -25,6 +35,7 @@ def status(
     """
     from flujo_lens.cli.screens.lists import print_status
 
-    red = print_status(app, app.output(output, ("table", "json", "ndjson", "csv", "tsv"), is_document=True))
+    out = app.output(output, ("table", "json", "ndjson", "csv", "tsv"), is_document=True)
+    red = print_status(app, out, since)
     if exit_status and red:
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
 from flujo_lens.cli.screens.lists import FEW_GROUPS, glob_of
-from flujo_lens.errors import UsageError
+from flujo_lens.errors import UnknownValueError, UsageError
 from flujo_lens.operations.failures import FAILED, FailureReport, failed_runs, failure_report
 from flujo_lens.rendering import columns, human
 from flujo_lens.rendering.text import one_line, quoted
@@ -32,6 +32,7 @@ class FailedArguments(NamedTuple):
     hours: float | None
     flat: bool
     limit: int | None
+    by: str | None = None
 
     def command(self, more: str = "", *, flat: bool | None = None, without: tuple[str, ...] = ()) -> str:
         """A ``lens failed`` command for the same runs, with `more` options."""
@@ -54,7 +55,10 @@ def show_failed(app: App, out: Output, asked: FailedArguments) -> None:
     check_statuses("lens failed", wanted.statuses, FAILED, "lens list --status S shows the runs of another status")
     if wanted.active_since is None and wanted.since is None:
         wanted = wanted._replace(active_since=_begin(app, wanted, _HOURS if asked.hours is None else asked.hours))
-    if asked.flat:
+    if asked.by is not None:
+        refuse_combination("--by", {"--flat": asked.flat})
+        _show_changes(app, out, wanted, asked, asked.by)
+    elif asked.flat:
         _show_runs(app, out, wanted, asked)
     else:
         _show_groups(app, out, wanted, asked)
@@ -95,6 +99,40 @@ def _show_groups(app: App, out: Output, wanted: RunFilter, asked: FailedArgument
         one = asked.command(f" --error {glob_of(groups[0].error)}", flat=True, without=("error",))
         app.note(f"one group: {app.suggest(one)}")
         app.note(f"one run:   {app.suggest(f'lens trace {quoted(groups[0].sample_run_id)}')}")
+
+
+def _show_changes(app: App, out: Output, wanted: RunFilter, asked: FailedArguments, by: str) -> None:
+    """Print failures by version or hour and error, new ones first."""
+    from datetime import UTC
+
+    from flujo_lens.operations.failure_changes import BASELINE, FailureChange, failure_changes
+    from flujo_lens.rendering.changes import change_view
+
+    if by not in ("version", "hour"):
+        raise UnknownValueError.of("--by", by, ("version", "hour"))
+    until = wanted.active_until or app.world.now()
+    begin = wanted.active_since or wanted.since or until
+    zone = UTC if out.options.utc else app.zone
+
+    async def work(backend: StateBackend) -> list[FailureChange]:
+        return await failure_changes(backend, wanted, by, begin, until, zone)
+
+    found = app.run(work)
+    most = asked.limit or (FEW_GROUPS if out.is_table else None)
+    out.show(change_view(by), found[:most], _nothing(app, asked))
+    if found:
+        new = sum(change.new for change in found)
+        whose = "other versions" if by == "version" else "this error"
+        app.note(
+            f"{human.plural(len(found), 'error')}, {new:,} new; USUAL is the average of {whose} in {BASELINE} windows "
+            f"of the same length before"
+        )
+    if most and len(found) > most:
+        every = app.suggest(asked.command(f" --by {by} -n {len(found)}"))
+        app.note(f"{len(found) - most:,} more: {every}")
+    if found and out.is_table:
+        one = asked.command(f" --error {glob_of(found[0].group.error)}", flat=True, without=("error",))
+        app.note(f"one group: {app.suggest(one)}")
 
 
 def _hidden(app: App, groups: tuple[object, ...], most: int | None, asked: FailedArguments) -> str:

@@ -12,7 +12,7 @@ from flujo_lens.cli.input.contradictions import check_statuses
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
-from flujo_lens.errors import OperationFailedError
+from flujo_lens.errors import OperationFailedError, UsageError
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.rendering import columns
 from flujo_lens.rendering.text import escape_controls, quoted, unescape
@@ -161,15 +161,20 @@ def driver_list(app: App, out: Output) -> None:
     out.show(columns.DRIVER, known_drivers(app.settings), "")
 
 
-def print_status(app: App, out: Output) -> bool:
-    """Print the status of the store; return whether runs are failing or stale."""
-    from flujo_lens.operations.status import store_status
+def print_status(app: App, out: Output, since: str | None) -> bool:
+    """Print the status of the store; return whether anything is over its threshold (see `Alerts`)."""
+    from flujo_lens.operations.status import SHIFT, Alerts, store_status
+    from flujo_lens.state.typed_times import parse_when
 
+    now = app.world.now()
+    length = SHIFT if since is None else now - parse_when(since, now, app.zone)
+    if since is not None and length.total_seconds() <= 0:
+        raise UsageError(f"--since {since} is not in the past", hint="for example --since 12h")
     choice = app.store
     label = choice.name or app.redactor.text(choice.uri)
 
     async def work(backend: StateBackend) -> StoreStatus:
-        return await store_status(backend, label, app.world.now(), app.silent_after, RunFilter())
+        return await store_status(backend, label, now, app.silent_after, RunFilter(), length)
 
     status = app.run(work)
     for problem in status.problems:
@@ -182,7 +187,9 @@ def print_status(app: App, out: Output) -> bool:
         out.document(columns.STATUS.row(status, out.fields(columns.STATUS)))
     else:
         out.show(columns.STATUS, [status], "")
-    return bool(status.failing or status.silent)
+    settings = app.settings
+    alerts = Alerts(settings.alerts_failing_share, settings.alerts_oldest_waiting, settings.alerts_stale)
+    return bool(alerts.of(status, now))
 
 
 def _named(app: App, choice: StoreChoice) -> str:

@@ -74,11 +74,24 @@ def _lines(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
         yield "", "", _group(out, group), ""
     if len(status.failing) > _MOST:
         yield "", "", Text(f"and {len(status.failing) - _MOST} other errors"), ""
+    yield from _since(out, status)
     yield from _silent(app, out, status)
     yield from _waiting(out, status)
     runs = human.plural(status.runs, "run")
     size = human.size(status.size_bytes) if status.size_bytes is not None else ""
     yield "store", "", Text(", ".join(part for part in (size, runs) if part)), "lens stats"
+
+
+def _since(out: Output, status: StoreStatus) -> Iterator[_Line]:
+    """Failed and started runs since the shift began."""
+    if status.since is None:
+        return
+    length = out.human.now - status.since
+    share = f" ({status.failing_share:.1%})" if status.failed_since else ""
+    started = human.plural(status.started_since, "run")
+    text = f"{status.failed_since:,} failed{share}, {started} started in {human.age(length)}"
+    hours = max(1, round(length.total_seconds() / 3600))
+    yield "since", "", Text(text), f"lens failed --hours {hours} --by version" if status.failed_since else ""
 
 
 def _about(usual: float) -> str:

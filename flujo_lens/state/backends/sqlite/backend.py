@@ -395,7 +395,7 @@ class SQLiteBackend(StoreChanges, SqliteTransfer):
 
     async def count_runs(self, wanted: RunFilter) -> int:
         sought = findable_filter(wanted)
-        if wanted == RunFilter() or wanted.meta:
+        if wanted == RunFilter() or wanted.meta or wanted.since is not None:
             async with self._store.clone() as clone:
                 if (found := await clone.read(lambda session: run_selection.count(session, sought))) is not None:
                     return found

@@ -22,7 +22,7 @@ from flujo_lens.state.backends.sqlite.schema.text_order import TextOrder, text_o
 from flujo_lens.state.filtering import sort_key
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["BudgetSpentError", "Walk", "walk"]
+__all__ = ["BudgetSpentError", "Walk", "order_of", "walk"]
 
 LOOK_AHEAD = 64
 """Rows of the leading streams for which the states that go between them are read at once."""
@@ -186,7 +186,7 @@ def _streams(session: Session, way: Walk, after: Position | None) -> list[_Strea
     return [*leaders, _Trailing(session, way, after, leaders)]
 
 
-def _order_of(session: Session, table: str, column: str, naive: Any) -> TextOrder:
+def order_of(session: Session, table: str, column: str, naive: Any) -> TextOrder:
     """The order of a column, from the ends of its index; without one, SQLite has to sort it anyway."""
     ends = [
         session.value(
@@ -200,7 +200,7 @@ def _order_of(session: Session, table: str, column: str, naive: Any) -> TextOrde
 
 def _run_stream(session: Session, way: Walk, after: Position | None, at: int) -> _Stream:
     column = queries.start_columns(session.shape)[at]
-    order = _order_of(session, _RUNS, column, UTC)
+    order = order_of(session, _RUNS, column, UTC)
     bounds, values = _bounds(order, way, after)
     extra, more = condition(session, way.wanted, run=True)
     sql = queries.runs_by_start(session.shape, at, bounds, extra, way.direction, way.budget)
@@ -214,7 +214,7 @@ class _States:
 
     def __init__(self, session: Session, way: Walk, after: Position | None) -> None:
         self._session, self._way = session, way
-        self._order = _order_of(session, _WS, "created_at", session.zone)
+        self._order = order_of(session, _WS, "created_at", session.zone)
         self._bounds, (self._least, self._most) = _bounds(self._order, way, after)
 
     def up_to(self, border: datetime) -> list[RunSummary]:

@@ -340,6 +340,19 @@ def count_all(shape: Shape) -> str:
     )
 
 
+def starts_of_runs(shape: Shape) -> str:
+    """The starts in ``runs`` from a text on, off their index."""
+    start = start_columns(shape)[0]
+    return f'SELECT "{start}" FROM runs WHERE "{start}" >= ? AND run_id IS NOT NULL'
+
+
+def starts_of_states(shape: Shape) -> str:
+    """The first saves of states without a run from a text on."""
+    created = shape.col(_WS, "s", "created_at")
+    alone = "AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id)" if shape.has(_RUNS) else ""
+    return f"SELECT {created} FROM workflow_state s WHERE {created} >= ? AND s.run_id IS NOT NULL {alone}"
+
+
 def statuses(shape: Shape) -> str:
     """Each status of either table once; empty if neither has any."""
     tables = [table for table in (_WS, _RUNS) if shape.has(table, "status")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from flujo_lens.state.backends.sqlite.engine.read_connection import translate
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text, page_ids
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.index_choice import Candidates, find_candidates
-from flujo_lens.state.backends.sqlite.reads.keyset_scan import BudgetSpentError, Walk, walk
+from flujo_lens.state.backends.sqlite.reads.keyset_scan import BudgetSpentError, Walk, order_of, walk
 from flujo_lens.state.filtering import matches, needs_details, sort_key
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
@@ -177,9 +177,31 @@ def count(session: Session, wanted: RunFilter) -> int | None:
     """How many runs any table knows, or have some metadata; None for what has to be selected."""
     if wanted == RunFilter():
         return int(session.value(queries.count_all(session.shape)))
-    from flujo_lens.state.backends.sqlite.reads.text_filters import count_by_meta
+    if wanted.meta:
+        from flujo_lens.state.backends.sqlite.reads.text_filters import count_by_meta
 
-    return count_by_meta(session, wanted) if wanted.meta else None
+        return count_by_meta(session, wanted)
+    return _count_since(session, wanted)
+
+
+def _count_since(session: Session, wanted: RunFilter) -> int | None:
+    """How many runs started since a time, off the indexes of starts; None if anything else is asked for."""
+    since, shape = wanted.since, session.shape
+    columns = queries.start_columns(shape)
+    if since is None or wanted != RunFilter(since=since) or len(columns) != 1 or not shape.has("workflow_state"):
+        return None
+    if session.value(queries.run_without_start(shape)) is not None:
+        return None
+    starts = _starts(session, queries.starts_of_runs(shape), "runs", columns[0], since, UTC)
+    alone = _starts(session, queries.starts_of_states(shape), "workflow_state", "created_at", since, session.zone)
+    return starts + alone
+
+
+def _starts(session: Session, sql: str, table: str, column: str, since: datetime, naive: tzinfo) -> int:
+    """How many of the texts that `sql` yields from a bound on are times since `since`."""
+    border = order_of(session, table, column, naive).at_least(since)
+    times = (parse_instant(text, naive) for (text,) in session.rows(sql, (border,)))
+    return sum(when is not None and when >= since for when in times)
 
 
 _DISGUISED = {"failed": "cancelled", "paused": "failed"}
