@@ -16,6 +16,9 @@ __all__ = ["group_view", "grouped_stats_view", "hour_text", "spark_line", "total
 _FIELDS = {"pipeline": "pipeline_name", "version": "pipeline_version", "step": "step_name"}
 """The public names of what runs are grouped by, where they differ from those of ``--by``."""
 
+_NEEDS = {"COST": 93, "COMPLETED": 55, "PAUSED": 52, "RUNNING": 52, "CANCELLED": 51}
+"""On a narrow terminal, the cost and the trend of a group count more than its statuses."""
+
 _BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS = ".:-=+*#@"
 
@@ -41,8 +44,10 @@ def group_view(by: Sequence[str], groups: Sequence[GroupStats], *, of_steps: boo
     title = "BY HOUR" if timed and len(groups[0].trend) == 24 else "BY 5 MIN"
     trend = Shown(title, lambda group, _: spark_line(group.trend, unicode=unicode), 92)
     table = (*shown, *columns.counted_columns("STEPS" if of_steps else "RUNS"), *([trend] if timed else []))
-    view = View("group", fields, table, names[0])
-    return with_statuses(view, groups)
+    view = with_statuses(View("group", fields, table, names[0]), groups)
+    return view._replace(
+        table=tuple(column._replace(need=_NEEDS.get(column.title, column.need)) for column in view.table)
+    )
 
 
 def with_statuses(view: View, items: Iterable[Any]) -> View:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.groups import Grouping
+from flujo_lens.state.sorting import sort_value
+from flujo_lens.state.statistics import Stats
 from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import (
     Harness,
@@ -20,6 +24,17 @@ from flujo_lens.testing.harness import (
 from flujo_lens.testing.samples import FILTERS, plain_state
 
 __all__ = ["FigureChecks"]
+
+
+def _counts(stats: Stats) -> dict[Any, Any]:
+    return {
+        group.key: (group.total, dict(group.by_status), _rounded(group.cost_usd), group.tokens, group.trend)
+        for group in stats.groups
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 class FigureChecks(Harness):
@@ -38,6 +53,33 @@ class FigureChecks(Harness):
             equal(by_name, by_pipeline(runs), f"by_pipeline of {wanted}")
             failed = [run for run in runs if run.status == "failed"]
             equal(sum(group.count for group in stats.failures), len(failed), f"failures of {wanted}")
+
+    @on_samples
+    async def test_groups_count_what_the_list_shows(self, backend: StateBackend) -> None:
+        for by in (("pipeline", "version"), ("status", "day"), ("hour",), ("error",), ("step", "pipeline")):
+            grouping = Grouping(by)
+            for wanted in FILTERS:
+                found = await backend.read_grouped_stats(wanted, grouping)
+                tally = await StateBackend.read_grouped_stats(backend, wanted, grouping)
+                equal(_counts(found), _counts(tally), f"groups by {by} of {wanted}")
+                equal((found.by, found.total), (by, tally.total), f"what is grouped by, and the total of {wanted}")
+
+    @on_samples
+    async def test_costs_are_the_sum_of_those_of_the_runs(self, backend: StateBackend) -> None:
+        runs = [run async for run in backend.iter_runs(RunFilter())]
+        stats = await backend.read_stats(RunFilter())
+        costs = [run.cost_usd for run in runs if run.cost_usd is not None]
+        near(stats.cost_usd or 0.0, sum(costs), "the cost of all runs")
+        equal(stats.tokens or 0, sum(run.tokens or 0 for run in runs), "their tokens")
+
+    @on_samples
+    async def test_sort_values_are_those_of_the_runs(self, backend: StateBackend) -> None:
+        for wanted in FILTERS:
+            runs = {run.run_id: run async for run in backend.iter_runs(wanted)}
+            for field in ("started", "updated", "duration", "cost", "tokens"):
+                values = {run_id: value async for run_id, value in backend.iter_sort_values(wanted, field)}
+                shown = {run_id: _rounded(sort_value(run, field)) for run_id, run in runs.items()}
+                equal({run_id: _rounded(value) for run_id, value in values.items()}, shown, f"{field} of {wanted}")
 
     @on_samples
     async def test_every_status_of_a_run(self, backend: StateBackend) -> None:
