@@ -58,7 +58,7 @@ def total_of(pairs: Iterable[tuple[Any, Any]]) -> tuple[float | None, int | None
             costs.append(number)
         if (whole := tokens_of(count)) is not None:
             tokens.append(whole)
-    return (round(sum(costs), DIGITS) if costs else None), (sum(tokens) if tokens else None)
+    return (round(float(sum(costs)), DIGITS) if costs else None), (sum(tokens) if tokens else None)
 
 
 def model_in(values: Any) -> str | None:

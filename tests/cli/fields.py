@@ -41,7 +41,18 @@ PIPELINE = ["pipeline_name", "total", "by_status", "duration_ms", "cost_usd", "t
 DURATIONS = ["avg", "p50", "p95", "p99", "exact", "waiting_included"]
 SPAN_NAME = ["name", "count", "failed", "duration_ms"]
 STATS = ["total", "by_status", "by_pipeline", "failures", "spans", "window", "cost_usd", "tokens"]
-STATUS = ["store", "last_write_at", "failing", "silent", "waiting", "size_bytes", "runs", "since", "failed_since", "started_since"]
+STATUS = [
+    "store",
+    "last_write_at",
+    "failing",
+    "silent",
+    "waiting",
+    "size_bytes",
+    "runs",
+    "since",
+    "failed_since",
+    "started_since",
+]
 TASK = [*RUN[:-4], "background_error", *RUN[-4:]]
 EVALUATION = ["run_id", "step_name", "score", "feedback", "metadata", "created_at"]
 SYSTEM = ["key", "value", "updated_at"]

@@ -38,6 +38,7 @@ from flujo_lens.state.backends.core.validation import (
     place_of,
 )
 from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
+from flujo_lens.state.backends.sqlite.figures import SqliteFigures
 from flujo_lens.state.backends.sqlite.reads import run_selection
 from flujo_lens.state.backends.sqlite.reads.load_state import load
 from flujo_lens.state.backends.sqlite.transfer import SqliteTransfer
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.port import ValueWork
     from flujo_lens.state.claims import Progress, ResumableGroup
     from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
-    from flujo_lens.state.groups import Grouping
     from flujo_lens.state.maintenance import (
         Finding,
         Migration,
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
         Repaired,
         Space,
     )
-    from flujo_lens.state.statistics import SpanStats, Stats
 
 __all__ = ["SQLiteBackend", "path_of_uri"]
 
@@ -86,7 +85,7 @@ def _level(synchronous: object) -> str:
     return synchronous.upper()
 
 
-class SQLiteBackend(StoreChanges, SqliteTransfer):
+class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
     """Keeps states in one SQLite file, in the format of the library's version 0.6.11; reads older ones too.
 
     Reading never writes: no file is made, changed or left, whatever state the store is in, and all reads of one call
@@ -427,34 +426,6 @@ class SQLiteBackend(StoreChanges, SqliteTransfer):
 
         sought = findable(asked_id(run_id))
         return await self._store.read(lambda session: run_detail.spans(session, sought, self._value))
-
-    async def read_stats(self, wanted: RunFilter) -> Stats:
-        from flujo_lens.state.backends.sqlite.reads import statistics
-
-        return await self._store.read(lambda session: statistics.run_stats(session, findable_filter(wanted)))
-
-    async def read_grouped_stats(self, wanted: RunFilter, grouping: Grouping, *, whole: bool = True) -> Stats:
-        """Return `read_stats` with groups; those of runs in one pass, those of steps run by run."""
-        from flujo_lens.state.backends.sqlite.reads import statistics
-
-        if grouping.of_steps:
-            return await super().read_grouped_stats(wanted, grouping, whole=whole)
-        sought = findable_filter(wanted)
-        return await self._store.read(lambda session: statistics.run_stats(session, sought, grouping, failures=whole))
-
-    async def iter_sort_values(self, wanted: RunFilter, field: str) -> AsyncIterator[tuple[str, float | None]]:
-        """Yield ids with what they are sorted by, on a connection of its own."""
-        from flujo_lens.state.backends.sqlite.reads.sort_values import sort_values
-
-        async for value in self._store.iterate(partial(sort_values, wanted=findable_filter(wanted), field=field)):
-            yield value
-
-    async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
-        """Return counts and durations of spans by name; may be called while `read_stats` runs."""
-        from flujo_lens.state.backends.sqlite.reads import statistics
-
-        async with self._store.clone() as clone:
-            return await clone.read(lambda session: statistics.span_stats(session, findable_filter(wanted)))
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
         from flujo_lens.state.backends.sqlite.reads import run_detail

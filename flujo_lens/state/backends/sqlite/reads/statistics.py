@@ -114,7 +114,7 @@ def _costs(run_id: Any, extracted: Any, history: Any, cost: Any, tokens: Any) ->
     found = loads(extracted)
     if found[0] is not None and found[1] is not None:
         try:
-            return round(sum(filter(None, found[::2])), DIGITS), sum(filter(None, found[1::2]))
+            return round(float(sum(filter(None, found[::2]))), DIGITS), sum(filter(None, found[1::2]))
         except TypeError:  # a text, or counts by kind
             pass
     usd, count = total_of(zip(found[::2], found[1::2], strict=True))
