@@ -111,7 +111,7 @@ def test_each_order_is_that_of_its_field(costs: Lens, field: str) -> None:
         ("--sort price", 'unknown --sort field "price"'),
         ("--sort cost:up", 'unknown direction of --sort "up"'),
         ("--sort cost --count", "--count and --sort"),
-        ("--sort cost --cursor eyJ0IjpudWxsLCJpZCI6InIifQ", "is not a cursor of a list sorted by cost"),
+        ("--sort cost --cursor nonsense", "is not a cursor"),
     ],
 )
 def test_an_order_that_is_none(costs: Lens, options: str, said: str) -> None:
@@ -123,7 +123,7 @@ def test_a_cursor_belongs_to_its_order(costs: Lens) -> None:
     cursor = shlex.split(costs("list --sort cost -n 2 -s costs.db").err.partition("--cursor ")[2])[0]
     for order in ("", "--sort tokens", "--sort cost:asc"):
         done = costs(f"list {order} --cursor {cursor} -s costs.db")
-        assert (done.code, "the cursor is of a list with --sort cost" in done.err) == (2, True), done.err
+        assert (done.code, "other filters or another order" in done.err) == (2, True), done.err
 
 
 def test_what_is_kept_is_a_page() -> None:
