@@ -379,6 +379,10 @@ max_runs = 5
 path = "audit.ndjson"
 [redact]
 keys = ["*ssn*"]
+[alerts]
+failing_share = "5%"
+oldest_waiting = "2d"
+stale = 3
 """,
     )
     settings = load_settings(world)
@@ -391,6 +395,8 @@ keys = ["*ssn*"]
     assert settings.resume_app == "myapp.pipelines:registry"
     assert settings.prune_older_than == "30d"
     assert (settings.bin_keep, settings.bin_max_runs) == (timedelta(weeks=2), 5)
+    alerts = settings.alerts_failing_share, settings.alerts_oldest_waiting, settings.alerts_stale
+    assert alerts == (0.05, timedelta(days=2), 3)
     assert settings.redact_keys == ("*ssn*",)
     assert settings.files == (path,)
     rows = {row.key: (row.value, row.source) for row in settings.rows}
@@ -412,6 +418,9 @@ keys = ["*ssn*"]
         "bin.max_runs": (5, f"{path}:20"),
         "audit.path": (f"{world.cwd}/audit.ndjson", f"{path}:22"),
         "redact.keys": (["*ssn*"], f"{path}:24"),
+        "alerts.failing_share": ("5%", f"{path}:26"),
+        "alerts.oldest_waiting": ("2d", f"{path}:27"),
+        "alerts.stale": (3, f"{path}:28"),
     }
     assert len(rows) == len(settings.rows)
 
