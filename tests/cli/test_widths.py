@@ -1,0 +1,72 @@
+"""Every screen at 80, 120 and 160 columns: no line is wider, and the key columns are there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support import Lens
+
+KEYS = {
+    "list": ("RUN", "STATUS", "STARTED", "NOTE"),
+    "failed": ("RUNS", "LAST", "ERROR", "EXAMPLE"),
+    "failed --flat": ("RUN", "STATUS", "STARTED", "NOTE"),
+    "waiting": ("WAITS", "RUN", "ASKS"),
+    "stats": ("PIPELINE", "RUNS", "COMPLETED", "FAILED", "PAUSED", "RUNNING", "CANCELLED", "ERROR", "SPAN"),
+    "stats --by version": ("VERSION", "RUNS", "FAILED"),
+    "show payments-7731": ("#", "STEP", "STATUS", "TIME", "ValueError"),
+    "show approve-4711": ("STEP", "STATUS", "Approve invoice 4711?"),
+    "trace research-0022": ("pipeline_run", "█", "TimeoutError"),
+    "spans research-0022": ("NAME", "STATUS", "TIME"),
+    "tasks": ("TASK", "STATUS", "ERROR"),
+    "evals": ("RUN", "SCORE"),
+    "system": ("KEY", "VALUE"),
+    "config": ("KEY", "VALUE", "FROM"),
+    "stores": ("NAME", "DRIVER"),
+    "status": ("failing", "stale", "waiting", "store"),
+    "doctor": ("ok", "schema", "WRONG"),
+    "explain": ("CODE", "EXIT", "MEANS"),
+    "diff payments-7731 payments-7702": ("charge", "failed"),
+}
+"""Command -> words that its screen has at every width."""
+
+MAY_BE_WIDER = re.compile(r"^( *next: | +lens | *└|.*\blens [a-z]+ )|/")
+"""Lines to be copied whole: commands, and names of stores."""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Lens:
+    folder = tmp_path_factory.mktemp("widths")
+    for name in ("w", "user", "etc", "home"):
+        (folder / name).mkdir()
+    return Lens(folder, {"XDG_CACHE_HOME": str(folder / "cache")})
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+@pytest.mark.parametrize("command", KEYS)
+def test_a_screen_has_its_key_columns(demo: Lens, monkeypatch: pytest.MonkeyPatch, command: str, width: int) -> None:
+    monkeypatch.chdir(demo.cwd)
+    if not (demo.cwd / "flujo_ops.db").exists():
+        assert demo("demo flujo_ops.db").code == 0
+    result = demo(command, tty=True, width=width)
+    assert result.code in (0, 1), result.err
+    words = {*result.out.split()}
+    assert [key for key in KEYS[command] if key not in words and key not in result.out] == []
+    assert command != "list" or width == 80 or "PIPELINE" in words  # ids of 36 letters leave no room for it at 80
+    wide = [line for line in result.lines if len(line) > width and not MAY_BE_WIDER.search(line)]
+    assert wide == []
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_stats_have_every_status_that_is_not_zero(demo: Lens, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Of each pipeline, as the document has them."""
+    monkeypatch.chdir(demo.cwd)
+    if not (demo.cwd / "flujo_ops.db").exists():
+        assert demo("demo flujo_ops.db").code == 0
+    lines = demo("stats", tty=True, width=width).lines
+    head = next(line for line in lines if line.startswith("PIPELINE"))
+    ends = {title.group().lower(): title.end() for title in re.finditer(r"\S+", head)}
+    for row in demo("stats -o json").json["by_pipeline"]:
+        (line,) = (line for line in lines if line.startswith(f"{row['pipeline_name']} "))
+        shown = {status: line[: ends[status]].split()[-1] for status in row["by_status"]}
+        assert shown == {status: str(count) for status, count in row["by_status"].items()}
