@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from servers import PostgresServer, RedisServer
-from stores import DATA, MIXTURE, NEW, OLD, OLDEST, copy
+from stores import DATA, MIXTURE, NEW, OLD, OLDEST, copy, make, run, state
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.file import FileBackend
@@ -95,5 +96,41 @@ def test_real_runs_are_the_same_in_any_other_store(name: str, stores: Any, tmp_p
                 assert (again.run_ids, set(again.existing)) == ((), set(digests)), what
                 assert digests_of(await records_in(target)) == digests, what
                 assert await listed(target) == lists, what
+
+    asyncio.run(work())
+
+
+def test_a_run_with_very_many_rows_goes_in_parts(stores: Any, tmp_path: Path) -> None:
+    spans = [
+        {"run_id": "large", "span_id": f"s{i}", "name": "n", "start_time": 1.0, "status": "completed", "created_at": "",
+         "attributes": f'{{"n": {i}}}'}
+        for i in range(21_000)
+    ]  # fmt: skip
+    steps = [
+        {"run_id": "large", "step_name": f"p{i}", "step_index": i, "status": "completed", "created_at": ""}
+        for i in (0, 1)
+    ]
+    rows = {
+        "workflow_state": [state(name) for name in ("before", "large", "last")],
+        "runs": [run(name) for name in ("before", "large", "last")],
+        "steps": steps,
+        "spans": spans,
+    }
+    source, every = SQLiteBackend(make(tmp_path / "large.db", rows)), stores()
+
+    async def work() -> None:
+        async with closing((source, *every.values())):
+            targets, records = every, await records_in(source)
+            assert len(records) > 20
+            if "LENS_SOAK" not in os.environ:
+                targets = {what: targets[what] for what in ("memory", "files", "sqlite")}
+            digests = digests_of(records)
+            for what, target in targets.items():
+                done = await target.write_portable(records)
+                assert set(done.run_ids) == set(digests), what
+                assert digests_of(await records_in(target)) == digests, what
+                again = await target.write_portable(records, replace=True)
+                assert set(again.run_ids) == set(digests), what
+                assert digests_of(await records_in(target)) == digests, what
 
     asyncio.run(work())
