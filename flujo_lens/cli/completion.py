@@ -46,6 +46,9 @@ _CHOICES: dict[str, Sequence[str]] = {
     "--time": ("iso", "relative", "local"),
     "--fail-on": ("incompatible", "unknown", "none"),
     "--export": ("html", "svg", "chrome", "otlp", "mermaid"),
+    "--on-conflict": ("fail", "skip", "replace"),
+    "--strip": ("spans", "outputs", "state"),
+    "--without": ("state", "spans", "outputs"),
 }
 _STATUSES_OF = {
     "resume": ("paused", "failed", "running"),
@@ -192,7 +195,8 @@ class _Line:
             "--status": self._statuses, "--pipeline": self._pipelines, "--version": self._versions,
             "--store": self._stores, "-s": self._stores, "--output": _FORMATS.items, "-o": _FORMATS.items,
             "--columns": self._columns, "RUN": self._runs, "CODE": _codes, "SHELL": _shells, "AUDIT_ID": self._kept,
-            "TOPIC|COMMAND": self._topics, "--run": self._runs,
+            "TOPIC|COMMAND": self._topics, "--run": self._runs, "FROM": self._stores, "TO": self._stores,
+            "URI": self._stores,
         }  # fmt: skip
         if what in makers:
             return makers[what]()

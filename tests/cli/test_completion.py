@@ -74,6 +74,10 @@ def test_stores_by_name(bare_lens: Lens) -> None:
     bare_lens.write("lens.toml", '[stores.prod]\nuri = "sqlite:///nowhere.db"\n[stores.test]\nuri = "x.db"\n')
     assert offered(bare_lens, "list", "-s", "p") == ["prod"]
     assert offered(bare_lens, "list", "--store", "zzz") == [":files"]
+    assert offered(bare_lens, "copy", "p") == ["prod"]
+    assert offered(bare_lens, "copy", "prod", "t") == ["test"]
+    assert offered(bare_lens, "copy", "prod", "test", "--on-conflict", "") == ["fail", "skip", "replace"]
+    assert offered(bare_lens, "export", "--without", "s") == ["state", "spans"]
 
 
 @pytest.mark.parametrize(
