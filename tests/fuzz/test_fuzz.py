@@ -33,6 +33,7 @@ READING = (
     "migrate --dry-run", "optimize --dry-run -o json", "retry {} --dry-run", "prune --older-than 1h --dry-run -o id",
     "prune --keep-last 1 --dry-run -o json", "prune --orphans --dry-run", "tasks sweep --silent-for 1h --dry-run",
     "import kept.ndjson --dry-run -o json", "list --store a",
+    "export all.ndjson --overwrite", "export - --redact --without state,outputs",
 )  # fmt: skip
 CHANGING = (
     "fork {} --from-step 0 --yes -o json", "cancel {} --yes -o json", "cancel {} --yes", "delete {} --yes -o json",
@@ -42,6 +43,7 @@ CHANGING = (
     "prune --older-than 1h --yes --max-share 100% --include-paused --force --no-bin",
     "import made.ndjson --yes -o json",
     "import kept.ndjson -o json", "undo --yes -o json", "migrate --yes",
+    "import all.ndjson -s fresh.db --yes --verify -o json", "import kept.ndjson -s fresh/ --yes -o json",
 )  # fmt: skip
 
 

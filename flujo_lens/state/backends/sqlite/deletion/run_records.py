@@ -212,4 +212,4 @@ def _rows(session: Session, table: str, run_ids: Sequence[Any]) -> Iterator[tupl
 def _select(session: Session, table: str, where: str, limit: str = "") -> str:
     # All columns but those that SQLite computes, which cannot be inserted.
     columns = [row[1] for row in session.rows(f"PRAGMA table_info({table})")]
-    return queries.rows_of(table, columns, where, limit, has_rowid=table not in KEPT_OF_OURS)
+    return queries.rows_of(table, columns, where, limit, has_rowid=table not in (*KEPT_OF_OURS, *session.shape.odd))
