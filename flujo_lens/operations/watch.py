@@ -313,8 +313,10 @@ def first_events(activity: Activity) -> Iterator[Event]:
         yield _stale_event(run) if run.stale is not None else _event(known.get(run.run_id, run), run.status)
 
 
-async def activity_events(backend: StateBackend, before: Activity, after: Activity) -> list[Event]:
-    """What happened between two looks at all runs, in order of time.
+async def activity_events(backend: StateBackend, before: Activity, after: Activity) -> tuple[list[Event], Activity]:
+    """What happened between two looks at all runs, in order of time, and the second with what was read for that.
+
+    A run may have gone on between its listing and the reading of its details: its event must not come twice.
 
     Args:
         backend: The store, for the details of the runs that changed, and to see whether those that vanished exist.
@@ -327,7 +329,8 @@ async def activity_events(backend: StateBackend, before: Activity, after: Activi
     events = [event for run in changed for event in _between(before, found.get(run.run_id, run))]
     events += [Event(None, "deleted", run) for run in sought if run.run_id not in found]
     events += [_event(found[run.run_id], found[run.run_id].status) for run in sought if _is_other(run, found)]
-    return _in_order(events)
+    known = {run.run_id: found.get(run.run_id, run) for run in changed}
+    return _in_order(events), after._replace(runs={**after.runs, **known})
 
 
 def _in_order(events: list[Event]) -> list[Event]:

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-__all__ = ["EventLines", "LiveScreen", "Outage", "has_screen", "run_until_stopped", "until_now"]
+__all__ = ["LONG_TICK", "TICK", "EventLines", "LiveScreen", "Outage", "has_screen", "run_until_stopped", "until_now"]
 
 T = TypeVar("T")
 Draw = Callable[[int, int], "RenderableType"]
 """Makes the screen for a width and a height in cells."""
 
-_TICK = 10.0
-"""Seconds after which an unchanged screen is drawn again, for its durations: a drawing costs some 10 ms."""
+TICK, LONG_TICK = 10.0, 60.0
+"""Seconds after which an unchanged screen is drawn again, which costs some 10 ms; the second where nothing runs."""
 
 
 def has_screen(app: App, out: Output) -> bool:
@@ -123,6 +123,7 @@ class LiveScreen:
         )
         self._changed = asyncio.Event()
         self._drawn_at = 0.0
+        self.tick = TICK
         self._signals: list[int] = []
 
     def __enter__(self) -> Self:
@@ -166,10 +167,10 @@ class LiveScreen:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
-            due = self._drawn_at + _TICK - loop.time()
+            due = self._drawn_at + self.tick - loop.time()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(left, max(due, 0.0)))
-            if self._changed.is_set() or loop.time() >= self._drawn_at + _TICK:
+            if self._changed.is_set() or loop.time() >= self._drawn_at + self.tick:
                 self._changed.clear()
                 self.draw()
 

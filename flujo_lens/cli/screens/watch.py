@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.screens.live import EventLines, LiveScreen, Outage, has_screen, run_until_stopped, until_now
+from flujo_lens.cli.screens.live import (
+    LONG_TICK,
+    TICK,
+    EventLines,
+    LiveScreen,
+    Outage,
+    has_screen,
+    run_until_stopped,
+    until_now,
+)
 from flujo_lens.operations.watch import (
     Activity,
     Event,
@@ -85,9 +94,8 @@ async def _print_events(
     async def read() -> tuple[Activity, list[Event]]:
         nonlocal seen
         found = await read_activity(backend, wanted(), now(), asked.recent, 0, seen)
-        events = await activity_events(backend, seen, found)
-        seen = found
-        return found, events
+        events, seen = await activity_events(backend, seen, found)
+        return seen, events
 
     first: tuple[Activity, list[Event]] = (seen, [])
     async for look in looks(backend, read, first, asked.interval, lines.sleep):
@@ -115,6 +123,7 @@ async def _draw_runs(
         screen.draw()
         async for look in looks(backend, read, table.activity, asked.interval, screen.sleep):
             table.activity = look.value
+            screen.tick = TICK if look.value.running else LONG_TICK
             if table.outage.takes(look.problem) or look.is_new:
                 screen.draw()
 
