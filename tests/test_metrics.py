@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from collections import defaultdict
@@ -291,6 +292,33 @@ def test_figures_are_kept_for_the_interval_and_a_lost_store_is_no_crash(lens: Le
     found = read()
     assert (value(found, "lens_up"), value(found, "lens_scrape_errors_total")) == (1, 2)
     well_formed(metrics.text().decode())
+
+
+def test_a_slow_store_holds_no_scrape_up(lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old figures are served while a thread reads new ones, and reading takes at most a tenth of the time."""
+    clock, begun, go = Clock(), threading.Event(), threading.Event()
+    metrics = CachedMetrics(App(World()), 15.0, clock)
+    texts = iter([b"first", b"second"])
+
+    def slow() -> bytes:
+        begun.set()
+        assert go.wait(30)
+        clock.now += 20
+        return next(texts)
+
+    monkeypatch.setattr(metrics, "_collect", slow)
+    go.set()
+    assert metrics.text() == b"first"
+    go.clear()
+    begun.clear()
+    clock.now = 20 + 179
+    assert (metrics.text(), begun.is_set()) == (b"first", False)
+    clock.now = 20 + 180
+    assert metrics.text() == metrics.text() == b"first"
+    assert begun.wait(30)
+    go.set()
+    with metrics._lock:
+        assert metrics.text() == b"second"
 
 
 @contextmanager

@@ -25,6 +25,9 @@ __all__ = ["CachedMetrics", "check_metrics_options", "print_metrics", "serve_met
 _POLL = 0.5
 """Seconds between two looks at whether a signal came."""
 
+_LONG = 1.0
+"""Seconds of reading from which no scrape waits for it, but for the first."""
+
 _READABLE = 0o644
 """The permissions of a file for node_exporter, which runs as another user."""
 
@@ -83,7 +86,8 @@ def print_metrics(app: App, wanted: RunFilter, file: str | None) -> None:
 class CachedMetrics:
     """The metrics of a store, read again when they are older than `interval` seconds.
 
-    Of scrapes at the same time, one reads and the others wait for it.
+    At most a tenth of the time is spent on reading. Figures that took long to read are served until newer ones are
+    there, which a thread reads; ``lens_read_timestamp_seconds`` has their age. Of scrapes at the same time, one reads.
     """
 
     def __init__(self, app: App, interval: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -91,16 +95,34 @@ class CachedMetrics:
         self._lock = threading.Lock()
         self._text = b""
         self._until = float("-inf")
+        self._seconds = 0.0
         self._errors = 0
         self._last_error = ""
 
     def text(self) -> bytes:
         """The metrics; if the store cannot be read, ``lens_up 0`` and the number of errors."""
-        with self._lock:
-            if self._clock() >= self._until:
-                self._text = self._collect()
-                self._until = self._clock() + self._interval
+        if self._clock() < self._until:
             return self._text
+        if self._text and self._seconds > _LONG:
+            if self._lock.acquire(blocking=False):
+                threading.Thread(target=self._read_in_thread, daemon=True).start()
+            return self._text
+        with self._lock:
+            self._read_if_old()
+            return self._text
+
+    def _read_in_thread(self) -> None:
+        try:
+            self._read_if_old()
+        finally:
+            self._lock.release()
+
+    def _read_if_old(self) -> None:
+        begun = self._clock()
+        if begun >= self._until:
+            self._text = self._collect()
+            self._seconds = self._clock() - begun
+            self._until = self._clock() + max(self._interval, 9 * self._seconds)
 
     def _collect(self) -> bytes:
         begun = self._clock()
