@@ -75,6 +75,7 @@ __all__ = [
     "SealedStateError",
     "StoreError",
     "StoreNotFoundError",
+    "StrippedRunError",
     "TimeFormatError",
     "UnknownStoreError",
     "UnknownValueError",
