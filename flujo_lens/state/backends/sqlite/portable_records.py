@@ -30,6 +30,7 @@ from flujo_lens.state.backends.sqlite.schema.tables import WRITTEN_COLUMNS
 from flujo_lens.state.backends.sqlite.writes import queries
 from flujo_lens.state.backends.sqlite.writes.key_values import values_of
 from flujo_lens.state.backends.sqlite.writes.row_values import column_value
+from flujo_lens.state.interpret import as_number
 from flujo_lens.state.portable import (
     MARK,
     plain_evaluation,
@@ -240,10 +241,25 @@ def _spans(tables: Mapping[str, list[dict[str, Any]]], lost: Counter[str]) -> li
     if not rows:
         trees = (_parsed(row.get("trace_data")) for row in tables.get("traces", ()))
         return [_of_tree(span) for tree in trees if isinstance(tree, dict) for span in spans_of_tree(tree)]
-    found = {str(row.get("span_id")): plain_span({**row, "span_id": str(row.get("span_id"))}) for row in rows}
+    found = {span["span_id"]: span for span in (_span(row, lost) for row in rows)}
     if len(found) < len(rows):
         lost["earlier spans with the id of a later one"] += len(rows) - len(found)
     return list(found.values())
+
+
+def _span(row: Mapping[str, Any], lost: Counter[str]) -> dict[str, Any]:
+    """A span as lens reads it: a time is a number, attributes are an object, the rest is text."""
+    span = plain_span(row)
+    for name in ("start_time", "end_time"):
+        if span[name] is not None and as_number(span[name]) is None:
+            lost["times of spans that are not numbers"] += 1
+            span[name] = None
+    if not isinstance(span["attributes"], dict) and not is_sealed(span["attributes"]):
+        span["attributes"] = {"unreadable": span["attributes"]}
+    texts = {
+        name: str(span[name]) for name in ("span_id", "parent_span_id", "name", "status") if span[name] is not None
+    }
+    return {**span, "span_id": "None", **texts}
 
 
 def _of_tree(span: Any) -> dict[str, Any]:
