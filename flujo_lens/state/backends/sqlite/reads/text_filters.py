@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from flujo_lens.state.backends.sqlite.engine.session import Session
+from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
+from flujo_lens.state.backends.sqlite.reads.run_selection import with_details
 from flujo_lens.state.backends.sqlite.schema.shape import Shape
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter
@@ -31,7 +32,9 @@ def meta_candidates(session: Session, wanted: RunFilter) -> _Part | None:
         return None
     found = [_meta_test(key, value) for key, value in wanted.meta]
     where = " AND ".join(f"COALESCE({test}, 0) > 0" for test, _ in found)
-    return f"SELECT run_id FROM {_WS} WHERE {where}", tuple(value for _, values in found for value in values)
+    return f"SELECT run_id FROM {_WS} WHERE metadata IS NOT NULL AND {where}", tuple(
+        value for _, values in found for value in values
+    )
 
 
 def _meta_test(key: str, value: str) -> tuple[str, tuple[Any, ...]]:
@@ -59,11 +62,17 @@ def count_by_meta(session: Session, wanted: RunFilter) -> int | None:
     found = [_meta_test(key, value) for key, value in wanted.meta]
     least = f"min({', '.join(f'COALESCE({test}, 0)' for test, _ in found)}, 2)"
     values = tuple(value for _, own in found for value in own)
-    source = f"SELECT run_id AS id, {least} AS sure FROM {_WS} WHERE run_id IS NOT NULL LIMIT -1"
-    count = int(session.value(f"SELECT count(*) FROM ({source}) WHERE sure = 2", values))
-    maybe = f"SELECT id FROM ({source}) WHERE sure = 1"
-    sql = queries.by_ids(session.shape, maybe, details=True)
-    return count + sum(matches(wanted, run) for run in session.runs(session.rows(sql, values)))
+    # The LIMITs keep SQLite from merging the queries: it would read the metadata for each mention.
+    read = f"SELECT run_id, metadata FROM {_WS} WHERE run_id IS NOT NULL AND metadata IS NOT NULL LIMIT -1"
+    judged = f"SELECT run_id, {least} AS sure FROM ({read}) LIMIT -1"
+    maybe = "CASE sure WHEN 1 THEN run_id END"
+    count, ids = 0, []
+    for sure, run_id, number in session.rows(
+        f"SELECT sure, {maybe}, count(*) FROM ({judged}) WHERE sure > 0 GROUP BY 1, 2", values
+    ):
+        count += number if sure == 2 else 0
+        ids += [as_text(run_id)] if sure == 1 else []
+    return count + sum(matches(wanted, run) for run in with_details(session, ids))
 
 
 def search_candidates(session: Session, wanted: RunFilter) -> _Part | None:
