@@ -180,7 +180,8 @@ def count(session: Session, wanted: RunFilter) -> int | None:
     if wanted.meta:
         from flujo_lens.state.backends.sqlite.reads.text_filters import count_by_meta
 
-        return count_by_meta(session, wanted)
+        found = count_by_meta(session, wanted)
+        return found and found[0] + sum(matches(wanted, run) for run in with_details(session, found[1]))
     return _count_since(session, wanted)
 
 

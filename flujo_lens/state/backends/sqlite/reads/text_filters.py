@@ -9,9 +9,7 @@ from typing import Any
 
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
-from flujo_lens.state.backends.sqlite.reads.run_selection import with_details
 from flujo_lens.state.backends.sqlite.schema.shape import Shape
-from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["count_by_meta", "meta_candidates", "search_candidates"]
@@ -55,8 +53,8 @@ def _meta_test(key: str, value: str) -> tuple[str, tuple[Any, ...]]:
     return sql, values
 
 
-def count_by_meta(session: Session, wanted: RunFilter) -> int | None:
-    """How many runs have the metadata, if nothing else is asked for; None where SQL cannot tell."""
+def count_by_meta(session: Session, wanted: RunFilter) -> tuple[int, list[str]] | None:
+    """How many runs have the metadata for sure, and the ids of those that may; None if anything else is asked for."""
     if wanted._replace(meta=()) != RunFilter() or meta_candidates(session, wanted) is None:
         return None
     found = [_meta_test(key, value) for key, value in wanted.meta]
@@ -72,7 +70,7 @@ def count_by_meta(session: Session, wanted: RunFilter) -> int | None:
     ):
         count += number if sure == 2 else 0
         ids += [as_text(run_id)] if sure == 1 else []
-    return count + sum(matches(wanted, run) for run in with_details(session, ids))
+    return count, ids
 
 
 def search_candidates(session: Session, wanted: RunFilter) -> _Part | None:
