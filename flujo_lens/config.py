@@ -568,5 +568,6 @@ def _no_store(world: World, settings: Settings) -> NoStoreError:
         first = f"lens --store {name} list"
     else:
         first = "lens --store sqlite:///path/to.db list"
-    rest = f"or set {LENS_STORE}, or default = ... in lens.toml; to try lens: lens demo"
+    tried = "lens status --store flujo_demo.db" if isfile(world.cwd / "flujo_demo.db") else "lens demo"
+    rest = f"or set {LENS_STORE}, or default = ... in lens.toml; to try lens: {tried}"
     return NoStoreError(message, hint=f"{first}\n{rest}")

@@ -15,6 +15,8 @@ _CODE = re.compile("(?:LENS-)?([A-Z][0-9]{1,9})", re.IGNORECASE)
 _NUMBER = len("LENS-B")
 """Where the number of a code begins."""
 
+_EXIT_CODES = "for exit codes: lens help exit-codes"
+
 _HEAD = re.compile(r"# (?P<code>\S+): (?P<title>.+)\n\nExit code (?P<exit_code>[0-9]+)")
 
 
@@ -48,7 +50,8 @@ def explain(code: str) -> Explanation:
     whole = f"LENS-{found[1].upper()}" if found else code
     codes = _codes()
     if whole not in codes:
-        raise UnknownValueError.of("error code", whole, codes, _near(whole, codes))
+        unknown = UnknownValueError.of("error code", whole, codes, _near(whole, codes))
+        raise UnknownValueError(unknown.message, hint=_EXIT_CODES, value=whole) if code.strip().isdigit() else unknown
     return _page(whole)
 
 
@@ -60,7 +63,8 @@ def _near(code: str, codes: list[str]) -> str | None:
 
 
 def _codes() -> list[str]:
-    return sorted(page.name.removesuffix(".md") for page in _PAGES.iterdir() if page.name.endswith(".md"))
+    codes = [page.name.removesuffix(".md") for page in _PAGES.iterdir() if page.name.endswith(".md")]
+    return sorted(codes, key=lambda code: (code[:_NUMBER], int(code[_NUMBER:])))
 
 
 def _page(code: str) -> Explanation:

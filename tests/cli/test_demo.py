@@ -56,3 +56,9 @@ def test_its_ids_lead_back(bare_lens: Lens) -> None:
     made = bare_lens("demo 'two words.db'")
     proposed = made.err.splitlines()[0].partition("lens ")[2]
     assert bare_lens(proposed).code == 0
+
+
+def test_the_sample_store_is_suggested_where_it_is(bare_lens: Lens) -> None:
+    assert bare_lens("status").err.endswith("to try lens: lens demo\n")
+    assert bare_lens("demo").code == 0
+    assert bare_lens("status").err.endswith("to try lens: lens status --store flujo_demo.db\n")

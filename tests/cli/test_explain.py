@@ -37,13 +37,15 @@ def page_id(page: Explanation) -> str:
     return page.code
 
 
+CODES = sorted(BY_CODE, key=lambda code: (code[:6], int(code[6:])))
+
 every_page = pytest.mark.parametrize("page", PAGES, ids=page_id)
 
 # --- what the pages say
 
 
 def test_every_error_has_a_page_and_every_page_an_error() -> None:
-    assert [page.code for page in PAGES] == sorted(BY_CODE)
+    assert [page.code for page in PAGES] == CODES
 
 
 def test_no_two_pages_have_the_same_title() -> None:
@@ -144,7 +146,7 @@ def test_the_list_of_codes(bare_lens: Lens) -> None:
 def test_the_list_on_a_terminal(bare_lens: Lens, width: int) -> None:
     shown = bare_lens("explain", tty=True, width=width)
     assert (shown.code, shown.err) == (0, "")
-    assert [line.split()[0] for line in shown.lines if line.startswith("LENS-")] == sorted(BY_CODE)
+    assert [line.split()[0] for line in shown.lines if line.startswith("LENS-")] == CODES
     assert max(map(len, shown.lines)) <= width
 
 
@@ -178,6 +180,13 @@ def test_an_unknown_code_names_the_nearest(bare_lens: Lens, typed: str) -> None:
     told = bare_lens("explain", typed)
     assert (told.code, told.out) == (2, "")
     assert told.err.startswith('error LENS-U3: unknown error code "LENS-S88". Did you mean LENS-S8? Valid: LENS-A1, ')
+
+
+def test_an_exit_code_is_not_an_error_code(bare_lens: Lens) -> None:
+    told = bare_lens("explain 5 -o json")
+    assert (told.code, told.error["hint"]) == (2, "for exit codes: lens help exit-codes")
+    valid = told.error["message"].partition("Valid: ")[2].split(", ")
+    assert valid.index("LENS-C9") + 1 == valid.index("LENS-C10"), "in the order of the numbers"
 
 
 @pytest.mark.parametrize("typed", ["", "locked", "7", "B", "../B1", "\u0661", "B\u0661", "\x1b[31m"])
@@ -241,6 +250,6 @@ def test_the_page_of_the_documentation_is_up_to_date() -> None:
 def test_the_documentation_has_every_page() -> None:
     text = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
     found = re.findall(r"^## (LENS-\S+): ", text, re.MULTILINE)
-    assert found == sorted(BY_CODE)
+    assert found == CODES
     for code in found:
         assert f"| [{code}](#{code.lower()}-" in text

@@ -29,6 +29,6 @@ def _error_codes() -> dict[int, list[str]]:
     from flujo_lens.operations.explain import explanations
 
     found: dict[int, list[str]] = {}
-    for page in sorted(explanations(), key=lambda page: (page.code[:6], int(page.code[6:]))):
+    for page in explanations():
         found.setdefault(page.exit_code, []).append(page.code)
     return found
