@@ -121,7 +121,7 @@ def test_times() -> None:
 
 def test_counts_money_sizes() -> None:
     assert (human.plural(1, "run"), human.plural(2310, "run")) == ("1 run", "2,310 runs")
-    assert [human.money(usd) for usd in (None, 0.0123, 1.5, 1234.5)] == ["-", "$0.0123", "$1.50", "$1234.50"]
+    assert [human.money(usd) for usd in (None, 0.0, 0.0123, 1.5, 1234.5)] == ["-", "-", "$0.0123", "$1.50", "$1234.50"]
     assert [human.size(n) for n in (None, 0, 1023, 2048, 360_448, 9.1 * 2**30)] == [
         "-", "0 B", "1023 B", "2.0 KiB", "352 KiB", "9.1 GiB",
     ]  # fmt: skip

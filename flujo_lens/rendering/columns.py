@@ -258,7 +258,7 @@ STEP = View(
         Shown("STEP", lambda step, _: step.step_name, 100, "id"),
         Shown("STATUS", lambda step, _: step.status, 90, "status"),
         Shown("TIME", lambda step, _: human.duration(step.duration_ms), 70, "right"),
-        Shown("COST", lambda step, _: human.money(step.cost_usd or None), 40, "right"),
+        Shown("COST", lambda step, _: human.money(step.cost_usd), 40, "right"),
         Shown("TOKENS", lambda step, _: human.count(step.token_counts), 30, "right"),
         Shown("TRIES", lambda step, _: human.count(step.attempts), 20, "right"),
         Shown("", lambda step, _: plain_error(step.error or ""), 85, "fold"),
@@ -313,7 +313,7 @@ FAILURE = View(
 
 
 _COST_COLUMNS = (
-    Shown("COST", lambda stats, _: human.money(stats.cost_usd or None), 75, "right"),
+    Shown("COST", lambda stats, _: human.money(stats.cost_usd), 75, "right"),
     Shown("TOKENS", lambda stats, _: human.count(stats.tokens or None), 35, "right"),
 )
 

@@ -77,7 +77,7 @@ def _columns(side: str, label: str) -> tuple[Shown, ...]:
     return (
         Shown(label, _of_step(side, lambda step: step.status), 90, "status"),
         Shown(f"TIME {label}", _of_step(side, lambda step: human.duration(step.duration_ms)), 60, "right"),
-        Shown(f"COST {label}", _of_step(side, lambda step: human.money(step.cost_usd or None)), 40, "right"),
+        Shown(f"COST {label}", _of_step(side, lambda step: human.money(step.cost_usd)), 40, "right"),
         Shown(f"TOKENS {label}", _of_step(side, lambda step: human.count(step.token_counts)), 30, "right"),
     )
 

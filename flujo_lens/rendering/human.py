@@ -45,10 +45,10 @@ def long_duration(seconds: float) -> str:
 
 
 def money(usd: float | None) -> str:
-    """US dollars with significant digits."""
-    if usd is None:
+    """US dollars with significant digits; stores hold 0 where no cost is known, which is shown as none."""
+    if not usd:
         return "-"
-    return f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}".rstrip("0")
+    return f"${usd:.2f}" if usd >= 1 else f"${usd:.4f}".rstrip("0")
 
 
 def count(number: float | None) -> str:
