@@ -41,7 +41,6 @@ Callers of the library catch `LensError`; the command line turns it into a messa
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -507,6 +506,8 @@ def command_line(command: str, run_id: str, options: str = "") -> str:
 
 def nearest(value: str, legal: Iterable[str]) -> str | None:
     """The closest match for `value` in `legal` (ignoring case), or None."""
+    import difflib
+
     by_folded = {name.casefold(): name for name in legal}
     found = difflib.get_close_matches(value.casefold(), by_folded, n=1, cutoff=0.6)
     return by_folded[found[0]] if found else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -94,6 +93,8 @@ class App:
 
     def run(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         """Open the store, run `work` with it, close it, and return the result."""
+        import asyncio  # here: help and completion need no event loop
+
         return asyncio.run(self._with_backend(work))
 
     def run_steps(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
@@ -112,6 +113,8 @@ class App:
 
     def run_with(self, other: App, work: Callable[[StateBackend, StateBackend], Awaitable[T]]) -> T:
         """`run` with two stores: this one and that of `other`."""
+        import asyncio
+
         return asyncio.run(self._with_backend(lambda one: other._with_backend(lambda two: work(one, two))))
 
     def at(self, store: str) -> App:
