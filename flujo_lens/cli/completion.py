@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.cli.context import App
@@ -117,7 +118,7 @@ class _Line:
         self.options: dict[str, str] = {}
         self.command: Any = None
         self.path: list[str] = []
-        self.places = 0
+        self.arguments: list[str] = []
         self.pending: str | None = None
         self._read()
 
@@ -143,7 +144,7 @@ class _Line:
                 self.path.append(word)
                 known |= _takes_value(self.command)
             else:
-                self.places += 1
+                self.arguments.append(word)
 
     def candidates(self) -> Iterator[Candidate]:
         if self.pending is not None:
@@ -183,8 +184,8 @@ class _Line:
         places = [param for param in getattr(self.command, "params", ()) if param.param_type_name == "argument"]
         if not places:
             return
-        place = places[min(self.places, len(places) - 1)]
-        if self.places >= len(places) and place.nargs != -1:
+        place = places[min(len(self.arguments), len(places) - 1)]
+        if len(self.arguments) >= len(places) and place.nargs != -1:
             return
         metavar = (place.metavar or place.name or "").strip("[].").upper()
         yield from self._values(metavar)
@@ -196,7 +197,7 @@ class _Line:
             "--store": self._stores, "-s": self._stores, "--output": _FORMATS.items, "-o": _FORMATS.items,
             "--columns": self._columns, "RUN": self._runs, "CODE": _codes, "SHELL": _shells, "AUDIT_ID": self._kept,
             "TOPIC|COMMAND": self._topics, "--run": self._runs, "FROM": self._stores, "TO": self._stores,
-            "URI": self._stores,
+            "URI": self._stores, "--by": self._groups, "--sort": self._orders, "--from-step": self._steps,
         }  # fmt: skip
         if what in makers:
             return makers[what]()
@@ -256,15 +257,19 @@ class _Line:
             found = [*RUN_STATUSES]
         return [(f"{begun}{comma}{status}", "") for status in found]
 
-    def _of_newest(self, field: str) -> Iterable[Candidate]:
-        """The values that a field of the newest runs has."""
+    def _newest(self) -> Sequence[RunSummary]:
         from flujo_lens.state.views import RunFilter
 
         async def work(backend: StateBackend) -> Sequence[RunSummary]:
             wanted = RunFilter(pipeline=self.options.get("--pipeline"))
             return (await backend.query_runs(wanted, limit=5 * _MOST)).items
 
-        return [(value, "") for value in dict.fromkeys(getattr(run, field) for run in self._look(work))]
+        found: Sequence[RunSummary] = self._look(work)
+        return found
+
+    def _of_newest(self, field: str) -> Iterable[Candidate]:
+        """The values that a field of the newest runs has."""
+        return [(value, "") for value in dict.fromkeys(getattr(run, field) for run in self._newest())]
 
     def _pipelines(self) -> Iterable[Candidate]:
         return self._of_newest("pipeline_name")
@@ -290,11 +295,52 @@ class _Line:
 
     def _columns(self) -> Iterable[Candidate]:
         from flujo_lens.rendering import columns
+        from flujo_lens.rendering.sorted_runs import run_view
 
         view = getattr(columns, _VIEWS.get(self.path[0] if self.path else "", "RUN"))
+        if self.path == ["list"] and self.options.get("--sort", "").startswith("size"):
+            view = run_view("size")
         begun, comma, _ = self.current.rpartition(",")
         taken = set(begun.split(","))
         return [(f"{begun}{comma}{field.name}", "") for field in view.fields if field.name not in taken]
+
+    def _groups(self) -> Iterable[Candidate]:
+        """What ``--by`` takes; behind ``meta:``, the keys of the newest runs."""
+        from flujo_lens.state.groups import DIMENSIONS, META
+
+        if self.path == ["failed"]:
+            return [("version", ""), ("hour", "")]
+        if not self.current.partition("=")[2].startswith(META) and not self.current.startswith(META):
+            return [(name, "") for name in (*DIMENSIONS, META)]
+        return [(f"{META}{key}", "") for key in sorted({key for run in self._newest() for key in run.metadata})]
+
+    def _orders(self) -> Iterable[Candidate]:
+        """What ``--sort`` takes; a direction once its colon is typed."""
+        from flujo_lens.operations.stats import FIGURES
+        from flujo_lens.state.sorting import DIRECTIONS, SORT_FIELDS
+
+        fields = (*FIGURES, *(self._grouped_by() or ["pipeline"])) if self.path == ["stats"] else SORT_FIELDS
+        if ":" not in self.current or self.current.startswith("meta:"):
+            return [(name, "") for name in fields]
+        return [(f"{name}:{way}", "") for name in fields for way in DIRECTIONS]
+
+    def _grouped_by(self) -> list[str]:
+        """The values of ``--by`` before the cursor."""
+        behind = [after for word, after in pairwise(self.before) if word == "--by"]
+        return [*behind, *(word.removeprefix("--by=") for word in self.before if word.startswith("--by="))]
+
+    def _steps(self) -> Iterable[Candidate]:
+        """The steps that the run of ``lens fork`` can start again from."""
+        from flujo_lens.operations.fork import steps_to_fork_from
+        from flujo_lens.operations.runs import read_run
+
+        if not self.arguments:
+            return []
+
+        async def work(backend: StateBackend) -> Sequence[str]:
+            return steps_to_fork_from(await read_run(backend, self.arguments[0]))
+
+        return [(step, "") for step in self._look(work)]
 
     def _topics(self) -> Iterable[Candidate]:
         from flujo_lens.cli.app import COMMANDS

@@ -17,7 +17,7 @@ from flujo_lens.state.forks import FORKED_FROM, fork_error
 from flujo_lens.state.stripped import check_whole
 from flujo_lens.state.views import RunDetail
 
-__all__ = ["ForkPlan", "Forked", "fork", "plan_fork"]
+__all__ = ["ForkPlan", "Forked", "fork", "plan_fork", "steps_to_fork_from"]
 
 _QUARTER = timedelta(minutes=15)
 """The unit of all UTC offsets."""
@@ -139,8 +139,13 @@ def _standing(old: RunDetail, step: str, names: Sequence[str]) -> int:
             hint=f"{command_line('show', old.run.run_id, '--show-output')} shows the outputs in the history",
             run_id=old.run.run_id,
         )
-    there = [*names, *([old.run.step_name] if old.run.step_name and old.run.step_name not in names else [])]
-    raise UnknownValueError.of(f"step of {old.run.run_id}", step, there or ("none",))
+    raise UnknownValueError.of(f"step of {old.run.run_id}", step, steps_to_fork_from(old) or ("none",))
+
+
+def steps_to_fork_from(old: RunDetail) -> list[str]:
+    """The steps from which a run can start again: its finished ones in order, and the current one."""
+    done = [str(entry.get("name")) for entry in _done(old.state or {})]
+    return list(dict.fromkeys([*done, *([old.run.step_name] if old.run.step_name else [])]))
 
 
 async def _manifest(backend: StateBackend, run_id: str) -> str | None:

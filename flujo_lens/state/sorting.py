@@ -10,10 +10,10 @@ from typing import NamedTuple
 from flujo_lens.errors import UnknownValueError
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["SORT_FIELDS", "Rank", "Sort", "Top", "parse_sort", "sort_value"]
+__all__ = ["DIRECTIONS", "SORT_FIELDS", "Rank", "Sort", "Top", "parse_sort", "sort_value"]
 
 SORT_FIELDS = ("started", "updated", "duration", "cost", "tokens", "size")
-_DIRECTIONS = ("desc", "asc")
+DIRECTIONS = ("desc", "asc")
 
 
 class Sort(NamedTuple):
@@ -41,8 +41,8 @@ def parse_sort(text: str, fields: Sequence[str] = SORT_FIELDS) -> Sort:
         name, colon, way = text.strip(), "", ""
     if name not in fields:
         raise UnknownValueError.of("--sort field", name, fields)
-    if colon and way not in _DIRECTIONS:
-        raise UnknownValueError.of("direction of --sort", way, _DIRECTIONS)
+    if colon and way not in DIRECTIONS:
+        raise UnknownValueError.of("direction of --sort", way, DIRECTIONS)
     return Sort(name, way != "asc")
 
 

@@ -16,6 +16,8 @@ import pytest
 from support import Lens
 
 from flujo_lens.cli.completion import SHELLS, script
+from flujo_lens.state.groups import DIMENSIONS
+from flujo_lens.state.sorting import SORT_FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = ("ns:one", "sp ace", "it'll", 'dq"x', "br[a]ck", "back\\sl", "do$llar", "st*r")
@@ -57,6 +59,24 @@ def test_values(lens: Lens) -> None:
     assert offered(lens, "trace", "@latest", "--export", "") == ["html", "svg", "chrome", "otlp", "mermaid"]
     assert offered(lens, "trace", "--export", "svg", "") == [":files"]
     assert "deep-001" in offered(lens, "trace", "--export", "svg", "out.svg", "deep")
+
+
+def test_groups_orders_and_steps(lens: Lens) -> None:
+    assert offered(lens, "stats", "--by", "") == [*DIMENSIONS, "meta:"]
+    assert offered(lens, "stats", "--by=ver") == ["--by=version"]
+    keys = {key for run in lens("list --all -o json").json for key in run["metadata"]}
+    assert offered(lens, "stats", "--by", "meta:") == [f"meta:{key}" for key in sorted(keys)] != []
+    assert offered(lens, "failed", "--by", "") == ["version", "hour"]
+    assert offered(lens, "list", "--sort", "") == list(SORT_FIELDS)
+    assert offered(lens, "list", "--sort", "cost:") == ["cost:desc", "cost:asc"]
+    assert offered(lens, "stats", "--sort", "p9") == ["p95", "p99"]
+    assert offered(lens, "stats", "--by", "day", "--by=model", "--sort", "")[-2:] == ["day", "model"]
+    assert offered(lens, "list", "--sort", "size", "--columns", "siz") == ["size_bytes"]
+    refused = lens("fork orders-v1-001 --from-step none").err
+    steps = offered(lens, "fork", "orders-v1-001", "--from-step", "")
+    assert steps
+    assert all(step in refused for step in steps)
+    assert offered(lens, "fork", "--from-step", "") == []
 
 
 def test_runs_newest_first_with_status_and_age(lens: Lens) -> None:
@@ -172,13 +192,13 @@ class Shell:
         self._process.wait(30)
 
 
-def _completed(shell: Shell, begun: str, is_there: Callable[[list[str]], bool]) -> list[str]:
-    """The words of a line that was begun, completed and entered; a slow machine may need the key twice."""
+def _completed(shell: Shell, begun: str, is_there: Callable[[list[str]], bool], end: str = "") -> list[str]:
+    """The words of a line that was begun, completed, ended and entered; a slow machine may need the key twice."""
     words: list[str] = []
     for wait in (0, 2, 6):
-        shell.send(f"lens show {begun}\t")
+        shell.send(f"lens {begun}\t")
         time.sleep(wait)
-        shell.send("\n")
+        shell.send(f"{end}\n")
         words = shell.await_words()
         if is_there(words):
             break
@@ -191,8 +211,9 @@ def test_odd_ids_come_out_as_one_word(odd: Lens, kind: str) -> None:
         pytest.skip(f"there is no {kind}")
     shell = Shell(kind, odd)
     try:
+        assert _completed(shell, "stats --by met", lambda words: words[-1] == "meta:x", "x")[1:] == ["--by", "meta:x"]
         for run in ODD if "LENS_SOAK" in os.environ else ODD[:3]:
-            begun = run[:2]
+            begun = f"show {run[:2]}"
             assert _completed(shell, begun, lambda words, run=run: words == ["show", run]) == ["show", run]  # type: ignore[misc]
     finally:
         shell.close()

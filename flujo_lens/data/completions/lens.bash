@@ -21,6 +21,9 @@ _lens() {
         esac
     done < <("${words[0]}" __complete bash "${words[@]:1:cword}" 2>/dev/null)
     COMPREPLY=("${reply[@]}")
+    if ((${#reply[@]} == 1)) && [[ ${reply[0]} == *: ]]; then
+        compopt -o nospace
+    fi
     if declare -F __ltrim_colon_completions >/dev/null; then
         __ltrim_colon_completions "$cur"
     fi
