@@ -113,7 +113,7 @@ class Transferred:
         unchanged: Number of runs that the target had already.
         conflicts: Number of runs that exist and differ, and were skipped.
         failed: Runs that could not be moved, with the reasons.
-        verified: Number of runs whose digests were compared after writing.
+        verified: Number of runs whose digests in both stores were compared, at the end of a write or without one.
         lost: What the target cannot hold: numbers by description.
     """
 
@@ -158,7 +158,8 @@ class Transfer:
         parts: What of the runs is moved.
         into: What is known of the target.
         on_conflict: One of `CONFLICTS`.
-        verify: Whether each run is read again after it was written, and its digest compared.
+        verify: Whether each run is read again after it was written, and its digest compared. Those that the target
+            has already are read and compared in any case; they count as verified then.
         done: What was moved, which is updated.
     """
 
@@ -193,6 +194,8 @@ class Transfer:
         there = {} if self._is_empty else await self._digests(new)
         same = {run_id for run_id in new if there.get(run_id) == digests[run_id]}
         self._done.unchanged += len(same)
+        if self._verifies and not self._done.dry_run:
+            self._done.verified += len(same)
         differing = [run_id for run_id in new if run_id in there and run_id not in same]
         replaced = self._decided(differing)
         await self._write(runs, [run_id for run_id in new if run_id not in there], digests)
