@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flujo_lens.errors import OperationFailedError, UsageError
+from flujo_lens.operations.archive_compression import foreign
 from flujo_lens.operations.trace import Trace
 from flujo_lens.operations.trace_formats import is_chrome, is_otlp, read_chrome, read_otlp
 from flujo_lens.state.timestamps import parse_instant
@@ -15,6 +17,20 @@ from flujo_lens.state.traces import build_trees, nest, spans_of_tree
 from flujo_lens.state.views import RunSummary, Span
 
 __all__ = ["read_trace_file"]
+
+_READ = (
+    "--file reads html, chrome and otlp files of lens trace --export, "
+    "and what lens trace RUN -o json and flujo run --debug-export write"
+)
+_LONGEST_START = 512
+_KINDS = (
+    (re.compile(rb"gantt\b|%%|(flowchart|graph|sequenceDiagram|timeline)\s"), "it is a Mermaid chart"),
+    (re.compile(rb"<svg\b|<\?xml\b"), "it is a picture (SVG)"),
+    (re.compile(rb"<"), "it is a page without a trace of lens"),
+    (re.compile(rb"[{\[]"), "its JSON is damaged or cut off"),
+    (re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd"), "it is compressed"),
+)
+"""How files begin that are not JSON, and what they are; others are those of `foreign`."""
 
 _PAGE = re.compile(rb'<script id="trace" type="application/json">(.*?)</script>', re.DOTALL)
 
@@ -35,8 +51,10 @@ def read_trace_file(path: Path) -> Trace:
     except OSError as error:
         raise OperationFailedError(f"cannot read {path}: {error.strerror or error}") from error
     documents = _documents(path, content)
-    first = documents[0] if documents else None
-    if all(map(is_otlp, documents)) and documents:
+    if not documents:
+        raise _no_trace(path, "it is empty")
+    first = documents[0]
+    if all(map(is_otlp, documents)):
         return read_otlp(documents)
     if is_chrome(first):
         return read_chrome(first)
@@ -54,7 +72,32 @@ def _documents(path: Path, content: bytes) -> list[Any]:
         try:
             return [orjson.loads(line) for line in content.splitlines() if line.strip()]
         except orjson.JSONDecodeError:
-            raise UsageError(f"{path} is not a saved trace: {error}") from error
+            raise _no_trace(path, _kind(content), _is_sqlite(content)) from error
+
+
+# --- what is no trace
+
+
+def _no_trace(path: Path, what: str, is_store: bool = False) -> UsageError:
+    store = f"to see a run in it: lens trace RUN --store {shlex.quote(str(path))}\n" if is_store else ""
+    return UsageError(f"{path} is not a saved trace: {what}", hint=f"{store}{_READ}")
+
+
+def _is_sqlite(content: bytes) -> bool:
+    return content.startswith(b"SQLite format 3\0")
+
+
+def _kind(content: bytes) -> str:
+    """What a file is that is not JSON."""
+    start = content[:_LONGEST_START].removeprefix(b"\xef\xbb\xbf").lstrip()
+    for pattern, what in _KINDS:
+        if pattern.match(start):
+            return what
+    found = foreign(content[:_LONGEST_START])
+    return found[0] if found is not None else "it is not JSON"
+
+
+# --- what lens and the library save
 
 
 def _saved(path: Path, document: Any) -> Trace:
@@ -65,8 +108,7 @@ def _saved(path: Path, document: Any) -> Trace:
         run, document = _exported_run(document), document["trace_tree"] or []
     roots = document if isinstance(document, list) else [document]
     if not all(isinstance(root, dict) and "name" in root for root in roots):
-        hint = f"to save a trace: lens trace RUN -o json > {path.name}, or flujo run --debug-export"
-        raise UsageError(f"{path} is not a saved trace", hint=hint)
+        raise _no_trace(path, "its JSON has no spans")
     return Trace(_trees(roots), run)
 
 

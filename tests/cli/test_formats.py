@@ -532,4 +532,24 @@ def test_a_saved_list_of_spans_is_a_trace(lens: Lens) -> None:
 def test_what_is_no_trace_is_refused(lens: Lens, content: str) -> None:
     (lens.cwd / "debug.json").write_text(content)
     refused = lens("trace --file debug.json")
-    assert (refused.code, "is not a saved trace" in refused.err) == (2, True)
+    assert (refused.code, "is not a saved trace: its JSON has no spans\n" in refused.err) == (2, True)
+    assert "--file reads html, chrome and otlp files" in refused.err
+
+
+def test_a_file_of_another_kind_is_named(lens: Lens) -> None:
+    for form in ("mermaid", "svg"):
+        lens(f"trace orders-v1-001 --export {form} a.{form}")
+    lens("export a.ndjson.gz --pipeline orders")
+    texts = {"a.html": "<html></html>", "cut.json": '{"run_id": "a", "spa', "no.txt": "spans: none", "empty": "\n"}
+    for name, text in texts.items():
+        lens.write(name, text)
+    for name, what in {
+        "flujo_ops.db": "it is an SQLite database", "a.mermaid": "it is a Mermaid chart",
+        "a.svg": "it is a picture (SVG)", "a.html": "it is a page without a trace of lens",
+        "cut.json": "its JSON is damaged or cut off", "a.ndjson.gz": "it is compressed",
+        "no.txt": "it is not JSON", "empty": "it is empty",
+    }.items():  # fmt: skip
+        refused = lens(f"trace --file {name}")
+        assert (refused.code, f"{name} is not a saved trace: {what}\n" in refused.err) == (2, True), name
+        assert "what lens trace RUN -o json and flujo run --debug-export write" in refused.err
+        assert ("lens trace RUN --store" in refused.err) == (name == "flujo_ops.db")
