@@ -436,7 +436,7 @@ class ArchiveError(LensError):
     @classmethod
     def no_archive(cls, path: object, why: str, hint: str | None = None) -> ArchiveError:
         """Build the error for a file that is not an archive."""
-        made_by = "nothing was changed; lens prune --archive FILE makes archives"
+        made_by = "nothing was changed; lens export FILE writes archives, as does lens prune --archive FILE"
         return cls(f"{path} is not an archive of runs: {why}", hint=hint or made_by, path=str(path))
 
     @classmethod

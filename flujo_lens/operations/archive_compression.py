@@ -104,8 +104,12 @@ class Limits(NamedTuple):
 LIMITS = Limits()
 
 
-def form_of(path: Path) -> Form:
+def form_of(path: Path, hint: str | None = None) -> Form:
     """The compression of a file name.
+
+    Args:
+        path: The file.
+        hint: What to type in place of an unknown suffix; by default, as for ``--archive``.
 
     Raises:
         UsageError: the suffix is unknown.
@@ -118,7 +122,7 @@ def form_of(path: Path) -> Form:
             return form
     raise UsageError(
         f'"{path.name}" is not a file name of an archive; nothing was changed',
-        hint=f"archives end in {', '.join(_SUFFIXES)}; for a dated name in a folder: --archive {path}/",
+        hint=hint or f"archives end in {', '.join(_SUFFIXES)}; for a dated name in a folder: --archive {path}/",
     )
 
 

@@ -209,3 +209,8 @@ def test_deep_documents() -> None:
         left, right = {"a": [left]}, {"a": [right]}
     (change,) = changes(left, right)
     assert (len(change.path), change.left, change.right) == (10_000, 1, 2)
+
+
+def test_a_run_and_itself_name_one_next_command(lens: Lens) -> None:
+    same = lens("diff orders-v1-001 orders-v1-001 -o table")
+    assert (same.code, same.out.count("lens show orders-v1-001 -v")) == (0, 1)

@@ -304,7 +304,7 @@ def _broken(*_: object, **__: object) -> None:
 
 
 def test_a_fault_of_ours(lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flujo_lens.operations.stats.statistics", _broken)
+    monkeypatch.setattr("flujo_lens.cli.screens.stats.statistics", _broken)
     _told(lens("stats"), 70, "RuntimeError", "--debug")
     assert "\x1b" not in lens("stats").err
     assert lens("stats -o json").error["code"] == "LENS-X1"
@@ -386,6 +386,35 @@ def test_other_lists_and_changes_name_the_nearest_pipeline(lens: Lens) -> None:
         assert (result.code, 'no run is of the pipeline "oders"; did you mean orders?' in result.err) == (0, True), line
     assert "the newest runs are of " in lens("list --pipeline zzz").err
     assert "did you mean" not in lens("list --pipeline oders --quiet").err
+
+
+def test_an_export_or_copy_of_no_runs_names_the_nearest_pipeline(lens: Lens) -> None:
+    for line in ("export none.ndjson", "export -", "copy flujo_ops.db new.db --yes"):
+        result = lens(f"{line} --pipeline oders")
+        assert (result.code, 'no run is of the pipeline "oders"; did you mean orders?' in result.err) == (0, True), line
+    assert lens("export quiet.ndjson --pipeline oders --quiet").err == ""
+    assert "no runs match\n" in lens("export other.ndjson --since 1s").err
+    assert not (lens.cwd / "new.db").exists()
+
+
+def test_a_file_name_that_an_export_does_not_take(lens: Lens) -> None:
+    refused = lens("export x.txt")
+    assert (refused.code, ".ndjson, .ndjson.gz, .ndjson.zst and .parquet" in refused.err) == (2, True)
+    assert "--archive" not in refused.err
+    lens.write("t.html", "<html></html>")
+    assert "lens export FILE writes archives" in lens("import t.html --yes").err
+
+
+def test_the_size_is_a_column_of_its_order(lens: Lens) -> None:
+    refused = lens("list --columns run_id,size_bytes --sort cost")
+    assert (refused.code, "lens list --sort size --columns run_id,size_bytes\n" in refused.err) == (2, True)
+    assert lens("list --sort size --columns run_id,size_bytes -n 1 -o csv").lines[0] == "run_id,size_bytes"
+
+
+@pytest.mark.parametrize("hours", ["0", "nan"])
+def test_a_window_without_length_is_refused(lens: Lens, hours: str) -> None:
+    refused = lens(f"failed --hours {hours}")
+    assert (refused.code, f"--hours takes a number above 0, not {hours}" in refused.err) == (2, True)
 
 
 def test_a_store_without_runs_names_no_pipelines(lens: Lens) -> None:

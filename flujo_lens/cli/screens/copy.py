@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
+from flujo_lens.cli.empty_result import reasons
 from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN
 from flujo_lens.cli.input.target_store import at_target
@@ -95,7 +96,11 @@ def run_copy(app: App, asked: CopyArguments) -> int:
 
     code = source.run_with(target, work)
     _note_system_state(app, source, wanted)
-    return tell_written(target, out, done, code, Written("copied", shown, into))
+    code = tell_written(target, out, done, code, Written("copied", shown, into))
+    if not matched and not app.options.quiet:
+        for reason in reasons(source.run, wanted):
+            source.note(reason)
+    return code
 
 
 def _check_alone(app: App, asked: CopyArguments) -> None:

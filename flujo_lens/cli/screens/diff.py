@@ -147,7 +147,7 @@ class _Screen:
         shapes = _Masked(out, *found.shapes)
         self._draw_changes("manifest", shapes, found.manifest, f"no manifest stored of {without}")
         out.print(Text())
-        out.next(*(f"lens show {quoted(side.run.run_id)} -v" for side in found[:2]))
+        out.next(*dict.fromkeys(f"lens show {quoted(side.run.run_id)} -v" for side in found[:2]))
 
     def _draw_first(self) -> None:
         """The first steps that differ, in detail."""

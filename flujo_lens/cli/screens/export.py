@@ -38,6 +38,7 @@ from flujo_lens.state.views import RunFilter
 __all__ = ["ExportArguments", "run_export"]
 
 STDOUT = "-"
+_SUFFIXES = "lens export writes .ndjson, .ndjson.gz, .ndjson.zst and .parquet files; - is stdout"
 
 
 class ExportArguments(NamedTuple):
@@ -69,7 +70,7 @@ def run_export(app: App, asked: ExportArguments) -> int:
     if str(asked.file) == STDOUT:
         return _to_stdout(app, asked, parts)
     path = app.world.cwd / asked.file
-    form = form_of(path)
+    form = form_of(path, _SUFFIXES)
     check_export_path(path, overwrite=asked.overwrite)
     wanted = app.wanted(asked.filters)
     try:
@@ -86,6 +87,7 @@ def run_export(app: App, asked: ExportArguments) -> int:
     document = _document(done) | {"file": str(path), "bytes": size}
     tell(app, out, document, (), ["; ".join(lines)] if app.options.quiet else lines)
     note_lost(app, done)
+    _note_none(app, wanted, done)
     return exit_codes.PARTIAL if done.failed else exit_codes.OK
 
 
@@ -104,6 +106,7 @@ def _to_stdout(app: App, asked: ExportArguments, parts: PortableParts) -> int:
     for line in (f"exported {human.plural(done.done, 'run')}", *_left(done)):
         app.note(line)
     note_lost(app, done)
+    _note_none(app, wanted, done)
     return code or (exit_codes.PARTIAL if done.failed else exit_codes.OK)
 
 
@@ -121,6 +124,12 @@ def _exported(
             return await export_runs(groups, parts, sink, header, done, stop=stop, progress=bar.update)
 
     return app.run(work), code_of(stop)
+
+
+def _note_none(app: App, wanted: RunFilter, done: Transferred) -> None:
+    """Print that nothing was exported, and what may be wrong with the filter."""
+    if not done.matched:
+        app.note_no_runs("no runs match" if wanted != RunFilter() else "no runs in this store", wanted)
 
 
 def _left(done: Transferred) -> list[str]:

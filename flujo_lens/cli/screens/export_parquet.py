@@ -19,6 +19,7 @@ from flujo_lens.operations.transfer import Transferred
 from flujo_lens.redaction import Redactor
 from flujo_lens.rendering import human
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.views import RunFilter
 
 __all__ = ["run_parquet"]
 
@@ -55,6 +56,8 @@ def run_parquet(
         app.tell("stopped: nothing was written")
         return code_of(stop)
     _report(app, out, done, paths)
+    if not done.matched:
+        app.note_no_runs("no runs match" if wanted != RunFilter() else "no runs in this store", wanted)
     return code_of(stop)
 
 

@@ -45,10 +45,12 @@ def show_failed(app: App, out: Output, asked: FailedArguments) -> None:
     """Print the failures of the time window.
 
     Raises:
-        UsageError: options that contradict each other.
+        UsageError: options that contradict each other, or a window without length.
     """
     filters = asked.filters
     if asked.hours is not None:
+        if not asked.hours > 0:
+            raise UsageError(f"--hours takes a number above 0, not {asked.hours:g}", hint="lens failed --hours 1")
         others = {"--since": filters.since, "--active-since": filters.active_since}
         refuse_combination("--hours", others, "both set the start of the window; give one of them")
     wanted = app.wanted(filters)
