@@ -395,17 +395,16 @@ class NotWaitingError(OperationFailedError):
 
 
 class StrippedRunError(OperationFailedError):
-    """A run has lost what it would be resumed from, by ``prune --strip``; nothing was changed."""
+    """A run lacks what it would be resumed from, by ``prune --strip`` or a copy; nothing was changed."""
 
     code = "LENS-F3"
 
     @classmethod
-    def of(cls, run_id: str, parts: Sequence[str], when: str) -> StrippedRunError:
-        """Build the error; `parts` were dropped, the last of them at `when`."""
-        lost = " and ".join(parts)
+    def of(cls, run_id: str, parts: Sequence[str], reasons: str, *, can_undo: bool) -> StrippedRunError:
+        """Build the error; `parts` are missing for these reasons, some of them by a strip if `can_undo`."""
         return cls(
-            f"{run_id} cannot be resumed: prune --strip dropped its {lost} at {when}; nothing was changed",
-            hint="lens undo lists what can be put back",
+            f"{run_id} cannot be resumed: {reasons}; nothing was changed",
+            hint="lens undo lists what can be put back" if can_undo else "resume it in the store that it came from",
             run_id=run_id,
             stripped=list(parts),
         )

@@ -92,13 +92,14 @@ class PortableParts:
 
 
 def _without(record: Record, parts: Collection[str], now: datetime) -> Record:
-    """A record without some parts, as ``lens prune --strip`` leaves a run, with the note of what is missing."""
+    """A record without some parts, as ``lens prune --strip`` leaves a run, with the note of what is left out."""
     made = dict(record)
     if "state" in made:
         run = _summary(made)
-        old = Stripped.from_dict(made.get("stripped"))
-        missing = {**dict.fromkeys(parts, now), **(old.parts if old is not None and old.is_of(run.updated_at) else {})}
-        note = Stripped(missing, run.updated_at, run.updated_at, len(made.get("steps", ())))
+        old = Stripped.earlier(Stripped.from_dict(made.get("stripped")), run.updated_at)
+        missing = {**dict.fromkeys(parts, now), **old.parts}
+        left_out = old.left_out | (frozenset(parts) - old.parts.keys())
+        note = Stripped(missing, run.updated_at, run.updated_at, len(made.get("steps", ())), left_out=left_out)
         made["stripped"] = note.to_dict()
         for name, light in (("state", light_state), ("run", light_run)):
             made[name] = None if made[name] is None else light(made[name], parts)

@@ -7,22 +7,26 @@ from typing import NamedTuple
 
 from flujo_lens.operations.runs import read_run
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.stripped import Stripped
 from flujo_lens.state.views import RunSummary, Span
 
 __all__ = ["Trace", "pick_spans", "read_trace"]
 
 
 class Trace(NamedTuple):
-    """The span trees of a run; `run` is None if they come from a file."""
+    """The span trees of a run; `run` is None if they come from a file, `lost` tells that spans were dropped."""
 
     roots: Sequence[Span]
     run: RunSummary | None = None
+    lost: Stripped | None = None
 
 
 async def read_trace(backend: StateBackend, text: str, unescaped: str | None = None) -> Trace:
     """The spans of the run that `text` names."""
     run = (await read_run(backend, text, unescaped)).run
-    return Trace(await backend.read_spans(run.run_id), run)
+    note = (await backend.read_stripped([run.run_id])).get(run.run_id)
+    lost = note if note is not None and "spans" in note.parts else None
+    return Trace(await backend.read_spans(run.run_id), run, lost)
 
 
 def pick_spans(spans: Sequence[Span], statuses: frozenset[str], name: str | None) -> list[Span]:

@@ -1,9 +1,9 @@
-"""What ``prune --strip`` drops of a run, and what stays: the rules for all drivers.
+"""What ``prune --strip`` drops of a run, or a copy leaves out, and what stays: the rules for all drivers.
 
 A run can lose its parts one by one: its ``spans`` (and its trace), its ``outputs`` (the outputs, inputs and raw
 responses of its steps), its ``state`` (the context, also that of each step). Its row stays, and so does the row of each
 step, with status, times, cost, tokens, attempts and error: what `flujo_lens.state.interpret` reads of a run is the same
-before and after. That parts were dropped, and when, is noted next to the run (`Stripped`).
+before and after. That parts were dropped or left out, and when, is noted next to the run (`Stripped`).
 """
 
 from __future__ import annotations
@@ -75,11 +75,12 @@ class Stripped(NamedTuple):
     """The note of what a run has lost.
 
     Attributes:
-        parts: When each of its missing parts was dropped.
+        parts: When each of its missing parts was dropped, or left out.
         updated: The last update of the run as it is listed. After a save it is another one, and the note is void.
         age: The last update by which it was chosen (see `flujo_lens.state.backends.core.selection.last_sign`).
         steps: How many rows of steps it had.
         is_whole: Whether the last strip came to its end; else the next one finishes it.
+        left_out: Of its missing parts, those that it never had in this store: a copy or an export left them out.
     """
 
     parts: Mapping[str, datetime]
@@ -87,11 +88,28 @@ class Stripped(NamedTuple):
     age: datetime | None = None
     steps: int = 0
     is_whole: bool = True
+    left_out: frozenset[str] = frozenset()
 
     @property
     def at(self) -> datetime:
-        """When the last part was dropped."""
+        """When the last part was dropped, or left out."""
         return max(self.parts.values())
+
+    @property
+    def is_stripped(self) -> bool:
+        """Whether ``prune --strip`` dropped a part, so that it may be put back."""
+        return not self.left_out >= self.parts.keys()
+
+    def reasons(self, parts: Collection[str] = PARTS) -> str:
+        """Why parts are missing, and since when, as a clause: ``copied without spans at ...``."""
+        copied = [part for part in PARTS if part in parts and part in self.left_out]
+        stripped = [part for part in PARTS if part in parts and part in self.parts.keys() - self.left_out]
+        clauses = [f"copied without {_listed(copied)} at {self._when(copied)}"] if copied else []
+        clauses += [f"prune --strip dropped its {_listed(stripped)} at {self._when(stripped)}"] if stripped else []
+        return "; ".join(clauses)
+
+    def _when(self, parts: Collection[str]) -> str:
+        return f"{max(self.parts[part] for part in parts):%Y-%m-%d %H:%M:%SZ}"
 
     @property
     def can_resume(self) -> bool:
@@ -114,6 +132,7 @@ class Stripped(NamedTuple):
             **{name: None if when is None else when.isoformat() for name, when in times.items()},
             "steps": self.steps,
             "whole": self.is_whole,
+            **({"left_out": sorted(self.left_out)} if self.left_out else {}),
         }
 
     @classmethod
@@ -127,20 +146,31 @@ class Stripped(NamedTuple):
         if not parts:
             return None
         updated, age = parse_instant(found.get("updated")), parse_instant(found.get("age"))
-        return cls(parts, updated, age, int(found.get("steps") or 0), found.get("whole") is not False)
+        noted = found.get("left_out")
+        left_out = frozenset(part for part in parts if isinstance(noted, list) and part in noted)
+        return cls(parts, updated, age, int(found.get("steps") or 0), found.get("whole") is not False, left_out)
+
+    @classmethod
+    def earlier(cls, note: Stripped | None, updated: datetime | None) -> Stripped:
+        """What a run with this last update had lost before, by its note; nothing if the note is void."""
+        return note if note is not None and note.is_of(updated) else cls({})
+
+
+def _listed(parts: Sequence[str]) -> str:
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def check_whole(run_id: str, notes: Mapping[str, Stripped]) -> None:
     """Check that a run has what it is resumed from, by the notes of `StateBackend.read_stripped`.
 
     Raises:
-        StrippedRunError: its outputs or its state were dropped.
+        StrippedRunError: its outputs or its state were dropped or left out.
     """
     note = notes.get(run_id)
     if note is not None and not note.can_resume:
         parts = [part for part in PARTS if part in note.parts.keys() & _RESUMED_FROM]
-        when = max(note.parts[part] for part in parts)
-        raise StrippedRunError.of(run_id, parts, f"{when:%Y-%m-%d %H:%M:%SZ}")
+        raise StrippedRunError.of(run_id, parts, note.reasons(parts), can_undo=not note.left_out >= set(parts))
 
 
 # --- without some parts

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -167,7 +168,23 @@ def test_secrets_and_parts_stay_behind(lens: Lens) -> None:
     assert lens("show paused-001 -s small.db").code == 0
     resumed = lens("resume paused-001 --input yes -s small.db --app x:y -o json")
     assert resumed.error["code"] == "LENS-F3"
+    assert "copied without outputs and state at" in resumed.error["message"]
     assert digests(lens.cwd / "small.db").keys() == digests(lens.cwd / "flujo_ops.db").keys()
+
+
+@pytest.mark.parametrize("target", ["new.db", "states/"])
+def test_parts_left_out_and_parts_stripped_are_told_apart(lens: Lens, target: str) -> None:
+    assert lens(f"copy flujo_ops.db {target} --without spans").code == 0
+    shown, traced = lens(f"show cost-001 -s {target}"), lens(f"trace cost-001 -s {target}")
+    assert "copied without spans at " in shown.out
+    assert [line.partition(" at ")[0] for line in traced.err.splitlines()] == ["copied without spans"]
+    exported = lens(f"trace cost-001 -s {target} --export svg x.svg")
+    assert (exported.code, "copied without spans at " in exported.err) == (1, True)
+    said = shown.out + shown.err + traced.err + exported.err
+    assert not any(word in said for word in ("prune", "undo", "killed"))
+    assert lens(f"prune --strip outputs --older-than 1h --max-share 100% --yes -s {target}").code == 0
+    both = lens(f"show cost-001 -s {target}").out
+    assert re.search(r"copied without spans at \S+ \S+; prune --strip dropped its outputs at .*: lens undo", both), both
 
 
 def test_what_was_stripped_before_is_noted_in_the_copy(lens: Lens) -> None:

@@ -206,7 +206,7 @@ def _refusal(row: Mapping[str, Any]) -> str:
 def _summary(plan: RetryPlan, report: Report, codes: Sequence[str | None]) -> str:
     skipped = ", ".join(escape_controls(f"{run.run_id} is {run.status}") for run in plan.others[:MOST_SHOWN])
     skips = f"; skipped {len(plan.others)}: {skipped}" if skipped else ""
-    skips += f"; skipped {plural(plan.stripped, 'stripped run')} (prune --strip)" if plan.stripped else ""
+    skips += f"; skipped {plural(plan.stripped, 'run')} without outputs or state (LENS-F3)" if plan.stripped else ""
     if report.dry_run:
         refused = f", {report.failed} refused" if report.failed else ""
         return f"{plural(report.left, 'run')} would be retried{refused}{skips}; nothing was changed (--dry-run)"

@@ -72,11 +72,9 @@ def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
 
 
 def stripped_line(app: App, note: Stripped) -> str:
-    """What ``prune --strip`` has dropped of a run, and how it comes back."""
-    *most, last = [part for part in PARTS if part in note.parts]
-    lost = f"{', '.join(most)} and {last}" if most else last
-    when = f"{note.at:%Y-%m-%d %H:%M:%SZ}"
-    return f"prune --strip dropped its {lost} at {when}; what can be put back: {app.suggest('lens undo')}"
+    """What a run lacks and why, and how what ``prune --strip`` dropped comes back."""
+    undo = f"; what can be put back: {app.suggest('lens undo')}" if note.is_stripped else ""
+    return f"{note.reasons()}{undo}"
 
 
 def _document(detail: RunDetail, parts: ShowParts, note: Stripped | None) -> dict[str, Any]:

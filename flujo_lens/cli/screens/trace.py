@@ -17,7 +17,7 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.traces import flatten, prune_depth
 from flujo_lens.state.views import GONE, SPAN_STATUSES, Span
 
-__all__ = ["SpanChoice", "print_trace", "trace_of"]
+__all__ = ["SpanChoice", "missing_spans", "print_trace", "trace_of"]
 
 
 class SpanChoice(NamedTuple):
@@ -39,8 +39,8 @@ def print_trace(app: App, out: Output, run: str | None, file: Path | None, choic
     trace = trace_of(app, run, file)
     wanted = statuses(choice.status, lambda: {span.status for span in flatten(trace.roots)}, SPAN_STATUSES)
     roots = prune_depth(trace.roots, choice.depth) if choice.depth is not None else list(trace.roots)
-    if not trace.roots:
-        app.note("this run has no spans (a killed run leaves none)")
+    if trace.lost is not None or not trace.roots:
+        app.note(missing_spans(app, trace))
     if choice.is_list:
         out.show(SPAN, pick_spans(flatten(roots), wanted, choice.name), "no spans match" if roots else "")
     elif out.form == "json":
@@ -61,19 +61,22 @@ def trace_of(app: App, run: str | None, file: Path | None) -> Trace:
 
 
 def _from_store(app: App, text: str) -> Trace:
-    """The trace; that its spans were dropped is said."""
-    from flujo_lens.cli.screens.show import stripped_line
-
     async def work(backend: StateBackend) -> Trace:
         trace = await read_trace(backend, text, unescape(text))
         if trace.run is None:
             return trace
-        note = (await backend.read_stripped([trace.run.run_id])).get(trace.run.run_id)
-        if note is not None and "spans" in note.parts:
-            app.note(stripped_line(app, note))
         return trace._replace(run=(await app.with_signs(backend, [trace.run]))[0])
 
     return app.run(work)
+
+
+def missing_spans(app: App, trace: Trace) -> str:
+    """Why spans of a run are missing."""
+    if trace.lost is None:
+        return "this run has no spans (a killed run leaves none)"
+    from flujo_lens.cli.screens.show import stripped_line
+
+    return stripped_line(app, trace.lost)
 
 
 def _tree(out: Output, root: Span) -> dict[str, Any]:

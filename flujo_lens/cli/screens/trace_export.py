@@ -7,7 +7,7 @@ from pathlib import Path
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import OutputOptions
 from flujo_lens.cli.output_file import write_file
-from flujo_lens.cli.screens.trace import SpanChoice, trace_of
+from flujo_lens.cli.screens.trace import SpanChoice, missing_spans, trace_of
 from flujo_lens.errors import OperationFailedError, UnknownValueError, UsageError
 from flujo_lens.rendering import human
 from flujo_lens.rendering.export import TRACE_FORMATS, export_trace
@@ -37,7 +37,9 @@ def export_spans(
     _check(form, output, choice)
     trace = trace_of(app, run, file)
     if not trace.roots:
-        raise OperationFailedError("this run has no spans (a killed run leaves none); nothing was written")
+        raise OperationFailedError(f"{missing_spans(app, trace)}; nothing was written")
+    if trace.lost is not None:
+        app.note(missing_spans(app, trace))
     from flujo_lens.rendering.export.timeline import make_timeline
 
     roots = trace.roots if choice.depth is None else prune_depth(trace.roots, choice.depth)

@@ -175,10 +175,9 @@ class Stripper:
         runs = await self._core.reader.summaries(tx, list((await tx.runs(list(lights))).values()))
         dropped = Counter[str]()
         for run in runs:
-            light, before = lights[run.run_id], notes.get(run.run_id)
-            earlier = before.parts if before is not None and before.is_of(run.updated_at) else {}
-            parts = {**dict.fromkeys(self._parts, self._at), **earlier}
-            note = Stripped(parts, run.updated_at, ages[run.run_id], light.had, is_whole=False)
+            light, earlier = lights[run.run_id], Stripped.earlier(notes.get(run.run_id), run.updated_at)
+            parts = {**dict.fromkeys(self._parts, self._at), **earlier.parts}
+            note = Stripped(parts, run.updated_at, ages[run.run_id], light.had, False, earlier.left_out)
             await _write_note(tx, run.run_id, note)
             await self._write(tx, self._named(light, run))
             await _write_note(tx, run.run_id, note._replace(is_whole=True))

@@ -108,12 +108,12 @@ def begin(session: Session, ages: Mapping[str, datetime | None], asked: Deletion
 
 
 def _note(session: Session, run: RunSummary, age: datetime | None, asked: DeletionRequest) -> Stripped:
-    before = note_of(session, run.run_id)
-    earlier = before.parts if before is not None and before.is_of(run.updated_at) else {}
+    earlier = Stripped.earlier(note_of(session, run.run_id), run.updated_at)
     steps = 0
     if session.shape.has("steps", "run_id"):
         steps = int(session.value("SELECT count(*) FROM steps WHERE run_id = ?", (run.run_id,)))
-    return Stripped({**dict.fromkeys(asked.strip, asked.now), **earlier}, run.updated_at, age, steps)
+    parts = {**dict.fromkeys(asked.strip, asked.now), **earlier.parts}
+    return Stripped(parts, run.updated_at, age, steps, left_out=earlier.left_out)
 
 
 def strip_runs(
