@@ -337,6 +337,31 @@ def served(lens: Lens, *options: str) -> Iterator[tuple[subprocess.Popen[bytes],
             process.stderr.close()
 
 
+def test_a_store_that_does_not_exist_is_an_error_and_a_server_is_waited_for(lens: Lens) -> None:
+    missing = lens("metrics serve --port 0 -s nope.db")
+    assert (missing.code, "LENS-S1" in missing.err, missing.out) == (5, True, "")
+    process = lens.start("metrics serve --port 0 -s redis://127.0.0.1:1/0 --timeout 2", stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        warning = process.stderr.readline().decode()
+        assert re.match("cannot read the store: .*127.0.0.1.*; it is tried again at every scrape", warning)
+        url = re.search(r"on (http://\S+);", process.stderr.readline().decode())
+        assert url
+        with urllib.request.urlopen(url[1], timeout=30) as answer:
+            assert value(samples(answer.read().decode()), "lens_up") == 0
+    finally:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def test_the_bare_command_prints_its_help(lens: Lens) -> None:
+    shown = lens("metrics")
+    assert (shown.code, shown.out, shown.err) == (0, lens("metrics --help").out, "")
+    assert "serve" in shown.out
+
+
 def test_it_is_served_and_ends_by_a_signal(lens: Lens) -> None:
     before = tree(lens.cwd)
     with served(lens) as (process, url):

@@ -17,12 +17,14 @@ _CONTEXT = {"help_option_names": ["--help", "-h"]}
 
 
 class _DefaultGroup(Group):
-    """A group with a default command, so that ``lens tasks --parent X`` lists."""
+    """A group with a default command, so that ``lens tasks --parent X`` lists; without one, bare it prints its help."""
 
-    default = ""
+    default: str | None = None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h")):
+        if self.default is None:
+            args = args or ["--help"]
+        elif not args or (args[0].startswith("-") and args[0] not in ("--help", "-h")):
             args = [self.default, *args]
         return list(super().parse_args(ctx, args))
 
@@ -37,13 +39,13 @@ class _DefaultGroup(Group):
         return super().resolve_command(ctx, args)
 
 
-def make_group(help: str, commands: Mapping[str, Callable[..., None]], default: str) -> typer.Typer:
+def make_group(help: str, commands: Mapping[str, Callable[..., None]], default: str | None = None) -> typer.Typer:
     """A group of commands.
 
     Args:
         help: The help text.
         commands: The functions by name.
-        default: The command that runs if none is named.
+        default: The command that runs if none is named; by default, the help is printed.
     """
     cls = type("Group", (_DefaultGroup,), {"default": default})
     made = typer.Typer(cls=cls, add_completion=False, help=help, context_settings=_CONTEXT, rich_markup_mode="rich")

@@ -23,7 +23,7 @@ def serve(
 ) -> None:
     """Serve the figures of the store for Prometheus, at /metrics.
 
-    A store that cannot be read is lens_up 0. SIGTERM or Ctrl-C ends it.
+    A store that goes away is lens_up 0; one that does not exist at the start is an error. SIGTERM or Ctrl-C ends it.
 
     lens metrics serve --store prod                        for a Prometheus on this machine
     lens metrics serve --host 0.0.0.0 --interval 60        for another one, read once a minute
@@ -33,6 +33,4 @@ def serve(
     serve_metrics(app, host, port, interval)
 
 
-group = make_group(
-    "Metrics for Prometheus; lens stats -o prometheus prints them once.", {"serve": serve}, default="serve"
-)
+group = make_group("Metrics for Prometheus; lens stats -o prometheus prints them once.", {"serve": serve})

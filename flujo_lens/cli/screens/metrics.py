@@ -13,7 +13,7 @@ from flujo_lens.cli.metrics_server import MetricsServer
 from flujo_lens.cli.options import OutputOptions
 from flujo_lens.cli.output_file import write_file
 from flujo_lens.cli.signals import code_of, heard
-from flujo_lens.errors import LensError, OperationFailedError, UsageError
+from flujo_lens.errors import BusyError, LensError, OperationFailedError, UnreachableStoreError, UsageError
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.metrics import StoreMetrics, store_metrics
 from flujo_lens.rendering.export.prometheus import prometheus_text
@@ -27,6 +27,9 @@ _POLL = 0.5
 
 _LONG = 1.0
 """Seconds of reading from which no scrape waits for it, but for the first."""
+
+_LOCAL = frozenset({"sqlite", "file"})
+"""The schemes of stores that are no server."""
 
 _READABLE = 0o644
 """The permissions of a file for node_exporter, which runs as another user."""
@@ -99,6 +102,21 @@ class CachedMetrics:
         self._errors = 0
         self._last_error = ""
 
+    def check(self) -> None:
+        """Look whether there is a store; one on a server may come later, which is noted.
+
+        Raises:
+            LensError: there is none, or it will never be read.
+        """
+        from flujo_lens.state.registry import scheme_of
+
+        try:
+            self._app.run(lambda backend: backend.query_runs(RunFilter(), limit=1))
+        except (UnreachableStoreError, BusyError) as error:
+            if isinstance(error, UnreachableStoreError) and scheme_of(self._app.store.uri) in _LOCAL:
+                raise
+            self._note(error, "; it is tried again at every scrape")
+
     def text(self) -> bytes:
         """The metrics; if the store cannot be read, ``lens_up 0`` and the number of errors."""
         if self._clock() < self._until:
@@ -136,22 +154,24 @@ class CachedMetrics:
         seconds = self._clock() - begun
         return prometheus_text(_label(self._app), figures, errors=self._errors, seconds=seconds)
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: Exception, more: str = "") -> None:
         """Say on stderr what is wrong, once as long as it is the same."""
         text = error.message if isinstance(error, LensError) else f"{type(error).__name__}: {error}"
         if text != self._last_error:
             self._last_error = text
-            self._app.note(f"cannot read the store: {text}")
+            self._app.note(f"cannot read the store: {text}{more}")
 
 
 def serve_metrics(app: App, host: str, port: int, interval: float) -> None:
     """Serve the metrics until a signal ends it.
 
     Raises:
+        StoreError: there is no store.
         OperationFailedError: the address cannot be used.
     """
     prometheus_text("", None)  # the package is there
     metrics = CachedMetrics(app, interval)
+    metrics.check()
     label = _label(app)
     stop = Stop()
     try:
