@@ -50,6 +50,7 @@ class Shown(NamedTuple):
             ``fold`` for text that may wrap.
         masks: Whether the cell masks secrets itself, since a name before a text, such as "step:", could look like
             a key.
+        pair: Columns with the same name here are kept or dropped together.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Shown(NamedTuple):
     need: int = 50
     style: str = ""
     masks: bool = False
+    pair: str = ""
 
     def text(self, item: Any, shown: Human) -> str:
         """The text of a cell with secrets masked, except in ids and names."""

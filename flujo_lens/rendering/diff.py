@@ -76,9 +76,11 @@ def _of_step(side: str, cell: Callable[[Any], str]) -> Callable[[Any, Human], st
 def _columns(side: str, label: str) -> tuple[Shown, ...]:
     return (
         Shown(label, _of_step(side, lambda step: step.status), 90, "status"),
-        Shown(f"TIME {label}", _of_step(side, lambda step: human.duration(step.duration_ms)), 60, "right"),
-        Shown(f"COST {label}", _of_step(side, lambda step: human.money(step.cost_usd)), 40, "right"),
-        Shown(f"TOKENS {label}", _of_step(side, lambda step: human.count(step.token_counts)), 30, "right"),
+        Shown(f"TIME {label}", _of_step(side, lambda step: human.duration(step.duration_ms)), 60, "right", pair="time"),
+        Shown(f"COST {label}", _of_step(side, lambda step: human.money(step.cost_usd)), 40, "right", pair="cost"),
+        Shown(
+            f"TOKENS {label}", _of_step(side, lambda step: human.count(step.token_counts)), 30, "right", pair="tokens"
+        ),
     )
 
 

@@ -22,6 +22,7 @@ STATUS_STYLES = {
     "failed": "red",
     "running": "yellow",
     "running (dead)": "yellow",
+    "stale": "yellow",
     "paused": "cyan",
     "cancelled": "dim",
     "unreadable": "magenta",
@@ -162,7 +163,8 @@ def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int
             next_to_go = min(kept, key=lambda i: columns[i].need)
             if columns[next_to_go].need >= border:
                 break
-            kept.remove(next_to_go)
+            gone = _with_pair(columns, next_to_go)
+            kept = [i for i in kept if i not in gone]
         if _total(least, kept) <= width:
             kept = _with_needed(columns, least, kept, width)
             return _widened(columns, least, widths, kept, width)
@@ -170,13 +172,19 @@ def fit(columns: Sequence[Shown], widths: Sequence[int], width: int) -> dict[int
     return {i: min(least[i], room) for i in kept}
 
 
+def _with_pair(columns: Sequence[Shown], i: int) -> list[int]:
+    """A column and those that are dropped with it."""
+    return [j for j, column in enumerate(columns) if j == i or (column.pair and column.pair == columns[i].pair)]
+
+
 def _with_needed(columns: Sequence[Shown], least: Sequence[int], kept: Sequence[int], width: int) -> list[int]:
     """The kept columns, and dropped ones that fit after wider ones were dropped."""
     found = list(kept)
     gone = [i for i, column in enumerate(columns) if i not in found and column.title and column.need >= _NEEDED]
     for i in sorted(gone, key=lambda i: -columns[i].need):
-        if _total(least, [*found, i]) <= width:
-            found.append(i)
+        more = [] if i in found else _with_pair(columns, i)
+        if _total(least, [*found, *more]) <= width:
+            found += more
     return sorted(found)
 
 

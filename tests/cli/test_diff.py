@@ -100,6 +100,19 @@ def test_the_screen(bare_lens: Lens, width: int) -> None:
     assert bare_lens("diff", *ids).lines[1].split()[1] == ids[0]  # the same screen in a pipe
 
 
+@pytest.mark.parametrize("width", range(60, 150, 10))
+def test_figures_of_a_step_come_in_pairs(bare_lens: Lens, width: int) -> None:
+    figures = {"cost_usd": 0.0125, "token_counts": 1234, "execution_time_ms": 1234.5}
+    steps = [("load", figures), ("charge_the_customer", {**figures, "output": "x"})]
+    filled(bare_lens, {"run_id": "r-1", "steps": steps}, {"run_id": "r-2", "steps": steps[:1]})
+    shown = bare_lens("diff r-1 r-2", tty=True, width=width).lines
+    (head,) = [line for line in shown if line.split()[:2] == ["#", "STEP"]]
+    for figure in ("TIME", "COST", "TOKENS"):
+        assert (f"{figure} A" in head) == (f"{figure} B" in head), head
+    assert ("TOKENS B" in head) <= ("COST B" in head) <= ("TIME B" in head), head
+    assert ("TOKENS B" in head) == (width >= 120), head
+
+
 def test_secrets_are_masked_and_differ(bare_lens: Lens) -> None:
     secrets = (
         {"db": {"password": "hunter2", "url": "pg://u:pw1@h"}},
