@@ -11,12 +11,23 @@ from flujo_lens.rendering.human import Human
 
 __all__ = ["ACTIVITY", "EVENT", "event_text"]
 
-_NEEDS = {"NOTE": 86, "TIME": 85, "STEP": 62, "PIPELINE": 60, "STARTED": 40}
 
-ACTIVITY = RUN._replace(
-    table=tuple(column._replace(need=_NEEDS.get(column.title, column.need)) for column in RUN.table)
-)
-"""Runs with a line each: the time that they run matters more than when they started."""
+def _time(run: Any, shown: Human) -> str:
+    """How long a run took or runs; of a paused one, how long it waits."""
+    return shown.since(run.updated_at) if run.status == "paused" else human.duration(run.duration_ms)
+
+
+_CHANGES: dict[str, dict[str, Any]] = {
+    "NOTE": {"need": 86},
+    "TIME": {"need": 85, "cell": _time},
+    "STATUS": {"cell": lambda run, _: run.status if run.stale is None else "stale"},
+    "PIPELINE": {"need": 42},
+    "STEP": {"need": 41},
+    "STARTED": {"need": 40},
+}
+
+ACTIVITY = RUN._replace(table=tuple(column._replace(**_CHANGES.get(column.title, {})) for column in RUN.table))
+"""Runs with a line each: how they are, for how long, and why matters more than which pipeline and step it is."""
 
 
 def _of_run(name: str) -> Field:

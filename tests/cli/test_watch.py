@@ -16,7 +16,7 @@ import termios
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fcntl import ioctl
 from typing import Any
 
@@ -341,6 +341,26 @@ def test_the_table_follows_the_store_and_the_window(bare_lens: Lens, number: int
     assert whole.rindex(LEAVE) < whole.rindex(SHOW_CURSOR) or whole.rindex(SHOW_CURSOR) > 0
     assert ENTER not in whole[whole.rindex(LEAVE) :]
     assert b"Traceback" not in whole
+
+
+def test_at_80_columns_it_says_who_is_stale_and_how_long_a_run_waits(bare_lens: Lens) -> None:
+    ids = [f"run_{n}123456789abcdef0123456789abcdef" for n in range(3)]
+    ago = (datetime.now(UTC) - timedelta(hours=3, seconds=20)).isoformat()
+    old = {"created_at": ago, "updated_at": ago, "execution_time_ms": 31}
+    written(
+        "sqlite:///new.db",
+        saved(ids[0], "running", **old),
+        saved(ids[1], "paused", **old, pipeline_context={"pause_message": "Approve invoice 4711?"}),
+        saved(ids[2], "failed", error_message="ValueError: no such card"),
+    )
+    screen = Screen(bare_lens, "watch --store sqlite:///new.db --interval 0.1", 80)
+    head, *rows = (line.split(maxsplit=2) for line in lines_of(screen.until(ids[2]))[4:8])
+    screen.end(signal.SIGTERM)
+    assert head == ["RUN", "STATUS", "TIME  NOTE"]
+    assert [row[:2] for row in rows] == [[ids[0], "stale"], [ids[1], "paused"], [ids[2], "failed"]]
+    assert "no activity for 3h" in rows[0][2]
+    assert rows[1][2].split(maxsplit=1) == ["3h", "Approve invoice 4711?"]
+    assert "ValueError: no such c" in rows[2][2]
 
 
 def test_the_screen_says_that_the_store_is_away(bare_lens: Lens) -> None:
