@@ -63,6 +63,7 @@ class Block(NamedTuple):
     file: str
     language: str
     text: str
+    is_picture: bool = False  # made from the sample store, and compared with it in test_readme.py
 
 
 def name_of(path: Path) -> str:
@@ -72,7 +73,13 @@ def name_of(path: Path) -> str:
 def blocks_of(path: Path) -> list[Block]:
     text = path.read_text(encoding="utf-8")
     return [
-        Block(text.count("\n", 0, match.start(2)) + 1, match[1] or "", match[2], match[3])
+        Block(
+            text.count("\n", 0, match.start(2)) + 1,
+            match[1] or "",
+            match[2],
+            match[3],
+            text.endswith("<!-- picture -->\n", 0, match.start()),
+        )
         for match in BLOCK.finditer(text)
     ]
 
@@ -99,7 +106,7 @@ class Page:
                 await self._execute(block, text)
             elif block.language == "toml":
                 tomllib.loads(text)
-            elif block.language == "console":
+            elif block.language == "console" and not block.is_picture:
                 await asyncio.to_thread(self._console, block, text)
 
     def _placed(self, text: str) -> str:

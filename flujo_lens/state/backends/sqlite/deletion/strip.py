@@ -244,7 +244,9 @@ def opened(run_id: str, name: str, stored: Any) -> Any:
         return StateCodec().value(run_id, name, stored)
     value = decode(stored, printable=False)
     if value is BAD:
-        raise CorruptStoreError(f"{name} of run {run_id} does not parse", run_id=run_id)
+        raise CorruptStoreError(
+            f"{name} of run {run_id} does not parse", hint="lens doctor --full lists such runs", run_id=run_id
+        )
     return value
 
 
