@@ -283,6 +283,8 @@ async def _restore_one(backend: StateBackend, run_id: str, records: Iterable[Rec
 
 async def _restored_as_portable(backend: StateBackend, records: Iterable[Record]) -> bool:
     """Whether a run of another schema could be restored by its portable form, with all that it has."""
+    if not all(isinstance(record.get("tables"), Mapping) for record in records):
+        return False  # only tables have a schema
     lost: Counter[str] = Counter()
     try:
         parts = PortableParts(fields=type(backend).portable_fields())

@@ -202,7 +202,7 @@ def test_a_newer_schema_is_refused(store: Path) -> None:
 def test_too_little_room_is_told_before_anything_is_done(tmp_path: Path) -> None:
     plan = MigrationPlan(tmp_path / "s.db", ("runs is made",), 100, tmp_path / "b.db", free_bytes=299)
     check_room(plan, tmp_path, backup=False)
-    with pytest.raises(OperationFailedError, match="can take 300 bytes, and 299 are free; nothing was changed"):
+    with pytest.raises(OperationFailedError, match="can take 300 bytes; 299 are free; nothing was changed"):
         check_room(plan, tmp_path, backup=True)
     check_room(plan._replace(steps=()), tmp_path, backup=True)
 

@@ -17,16 +17,17 @@ from flujo_lens.serialization.envelope import ARMOUR, armour, is_sealed
 from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.backends.sqlite.deletion.delete_rows import count_rows
 from flujo_lens.state.backends.sqlite.deletion.run_records import (
+    KEPT_OF_OURS,
     decoded,
     encoded,
     large_records,
     read_records,
     tables_of,
 )
-from flujo_lens.state.backends.sqlite.engine.session import Session
+from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.migrations import moved
-from flujo_lens.state.backends.sqlite.schema.tables import WRITTEN_COLUMNS
+from flujo_lens.state.backends.sqlite.schema.tables import TABLES, WRITTEN_COLUMNS
 from flujo_lens.state.backends.sqlite.writes import queries
 from flujo_lens.state.backends.sqlite.writes.key_values import values_of
 from flujo_lens.state.backends.sqlite.writes.row_values import column_value
@@ -57,6 +58,9 @@ _JSON = {
     "evaluations": ("metadata",),
 }
 """Columns that hold JSON, or sealed bytes."""
+
+_KNOWN = frozenset({*TABLES, *KEPT_OF_OURS}) - {"system_state"}
+"""The tables of which a record has rows."""
 
 _FIELD_OF = {"final_context_blob": "final_context", "input_blob": "input", "error_blob": "error"}
 _COLUMN_OF = {field: column for column, field in _FIELD_OF.items()}
@@ -151,7 +155,22 @@ def portable_records(records: Iterable[Record], zone: tzinfo, *, is_set: bool = 
         yield record | last
 
 
+def _check(stored: Record) -> None:
+    """Refuse what no store hands out: other tables, rows of other runs, values that no column holds."""
+    of_run = stored["run_id"].casefold()  # where a column ignores case, a run has rows that spell its id differently
+    for table, kept in stored["tables"].items():
+        if table not in _KNOWN:
+            raise ValueError("it has a table that is not of runs")
+        place = kept["columns"].index("run_id")
+        for row in kept["rows"]:
+            if as_text(decoded(row[place])[0]).casefold() != of_run:
+                raise ValueError("it has rows of another run")
+            if any(isinstance(value, list) for value in row):
+                raise ValueError("it has a value that no column can hold")
+
+
 def _portable(stored: Record, zone: tzinfo, is_set: bool) -> Record:
+    _check(stored)
     tables: dict[str, list[dict[str, Any]]] = {
         table: [_values(table, kept["columns"], row) for row in kept["rows"]]
         for table, kept in stored["tables"].items()

@@ -298,9 +298,9 @@ class Reader:
         connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
         connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         try:
-            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if self._way is Way.LEFT:
-                connection.execute("PRAGMA locking_mode = exclusive")
+                connection.execute("PRAGMA locking_mode = exclusive")  # before all that reads: it needs no -shm then
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             self._prepare(connection)
         except BaseException:
             connection.close()
