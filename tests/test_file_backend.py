@@ -290,7 +290,7 @@ def test_places_that_are_no_store(place: Place, tmp_path: Path) -> None:
     file.write_text("x")
     for work in (FileBackend.count_runs, FileBackend.save_state):
         given: tuple[Any, ...] = (RunFilter(),) if work is FileBackend.count_runs else ("r", state())
-        with pytest.raises(NotAStoreError, match="no folder"):
+        with pytest.raises(NotAStoreError, match="not a folder"):
             asyncio.run(work(FileBackend(file, cache_dir=place.cache), *given))
     with pytest.raises(StoreNotFoundError):
         asyncio.run(FileBackend(file / "below", cache_dir=place.cache).read_facts())

@@ -240,7 +240,7 @@ def test_months_are_not_offered_to_whoever_meant_minutes(lens: Lens) -> None:
 def test_a_mistyped_pipeline_is_told(lens: Lens) -> None:
     (name, *_) = (row["pipeline_name"] for row in lens("stats -o json").json["by_pipeline"])
     done = lens("prune", "--older-than", "1h", "--pipeline", f"{name}x", "--yes")
-    assert (done.code, f'no runs of pipeline "{name}x"; did you mean {name}?' in done.err) == (0, True)
+    assert (done.code, f'no run is of the pipeline "{name}x"; did you mean {name}?' in done.err) == (0, True)
     assert lens("prune", "--older-than", "900d", "--pipeline", name, "--yes").err == ""
 
 

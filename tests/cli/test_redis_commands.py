@@ -228,7 +228,7 @@ def test_a_deleted_run_leaves_no_key(store: Store) -> None:
     left = store.dump()
     own = f"{store.prefix}:lens:"
     # The evaluations of an id without a run, system state, and names.
-    names = {f"{own}{name}" for name in ("made", "statuses", "parents", "system", "evaluated")}
+    names = {f"{own}{name}" for name in ("made", "statuses", "parents", "system", "evaluated", "changes")}
     assert {name for name in left if name not in names and ":evaluation:" not in name} == set()
 
 
@@ -364,7 +364,7 @@ def test_a_server_that_does_not_answer(bare_lens: Lens, scheme: str) -> None:
         ("redis://h/0?ttl=30", "an age"),
         ("redis://h/0?ssl_ca_certs=x", "rediss://"),
         ("rediss://h/0?ssl_cert_reqs=maybe", "required"),
-        ("redis-cluster://h?prefix=ops:", "no slot"),
+        ("redis-cluster://h?prefix=ops:", "names no hash slot"),
         ("redis-cluster://h/1", "database 0"),
         ("redis+unix://h/x", "no socket"),
     ],

@@ -223,7 +223,7 @@ def test_links_are_not_followed(store: Store, tmp_path: Path) -> None:
     store.use(lambda b: b.save_state("r", state("r")))
     store.history.symlink_to(outside)
     assert [run.run_id for run in store.runs()] == ["r"]
-    with pytest.raises(OperationFailedError, match="no folder"):
+    with pytest.raises(OperationFailedError, match="not a folder"):
         store.use(fill)
     store.history.unlink()
     store.history.mkdir()

@@ -24,7 +24,7 @@ from flujo_lens.state.groups import GroupedTally, Grouping, PlainRun
 from flujo_lens.state.interpret import RawRun, cost_of
 from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.views import RunFilter, RunSummary
+from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
 __all__ = [
     "facts",
@@ -103,6 +103,8 @@ def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
     _note_odd_states(session)
     rows = session.rows(queries.plain_runs(session.shape, costs=costs))
     for run_id, name, version, status, start, ms, waits, *stored in rows:
+        if status in ("running", UNREADABLE) or (ms is not None and ms < 0):
+            ms = None  # as `interpret` has it
         usd, tokens = _costs(run_id, *stored) if costs else (None, None)
         yield PlainRun(run_id, name, version or "latest", status, start, ms, waits == 1 and ms is not None, usd, tokens)
 
