@@ -86,6 +86,15 @@ def test_filters_are_those_of_list(lens: Lens) -> None:
     assert set(lens("list --all -o id -s new.db").lines) == wanted
 
 
+@pytest.mark.parametrize("target", ["some.db", "states/", "postgres", "redis"])
+def test_a_store_that_holds_other_runs_gets_the_rest(lens: Lens, places: dict[str, str], target: str) -> None:
+    place = places.get(target, target)
+    first = lens("copy", "flujo_ops.db", place, "--status", "failed,paused", "--yes", "-o", "json").json["done"]
+    rest = lens("copy", "flujo_ops.db", place, "--yes", "--verify", "-o", "json").json
+    assert 0 < first < 30
+    assert (rest["done"], rest["unchanged"], rest["verified"], rest["conflicts"]) == (30 - first, first, 30, 0)
+
+
 def test_a_run_that_differs_is_a_conflict(lens: Lens) -> None:
     assert lens("copy flujo_ops.db new.db").code == 0
     changed = "UPDATE workflow_state SET metadata = '{\"who\": \"me\"}' WHERE run_id = 'fail-001'"

@@ -110,14 +110,18 @@ FIELDS: Mapping[str, frozenset[str]] = {
 
 
 def read_portable(session: Session, run_ids: Sequence[str]) -> Iterator[Record]:
-    """Yield the records of these runs. A manifest is in the first run of it."""
+    """Yield the records of these runs; none of one that is not there. A manifest is in the first run of it."""
     seen: set[str] = set()
+    begun: set[str] = set()
     stored: Iterable[Record]
     if not session.shape.odd and count_rows(session, run_ids, _LARGE) >= _LARGE:
         stored = map(_without_trace, (record for record, _ in large_records(session, run_ids)))
     else:
         stored = read_records(session, run_ids, tables_of(session))
     for record in portable_records(stored, session.zone, is_set=session.zone_is_set):
+        if record["run_id"] not in begun and record.keys() <= {"run_id", "last"}:
+            continue
+        begun.add(record["run_id"])
         digest = record.get("manifest")
         if digest is not None and digest not in seen:
             seen.add(digest)
