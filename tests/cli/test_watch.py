@@ -36,7 +36,7 @@ LONG = 30.0
 ENTER, LEAVE, SHOW_CURSOR = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
 
 WORKER = """
-import asyncio, sys
+import asyncio, os, sys
 from flujo_lens import Flujo, step
 from flujo_lens.state.registry import open_backend
 
@@ -46,7 +46,8 @@ async def load(text):
 
 @step
 async def charge(text):
-    await asyncio.sleep(float(sys.argv[3]))
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.02)
     raise ValueError("refused: api_key=abc123secret\\x1b[31m")
 
 async def main():
@@ -148,18 +149,31 @@ def test_events_of_runs_as_they_happen(bare_lens: Lens, uri: str) -> None:
         assert told(process) == (130, b"")
 
 
+@contextmanager
+def begun(lens: Lens, events: Events) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with run-1, which is seen to start; it fails when there is a file "go"."""
+    assert next(events)["run_id"] == "other", "a run that is there before has no event of its start"
+    worker = lens.write("worker.py", WORKER)
+    arguments = [sys.executable, str(worker), f"sqlite:///{lens.cwd}/new.db", "run-1"]
+    with subprocess.Popen(arguments, cwd=lens.cwd, env=lens.environment(), stderr=subprocess.DEVNULL) as process:
+        try:
+            events.until("started", "run-1")
+            yield process
+        finally:
+            process.kill()
+
+
 def test_a_run_is_followed_until_it_fails(bare_lens: Lens) -> None:
     written("sqlite:///new.db", saved("other", "running"))
-    worker = bare_lens.write("worker.py", WORKER)
-    arguments = [sys.executable, str(worker), f"sqlite:///{bare_lens.cwd}/new.db", "run-1", "2"]
     with (
-        subprocess.Popen(arguments, env=bare_lens.environment(), stderr=subprocess.DEVNULL),
         watching(bare_lens, "watch --store sqlite:///new.db --interval 0.1") as (_, events),
+        begun(bare_lens, events),
+        watching(bare_lens, "watch run-1 --store sqlite:///new.db --exit-status") as (process, followed),
     ):
-        events.until("started", "run-1")
-        with watching(bare_lens, "watch run-1 --store sqlite:///new.db --exit-status") as (process, followed):
-            found = list(followed)
-            assert told(process) == (1, b"")
+        found = [next(followed)]
+        bare_lens.write("go", "")
+        found += followed
+        assert told(process) == (1, b"")
         assert events.until("failed", "run-1")["message"] == "ValueError: refused: api_key=***"
     names = {(e["event"], e["step_name"] or e["span_name"], e["status"]) for e in found}
     assert {("step", "load", "completed"), ("step", "charge", "failed"), ("span", "charge", "failed")} <= names
@@ -168,21 +182,18 @@ def test_a_run_is_followed_until_it_fails(bare_lens: Lens) -> None:
 
 
 def test_a_run_whose_process_dies_is_stale_and_no_longer_followed(bare_lens: Lens) -> None:
-    worker = bare_lens.write("worker.py", WORKER)
-    arguments = [sys.executable, str(worker), f"sqlite:///{bare_lens.cwd}/new.db", "run-1", "600"]
     written("sqlite:///new.db", saved("other", "running"))
     with (
-        subprocess.Popen(arguments, env=bare_lens.environment(), stderr=subprocess.DEVNULL) as running,
         watching(bare_lens, "watch --store sqlite:///new.db --interval 0.1") as (_, events),
+        begun(bare_lens, events) as running,
+        watching(bare_lens, "watch run-1 --store sqlite:///new.db --exit-status") as (process, followed),
     ):
-        events.until("started", "run-1")
-        with watching(bare_lens, "watch run-1 --store sqlite:///new.db --exit-status") as (process, followed):
-            followed.until("step")
-            running.kill()
-            running.wait()
-            assert f"pid {running.pid}" in events.until("stale", "run-1")["message"]
-            assert followed.until("stale")["run_id"] == "run-1"
-            code, said = told(process)
+        followed.until("step")
+        running.kill()
+        running.wait()
+        assert f"pid {running.pid}" in events.until("stale", "run-1")["message"]
+        assert followed.until("stale")["run_id"] == "run-1"
+        code, said = told(process)
     assert (code, b"lens resume --store sqlite:///new.db run-1" in said) == (1, True)
 
 
