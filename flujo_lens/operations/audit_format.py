@@ -182,12 +182,16 @@ def _made(entry: Mapping[str, Any], at: datetime) -> AuditEntry:
         run_ids_digest=entry.get("run_ids_digest"),
         store=entry.get("store"),
         after_torn=entry.get("after_torn") is True,
-        closes=entry.get("closes"),
+        closes=_id(entry.get("closes")),
         error=entry.get("error"),
         state=_state(entry),
         after_cut=entry.get("after_cut") is True,
         continues=entry.get("continues"),
     )
+
+
+def _id(stored: Any) -> str | None:
+    return None if stored is None else str(stored)
 
 
 def _state(entry: Mapping[str, Any]) -> State | None:

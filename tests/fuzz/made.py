@@ -234,6 +234,11 @@ def _columns(db: sqlite3.Connection, table: str) -> list[str]:
     return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
 
 
+def _tables(db: sqlite3.Connection) -> list[str]:
+    """The tables that an earlier change has left."""
+    return [table for table in _TABLES if _columns(db, table)]
+
+
 def _loosely(db: sqlite3.Connection, table: str) -> None:
     """Make a table anew without types, keys and constraints, so that a column takes anything."""
     columns = ", ".join(f'"{name}"' for name in _columns(db, table))
@@ -247,7 +252,7 @@ def _loosely(db: sqlite3.Connection, table: str) -> None:
 
 def change_values(chance: Chance, db: sqlite3.Connection) -> None:
     """Values of any class in any column."""
-    table = chance.choice(_TABLES)
+    table = chance.choice(_tables(db))
     if chance.random() < 0.4:
         _loosely(db, table)
     for _ in chance.some(8):
@@ -259,7 +264,7 @@ def change_values(chance: Chance, db: sqlite3.Connection) -> None:
 
 def change_column(chance: Chance, db: sqlite3.Connection) -> None:
     """One column of every row."""
-    table = chance.choice(_TABLES)
+    table = chance.choice(_tables(db))
     if chance.random() < 0.5:
         _loosely(db, table)
     column = chance.choice([name for name in _columns(db, table) if name != "run_id"])
@@ -313,7 +318,7 @@ def add_orphans(chance: Chance, db: sqlite3.Connection) -> None:
 
 def drop_column(chance: Chance, db: sqlite3.Connection) -> None:
     """A column less, in a table with no constraints."""
-    table = chance.choice(_TABLES)
+    table = chance.choice(_tables(db))
     _loosely(db, table)
     for _ in chance.some(3):
         db.execute(f'ALTER TABLE {table} DROP COLUMN "{chance.choice(_columns(db, table))}"')
@@ -327,7 +332,7 @@ def drop_table(chance: Chance, db: sqlite3.Connection) -> None:
 
 def make_view(chance: Chance, db: sqlite3.Connection) -> None:
     """A view for a table."""
-    table = chance.choice(_TABLES)
+    table = chance.choice(_tables(db))
     db.execute("PRAGMA legacy_alter_table = on")
     db.execute(f"ALTER TABLE {table} RENAME TO hidden_{table}")
     db.execute(f"CREATE VIEW {chance.choice((table, table.title()))} AS SELECT * FROM hidden_{table}")
@@ -335,9 +340,9 @@ def make_view(chance: Chance, db: sqlite3.Connection) -> None:
 
 def drop_row_numbers(chance: Chance, db: sqlite3.Connection) -> None:
     """A table without rowids, or one whose rowid is a column."""
-    table = chance.choice(_TABLES)
+    table = chance.choice(_tables(db))
     names = _columns(db, table)
-    key = next(name for name in ("id", "span_id", "step_run_id", "run_id", "key") if name in names)
+    key = next((name for name in ("id", "span_id", "step_run_id", "run_id", "key") if name in names), names[0])
     columns = ", ".join(f'"{n}"{" PRIMARY KEY" if n == key else ""}' for n in names)
     db.execute("PRAGMA legacy_alter_table = on")
     db.execute(f"ALTER TABLE {table} RENAME TO strict")
@@ -347,7 +352,7 @@ def drop_row_numbers(chance: Chance, db: sqlite3.Connection) -> None:
 
 def add_columns(chance: Chance, db: sqlite3.Connection) -> None:
     """Columns that nobody knows: generated, required, with names that need quoting."""
-    table = chance.choice(_TABLES)
+    table = chance.choice(_tables(db))
     more = ("more TEXT NOT NULL DEFAULT 'x'", "made AS (1 + 1)", '"a b""c" TEXT', "rowid TEXT", "_rowid_ INTEGER",
             "oid", "status2 TEXT CHECK (status2 <> 'x')", "must TEXT NOT NULL")  # fmt: skip
     for _ in chance.some(2):
@@ -364,7 +369,7 @@ def add_columns(chance: Chance, db: sqlite3.Connection) -> None:
 
 def add_triggers(chance: Chance, db: sqlite3.Connection) -> None:
     """Triggers that forbid, or do something else."""
-    table = chance.choice(_TABLES)
+    table = chance.choice(_tables(db))
     event = chance.choice(("DELETE", "UPDATE", "INSERT"))
     does = chance.choice(("SELECT RAISE(ABORT, 'no')", "SELECT RAISE(IGNORE)", f"DELETE FROM {chance.choice(_TABLES)}"))
     db.execute(f"CREATE TRIGGER t{chance.randrange(99)} BEFORE {event} ON {table} BEGIN {does}; END")
@@ -372,7 +377,7 @@ def add_triggers(chance: Chance, db: sqlite3.Connection) -> None:
 
 def rename_case(chance: Chance, db: sqlite3.Connection) -> None:
     """Names in other letters."""
-    table = chance.choice(_TABLES)
+    table = chance.choice(_tables(db))
     db.execute("PRAGMA legacy_alter_table = on")
     db.execute(f"ALTER TABLE {table} RENAME TO passing")
     db.execute(f"ALTER TABLE passing RENAME TO {table.upper()}")

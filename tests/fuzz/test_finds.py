@@ -241,3 +241,16 @@ def test_rows_without_an_id_are_no_runs(lens: Lens, table: str, status: str) -> 
             assert [one[1][key] for key in COUNTED] == [two[1][key] for key in COUNTED]
             continue
         assert one == two, line
+
+
+def test_an_audit_entry_that_closes_no_text(lens: Lens) -> None:
+    """The id of what it closes may be of any JSON type; the other entries are listed."""
+    assert lens("delete fail-001 --yes").code == 0
+    log = lens.cwd / "flujo_ops.db.lens-audit.ndjson"
+    *_, end = log.read_text().splitlines()
+    for odd in ({"a": 1}, [1], 7):
+        with log.open("a") as file:
+            file.write(json.dumps(json.loads(end) | {"closes": odd}) + "\n")
+    done = lens("audit list --all-stores -o json")
+    assert done.code == 0, done.err
+    assert "finished" in {row["state"] for row in done.json}
