@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from flujo_lens.rendering.columns import View
 from flujo_lens.state.backends.base import Position, StateBackend
 from flujo_lens.state.views import Page, RunFilter, RunSummary
 
-__all__ = ["Asked", "note_problems", "print_count", "print_page", "stream_all"]
+__all__ = ["Asked", "note_problems", "print_count", "print_page", "stream_all", "stream_runs"]
 
 MOST_PROBLEMS = 5
 
@@ -104,6 +104,13 @@ def note_problems(app: App, runs: Sequence[RunSummary]) -> None:
 def stream_all(app: App, out: Output, view: View, wanted: RunFilter, asked: Asked) -> None:
     """Print all runs in a machine format, each as soon as it is read."""
     after, reverse = asked.after, asked.reverse
+    stream_runs(app, out, view, wanted, lambda backend: backend.iter_runs(wanted, after=after, reverse=reverse))
+
+
+def stream_runs(
+    app: App, out: Output, view: View, wanted: RunFilter, runs: Callable[[StateBackend], AsyncIterator[RunSummary]]
+) -> None:
+    """Print the runs that `runs` yields of a store in a machine format, each as soon as it is read."""
     writer = out.writer(view)
 
     async def work(backend: StateBackend) -> bool:
@@ -112,7 +119,7 @@ def stream_all(app: App, out: Output, view: View, wanted: RunFilter, asked: Aske
         found = False
         # Claims are read once, since rows are printed as they come: a later claim is of a run saved later.
         signs = Signs(await claims_of(backend), app.world.now(), app.silent_after)
-        async for run in backend.iter_runs(wanted, after=after, reverse=reverse):
+        async for run in runs(backend):
             found = True
             out.write(writer.line(signs.of(run)))
             note_problems(app, [run])

@@ -5,10 +5,9 @@ from __future__ import annotations
 from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.paging import Asked, note_problems
-from flujo_lens.operations.cursor import SortedPosition, decode_sorted_cursor, encode_cursor
+from flujo_lens.cli.paging import Asked, note_problems, stream_runs
+from flujo_lens.operations.cursor import decode_sorted_cursor, encode_cursor
 from flujo_lens.operations.sorted_runs import SortedPage, iter_sorted, sorted_page
-from flujo_lens.rendering.columns import View
 from flujo_lens.rendering.sorted_runs import run_view
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.sorting import Sort
@@ -31,7 +30,7 @@ def print_sorted(app: App, out: Output, wanted: RunFilter, limit: int | None, as
     view = run_view(sort.field)
     after = decode_sorted_cursor(asked.cursor, _words(asked, sort)) if asked.cursor is not None else None
     if limit is None and not out.is_table:
-        _print_all(app, out, view, wanted, sort, after)
+        stream_runs(app, out, view, wanted, lambda backend: iter_sorted(backend, wanted, sort, after))
         return
 
     async def work(backend: StateBackend) -> SortedPage:
@@ -58,24 +57,3 @@ def _note_next(app: App, sort: Sort, cursor: str, shown: int, asked: Asked) -> N
     limit = "" if asked.limit is None else f" -n {asked.limit}"
     more = app.suggest(with_filters(f"lens list --sort {sort} --cursor {cursor}{limit}", asked.filters))
     app.note(f"showing the {which} {shown}; next page: {more}")
-
-
-def _print_all(app: App, out: Output, view: View, wanted: RunFilter, sort: Sort, after: SortedPosition | None) -> None:
-    """Print all runs in a machine format."""
-    writer = out.writer(view)
-
-    async def work(backend: StateBackend) -> bool:
-        from flujo_lens.state.stale_runs import Signs, claims_of
-
-        found = False
-        signs = Signs(await claims_of(backend), app.world.now(), app.silent_after)
-        async for run in iter_sorted(backend, wanted, sort, after):
-            found = True
-            out.write(writer.line(signs.of(run)))
-            note_problems(app, [run])
-        return found
-
-    out.write(writer.head())
-    if not app.run(work):
-        app.note_no_runs("no runs match" if wanted != RunFilter() else "no runs in this store", wanted)
-    out.write(writer.tail())
