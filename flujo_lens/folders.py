@@ -9,8 +9,6 @@ from pathlib import Path
 
 from flujo_lens.errors import ConfigError
 
-__all__ = ["cache_folder", "config_folder", "current_folder", "expand_home", "home_folder", "state_folder"]
-
 _NAME = "flujo-lens"
 
 

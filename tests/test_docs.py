@@ -36,7 +36,7 @@ from support import DATA, OLD
 import flujo_lens
 import flujo_lens.errors
 from flujo_lens.operations.explain import explain
-from flujo_lens.runner.incompatibility import STATE_CODES
+from flujo_lens.runner.differences import CODES
 from flujo_lens.serialization import safe_deserialize, safe_serialize, scoped_registry
 from flujo_lens.state.registry import ENTRY_POINTS
 
@@ -350,7 +350,7 @@ def test_the_navigation_of_the_site_has_every_page() -> None:
 @pytest.mark.parametrize("path", EVERY, ids=name_of)
 def test_error_codes_exist(path: Path) -> None:
     errors = [vars(flujo_lens.errors)[name] for name in flujo_lens.errors.__all__]
-    known = {error.code for error in errors if inspect.isclass(error)} | set(STATE_CODES)
+    known = {error.code for error in errors if inspect.isclass(error)} | set(CODES.values())
     assert set(re.findall(r"LENS-[A-Z]\d+", path.read_text(encoding="utf-8"))) <= known
 
 
@@ -371,7 +371,8 @@ def test_the_guide_to_what_does_not_resume_has_a_section_a_code() -> None:
     """Under the title that ``lens explain`` shows, with an example."""
     text = (DOCS / "guides" / "when-it-does-not-resume.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (LENS-.+?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
-    assert list(sections) == [f"{page.code}: {page.title}" for page in map(explain, STATE_CODES)]
+    codes = sorted(set(CODES.values()), key=lambda code: int(code[6:]))
+    assert list(sections) == [f"{page.code}: {page.title}" for page in map(explain, codes)]
     assert all("```python" in section for section in sections.values())
 
 

@@ -29,8 +29,6 @@ from flujo_lens.errors import (
     UsageError,
 )
 
-__all__ = ["COMMANDS", "build", "main", "root", "run"]
-
 LOOK, RUN, CLEAN, CARE = "Inspect runs", "Resume and cancel", "Clean up", "Maintain the store"
 MOVE, ALSO, SET_UP = "Move runs", "Tasks, scores, system state", "Setup"
 

@@ -11,8 +11,6 @@ from flujo_lens.errors import UsageError
 if TYPE_CHECKING:
     from flujo_lens.runner.application import Application
 
-__all__ = ["the_application"]
-
 
 def _target_of(app: App, given: str | None) -> str:
     """The ``module:attribute`` of the option, else of the settings.

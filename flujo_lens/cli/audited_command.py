@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from flujo_lens.redaction import MASK, Redactor
 
-__all__ = ["recorded"]
-
 
 def recorded(words: Sequence[str], keys: Iterable[str] = ()) -> list[str]:
     """The words of a command line with its secrets masked.

@@ -16,8 +16,6 @@ from flujo_lens.errors import NotSupportedError
 from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["recorder", "report_output", "tell"]
-
 
 def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: ChangeOptions) -> Recorder:
     """A recorder that writes a command to the audit log of the store.

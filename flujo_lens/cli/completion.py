@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
     from flujo_lens.state.views import RunSummary
 
-__all__ = ["SHELLS", "print_candidates", "script"]
-
 SHELLS = {"bash": "lens.bash", "zsh": "_lens", "fish": "lens.fish"}
 """Each shell, and the name that the file of its script has."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
     from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["App"]
-
 T = TypeVar("T")
 _COLOURS = ("auto", "always", "never")
 

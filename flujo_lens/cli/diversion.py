@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 if TYPE_CHECKING:
     from flujo_lens.cli.world import World
 
-__all__ = ["divert", "leave", "spare_of"]
-
 _GRACE = 5.0
 """Seconds to wait for threads and exit handlers of an application."""
 

@@ -13,8 +13,6 @@ from flujo_lens.state.views import RunFilter
 if TYPE_CHECKING:
     from flujo_lens.operations.pipelines import UnknownPipeline
 
-__all__ = ["pipeline_note", "reasons"]
-
 
 def reasons(run: Callable[[Callable[[StateBackend], Awaitable[Any]]], Any], wanted: RunFilter) -> Iterator[str]:
     """Sentences on a pipeline that no run has, and on an error without wildcards.

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Example", "examples_of", "parts_of", "with_headings"]
-
 _LINE = re.compile(r"(?P<line>(?:[^#]*\| )?lens .+?)(?: {2,}(?P<comment>.+))?")
 
 

@@ -11,8 +11,6 @@ from flujo_lens.cli.help import Command, Group
 from flujo_lens.cli.options import command
 from flujo_lens.errors import UsageError, nearest
 
-__all__ = ["make_group"]
-
 _CONTEXT = {"help_option_names": ["--help", "-h"]}
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["Command", "Group"]
-
 
 @contextmanager
 def _as_the_world_is(command: Any, ctx: Any) -> Iterator[None]:

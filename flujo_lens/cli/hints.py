@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from flujo_lens.cli.options import FilterOptions
 
-__all__ = ["Repeated", "with_filters"]
-
 _WITH_CODE = ("check", "resume", "retry")
 _LOOKS = ("status", "list", "show", "trace", "spans", "stats", "failed", "waiting", "watch", "diff", "evals", "doctor")
 _CHANGES = ("fork", "cancel", "delete", "prune", "undo", "export", "import", "migrate", "optimize")

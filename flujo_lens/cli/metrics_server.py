@@ -10,9 +10,6 @@ from typing import Any, ClassVar
 
 from flujo_lens.rendering.export.prometheus import CONTENT_TYPE
 
-__all__ = ["MetricsServer"]
-
-
 _PLAIN = "text/plain; charset=utf-8"
 _SILENT_CLIENT = 10.0
 """Seconds after which a client that sends nothing is left."""

@@ -14,27 +14,6 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-__all__ = [
-    "AppDirOption",
-    "AppOption",
-    "AppOptions",
-    "ChangeOptions",
-    "CommonOptions",
-    "FilterOptions",
-    "HeldOption",
-    "JsonOption",
-    "LimitOption",
-    "NoBinOption",
-    "OutputOptions",
-    "PartOptions",
-    "PruneOptions",
-    "RunArgument",
-    "RunsArgument",
-    "TransferOptions",
-    "YesOption",
-    "command",
-]
-
 RunArgument = Annotated[
     str,
     typer.Argument(

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from flujo_lens.cli.context import App
     from flujo_lens.state.views import RunFilter
 
-__all__ = ["Output", "live_console"]
-
 _TIME_STYLES = ("iso", "relative", "local")
 
 _WITH_HEADER = ("table", "csv", "tsv")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from flujo_lens.cli.context import App
 from flujo_lens.errors import LensError, OperationFailedError, UsageError
 
-__all__ = ["write_file"]
-
 
 def write_file(app: App, name: str, data: bytes, *, overwrite: bool = False, mode: int = 0o600) -> None:
     """Write `data` to the file `name`, whole or not at all, or to stdout.

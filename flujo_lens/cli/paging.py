@@ -14,8 +14,6 @@ from flujo_lens.rendering.columns import View
 from flujo_lens.state.backends.base import Position, StateBackend
 from flujo_lens.state.views import Page, RunFilter, RunSummary
 
-__all__ = ["Asked", "note_problems", "print_count", "print_page", "stream_all", "stream_runs"]
-
 MOST_PROBLEMS = 5
 
 

@@ -16,8 +16,6 @@ from flujo_lens.operations.recycle_bin import Bin
 from flujo_lens.operations.store_lock import StoreLock
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["base_of", "bin_of", "bin_of_gone", "gone_path", "lock_of", "made_base", "why_nowhere"]
-
 
 def base_of(app: App, backend: StateBackend) -> Path | None:
     """The path to which the suffixes of audit log, lock and bin are added; None if there is none.

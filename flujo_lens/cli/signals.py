@@ -13,8 +13,6 @@ from types import FrameType
 from flujo_lens.cli import exit_codes
 from flujo_lens.operations.deletion import Stop
 
-__all__ = ["code_of", "cut_off", "heard"]
-
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
 _CODES = {signal.SIGINT: exit_codes.INTERRUPTED, signal.SIGHUP: exit_codes.HUNG_UP}
 

@@ -11,16 +11,6 @@ from typing import Any, TextIO
 
 from flujo_lens.errors import UsageError
 
-__all__ = [
-    "decoded",
-    "escape_what_cannot_be_shown",
-    "fill_closed_numbers",
-    "in_utf8_mode",
-    "read_line",
-    "read_text",
-    "words_as_typed",
-]
-
 _BOM = b"\xef\xbb\xbf"
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from flujo_lens.errors import UsageError, nearest
 
-__all__ = ["SYNONYMS", "unknown_command"]
-
 SYNONYMS: dict[str, str] = {
     **dict.fromkeys(("ls", "ll", "ps", "runs", "jobs", "get", "query"), "list"),
     **dict.fromkeys(("find", "search", "grep"), "list --search TEXT"),

@@ -9,8 +9,6 @@ from typing import Any
 
 from flujo_lens.errors import UsageError, nearest
 
-__all__ = ["usage_error"]
-
 _TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
 _KINDS = {"int range": "whole number", "integer": "whole number", "float range": "number", "float": "number"}
 _NAMES_OF_OPTION = re.compile(r"^(Invalid value for) '(--[\w-]+)'(?: / '-\w')?")

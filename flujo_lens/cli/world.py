@@ -13,8 +13,6 @@ from typing import Any, TextIO, cast
 
 from flujo_lens.folders import current_folder
 
-__all__ = ["World", "silence"]
-
 _NARROWEST, _WIDEST, _LOWEST = 20, 10_000, 4
 """Limits of the size of a terminal in cells. One without a size reports 1."""
 

@@ -19,20 +19,6 @@ from pathlib import Path
 
 from flujo_lens.fs.locks import try_lock
 
-__all__ = [
-    "LEFTOVER",
-    "TempFile",
-    "drafted",
-    "lstat",
-    "read_file",
-    "replace_file",
-    "settle",
-    "sweep",
-    "sync_all",
-    "sync_folder",
-    "write_all",
-]
-
 LEFTOVER = ".json.tmp"
 """How the names of files end that interrupted writes leave behind."""
 

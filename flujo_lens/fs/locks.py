@@ -7,8 +7,6 @@ import fcntl
 import time
 from typing import Literal
 
-__all__ = ["Lock", "lock", "try_lock", "unlock"]
-
 Lock = Literal["taken", "busy", "unsupported"]
 """What became of a lock: it is held, another process has it, or the file system knows none."""
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from flujo_lens.fs.atomic_write import write_all
 
-__all__ = ["write_output"]
-
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EMLINK)
 """How file systems refuse to give a file a second name."""

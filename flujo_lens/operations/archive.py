@@ -36,8 +36,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.registry import BUILT_IN
 
-__all__ = ["ArchiveWriter", "archive_path", "check_archive_path", "driver_kind"]
-
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 EMPTY: Mapping[str, int] = {}

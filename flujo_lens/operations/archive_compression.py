@@ -23,21 +23,6 @@ import orjson
 
 from flujo_lens.errors import ArchiveError, MissingExtraError, UsageError
 
-__all__ = [
-    "LIMITS",
-    "Damaged",
-    "Form",
-    "Limits",
-    "Lines",
-    "foreign",
-    "form_of",
-    "is_json",
-    "may_be_archive",
-    "pack",
-    "size",
-    "zstandard",
-]
-
 Form = Literal["plain", "gzip", "zstd"]
 
 _SUFFIXES: dict[str, Form] = {".ndjson": "plain", ".ndjson.gz": "gzip", ".ndjson.zst": "zstd"}

@@ -26,26 +26,6 @@ from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = [
-    "BATCH",
-    "MANIFEST",
-    "RECORD",
-    "VERSION",
-    "Batch",
-    "Chain",
-    "Header",
-    "Manifest",
-    "batch_line",
-    "exact_record_lines",
-    "header_line",
-    "manifest_line",
-    "parsed_batch",
-    "parsed_header",
-    "parsed_manifest",
-    "parsed_record",
-    "record_lines",
-]
-
 VERSION = 1
 RECORD, BATCH, MANIFEST = b'{"record":', b'{"batch":', b'{"manifest":'
 """The first bytes of lines."""

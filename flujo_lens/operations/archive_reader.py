@@ -32,8 +32,6 @@ from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.views import EMPTY
 
-__all__ = ["ArchiveReader", "Group", "LongRun", "Survey", "read_archive", "runs_of", "survey"]
-
 _LONG = 4 << 20
 """Minimum bytes of the lines of a `LongRun`, which is not held in memory."""
 

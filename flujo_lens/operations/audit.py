@@ -30,7 +30,6 @@ from flujo_lens.operations.audit_format import (
     AuditEntry,
     AuditReport,
     Chain,
-    Flaw,
     Line,
     State,
     new_audit_id,
@@ -43,8 +42,6 @@ from flujo_lens.operations.audit_format import (
 from flujo_lens.operations.audit_head import Head, read_head, write_head
 from flujo_lens.operations.sidecar_files import last_line, open_own, settled_size, sidecar_path
 from flujo_lens.redaction import masked_text
-
-__all__ = ["AuditEntry", "AuditLog", "AuditReport", "Flaw", "new_audit_id"]
 
 SUFFIX = ".lens-audit.ndjson"
 LEAST_FREE = 64 << 10

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from flujo_lens.operations.audit_format import AuditEntry, State
 
-__all__ = ["AuditChange", "Newest"]
-
 
 class AuditChange(NamedTuple):
     """One change of a store.

@@ -12,22 +12,6 @@ import orjson
 
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = [
-    "FIRST",
-    "AuditEntry",
-    "AuditReport",
-    "Chain",
-    "Flaw",
-    "Line",
-    "State",
-    "new_audit_id",
-    "parsed",
-    "plain_text",
-    "run_fields",
-    "sealed",
-    "written_time",
-]
-
 Flaw = Literal["changed", "removed", "torn", "no JSON", "cut", "after a cut"]
 State = Literal["started", "finished", "failed"]
 

@@ -19,8 +19,6 @@ from typing import NamedTuple, Self
 from flujo_lens.fs.atomic_write import replace_file
 from flujo_lens.operations.sidecar_files import last_line, open_own
 
-__all__ = ["Head", "head_path", "read_head", "write_head"]
-
 SUFFIX = ".head"
 _LONGEST = 4096
 

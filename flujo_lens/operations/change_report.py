@@ -9,8 +9,6 @@ from typing import Any, NamedTuple, TypeVar
 from flujo_lens.errors import LensError
 from flujo_lens.operations.audit import AuditLog
 
-__all__ = ["Recorder", "Report", "error_code"]
-
 T = TypeVar("T")
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from flujo_lens.runner.application import Application
     from flujo_lens.state.claims import ResumableGroup
 
-__all__ = ["SHAPE_MATCHES", "VERDICTS", "CheckReport", "CheckedGroup", "check_contexts", "check_groups"]
-
 SHAPE_MATCHES = "shape-matches"
 """The verdict on runs of an unchanged pipeline whose contexts were not read."""
 

@@ -17,8 +17,6 @@ from struct import error, pack, unpack
 from flujo_lens.errors import UsageError
 from flujo_lens.state.backends.base import Position
 
-__all__ = ["SortedPosition", "decode_cursor", "decode_sorted_cursor", "encode_cursor"]
-
 SortedPosition = tuple[float | None, str]
 """Where a page of a sorted list begins: value and id of the last run of the page before."""
 

@@ -11,8 +11,6 @@ from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.recycle_bin import Bin
 from flujo_lens.state.deletion import Record
 
-__all__ = ["Copies", "Keeping"]
-
 
 class Keeping(NamedTuple):
     """Where copies of deleted runs are kept.

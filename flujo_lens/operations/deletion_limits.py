@@ -10,8 +10,6 @@ from typing import NamedTuple
 from flujo_lens.errors import OperationFailedError, ReadOnlyStoreError
 from flujo_lens.state.deletion import DeletionPlan
 
-__all__ = ["UNATTENDED_SHARE", "Bounds", "check_may_write", "check_room", "room_of_batch"]
-
 _ROOM, _ROOM_OF_RUN = 128 << 10, 40 << 10
 """Maximum bytes of the journal of a batch: a fixed part, and a part per run."""
 

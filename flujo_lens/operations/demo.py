@@ -12,8 +12,6 @@ from typing import Any
 
 from flujo_lens.errors import OperationFailedError
 
-__all__ = ["make_demo"]
-
 SAMPLE = "demo.json"
 _CLOCK_ZERO = 86_400.0
 """Seconds on the monotonic clock of the simulated machine, two days ago."""

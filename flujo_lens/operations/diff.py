@@ -12,8 +12,6 @@ from flujo_lens.operations.runs import read_run
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.views import RunDetail, RunSummary, StepRecord
 
-__all__ = ["RunDiff", "Side", "StepPair", "compare", "read_side"]
-
 _COMPARED = ("status", "input", "output", "error")
 _LONGEST_ALIGNED = 2_000
 """Up to this many steps are aligned by their names; longer histories by their positions."""

@@ -10,8 +10,6 @@ from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.maintenance import Finding, Repaired
 
-__all__ = ["Repairs", "check", "repair"]
-
 
 class Repairs(NamedTuple):
     """The repairs, and their entry in the audit log."""

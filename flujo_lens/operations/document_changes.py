@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Change", "changes", "path_text"]
-
 Path = tuple[str | int, ...]
 
 

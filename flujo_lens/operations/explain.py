@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from flujo_lens.errors import UnknownValueError
 
-__all__ = ["Explanation", "explain", "explanations"]
-
 _PAGES = files("flujo_lens").joinpath("data", "explanations")
 _CODE = re.compile("(?:LENS-)?([A-Z][0-9]{1,9})", re.IGNORECASE)
 _NUMBER = len("LENS-B")

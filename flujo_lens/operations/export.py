@@ -31,8 +31,6 @@ from flujo_lens.operations.portable_parts import PortableParts, Selected
 from flujo_lens.operations.transfer import Groups, Transferred
 from flujo_lens.state.deletion import Record
 
-__all__ = ["PORTABLE", "StoppedError", "check_export_path", "export_runs", "new_file", "packed_into", "stream_of"]
-
 PORTABLE = "portable"
 """The driver in the header of an archive that any driver can read."""
 

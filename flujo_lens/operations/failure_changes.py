@@ -14,8 +14,6 @@ from flujo_lens.state.groups import Grouping
 from flujo_lens.state.statistics import FailureGroup
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["BASELINE", "FailureChange", "failure_changes"]
-
 BASELINE = 7
 """How many earlier windows of the same length say what is usual."""
 

@@ -15,8 +15,6 @@ from flujo_lens.state.stale_runs import silent_ids, with_signs
 from flujo_lens.state.statistics import FailureGroup
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["FailureReport", "failed_runs", "failure_report", "stale_runs", "with_root_causes"]
-
 FAILED = frozenset({"failed"})
 _SECONDHAND = re.compile(r"background[ _-]?task|\btask[s]? .*\bfail|_bg_|\bbg_[0-9a-f]{6,}|\bchild", re.IGNORECASE)
 """What an error says that is only about the failure of a background task."""

@@ -17,8 +17,6 @@ from flujo_lens.state.forks import FORKED_FROM, fork_error
 from flujo_lens.state.stripped import check_whole
 from flujo_lens.state.views import RunDetail
 
-__all__ = ["ForkPlan", "Forked", "fork", "plan_fork", "steps_to_fork_from"]
-
 _QUARTER = timedelta(minutes=15)
 """The unit of all UTC offsets."""
 

@@ -12,8 +12,6 @@ from flujo_lens.state.stale_runs import silent_ids
 from flujo_lens.state.statistics import PipelineStats
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["RECENT", "USUAL_OVER", "StoreMetrics", "store_metrics"]
-
 RECENT = timedelta(hours=1)
 """The window of recent failures."""
 

@@ -10,8 +10,6 @@ from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.maintenance import Migration
 
-__all__ = ["Migrated", "migrate"]
-
 
 class Migrated(NamedTuple):
     """The migration, and the id of its audit entry; None if nothing was done."""

@@ -8,8 +8,6 @@ from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.maintenance import OptimizationPlan, Optimized
 
-__all__ = ["Done", "optimize"]
-
 
 class Done(NamedTuple):
     """The result, and its entry in the audit log."""

@@ -20,8 +20,6 @@ from flujo_lens.serialization.exact import exact_dumps
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter, RunSummary, Span, StepRecord
 
-__all__ = ["TABLES", "ParquetTables", "export_parquet", "parquet_paths", "pyarrow"]
-
 TABLES: Mapping[str, Mapping[str, str]] = {
     "runs": {
         "run_id": "text", "pipeline_name": "text", "pipeline_version": "text", "status": "text", "created_at": "time",

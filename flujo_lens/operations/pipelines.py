@@ -8,8 +8,6 @@ from flujo_lens.errors import nearest
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["UnknownPipeline", "unknown_pipeline"]
-
 _SAMPLE = 500
 _MOST_NAMES = 5
 

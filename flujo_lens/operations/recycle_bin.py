@@ -32,8 +32,6 @@ from flujo_lens.operations.archive_format import Header, Manifest, parsed_manife
 from flujo_lens.operations.archive_reader import read_archive, survey
 from flujo_lens.operations.sidecar_files import check_folder, sidecar_path
 
-__all__ = ["Bin", "BinItem"]
-
 FOLDER, FILE = ".lens-bin", ".ndjson.gz"
 LEAST_PREFIX = 4
 _RESERVE = 8 << 20

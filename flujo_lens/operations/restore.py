@@ -27,8 +27,6 @@ from flujo_lens.state.stripped import Stripped
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["Restoration", "RestorePlan", "plan_restore", "restore_runs", "store_is_empty"]
-
 _AT_ONCE = 500
 
 

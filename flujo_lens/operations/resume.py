@@ -28,19 +28,6 @@ if TYPE_CHECKING:
     from flujo_lens.runner.results import PipelineResult
     from flujo_lens.state.claims import ResumableGroup
 
-__all__ = [
-    "Outcome",
-    "Prepared",
-    "check_free",
-    "check_library",
-    "prepare",
-    "preview_retry",
-    "resume_run",
-    "retry_run",
-    "stored_outcome",
-    "stored_run",
-]
-
 T = TypeVar("T")
 
 

@@ -16,8 +16,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.forks import unstarted_fork_of
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["RetryPlan", "plan_named", "plan_wanted", "retry"]
-
 RETRIED = frozenset({"failed", "running"})
 """Statuses that can be retried; a running run only if its process is dead."""
 

@@ -9,8 +9,6 @@ from flujo_lens.errors import AmbiguousRunError, RunNotFoundError, UsageError
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.views import RunDetail, RunFilter
 
-__all__ = ["LEAST_PREFIX", "ambiguous", "read_run", "resolve_run", "run_exists", "with_tasks"]
-
 LEAST_PREFIX = 4
 MOST_CANDIDATES = 10
 _NEWEST = {"@latest": frozenset[str](), "@failed": frozenset({"failed"}), "@paused": frozenset({"paused"})}

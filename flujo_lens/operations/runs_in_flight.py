@@ -21,8 +21,6 @@ from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import ResumableGroup
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["Inflight", "collect", "read_inflight", "save_inflight"]
-
 FORMAT = 1
 _MARK, _DIGEST = "lens_inflight", "sha256"
 _LARGEST = 1 << 28

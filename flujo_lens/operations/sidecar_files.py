@@ -11,16 +11,6 @@ from pathlib import Path
 
 from flujo_lens.fs.locks import lock, unlock
 
-__all__ = [
-    "check_folder",
-    "check_link",
-    "last_line",
-    "open_own",
-    "settled_size",
-    "sidecar_path",
-    "user_name",
-]
-
 _BLOCK = 1 << 16
 
 

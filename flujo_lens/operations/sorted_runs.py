@@ -10,8 +10,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.sorting import Sort, Top
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["SortedPage", "iter_sorted", "sorted_page"]
-
 _BATCH = 200
 
 

@@ -14,8 +14,6 @@ from flujo_lens.state.forks import unstarted_fork_of
 from flujo_lens.state.statistics import StoreStatus
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["SHIFT", "Alerts", "store_status"]
-
 _WINDOW = timedelta(hours=1)
 """The window of current failures."""
 

@@ -32,8 +32,6 @@ from flujo_lens.operations.sidecar_files import sidecar_path
 from flujo_lens.state.claims import Holder
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = ["LockHolder", "StoreLock", "holder_of"]
-
 SUFFIX = ".lens-lock"
 _LEAST_WAIT = 0.2
 """Seconds to retry, since `holder_of` takes the lock for a moment."""

@@ -11,8 +11,6 @@ from flujo_lens.redaction import masked_text
 from flujo_lens.state.backends.base import capabilities_of
 from flujo_lens.state.registry import BUILT_IN, ENTRY_POINTS, driver_name, load_driver, scheme_of
 
-__all__ = ["known_drivers", "known_stores"]
-
 _CHANGING = frozenset({"delete", "undo", "claims"})
 """Capabilities that a store marked read-only does not have."""
 

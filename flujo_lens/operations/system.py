@@ -11,8 +11,6 @@ from flujo_lens.errors import UsageError
 from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.state.backends.base import JSONObject, StateBackend, overrides
 
-__all__ = ["parse_json", "parse_value", "set_system_value", "stored_key"]
-
 _SHOWN = 30
 
 

@@ -11,8 +11,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.stale_runs import silent_ids
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["Swept", "sweep"]
-
 
 class Swept(NamedTuple):
     """The background tasks that were marked failed, or in a dry run, would be; and the report."""

@@ -10,8 +10,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.stripped import Stripped
 from flujo_lens.state.views import RunSummary, Span
 
-__all__ = ["Trace", "pick_spans", "read_trace"]
-
 
 class Trace(NamedTuple):
     """The span trees of a run; `run` is None if they come from a file, `lost` tells that spans were dropped."""

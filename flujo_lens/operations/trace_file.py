@@ -16,8 +16,6 @@ from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import build_trees, nest, spans_of_tree
 from flujo_lens.state.views import RunSummary, Span
 
-__all__ = ["read_trace_file"]
-
 _READ = (
     "--file reads html, chrome and otlp files of lens trace --export, "
     "and what lens trace RUN -o json and flujo run --debug-export write"

@@ -13,8 +13,6 @@ from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import nest
 from flujo_lens.state.views import RunSummary, Span
 
-__all__ = ["is_chrome", "is_otlp", "read_chrome", "read_otlp"]
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STATUS_OF_CODE = {1: "completed", 2: "failed", "STATUS_CODE_OK": "completed", "STATUS_CODE_ERROR": "failed"}
 

@@ -13,8 +13,6 @@ from flujo_lens.operations.recycle_bin import LEAST_PREFIX, Bin, BinItem
 from flujo_lens.operations.restore import Restoration, RestorePlan, restore_runs
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["check_order", "runs_meant", "undo"]
-
 
 def runs_meant(item: BinItem, asked: Mapping[str, str], *, prefix: bool) -> frozenset[str]:
     """The whole ids of the requested runs of an item.

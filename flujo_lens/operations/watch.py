@@ -15,21 +15,6 @@ from flujo_lens.state.stale_runs import RUNNING, Signs, claims_of
 from flujo_lens.state.traces import flatten
 from flujo_lens.state.views import GONE, RunDetail, RunFilter, RunSummary, Span, StepRecord
 
-__all__ = [
-    "Activity",
-    "Event",
-    "Followed",
-    "Look",
-    "activity_events",
-    "finished_since",
-    "first_events",
-    "follow_events",
-    "looks",
-    "read_activity",
-    "read_followed",
-    "stale_events",
-]
-
 T = TypeVar("T")
 _PAUSED, _FAILED = frozenset({"paused"}), frozenset({"failed"})
 _UNCHANGED_SHARE, _READ_SHARE = 120.0, 4.0

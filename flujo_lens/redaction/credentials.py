@@ -11,8 +11,6 @@ from flujo_lens.redaction.literals import Span
 from flujo_lens.redaction.patterns import Pattern
 from flujo_lens.redaction.words import is_spoken, looks_secret
 
-__all__ = ["credential_spans"]
-
 _SLASHES = r"(?:/|\\+/){2}"
 _PORT = r"""\d{1,5}(?:[/?#,;\s"'`<>)\]}\\]|$)"""
 _SCHEMES = (

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 
-__all__ = ["BUILT_IN_KEYS", "MASK", "SecretKeys"]
-
 MASK = "***"
 
 BUILT_IN_KEYS = (

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from flujo_lens.redaction.patterns import Pattern
 
-__all__ = ["QUOTE", "Span", "container_spans", "quoted_span"]
-
 Span = tuple[int, int]
 
 QUOTE = Pattern(r"""\\*["'`]$""")

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from functools import cached_property
 
-__all__ = ["Pattern"]
-
 
 class Pattern:
     """As `re.Pattern`, compiled at its first use.

@@ -14,8 +14,6 @@ from flujo_lens.redaction.keys import MASK, SecretKeys
 if TYPE_CHECKING:
     from flujo_lens.redaction.texts import SecretTexts
 
-__all__ = ["Redactor", "masked_text"]
-
 TOO_DEEP = "<nested too deep>"
 _DEEPEST = 200
 _HOLDS_NAMES = frozenset({

@@ -17,8 +17,6 @@ from flujo_lens.redaction.literals import QUOTE, Span, container_spans, quoted_s
 from flujo_lens.redaction.patterns import Pattern
 from flujo_lens.redaction.words import header_span, is_placeholder, is_spoken, looks_secret, word_span
 
-__all__ = ["SecretTexts"]
-
 _LONGEST_KEY = 64
 _LONGEST_WORD = 200
 """No word of a language is longer."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from flujo_lens.redaction.literals import Span
 from flujo_lens.redaction.patterns import Pattern
 
-__all__ = ["header_span", "is_placeholder", "is_spoken", "looks_secret", "word_span"]
-
 _WORD = Pattern(r"""(?:[^\s"'`<\\]|\\(?![nrtu"'`]|$)[ ]?|<(?!/)|(?<=[^\W_])["'](?=[^\W_]))+""")
 _QUERY_WORD = Pattern(r"""[^\s&#"'`<>\\]+""")
 _NEXT_KEY = Pattern(r"""[,;&](?=[ \t]*["']?[\w.-]+["']?[ \t]*[=:])""")

@@ -9,8 +9,6 @@ from flujo_lens.rendering.columns import Field, Shown, View
 from flujo_lens.rendering.groups import hour_text
 from flujo_lens.rendering.human import Human
 
-__all__ = ["change_view"]
-
 
 def change_view(by: str) -> View:
     """The view of failures by ``version`` or ``hour``."""

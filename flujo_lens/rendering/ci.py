@@ -10,8 +10,6 @@ from xml.sax.saxutils import escape, quoteattr
 from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_controls
 
-__all__ = ["Checked", "github", "github_error", "junit", "junit_error"]
-
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _SHOWN = 10
 """Maximum number of errors, and of warnings, that GitHub shows per step."""

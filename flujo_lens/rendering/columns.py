@@ -17,18 +17,6 @@ from flujo_lens.state.fingerprint import plain_error
 from flujo_lens.state.questions import question_of
 from flujo_lens.state.views import GONE
 
-__all__ = [
-    "STATUS_NEEDS",
-    "Field",
-    "View",
-    "choose_fields",
-    "counted_columns",
-    "counted_fields",
-    "human_value",
-    "plain_fields",
-    "status_count",
-]
-
 Getter = Callable[[Any], Any]
 
 

@@ -13,8 +13,6 @@ from flujo_lens.rendering.columns import Field, View
 from flujo_lens.rendering.json_text import compact, dump, utc
 from flujo_lens.rendering.text import escape_csv, escape_tsv, harmless
 
-__all__ = ["FORMATS", "RowWriter", "check_format"]
-
 FORMATS = ("table", "json", "ndjson", "csv", "tsv", "id")
 
 

@@ -9,8 +9,6 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import Shown, View
 from flujo_lens.rendering.human import Human
 
-__all__ = ["CHANGES", "SIDES", "STEP_PAIRS", "ChangeRow", "SideRow", "StepRow"]
-
 
 class SideRow(NamedTuple):
     """One of the two runs, or what the second has more than the first.

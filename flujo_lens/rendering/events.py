@@ -9,8 +9,6 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, Field, Shown, View
 from flujo_lens.rendering.human import Human
 
-__all__ = ["ACTIVITY", "EVENT", "event_text"]
-
 
 def _time(run: Any, shown: Human) -> str:
     """How long a run took or runs; of a paused one, how long it waits."""

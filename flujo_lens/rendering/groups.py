@@ -11,8 +11,6 @@ from flujo_lens.rendering.columns import STATUS_NEEDS, Field, Shown, View, statu
 from flujo_lens.rendering.human import Human
 from flujo_lens.state.statistics import GroupStats
 
-__all__ = ["group_view", "grouped_stats_view", "hour_text", "spark_line", "total_line", "with_statuses"]
-
 _FIELDS = {"pipeline": "pipeline_name", "version": "pipeline_version", "step": "step_name"}
 """The public names of what runs are grouped by, where they differ from those of ``--by``."""
 

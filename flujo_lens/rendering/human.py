@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import NamedTuple
 
-__all__ = ["Human", "age", "count", "duration", "money", "plural", "size"]
-
 _UNITS = ((7 * 86400 * 52, "y"), (86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 

@@ -18,8 +18,6 @@ from rich.text import Text
 from flujo_lens.rendering.human import Human, plural
 from flujo_lens.rendering.text import escape_controls
 
-__all__ = ["incompatibility"]
-
 _MOST_STEPS = 14
 """Maximum number of steps shown in full; longer pipelines are shown around their differences."""
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import orjson
 
-__all__ = ["compact", "document", "dump", "json_escape", "utc"]
-
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 _LATE_CONTROLS = re.compile(
     rb"\x7f|\xc2[\x80-\x9f\xad]|\xcd\x8f|\xd8\x9c|\xe1\xa0\x8e|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]"

@@ -11,8 +11,6 @@ from rich.padding import Padding
 from rich.text import Text
 from rich.theme import Theme
 
-__all__ = ["MarkdownPage"]
-
 _WIDEST = 80
 """Maximum width of text in cells."""
 

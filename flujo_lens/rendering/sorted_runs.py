@@ -5,8 +5,6 @@ from __future__ import annotations
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, Shown, View, plain_fields
 
-__all__ = ["run_view"]
-
 _SORTED: dict[str, Shown] = {
     "updated": Shown("UPDATED", lambda run, shown: shown.time(run.updated_at), 95),
     "duration": Shown("TIME", lambda run, _: human.duration(run.duration_ms), 95, "right"),

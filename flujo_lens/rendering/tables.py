@@ -15,8 +15,6 @@ from flujo_lens.rendering.columns import Field, Shown, View, human_value
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.text import escape_controls, one_line
 
-__all__ = ["STATUS_STYLES", "fit", "status_text", "table"]
-
 STATUS_STYLES = {
     "completed": "green",
     "failed": "red",

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 
-__all__ = ["HIDDEN", "escape_controls", "escape_csv", "escape_tsv", "harmless", "one_line", "quoted", "unescape"]
-
 HIDDEN = (
     "\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ufff0-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"

@@ -14,8 +14,6 @@ from flujo_lens.rendering.text import one_line
 from flujo_lens.state.fingerprint import plain_error
 from flujo_lens.state.views import Span
 
-__all__ = ["tree_lines"]
-
 _LEAST_BAR, _WHOLE_BAR = 10, 40
 _WIDEST_LABEL = 80
 _NOTE = 40

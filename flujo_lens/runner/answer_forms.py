@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-__all__ = ["FormField", "answer_adapter", "form_of", "wanted"]
-
 _KINDS = {
     "string": "text",
     "integer": "whole number",

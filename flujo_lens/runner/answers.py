@@ -9,8 +9,6 @@ from flujo_lens.runner.dsl import Pipeline
 from flujo_lens.runner.results import PipelineResult
 from flujo_lens.runner.stored_run import Stored, step_called
 
-__all__ = ["NO_ANSWER", "Reply"]
-
 NO_ANSWER: Any = object()
 """Marks a missing answer, since None is a valid one."""
 

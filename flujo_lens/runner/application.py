@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from flujo_lens.runner.flujo_adapter import Library
 
-__all__ = ["Application", "Named", "load_application"]
-
 _KINDS = "a Flujo, a PipelineRegistry, a Pipeline, or a function that returns one of them"
 
 

@@ -20,17 +20,6 @@ from typing import Any, NoReturn
 
 from flujo_lens.errors import ApplicationExitError
 
-__all__ = [
-    "IN_STEP",
-    "application_code",
-    "as_exception",
-    "clean_up",
-    "cleaned_up",
-    "describe",
-    "end_child",
-    "is_signal",
-]
-
 IN_STEP: contextvars.ContextVar[bool] = contextvars.ContextVar("flujo_lens_in_step", default=False)
 """Whether the current code runs inside a step, or in a task or callback of one."""
 

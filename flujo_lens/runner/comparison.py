@@ -10,8 +10,6 @@ from flujo_lens.runner.differences import Difference
 from flujo_lens.runner.type_compatibility import Fit, Fitting
 from flujo_lens.runner.type_descriptions import JSONObject
 
-__all__ = ["Comparison", "is_called", "matched"]
-
 _NOT_ANNOTATED = "not annotated"
 
 

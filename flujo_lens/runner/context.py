@@ -20,19 +20,6 @@ from flujo_lens.runner.value_checks import UnreadableValueError, made_again
 from flujo_lens.serialization import safe_serialize
 from flujo_lens.serialization.fields import model_keys, validate_model
 
-__all__ = [
-    "HumanInteraction",
-    "PipelineContext",
-    "check_context",
-    "copied",
-    "dump_context",
-    "field_of",
-    "load_context",
-    "make_context",
-    "peek_context",
-    "without_notes",
-]
-
 JSONObject = dict[str, Any]
 
 _NOTES = ("status", "current_step", "pause_message", "hitl_data")

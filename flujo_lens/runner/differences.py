@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["CODES", "Difference"]
-
 CODES = {
     "completed-step-missing": "LENS-C1",
     "completed-step-moved": "LENS-C1",
@@ -35,28 +33,8 @@ CODES = {
 MOVES = {"step-renamed", "waiting-step-moved"}
 """Kinds with which a run resumes at another position or with a changed context."""
 
-HARMLESS = {
-    "context-field-added",
-    "context-field-optional",
-    "context-field-wider",
-    "later-step-added",
-    "later-step-changed",
-    "later-step-moved",
-    "later-step-removed",
-    "later-step-renamed",
-    "output-renamed",
-    "output-untold",
-    "output-wider",
-    "pipeline-renamed",
-    "question-changed",
-    "version-changed",
-    "version-not-bumped",
-    "waiting-step-output",
-}
-"""Kinds with which a run resumes unchanged."""
-
 WORDING = {"question-changed"}
-"""Kinds in `HARMLESS` that do not change the shape or the verdict."""
+"""Kinds that change neither the shape nor the verdict. With all other kinds, a run resumes unchanged."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +42,7 @@ class Difference:
     """A difference.
 
     Attributes:
-        kind: A key of `CODES`, or a member of `MOVES` or `HARMLESS`.
+        kind: Its name: ``step-renamed``.
         step: The name of the step (saved, else current) or of the field of the context; None for the whole pipeline.
         saved: The saved name, type or version; None without one.
         current: The current name, type or version; None without one.

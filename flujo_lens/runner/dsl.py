@@ -14,8 +14,6 @@ from typing import Any, Literal, overload
 from flujo_lens.errors import UsageError
 from flujo_lens.runner.signature import Signature
 
-__all__ = ["HUMAN", "STEP", "Kind", "Pipeline", "Step", "StepFunction", "step"]
-
 Kind = Literal["step", "human"]
 StepFunction = Callable[..., Any]
 """Takes the input, and the context of the run if it has a parameter annotated with a context model, or named

@@ -22,8 +22,6 @@ from flujo_lens.runner.stored_run import Stored, load_whole
 from flujo_lens.runner.value_checks import checked_answer
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 
-__all__ = ["Flujo"]
-
 _SILENT = Reply()
 
 

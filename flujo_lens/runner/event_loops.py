@@ -12,8 +12,6 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["loop_runs", "run_to_end"]
-
 T = TypeVar("T")
 
 

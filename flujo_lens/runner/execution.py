@@ -18,8 +18,6 @@ from flujo_lens.runner.run_record import Record
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import Claim, Progress
 
-__all__ = ["Answer", "Execution"]
-
 _WAITS = (0.1, 0.5, 2.0, 5.0, 15.0)
 """Seconds between attempts to save to a busy store, so that the result of a step is not lost."""
 

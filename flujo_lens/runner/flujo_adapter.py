@@ -28,8 +28,6 @@ from flujo_lens.runner.resume_point import Source
 from flujo_lens.runner.stored_run import Stored
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 
-__all__ = ["Library", "library_of"]
-
 _MANAGERS = ("flujo.application.core.state_manager", "flujo.application.core.execution.state_manager")
 _STORES = {True: ("flujo.state.backends.file", "FileBackend"), False: ("flujo.state.backends.sqlite", "SQLiteBackend")}
 

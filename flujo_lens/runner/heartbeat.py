@@ -18,8 +18,6 @@ from flujo_lens.errors import LostClaimError
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import WORKING, Claim
 
-__all__ = ["Heartbeat"]
-
 _BEATS = 3
 """Heartbeats per lease."""
 

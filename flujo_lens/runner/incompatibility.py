@@ -6,20 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from flujo_lens.errors import IncompatibleError
-from flujo_lens.runner.differences import CODES, Difference
+from flujo_lens.runner.differences import Difference
 from flujo_lens.runner.migrations import MigrationError
 from flujo_lens.runner.remedies import Remediation, as_registered, name_context, remedies_for
 from flujo_lens.runner.type_descriptions import JSONObject
 from flujo_lens.runner.verdicts import Place, Verdict
 from flujo_lens.state.interpret import NAMELESS
 
-__all__ = ["OPENING", "STATE_CODES", "StateIncompatibilityError", "migration_failed", "not_registered"]
-
 OPENING = "Cannot resume workflow due to a mismatch between the saved state and the current pipeline code."
 """The beginning of every message."""
-
-STATE_CODES = tuple(dict.fromkeys(sorted(CODES.values(), key=lambda code: int(code[6:]))))
-"""The codes of the error: one for each kind of incompatibility."""
 
 _REASONS = {
     "LENS-C1": "has completed steps that this code does not have, or has in another position",

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["terminable"]
-
 _tasks: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {}
 """The tasks of runs by loop, while the handler is installed."""
 

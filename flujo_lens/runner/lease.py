@@ -14,8 +14,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.claims import Claim, Holder, check_lease
 from flujo_lens.state.typed_times import parse_age
 
-__all__ = ["RunLease", "lease_of"]
-
 _USUAL_LEASE = 30.0
 _log = logging.getLogger("flujo_lens")
 _warned: set[type] = set()

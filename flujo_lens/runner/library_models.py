@@ -18,8 +18,6 @@ from flujo_lens.runner.stored_run import Stored
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["context_model"]
-
 _NOTES = frozenset(
     {
         "created_at",

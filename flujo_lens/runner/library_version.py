@@ -14,8 +14,6 @@ from typing import Any
 from flujo_lens.errors import LibraryVersionError, NotSupportedError
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["check_context", "check_store", "installed_version", "series_of"]
-
 OLD, NEW = "0.4", "0.6"
 
 _INSTALL = {

@@ -13,8 +13,6 @@ from typing import Any
 from flujo_lens.runner.dsl import Pipeline, Step
 from flujo_lens.runner.type_descriptions import JSONObject, Shapes
 
-__all__ = ["FORMAT", "digest_of", "manifest_of"]
-
 FORMAT = 1
 """The format of manifests. A manifest of an unknown format counts as missing."""
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 from flujo_lens.runner.application_code import as_exception, describe, end_child
 from flujo_lens.runner.type_descriptions import JSONObject
 
-__all__ = ["MigrationError", "MigrationFunction", "migrated"]
-
 MigrationFunction = Callable[[JSONObject], JSONObject]
 """Takes a saved context as plain JSON and returns it for the next version. May modify its argument."""
 

@@ -18,8 +18,6 @@ from typing import Any, TypeVar
 
 from flujo_lens.runner.application_code import IN_STEP, describe, is_signal
 
-__all__ = ["drive"]
-
 T = TypeVar("T")
 
 _GRACE = 2.0

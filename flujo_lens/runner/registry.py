@@ -17,8 +17,6 @@ from flujo_lens.runner.dsl import Pipeline, Step
 from flujo_lens.runner.manifests import manifest_of
 from flujo_lens.runner.migrations import MigrationFunction
 
-__all__ = ["PipelineRegistry", "load_attribute", "version_key"]
-
 
 class PipelineRegistry:
     """Pipelines by name and version.

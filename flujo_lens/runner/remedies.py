@@ -15,8 +15,6 @@ from flujo_lens.runner.type_descriptions import JSONObject
 from flujo_lens.runner.verdicts import Place, Verdict, assess
 from flujo_lens.state.interpret import NAMELESS, VERSIONLESS
 
-__all__ = ["Remediation", "as_registered", "name_context", "remedies_for"]
-
 _NEW_VERSION = "<new version>"
 _OF_CONTEXT = ("migration-failed", "value-lost", "deserializer-missing", "deserializer-failed")
 _OF_DESERIALIZERS = ("deserializer-missing", "deserializer-failed", "input-unreadable")

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["ContextT", "PipelineResult", "ReadyResult", "StepResult"]
-
 ContextT = TypeVar("ContextT", bound="BaseModel")
 
 

@@ -25,8 +25,6 @@ from flujo_lens.state.interpret import NAMELESS
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Code", "Fitted", "Source", "fit", "fitting_context"]
-
 
 class Code(NamedTuple):
     """A pipeline with its name, version and manifest."""

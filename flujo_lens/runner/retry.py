@@ -17,8 +17,6 @@ from flujo_lens.runner.context import check_context, copied
 from flujo_lens.runner.dsl import Step
 from flujo_lens.runner.results import StepResult
 
-__all__ = ["Turn", "step_context"]
-
 _LONGEST_WAIT = 3600.0
 """Maximum seconds before a retry."""
 

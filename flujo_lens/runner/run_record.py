@@ -18,8 +18,6 @@ from flujo_lens.serialization import PlainList, safe_serialize
 from flujo_lens.state.claims import Progress
 from flujo_lens.state.questions import token_of
 
-__all__ = ["Record", "new_run_id"]
-
 JSONObject = dict[str, Any]
 
 

@@ -13,8 +13,6 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
-__all__ = ["Signature", "annotations_of"]
-
 _CONTEXT = "context"
 _BASE = ("flujo_lens.runner.context", "PipelineContext")
 _MODEL = ("pydantic.main", "BaseModel")

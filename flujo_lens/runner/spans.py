@@ -17,8 +17,6 @@ from flujo_lens.serialization import safe_dumps
 if TYPE_CHECKING:
     from flujo_lens.runner.run_record import Record
 
-__all__ = ["as_text", "of_question", "of_step", "root"]
-
 JSONObject = dict[str, Any]
 
 _SPACE = uuid.UUID("6c656e73-0000-4000-8000-72756e6e6572")

@@ -24,8 +24,6 @@ from flujo_lens.state.views import RunSummary
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Stored", "load", "load_whole", "step_called"]
-
 _PLAIN = (str, int, float, list, dict)
 """Types of inputs whose texts are equal in every process."""
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from flujo_lens.runner.type_descriptions import ANY, JSONObject, split
 
-__all__ = ["Fit", "Fitting", "Node", "parse"]
-
 
 class Fit(IntEnum):
     """How the values of a saved type fit a current one; the worst of several parts."""

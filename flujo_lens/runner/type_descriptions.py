@@ -28,8 +28,6 @@ from typing import (
 
 from flujo_lens.serialization.fields import is_typed_dict
 
-__all__ = ["ANY", "JSONObject", "Shapes", "split"]
-
 JSONObject = dict[str, Any]
 ANY = "Any"
 """The text of an unspecific annotation."""

@@ -17,8 +17,6 @@ from flujo_lens.serialization.fields import classes_in, validate_by_name
 from flujo_lens.serialization.registered import Failure, adapter_of, names_registered, with_registered
 from flujo_lens.serialization.registry import current_registry
 
-__all__ = ["UnreadableValueError", "checked_answer", "made_again", "restored", "typed"]
-
 T = TypeVar("T")
 
 

@@ -15,8 +15,6 @@ from flujo_lens.runner.manifests import FORMAT
 from flujo_lens.runner.migrations import MigrationFunction
 from flujo_lens.runner.type_descriptions import JSONObject
 
-__all__ = ["Place", "Verdict", "VerdictKind", "assess"]
-
 VerdictKind = Literal["identical", "compatible", "remapped", "needs-migration", "broken", "names-match", "unknown"]
 
 

@@ -34,8 +34,6 @@ from flujo_lens.serialization.lossy import path_text
 from flujo_lens.serialization.making import MAKERS, NEEDS_TYPE, Make, Misfit, call, dict_of, list_of, misfit
 from flujo_lens.serialization.registry import current_registry
 
-__all__ = ["build"]
-
 _TRANSPARENT = (Annotated, Final, ClassVar, Required, NotRequired)
 _JSON = (str, int, float, bool, type(None), dict, list)
 _LISTS: dict[Any, Make] = {

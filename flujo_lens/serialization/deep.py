@@ -10,8 +10,6 @@ from typing import Any
 
 import orjson
 
-__all__ = ["dump_deep", "integer", "load_deep"]
-
 _SCALAR = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null|NaN|-?Infinity")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _WORDS = {

@@ -30,14 +30,6 @@ from uuid import UUID
 from flujo_lens.serialization.lossy import LossError, Lost, class_name, unserializable, words_of
 from flujo_lens.serialization.registry import Registry
 
-__all__ = [
-    "Custom",
-    "Encoder",
-    "encoder_for",
-    "is_unknown",
-    "quick_encoder_for",
-]
-
 Encoder = Callable[[Any], Any]
 _MOST_TYPES = 4096
 """Maximum size of the cache, since an application may create classes dynamically."""

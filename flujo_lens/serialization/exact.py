@@ -12,8 +12,6 @@ from flujo_lens.serialization.deep import integer
 from flujo_lens.serialization.loading import may_have_long_numbers, safe_loads
 from flujo_lens.serialization.safe import safe_dumps
 
-__all__ = ["exact_dumps", "exact_loads"]
-
 _NO_NUMBERS = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
 """Numbers that JSON does not have, as the texts that serializers leave for them."""
 

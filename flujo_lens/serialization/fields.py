@@ -6,19 +6,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
 
-__all__ = [
-    "classes_in",
-    "construct",
-    "fields_of",
-    "has_aliases",
-    "is_read_as_written",
-    "is_typed_dict",
-    "meant",
-    "model_keys",
-    "validate_by_name",
-    "validate_model",
-]
-
 
 def construct(target: Any, values: dict[str, Any]) -> Any:
     """Create an object by its constructor; set values that it does not accept afterwards."""

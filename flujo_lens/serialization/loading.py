@@ -14,8 +14,6 @@ import orjson
 
 from flujo_lens.serialization.deep import integer
 
-__all__ = ["may_have_long_numbers", "safe_deserialize", "safe_loads"]
-
 Deserializer = Callable[[Any], Any]
 _DIGITS = bytes(ord("0") if chr(code).isdigit() and code < 128 else 0 for code in range(256))
 _JSON = (str, int, float, bool, type(None))

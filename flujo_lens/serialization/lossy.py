@@ -5,21 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = [
-    "CIRCULAR",
-    "PLAIN_MODEL",
-    "TOO_DEEP",
-    "LossError",
-    "LossyValue",
-    "Lost",
-    "class_name",
-    "lost_in",
-    "path_text",
-    "printable",
-    "unserializable",
-    "words_of",
-]
-
 CIRCULAR = "<circular-ref>"
 """The placeholder for a value that contains itself, as used by the library."""
 

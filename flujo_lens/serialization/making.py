@@ -16,8 +16,6 @@ from uuid import UUID
 
 from flujo_lens.serialization.lossy import path_text, words_of
 
-__all__ = ["MAKERS", "NEEDS_TYPE", "Make", "Misfit", "call", "dict_of", "list_of", "misfit"]
-
 Make = Callable[[Any], Any]
 
 

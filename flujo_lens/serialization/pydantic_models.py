@@ -13,8 +13,6 @@ from typing import Any
 
 from flujo_lens.serialization.lossy import PLAIN_MODEL, Lost, class_name, unserializable, words_of
 
-__all__ = ["dataclass_encoder", "model_encoder"]
-
 _MODELS = ("model", "dataclass", "definitions", "definition-ref")
 
 

@@ -30,8 +30,6 @@ from flujo_lens.serialization.lossy import words_of
 from flujo_lens.serialization.registry import Registry, current_registry
 from flujo_lens.serialization.safe import safe_serialize
 
-__all__ = ["Failure", "adapter_of", "names_registered", "with_registered"]
-
 _TRANSPARENT = (Annotated, Final, ClassVar, Required, NotRequired)
 _JSON = (str, int, float, bool, type(None), dict, list)
 _MISSING: Any = object()

@@ -16,17 +16,6 @@ from enum import Enum
 from typing import Any, TypeVar
 from uuid import UUID
 
-__all__ = [
-    "Registry",
-    "current_registry",
-    "lookup_custom_deserializer",
-    "lookup_custom_serializer",
-    "register_custom_deserializer",
-    "register_custom_serializer",
-    "reset_custom_serializer_registry",
-    "scoped_registry",
-]
-
 T = TypeVar("T")
 Serializer = Callable[[Any], Any]
 Deserializer = Callable[[Any], Any]

@@ -28,8 +28,6 @@ from flujo_lens.serialization.lossy import PLAIN_MODEL, LossyValue
 from flujo_lens.serialization.registry import Registry, current_registry
 from flujo_lens.serialization.walker import walk
 
-__all__ = ["PlainList", "safe_dumps", "safe_serialize", "serializer_default"]
-
 Default = Callable[[Any], Any]
 Report = Callable[[LossyValue], None]
 

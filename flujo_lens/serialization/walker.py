@@ -25,8 +25,6 @@ from flujo_lens.serialization.lossy import (
 )
 from flujo_lens.serialization.registry import Registry
 
-__all__ = ["walk"]
-
 _MAX_DEPTH = 100_000
 _MAX_CONVERSIONS = 200
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1

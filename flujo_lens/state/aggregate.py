@@ -15,19 +15,6 @@ from flujo_lens.state.fingerprint import normalise_error
 from flujo_lens.state.statistics import DURATION_BOUNDS_MS, Durations, FailureGroup, PipelineStats, SpanStats, Stats
 from flujo_lens.state.views import RunFilter, RunSummary, Span
 
-__all__ = [
-    "BUCKET_RATIO",
-    "ENDED",
-    "FEW",
-    "Costs",
-    "Failures",
-    "Histogram",
-    "RunTally",
-    "SpanTally",
-    "aggregate",
-    "aggregate_spans",
-]
-
 BUCKET_RATIO = 1.02
 """Ratio of the bounds of a bucket: percentiles of many durations are exact to 2 %."""
 

@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 from flujo_lens.errors import LostClaimError, RunHeldError
 from flujo_lens.state.processes import boot_id, is_other_boot, start_of
 
-__all__ = ["WORKING", "Claim", "Holder", "Progress", "ResumableGroup", "check_lease", "present"]
-
 WORKING: set[str] = set()
 """Tokens of the active claims of this process, which get heartbeats. Its other claims expire with their leases."""
 

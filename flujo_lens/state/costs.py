@@ -13,8 +13,6 @@ from typing import Any
 from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.views import Span, StepRecord
 
-__all__ = ["DIGITS", "MODEL_KEYS", "model_in", "tokens_of", "total_of", "with_models"]
-
 DIGITS = 9
 """Decimals to which sums of costs are rounded, so that they do not depend on the order of adding."""
 

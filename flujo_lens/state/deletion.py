@@ -14,18 +14,6 @@ from typing import Any, NamedTuple
 
 from flujo_lens.state.views import EMPTY, RunFilter
 
-__all__ = [
-    "ORPHANS_AGE",
-    "BackupCallback",
-    "Deleted",
-    "DeletionPlan",
-    "DeletionRequest",
-    "Record",
-    "Restored",
-    "Retained",
-    "Skipped",
-]
-
 Record = dict[str, Any]
 """A part of the stored data of a run, JSON-serializable: ``run_id``, and fields of its driver.
 

@@ -8,8 +8,6 @@ from typing import Any
 from flujo_lens.state.fingerprint import glob_matches
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["matches", "meta_text", "needs_details", "sort_key"]
-
 _OLDEST = datetime.min
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from functools import cache, lru_cache
 
-__all__ = ["glob_matches", "normalise_error", "plain_error"]
-
 LONGEST = 200
 """Maximum length of a normalised error."""
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["FORKED_FROM", "fork_error", "unstarted_fork_of"]
-
 FORKED_FROM = "forked_from"
 """The metadata key of a fork with the id of its original run."""
 

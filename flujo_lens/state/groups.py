@@ -17,12 +17,9 @@ from flujo_lens.state.statistics import GroupStats, Stats
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary, StepRecord
 
-__all__ = ["DIMENSIONS", "META", "GroupTally", "Grouping", "Moment", "PlainRun", "parse_grouping"]
-
 DIMENSIONS = ("pipeline", "version", "status", "day", "hour", "error", "step", "model")
 META = "meta:"
 _OF_STEPS = frozenset({"step", "model"})
-_OF_TIME = frozenset({"day", "hour"})
 _IN_DETAILS = frozenset({"error"})
 MOST_GROUPS = 20_000
 """After this many groups, the rest are counted as one: an error or a metadata value can differ in every run."""

@@ -20,23 +20,6 @@ from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, Pause, RunSummary, StepRecord
 
-__all__ = [
-    "BAD",
-    "INVALID_TIME",
-    "RawRun",
-    "as_int",
-    "as_number",
-    "cost_of",
-    "decode",
-    "failed_again",
-    "named",
-    "pause_of",
-    "raw_from_documents",
-    "steps_of",
-    "summarise",
-    "unreadable",
-]
-
 _SEAL = b"\x93lens"
 """The prefix of sealed bytes (`flujo_lens.serialization.envelope.TAG`)."""
 

@@ -7,18 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = [
-    "Finding",
-    "Migration",
-    "MigrationPlan",
-    "OptimizationPlan",
-    "Optimized",
-    "Repaired",
-    "Room",
-    "Space",
-    "silent_finding",
-]
-
 
 class MigrationPlan(NamedTuple):
     """A planned migration to the current schema.

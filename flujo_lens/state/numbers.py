@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["as_int", "as_number"]
-
 _BEYOND_SENSE = 1e18
 """An upper bound of counts and times, which excludes infinities and NaN stored by 0.4.x."""
 

@@ -12,8 +12,6 @@ import sys
 from functools import cache
 from pathlib import Path
 
-__all__ = ["boot_id", "is_other_boot", "start_of"]
-
 _UNKNOWN = ""
 
 

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["question_of", "token_of"]
-
 _DIGITS = 8
 
 

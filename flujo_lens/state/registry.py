@@ -24,8 +24,6 @@ from flujo_lens.state.unreachable_paths import unreached
 if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["BUILT_IN", "ENTRY_POINTS", "driver_name", "load_driver", "open_backend", "scheme_of"]
-
 BUILT_IN = {
     "sqlite": "flujo_lens.state.backends.sqlite:SQLiteBackend",
     "file": "flujo_lens.state.backends.file:FileBackend",

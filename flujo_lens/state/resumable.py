@@ -13,18 +13,6 @@ from flujo_lens.state.views import RunDetail, RunFilter
 if TYPE_CHECKING:
     from flujo_lens.state.backends.base import StateBackend
 
-__all__ = [
-    "RESUMABLE",
-    "Tally",
-    "completed_of",
-    "done_before",
-    "group_runs",
-    "place_of",
-    "resumable",
-    "stands_at",
-    "step_at",
-]
-
 RESUMABLE = frozenset({"running", "paused", "failed"})
 """Effective statuses of runs that have not ended."""
 

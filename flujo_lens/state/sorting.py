@@ -10,8 +10,6 @@ from typing import NamedTuple
 from flujo_lens.errors import UnknownValueError
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["DIRECTIONS", "SORT_FIELDS", "Rank", "Sort", "Top", "parse_sort", "sort_value"]
-
 SORT_FIELDS = ("started", "updated", "duration", "cost", "tokens", "size")
 DIRECTIONS = ("desc", "asc")
 

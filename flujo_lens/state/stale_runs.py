@@ -10,8 +10,6 @@ from flujo_lens.state.claims import Claim
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import GONE, INACTIVE, RunFilter, RunSummary
 
-__all__ = ["RUNNING", "Signs", "claims_of", "gone_runs", "silent_ids", "with_signs"]
-
 RUNNING = frozenset({"running"})
 
 

@@ -15,22 +15,6 @@ from typing import Any, NamedTuple
 from flujo_lens.errors import StrippedRunError
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = [
-    "OPEN_SPAN",
-    "PARTS",
-    "STEP_FIELDS",
-    "Stripped",
-    "check_whole",
-    "light_context",
-    "light_history",
-    "light_run",
-    "light_spans",
-    "light_state",
-    "light_step",
-    "whole_history",
-    "whole_state",
-]
-
 JSONObject = dict[str, Any]
 
 PARTS = ("spans", "outputs", "state")

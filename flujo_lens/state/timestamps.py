@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
-__all__ = ["EPOCH", "local_zone", "parse_instant", "read_instant"]
-
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -9,18 +9,6 @@ from typing import Any, NamedTuple
 from flujo_lens.state.timestamps import read_instant
 from flujo_lens.state.views import EMPTY, Span
 
-__all__ = [
-    "SpanRow",
-    "build_trees",
-    "flatten",
-    "nest",
-    "prune_depth",
-    "span_document",
-    "span_rows",
-    "spans_of_tree",
-    "trace_document",
-]
-
 EPOCH_FROM = 1e9
 """Minimum seconds of a wall clock (2001); a monotonic clock would need 31 years to reach it."""
 

@@ -11,8 +11,6 @@ from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 
 from flujo_lens.errors import TimeFormatError
 
-__all__ = ["parse_age", "parse_duration", "parse_when"]
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _HINT = "times look like 90s, 10m, 2h, 30d, 4w, today, yesterday, 2026-11-20 or 2026-11-20T19:11:08-05:00"
 _MOST_DIGITS = 18

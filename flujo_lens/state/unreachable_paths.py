@@ -8,8 +8,6 @@ from pathlib import Path
 
 from flujo_lens.errors import LensError, StoreNotFoundError, UnreachableStoreError
 
-__all__ = ["databases_in", "unreached"]
-
 _KNOWN = "nothing was created; `lens stores` lists the configured stores, `lens demo` creates a sample store"
 _MAGIC = b"SQLite format 3\x00"
 _MOST_LOOKED_AT = 1000

@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = ["Observed", "ObservedZone", "guess_zone", "infer_zone", "observed"]
-
 _QUARTER = timedelta(minutes=15)
 _FURTHEST = timedelta(hours=14)
 _SEASONS = (timedelta(0), timedelta(minutes=30), timedelta(hours=1))

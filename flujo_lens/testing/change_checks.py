@@ -13,8 +13,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, equal, ids_of, on_samples
 from flujo_lens.testing.samples import BASE
 
-__all__ = ["ChangeChecks"]
-
 _LONGEST, _PAUSE = 60, 0.1
 """Looks at a store until its token stays the same, and seconds between two: times of files are coarse."""
 _WHEN = BASE.isoformat()

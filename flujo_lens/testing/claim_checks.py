@@ -14,8 +14,6 @@ from flujo_lens.state.claims import Claim, Holder, Progress
 from flujo_lens.testing.harness import Harness, equal, on_nothing, refuses
 from flujo_lens.testing.samples import plain_state
 
-__all__ = ["ClaimChecks"]
-
 _LONG = 3600.0
 _MOMENT = 0.001
 """Leases in seconds: one that outlives the test, and one that is over at once."""

@@ -12,8 +12,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, document_ids, equal, ids_of, instant, on_nothing, on_samples, refuses
 from flujo_lens.testing.samples import plain_state
 
-__all__ = ["CleanupChecks"]
-
 _HOUR = timedelta(hours=1)
 _MONTH = timedelta(days=30)
 

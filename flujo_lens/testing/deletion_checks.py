@@ -13,8 +13,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, counted, equal, ids_of, on_nothing, on_samples, refuses
 from flujo_lens.testing.samples import EVALUATIONS, SYSTEM, plain_state
 
-__all__ = ["DeletionChecks"]
-
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 _MONTH = timedelta(days=30)

@@ -10,8 +10,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, equal, names_of, near, on_samples, with_texts
 from flujo_lens.testing.samples import BASE, MINUTE
 
-__all__ = ["DetailChecks"]
-
 
 class DetailChecks(Harness):
     """What `read_run`, `read_spans` and their like give."""

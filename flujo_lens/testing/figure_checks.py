@@ -23,8 +23,6 @@ from flujo_lens.testing.harness import (
 )
 from flujo_lens.testing.samples import FILTERS, plain_state
 
-__all__ = ["FigureChecks"]
-
 
 def _counts(stats: Stats) -> dict[Any, Any]:
     return {

@@ -14,22 +14,6 @@ from flujo_lens.state.filtering import matches, sort_key
 from flujo_lens.state.views import RunFilter, RunSummary, Span
 from flujo_lens.testing.samples import EVALUATIONS, SYSTEM, JSONObject, Sample, samples
 
-__all__ = [
-    "Harness",
-    "by_pipeline",
-    "counted",
-    "document_ids",
-    "equal",
-    "ids_of",
-    "instant",
-    "names_of",
-    "near",
-    "on_nothing",
-    "on_samples",
-    "refuses",
-    "with_texts",
-]
-
 Check = Callable[[Any, StateBackend], Coroutine[Any, Any, None]]
 
 

@@ -10,8 +10,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, document_ids, equal, ids_of, instant, on_nothing, refuses
 from flujo_lens.testing.samples import BASE, JSONObject, plain_state
 
-__all__ = ["HistoryChecks"]
-
 _LATER = BASE + timedelta(seconds=5)
 
 _TRACE: JSONObject = {

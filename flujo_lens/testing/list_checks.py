@@ -10,8 +10,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, equal, ids_of, on_samples
 from flujo_lens.testing.samples import BASE, FILTERS, MINUTE
 
-__all__ = ["ListChecks"]
-
 
 class ListChecks(Harness):
     """What `iter_runs`, `query_runs` and their like give."""

@@ -13,8 +13,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, equal, on_nothing, on_samples, refuses, with_texts
 from flujo_lens.testing.samples import plain_state
 
-__all__ = ["ProgressChecks"]
-
 _MANIFEST = {"format": 1, "pipeline": "p", "version": "1", "steps": [{"name": "load"}, {"name": "ask"}], "context": {}}
 _START = {"run_id": "r", "pipeline_name": "p", "pipeline_version": "1", "created_at": "2026-03-01T09:00:00+00:00"}
 

@@ -23,8 +23,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, equal, on_nothing, on_samples
 from flujo_lens.testing.samples import plain_state
 
-__all__ = ["RobustnessChecks"]
-
 _SECRET = "sealed-4711"
 _HOUR = timedelta(hours=1)
 _RUNS = 6

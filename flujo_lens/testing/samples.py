@@ -8,19 +8,6 @@ from typing import Any, NamedTuple
 
 from flujo_lens.state.views import RunFilter
 
-__all__ = [
-    "BASE",
-    "EVALUATIONS",
-    "FILTERS",
-    "IDS",
-    "MINUTE",
-    "SYSTEM",
-    "JSONObject",
-    "Sample",
-    "plain_state",
-    "samples",
-]
-
 JSONObject = dict[str, Any]
 
 BASE = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)

@@ -17,8 +17,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, document_ids, equal, ids_of, on_nothing, refuses, with_texts
 from flujo_lens.testing.samples import IDS, JSONObject, plain_state
 
-__all__ = ["SavingChecks"]
-
 
 class _Colour(enum.Enum):
     RED = "red"

@@ -12,8 +12,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, equal, ids_of, on_nothing, on_samples, with_texts
 from flujo_lens.testing.samples import plain_state
 
-__all__ = ["SharingChecks"]
-
 
 async def _in_threads(work: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
     """Run `work` so many times at once, each in a thread with an event loop of its own."""

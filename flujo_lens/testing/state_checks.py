@@ -7,8 +7,6 @@ from flujo_lens.state.views import RunFilter
 from flujo_lens.testing.harness import Harness, document_ids, equal, ids_of, on_nothing, on_samples, with_texts
 from flujo_lens.testing.samples import EVALUATIONS, SYSTEM
 
-__all__ = ["StateChecks"]
-
 
 class StateChecks(Harness):
     """What is saved is loaded."""

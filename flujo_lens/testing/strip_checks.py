@@ -12,8 +12,6 @@ from flujo_lens.state.views import RunDetail, RunFilter
 from flujo_lens.testing.harness import Harness, equal, on_nothing, on_samples
 from flujo_lens.testing.samples import plain_state
 
-__all__ = ["StripChecks"]
-
 _DAY, _MONTH = timedelta(days=1), timedelta(days=30)
 _ALL = ("spans", "outputs", "state")
 

@@ -18,7 +18,8 @@ from support import Lens, tree
 from flujo_lens import errors
 from flujo_lens.cli.exit_codes import exit_code_of
 from flujo_lens.operations.explain import Explanation, explain, explanations
-from flujo_lens.runner.incompatibility import STATE_CODES, StateIncompatibilityError
+from flujo_lens.runner import differences
+from flujo_lens.runner.incompatibility import StateIncompatibilityError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BY_CODE = {
@@ -26,7 +27,7 @@ BY_CODE = {
     for cls in vars(errors).values()
     if inspect.isclass(cls) and issubclass(cls, errors.LensError) and "code" in vars(cls)
 }
-BY_CODE |= dict.fromkeys(STATE_CODES, StateIncompatibilityError)
+BY_CODE |= dict.fromkeys(differences.CODES.values(), StateIncompatibilityError)
 PAGES = explanations()
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`]+)`")

@@ -14,7 +14,6 @@ from flujo_lens.state.filtering import matches, needs_details, sort_key
 from flujo_lens.state.interpret import (
     BAD,
     RawRun,
-    as_int,
     decode,
     named,
     pause_of,
@@ -23,6 +22,7 @@ from flujo_lens.state.interpret import (
     summarise,
     unreadable,
 )
+from flujo_lens.state.numbers import as_int
 from flujo_lens.state.views import UNREADABLE, Pause, RunFilter, RunSummary, StepRecord
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)

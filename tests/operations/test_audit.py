@@ -24,8 +24,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, UnreachableStoreError
-from flujo_lens.operations.audit import AuditLog, new_audit_id
+from flujo_lens.operations.audit import AuditLog
 from flujo_lens.operations.audit_changes import Newest
+from flujo_lens.operations.audit_format import new_audit_id
 from flujo_lens.operations.audit_head import head_path
 from flujo_lens.operations.sidecar_files import last_line
 

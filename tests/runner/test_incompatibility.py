@@ -35,11 +35,10 @@ from test_edits import (
 
 from flujo_lens import errors
 from flujo_lens.cli.exit_codes import exit_code_of
-from flujo_lens.runner.differences import Difference
+from flujo_lens.runner.differences import CODES, Difference
 from flujo_lens.runner.dsl import Pipeline
 from flujo_lens.runner.incompatibility import (
     OPENING,
-    STATE_CODES,
     StateIncompatibilityError,
     migration_failed,
     not_registered,
@@ -142,8 +141,7 @@ def test_every_code_can_be_raised() -> None:
     raised = {edit.error for edit in REFUSED} | {not_registered("r", PLACE, "billing", ()).code}
     failed = migration_failed("r", "no", saved=manifest(SAVED), current=manifest(Code()), place=PLACE)
     lost = StateIncompatibilityError("r", LOST, saved=manifest(SAVED), current=manifest(Code()), place=PLACE)
-    assert raised | {failed.code, lost.code} == set(STATE_CODES)
-    assert list(STATE_CODES) == [f"LENS-C{n}" for n in range(1, 11)]
+    assert raised | {failed.code, lost.code} == set(CODES.values()) == {f"LENS-C{n}" for n in range(1, 11)}
 
 
 def test_a_run_that_can_go_on_is_no_error() -> None:

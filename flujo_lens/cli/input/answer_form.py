@@ -15,8 +15,6 @@ from flujo_lens.rendering.text import escape_controls
 if TYPE_CHECKING:
     from flujo_lens.runner.answer_forms import FormField
 
-__all__ = ["ask_answer"]
-
 
 def ask_answer(app: App, schema: Any, step: str) -> Any:
     """Prompt for an answer until it matches `schema`.

@@ -15,8 +15,6 @@ from flujo_lens.cli.context import App
 from flujo_lens.errors import OperationFailedError, UsageError
 from flujo_lens.operations.archive_compression import may_be_archive
 
-__all__ = ["STDIN", "ArchiveInput", "archive_input", "parse_size"]
-
 STDIN = "-"
 _CHUNK = 1 << 20
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}

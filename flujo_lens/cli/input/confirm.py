@@ -15,8 +15,6 @@ from flujo_lens.errors import NoStoreError, ReadOnlyStoreError, UsageError
 if TYPE_CHECKING:
     from flujo_lens.operations.audit import AuditLog
 
-__all__ = ["actor_of", "answer", "audit_log", "can_ask", "check_can_ask", "check_writable", "confirm"]
-
 
 def check_writable(app: App, *, dry_run: bool = False) -> None:
     """Check that the selected store is writable and that the selection is unambiguous.

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from flujo_lens.errors import UsageError
 
-__all__ = ["check_statuses", "refuse_combination"]
-
 
 def refuse_combination(option: str, others: Mapping[str, object], why: str | None = None) -> None:
     """Refuse an option together with any of the others.

@@ -11,9 +11,6 @@ from flujo_lens.errors import UnknownValueError, UsageError, nearest
 from flujo_lens.state.typed_times import parse_when
 from flujo_lens.state.views import RUN_STATUSES, UNREADABLE, RunFilter
 
-__all__ = ["run_filter", "statuses"]
-
-
 _MOST_NAMED = 20
 """Maximum number of statuses named in an error."""
 

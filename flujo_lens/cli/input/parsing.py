@@ -8,8 +8,6 @@ from flujo_lens.errors import TimeFormatError, UnknownValueError, UsageError
 from flujo_lens.state.stripped import PARTS
 from flujo_lens.state.typed_times import parse_age
 
-__all__ = ["age", "days", "length", "parts", "share"]
-
 _AGES = "an age is 12h, 30d or 4w"
 _MOST_MONTHS = 36
 """More of them probably means minutes."""

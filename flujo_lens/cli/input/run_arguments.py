@@ -13,8 +13,6 @@ from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["MOST_SHOWN", "check_free", "described", "listed", "meant", "meant_all", "named", "typed"]
-
 MOST_SHOWN = 20
 """Maximum number of runs listed one by one."""
 

@@ -7,8 +7,6 @@ import os
 from flujo_lens.cli.context import App
 from flujo_lens.errors import UsageError
 
-__all__ = ["at_target"]
-
 _FILES = (".db", ".sqlite", ".sqlite3")
 
 

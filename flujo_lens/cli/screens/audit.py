@@ -14,16 +14,15 @@ from flujo_lens.cli.input.confirm import audit_log
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.sidecars import base_of, gone_path, why_nowhere
 from flujo_lens.errors import LensError, NoStoreError, NotSupportedError, StoreNotFoundError
-from flujo_lens.operations.audit import AuditLog, AuditReport
+from flujo_lens.operations.audit import AuditLog
 from flujo_lens.operations.audit_changes import AuditChange, Newest
+from flujo_lens.operations.audit_format import AuditReport
 from flujo_lens.operations.audit_head import head_path
 from flujo_lens.operations.runs import LEAST_PREFIX, ambiguous
 from flujo_lens.rendering import columns
 from flujo_lens.rendering.text import unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.typed_times import parse_when
-
-__all__ = ["Wanted", "audit_list", "print_verdict"]
 
 _WHY = {
     "changed": "was changed after it was written",

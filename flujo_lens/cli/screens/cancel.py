@@ -21,9 +21,6 @@ from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["CancelArguments", "check_cancellable", "run_cancel"]
-
-
 _RECORD = 4096
 """Estimated size in bytes of the copy of a cancelled run."""
 

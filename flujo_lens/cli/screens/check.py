@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from flujo_lens.operations.check import CheckedGroup, CheckReport
     from flujo_lens.runner.application import Application
 
-__all__ = ["CheckArguments", "run_check"]
-
 _CI = {"github": ci.github, "junit": ci.junit}
 _CI_ERRORS = {"github": ci.github_error, "junit": ci.junit_error}
 _FEW = 3

@@ -36,19 +36,6 @@ from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import EMPTY, RunFilter
 
-__all__ = [
-    "CopyArguments",
-    "Writing",
-    "Written",
-    "conflict_action",
-    "left_out",
-    "note_lost",
-    "portable_parts",
-    "run_copy",
-    "tell_written",
-    "write",
-]
-
 
 class CopyArguments(NamedTuple):
     """Arguments of ``lens copy``."""

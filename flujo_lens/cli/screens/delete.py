@@ -23,8 +23,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import DeletionPlan, DeletionRequest
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["DeleteArguments", "run_delete"]
-
 
 class DeleteArguments(NamedTuple):
     """Arguments of ``lens delete``."""

@@ -24,18 +24,6 @@ from flujo_lens.rendering import human
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.deletion import Deleted, DeletionPlan
 
-__all__ = [
-    "Work",
-    "carry_out",
-    "check_bin",
-    "check_unlocked",
-    "copy_lines",
-    "report_dry",
-    "say",
-    "store_name",
-    "vacuum_lines",
-]
-
 
 class Work(NamedTuple):
     """How a plan is executed.

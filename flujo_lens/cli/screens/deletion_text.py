@@ -12,8 +12,6 @@ from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.deletion import DeletionPlan
 from flujo_lens.state.views import RUN_STATUSES
 
-__all__ = ["done_lines", "folded", "hanging", "hung", "plan_lines", "short_line", "statuses"]
-
 _MOST_PIPELINES = 8
 _TIED = "\N{NO-BREAK SPACE}"
 """Keeps a name and its number on one line when lines are folded."""

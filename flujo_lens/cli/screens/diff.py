@@ -17,8 +17,6 @@ from flujo_lens.rendering.diff import CHANGES, SIDES, STEP_PAIRS, ChangeRow, Sid
 from flujo_lens.rendering.text import one_line, quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["print_diff"]
-
 FEW = 20
 """Differences of each kind that the screen shows without --all."""
 

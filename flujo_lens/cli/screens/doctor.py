@@ -22,8 +22,6 @@ from flujo_lens.state.backends.base import StateBackend
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import Finding
 
-__all__ = ["FixArguments", "fix_findings", "print_checkup"]
-
 
 class FixArguments(NamedTuple):
     """Arguments of ``lens doctor --fix``."""

@@ -15,8 +15,6 @@ from flujo_lens.rendering.text import escape_controls
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import Finding
 
-__all__ = ["draw_findings"]
-
 _NARROW = 70
 """Width in cells below which the count is omitted."""
 

@@ -7,8 +7,6 @@ from flujo_lens.operations.explain import Explanation, explain, explanations
 from flujo_lens.redaction import Redactor
 from flujo_lens.rendering import columns
 
-__all__ = ["print_codes", "print_page"]
-
 
 def print_codes(out: Output) -> None:
     """Print all codes, one per line."""

@@ -35,8 +35,6 @@ from flujo_lens.rendering import human
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["ExportArguments", "run_export"]
-
 STDOUT = "-"
 _SUFFIXES = "lens export writes .ndjson, .ndjson.gz, .ndjson.zst and .parquet files; - is stdout"
 

@@ -21,8 +21,6 @@ from flujo_lens.rendering import human
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["run_parquet"]
-
 
 def run_parquet(
     app: App, file: Path, filters: FilterOptions, out: OutputOptions, *, without: frozenset[str], redact: bool,

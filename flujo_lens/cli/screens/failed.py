@@ -20,8 +20,6 @@ from flujo_lens.rendering.text import one_line, quoted
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["FailedArguments", "show_failed"]
-
 _HOURS = 24
 
 

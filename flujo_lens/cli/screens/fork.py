@@ -17,8 +17,6 @@ from flujo_lens.operations.fork import Forked, ForkPlan, fork, plan_fork
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["ForkArguments", "run_fork"]
-
 
 class ForkArguments(NamedTuple):
     """Arguments of ``lens fork``."""

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from flujo_lens.cli.context import App
 from flujo_lens.errors import UsageError, nearest
 
-__all__ = ["print_help"]
-
 
 def print_help(app: App, words: Sequence[str]) -> int:
     """Print the help for a topic or command; return the exit code.

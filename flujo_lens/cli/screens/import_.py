@@ -39,8 +39,6 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["ImportArguments", "run_import"]
-
 
 class ImportArguments(NamedTuple):
     """Arguments of ``lens import``."""

@@ -10,8 +10,6 @@ from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.incompatibility import incompatibility
 from flujo_lens.rendering.tables import make_console
 
-__all__ = ["incompatible_text"]
-
 
 def incompatible_text(app: App, error: IncompatibleError) -> str:
     """The error in the width of the terminal, without trailing spaces."""

@@ -13,8 +13,6 @@ from flujo_lens.operations.transfer import Target, look_at
 from flujo_lens.rendering import human
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["run_init"]
-
 
 def run_init(app: App, uri: str, change: ChangeOptions) -> None:
     """Create a store unless it exists, and report."""

@@ -20,8 +20,6 @@ from flujo_lens.rendering.export.prometheus import prometheus_text
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["CachedMetrics", "check_metrics_options", "print_metrics", "serve_metrics"]
-
 _POLL = 0.5
 """Seconds between two looks at whether a signal came."""
 

@@ -20,8 +20,6 @@ from flujo_lens.state.backends.base import StateBackend
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import MigrationPlan
 
-__all__ = ["MigrateArguments", "run_migration"]
-
 
 class MigrateArguments(NamedTuple):
     """Arguments of ``lens migrate``."""

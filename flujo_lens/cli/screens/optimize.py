@@ -18,8 +18,6 @@ from flujo_lens.state.backends.base import StateBackend
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import OptimizationPlan, Space
 
-__all__ = ["OptimizeArguments", "run_optimization"]
-
 
 class OptimizeArguments(NamedTuple):
     """Arguments of ``lens optimize``."""

@@ -11,8 +11,6 @@ from flujo_lens.cli.context import App
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Bar"]
-
 _SOON = 1.0
 
 

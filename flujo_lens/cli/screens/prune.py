@@ -36,8 +36,6 @@ from flujo_lens.rendering.human import Human
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import ORPHANS_AGE, DeletionPlan, DeletionRequest
 
-__all__ = ["PruneArguments", "run_prune"]
-
 _FIRST = datetime(1, 1, 3, tzinfo=UTC)
 """The earliest cutoff, which is a valid date in every time zone."""
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from flujo_lens.runner.application import Application
     from flujo_lens.runner.stored_run import Stored
 
-__all__ = ["Given", "ResumeArguments", "run_resume"]
-
 _VERDICTS = {
     "identical": "the pipeline is the same as when the run started",
     "compatible": "the pipeline has changed, but not for this run",

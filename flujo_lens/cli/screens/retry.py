@@ -24,8 +24,6 @@ from flujo_lens.rendering.text import escape_controls, escape_tsv
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunSummary
 
-__all__ = ["RetryArguments", "run_retry"]
-
 _HELD = ("LENS-B2", "LENS-B3")
 """Codes of runs that another process holds or has taken over."""
 

@@ -21,8 +21,6 @@ from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["RunScreen", "ShowParts", "print_final_output", "print_run", "stripped_line"]
-
 
 class ShowParts(NamedTuple):
     """The long texts to print."""

@@ -20,8 +20,6 @@ from flujo_lens.rendering import human
 from flujo_lens.rendering.text import quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["StaleAge", "set_value", "sweep_tasks"]
-
 
 class StaleAge(NamedTuple):
     """The age of a stale task, by one of two options."""

@@ -17,8 +17,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.traces import flatten, prune_depth
 from flujo_lens.state.views import GONE, SPAN_STATUSES, Span
 
-__all__ = ["SpanChoice", "missing_spans", "print_trace", "trace_of"]
-
 
 class SpanChoice(NamedTuple):
     """The filter of the spans, and whether to print a tree."""

@@ -14,8 +14,6 @@ from flujo_lens.rendering.export import TRACE_FORMATS, export_trace
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.traces import prune_depth
 
-__all__ = ["export_spans"]
-
 
 def export_spans(
     app: App,

@@ -25,8 +25,6 @@ from flujo_lens.rendering import columns, human
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["UndoArguments", "carry_out", "list_bin", "run_undo"]
-
 Progress = Callable[[int], None]
 Work = Callable[[StateBackend, Recorder, Stop, Progress], Awaitable[Restoration]]
 

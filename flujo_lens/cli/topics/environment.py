@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from flujo_lens.cli.context import App
 
-__all__ = ["VARIABLES", "lines"]
-
 VARIABLES: dict[str, str] = {
     "LENS_STORE": "Name, URI or path of the store. --store takes precedence.",
     "FLUJO_STATE_URI": "The store, if LENS_STORE is not set: the variable of the Flujo library.",

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.context import App
 
-__all__ = ["lines"]
-
 
 def lines(app: App) -> Iterator[str]:
     """The exit codes, their meanings, and the error codes of each."""

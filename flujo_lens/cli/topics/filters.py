@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from flujo_lens.cli.context import App
 from flujo_lens.cli.options import FilterOptions
 
-__all__ = ["lines"]
-
 
 def lines(app: App) -> Iterator[str]:
     """The filters, the commands that have them, and how times are written."""

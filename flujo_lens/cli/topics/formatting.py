@@ -10,8 +10,6 @@ from flujo_lens.cli.context import App
 if TYPE_CHECKING:
     from flujo_lens.rendering.columns import View
 
-__all__ = ["FORMATS", "lines"]
-
 FORMATS: dict[str, str] = {
     "table": "for people, in the width of the terminal",
     "tsv": "a header and a row per item, tab-separated; \\t \\n \\r \\\\ are escapes",

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from flujo_lens.cli.context import App
 
-__all__ = ["lines"]
-
 
 def lines(app: App) -> Iterator[str]:
     """The keys whose values are masked, and the secrets that are masked without a key."""

@@ -14,8 +14,6 @@ from flujo_lens.rendering.export.plain_values import json_of, plain_text
 from flujo_lens.rendering.export.timeline import TimedSpan, Timeline
 from flujo_lens.rendering.json_text import utc
 
-__all__ = ["chrome_trace"]
-
 _PROCESS = 1
 
 

@@ -22,8 +22,6 @@ from flujo_lens.rendering.export.timeline import Timeline
 from flujo_lens.rendering.json_text import utc
 from flujo_lens.rendering.text import one_line
 
-__all__ = ["html_page"]
-
 _NS_OF_MS = 1_000_000
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 _MARKUP = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}

@@ -7,8 +7,6 @@ from heapq import heappop, heappush
 
 from flujo_lens.rendering.export.timeline import TimedSpan
 
-__all__ = ["assign_lanes", "drawing_order"]
-
 
 def drawing_order(spans: Sequence[TimedSpan]) -> list[int]:
     """The indices of the spans by start, the longer first, and parents before their children."""

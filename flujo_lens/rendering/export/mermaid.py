@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 from flujo_lens.rendering import human
 from flujo_lens.rendering.export.timeline import TimedSpan, Timeline
 
-__all__ = ["MOST_CHARACTERS", "mermaid_gantt"]
-
 MOST_CHARACTERS = 48_000
 """Mermaid draws nothing from a text of more than 50,000 characters."""
 

@@ -11,8 +11,6 @@ from typing import Any
 from flujo_lens.rendering.export.plain_values import json_of, plain_text
 from flujo_lens.rendering.export.timeline import TimedSpan, Timeline
 
-__all__ = ["otlp_document"]
-
 _INTERNAL = 1
 _OK, _ERROR = 1, 2
 _DEEPEST = 20

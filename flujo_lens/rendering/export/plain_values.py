@@ -12,8 +12,6 @@ import orjson
 
 from flujo_lens.rendering.json_text import utc
 
-__all__ = ["json_of", "plain_text", "plain_value"]
-
 _UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 _LARGEST = 2**63
 

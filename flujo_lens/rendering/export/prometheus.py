@@ -14,8 +14,6 @@ from flujo_lens.state.views import RUN_STATUSES, UNREADABLE
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["CONTENT_TYPE", "MOST_PIPELINES", "OTHER", "prometheus_text"]
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MOST_PIPELINES = 100

@@ -14,8 +14,6 @@ from flujo_lens.rendering.export.timeline import TimedSpan, Timeline
 from flujo_lens.rendering.json_text import utc
 from flujo_lens.rendering.text import one_line
 
-__all__ = ["MOST_ROWS", "svg_picture"]
-
 MOST_ROWS = 1_000
 """Rows of a picture; the page of ``--export html`` has all."""
 

@@ -11,8 +11,6 @@ from flujo_lens.rendering.export.plain_values import plain_text, plain_value
 from flujo_lens.state.fingerprint import plain_error
 from flujo_lens.state.views import RunSummary, Span
 
-__all__ = ["Segment", "TimedSpan", "Timeline", "make_timeline"]
-
 _NS_OF_MS = 1_000_000
 
 

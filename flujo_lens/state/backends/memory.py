@@ -12,8 +12,6 @@ from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, R
 from flujo_lens.state.backends.core.port import run_without_waiting as run_now
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["InMemoryBackend", "MemoryStore"]
-
 T = TypeVar("T")
 _TABLES = ("run", "step", "span", "evaluation", "claim", "manifest", "binding", "strip", "system")
 

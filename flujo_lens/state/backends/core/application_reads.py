@@ -26,8 +26,6 @@ from flujo_lens.state.views import Evaluation, RunFilter
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import Migration, MigrationPlan, OptimizationPlan, Optimized, Repaired
 
-__all__ = ["ReadingBackend", "empty_if_missing"]
-
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 

@@ -69,8 +69,6 @@ from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSu
 if TYPE_CHECKING:
     from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
 
-__all__ = ["CoreBackend", "border_of", "stored_documents", "stored_times"]
-
 T = TypeVar("T")
 _SIZES_AT_ONCE = 200
 _STATE_TIMES, _RUN_TIMES = ("created_at", "updated_at"), ("created_at", "updated_at", "end_time")

@@ -18,8 +18,6 @@ from flujo_lens.state.timestamps import parse_instant
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
-__all__ = ["Cancellation", "check_first", "take_back"]
-
 
 class Cancellation:
     """Cancels some runs at one moment, whose text tells afterwards whether they have changed since.

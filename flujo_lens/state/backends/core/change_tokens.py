@@ -13,8 +13,6 @@ from flujo_lens.state.backends.core.port import TellsChanges
 if TYPE_CHECKING:
     from hashlib import blake2b
 
-__all__ = ["StoreChanges", "file_token", "folder_token", "settled"]
-
 _TICK, _COARSE = 100_000_000, 2_000_000_000
 """Nanoseconds within which two changes of a file can have the same time; also of file systems with whole seconds."""
 

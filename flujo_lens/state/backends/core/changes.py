@@ -13,8 +13,6 @@ from flujo_lens.state.backends.core.run_codec import RunCodec
 if TYPE_CHECKING:
     from flujo_lens.state.claims import Progress
 
-__all__ = ["RunChanges", "changes_of", "end_changes", "span_changes", "step_changes", "trace_changes"]
-
 
 class RunChanges(NamedTuple):
     """The parts of a save; those that are None stay as they are.

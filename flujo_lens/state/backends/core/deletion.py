@@ -43,8 +43,6 @@ from flujo_lens.state.views import RunFilter
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
-__all__ = ["carry_out", "plan"]
-
 _COUNTED = {"state": "states", "run": "runs", "step": "steps", "span": "spans", "evaluation": "evaluations"}
 _COUNTED_RUNS, _SAMPLE = 10_000, 500
 """Runs up to which it is counted what a strip drops, and how many are looked at for an estimate."""

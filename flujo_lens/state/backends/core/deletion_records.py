@@ -24,8 +24,6 @@ from flujo_lens.state.deletion import DeletionRequest, Record, Restored
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
-__all__ = ["Digests", "RecordKind", "records_of", "restore", "restore_run"]
-
 _ROWS = 1_000
 _NAMES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
 

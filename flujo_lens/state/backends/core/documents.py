@@ -13,8 +13,6 @@ from flujo_lens.state.views import RunFilter, RunSummary, StepRecord
 if TYPE_CHECKING:
     from flujo_lens.state.statistics import SpanStats, Stats
 
-__all__ = ["RECENT_HOURS", "WorkflowTally", "run_document", "span_statistics", "stats_document", "step_document"]
-
 RECENT_HOURS = 24
 _EXTRAS: JSONObject = {"memory_usage_mb": None, "total_cost": None}
 

@@ -9,8 +9,6 @@ from flujo_lens.errors import NotSupportedError
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.backends.core.rows import cancelled, is_open
 
-__all__ = ["cancel_gathered"]
-
 
 async def cancel_gathered(backend: StateBackend, run_ids: Sequence[str], force: bool) -> list[str]:
     """`StateBackend.cancel_runs` by the other methods."""

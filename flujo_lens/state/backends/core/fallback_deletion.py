@@ -20,8 +20,6 @@ from flujo_lens.state.filtering import matches
 from flujo_lens.state.interpret import INVALID_TIME
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["delete_gathered", "plan_gathered"]
-
 
 async def plan_gathered(backend: StateBackend, asked: DeletionRequest) -> DeletionPlan:
     """A plan by way of `iter_runs`, or of `read_run` for runs that are named; it counts runs alone.

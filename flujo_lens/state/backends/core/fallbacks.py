@@ -21,16 +21,6 @@ from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import build_trees, flatten, span_rows
 from flujo_lens.state.views import Evaluation, RunDetail, RunFilter, RunSummary, Span, StepRecord
 
-__all__ = [
-    "evaluation_of",
-    "gather_run",
-    "gather_span_stats",
-    "gather_spans",
-    "iter_gathered",
-    "order_runs",
-    "step_of",
-]
-
 
 async def iter_gathered(
     backend: StateBackend, wanted: RunFilter, *, after: Position | None, reverse: bool

@@ -10,8 +10,6 @@ import os
 from typing import Protocol
 from weakref import WeakSet
 
-__all__ = ["begin_anew_in_children"]
-
 
 class _Renewable(Protocol):
     def begin(self) -> None:

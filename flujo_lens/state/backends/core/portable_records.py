@@ -15,8 +15,6 @@ from flujo_lens.state.portable import plain_evaluation, plain_run, plain_span, p
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
-__all__ = ["portable_records", "read_portable", "state_document", "write_portable"]
-
 _MANY = 20_000
 """Rows of children of the runs that are read together; if there are more, run by run."""
 

@@ -11,8 +11,6 @@ from flujo_lens.errors import OperationFailedError
 from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.deletion import Record
 
-__all__ = ["RecordSpool"]
-
 _IN_MEMORY = 16 << 20
 """Bytes of JSON from which on records are written to a file."""
 

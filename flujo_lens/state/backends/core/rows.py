@@ -27,27 +27,6 @@ from flujo_lens.state.backends.core.validation import (
 )
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = [
-    "as_object",
-    "as_saved",
-    "cancelled",
-    "end_row",
-    "evaluation_row",
-    "extras_of",
-    "filled",
-    "is_open",
-    "is_stale",
-    "last_update",
-    "moment_before",
-    "now_text",
-    "run_row",
-    "span_row",
-    "span_rows",
-    "step_row",
-    "timed_out",
-    "trace_rows",
-]
-
 _ENDS = ("completed", "cancelled")
 _RUN_NAMES = {"start_time": "created_at", "final_context_blob": "final_context"}
 _STEP_NAMES = {

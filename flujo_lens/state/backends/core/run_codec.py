@@ -16,8 +16,6 @@ from flujo_lens.state.backends.core.rows import as_object, filled
 from flujo_lens.state.backends.core.validation import check_codec
 from flujo_lens.state.costs import total_of
 
-__all__ = ["RunCodec", "history_facts"]
-
 _SEALED: dict[str, tuple[str, ...]] = {
     "run": ("final_context",),
     "step": ("input", "output", "raw_response", "error"),

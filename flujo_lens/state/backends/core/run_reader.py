@@ -12,8 +12,6 @@ from flujo_lens.state.backends.core.run_codec import RunCodec, history_facts
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["RunReader"]
-
 _BATCH = 200
 _NO_FILTER = RunFilter()
 

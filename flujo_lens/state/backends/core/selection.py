@@ -16,9 +16,6 @@ from flujo_lens.state.deletion import DeletionPlan, DeletionRequest, Retained
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RUN_STATUSES
 
-__all__ = ["Chooser", "Chosen", "Families", "Member", "families", "in_batches", "last_sign", "skipped_why", "why_not"]
-
-
 _ABSENT = frozenset({None, ""})
 _KNOWN = frozenset(RUN_STATUSES)
 _ENDED = _KNOWN - {"paused", "running"}

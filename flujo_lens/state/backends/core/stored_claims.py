@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.claims import Claim, Holder
     from flujo_lens.state.stripped import Stripped
 
-__all__ = ["StoredClaims", "claims_in", "renew"]
-
 T = TypeVar("T")
 
 

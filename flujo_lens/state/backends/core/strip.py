@@ -29,8 +29,6 @@ from flujo_lens.state.views import RunSummary
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
-__all__ = ["Stripper", "put_parts_back"]
-
 JSONObject = dict[str, Any]
 _AT_ONCE = 200
 

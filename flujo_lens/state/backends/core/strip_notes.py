@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.stripped import Stripped
 
-__all__ = ["note_bytes", "notes_in"]
-
 
 def notes_in(values: Mapping[str, bytes]) -> dict[str, Stripped]:
     """The notes out of the values of the space ``strip``; those that cannot be read are left out."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.selection import Member
     from flujo_lens.state.deletion import DeletionRequest, Record, Restored
 
-__all__ = ["ThreadedTransaction"]
-
 T = TypeVar("T")
 _CHUNK, _FEW = 64, 4
 

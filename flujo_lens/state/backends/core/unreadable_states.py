@@ -7,8 +7,6 @@ from typing import Any
 
 from flujo_lens.errors import LensError
 
-__all__ = ["readable"]
-
 
 def readable(run_id: str, read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
     """The state that `read` returns; None also if it raises that it cannot be read, which is logged.

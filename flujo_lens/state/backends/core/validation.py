@@ -15,30 +15,6 @@ from typing import Any
 
 from flujo_lens.state.views import RunFilter
 
-__all__ = [
-    "LONGEST_PAGE",
-    "asked_id",
-    "check_age",
-    "check_codec",
-    "check_days",
-    "check_hours",
-    "check_key",
-    "check_object",
-    "check_page",
-    "check_prefix",
-    "check_rows",
-    "check_run_id",
-    "check_score",
-    "check_state",
-    "check_text",
-    "check_timeout",
-    "check_zone",
-    "findable",
-    "findable_filter",
-    "findable_ids",
-    "place_of",
-]
-
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """The beginning of a URI, also of one that `Path` has taken a slash from."""
 

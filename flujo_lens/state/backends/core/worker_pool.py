@@ -18,8 +18,6 @@ from flujo_lens.errors import OperationFailedError
 from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
 from flujo_lens.state.backends.core.thread_call import ThreadCall
 
-__all__ = ["Workers"]
-
 T = TypeVar("T")
 Work = Callable[[threading.Event], T]
 

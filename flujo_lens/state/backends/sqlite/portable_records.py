@@ -31,7 +31,7 @@ from flujo_lens.state.backends.sqlite.schema.tables import TABLES, WRITTEN_COLUM
 from flujo_lens.state.backends.sqlite.writes import queries
 from flujo_lens.state.backends.sqlite.writes.key_values import values_of
 from flujo_lens.state.backends.sqlite.writes.row_values import column_value
-from flujo_lens.state.interpret import as_number
+from flujo_lens.state.numbers import as_number
 from flujo_lens.state.portable import (
     MARK,
     plain_evaluation,

@@ -12,7 +12,7 @@ from flujo_lens.state.backends.core.rows import moment_before
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries, run_selection, statistics
 from flujo_lens.state.backends.sqlite.reads.load_state import Opener
-from flujo_lens.state.interpret import as_int, as_number
+from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.views import RunFilter
 
 __all__ = ["known", "run_extras", "step_extras", "workflow_stats"]

@@ -11,7 +11,8 @@ from flujo_lens.state.backends.core.unreadable_states import readable
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text, page_ids
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.load_state import Opener, open_blobs
-from flujo_lens.state.interpret import BAD, RawRun, as_int, as_number, decode, pause_of, steps_of
+from flujo_lens.state.interpret import BAD, RawRun, decode, pause_of, steps_of
+from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import SpanRow, build_trees, spans_of_tree
 from flujo_lens.state.views import Evaluation, RunDetail, Span, StepRecord, SystemEntry
