@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flujo_lens.state import interpret
 from flujo_lens.state.claims import ResumableGroup
 from flujo_lens.state.interpret import RawRun, step_name_of
+from flujo_lens.state.numbers import as_int
 from flujo_lens.state.views import RunDetail, RunFilter
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def place_of(raw: RawRun, status: str, done: tuple[str, ...]) -> Place:
         done: The names of the finished steps.
     """
     waiting = stands_at(status, step_name_of(raw, status), raw.mapping("context"), done)
-    return (*interpret.named(raw), status, interpret.as_int(raw.step_index), waiting, None, done)
+    return (*interpret.named(raw), status, as_int(raw.step_index), waiting, None, done)
 
 
 def completed_of(raw: RawRun, status: str) -> tuple[str, ...] | None:

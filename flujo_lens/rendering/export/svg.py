@@ -94,11 +94,6 @@ def _axis(timeline: Timeline, height: int) -> Iterator[str]:
             yield _text(x, _TOP - 16, label, "dim small mid" if at else "dim small")
 
 
-def _rows(timeline: Timeline, rows: int) -> Iterator[str]:
-    for at, above in zip(range(rows), _rows_above(timeline), strict=False):
-        yield from _row(timeline, at, above)
-
-
 def _rows_above(timeline: Timeline) -> Iterator[int]:
     """For each span the row to which its guide leads up: of its sibling before, or of its parent."""
     last: dict[int | None, int] = {}

@@ -16,6 +16,7 @@ from flujo_lens.state import interpret
 from flujo_lens.state.aggregate import aggregate_spans
 from flujo_lens.state.backends.base import JSONObject, Position, StateBackend, overrides
 from flujo_lens.state.filtering import matches, sort_key
+from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.statistics import SpanStats
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import build_trees, flatten, span_rows
@@ -96,14 +97,14 @@ def step_of(row: JSONObject) -> StepRecord:
     """A step from a dict with the columns of any version's ``steps``."""
     error = row.get("error", row.get("error_message"))
     return StepRecord(
-        step_index=interpret.as_int(row.get("step_index")),
+        step_index=as_int(row.get("step_index")),
         step_name=str(row.get("step_name") or "unknown"),
         status=str(row.get("status") or "completed"),
         output=row.get("output"),
         error=error if isinstance(error, str) else None,
-        cost_usd=interpret.as_number(row.get("cost_usd", row.get("cost"))),
-        token_counts=interpret.as_int(row.get("token_counts", row.get("tokens"))),
-        duration_ms=interpret.as_number(row.get("execution_time_ms", row.get("duration_ms"))),
+        cost_usd=as_number(row.get("cost_usd", row.get("cost"))),
+        token_counts=as_int(row.get("token_counts", row.get("tokens"))),
+        duration_ms=as_number(row.get("execution_time_ms", row.get("duration_ms"))),
         created_at=parse_instant(row.get("created_at", row.get("end_time")), UTC),
         input=row.get("input"),
     )
