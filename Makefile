@@ -52,7 +52,7 @@ compat: $(VENV)/.tested
 	@PYTHON=$(PYTHON) tests/compat/environments.sh $(COMPAT)
 	@LENS_COMPAT=1 $(BIN)/python -m pytest -q -n 2 tests/compat
 	@LENS_FLUJO_PYTHON=$(abspath $(COMPAT))/0.4/bin/python \
-		$(BIN)/python -m pytest -q tests/cli/test_cleaning_processes.py -k library
+		$(BIN)/python -m pytest -q tests/e2e/test_cleaning_processes.py -k library
 
 test: lint $(COMPAT)/0.4/.installed
 	@$(BIN)/python -m pytest -q -n 2
@@ -69,14 +69,9 @@ lint: $(VENV)/.tested
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# Tests without servers and processes: the loop between two edits. They take under a minute.
-QUICK := tests/test_imports.py tests/test_words.py tests/test_rendering.py tests/serialization tests/drivers/test_interpret.py \
-	tests/drivers/test_timestamps.py tests/drivers/test_traces.py tests/drivers/test_fingerprint.py \
-	tests/drivers/test_arguments.py tests/drivers/test_vocabulary.py tests/drivers/test_choosing.py \
-	tests/drivers/test_memory.py tests/drivers/test_memory_deletion.py
-
+# The tests that need no store, server or process: the loop between two edits, under a minute.
 check: lint
-	@$(BIN)/python -m pytest -q -n 2 $(QUICK)
+	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/test_imports.py
 
 bench: $(VENV)/.tested
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
@@ -88,7 +83,7 @@ soak: $(VENV)/.tested
 	@LENS_SOAK=1 $(BIN)/python -m pytest -q -n 2
 
 goldens: $(VENV)/.tested
-	@LENS_UPDATE_GOLDENS=1 $(BIN)/python -m pytest -q tests/cli tests/test_rendering.py || true
+	@LENS_UPDATE_GOLDENS=1 $(BIN)/python -m pytest -q tests/cli tests/unit/test_rendering.py || true
 	@git --no-pager diff --stat -- tests/goldens
 
 readme: $(VENV)/.tested

@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 from servers import postgres_server
 
 from flujo_lens.state.backends.postgres import PostgresBackend

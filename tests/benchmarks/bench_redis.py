@@ -16,7 +16,7 @@ from typing import Any
 
 import redis.asyncio as redis
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 from servers import redis_server, valkey_program
 
 from flujo_lens.state.backends.redis import RedisBackend

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from command_line import parse
 from support import PACKAGE, Lens
 
 from flujo_lens import errors
 from flujo_lens.cli import exit_codes
-from flujo_lens.cli.app import COMMANDS, build, root
+from flujo_lens.cli.app import COMMANDS
 from flujo_lens.cli.options import FilterOptions
 from flujo_lens.cli.synonyms import SYNONYMS
 from flujo_lens.cli.topics import ALSO, TOPICS
@@ -23,22 +22,6 @@ from flujo_lens.operations.explain import explanations
 from flujo_lens.rendering import data
 
 # --- words that people try first
-
-
-def parse(line: str) -> None:
-    """Parse a command line without running it; raises for a command, option or value that does not exist."""
-    name, *words = shlex.split(line)
-    if name.startswith("-"):
-        root().make_parser(_context(root())).parse_args([name, *words])
-        return
-    command: Any = build(name)
-    while (commands := getattr(command, "commands", None)) and words and words[0] in commands:
-        command = commands[words.pop(0)]
-    command.make_context(name, words)
-
-
-def _context(command: Any) -> Any:
-    return command.context_class(command)
 
 
 @pytest.mark.parametrize("line", sorted({*SYNONYMS.values()}))

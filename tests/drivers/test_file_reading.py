@@ -37,7 +37,7 @@ from flujo_lens.state.backends.file.index import state_table
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter, RunSummary
 
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).resolve().parents[1] / "data"
 NEW, OLD = "flujo-0.6.11", "flujo-0.4.35"
 LIMA = timezone(timedelta(hours=-5))
 T = TypeVar("T")

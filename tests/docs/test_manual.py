@@ -15,7 +15,7 @@ from support import Lens
 
 from flujo_lens.cli import exit_codes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MAN = sorted((ROOT / "man").glob("man[17]/*"))
 
 

@@ -27,7 +27,7 @@ from flujo_lens.cli.app import run
 from flujo_lens.cli.world import World
 
 PACKAGE = Path(flujo_lens.__file__).resolve().parent
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).resolve().parents[1] / "data"
 NEW, OLD, WAL = "flujo-0.6.11", "flujo-0.4.35", "flujo-0.6.11-wal"
 HERE = Path("/proc/self/cwd")
 """The current folder by a name that is the same in every run, so that no screen folds elsewhere."""

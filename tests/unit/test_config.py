@@ -828,7 +828,7 @@ def test_wrong_durations(text: str) -> None:
 
 
 def run_python(code: str, folder: Path, **env: str) -> str:
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

@@ -478,5 +478,5 @@ def test_depth_limits_what_is_exported(lens: Lens) -> None:
 
 
 def test_the_parts_of_the_page_are_in_the_package() -> None:
-    folder = Path(__file__).resolve().parent.parent / "flujo_lens" / "data" / "trace_page"
+    folder = Path(__file__).resolve().parents[2] / "flujo_lens" / "data" / "trace_page"
     assert {path.name for path in folder.iterdir()} == {"page.html", "page.css", "page.js"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import HERE
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GENERATE = ROOT / "docs" / "generate_readme.py"
 
 needs_linux = pytest.mark.skipif(not HERE.is_dir(), reason="the folder's name would be another in every run")

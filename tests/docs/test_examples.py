@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from command_line import parse
 from support import Lens
 from test_docs_commands import Sample, fill, of_lens
-from test_help import parse
 
 from flujo_lens.cli.app import COMMANDS, build
 from flujo_lens.cli.examples import Example, examples_of, with_headings

@@ -40,7 +40,7 @@ from flujo_lens.runner.differences import CODES
 from flujo_lens.serialization import safe_deserialize, safe_serialize, scoped_registry
 from flujo_lens.state.registry import ENTRY_POINTS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PUBLISHED = "https://github.com/flujo-lens/flujo-lens/blob/main/"
 SITE = "https://flujo-lens.github.io/flujo-lens/"
