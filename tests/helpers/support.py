@@ -209,7 +209,8 @@ class Lens:
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[bytes]:
         """Start ``lens`` as a real process."""
-        command = [sys.executable, "-m", "flujo_lens", *words(arguments)]
+        given = [word.encode("utf-8", "surrogateescape") for word in words(arguments)]
+        command = [sys.executable, "-m", "flujo_lens", *given]
         return subprocess.Popen(command, cwd=self.cwd, env=self.environment(env), **more)
 
     def process(self, *arguments: str, env: Mapping[str, str] | None = None, **more: Any) -> Result:

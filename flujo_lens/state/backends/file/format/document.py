@@ -101,13 +101,15 @@ def _plain_name(run_id: str, ending: str = ENDING) -> str | None:
         return None
     if not _is_text(run_id):
         return None
-    return run_id + ending if len(run_id.encode()) + len(ending) <= _LONGEST else None
+    name = (run_id + ending).encode()
+    return os.fsdecode(name) if len(name) <= _LONGEST else None
 
 
 def names_of(run_id: str, ending: str = ENDING) -> Iterator[str]:
     """The names that a run's file can have, the first one first: plain, or readable in part with a hash.
 
-    The others are for a name that is taken by another run.
+    The others are for a name that is taken by another run. On the disk all are UTF-8, whatever the locale's encoding,
+    so that processes in different locales share a folder.
     """
     plain = _plain_name(run_id, ending)
     if plain is not None:
