@@ -120,7 +120,7 @@ class StoredRecords:
     def _part(self, run_id: str, place: str, data: bytes, number: int) -> Record:
         ending = documents.ENDING if place == "states" else history.ENDING
         part = {"part": number} if number else {}
-        name = next(documents.names_of(run_id, ending))
+        name = documents.printable(next(documents.names_of(run_id, ending)))
         head = {"run_id": run_id, "place": place, "name": name, "mode": 0o600, "modified": self._now}
         return {**head, "text": data.decode(), **part}
 
