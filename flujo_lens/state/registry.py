@@ -166,17 +166,17 @@ def _with_defaults(found: type[Any]) -> type[StateBackend]:
 
 
 def open_backend(
-    uri: str, drivers: Mapping[str, str], *, timeout: float = 10.0, zone: tzinfo | None = None
+    uri: str, drivers: Mapping[str, str] | None = None, *, timeout: float = 10.0, zone: tzinfo | None = None
 ) -> StateBackend:
     """The backend of a store. Creates and reads nothing.
 
     Args:
         uri: A URI or a path.
-        drivers: Drivers by scheme, with precedence over built-in ones.
+        drivers: Drivers by scheme, with precedence over built-in ones: ``MODULE:CLASS`` each.
         timeout: Seconds to wait for a lock or connection.
         zone: The zone of naive local times.
     """
-    driver = load_driver(driver_name(scheme_of(uri), drivers))
+    driver = load_driver(driver_name(scheme_of(uri), drivers or {}))
     make: Any = getattr(driver, "from_uri", driver)
     takes = inspect.signature(make).parameters
     options = {name: value for name, value in (("timeout", timeout), ("zone", zone)) if name in takes}

@@ -64,14 +64,37 @@ class TestEncodings:
         assert (code, out) == (0, ids), told
 
     def test_words_and_file_names_are_utf_8(self, lens: Lens, odd_encoding: dict[str, str]) -> None:
-        (lens.cwd / "flujo_ops.db").rename(lens.cwd / "für.db")
+        file = os.fsdecode("für.db".encode())  # whatever the locale of the tests
+        (lens.cwd / "flujo_ops.db").rename(lens.cwd / file)
         lens.write("lens.toml", 'default = "é"\n[stores."é"]\nuri = "${WHERE}"\n')
-        env = {**odd_encoding, "WHERE": "für.db"}
+        env = {**odd_encoding, "WHERE": file}
         for words in (("show", "üñí-run", "-o", "id"), ("list", "-s", "für.db", "--search", "üñí", "-o", "id")):
             done = lens.process(*words, env=env)
             assert (done.code, done.stdout) == (0, "üñí-run\n".encode()), done.stderr
         done = lens.process("config -o json", env=env)
         assert [row["value"] for row in done.json if row["key"] == "stores.é.uri"] == [str(lens.cwd / "für.db")]
+
+    def test_names_of_files_are_utf_8_for_applications_too(self, bare_lens: Lens, odd_encoding: dict[str, str]) -> None:
+        source = bare_lens.store()
+        bare_lens.write(
+            "application.py",
+            f"""
+import asyncio
+from flujo_lens import open_backend
+
+async def work():
+    async with open_backend("file:///{bare_lens.cwd}/states") as states:
+        await states.save_state("\\xfc", {{"run_id": "\\xfc", "status": "running"}})
+
+asyncio.run(work())
+""",
+        )
+        environment = bare_lens.environment(odd_encoding)
+        subprocess.run([sys.executable, "application.py"], cwd=bare_lens.cwd, env=environment, check=True)
+        copied = bare_lens.process(f"copy {source.name} states/ --verify --yes", env=odd_encoding)
+        assert copied.code == 0, copied.err
+        names = set(os.listdir(os.fsencode(bare_lens.cwd / "states")))
+        assert {"ü.json".encode(), "üñí-run.json".encode()} <= names
 
     def test_answers_are_utf_8(self, bare_lens: Lens, odd_encoding: dict[str, str]) -> None:
         shop = Shop(bare_lens)
@@ -320,7 +343,7 @@ def test_bare_lens_on_a_terminal_without_a_good_store(bare_lens: Lens, content: 
     assert "LENS-X1" not in done.err
 
 
-@pytest.mark.parametrize("columns", ["0", "1", "19", "x", "-3", "٣", "9" * 30])
+@pytest.mark.parametrize("columns", ["0", "1", "19", "x", "-3", os.fsdecode("٣".encode()), "9" * 30])
 def test_odd_widths(lens: Lens, columns: str) -> None:
     lens.env["COLUMNS"] = columns
     for line in ("list", "show paused-001", "status", "trace trace4-001", "--help", "list --help"):
