@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
+from typing import NamedTuple
 
 from flujo_lens.state.costs import DIGITS
 from flujo_lens.state.fingerprint import normalise_error
@@ -28,6 +29,46 @@ MOST_GROUPS = 5_000
 OTHER = "(other errors)"
 
 _STEP = math.log(BUCKET_RATIO)
+
+
+class RunGroup(NamedTuple):
+    """Runs that an engine has counted: they agree in all texts, in `started` and in the bucket of their length.
+
+    Attributes:
+        pipeline_name, pipeline_version, status: As of `RunSummary`; what is not asked for is "".
+        error: The error as it is stored, of failed runs.
+        started: The beginning of the minutes in which they started, if that is asked for.
+        waits: Whether their lengths include the time of waiting for a person.
+        runs: How many they are.
+        measured: How many of them have a length.
+        total_ms: The sum of the lengths.
+        ends: The least and the greatest of them.
+        cost_usd, tokens: Sums, None if nothing was recorded.
+    """
+
+    pipeline_name: str
+    pipeline_version: str
+    status: str
+    error: str | None
+    started: datetime | None
+    waits: bool
+    runs: int
+    measured: int
+    total_ms: float
+    ends: tuple[float, float]
+    cost_usd: float | None
+    tokens: int | None
+
+
+class FailedGroup(NamedTuple):
+    """Failed runs that an engine has counted by error and step; `sample` is the last updated of them."""
+
+    error: str
+    step: str
+    runs: int
+    first_at: datetime
+    last_at: datetime
+    sample: str
 
 
 class Histogram:
@@ -88,6 +129,17 @@ class Histogram:
             low, high = self.ranges.get(bucket, ends)
             self.ranges[bucket] = min(low, ends[0]), max(high, ends[1])
 
+    def add_group(self, group: RunGroup) -> None:
+        """Add the durations of runs that an engine has counted: of one length each, or of one bucket."""
+        low, high = group.ends
+        if low == high and self._few is not None and self.count + group.measured <= FEW:
+            for _ in range(group.measured):
+                self.add(low, waits=group.waits)
+            return
+        self.waited += group.measured * group.waits
+        bucket = math.floor(math.log(low) / _STEP) if low > 0 else None
+        self.add_bucket(bucket, group.measured, group.total_ms, group.ends)
+
     def percentile(self, share: float) -> tuple[float, bool]:
         """The percentile at `share` (0 to 1), and whether it is exact; else it is the middle of its bucket."""
         rank = max(1, math.ceil(share * self.count))
@@ -144,14 +196,23 @@ class Failures:
 
     def add(self, run_id: str, error: str | None, step: str | None, at: datetime | None) -> None:
         """Count one failed run."""
+        self._group(error).add(run_id, step, at)
+
+    def _group(self, error: str | None) -> _Group:
         key = normalise_error(error or "")
         if key not in self._groups and len(self._groups) >= MOST_GROUPS:
             key = OTHER
-        self._groups.setdefault(key, _Group()).add(run_id, step, at)
+        return self._groups.setdefault(key, _Group())
 
     def add_run(self, run: RunSummary) -> None:
         """Count one failed run."""
         self.add(run.run_id, run.error_message, run.step_name, run.updated_at)
+
+    def add_group(self, group: FailedGroup) -> None:
+        """Count failed runs that an engine has counted."""
+        at = self._group(group.error)
+        at.add(group.sample, group.step, group.last_at, group.runs)
+        at.first = group.first_at if at.first is None else min(at.first, group.first_at)
 
     def groups(self) -> tuple[FailureGroup, ...]:
         """The groups, largest first, then latest first."""
@@ -175,10 +236,10 @@ class _Group:
         self.sample = ""
         self.steps: Counter[str] = Counter()
 
-    def add(self, run_id: str, step: str | None, at: datetime | None) -> None:
-        self.count += 1
+    def add(self, run_id: str, step: str | None, at: datetime | None, count: int = 1) -> None:
+        self.count += count
         if step and (step in self.steps or len(self.steps) < 100):
-            self.steps[step] += 1
+            self.steps[step] += count
         if at is not None and (self.first is None or at < self.first):
             self.first = at
         newest = at is not None and (self.last is None or at >= self.last)
@@ -347,6 +408,13 @@ class RunTally:
         if status in ENDED and ms is not None:
             self._durations[name].add(ms, waits=waits)
         self._costs[name].add(*costs)
+
+    def add_group(self, group: RunGroup) -> None:
+        """Count runs that an engine has counted, whose failures are counted apart."""
+        self._counts[group.pipeline_name, group.status] += group.runs
+        if group.status in ENDED and group.measured:
+            self._durations[group.pipeline_name].add_group(group)
+        self._costs[group.pipeline_name].add(group.cost_usd, group.tokens)
 
     def stats(self, wanted: RunFilter, bad: str = "runs") -> Stats:
         """The statistics of the counted runs, which match `wanted`. `bad` says what is counted as unreadable."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from flujo_lens.errors import UnknownValueError, UsageError
-from flujo_lens.state.aggregate import ENDED, Costs, Histogram, RunTally, by_size
+from flujo_lens.state.aggregate import ENDED, Costs, Histogram, RunGroup, RunTally, by_size
 from flujo_lens.state.filtering import meta_text
 from flujo_lens.state.fingerprint import normalise_error
 from flujo_lens.state.statistics import GroupStats, Stats
@@ -164,6 +164,14 @@ class GroupTally:
                 part = moment.part_of_hour if size == _MINUTE else int(start[_MINUTES]) // 5
                 group.trend[moment.hour_of_day if by_day else part] += 1
 
+    def add_group(self, found: RunGroup) -> None:
+        """Count runs that an engine has counted."""
+        shown = RunSummary("", found.pipeline_name, found.pipeline_version, found.status, error_message=found.error)
+        moment = self._grouping.moment(found.started) if self._grouping.of_time is not None else None
+        group = self.group(tuple(get(shown, None, moment) for get in self._getters))
+        group.add_group(found)
+        group.note(self._part(moment), found.runs)
+
     def _hour(self, start: Any) -> Moment | None:
         """The moment of a stored start, good for all of its hour, or else its minute."""
         return self._grouping.moment(parse_instant(start))
@@ -231,6 +239,13 @@ class GroupedTally:
         if self._grouping.by:
             self._groups.add(run)
 
+    def add_group(self, found: RunGroup) -> None:
+        """Count runs that an engine has counted, whose failures are counted apart."""
+        if self._whole:
+            self.runs.add_group(found)
+        if self._grouping.by:
+            self._groups.add_group(found)
+
     def add_plain(self, runs: Iterable[PlainRun]) -> None:
         """Count runs, whose failures are counted apart."""
         if self._whole:
@@ -296,10 +311,16 @@ class _Group:
             self.lengths.add(ms, waits=waits)
         self.costs.add(usd, tokens)
 
-    def note(self, part: int | None) -> None:
-        """Count a start in its part of the day or hour."""
+    def add_group(self, found: RunGroup) -> None:
+        self.statuses[found.status] += found.runs
+        if found.status in ENDED and found.measured:
+            self.lengths.add_group(found)
+        self.costs.add(found.cost_usd, found.tokens)
+
+    def note(self, part: int | None, count: int = 1) -> None:
+        """Count starts in their part of the day or hour."""
         if part is not None:
-            self.trend[part] += 1
+            self.trend[part] += count
 
     def stats(self, key: tuple[str | None, ...]) -> GroupStats:
         return GroupStats(

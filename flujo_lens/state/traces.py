@@ -24,6 +24,11 @@ class SpanRow(NamedTuple):
     end: float | None
     attributes: Mapping[str, Any] = EMPTY
 
+    @property
+    def duration_ms(self) -> float | None:
+        """Its duration in milliseconds; None if it has not ended."""
+        return None if self.start is None or self.end is None else round((self.end - self.start) * 1000, 6)
+
 
 def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
     """Rows from the dicts returned by `get_spans`."""
@@ -181,7 +186,7 @@ def _span(row: SpanRow, clock: _Clock, children: tuple[Span, ...]) -> Span:
         name=row.name,
         status=row.status,
         start_offset_ms=clock.offset_ms(row.start),
-        duration_ms=None if row.start is None or row.end is None else round((row.end - row.start) * 1000, 6),
+        duration_ms=row.duration_ms,
         started_at=clock.wall_time(row.start),
         attributes=row.attributes,
         children=children,

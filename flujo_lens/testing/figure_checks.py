@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from flujo_lens.state.backends.base import StateBackend
@@ -35,6 +37,11 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
+def _figures(groups: Sequence[Any]) -> list[Any]:
+    """Groups with their sums rounded: these depend on the order of adding."""
+    return [replace(group, total_ms=round(group.total_ms, 3)) for group in groups]
+
+
 class FigureChecks(Harness):
     """What `read_stats` gives, and the listing methods that return dicts."""
 
@@ -61,6 +68,22 @@ class FigureChecks(Harness):
                 tally = await StateBackend.read_grouped_stats(backend, wanted, grouping)
                 equal(_counts(found), _counts(tally), f"groups by {by} of {wanted}")
                 equal((found.by, found.total), (by, tally.total), f"what is grouped by, and the total of {wanted}")
+
+    @on_samples
+    async def test_figures_are_those_of_the_runs_one_by_one(self, backend: StateBackend) -> None:
+        for wanted in FILTERS:
+            found, scanned = await backend.read_stats(wanted), await StateBackend.read_stats(backend, wanted)
+            equal(_figures(found.by_pipeline), _figures(scanned.by_pipeline), f"pipelines of {wanted}")
+            equal(found.failures, scanned.failures, f"failures of {wanted}")
+            spans = await backend.read_span_stats(wanted)
+            equal(_figures(spans), _figures(await StateBackend.read_span_stats(backend, wanted)), f"spans of {wanted}")
+            found = await backend.read_grouped_stats(wanted, Grouping(("version",)))
+            scanned = await StateBackend.read_grouped_stats(backend, wanted, Grouping(("version",)))
+            equal(
+                [group.duration_ms for group in found.groups], [group.duration_ms for group in scanned.groups], "groups"
+            )
+            lights = {run.run_id async for run in backend.iter_runs(wanted, ordered=False, details=False)}
+            equal(lights, {run.run_id async for run in backend.iter_runs(wanted)}, f"runs without details of {wanted}")
 
     @on_samples
     async def test_costs_are_the_sum_of_those_of_the_runs(self, backend: StateBackend) -> None:

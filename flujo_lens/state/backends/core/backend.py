@@ -24,7 +24,6 @@ from flujo_lens.state.backends.core.changes import (
 from flujo_lens.state.backends.core.fallbacks import evaluation_of, step_of
 from flujo_lens.state.backends.core.port import (
     CopiesRuns,
-    CountsRuns,
     RunRow,
     Store,
     Transaction,
@@ -44,6 +43,7 @@ from flujo_lens.state.backends.core.rows import (
 )
 from flujo_lens.state.backends.core.run_codec import RunCodec
 from flujo_lens.state.backends.core.run_reader import RunReader
+from flujo_lens.state.backends.core.statistics import CoreStatistics
 from flujo_lens.state.backends.core.stored_claims import StoredClaims, renew
 from flujo_lens.state.backends.core.unreadable_states import readable
 from flujo_lens.state.backends.core.validation import (
@@ -60,7 +60,6 @@ from flujo_lens.state.backends.core.validation import (
     findable_ids,
 )
 from flujo_lens.state.claims import Claim, Progress
-from flujo_lens.state.filtering import needs_details
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import build_trees
 from flujo_lens.state.traces import span_rows as read_span_rows
@@ -74,7 +73,7 @@ _SIZES_AT_ONCE = 200
 _STATE_TIMES, _RUN_TIMES = ("created_at", "updated_at"), ("created_at", "updated_at", "end_time")
 
 
-class CoreBackend(StoreChanges, StoredClaims):
+class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     """The contract on a `Store`: the rules are here and in `flujo_lens.state`, the engine is the store's.
 
     Each method is one transaction of the store, so it is atomic as the store's transactions are. What goes in is
@@ -261,6 +260,11 @@ class CoreBackend(StoreChanges, StoredClaims):
         details: bool = True,
     ) -> AsyncIterator[RunSummary]:
         """Yield the runs that `wanted` admits, as they were when the first was asked for."""
+        light = None if details or ordered or after is not None else await self.light_runs(wanted)
+        if light is not None:
+            for run in light:
+                yield run
+            return
         async with self._store.snapshot() as tx:
             async for run in self.reader.selected(tx, findable_filter(wanted), border_of(after), reverse):
                 yield run
@@ -281,15 +285,6 @@ class CoreBackend(StoreChanges, StoredClaims):
             return Page(tuple(await self.reader.with_tasks(tx, found)))
 
         return await self._store.read(work)
-
-    async def count_runs(self, wanted: RunFilter) -> int:
-        """Return how many runs `wanted` admits; by the engine, where it can."""
-        store = self._store
-        if isinstance(store, CountsRuns) and not needs_details(wanted):
-            found = await store.count(findable_filter(wanted))
-            if found is not None:
-                return found
-        return await super().count_runs(wanted)
 
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
         """Return run ids that begin with `prefix`, in order."""

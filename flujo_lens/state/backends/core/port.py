@@ -20,9 +20,9 @@ first), so the work has no effect but its writes. For an engine that blocks, the
 suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
 
 What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
-`isinstance`: `AddsRuns`, `CountsRuns`, `MeasuresRuns`, `ListsMembers`, `MarksRuns`, `TellsChanges`. A driver without
-them is right, only slower on large stores. One that keeps runs in a form of its own, which is to come back as it was,
-is `CopiesRuns`.
+`isinstance`: `AddsRuns`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`, `ListsMembers`, `MarksRuns`, `TellsChanges`. A
+driver without them is right, only slower on large stores. One that keeps runs in a form of its own, which is to come
+back as it was, is `CopiesRuns`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, r
 from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
+    from flujo_lens.state.aggregate import FailedGroup, RunGroup, SpanTally
     from flujo_lens.state.backends.core.selection import Member
     from flujo_lens.state.deletion import DeletionRequest, Record, Restored
+    from flujo_lens.state.groups import Grouping
+    from flujo_lens.state.views import RunSummary
 
 __all__ = [
     "CHILD_KINDS",
@@ -57,6 +60,7 @@ __all__ = [
     "ChildRow",
     "CopiesRuns",
     "CountsRuns",
+    "Figures",
     "KeyValues",
     "ListsMembers",
     "MarksRuns",
@@ -66,6 +70,7 @@ __all__ = [
     "Space",
     "Store",
     "TellsChanges",
+    "TellsFigures",
     "Transaction",
     "ValueWork",
     "Work",
@@ -262,6 +267,52 @@ class CountsRuns(Protocol):
 
     async def count(self, wanted: RunFilter) -> int | None:
         """Return how many runs `wanted` admits; None where the filter asks for more than the index tells."""
+        ...
+
+
+class Figures(Protocol):
+    """What an engine tells of runs without their documents, in one moment.
+
+    A filter that asks for more than an index tells (see `needs_details`) is not asked of it. There may be runs of which
+    the engine does not tell everything, the odd ones: the core reads them.
+    """
+
+    tx: Transaction
+
+    async def odd(self, wanted: RunFilter) -> list[str]:
+        """Return the ids of the runs that the other methods leave out: all that `wanted` admits, and maybe more."""
+        ...
+
+    async def count(self, wanted: RunFilter) -> int:
+        """Return how many runs `wanted` admits."""
+        ...
+
+    async def light(self, wanted: RunFilter) -> list[RunSummary]:
+        """Return the runs that `wanted` admits, in any order, without what `details=False` leaves out."""
+        ...
+
+    async def groups(self, wanted: RunFilter, grouping: Grouping) -> list[RunGroup]:
+        """Return the runs that `wanted` admits, counted by what `grouping` names, by pipeline, status and length.
+
+        Grouped by error, those in need of a look by `failures` are left out.
+        """
+        ...
+
+    async def failures(self, wanted: RunFilter) -> tuple[list[FailedGroup], list[str]]:
+        """Return the failed runs that `wanted` admits by error and step, and the ids of those that need a look."""
+        ...
+
+    async def spans(self, wanted: RunFilter, more: Sequence[str], tally: SpanTally) -> list[str]:
+        """Count the spans of the runs that `wanted` admits, and of `more`; return the runs whose spans need a look."""
+        ...
+
+
+@runtime_checkable
+class TellsFigures(Protocol):
+    """A store that counts and sums runs by itself."""
+
+    async def figures(self, work: Callable[[Figures], Coroutine[Any, Any, T]]) -> T | None:
+        """Run `work` on one moment of the store; None if there is something in it that the engine cannot count with."""
         ...
 
 

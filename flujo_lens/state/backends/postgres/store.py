@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from threading import Lock
@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 
-from flujo_lens.errors import NotAStoreError, SchemaError
-from flujo_lens.state.backends.core.port import Transaction, Work
+from flujo_lens.errors import NotAStoreError, OperationFailedError, SchemaError
+from flujo_lens.state.backends.core.port import Figures, Transaction, Work
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is_cut, translate
+from flujo_lens.state.backends.postgres.figures import PostgresFigures
 from flujo_lens.state.backends.postgres.tables import VERSION, Shape, missing_ddl
 from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
 from flujo_lens.state.backends.postgres.uri import Address, quoted
@@ -111,6 +112,7 @@ class PostgresStore:
         wait = max(1, int(self._timeout * 1000))
         mode = "READ COMMITTED READ WRITE" if writes else "REPEATABLE READ READ ONLY"
         settings = [f"BEGIN ISOLATION LEVEL {mode}", f"SET LOCAL lock_timeout = {wait}", "SET LOCAL jit = off"]
+        settings.append("SET LOCAL timezone = 'UTC'")  # digests of rows have their times as texts
         if writes:
             settings.append(f"SET LOCAL statement_timeout = {wait}")
         if self._address.schema is not None:
@@ -308,6 +310,21 @@ class PostgresStore:
     async def count(self, wanted: RunFilter) -> int | None:
         """How many runs a filter admits; None where columns alone do not tell."""
         return await self.read(lambda tx: cast("PostgresTransaction", tx).count(wanted))
+
+    async def figures(self, work: Callable[[Figures], Coroutine[Any, Any, T]]) -> T | None:
+        """Run `work` on what the server counts by itself; None if a document has what it cannot count with."""
+
+        async def counted(tx: Transaction) -> T:
+            figures = PostgresFigures(tx, *cast("PostgresTransaction", tx).parts)
+            await figures.prepare()
+            return await work(figures)
+
+        try:
+            return await self.read(counted)
+        except OperationFailedError as error:
+            if isinstance(error.__cause__, asyncpg.DataError):
+                return None
+            raise
 
     async def close(self) -> None:
         """Close the connections; those of another loop are dropped."""

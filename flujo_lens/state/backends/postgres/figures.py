@@ -1,0 +1,160 @@
+"""Counts, sums and deletions over many runs, by the columns of `Facts`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from flujo_lens.state.aggregate import BUCKET_RATIO, FEW, FailedGroup, RunGroup, SpanTally
+from flujo_lens.state.backends.core.port import Transaction
+from flujo_lens.state.backends.postgres.facts import Facts
+from flujo_lens.state.backends.postgres.tables import Shape
+from flujo_lens.state.groups import Grouping
+from flujo_lens.state.views import RunFilter, RunSummary
+
+__all__ = ["PostgresFigures"]
+
+_SETTINGS = "SET LOCAL work_mem = '64MB'"
+"""Joins and groups of a million runs in memory, as far as they go."""
+
+_EXACT = 5 * FEW
+"""Up to so many lengths are told one by one, so that percentiles are exact."""
+
+_BUCKET = f"CASE WHEN {{0}} > 0 THEN floor(ln({{0}}) / {math.log(BUCKET_RATIO)!r}::float8) END"
+
+
+class PostgresFigures:
+    """What the server tells of runs.
+
+    Args:
+        tx: The transaction, for the runs that columns do not tell of.
+        connection: Its connection.
+        shape: Which tables and columns there are.
+    """
+
+    def __init__(self, tx: Transaction, connection: Any, shape: Shape) -> None:
+        self.tx = tx
+        self._db, self._shape = connection, shape
+
+    async def prepare(self) -> None:
+        """Set what is good for large queries, until the transaction ends."""
+        await self._db.execute(_SETTINGS)
+
+    async def odd(self, wanted: RunFilter) -> list[str]:
+        """Return the ids of the runs that the other methods leave out: all that `wanted` admits, and maybe more."""
+        facts = Facts(self._shape, wanted)
+        return [row[0] for row in await self._db.fetch(facts.select("run_id", odd=True), *facts.values)]
+
+    async def count(self, wanted: RunFilter) -> int:
+        """Return how many runs `wanted` admits."""
+        facts = Facts(self._shape, wanted)
+        return int(await self._db.fetchval(facts.select("count(*)"), *facts.values))
+
+    async def groups(self, wanted: RunFilter, grouping: Grouping) -> list[RunGroup]:
+        """Return the runs that `wanted` admits, counted. Lengths are one by one if there are few, else in buckets."""
+        found = await self._groups(wanted, grouping, _BUCKET.format("ms"))
+        if sum(group.measured for group in found) <= _EXACT:
+            return await self._groups(wanted, grouping, "ms")
+        measured = Counter[str]()
+        for group in found:
+            measured[group.pipeline_name] += group.measured
+        few = {name for name, count in measured.items() if count <= FEW}
+        if not few or grouping.by:
+            return found
+        exact = await self._groups(wanted, grouping, "ms", sorted(few))
+        return [group for group in found if group.pipeline_name not in few] + exact
+
+    async def _groups(
+        self, wanted: RunFilter, grouping: Grouping, length: str, names: Sequence[str] | None = None
+    ) -> list[RunGroup]:
+        by_error = "error" in grouping.by
+        facts = Facts(self._shape, wanted, costs=True, errors=by_error)
+        minutes = {"day": "1 hour", "hour": "5 minutes"}.get(grouping.of_time or "")
+        if minutes and not grouping.has_whole_hours:
+            minutes = "5 minutes"
+        begun = f"date_bin('{minutes}', started, '1970-01-01 00:00:00+00')" if minutes else "NULL::timestamptz"
+        version = "version" if "version" in grouping.by else "''"
+        error = "CASE WHEN status = 'failed' THEN error END" if by_error else "NULL::text"
+        keys = f"name, {version}, status, {error}, {begun}, waits AND ms IS NOT NULL"
+        sums = "sum(greatest(ms, 0)), min(greatest(ms, 0)), max(greatest(ms, 0)), sum(usd), sum(tokens)"
+        some = "" if names is None else f" AND name = ANY({facts.given(names, 'text[]')})"
+        some += " AND NOT (status = 'failed' AND unclear)" * by_error
+        sql = facts.select(
+            f"{keys}, count(*), count(ms), {sums}, {length}", f"{some} GROUP BY 1, 2, 3, 4, 5, 6, {length}"
+        )
+        rows = await self._db.fetch(sql, *facts.values)
+        return list(map(_group, rows))
+
+    async def failures(self, wanted: RunFilter) -> tuple[list[FailedGroup], list[str]]:
+        """Return the failed runs that `wanted` admits by error and step, and the ids of those that need a look."""
+        failed = wanted._replace(statuses=frozenset({"failed"}))
+        if wanted.statuses and "failed" not in wanted.statuses:
+            return [], []
+        facts = Facts(self._shape, failed, errors=True)
+        last = '(array_agg(run_id ORDER BY updated DESC, started, run_id COLLATE "C"))[1]'
+        columns = f"error, step, count(*), min(updated), max(updated), {last}"
+        rows = await self._db.fetch(facts.select(columns, "AND NOT unclear GROUP BY error, step"), *facts.values)
+        facts = Facts(self._shape, failed, errors=True)
+        unclear = await self._db.fetch(facts.select("run_id", "AND unclear"), *facts.values)
+        return [FailedGroup(*row) for row in rows], [row[0] for row in unclear]
+
+    async def light(self, wanted: RunFilter) -> list[RunSummary]:
+        """Return the runs that `wanted` admits, without what their documents tell."""
+        facts = Facts(self._shape, wanted)
+        sql = facts.select("run_id, name, version, status, started, updated, ms, parent, task, waits")
+        return list(map(_light, await self._db.fetch(sql, *facts.values)))
+
+    async def spans(self, wanted: RunFilter, more: Sequence[str], tally: SpanTally) -> list[str]:
+        """Count the spans of the runs that `wanted` admits, and of `more`; return the runs whose spans need a look."""
+        if not self._shape.has("spans"):
+            return []
+        strange = await self._strange_spans()
+        by_bucket = await self._spans(wanted, more, strange, _BUCKET.format("greatest(p.ms, 0)"))
+        if sum(row[3] for row in by_bucket) > _EXACT:
+            for name, status, count, measured, total, low, high, bucket in by_bucket:
+                at = None if bucket is None else int(bucket)
+                tally.add_group(name, status, count, at, measured, total or 0.0, None if low is None else (low, high))
+            return strange
+        for name, status, count, _, _, low, _, _ in await self._spans(wanted, more, strange, "p.ms"):
+            for _ in range(count):
+                tally.add(name, status, None if low is None else round(low, 6))
+        return strange
+
+    async def _strange_spans(self) -> list[str]:
+        if not self._shape.has("lens_documents"):
+            return []
+        sql = r"""SELECT DISTINCT run_id FROM lens_documents
+          WHERE kind = 'span' AND (stamp IS NULL OR position('\u0000' IN document) > 0)"""
+        return [row[0] for row in await self._db.fetch(sql)]
+
+    async def _spans(
+        self, wanted: RunFilter, more: Sequence[str], strange: Sequence[str], length: str
+    ) -> Sequence[Sequence[Any]]:
+        facts = Facts(self._shape, wanted)
+        some = f"s.run_id <> ALL({facts.given(list(strange), 'text[]')})"
+        if wanted != RunFilter():
+            admitted = f"SELECT run_id FROM ({facts.select('run_id')}) AS a"
+            some += f" AND s.run_id IN ({admitted} UNION ALL SELECT unnest({facts.given(list(more), 'text[]')}))"
+        spans = f"""SELECT coalesce(nullif(s.name, ''), 'unknown') AS name,
+          coalesce(nullif(s.status, ''), 'running') AS status, CASE WHEN abs(s.start_time) < 1e300
+          AND abs(s.end_time) < 1e300 THEN (s.end_time - s.start_time) * 1000 END AS ms FROM spans s WHERE {some}"""
+        values = facts.values if wanted != RunFilter() else facts.values[:1]
+        sums = "sum(greatest(p.ms, 0)), min(p.ms), max(p.ms)"
+        columns = f"p.name, p.status, count(*), count(p.ms), {sums}, {length}"
+        sql = f"SELECT {columns} FROM ({spans}) AS p GROUP BY 1, 2, {length}"
+        return list(await self._db.fetch(sql, *values))
+
+
+def _group(row: Sequence[Any]) -> RunGroup:
+    name, version, status, error, started, waits, runs, measured, total, low, high, usd, tokens = row[:13]
+    ends = (low or 0.0, high or 0.0)
+    whole = None if tokens is None else int(tokens)
+    return RunGroup(name, version, status, error, started, waits, runs, measured, total or 0.0, ends, usd, whole)
+
+
+def _light(row: Sequence[Any]) -> RunSummary:
+    run_id, name, version, status, started, updated, ms, parent, task, waits = row
+    run = RunSummary(run_id, name, version, status, started, updated, ms)
+    return run._replace(parent_run_id=parent, is_background_task=task, counts_waiting=waits and ms is not None)
