@@ -280,19 +280,19 @@ class Figures(Protocol):
     tx: Transaction
 
     async def odd(self, wanted: RunFilter) -> list[str]:
-        """Return the ids of the runs that the other methods leave out: all that `wanted` admits, and maybe more."""
+        """Return the ids of the odd runs: all that `wanted` admits, and maybe more."""
         ...
 
-    async def count(self, wanted: RunFilter) -> int:
-        """Return how many runs `wanted` admits."""
+    async def count(self, wanted: RunFilter) -> tuple[int, list[str]]:
+        """Return how many runs `wanted` admits, and the odd ones."""
         ...
 
-    async def light(self, wanted: RunFilter) -> list[RunSummary]:
-        """Return the runs that `wanted` admits, in any order, without what `details=False` leaves out."""
+    async def light(self, wanted: RunFilter) -> tuple[list[RunSummary], list[str]]:
+        """Return the runs that `wanted` admits without what `details=False` leaves out, and the odd ones."""
         ...
 
-    async def groups(self, wanted: RunFilter, grouping: Grouping) -> list[RunGroup]:
-        """Return the runs that `wanted` admits, counted by what `grouping` names, by pipeline, status and length.
+    async def groups(self, wanted: RunFilter, grouping: Grouping) -> tuple[list[RunGroup], list[str]]:
+        """Return the runs that `wanted` admits by pipeline, status, length and what `grouping` names; and the odd ones.
 
         Grouped by error, those in need of a look by `failures` are left out.
         """

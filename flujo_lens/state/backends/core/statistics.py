@@ -40,7 +40,8 @@ class CoreStatistics(StateBackend):
                 return count
 
         async def work(figures: Figures) -> int:
-            return await figures.count(sought) + len(await self._odd(figures, sought))
+            count, odd = await figures.count(sought)
+            return count + len(await self._summaries(figures.tx, odd, sought))
 
         found = await self._told(wanted, work)
         return await super().count_runs(wanted) if found is None else found
@@ -63,7 +64,10 @@ class CoreStatistics(StateBackend):
 
         async def work(figures: Figures) -> tuple[SpanStats, ...]:
             tally = SpanTally()
-            odd = [] if sought == RunFilter() else [run.run_id for run in await self._odd(figures, sought)]
+            odd: list[str] = []
+            if sought != RunFilter():
+                found = await self._summaries(figures.tx, await figures.odd(sought), sought)
+                odd = [run.run_id for run in found]
             strange = set(await figures.spans(sought, odd, tally))
             if strange and sought != RunFilter():
                 strange &= {run.run_id for run in await self._summaries(figures.tx, sorted(strange), sought)}
@@ -78,7 +82,8 @@ class CoreStatistics(StateBackend):
         sought = findable_filter(wanted)
 
         async def work(figures: Figures) -> list[RunSummary]:
-            return [*await figures.light(sought), *await self._odd(figures, sought)]
+            light, odd = await figures.light(sought)
+            return light + await self._summaries(figures.tx, odd, sought)
 
         return await self._told(wanted, work)
 
@@ -88,9 +93,6 @@ class CoreStatistics(StateBackend):
         if needs_details(wanted) or not isinstance(self._store, TellsFigures):
             return None
         return await self._store.figures(work)
-
-    async def _odd(self, figures: Figures, wanted: RunFilter) -> list[RunSummary]:
-        return await self._summaries(figures.tx, await figures.odd(wanted), wanted)
 
     async def _summaries(self, tx: Transaction, run_ids: Sequence[str], wanted: RunFilter) -> list[RunSummary]:
         """Those of these runs that `wanted` admits."""
@@ -102,9 +104,10 @@ class CoreStatistics(StateBackend):
 
     async def _stats(self, figures: Figures, wanted: RunFilter, grouping: Grouping, whole: bool) -> Stats:
         sought, tally = findable_filter(wanted), GroupedTally(grouping, whole=whole)
-        for group in await figures.groups(sought, grouping):
+        groups, odd = await figures.groups(sought, grouping)
+        for group in groups:
             tally.add_group(group)
-        for run in await self._odd(figures, sought):
+        for run in await self._summaries(figures.tx, odd, sought):
             tally.add(run)
         by_error = "error" in grouping.by
         if whole or by_error:

@@ -16,8 +16,10 @@ from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = ["PostgresFigures"]
 
-_SETTINGS = "SET LOCAL work_mem = '64MB'"
-"""Joins and groups of a million runs in memory, as far as they go."""
+_SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL parallel_tuple_cost = 0.001"
+"""Memory for joins and groups of a million runs; and histories are dearer to read than the planner thinks."""
+
+_ODD = "CASE WHEN odd THEN run_id END"
 
 _EXACT = 5 * FEW
 """Up to so many lengths are told one by one, so that percentiles are exact."""
@@ -32,11 +34,12 @@ class PostgresFigures:
         tx: The transaction, for the runs that columns do not tell of.
         connection: Its connection.
         shape: Which tables and columns there are.
+        are_plain: Whether costs and tokens in histories are taken for plain numbers; it is an error if they are not.
     """
 
-    def __init__(self, tx: Transaction, connection: Any, shape: Shape) -> None:
+    def __init__(self, tx: Transaction, connection: Any, shape: Shape, are_plain: bool) -> None:
         self.tx = tx
-        self._db, self._shape = connection, shape
+        self._db, self._shape, self._are_plain = connection, shape, are_plain
 
     async def prepare(self) -> None:
         """Set what is good for large queries, until the transaction ends."""
@@ -47,14 +50,22 @@ class PostgresFigures:
         facts = Facts(self._shape, wanted)
         return [row[0] for row in await self._db.fetch(facts.select("run_id", odd=True), *facts.values)]
 
-    async def count(self, wanted: RunFilter) -> int:
-        """Return how many runs `wanted` admits."""
+    async def light(self, wanted: RunFilter) -> tuple[list[RunSummary], list[str]]:
+        """Return the runs that `wanted` admits, without what their documents tell; and the odd ones."""
         facts = Facts(self._shape, wanted)
-        return int(await self._db.fetchval(facts.select("count(*)"), *facts.values))
+        columns = "odd, run_id, name, version, status, started, updated, ms, parent, task, waits"
+        rows = await self._db.fetch(facts.select(columns, odd=None), *facts.values)
+        return [_light(row) for row in rows if not row[0]], [row[1] for row in rows if row[0]]
 
-    async def groups(self, wanted: RunFilter, grouping: Grouping) -> list[RunGroup]:
-        """Return the runs that `wanted` admits, counted. Lengths are one by one if there are few, else in buckets."""
-        found = await self._groups(wanted, grouping, _BUCKET.format("ms"))
+    async def count(self, wanted: RunFilter) -> tuple[int, list[str]]:
+        """Return how many runs `wanted` admits, and the odd ones."""
+        facts = Facts(self._shape, wanted)
+        rows = await self._db.fetch(facts.select(f"count(*), {_ODD}", "GROUP BY 2", odd=None), *facts.values)
+        return sum(row[0] for row in rows if row[1] is None), [row[1] for row in rows if row[1] is not None]
+
+    async def groups(self, wanted: RunFilter, grouping: Grouping) -> tuple[list[RunGroup], list[str]]:
+        """Return the runs that `wanted` admits, counted, and the odd ones. Of few runs, each length is told."""
+        found, odd = await self._groups(wanted, grouping, _BUCKET.format("ms"))
         if sum(group.measured for group in found) <= _EXACT:
             return await self._groups(wanted, grouping, "ms")
         measured = Counter[str]()
@@ -62,30 +73,31 @@ class PostgresFigures:
             measured[group.pipeline_name] += group.measured
         few = {name for name, count in measured.items() if count <= FEW}
         if not few or grouping.by:
-            return found
-        exact = await self._groups(wanted, grouping, "ms", sorted(few))
-        return [group for group in found if group.pipeline_name not in few] + exact
+            return found, odd
+        exact, _ = await self._groups(wanted, grouping, "ms", sorted(few))
+        return [group for group in found if group.pipeline_name not in few] + exact, odd
 
     async def _groups(
         self, wanted: RunFilter, grouping: Grouping, length: str, names: Sequence[str] | None = None
-    ) -> list[RunGroup]:
+    ) -> tuple[list[RunGroup], list[str]]:
         by_error = "error" in grouping.by
-        facts = Facts(self._shape, wanted, costs=True, errors=by_error)
+        facts = Facts(self._shape, wanted, costs="plain" if self._are_plain else True, errors=by_error)
         minutes = {"day": "1 hour", "hour": "5 minutes"}.get(grouping.of_time or "")
         if minutes and not grouping.has_whole_hours:
             minutes = "5 minutes"
         begun = f"date_bin('{minutes}', started, '1970-01-01 00:00:00+00')" if minutes else "NULL::timestamptz"
         version = "version" if "version" in grouping.by else "''"
         error = "CASE WHEN status = 'failed' THEN error END" if by_error else "NULL::text"
-        keys = f"name, {version}, status, {error}, {begun}, waits AND ms IS NOT NULL"
+        keys = f"name, {version}, status, {error}, {begun}, waits AND ms IS NOT NULL, {_ODD}"
         sums = "sum(greatest(ms, 0)), min(greatest(ms, 0)), max(greatest(ms, 0)), sum(usd), sum(tokens)"
         some = "" if names is None else f" AND name = ANY({facts.given(names, 'text[]')})"
         some += " AND NOT (status = 'failed' AND unclear)" * by_error
+        # The server sorts by the keys in this order: a number first is compared fast, and mostly suffices.
         sql = facts.select(
-            f"{keys}, count(*), count(ms), {sums}, {length}", f"{some} GROUP BY 1, 2, 3, 4, 5, 6, {length}"
+            f"{length}, {keys}, count(*), count(ms), {sums}", f"{some} GROUP BY 1, 2, 3, 4, 5, 6, 7, 8", odd=None
         )
         rows = await self._db.fetch(sql, *facts.values)
-        return list(map(_group, rows))
+        return [_group(row) for row in rows if row[7] is None], [row[7] for row in rows if row[7] is not None]
 
     async def failures(self, wanted: RunFilter) -> tuple[list[FailedGroup], list[str]]:
         """Return the failed runs that `wanted` admits by error and step, and the ids of those that need a look."""
@@ -94,17 +106,11 @@ class PostgresFigures:
             return [], []
         facts = Facts(self._shape, failed, errors=True)
         last = '(array_agg(run_id ORDER BY updated DESC, started, run_id COLLATE "C"))[1]'
-        columns = f"error, step, count(*), min(updated), max(updated), {last}"
-        rows = await self._db.fetch(facts.select(columns, "AND NOT unclear GROUP BY error, step"), *facts.values)
-        facts = Facts(self._shape, failed, errors=True)
-        unclear = await self._db.fetch(facts.select("run_id", "AND unclear"), *facts.values)
-        return [FailedGroup(*row) for row in rows], [row[0] for row in unclear]
-
-    async def light(self, wanted: RunFilter) -> list[RunSummary]:
-        """Return the runs that `wanted` admits, without what their documents tell."""
-        facts = Facts(self._shape, wanted)
-        sql = facts.select("run_id, name, version, status, started, updated, ms, parent, task, waits")
-        return list(map(_light, await self._db.fetch(sql, *facts.values)))
+        known = "CASE WHEN NOT unclear THEN {0} END"
+        keys = f"CASE WHEN unclear THEN run_id END, {known.format('error')}, {known.format('step')}"
+        columns = f"{keys}, count(*), min(updated), max(updated), {last}"
+        rows = await self._db.fetch(facts.select(columns, "GROUP BY 1, 2, 3"), *facts.values)
+        return [FailedGroup(*row[1:]) for row in rows if row[0] is None], [row[0] for row in rows if row[0] is not None]
 
     async def spans(self, wanted: RunFilter, more: Sequence[str], tally: SpanTally) -> list[str]:
         """Count the spans of the runs that `wanted` admits, and of `more`; return the runs whose spans need a look."""
@@ -148,13 +154,13 @@ class PostgresFigures:
 
 
 def _group(row: Sequence[Any]) -> RunGroup:
-    name, version, status, error, started, waits, runs, measured, total, low, high, usd, tokens = row[:13]
+    _, name, version, status, error, started, waits, _, runs, measured, total, low, high, usd, tokens = row
     ends = (low or 0.0, high or 0.0)
     whole = None if tokens is None else int(tokens)
     return RunGroup(name, version, status, error, started, waits, runs, measured, total or 0.0, ends, usd, whole)
 
 
 def _light(row: Sequence[Any]) -> RunSummary:
-    run_id, name, version, status, started, updated, ms, parent, task, waits = row
+    _, run_id, name, version, status, started, updated, ms, parent, task, waits = row
     run = RunSummary(run_id, name, version, status, started, updated, ms)
     return run._replace(parent_run_id=parent, is_background_task=task, counts_waiting=waits and ms is not None)

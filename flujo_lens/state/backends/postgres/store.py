@@ -314,17 +314,18 @@ class PostgresStore:
     async def figures(self, work: Callable[[Figures], Coroutine[Any, Any, T]]) -> T | None:
         """Run `work` on what the server counts by itself; None if a document has what it cannot count with."""
 
-        async def counted(tx: Transaction) -> T:
-            figures = PostgresFigures(tx, *cast("PostgresTransaction", tx).parts)
+        async def counted(tx: Transaction, are_plain: bool) -> T:
+            figures = PostgresFigures(tx, *cast("PostgresTransaction", tx).parts, are_plain)
             await figures.prepare()
             return await work(figures)
 
-        try:
-            return await self.read(counted)
-        except OperationFailedError as error:
-            if isinstance(error.__cause__, asyncpg.DataError):
-                return None
-            raise
+        for are_plain in (True, False):
+            try:
+                return await self.read(lambda tx, are_plain=are_plain: counted(tx, are_plain))  # type: ignore[misc]
+            except OperationFailedError as error:
+                if not isinstance(error.__cause__, asyncpg.DataError):
+                    raise
+        return None
 
     async def close(self) -> None:
         """Close the connections; those of another loop are dropped."""
