@@ -17,8 +17,6 @@ from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.traces import span_rows
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["CoreStatistics"]
-
 T = TypeVar("T")
 _BATCH = 200
 _UNGROUPED = Grouping(())

@@ -13,8 +13,6 @@ from flujo_lens.state.backends.postgres.queries import FIRST, LAST
 from flujo_lens.state.backends.postgres.tables import COLUMNS, Shape
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
-__all__ = ["Facts"]
-
 _NAMELESS = "('', 'unknown')"
 _OF_BOTH = ("pipeline_name", "pipeline_version", "status", "created_at", "updated_at", "execution_time_ms")
 _TIMES = ("f.r_created_at", "f.r_updated_at", "f.s_created_at", "f.s_updated_at")

@@ -14,8 +14,6 @@ from flujo_lens.state.backends.postgres.tables import Shape
 from flujo_lens.state.groups import Grouping
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["PostgresFigures"]
-
 _SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL parallel_tuple_cost = 0.001"
 """Memory for joins and groups of a million runs; and histories are dearer to read than the planner thinks."""
 
