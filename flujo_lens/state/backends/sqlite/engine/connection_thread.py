@@ -7,15 +7,14 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
-from queue import SimpleQueue
 from typing import TypeVar
 
 from flujo_lens.state.backends.core.thread_call import ThreadCall
+from flujo_lens.state.backends.sqlite.engine.aiosqlite_thread import AiosqliteThread
 
 __all__ = ["ConnectionThread"]
 
 T = TypeVar("T")
-_Jobs = SimpleQueue[ThreadCall | Callable[[], None] | None]
 
 
 class _Turn:
@@ -24,18 +23,21 @@ class _Turn:
     call: ThreadCall | None = None
 
 
-def _serve(jobs: _Jobs, turn: _Turn, before: threading.Thread | None) -> None:
-    """Do jobs until there is a None. Knows nothing of the connection, so that a forgotten one can go."""
-    if before is not None:
-        before.join()
-    while (job := jobs.get()) is not None:
-        if isinstance(job, ThreadCall):
-            turn.call = job
-            job.do()
-            turn.call = None
-        else:
-            job()
-        del job
+class _Job:
+    """A call in its turn. It is forgotten when it is done: what it returned may be large, or keep its caller alive."""
+
+    __slots__ = ("_call", "_turn")
+
+    def __init__(self, call: ThreadCall, turn: _Turn) -> None:
+        self._call: ThreadCall | None = call
+        self._turn = turn
+
+    def __call__(self) -> None:
+        call, self._call = self._call, None
+        self._turn.call = call
+        if call is not None:
+            call.do()
+        self._turn.call = None
 
 
 class ConnectionThread:
@@ -52,8 +54,8 @@ class ConnectionThread:
         self._interrupt = interrupt
         self._turn = _Turn()
         self._starting = threading.Lock()
-        self._jobs: _Jobs | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: AiosqliteThread | None = None
+        self._ended: AiosqliteThread | None = None
 
     @property
     def stopped(self) -> threading.Event:
@@ -87,25 +89,18 @@ class ConnectionThread:
                 over.set()
 
         with self._starting:
-            if self._jobs is None:
+            if self._thread is None:
                 return None
-            self._jobs.put(order)
+            self._thread.put(order)
         return over
 
     def _put(self, call: ThreadCall) -> None:
         with self._starting:
-            if self._jobs is None:
-                self._jobs = self._start()
-            self._jobs.put(call)
-
-    def _start(self) -> _Jobs:
-        jobs: _Jobs = SimpleQueue()
-        self._thread = threading.Thread(
-            target=_serve, args=(jobs, self._turn, self._thread), name="lens-sqlite", daemon=True
-        )
-        weakref.finalize(self, jobs.put, None)
-        self._thread.start()
-        return jobs
+            if self._thread is None:
+                self._thread = AiosqliteThread(after=self._ended)
+                self._ended = None
+                weakref.finalize(self, self._thread.stop)
+            self._thread.put(_Job(call, self._turn))
 
     async def iterate(self, items: Iterator[T], batch: int) -> AsyncIterator[T]:
         """Yield the items of a generator whose work is done on the thread, `batch` of them a hop."""
@@ -120,16 +115,15 @@ class ConnectionThread:
         """Do `finish` on the thread, after all that waits, and end the thread; a later call starts another."""
         call = ThreadCall(finish)
         with self._starting:
-            if self._jobs is None:
+            thread, self._thread = self._thread, None
+            if thread is None:
                 return
-            thread = self._thread
-            self._jobs.put(call)
-            self._jobs.put(None)
-            self._jobs = None
+            self._ended = thread
+            thread.put(_Job(call, self._turn))
+            thread.stop()
         try:
             await call.future
         except asyncio.CancelledError:
             await call.end()
             raise
-        if thread is not None:
-            thread.join()
+        thread.join()
