@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Collection, Hashable, Iterator, Mappi
 from dataclasses import replace
 from datetime import datetime, tzinfo
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.serialization import safe_loads
@@ -27,6 +27,8 @@ from flujo_lens.state.backends.core.port import (
     MarksRuns,
     MeasuresRuns,
     RunRow,
+    SelectsMembers,
+    SkipsLocked,
     Store,
     Transaction,
 )
@@ -67,7 +69,7 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
     """What would be deleted now. Nothing is written."""
     choice = _Choice(type(core))
     chooser = Chooser(asked, choice)
-    found = tx if isinstance(tx, ListsMembers) else await _Scanned.of(core, tx, asked)
+    found = await _source(core, tx, asked)
     total, unfinished = found.totals()
     asked_ids = tuple(dict.fromkeys(asked.run_ids or ()))
     named = await found.members(asked, asked_ids)
@@ -75,10 +77,14 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
         chooser.take([member])
     if asked.run_ids is None and (asked.cutoff is not None or asked.keep_last is not None):
         wanted = asked.wanted._replace(statuses=frozenset())
-        details = needs_details(wanted) and isinstance(tx, ListsMembers)
+        details = needs_details(wanted) and isinstance(tx, ListsMembers | SelectsMembers)
         some = {run.run_id async for run in core.reader.selected(tx, wanted, None, True)} if details else None
-        for family in found.families(asked, some):
-            chooser.offer(family if found is not tx else await _with_notes(tx, asked, family))
+        if isinstance(found, _Selected):
+            async for family in found.candidates(asked, some):
+                chooser.offer(family)
+        else:
+            for family in found.families(asked, some):
+                chooser.offer(family if isinstance(found, _Scanned) else await _with_notes(tx, asked, family))
     if asked.orphans_before is not None:
         choice.orphans = await found.orphans(asked.orphans_before)
     counts, size, is_estimate = await _estimated(core, tx, [i for family in choice.all for i in family], asked)
@@ -94,6 +100,63 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
         orphans=orphans,
         unfinished=unfinished,
     )
+
+
+async def _source(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> _Selected | ListsMembers:
+    if isinstance(tx, SelectsMembers):
+        return _Selected(core, tx, await tx.count(RunFilter()) or 0)
+    return tx if isinstance(tx, ListsMembers) else await _Scanned.of(core, tx, asked)
+
+
+class _Selected:
+    """The runs of a store that selects them by itself, but for the odd ones."""
+
+    def __init__(self, core: CoreBackend, tx: Any, total: int) -> None:
+        self._core, self._tx, self._total = core, tx, total
+
+    def totals(self) -> tuple[int, int]:
+        """How many there are, and how many are deleted and still take room: none."""
+        return self._total, 0
+
+    async def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
+        """Those of these runs that are there."""
+        found, odd = await self._tx.selected_members(asked, run_ids) if run_ids else ([], [])
+        known = {member.run_id: member for member in (*found, *await self._read(asked, odd))}
+        return [known[run_id] for run_id in run_ids if run_id in known]
+
+    async def candidates(self, asked: DeletionRequest, admitted: Collection[str] | None) -> AsyncIterator[list[Member]]:
+        """The families that may be wanted; the members of those of several are held until all are known."""
+        related: list[Member] = []
+        alone: list[Member] = []
+        odd: list[str] = []
+        async for member, is_related in self._tx.candidates(asked, admitted):
+            if isinstance(member, str):
+                odd.append(member)
+            elif is_related:
+                related.append(member)
+            else:
+                alone.append(member)
+                if len(alone) == _BATCH:
+                    for noted in await _with_notes(self._tx, asked, alone):
+                        yield [noted]
+                    alone = []
+        for noted in await _with_notes(self._tx, asked, alone):
+            yield [noted]
+        related = await _with_notes(self._tx, asked, related)
+        for family in families([*related, *await self._read(asked, odd)]):
+            yield family
+
+    async def _read(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
+        found: list[Member] = []
+        for at in range(0, len(run_ids), _BATCH):
+            rows = list((await self._tx.runs(run_ids[at : at + _BATCH])).values())
+            found += await _members(self._core, self._tx, asked, rows)
+        return found
+
+    async def orphans(self, before: datetime) -> list[str]:
+        """Ids without a run whose evaluations are all older."""
+        ids = await self._tx.orphan_ids()
+        return await _old_orphans(self._tx, before, ids) if ids else []
 
 
 class _Scanned:
@@ -124,12 +187,17 @@ class _Scanned:
 
     async def orphans(self, before: datetime) -> list[str]:
         """Ids without a run whose evaluations are all older."""
-        is_old: dict[str, bool] = {}
-        async for row in self._tx.children("evaluation", None):
-            when = parse_instant(safe_loads(row.data).get("created_at"))
-            is_old[row.run_id] = is_old.get(row.run_id, True) and when is not None and when < before
-        known = await self._tx.runs(list(is_old))
-        return [run_id for run_id, old in is_old.items() if old and run_id not in known]
+        return await _old_orphans(self._tx, before, None)
+
+
+async def _old_orphans(tx: Transaction, before: datetime, run_ids: Sequence[str] | None) -> list[str]:
+    """Those of these ids (None: of all) without a run whose evaluations are all older."""
+    is_old: dict[str, bool] = {}
+    async for row in tx.children("evaluation", run_ids):
+        when = parse_instant(safe_loads(row.data).get("created_at"))
+        is_old[row.run_id] = is_old.get(row.run_id, True) and when is not None and when < before
+    known = await tx.runs(list(is_old))
+    return [run_id for run_id, old in is_old.items() if old and run_id not in known]
 
 
 async def _members(core: CoreBackend, tx: Transaction, asked: DeletionRequest, rows: Sequence[RunRow]) -> list[Member]:
@@ -170,15 +238,18 @@ async def _with_notes(tx: Transaction, asked: DeletionRequest, members: list[Mem
 async def _estimated(
     core: CoreBackend, tx: Transaction, ids: Sequence[str], asked: DeletionRequest
 ) -> tuple[dict[str, int], int, bool]:
-    """How many rows would go by kind, and their size in bytes; of very many runs by a sample of them, to be stripped.
+    """How many rows would go by kind, and their size in bytes; of very many runs by a sample of them.
 
     Returns:
         That, and whether it is an estimate.
     """
-    if not asked.strip:
+    if not asked.strip and not isinstance(tx, SelectsMembers):
         return (*await _measured(tx, ids, asked), False)
     sample = ids if len(ids) <= _COUNTED_RUNS else ids[:: max(1, len(ids) // _SAMPLE)]
-    counts, size = await Stripper(core, asked.strip, asked.now).measured(tx, sample)
+    if asked.strip:
+        counts, size = await Stripper(core, asked.strip, asked.now).measured(tx, sample)
+    else:
+        counts, size = await _measured(tx, sample, asked)
     factor = len(ids) / max(1, len(sample))
     return {name: round(count * factor) for name, count in counts.items()}, round(size * factor), len(sample) < len(ids)
 
@@ -234,8 +305,8 @@ class _Batch:
         before = None if keep is None else await self._copied(keep)
 
         async def work(tx: Transaction) -> Deleted:
-            await tx.lock(self._ids)
-            going, skipped = await self._decided(tx)
+            free = await self._locked(tx)
+            going, skipped = await self._decided(tx, free)
             if before is not None:
                 changed = await before.changed(tx, [member.run_id for member in going])
                 skipped += [Skipped(run_id, "changed") for run_id in changed]
@@ -248,6 +319,13 @@ class _Batch:
             return Deleted(tuple(ids), dict(Counter(member.status for member in going)), rows, tuple(skipped))
 
         return await self._store.write(work)
+
+    async def _locked(self, tx: Transaction) -> set[str]:
+        """Lock the runs, and return them; without those that others are writing, if the store tells."""
+        if isinstance(tx, SkipsLocked):
+            return await tx.lock_free(self._ids)
+        await tx.lock(self._ids)
+        return set(self._ids)
 
     async def _strip(self, tx: Transaction, going: Sequence[Member], skipped: Sequence[Skipped]) -> Deleted:
         stripper = Stripper(self._core, self._asked.strip, self._asked.now)
@@ -265,8 +343,10 @@ class _Batch:
             await before.keep(tx, [member.run_id for member in going], keep)
         return before
 
-    async def _decided(self, tx: Transaction) -> tuple[list[Member], list[Skipped]]:
-        """Who goes, as the runs are now, and who stays and why."""
+    async def _decided(
+        self, tx: Transaction, free: Collection[str] | None = None
+    ) -> tuple[list[Member], list[Skipped]]:
+        """Who goes, as the runs are now, and who stays and why; of those that are not `free`, nobody goes."""
         asked = self._asked
         members = {member.run_id: member for member in await self._members(tx, self._ids)}
         everyone = dict(members)
@@ -279,6 +359,8 @@ class _Batch:
         for run_ids in self._families:
             family = [members[run_id] for run_id in run_ids if run_id in members]
             why = self._why_not(family, everyone, rows) if family else ""
+            if free is not None and any(member.run_id not in free for member in family):
+                why = why or "changed"
             if why:
                 skipped += [Skipped(member.run_id, why) for member in family]
             else:
@@ -288,6 +370,9 @@ class _Batch:
     async def _members(self, tx: Transaction, run_ids: Sequence[str]) -> list[Member]:
         if isinstance(tx, ListsMembers):
             return await _with_notes(tx, self._asked, await tx.members(self._asked, run_ids))
+        if isinstance(tx, SelectsMembers):
+            found = await _Selected(self._core, tx, 0).members(self._asked, run_ids)
+            return await _with_notes(tx, self._asked, found)
         return await _members(self._core, tx, self._asked, list((await tx.runs(run_ids)).values()))
 
     def _why_not(self, family: Sequence[Member], everyone: Mapping[str, Member], rows: Mapping[str, RunRow]) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
 
 _ROWS = 1_000
+_MANY = 4 << 20
+"""Bytes of children of the runs that are read together; if there are more, run by run."""
 _NAMES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
 
 
@@ -59,20 +61,46 @@ async def records_of(
 ) -> AsyncIterator[tuple[Record, int]]:
     """Yield the records of these runs, run by run, each with the number of rows in it."""
     runs, bindings, notes = await tx.runs(ids), await tx.get("binding", ids), await tx.get("strip", ids)
+    few = await few_children(tx, ids)
     for run_id in ids:
         row = runs.get(run_id, RunRow(run_id))
         record: Record = {"run_id": run_id, "state": _text(row.state), "run": _text(row.run)}
         record["manifest"] = bindings[run_id].decode() if run_id in bindings else None
         record |= kind.notes | ({"stripped": notes[run_id].decode()} if run_id in notes else {})
         count = 1
-        for name in CHILD_KINDS:
-            async for child in tx.children(name, [run_id]):
-                if count >= _ROWS:
-                    yield record, count
-                    record, count = {"run_id": run_id}, 0
-                record.setdefault(_NAMES[name], []).append([child.key, child.data.decode()])
-                count += 1
+        async for child_kind, child in _children_of(tx, run_id, few):
+            if count >= _ROWS:
+                yield record, count
+                record, count = {"run_id": run_id}, 0
+            record.setdefault(_NAMES[child_kind], []).append([child.key, child.data.decode()])
+            count += 1
         yield {**record, **kind.notes, "last": True}, count
+
+
+async def few_children(
+    tx: Transaction, run_ids: Sequence[str], most: int = _MANY
+) -> dict[str, list[tuple[ChildKind, ChildRow]]] | None:
+    """The children of these runs, in order; None if they are more than `most` bytes."""
+    found: dict[str, list[tuple[ChildKind, ChildRow]]] = {run_id: [] for run_id in run_ids}
+    for kind in CHILD_KINDS:
+        async for child in tx.children(kind, run_ids):
+            found[child.run_id].append((kind, child))
+            most -= len(child.data) + 100
+            if most < 0:
+                return None
+    return found
+
+
+async def _children_of(
+    tx: Transaction, run_id: str, few: Mapping[str, Sequence[tuple[ChildKind, ChildRow]]] | None
+) -> AsyncIterator[tuple[ChildKind, ChildRow]]:
+    if few is not None:
+        for pair in few[run_id]:
+            yield pair
+        return
+    for kind in CHILD_KINDS:
+        async for child in tx.children(kind, [run_id]):
+            yield kind, child
 
 
 class Digests:

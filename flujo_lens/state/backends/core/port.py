@@ -20,9 +20,9 @@ first), so the work has no effect but its writes. For an engine that blocks, the
 suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
 
 What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
-`isinstance`: `AddsRuns`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`, `ListsMembers`, `MarksRuns`, `TellsChanges`. A
-driver without them is right, only slower on large stores. One that keeps runs in a form of its own, which is to come
-back as it was, is `CopiesRuns`.
+`isinstance`: `AddsRuns`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`, `ListsMembers`, `SelectsMembers`, `SkipsLocked`,
+`MarksRuns`, `TellsChanges`. A driver without them is right, only slower on large stores. One that keeps runs in a form
+of its own, which is to come back as it was, is `CopiesRuns`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ __all__ = [
     "MeasuresRuns",
     "RunIndex",
     "RunRow",
+    "SelectsMembers",
+    "SkipsLocked",
     "Space",
     "Store",
     "TellsChanges",
@@ -348,6 +350,48 @@ class ListsMembers(Protocol):
 
     async def orphans(self, before: datetime) -> list[str]:
         """Return the ids without a run whose evaluations can all be read and are older."""
+        ...
+
+
+@runtime_checkable
+class SelectsMembers(Protocol):
+    """A transaction that selects what a deletion goes by in its engine, and tells it run by run.
+
+    Runs of which the engine does not tell everything, the odd ones, are handed out by their ids.
+    """
+
+    async def selected_members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> tuple[list[Member], list[str]]:
+        """Return those of these runs that are there, and the odd ones."""
+        ...
+
+    def candidates(
+        self, asked: DeletionRequest, admitted: Collection[str] | None
+    ) -> AsyncIterator[tuple[Member | str, bool]]:
+        """Yield runs, or the ids of odd ones, each with whether it may belong to a family of several.
+
+        Left out may be runs alone that `asked` does not admit, or that are too young.
+
+        Args:
+            asked: What is asked for.
+            admitted: The runs that its filter admits, if that asks for more than an index tells.
+        """
+        ...
+
+    async def count(self, wanted: RunFilter) -> int | None:
+        """Return how many runs there are."""
+        ...
+
+    async def orphan_ids(self) -> list[str]:
+        """Return the ids that have evaluations and no run."""
+        ...
+
+
+@runtime_checkable
+class SkipsLocked(Protocol):
+    """A transaction that can pass over runs that others are writing."""
+
+    async def lock_free(self, run_ids: Sequence[str]) -> set[str]:
+        """Lock those of these runs that no other transaction has locked, without waiting; return them."""
         ...
 
 

@@ -46,7 +46,11 @@ _STEPS = """(SELECT {what} FROM (SELECT DISTINCT ON (step_index, step_name) c, k
 
 _DOCUMENT = r"CASE WHEN position('\u0000' IN d.document) = 0 THEN d.document::json END"
 _STRANGE = r"""coalesce(position('\u0000' IN d.document) + position('"start_time":' IN d.document) > 0, false)"""
-_ZONED = "f.document ->> '{0}' ~ '(Z|[+-]..:..)$'"
+_DAY = "((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
+_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
+_ZONED = f"f.document ->> '{{0}}' ~ '^[12][0-9]{{{{3}}}}-{_DAY}T{_CLOCK}(Z|[+-](0[0-9]|1[0-5]):[0-5][0-9])$'"
+"""Whether a text is a time that can be cast without an error."""
+
 _DIFFERS = f"""CASE WHEN {_ZONED} THEN (f.document ->> '{{0}}')::timestamptz <> f.r_{{0}}
   ELSE f.document ->> '{{0}}' IS NOT NULL END"""
 _END = f"CASE WHEN {_ZONED.format('end_time')} THEN (f.document ->> 'end_time')::timestamptz END"
@@ -103,16 +107,23 @@ class Facts:
         self.values.append(value)
         return f"${len(self.values)}::{kind}"
 
-    def select(self, what: str, rest: str = "", *, odd: bool | None = False) -> str:
+    def select(self, what: str, rest: str = "", *, odd: bool | None = False, join: str = "") -> str:
         """The runs that columns tell of and the filter admits; or the `odd` ones, of which it may admit fewer.
 
         None: both.
         """
-        which = "odd" if odd else f"NOT odd{self._admitted()}"
-        return f"SELECT {what} FROM {self._runs} WHERE {which if odd is not None else f'(odd OR {which})'} {rest}"
+        which = "odd" if odd else f"NOT odd{self._admitted(self._wanted)}"
+        return (
+            f"SELECT {what} FROM {self._runs} {join} WHERE {which if odd is not None else f'(odd OR {which})'} {rest}"
+        )
 
-    def _admitted(self) -> str:
-        wanted = self._wanted
+    def admits(self, wanted: RunFilter) -> str:
+        """Whether another filter admits a run, as a column."""
+        begun = (("started >=", wanted.since), ("started <", wanted.until))
+        asked = "".join(f" AND {limit} {self.given(t, 'timestamptz')}" for limit, t in begun if t is not None)
+        return f"coalesce(true{asked}{self._admitted(wanted)}, false)"
+
+    def _admitted(self, wanted: RunFilter) -> str:
         equal = {"name": wanted.pipeline, "version": wanted.version, "parent": wanted.parent}
         asked = [f"{column} = {self.given(value, 'text')}" for column, value in equal.items() if value is not None]
         if wanted.statuses:

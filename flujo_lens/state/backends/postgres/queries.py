@@ -6,6 +6,8 @@ store (a half made schema, no tables of ours) is left out of a statement by its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 
 __all__ = [
@@ -289,3 +291,25 @@ def lock(shape: Shape) -> str:
             parts[f"of_{table}"] = f'{rows} ORDER BY run_id COLLATE "C" FOR UPDATE'
     tables = ", ".join(f"{name} AS MATERIALIZED ({sql})" for name, sql in parts.items())
     return f"WITH {tables} SELECT " + ", ".join(f"(SELECT count(*) FROM {name})" for name in parts)
+
+
+def lock_free(shape: Shape) -> str:
+    """Lock those of ids ($1), of a namespace ($2), that nobody has locked, and return them.
+
+    Of a row that another transaction is changing nothing is waited for: this transaction holds up nobody.
+    """
+    mine = "pg_try_advisory_xact_lock(1818585715, hashtext($2::text || id))"
+    parts = [f"held AS MATERIALIZED (SELECT id FROM unnest($1::text[]) AS id WHERE {mine})"]
+    free = []
+    for table in ("runs", "workflow_state"):
+        if shape.has(table):
+            rows = f"SELECT run_id FROM {table} WHERE run_id = ANY($1::text[]) FOR UPDATE SKIP LOCKED"
+            parts.append(f"of_{table} AS MATERIALIZED ({rows})")
+            there = f"EXISTS (SELECT FROM {table} t WHERE t.run_id = held.id)"
+            free.append(f"(held.id IN (SELECT run_id FROM of_{table}) OR NOT {there})")
+    return f"WITH {', '.join(parts)} SELECT id FROM held WHERE {' AND '.join(free) or 'true'}"
+
+
+def storable(texts: Iterable[str]) -> list[str]:
+    """Each of these texts once, without those that PostgreSQL has no place for."""
+    return [text for text in dict.fromkeys(texts) if "\0" not in text]

@@ -10,6 +10,8 @@ from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.core.port import NO_START, ChildKind, ChildRow, RunIndex, RunRow, Space, micros
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, values_of
+from flujo_lens.state.backends.postgres.members import PostgresMembers
+from flujo_lens.state.backends.postgres.queries import storable
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 from flujo_lens.state.traces import span_rows, trace_document
 from flujo_lens.state.views import UNREADABLE, RunFilter
@@ -28,7 +30,7 @@ _STATE_WIDTH = len(COLUMNS["workflow_state"])
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class PostgresTransaction:
+class PostgresTransaction(PostgresMembers):
     """Reads and writes rows by way of documents.
 
     Args:
@@ -50,7 +52,7 @@ class PostgresTransaction:
     async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
         """Return the runs by id."""
         sql = queries.runs("(SELECT id, NULL AS started FROM unnest($1::text[]) AS id) AS wanted", self._shape)
-        rows = [_run_row(row[1:]) for row in await self._db.fetch(sql, _storable(run_ids))]
+        rows = [_run_row(row[1:]) for row in await self._db.fetch(sql, storable(run_ids))]
         return {row.run_id: row for row in rows}
 
     async def scan(
@@ -165,7 +167,7 @@ class PostgresTransaction:
         if not self._has_parents:
             return []
         sql = "SELECT run_id FROM workflow_state WHERE parent_run_id = ANY($1::text[])"
-        return [row[0] for row in await self._db.fetch(sql, _storable(run_ids))]
+        return [row[0] for row in await self._db.fetch(sql, storable(run_ids))]
 
     async def put_run(self, row: RunRow, index: RunIndex) -> None:
         """Save state and metadata, each in its table; the index is what the columns say."""
@@ -239,7 +241,7 @@ class PostgresTransaction:
     async def children(self, kind: ChildKind, run_ids: Sequence[str] | None) -> AsyncIterator[ChildRow]:
         """Yield the rows of one kind, by a cursor."""
         table = _TABLES[kind]
-        given = () if run_ids is None else (_storable(run_ids),)
+        given = () if run_ids is None else (storable(run_ids),)
         sql = queries.children(table, kind, self._shape, run_ids is None)
         async for row in self._db.cursor(sql, *given, prefetch=_PREFETCH):
             data = document_of(table, row[2:-2]) if row[1] is None else row[1].encode()
@@ -291,17 +293,7 @@ class PostgresTransaction:
           ON CONFLICT (run_id) DO UPDATE SET trace_data = EXCLUDED.trace_data"""
         await self._db.execute(sql, run_id, safe_dumps(tree).replace(b"\\u0000", b"\\ufffd").decode())
 
-    # --- removing, values, locks
-
-    async def drop(self, run_ids: Sequence[str]) -> None:
-        """Remove runs with all that belongs to them."""
-        ids = _storable(run_ids)
-        for table in ("steps", "spans", "traces", "evaluations", "runs", "workflow_state", "lens_documents"):
-            if self._shape.has(table):
-                await self._db.execute(f"DELETE FROM {table} WHERE run_id = ANY($1::text[])", ids)
-        for table in ("lens_claims", "lens_bindings", "lens_strips"):
-            if self._shape.has(table):
-                await self._db.execute(f"DELETE FROM {table} WHERE key = ANY($1::text[])", ids)
+    # --- values, locks
 
     async def get(self, space: Space, keys: Sequence[str] | None = None) -> dict[str, bytes]:
         """Return values by key."""
@@ -309,7 +301,7 @@ class PostgresTransaction:
             return await self._system(keys)
         if not self._shape.has(_VALUES[space]):
             return {}
-        some, given = ("", ()) if keys is None else (" WHERE key = ANY($1::text[])", (_storable(keys),))
+        some, given = ("", ()) if keys is None else (" WHERE key = ANY($1::text[])", (storable(keys),))
         rows = await self._db.fetch(f"SELECT key, value FROM {_VALUES[space]}{some}", *given)
         return {row[0]: row[1].encode() for row in rows}
 
@@ -320,7 +312,7 @@ class PostgresTransaction:
         if self._shape.has("lens_documents"):
             exact = """(SELECT d.document FROM lens_documents d WHERE d.kind = 'system' AND d.run_id = t.key
               AND d.key = '' AND d.stamp = md5(t::text))"""
-        some, given = ("", ()) if keys is None else ("WHERE t.key = ANY($1::text[])", (_storable(keys),))
+        some, given = ("", ()) if keys is None else ("WHERE t.key = ANY($1::text[])", (storable(keys),))
         sql = f"SELECT t.key, {exact}, {queries.columns('system_state', 't', self._shape)} FROM system_state t {some}"
         return {
             row[0]: document_of("system_state", row[2:]) if row[1] is None else row[1].encode()
@@ -357,7 +349,7 @@ class PostgresTransaction:
 
     async def lock(self, run_ids: Iterable[str]) -> None:
         """Lock the ids for those who ask as we do, and the rows for everybody."""
-        await self._db.fetchrow(queries.lock(self._shape), sorted(_storable(run_ids)), self._namespace)
+        await self._db.fetchrow(queries.lock(self._shape), sorted(storable(run_ids)), self._namespace)
 
 
 def _page_size(limit: int | None) -> int:
@@ -388,11 +380,6 @@ def _run_row(row: Sequence[Any]) -> RunRow:
     if has_run:
         run = document_of("runs", rest[_STATE_WIDTH:]) if run is None else run.encode()
     return RunRow(run_id, state if has_state else None, run if has_run else None)
-
-
-def _storable(texts: Iterable[str]) -> list[str]:
-    """Each of these texts once, without those that PostgreSQL has no place for."""
-    return [text for text in dict.fromkeys(texts) if "\0" not in text]
 
 
 def _key_of(kind: ChildKind, data: bytes) -> str | None:
