@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flujo_lens.state.backends.postgres.queries import FIRST, LAST
+from flujo_lens.state.backends.postgres.queries import FIRST, LAST, statuses_stored
 from flujo_lens.state.backends.postgres.tables import COLUMNS, Shape
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
@@ -137,8 +137,6 @@ class Facts:
 
     def _rows(self) -> str:
         """The runs with their states, and the states without a run; asked for by status, the states come first."""
-        from flujo_lens.state.backends.postgres.transaction import statuses_stored
-
         runs, states = self._side("runs", "r"), self._side("workflow_state", "s")
         if runs is None or states is None:
             return self._branch(runs or states or "", "s" if runs is None else "r")

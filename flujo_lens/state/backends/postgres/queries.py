@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
+from flujo_lens.state.views import UNREADABLE, RunFilter
 
 __all__ = [
     "FIRST",
@@ -313,3 +314,20 @@ def lock_free(shape: Shape) -> str:
 def storable(texts: Iterable[str]) -> list[str]:
     """Each of these texts once, without those that PostgreSQL has no place for."""
     return [text for text in dict.fromkeys(texts) if "\0" not in text]
+
+
+def statuses_stored(wanted: RunFilter) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Which statuses states can have, and runs without one, that a filter admits; None if it admits any.
+
+    A state may say failed of a run that was cancelled, and paused of one that failed (see `interpret.status_of`).
+    """
+    asked = wanted.statuses
+    if not asked or UNREADABLE in asked or not are_plain(asked):
+        return None
+    more = {"failed"} if "cancelled" in asked else set()
+    return asked | more | ({"paused"} if "failed" in asked else set()), asked
+
+
+def are_plain(texts: Iterable[str]) -> bool:
+    """Whether the columns hold these texts as they are."""
+    return not any("\0" in text or "\ufffd" in text for text in texts)

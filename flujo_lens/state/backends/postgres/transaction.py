@@ -11,7 +11,7 @@ from flujo_lens.state.backends.core.port import NO_START, ChildKind, ChildRow, R
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, values_of
 from flujo_lens.state.backends.postgres.members import PostgresMembers
-from flujo_lens.state.backends.postgres.queries import storable
+from flujo_lens.state.backends.postgres.queries import are_plain, statuses_stored, storable
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 from flujo_lens.state.traces import span_rows, trace_document
 from flujo_lens.state.views import UNREADABLE, RunFilter
@@ -98,7 +98,7 @@ class PostgresTransaction(PostgresMembers):
 
     async def _few(self, hint: RunFilter) -> list[tuple[int, str]] | None:
         """Starts and ids of all runs that can have the wanted parent or statuses; None if that is no help."""
-        if hint.parent is not None and _are_plain([hint.parent]) and self._has_parents:
+        if hint.parent is not None and are_plain([hint.parent]) and self._has_parents:
             found = await self._db.fetch(queries.keys_of_tasks(self._shape), hint.parent, _FEW + 1)
             return None if len(found) > _FEW else [(micros(start), run_id) for run_id, start in found]
         wanted = statuses_stored(hint)
@@ -126,7 +126,7 @@ class PostgresTransaction(PostgresMembers):
         """Return how many runs the filter admits; None where columns alone do not tell."""
         if wanted != RunFilter(statuses=wanted.statuses, since=wanted.since, until=wanted.until):
             return None
-        if wanted.statuses & _DOUBTFUL or not _are_plain(wanted.statuses):
+        if wanted.statuses & _DOUBTFUL or not are_plain(wanted.statuses):
             return None
         until = None if wanted.until is None else wanted.until - timedelta(microseconds=1)
         given = (list(wanted.statuses) or None, wanted.since, until)
@@ -354,23 +354,6 @@ class PostgresTransaction(PostgresMembers):
 
 def _page_size(limit: int | None) -> int:
     return _PAGE if limit is None else max(1, min(limit, _PAGE))
-
-
-def statuses_stored(wanted: RunFilter) -> tuple[frozenset[str], frozenset[str]] | None:
-    """Which statuses states can have, and runs without one, that a filter admits; None if it admits any.
-
-    A state may say failed of a run that was cancelled, and paused of one that failed (see `interpret.status_of`).
-    """
-    asked = wanted.statuses
-    if not asked or UNREADABLE in asked or not _are_plain(asked):
-        return None
-    more = {"failed"} if "cancelled" in asked else set()
-    return asked | more | ({"paused"} if "failed" in asked else set()), asked
-
-
-def _are_plain(texts: Iterable[str]) -> bool:
-    """Whether the columns hold these texts as they are."""
-    return not any("\0" in text or "\ufffd" in text for text in texts)
 
 
 def _run_row(row: Sequence[Any]) -> RunRow:
