@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from flujo_lens.state.backends.base import StateBackend, overrides
 from flujo_lens.state.claims import Claim
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import GONE, INACTIVE, RunFilter, RunSummary
+
+if TYPE_CHECKING:
+    from flujo_lens.state.maintenance import Finding
 
 RUNNING = frozenset({"running"})
 
@@ -90,3 +94,10 @@ async def silent_ids(
     silent = [run_id for run_id in found if run_id not in claims or claims[run_id].has_ended(now)]
     dead = await gone_runs(backend, wanted, claims.values()) if gone else []
     return list(dict.fromkeys([*silent, *(run.run_id for run in dead)]))
+
+
+async def find_silent_runs(backend: StateBackend, now: datetime, silent_after: timedelta) -> Finding:
+    """The finding of a check on running runs without activity for `silent_after`."""
+    from flujo_lens.state.maintenance import silent_finding
+
+    return silent_finding(len(await silent_ids(backend, RunFilter(), now - silent_after, now)), silent_after)

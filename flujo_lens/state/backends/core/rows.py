@@ -39,6 +39,8 @@ _STEP_NAMES = {
     "error_message": "error",
 }
 _MOST_SECONDS = 2**63
+_PLAIN = (Mapping, list, str, int, float, type(None))
+"""What no application's object of fields is."""
 _FILLED = "lens_filled"
 _NAMELESS = (None, "", "unknown")
 _TIMES = ("created_at", "updated_at", "start_time", "end_time")
@@ -132,7 +134,7 @@ def as_object(state: Any, default: Callable[[Any], Any] | None) -> JSONObject:
     Raises:
         TypeError: that has no fields.
     """
-    if not isinstance(state, Mapping | list | str | int | float | None):
+    if type(state) is not dict and not isinstance(state, _PLAIN):
         from flujo_lens.serialization import safe_serialize
 
         plain = safe_serialize(state, default, on_lossy=lambda lost: None)

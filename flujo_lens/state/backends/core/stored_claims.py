@@ -115,8 +115,7 @@ class StoredClaims(ReadingBackend):
     @empty_if_missing(lambda: None)
     async def get_manifest(self, digest: str) -> JSONObject | None:
         """Return the manifest with this digest; None if there is none, or it cannot be read."""
-        found = _loaded((await self._values("manifest", [digest])).get(digest))
-        return found if isinstance(found, dict) else None
+        return manifest_in((await self._values("manifest", [digest])).get(digest))
 
     @empty_if_missing(lambda: None)
     async def manifest_of(self, run_id: str) -> str | None:
@@ -151,6 +150,12 @@ def claims_in(values: Mapping[str, bytes]) -> dict[str, Claim]:
         except (KeyError, TypeError, ValueError):
             continue
     return claims
+
+
+def manifest_in(data: bytes | None) -> JSONObject | None:
+    """A stored manifest; None if there is none, or it cannot be read."""
+    found = _loaded(data)
+    return found if isinstance(found, dict) else None
 
 
 def _loaded(data: bytes | None) -> Any:

@@ -421,12 +421,11 @@ class FileBackend(CoreBackend):
     async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for what is wrong with the folder; unless `full`, histories by their ends."""
         from flujo_lens.state.backends.file.upkeep.check import check
-        from flujo_lens.state.maintenance import silent_finding
-        from flujo_lens.state.stale_runs import silent_ids
+        from flujo_lens.state.stale_runs import find_silent_runs
 
-        silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
+        silent = await find_silent_runs(self, now, silent_after)
         found = await self._files.run(lambda stop: check(self._folder, stop, full=full))
-        return (*found, silent_finding(silent, silent_after))
+        return (*found, silent)
 
     async def repair(self, checks: Sequence[str]) -> Sequence[Repaired]:
         """Move leftovers of interrupted saves, older than an hour, out of the folder into the bin next to it."""

@@ -10,7 +10,6 @@ from flujo_lens.state.backends.core.backend import CoreBackend
 from flujo_lens.state.backends.core.validation import check_timeout, check_zone
 from flujo_lens.state.backends.postgres.store import PostgresStore
 from flujo_lens.state.backends.postgres.uri import address_of
-from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
@@ -95,11 +94,10 @@ class PostgresBackend(CoreBackend):
 
     async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for missing tables, orphans, long transactions, dead rows; unless `full`, 5 seconds for each."""
-        from flujo_lens.state.maintenance import silent_finding
-        from flujo_lens.state.stale_runs import silent_ids
+        from flujo_lens.state.stale_runs import find_silent_runs
 
-        silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
-        return (*await self._server.checked(now, full), silent_finding(silent, silent_after))
+        silent = await find_silent_runs(self, now, silent_after)
+        return (*await self._server.checked(now, full), silent)
 
     async def plan_optimization(self, *, vacuum: bool = False) -> OptimizationPlan:
         """Return which indexes would be made."""

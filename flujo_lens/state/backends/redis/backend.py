@@ -11,7 +11,6 @@ from flujo_lens.state.backends.core.port import RunIndex, RunRow
 from flujo_lens.state.backends.core.validation import check_timeout, check_zone
 from flujo_lens.state.backends.redis.store import RedisStore
 from flujo_lens.state.backends.redis.uri import address_of
-from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.redis.maintenance import Caretaker
@@ -105,11 +104,10 @@ class RedisBackend(CoreBackend):
 
     async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for states without an index, an index without runs, and at memory, disk, replicas and connections."""
-        from flujo_lens.state.maintenance import silent_finding
-        from flujo_lens.state.stale_runs import silent_ids
+        from flujo_lens.state.stale_runs import find_silent_runs
 
-        silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
-        return (*await self._caretaker().findings(full), silent_finding(silent, silent_after))
+        silent = await find_silent_runs(self, now, silent_after)
+        return (*await self._caretaker().findings(full), silent)
 
     async def repair(self, checks: Sequence[str]) -> Sequence[Repaired]:
         """Put states into the index, and take out of it what points at nothing."""

@@ -558,12 +558,11 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
     async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for what is wrong; unless `full`, the pages of a large file for a few seconds, and values by samples."""
         from flujo_lens.state.backends.sqlite.upkeep.check import check
-        from flujo_lens.state.maintenance import silent_finding
-        from flujo_lens.state.stale_runs import silent_ids
+        from flujo_lens.state.stale_runs import find_silent_runs
 
-        silent = len(await silent_ids(self, RunFilter(), now - silent_after, now))
+        silent = await find_silent_runs(self, now, silent_after)
         found = await self._store.read(lambda session: check(session, self._store.reader.path, now, full=full))
-        return (*found, silent_finding(silent, silent_after))
+        return (*found, silent)
 
     async def repair(self, checks: Sequence[str]) -> Sequence[Repaired]:
         """Make missing indexes, alone with the file; fold in a large WAL, as far as others let it."""

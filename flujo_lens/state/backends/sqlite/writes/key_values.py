@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from flujo_lens.state.backends.core.port import Space, ValueWork, run_without_waiting
 from flujo_lens.state.backends.core.rows import now_text
-from flujo_lens.state.backends.core.stored_claims import claims_in
+from flujo_lens.state.backends.core.stored_claims import claims_in, manifest_in
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.writes import queries
 from flujo_lens.state.claims import Claim, present
@@ -119,11 +119,4 @@ def bind(db: sqlite3.Connection, run_id: str, digest: str) -> None:
 
 def manifest_of_digest(db: sqlite3.Connection, digest: str) -> dict[str, Any] | None:
     """The manifest of a digest; None if there is none, or it cannot be read."""
-    from flujo_lens.serialization import safe_loads
-
-    found = values_of(db, "manifest", [digest]).get(digest)
-    try:
-        manifest = None if found is None else safe_loads(found)
-    except (TypeError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) else None
+    return manifest_in(values_of(db, "manifest", [digest]).get(digest))
