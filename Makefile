@@ -78,6 +78,7 @@ bench: $(VENV)/.tested
 	@for part in serialization sqlite_state file_state progress runner check prune; do \
 		echo; $(BIN)/python tests/benchmarks/bench_$$part.py || exit 1; \
 	done
+	@test -z "$(BEFORE)" || { echo; $(BIN)/python tests/benchmarks/bench_builds.py --before $(BEFORE); }
 
 soak: $(VENV)/.tested
 	@LENS_SOAK=1 $(BIN)/python -m pytest -q -n 2
