@@ -97,8 +97,8 @@ class SourceFile(NamedTuple):
 
 _PART = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
 _NAME = rf"(?P<name>{_PART}(?:\s*\.\s*{_PART})*)"
-_HEADER = re.compile(rf"\s*\[{{1,2}}\s*{_NAME}\s*\]{{1,2}}\s*(?:#.*)?$")
-_KEY = re.compile(rf"\s*{_NAME}\s*=")
+_HEADER = rf"\s*\[{{1,2}}\s*{_NAME}\s*\]{{1,2}}\s*(?:#.*)?$"
+_KEY = rf"\s*{_NAME}\s*="
 
 
 @lru_cache(maxsize=8)
@@ -107,10 +107,10 @@ def _line_index(text: str) -> dict[tuple[str, ...], int]:
     index: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), 1):
-        if header := _HEADER.match(line):
+        if header := re.match(_HEADER, line):
             table = _parts(header["name"])
             index.setdefault(table, number)
-        elif key := _KEY.match(line):
+        elif key := re.match(_KEY, line):
             index.setdefault((*table, *_parts(key["name"])), number)
     return index
 

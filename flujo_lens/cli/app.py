@@ -358,8 +358,7 @@ def _wants_json(arguments: list[str]) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program ``lens``."""
-    # 100 garbage collections during the imports take a tenth of a short command's time.
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(50_000, 20, 20)  # as in `flujo_lens.__main__`, for those who call this function
     fill_closed_numbers()
     in_utf8_mode()
     world = World(owns_process=True)

@@ -214,7 +214,7 @@ class _Line:
             timeout=_SECONDS,
             quiet=True,
         )
-        return App(self._world).with_options(options).run(work)
+        return App(self._world).with_options(options).read(work)
 
     def _runs(self) -> Iterable[Candidate]:
         from flujo_lens.rendering import human

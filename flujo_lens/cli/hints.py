@@ -20,7 +20,7 @@ _CHANGES = ("fork", "cancel", "delete", "prune", "undo", "export", "import", "mi
 _GROUPS = ("tasks", "system", "audit")
 
 _ALONE = "|".join((*_WITH_CODE, *_LOOKS, *_CHANGES))
-_COMMAND = re.compile(rf"\blens (?P<name>{_ALONE}|(?:{'|'.join(_GROUPS)}) [a-z]+)(?![\w-])")
+_COMMAND = rf"\blens (?P<name>{_ALONE}|(?:{'|'.join(_GROUPS)}) [a-z]+)(?![\w-])"
 _NAMES = {"--store": "--store", "-s": "--store", "--config": "--config", "--app": "--app", "--app-dir": "--app-dir"}
 _OF_CODE = ("--app", "--app-dir")
 
@@ -38,11 +38,11 @@ class Repeated(NamedTuple):
 
     def command(self, text: str) -> str:
         """A command line that starts with ``lens``, with the options inserted after the command's name."""
-        return _COMMAND.sub(self._with_options, text, count=1) if text.startswith("lens ") else text
+        return re.sub(_COMMAND, self._with_options, text, count=1) if text.startswith("lens ") else text
 
     def prose(self, text: str) -> str:
         """A text with the options inserted into its command lines."""
-        return _COMMAND.sub(self._with_options, text) if self.options else text
+        return re.sub(_COMMAND, self._with_options, text) if self.options else text
 
     def error(self, document: dict[str, Any]) -> dict[str, Any]:
         """An error as `LensError.to_dict` gives it, with the options in its hint and in the commands of its remedies.

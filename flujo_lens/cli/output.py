@@ -28,7 +28,7 @@ _WITH_HEADER = ("table", "csv", "tsv")
 _LONGEST_LINE = 100
 """Maximum width of a line of several commands where lines have no width."""
 
-_PADDING = re.compile(r" +((?:\x1b\[[\d;]*m)*)(?=\n|\Z)")
+_PADDING = r" +((?:\x1b\[[\d;]*m)*)(?=\n|\Z)"
 """Spaces at the end of a line, after an optional end of a colour."""
 
 
@@ -239,7 +239,7 @@ class _Encoded:
 
     def write(self, text: str) -> int:
         if not self._pads:
-            text = _PADDING.sub(r"\1", text)
+            text = re.sub(_PADDING, r"\1", text)
         if self.encoding.lower().replace("-", "") != "utf8":
             text = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
         else:

@@ -23,7 +23,7 @@ def print_count(app: App, out: Output, wanted: RunFilter) -> None:
     async def work(backend: StateBackend) -> int:
         return await backend.count_runs(wanted)
 
-    count = app.run(work)
+    count = app.read(work)
     out.write(f"{count}\n".encode())
     if not count:
         app.note_no_runs(_nothing(wanted), wanted)
@@ -63,7 +63,7 @@ def print_page(app: App, out: Output, view: View, wanted: RunFilter, limit: int 
             page = Page(tuple([run async for run in backend.iter_runs(wanted, after=after, reverse=reverse)]))
         return page._replace(items=tuple(await app.with_signs(backend, page.items)))
 
-    page = app.run(work)
+    page = app.read(work)
     out.show(view, page.items, _nothing(wanted), wanted)
     note_problems(app, page.items)
     if page.next is not None:
@@ -124,6 +124,6 @@ def stream_runs(
         return found
 
     out.write(writer.head())
-    if not app.run(work):
+    if not app.read(work):
         app.note_no_runs(_nothing(wanted), wanted)
     out.write(writer.tail())

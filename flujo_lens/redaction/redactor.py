@@ -24,7 +24,7 @@ _HOLDS_NAMES = frozenset({
 
 _MARKS = ("//", ":/", "sk-", "eyJ", "gh", "glpat-", "xox", "AIza", "PRIVATE KEY", "\\/")
 _SHELL_QUOTE = "'\"'\"'"
-_SHELL_WORD = re.compile(rf"'[^']*(?:{_SHELL_QUOTE}[^']*)+'")
+_SHELL_WORD = rf"'[^']*(?:{_SHELL_QUOTE}[^']*)+'"
 _SHORTEST = 4
 """Characters of the shortest text in which there is a key and a secret."""
 
@@ -71,7 +71,7 @@ class Redactor:
             hidden = self._texts.masked(word)
             return found[0] if hidden == word else shlex.quote(hidden)
 
-        text = _SHELL_WORD.sub(masked, text)
+        text = re.sub(_SHELL_WORD, masked, text)
         plain = text.replace(_SHELL_QUOTE, "'")
         once = self._texts.masked(plain)
         return text if once == plain else once

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -28,6 +27,13 @@ WORKING: set[str] = set()
 def present() -> datetime:
     """The current time by this machine's clock, which the rules of claims use."""
     return datetime.now(UTC)
+
+
+def _host() -> str:
+    """The name of this machine."""
+    import socket  # here: most commands that read claims find none
+
+    return socket.gethostname()
 
 
 class Holder(NamedTuple):
@@ -49,7 +55,7 @@ class Holder(NamedTuple):
     def current(cls) -> Holder:
         """This process. A child of `os.fork` is a different holder."""
         pid = os.getpid()
-        return cls(socket.gethostname(), boot_id(), pid, start_of(pid) or "")
+        return cls(_host(), boot_id(), pid, start_of(pid) or "")
 
     def is_gone(self) -> bool:
         """Whether the process is known to be dead: it was on this machine, which was rebooted or has no such process.
@@ -64,7 +70,7 @@ class Holder(NamedTuple):
 
     def _is_alive(self) -> bool | None:
         """None if unknown."""
-        if self.host != socket.gethostname():
+        if self.host != _host():
             return None
         rebooted = is_other_boot(self.boot_id)
         if rebooted is not False:

@@ -25,13 +25,10 @@ _FRACTION = r"(?:[.,](?P<fraction>\d{1,9}))?"
 _TIME = rf"(?P<hour>\d\d)(?::(?P<minute>\d\d)(?::(?P<second>\d\d){_FRACTION})?)?"
 _COMPACT_TIME = rf"(?P<hour>\d\d)(?:(?P<minute>\d\d)(?:(?P<second>\d\d){_FRACTION})?)?"
 _OFFSET = r"(?: ?(?P<offset>[Zz]|[+-]\d\d(?::?\d\d(?::?\d\d)?)?))?"
-_FORMS = tuple(
-    re.compile(form, re.ASCII)
-    for form in (
-        rf"{_DATE}(?:[Tt ]{_TIME})?{_OFFSET}",
-        rf"{_COMPACT}(?:[Tt ](?:{_COMPACT_TIME}))?{_OFFSET}",
-        rf"{_COMPACT}(?P<hour>\d\d)(?P<minute>\d\d)(?P<second>\d\d){_OFFSET}",
-    )
+_FORMS = (
+    rf"{_DATE}(?:[Tt ]{_TIME})?{_OFFSET}",
+    rf"{_COMPACT}(?:[Tt ](?:{_COMPACT_TIME}))?{_OFFSET}",
+    rf"{_COMPACT}(?P<hour>\d\d)(?P<minute>\d\d)(?P<second>\d\d){_OFFSET}",
 )
 _YEARS_OF_DIGITS = range(1970, 2100)
 """The years accepted in a compact date, to refuse other orders such as 20112026."""
@@ -146,7 +143,7 @@ def _read(text: str, zone: tzinfo) -> datetime:
         OverflowError: it is out of the range of `datetime`.
         TimeFormatError: it is ambiguous or does not exist in `zone`.
     """
-    found = next((match for form in _FORMS if (match := form.fullmatch(text))), None)
+    found = next((match for form in _FORMS if (match := re.fullmatch(form, text, re.ASCII))), None)
     if found is None:
         raise ValueError
     parts = found.groupdict()

@@ -96,11 +96,11 @@ def test_a_full_disk(lens: Lens, line: str) -> None:
 # --- signals
 
 
-@pytest.mark.parametrize("line", ["list --all -o ndjson", "list --all", "stats"])
+@pytest.mark.parametrize("line", ["list --all -o ndjson", "list --all", "list", "stats"])
 def test_ctrl_c(lens: Lens, line: str) -> None:
     """In a long read: the pipe is full (or another holds the store) when the signal comes."""
     _fill(lens, 5000)
-    is_held = line == "stats"
+    is_held = line in ("list", "stats")
     with _hold(lens) if is_held else nullcontext():
         process = lens.start(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None
@@ -271,13 +271,15 @@ def test_errors_on_a_terminal_that_is_not_utf_8(lens: Lens) -> None:
 
 MODULES = """
 import sys
-from flujo_lens.cli.app import main
+from flujo_lens.__main__ import main
 try:
     main()
 finally:
     print("\\n".join(sorted(sys.modules)), file=sys.stderr)
 """
 HEAVY = [
+    "asyncio",
+    "socket",
     "rich",
     "pydantic",
     "pydantic_core",

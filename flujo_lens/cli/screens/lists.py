@@ -63,7 +63,7 @@ def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | Non
     async def work(backend: StateBackend) -> list[RunSummary]:
         return [run async for run in backend.iter_runs(wanted, ordered=False)]
 
-    found = sorted(app.run(work), key=lambda run: (run.updated_at or app.world.now(), run.run_id))
+    found = sorted(app.read(work), key=lambda run: (run.updated_at or app.world.now(), run.run_id))
     runs = found[:limit]
     out.show(columns.WAITING, runs, "no waiting runs" if wanted == _WAITING else "no waiting runs match", wanted)
     note_problems(app, runs)
@@ -89,7 +89,7 @@ def task_list(app: App, out: Output, filters: FilterOptions, parent: str | None,
             app.note(f"showing the newest {limit}; more: {more}")
         return await app.with_signs(backend, page.items)
 
-    runs = app.run(work)
+    runs = app.read(work)
     out.show(columns.TASK, runs, "no background tasks", wanted)
     note_problems(app, runs)
 
@@ -101,7 +101,7 @@ def evaluation_list(app: App, out: Output, run: str | None, limit: int) -> None:
         run_id = None if run is None else await resolve_run(backend, run, unescape(run))
         return await backend.read_evaluations(run_id, limit)
 
-    out.show(columns.EVALUATION, app.run(work), "no evaluation scores")
+    out.show(columns.EVALUATION, app.read(work), "no evaluation scores")
 
 
 async def _entries(backend: StateBackend) -> Sequence[SystemEntry]:
@@ -110,7 +110,7 @@ async def _entries(backend: StateBackend) -> Sequence[SystemEntry]:
 
 def system_list(app: App, out: Output) -> None:
     """Print the keys of the system state."""
-    entries = [_masked(out, entry) for entry in app.run(_entries)]
+    entries = [_masked(out, entry) for entry in app.read(_entries)]
     out.show(columns.SYSTEM, entries, "no system state")
 
 
@@ -127,7 +127,7 @@ def system_value(app: App, out: Output, key: str) -> None:
     """
     from flujo_lens.errors import nearest
 
-    entries = {entry.key: entry for entry in app.run(_entries)}
+    entries = {entry.key: entry for entry in app.read(_entries)}
     entry = entries.get(key) or entries.get(unescape(key))
     if entry is None:
         near = nearest(key, entries)

@@ -40,7 +40,7 @@ def _read(app: App, text: str) -> tuple[RunDetail, Stripped | None]:
         note = (await backend.read_stripped([run.run_id])).get(run.run_id)
         return detail._replace(run=run, children=tuple(children)), note
 
-    return app.run(work)
+    return app.read(work)
 
 
 def print_final_output(app: App, out: Output, text: str) -> None:

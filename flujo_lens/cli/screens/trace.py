@@ -65,7 +65,7 @@ def _from_store(app: App, text: str) -> Trace:
             return trace
         return trace._replace(run=(await app.with_signs(backend, [trace.run]))[0])
 
-    return app.run(work)
+    return app.read(work)
 
 
 def missing_spans(app: App, trace: Trace) -> str:

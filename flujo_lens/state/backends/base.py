@@ -101,11 +101,14 @@ class StateBackend(ABC):
         any_loop: Whether the methods may be called from any event loop in any thread, also from several at once.
             Then a runner gives its signs from a thread of its own; else in the loop of the run, where a step that
             blocks keeps them back.
+        needs_loop: Whether reading needs an event loop. A driver whose reading methods never suspend outside of one
+            sets it to False in its own class; a subclass has to repeat it.
         place: Of a store on a server, its address without user and password, in one spelling; None for others. What
             lens keeps for such a store (audit log, lock, recycle bin) is named by it.
     """
 
     any_loop: ClassVar[bool] = False
+    needs_loop: ClassVar[bool] = True
     place: str | None = None
 
     # --- state

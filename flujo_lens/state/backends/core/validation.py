@@ -15,7 +15,7 @@ from typing import Any
 
 from flujo_lens.state.views import RunFilter
 
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_URI = r"[A-Za-z][A-Za-z0-9+.-]+:/"
 """The beginning of a URI, also of one that `Path` has taken a slash from."""
 
 
@@ -278,7 +278,7 @@ def place_of(path: object, driver: type) -> Path:
     text = os.fspath(path)
     if not text or "\0" in text:
         raise ValueError(f"no path: {text!r}")
-    if _URI.match(text):
+    if re.match(_URI, text):
         known = f"{driver.__name__}.from_uri({text!r})"
         raise ValueError(f"{text!r} is a URI, not a path: use {known}, or ./ before it if it is a path")
     return Path(text).expanduser() if text.startswith("~") else Path(text)

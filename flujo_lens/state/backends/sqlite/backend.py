@@ -119,6 +119,7 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
     """
 
     any_loop = True
+    needs_loop = False
 
     def __init__(
         self,

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from flujo_lens.state.backends.core.thread_call import ThreadCall
-from flujo_lens.state.backends.sqlite.engine.aiosqlite_thread import AiosqliteThread
+from flujo_lens.state.backends.core.thread_call import BlockingCall, Call, ThreadCall, in_event_loop
 
-__all__ = ["ConnectionThread"]
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.sqlite.engine.aiosqlite_thread import AiosqliteThread
 
 T = TypeVar("T")
+_Thread: TypeAlias = "AiosqliteThread | _PlainThread"
 
 
 class _Turn:
     """The call that runs."""
 
-    call: ThreadCall | None = None
+    call: Call | None = None
 
 
 class _Job:
@@ -28,8 +29,8 @@ class _Job:
 
     __slots__ = ("_call", "_turn")
 
-    def __init__(self, call: ThreadCall, turn: _Turn) -> None:
-        self._call: ThreadCall | None = call
+    def __init__(self, call: Call, turn: _Turn) -> None:
+        self._call: Call | None = call
         self._turn = turn
 
     def __call__(self) -> None:
@@ -38,6 +39,44 @@ class _Job:
         if call is not None:
             call.do()
         self._turn.call = None
+
+
+class _PlainThread:
+    """Does functions as an `AiosqliteThread` does, for a caller without an event loop, which needs no aiosqlite.
+
+    Args:
+        after: A thread that has been stopped: nothing is done before it has ended.
+    """
+
+    def __init__(self, after: _Thread | None) -> None:
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        if after is not None:
+            self.put(after.join)
+        self._thread = threading.Thread(target=_serve, args=(self._jobs,), name="lens-sqlite", daemon=True)
+        self._thread.start()
+
+    def put(self, work: Callable[[], object]) -> None:
+        self._jobs.put(work)
+
+    def stop(self) -> None:
+        self._jobs.put(None)
+
+    def join(self) -> None:
+        self._thread.join()
+
+
+def _serve(jobs: SimpleQueue[Callable[[], object] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()
+        del job
+
+
+def _new_thread(after: _Thread | None) -> _Thread:
+    if not in_event_loop():
+        return _PlainThread(after)
+    from flujo_lens.state.backends.sqlite.engine.aiosqlite_thread import AiosqliteThread
+
+    return AiosqliteThread(after)
 
 
 class ConnectionThread:
@@ -54,8 +93,8 @@ class ConnectionThread:
         self._interrupt = interrupt
         self._turn = _Turn()
         self._starting = threading.Lock()
-        self._thread: AiosqliteThread | None = None
-        self._ended: AiosqliteThread | None = None
+        self._thread: _Thread | None = None
+        self._ended: _Thread | None = None
 
     @property
     def stopped(self) -> threading.Event:
@@ -67,15 +106,18 @@ class ConnectionThread:
         """Return ``work()``, done on the thread.
 
         A caller that is cancelled gets its `asyncio.CancelledError` when the function has ended, so that
-        nothing happens behind its back; cancelled twice, at once.
+        nothing happens behind its back; cancelled twice, at once. A caller without an event loop waits here, and
+        the coroutine never suspends.
         """
-        call = ThreadCall(work)
-        self._put(call)
-        try:
-            result: T = await call.future
-        except asyncio.CancelledError:
-            await call.withdraw(self._interrupt)
-            raise
+        result: T
+        if in_event_loop():
+            call = ThreadCall(work)
+            self._put(call)
+            result = await call.result(self._interrupt)
+        else:
+            blocking = BlockingCall(work)
+            self._put(blocking)
+            result = blocking.wait(self._interrupt)
         return result
 
     def post(self, work: Callable[[], None]) -> threading.Event | None:
@@ -94,10 +136,10 @@ class ConnectionThread:
             self._thread.put(order)
         return over
 
-    def _put(self, call: ThreadCall) -> None:
+    def _put(self, call: Call) -> None:
         with self._starting:
             if self._thread is None:
-                self._thread = AiosqliteThread(after=self._ended)
+                self._thread = _new_thread(self._ended)
                 self._ended = None
                 weakref.finalize(self, self._thread.stop)
             self._thread.put(_Job(call, self._turn))
@@ -113,7 +155,7 @@ class ConnectionThread:
 
     async def close(self, finish: Callable[[], None]) -> None:
         """Do `finish` on the thread, after all that waits, and end the thread; a later call starts another."""
-        call = ThreadCall(finish)
+        call: BlockingCall | ThreadCall = ThreadCall(finish) if in_event_loop() else BlockingCall(finish)
         with self._starting:
             thread, self._thread = self._thread, None
             if thread is None:
@@ -121,9 +163,19 @@ class ConnectionThread:
             self._ended = thread
             thread.put(_Job(call, self._turn))
             thread.stop()
-        try:
-            await call.future
-        except asyncio.CancelledError:
-            await call.end()
-            raise
+        if isinstance(call, BlockingCall):
+            call.wait()
+        else:
+            await _finished(call)
         thread.join()
+
+
+async def _finished(call: ThreadCall) -> None:
+    """Wait for a call that a caller who is cancelled does not stop."""
+    import asyncio
+
+    try:
+        await call.future
+    except asyncio.CancelledError:
+        await call.end()
+        raise
