@@ -465,15 +465,11 @@ def system_entries(shape: Shape, where: str) -> str:
 # --- statistics
 
 
-COSTED_STEPS = 16
-"""Steps of a history whose cost and tokens SQLite extracts; a longer history is handed out whole."""
-
-
 def plain_runs(shape: Shape, *, costs: bool = True) -> str:
     """Runs with a name of their own and a status beyond doubt: what statistics are made of, one row a run.
 
     The columns: id, name, version, status, start, length in milliseconds, whether it is the time from start to end,
-    then (for `costs`) `history_costs`, and cost and tokens without a history. The states that are not completed are in
+    then (for `costs`) the history as bytes, and cost and tokens without one. The states that are not completed are in
     ``temp.odd``.
 
     The LIMIT keeps SQLite from merging the two queries: it would read a history, which lies on pages of its own, once
@@ -497,23 +493,8 @@ def plain_runs(shape: Shape, *, costs: bool = True) -> str:
     columns = ["p.run_id", "p.name", "p.version", "p.status", "p.start", f"COALESCE(p.spent, {elapsed})"]
     columns.append("p.spent IS NULL")
     if costs:
-        columns += (*history_costs("p.history"), *_costs_without("p.history", "p.cost", shape, "p.run_id"))
+        columns += ("CAST(p.history AS BLOB)", *_costs_without("p.history", "p.cost", shape, "p.run_id"))
     return f"SELECT {', '.join(columns)} FROM ({source}) p"
-
-
-def history_costs(history: str) -> tuple[str, str]:
-    """SQL for cost and tokens of the first `COSTED_STEPS` steps as a JSON array, and for a history that needs a look.
-
-    The second is the history itself where SQLite cannot read it (it is sealed, or has NaN), or where it is longer.
-    """
-    paths = ", ".join(f"'$[{at}].cost_usd', '$[{at}].token_counts'" for at in range(COSTED_STEPS))
-    readable = f"typeof({history}) = 'text' AND json_valid({history})"
-    is_long = f"json_type({history}, '$[{COSTED_STEPS}]') IS NOT NULL"
-    unread = f"CASE WHEN length({history}) > 2 THEN {history} END"  # CASE, because AND reads both sides
-    return (
-        f"CASE WHEN {readable} THEN json_extract({history}, {paths}) END",
-        f"CASE WHEN {readable} THEN CASE WHEN {is_long} THEN {history} END ELSE {unread} END",
-    )
 
 
 def odd_runs() -> str:

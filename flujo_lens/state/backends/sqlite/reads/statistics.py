@@ -19,7 +19,7 @@ from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.reads.run_selection import select, with_details
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape
-from flujo_lens.state.costs import DIGITS, total_of
+from flujo_lens.state.costs import DIGITS
 from flujo_lens.state.groups import GroupedTally, Grouping, PlainRun
 from flujo_lens.state.interpret import RawRun, cost_of
 from flujo_lens.state.statistics import SpanStats, Stats
@@ -109,21 +109,20 @@ def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
         yield PlainRun(run_id, name, version or "latest", status, start, ms, waits == 1 and ms is not None, usd, tokens)
 
 
-def _costs(run_id: Any, extracted: Any, history: Any, cost: Any, tokens: Any) -> tuple[float | None, int | None]:
-    """Cost and tokens of a run out of the columns of `queries.plain_runs`."""
-    if history is not None or extracted is None:
-        return cost_of(RawRun(as_text(run_id), history=history, stored_cost=cost, stored_tokens=tokens))
-    found = loads(extracted)
-    if found[0] is not None and found[1] is not None:
-        try:
-            return round(float(sum(filter(None, found[::2]))), DIGITS), sum(filter(None, found[1::2]))
-        except TypeError:  # a text, or counts by kind
-            pass
-    usd, count = total_of(zip(found[::2], found[1::2], strict=True))
-    if usd is None or count is None:
-        stored = total_of([(cost, tokens)])
-        return stored[0] if usd is None else usd, stored[1] if count is None else count
-    return usd, count
+def _costs(run_id: Any, history: bytes | None, cost: Any, tokens: Any) -> tuple[float | None, int | None]:
+    """Cost and tokens of a run out of the columns of `queries.plain_runs`.
+
+    What most histories have, numbers in every entry, is summed here: `cost_of` takes five times as long.
+    """
+    try:
+        steps = loads(history or b"")
+        usd, counts = [step["cost_usd"] for step in steps], [step["token_counts"] for step in steps]
+        if steps and type(steps) is list:
+            return round(float(sum(usd)), DIGITS), sum(counts)
+    except (KeyError, TypeError, ValueError):  # sealed, an entry without both, a text, or counts by kind
+        pass
+    text = None if history is None else as_text(history)
+    return cost_of(RawRun(as_text(run_id), history=text, stored_cost=cost, stored_tokens=tokens))
 
 
 def odd_runs(session: Session, *, details: bool = False) -> Iterator[RunSummary]:
