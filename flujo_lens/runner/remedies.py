@@ -111,7 +111,7 @@ def _at_the_store(case: _Case, database: str | None) -> Iterator[Remediation]:
     consequence = "deletes every state older than N days"
     yield Remediation("prune", "clean up old states", "lens prune --days-old <N>", False, consequence)
     if database is not None:
-        consequence = f"delete {database} as a last resort: this deletes all runs in it"
+        consequence = f"last resort; copy {database} first: deletes all runs in it"
         yield Remediation("database-file", "the database file", None, False, consequence)
 
 

@@ -21,7 +21,7 @@ class StepResult:
         name: The step.
         output: Its output; plain JSON data for a run loaded from a store.
         success: Whether it succeeded.
-        attempts: Number of attempts.
+        attempts: Number of attempts, with those before the run was resumed.
         latency_s: Total seconds of all attempts, including the waits between them.
         token_counts: The ``token_counts`` of the output, if any.
         cost_usd: The ``cost_usd`` of the output, if any.

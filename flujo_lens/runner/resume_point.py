@@ -322,6 +322,7 @@ def _hints(code: Code, index: int) -> tuple[Any, Any]:
 def _record(stored: Stored, code: Code, index: int, context: ContextT, given: Any) -> Record[ContextT]:
     paused_at = stored.summary.updated_at
     done = stored.done
+    tries = stored.tries_of(code.pipeline.steps[index].name) if index < len(code.pipeline.steps) else 0
     return Record(
         run_id=stored.run_id,
         name=code.name,
@@ -336,4 +337,5 @@ def _record(stored: Stored, code: Code, index: int, context: ContextT, given: An
         asked_at=paused_at.timestamp() if paused_at else None,
         began=stored.began,
         kept=dict(stored.state),
+        tried={index: tries},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple
 
@@ -60,6 +60,7 @@ class Record(Generic[ContextT]):
         kept: The loaded state, whose fields of others are kept.
         saved_at: The time of the last stop.
         carried: Fields of the loaded context that are not in the model, and are kept.
+        tried: Attempts of the step at which the loaded run failed, by its index; they count as attempts of that step.
     """
 
     run_id: str
@@ -78,6 +79,7 @@ class Record(Generic[ContextT]):
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
     kept: JSONObject = field(default_factory=dict)
     carried: JSONObject = field(default_factory=dict)
+    tried: dict[int, int] = field(default_factory=dict)
     saved_value: Any = None
     saved_at: str | None = None
 
@@ -111,13 +113,13 @@ class Record(Generic[ContextT]):
 
     def succeed(self, result: StepResult, began: float) -> Progress:
         """The next step, started at `began`, succeeded."""
-        entry = self._add(result)
+        entry = self._add(self._counted(result))
         row, span = self._row(entry), spans.of_step(self, entry, began)
         return self._advanced(result.output, entry, row, span)
 
     def fail(self, result: StepResult, began: float) -> Progress:
         """The next step and the run failed."""
-        entry = self._add(result)
+        entry = self._add(self._counted(result))
         self.status, self.error = "failed", result.feedback
         return self._ended(self._row(entry), spans.of_step(self, entry, began))
 
@@ -172,6 +174,10 @@ class Record(Generic[ContextT]):
 
     def _question(self) -> str:
         return token_of(self.run_id, self.index, datetime.fromisoformat(self.saved_at) if self.saved_at else None)
+
+    def _counted(self, result: StepResult) -> StepResult:
+        """The result of the next step, with the attempts before the run was resumed."""
+        return replace(result, attempts=result.attempts + self.tried.get(self.index, 0))
 
     def _add(self, result: StepResult) -> JSONObject:
         entry: JSONObject = safe_serialize(vars(result))

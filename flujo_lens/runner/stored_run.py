@@ -16,6 +16,7 @@ from flujo_lens.runner.value_checks import restored
 from flujo_lens.runner.verdicts import Place
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.interpret import raw_from_documents, summarise
+from flujo_lens.state.numbers import as_int
 from flujo_lens.state.questions import question_of
 from flujo_lens.state.resumable import done_before, stands_at
 from flujo_lens.state.stripped import check_whole
@@ -85,6 +86,11 @@ class Stored:
         """The successful entries of the step history in order; for a failed run, those before the failure."""
         status = "running" if self.status == "paused" else self.status
         return done_before(status, self._history)
+
+    def tries_of(self, name: str) -> int:
+        """How often the step at which the run failed was tried, if it has this name; else 0."""
+        last = self._history[-1] if self.status == "failed" and self._history else {}
+        return as_int(last.get("attempts")) or 0 if last.get("name") == name and not last.get("success") else 0
 
     @property
     def _history(self) -> list[JSONObject]:

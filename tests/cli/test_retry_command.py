@@ -37,6 +37,8 @@ def test_one_run_goes_on_without_a_question(bare_lens: Lens, store: str) -> None
     done = retry(shop, f"one {APP}")
     assert (done.code, done.out) == (0, "one completed\n1 run: 1 resumed, 0 failed again\n")
     assert shop.signs() == ["load", "charge", "charge"]
+    steps = bare_lens(f"show one -o json --store {shop.store}").json["steps"]
+    assert [step["attempts"] for step in steps] == [1, 2]  # with that before the retry
     (entry,), (closing,) = shop.entries(), shop.ends()
     assert closing["closes"] == entry["audit_id"]
     assert entry["command"] == ["lens", "retry", "--concurrency=1", "--app=shop:registry", "one"]

@@ -87,7 +87,7 @@ paused. 14 other runs have this problem.
   6  remove this state         lens delete paused-001
                                (deletes state and history; lens undo can restore them)
   7  clean up old states       lens prune --days-old <N>   (deletes every state older than N days)
-  8  the database file         delete flujo_ops.db as a last resort: this deletes all runs in it
+  8  the database file         last resort; copy flujo_ops.db first: deletes all runs in it
 more: lens explain LENS-C4"""
     )
 
