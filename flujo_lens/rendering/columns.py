@@ -39,6 +39,7 @@ class Shown(NamedTuple):
         masks: Whether the cell masks secrets itself, since a name before a text, such as "step:", could look like
             a key.
         pair: Columns with the same name here are kept or dropped together.
+        lines: Maximum number of lines of a folded text, which is cut after them; 0 for all.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Shown(NamedTuple):
     style: str = ""
     masks: bool = False
     pair: str = ""
+    lines: int = 0
 
     def text(self, item: Any, shown: Human) -> str:
         """The text of a cell with secrets masked, except in ids and names."""
@@ -195,7 +197,7 @@ RUN = View(
         Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60),
         Shown("TIME", lambda run, _: human.duration(run.duration_ms), 30, "right"),
         Shown("STEP", _progress, 20, "right"),
-        Shown("NOTE", _run_note, 80, "fold", masks=True),
+        Shown("NOTE", _run_note, 80, "fold", masks=True, lines=2),
     ),
     id="run_id",
 )

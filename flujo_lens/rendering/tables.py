@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
@@ -82,8 +83,8 @@ def table(
     if width is None:
         return _whole(columns, cells, widths, header)
     kept = fit(columns, widths, width)
-    if cut:
-        cells = [[_cut(row[i], c, kept.get(i, 0)) for i, c in enumerate(columns)] for row in cells]
+    most = [c.lines if not cut or c.style == "id" else 1 for c in columns]
+    cells = [[_cut(cell, kept.get(i, 0), most[i]) for i, cell in enumerate(row)] for row in cells]
     parts: list[Table | Text] = [_part(columns, kept, header)]
     first, whole = next(iter(kept), 0), _total([kept.get(i, 0) for i in range(len(columns))], list(kept))
     for row in cells:
@@ -99,10 +100,15 @@ def table(
     return Group(*parts)
 
 
-def _cut(cell: str, column: Shown, width: int) -> str:
-    if column.style == "id" or cell_len(cell) <= width:
+def _cut(cell: str, width: int, most: int) -> str:
+    """A cell that takes at most so many lines (any number if 0) of a column of this width."""
+    if not most or cell_len(cell) <= width:
         return cell
-    return set_cell_size(cell, max(width - 1, 0)).rstrip() + "…"
+    lines = wrap(cell, width) if most > 1 and width > 0 else []
+    if lines and len(lines) <= most:
+        return cell
+    last = " ".join(lines[most - 1 :]) or cell
+    return " ".join([*lines[: most - 1], set_cell_size(last, max(width - 1, 0)).rstrip() + "…"])
 
 
 def _part(columns: Sequence[Shown], kept: dict[int, int], header: bool) -> Table:
