@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flujo_lens.errors import OperationFailedError
+from flujo_lens.errors import OperationFailedError, UsageError
 
 SAMPLE = "demo.json"
 _CLOCK_ZERO = 86_400.0
@@ -23,18 +23,17 @@ async def make_demo(path: Path, now: datetime) -> int:
     Times in the sample are relative to `now`. The file is created under a temporary name and renamed when complete.
 
     Raises:
-        OperationFailedError: `path` exists, or cannot be written.
+        UsageError: `path` exists, or its folder does not.
+        OperationFailedError: it cannot be written.
     """
     import orjson
 
     from flujo_lens.state.backends.sqlite import SQLiteBackend
 
     if os.path.lexists(path):
-        raise OperationFailedError(
-            f"{path} already exists; lens demo does not overwrite files", hint="lens demo OTHER.db"
-        )
+        raise UsageError(f"{path} already exists; nothing was changed", hint="lens demo OTHER.db")
     if not path.parent.is_dir():
-        raise OperationFailedError(f"no such folder: {path.parent}", hint=f"mkdir -p {path.parent}")
+        raise UsageError(f"no such folder: {path.parent}; nothing was changed", hint=f"mkdir -p {path.parent}")
     sample = orjson.loads(files("flujo_lens").joinpath("data", SAMPLE).read_bytes())
     # in a private folder, so that no other user can replace it with a link
     with _folder_in(path.parent) as folder:

@@ -46,7 +46,7 @@ def test_it_overwrites_nothing(lens: Lens) -> None:
     before = tree(lens.cwd)
     for path in ("flujo_ops.db", ".", "no/such/folder.db", "/proc/x.db"):
         refused = lens("demo", path)
-        assert refused.code in (1, 5)
+        assert refused.code == (1 if path.startswith("/proc") else 2)
         assert refused.out == ""
         assert "Traceback" not in refused.err
     assert tree(lens.cwd) == before
@@ -62,3 +62,11 @@ def test_the_sample_store_is_suggested_where_it_is(bare_lens: Lens) -> None:
     assert bare_lens("status").err.endswith("to try lens: lens demo\n")
     assert bare_lens("demo").code == 0
     assert bare_lens("status").err.endswith("to try lens: lens status --store flujo_demo.db\n")
+
+
+def test_a_new_store_is_created_in_no_new_folder(bare_lens: Lens) -> None:
+    for line in ("init no/such.db", "init no/such/", "init sqlite:///no/such.db", "init file://{}/no/such/dir"):
+        refused = bare_lens(line.format(bare_lens.cwd))
+        assert (refused.code, "no such folder" in refused.err, "mkdir -p" in refused.err) == (2, True, True), line
+    assert list(tree(bare_lens.cwd)) == []
+    assert bare_lens("init new/").code == 0
