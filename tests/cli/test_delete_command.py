@@ -274,7 +274,9 @@ def test_the_state_alone(lens: Lens) -> None:
         "  the state of paused-001 (paused, approvals 1.0.0); its 1 step and 3 spans stay, marked as cancelled"
     )
     done = lens("delete paused-001 --state-only --yes")
-    assert done.lines[0] == "Deleted the state of paused-001 (paused, approvals 1.0.0)."
+    assert done.lines[0] == (
+        "Deleted the state of paused-001 (paused, approvals 1.0.0); its 1 step and 3 spans stay, marked as cancelled."
+    )
     run = lens("show paused-001 -o json").json
     assert (run["run"]["status"], len(run["steps"])) == ("cancelled", 1)
     assert "paused-001" not in mentioned(path_of(lens))["workflow_state"]

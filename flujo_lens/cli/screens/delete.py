@@ -89,9 +89,10 @@ def run_delete(app: App, asked: DeleteArguments) -> int:
         app.note(line)
     command = asked.words(app.options.store, plan.request.run_ids or ())
     one = _one(shown, asked) if plan.count == 1 else None
+    stays = _with(plan, asked) if asked.state_only else ""
     work = Work(
         command, asked.change, asked.yes, Stop(), one=one, all_meant=True, may_be_missing=asked.ignore_missing,
-        needs_bin=asked.yes,
+        needs_bin=asked.yes, stays=stays,
     )  # fmt: skip
     return carry_out(app, out, plan, None, asked.uses_bin, work)
 

@@ -42,6 +42,7 @@ class Work(NamedTuple):
         all_meant: Whether runs were named, so that the work is partial if one stays.
         may_be_missing: Whether missing runs are ignored.
         needs_bin: Whether to delete nothing that does not fit into the bin.
+        stays: What stays of the runs, of a deletion of their states alone.
     """
 
     words: Sequence[str]
@@ -57,6 +58,7 @@ class Work(NamedTuple):
     all_meant: bool = False
     may_be_missing: bool = False
     needs_bin: bool = False
+    stays: str = ""
 
 
 def say(app: App, lines: Sequence[str]) -> None:
@@ -209,7 +211,7 @@ def carry_out(app: App, out: Output, plan: DeletionPlan, archive: Path | None, u
 
     done = app.run(run)
     if out.form != "id":
-        _report(app, out, done, done_lines(done, app.settings.bin_keep, _undo_line(app, done), work.one))
+        _report(app, out, done, done_lines(done, app.settings.bin_keep, _undo_line(app, done), work.one, work.stays))
     if code := code_of(work.stop):
         return code
     if failed:

@@ -204,7 +204,7 @@ def _orphans(done: Deletion) -> int:
     return sum(done.plan.orphans.values()) if done.is_dry else done.orphans
 
 
-def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = None) -> list[str]:
+def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = None, stays: str = "") -> list[str]:
     """What was deleted, what was kept and why, and how to undo it.
 
     Args:
@@ -212,6 +212,7 @@ def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = Non
         keep: How long the bin keeps it.
         undo: The command that undoes it.
         one: Description of the only run; None if there are more.
+        stays: What stays of the runs, of a deletion of their states alone.
     """
     strip = done.plan.request.strip
     if done.plan.is_empty:
@@ -221,7 +222,9 @@ def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = Non
     if done.deleted or not done.orphans:
         counts = f" ({statuses(done.by_status)})" if done.by_status else ""
         what = one if one and done.deleted == 1 else f"{human.plural(done.deleted, 'run')}{counts}"
-        lines.append(f"Stripped {what} of {stripped(done.rows)}." if strip else f"Deleted {what}{hanging(rows)}.")
+        lines.append(
+            f"Stripped {what} of {stripped(done.rows)}." if strip else f"Deleted {what}{hanging(rows)}{stays}."
+        )
     if done.orphans:
         lines.append(f"Deleted {human.plural(done.orphans, 'row')} without a run.")
     lines += [f"skipped {count:,}: {_WHY.get(why, why)}" for why, count in done.skipped.items()]
