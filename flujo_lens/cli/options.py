@@ -133,6 +133,18 @@ class FilterOptions(NamedTuple):
         ]
 
 
+class Formats(NamedTuple):
+    """Annotates the `OutputOptions` of a command that does not have all formats."""
+
+    names: tuple[str, ...]
+
+    def option(self) -> Any:
+        """The option -o, with these formats in its help."""
+        *most, last = self.names
+        text = f"Format: {', '.join(most)} or {last}."
+        return Annotated[str | None, _option(_OUTPUT, "--output", "-o", help=text, metavar="FORMAT")]
+
+
 class OutputOptions(NamedTuple):
     """How results are printed."""
 
@@ -329,7 +341,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """
     hints = get_type_hints(function, include_extras=True)
     own = list(inspect.signature(function).parameters.values())[1:]
-    plan = [(p.name, hints[p.name] if hints[p.name] in _GROUPS else None) for p in own]
+    plan = [(p.name, _group_of(hints[p.name])) for p in own]
     parameters = [
         inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         *(q for p in own for q in _spread(p, hints[p.name])),
@@ -348,10 +360,20 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _group_of(hint: Any) -> Any:
+    """The group of options that a parameter stands for, or None."""
+    plain = hint.__origin__ if isinstance(getattr(hint, "__metadata__", (None,))[0], Formats) else hint
+    return plain if plain in _GROUPS else None
+
+
 def _spread(parameter: inspect.Parameter, hint: Any) -> list[inspect.Parameter]:
-    if hint in _GROUPS:
-        return _members(hint)
-    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)]
+    group = _group_of(hint)
+    if group is None:
+        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)]
+    if group is hint:
+        return _members(group)
+    formats = hint.__metadata__[0].option()
+    return [p.replace(annotation=formats) if p.name == "output" else p for p in _members(group)]
 
 
 @functools.cache

@@ -69,8 +69,9 @@ class Output:
             raise UsageError("--raw applies only to -o csv", hint="other formats do not change cells")
         if options.time is not None and options.time not in _TIME_STYLES:
             raise UnknownValueError.of("--time style", options.time, _TIME_STYLES)
-        if options.time == "local" and options.utc:
-            raise UsageError("--utc and --time local contradict each other", hint="--utc alone shows times in UTC")
+        if options.time in ("local", "relative") and options.utc:
+            why = f"--utc and --time {options.time} contradict each other"
+            raise UsageError(why, hint="--utc alone shows times in UTC")
         if options.output is None and not options.json:
             return
         if options.no_header and form not in _WITH_HEADER:

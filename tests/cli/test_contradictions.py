@@ -17,6 +17,7 @@ REFUSED = [
     ("list --count -o id", "", ""),
     ("list --json -o csv", "--json", "-o csv"),
     ("list --utc --time local", "--utc", "--time local"),
+    ("list --utc --time relative", "--utc", "--time relative"),
     ("list -o id --columns run_id,status", "-o id", "--columns"),
     ("spans fail-001 -o id --columns name", "-o id", "--columns"),
     ("list -o json --no-header", "-o json", "--no-header"),

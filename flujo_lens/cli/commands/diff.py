@@ -7,14 +7,16 @@ from typing import Annotated
 import typer
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.options import OutputOptions, RunArgument
+from flujo_lens.cli.options import Formats, OutputOptions, RunArgument
+
+FORMATS = ("table", "json", "ndjson")
 
 
 def diff(
     app: App,
     left: RunArgument,
     right: RunArgument,
-    output: OutputOptions,
+    output: Annotated[OutputOptions, Formats(FORMATS)],
     all_: Annotated[
         bool, typer.Option("--all", help="Show all differences (default: the first 20 of each kind).")
     ] = False,
@@ -30,7 +32,7 @@ def diff(
     """
     from flujo_lens.cli.screens.diff import print_diff
 
-    out = app.output(output, ("table", "json", "ndjson"), is_document=True)
+    out = app.output(output, FORMATS, is_document=True)
     differs = print_diff(app, out, left, right, show_all=all_)
     if exit_status and differs:
         raise typer.Exit(1)

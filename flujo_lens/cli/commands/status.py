@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.options import OutputOptions
+from flujo_lens.cli.options import Formats, OutputOptions
+
+FORMATS = ("table", "json", "ndjson", "csv", "tsv")
 
 
 def status(
     app: App,
-    output: OutputOptions,
+    output: Annotated[OutputOptions, Formats(FORMATS)],
     since: Annotated[
         str | None,
         typer.Option(
@@ -35,7 +37,7 @@ def status(
     """
     from flujo_lens.cli.screens.lists import print_status
 
-    out = app.output(output, ("table", "json", "ndjson", "csv", "tsv"), is_document=True)
+    out = app.output(output, FORMATS, is_document=True)
     red = print_status(app, out, since)
     if exit_status and red:
         raise typer.Exit(1)
