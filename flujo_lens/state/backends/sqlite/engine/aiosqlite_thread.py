@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import aiosqlite
 
@@ -53,6 +53,12 @@ def _stop(connection: aiosqlite.Connection) -> None:
     stop()
 
 
+class _Ended(Protocol):
+    """A thread that can be waited for."""
+
+    def join(self) -> None: ...
+
+
 class AiosqliteThread:
     """Does functions, one after the other, until it is stopped. It does not keep the process alive.
 
@@ -60,7 +66,7 @@ class AiosqliteThread:
         after: A thread that has been stopped: nothing is done before it has ended.
     """
 
-    def __init__(self, after: AiosqliteThread | None = None) -> None:
+    def __init__(self, after: _Ended | None = None) -> None:
         self._connection = _new_connection()
         self._queue: Any = self._connection._tx
         self._thread: threading.Thread | None = None
