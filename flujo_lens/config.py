@@ -108,7 +108,6 @@ class Settings(NamedTuple):
         default_store: The name (or else the URI) of the default store, or None.
         stores: The named stores.
         drivers: ``module:Class`` by URI scheme.
-        silent_after: Time without activity after which a running run is stale.
         timezone: The zone of naive times; None to infer it.
         timeout: Seconds to wait for a lock or connection.
         resume_app: ``module:attribute``, or None.

@@ -33,7 +33,6 @@ def the_application(app: App, given: str | None, folder: Path | None) -> Applica
     """Import the application. From then on only lens writes to stdout.
 
     Args:
-        app: The invocation.
         given: ``--app``.
         folder: ``--app-dir``; None for the current folder.
 

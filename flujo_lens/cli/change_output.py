@@ -21,8 +21,6 @@ def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: Chang
     """A recorder that writes a command to the audit log of the store.
 
     Args:
-        app: The invocation.
-        backend: The store.
         words: The command with its values, in its long form; secrets are masked here.
         asked: The options of the change.
 

@@ -40,7 +40,6 @@ def with_headings(help: str, more: Iterable[Example] = ()) -> str:
     """The help text as Rich markup: paragraphs of one line, and the examples as in gh: comments and lines to type.
 
     Args:
-        help: The text.
         more: Examples of other commands.
     """
     paragraphs, examples = parts_of(help)

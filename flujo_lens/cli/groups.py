@@ -41,7 +41,6 @@ def make_group(help: str, commands: Mapping[str, Callable[..., None]], default: 
     """A group of commands.
 
     Args:
-        help: The help text.
         commands: The functions by name.
         default: The command that runs if none is named; by default, the help is printed.
     """

@@ -36,8 +36,6 @@ class Output:
     """The output of a command.
 
     Args:
-        app: The invocation.
-        options: The output options.
         formats: The formats supported by the command; None for all.
         is_document: Whether it is a document, which a pipe gets as the plain text of its screen. A list, also that of
             the --columns of a document, is TSV there.
@@ -210,8 +208,6 @@ class Output:
         """Print rows in the requested format.
 
         Args:
-            view: The view of the items.
-            items: The rows.
             empty: A note if there are none; "" for no note.
             wanted: The filter of the rows, for notes on what may be wrong with it.
         """

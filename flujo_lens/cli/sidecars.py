@@ -82,8 +82,6 @@ def lock_of(app: App, backend: StateBackend, command: Sequence[str], file: Path 
 
     Args:
         app: The invocation, with the actor and the timeout.
-        backend: The store.
-        command: The command line, without secrets.
         file: Path of the lock; None for the default next to the store.
 
     Raises:

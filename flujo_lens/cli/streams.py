@@ -90,7 +90,6 @@ def decoded(raw: bytes, name: str) -> str:
     """Decode UTF-8, with or without a byte order mark, with ``\\n`` as line ends.
 
     Args:
-        raw: The bytes.
         name: The name of the source, for the message.
 
     Raises:

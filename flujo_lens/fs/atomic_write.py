@@ -93,8 +93,6 @@ def drafted(folder: int, data: bytes, like: str, *, sync: bool = True) -> Iterat
     """A draft of a file with this content; removed at the end if it has not been placed.
 
     Args:
-        folder: The folder.
-        data: The content.
         like: The name that it will probably get: it is never more readable than that file is now.
         sync: Whether it is synced; else that is left to `sync_all`.
 
@@ -196,8 +194,6 @@ def replace_file(path: Path, data: bytes, draft: Path) -> None:
     """Put a file of mode 0600 in place of the one at `path`, whole or not at all.
 
     Args:
-        path: Its place.
-        data: The content.
         draft: The name, in the same folder, under which it is written; what has it is removed.
 
     Raises:

@@ -21,8 +21,6 @@ def write_output(path: Path, data: bytes, *, overwrite: bool = False, mode: int 
     A device or a pipe is written to as it is.
 
     Args:
-        path: Its place.
-        data: The content.
         overwrite: Whether to replace a file that is there; otherwise it stays.
         mode: The permissions of the file, less the umask.
 

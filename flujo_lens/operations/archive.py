@@ -49,7 +49,6 @@ class ArchiveWriter:
     Args:
         path: A file that does not exist, in an existing folder. It is created at once, with mode 0600 and the header;
             see `abandon` for an archive that stays empty.
-        header: The first line.
         form: The compression; None for the one of the file name.
 
     Raises:
@@ -220,7 +219,6 @@ def archive_path(place: str | Path, now: datetime, *, stem: str = "runs", make: 
 
     Args:
         place: A file; or a folder, which exists or ends in ``/``.
-        now: The current time.
         stem: The beginning of a dated name.
         make: Whether to create the folder (with mode 0700; its parent must exist).
 

@@ -93,7 +93,6 @@ def form_of(path: Path, hint: str | None = None) -> Form:
     """The compression of a file name.
 
     Args:
-        path: The file.
         hint: What to type in place of an unknown suffix; by default, as for ``--archive``.
 
     Raises:
@@ -140,7 +139,6 @@ class Lines:
 
     Args:
         path: The file, or its name for messages.
-        limits: The limits on uncompressed sizes.
         source: A descriptor of the file, if it has no path; read from its beginning.
 
     Raises:

@@ -39,7 +39,6 @@ class Header(NamedTuple):
         driver: The kind of driver that made the records and can read them.
         made_at: The time of creation, in UTC.
         audit_id: The entry in the store's audit log.
-        command: The command line, without secrets.
         cutoff: Runs last updated before this instant were deleted; None if not selected by age.
     """
 

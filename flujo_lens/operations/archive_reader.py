@@ -47,7 +47,6 @@ class LongRun:
     Can be iterated several times. A run that is truncated by the end of the archive is not part of it.
 
     Attributes:
-        run_id: The run.
         state_only: Whether only its state was deleted.
 
     Raises:
@@ -85,7 +84,6 @@ class ArchiveReader:
 
     Args:
         path: The file, in any compression.
-        limits: The limits on uncompressed sizes.
         source: A descriptor of the file, if it has no path; `path` is then its name for messages.
 
     Raises:

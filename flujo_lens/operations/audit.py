@@ -58,13 +58,11 @@ class AuditLog:
     `append` waits up to `timeout` for another writer.
 
     Args:
-        path: The path of the log.
         actor: The name of the person or program that makes the changes.
         host: The name of the machine.
         now: The clock; returns aware times.
         store: The changed store, without passwords.
         timeout: Seconds to wait for another writer.
-        mask: Masks the secrets in a text.
         lost: Called with a line of text if the result of a change cannot be recorded.
     """
 
@@ -139,7 +137,6 @@ class AuditLog:
         line.
 
         Args:
-            command: The command line, without secrets.
             reason: The reason, if given; its secrets are masked.
             counts: Numbers by name, such as ``{"deleted": 3}``.
             run_ids: The affected runs.

@@ -30,7 +30,6 @@ class AuditEntry(NamedTuple):
     Attributes:
         audit_id: Sorts by time; letters, digits and "-"; all ids have the same length.
         at: The time of writing, in UTC.
-        command: The command line, without secrets.
         counts: Numbers by name, such as ``{"deleted": 3}``.
         run_ids: The affected runs; empty for more than 10,000.
         previous: SHA-256 of the line before, in hex; 64 zeros in the first line.

@@ -38,9 +38,7 @@ async def plan_cancel(backend: StateBackend, run_ids: Sequence[str], now: dateti
     """Plan a cancellation. Writes nothing.
 
     Args:
-        backend: The store.
         run_ids: Their whole ids.
-        now: The current time.
 
     Raises:
         RunNotFoundError: a run does not exist.
@@ -105,11 +103,8 @@ async def cancel(
     Each run is checked again in its transaction; a run that has ended since, or is held, is skipped.
 
     Args:
-        backend: The store.
-        plan: The plan.
         record: Creates the recorder; None for a dry run.
         keeping: The bin, if there is one and the driver `can_keep`.
-        now: The current time.
         force: Also cancel runs held by live processes, which cannot save them any more.
 
     Raises:

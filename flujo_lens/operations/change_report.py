@@ -45,13 +45,7 @@ class Report:
 
 
 class Recorder(NamedTuple):
-    """Records changes in the audit log before they are made.
-
-    Attributes:
-        log: The audit log of the store.
-        command: The command line, without secrets.
-        reason: The reason, if given.
-    """
+    """Records changes in the audit log before they are made."""
 
     log: AuditLog
     command: Sequence[str]

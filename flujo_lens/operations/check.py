@@ -131,10 +131,6 @@ def check_groups(found: Inflight, application: Application) -> CheckReport:
     """Check groups of runs by their manifests, or without them, by step names.
 
     No context is read, so no verdict is "identical": at best the shape matches.
-
-    Args:
-        found: The runs.
-        application: The code.
     """
     judge = _Judge(application)
     return _report(
@@ -154,9 +150,7 @@ async def check_contexts(
     during the check is left out.
 
     Args:
-        backend: The store.
         wanted: The filter; only resumable runs are checked.
-        application: The code.
         progress: Called after every run with the number of runs read.
     """
     admitted, done = resumable(wanted), 0

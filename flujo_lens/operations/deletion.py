@@ -62,7 +62,6 @@ class Deletion:
     """The result of a deletion.
 
     Attributes:
-        plan: The plan.
         audit_id: Its entry in the audit log; None for a dry run or an empty plan.
         is_dry: Whether it was a dry run.
         by_status: Number of deleted runs by status.
@@ -168,15 +167,8 @@ async def delete(
     An audit entry with the planned numbers is written before the first deletion; a second one has the result.
 
     Args:
-        backend: The store of the plan.
-        plan: The plan.
         keeping: Where copies are kept.
-        log: The audit log.
-        command: The command line, without secrets.
-        reason: The reason, if given.
-        now: The current time.
         batch_size: Maximum number of runs per transaction.
-        stop: When to stop early.
         watch: Called after each batch.
 
     Raises:

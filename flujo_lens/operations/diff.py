@@ -24,7 +24,6 @@ class Side(NamedTuple):
     """One of the two runs.
 
     Attributes:
-        detail: The run.
         manifest_digest: The digest of its manifest; None if it has none.
         manifest: The shape of its pipeline; None if it is not stored.
     """

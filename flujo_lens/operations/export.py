@@ -49,7 +49,6 @@ class ExportWriter:
 
     Args:
         sink: Is handed the lines, some at a time.
-        header: The first line.
     """
 
     def __init__(self, sink: Sink, header: Header) -> None:
@@ -96,10 +95,8 @@ async def export_runs(
     """Write runs to an archive.
 
     Args:
-        groups: The runs.
         parts: What of them is written.
         sink: Is handed the lines.
-        header: The first line.
         done: What is updated, and returned.
         stop: When to stop early; the archive says then that it is not complete.
         progress: Called after each group with the number of processed runs.

@@ -45,7 +45,6 @@ async def failure_changes(
     """The failures since `begin` by pipeline, by version or hour, and by error: new ones first, then the most frequent.
 
     Args:
-        backend: The store.
         wanted: The filter; a version in it says whose failures are shown, not what is usual.
         by: ``version`` or ``hour``.
         begin: The begin of the window, which ends at `until`.

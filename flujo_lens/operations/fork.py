@@ -55,7 +55,6 @@ async def plan_fork(backend: StateBackend, run_id: str, step: str) -> ForkPlan:
     """Plan a fork. Writes nothing.
 
     Args:
-        backend: The store.
         run_id: The whole id of the run.
         step: The first step of the new run: a finished step, or the current one.
 
@@ -98,9 +97,6 @@ async def fork(
     (`flujo_lens.state.forks`). A process that dies leaves no new run, or the new run and the unchanged original.
 
     Args:
-        backend: The store.
-        plan: The plan.
-        now: The current time.
         record: Creates the recorder; None for a dry run.
         cancels_old: Whether to cancel the original run. A run that has ended, or is held, does not change.
 

@@ -46,14 +46,7 @@ class StoreMetrics:
 async def store_metrics(
     backend: StateBackend, now: datetime, silent_after: timedelta, wanted: RunFilter
 ) -> StoreMetrics:
-    """Read the figures of the runs that match.
-
-    Args:
-        backend: The store.
-        now: The current time.
-        silent_after: Time without activity after which a running run is stale.
-        wanted: Only these runs.
-    """
+    """Read the figures of the runs that match."""
     stats = await backend.read_stats(wanted)
     failures, usual = await _failures(backend, now, wanted)
     running, stale, stale_age = await _running(backend, now, silent_after, wanted)

@@ -24,9 +24,7 @@ async def migrate(backend: StateBackend, writer: Recorder, now: datetime, *, bac
     A process that dies in between leaves a migrated store without an entry.
 
     Args:
-        backend: The store.
         writer: Records the migration after it is done, when its steps are known.
-        now: The current time, in UTC.
         backup: Whether to make a backup first.
 
     Raises:

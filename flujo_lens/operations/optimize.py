@@ -20,9 +20,6 @@ async def optimize(backend: StateBackend, plan: OptimizationPlan, record: Record
     """Execute a plan, after writing an audit entry.
 
     Args:
-        backend: The store.
-        plan: Its plan.
-        record: Records the change.
         force: Whether to continue if other processes have the store open.
 
     Raises:

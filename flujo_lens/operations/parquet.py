@@ -179,12 +179,9 @@ async def export_parquet(
     """Write the runs of a store to tables, the oldest first.
 
     Args:
-        backend: The store.
-        wanted: The filter.
         tables: The files.
         done: What is updated, and returned.
         spans: Whether spans are read.
-        stop: When to stop early.
         progress: Called with the number of processed runs.
 
     Raises:

@@ -16,7 +16,6 @@ class UnknownPipeline(NamedTuple):
     """A name that no run has.
 
     Attributes:
-        name: The name.
         near: The nearest name among those of the newest runs, or None.
         others: Some names of the newest runs, the newest first.
     """

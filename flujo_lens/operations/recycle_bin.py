@@ -49,7 +49,6 @@ class BinItem(NamedTuple):
 
     Attributes:
         audit_id: Its entry in the audit log.
-        path: The archive.
         header: The header of the archive, with time and command line.
         runs: Number of runs.
         until: The time of expiry: from then on, the next writing command may remove it.
@@ -78,7 +77,6 @@ class Bin:
     """The bin in a folder, which the first `open` creates. All methods block.
 
     Args:
-        folder: The folder of the bin.
         keep: How long items are kept.
         max_runs: Maximum number of runs of one command.
         now: The current time, in UTC: expired items are hidden even before they are removed. None to show them.

@@ -34,12 +34,10 @@ class RestorePlan(NamedTuple):
     """The runs that would be restored from an archive.
 
     Attributes:
-        path: The archive.
         found: Its content, whose digests were all checked.
         run_ids: The runs to restore, in the order of the archive.
         existing: The runs to skip, since a run of that id exists, or has changed since it was cancelled.
         store_is_empty: Whether the store has no runs.
-        limits: The limits on uncompressed sizes.
         source: A descriptor of the archive, if it has no path.
     """
 
@@ -86,10 +84,8 @@ async def plan_restore(
     """Plan a restore. Reads and checks the whole archive; changes nothing.
 
     Args:
-        backend: The store.
         path: The archive, or several concatenated ones.
         wanted: The runs to restore; None for all.
-        limits: The limits on uncompressed sizes.
         source: A descriptor of the archive, if it has no path; `path` is then its name for messages.
         creates: Whether the store may not exist yet.
 
@@ -180,9 +176,6 @@ async def restore_runs(
     same command again continues after them. A second audit entry has the result if runs are missing.
 
     Args:
-        backend: The store.
-        plan: The plan.
-        recorder: Records the change.
         stop: When to stop early; checked after each batch.
         progress: Called after each batch with the number of processed runs.
 

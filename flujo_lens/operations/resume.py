@@ -35,8 +35,6 @@ class Outcome(NamedTuple):
     """The result of resuming a run.
 
     Attributes:
-        run_id: The run.
-        status: Its status.
         output: Its output as plain data, if it is completed.
         pause_message: The question, if it waits for a person.
         step: The step that waits, or failed.
@@ -70,14 +68,11 @@ class Prepared(NamedTuple):
     """A stored run that can resume under the code.
 
     Attributes:
-        stored: The stored run.
-        verdict: The verdict.
         version: The version of the pipeline.
         step: The next step, or the one that waits for a person; None if only its end has to be saved.
         at: The index of that step.
         schema: The type of the answer; None if any answer is accepted, or none is needed.
         has_manifest: Whether the store has the manifest of the run.
-        pipeline: The pipeline.
     """
 
     stored: Stored
@@ -176,8 +171,6 @@ async def prepare(
     """Find where a run would resume under an application's code. Writes and runs nothing.
 
     Args:
-        backend: The store.
-        application: The code.
         stored: A run that has not ended.
         version: The version to use; by default the one that it was started with, if registered.
 
@@ -231,8 +224,6 @@ async def resume_run(
     The answer is only for the question of `stored`.
 
     Args:
-        backend: The store.
-        application: The code.
         stored: The run when the question was read.
         answer: The answer, if it waits for one.
         version: As for `prepare`.

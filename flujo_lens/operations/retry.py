@@ -81,11 +81,9 @@ async def retry(
     ones are interrupted: they are left failed, "interrupted".
 
     Args:
-        plan: The runs.
         work: Resumes one run; in a dry run, checks whether it could.
         record: The recorder; None for a dry run.
         concurrency: Maximum number of runs at a time.
-        stop: When to stop early.
         watch: Called with the outcome of each run.
 
     Raises:

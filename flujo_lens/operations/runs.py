@@ -20,8 +20,6 @@ async def resolve_run(backend: StateBackend, text: str, unescaped: str | None = 
     A whole id has precedence over a prefix.
 
     Args:
-        backend: The store.
-        text: The argument.
         unescaped: The argument with the escapes of tables decoded; tried if `text` is not an id.
 
     Raises:

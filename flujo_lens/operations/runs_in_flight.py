@@ -83,10 +83,8 @@ async def collect(backend: StateBackend, wanted: RunFilter, store: str, now: dat
     """Read the resumable runs of a store. Writes nothing.
 
     Args:
-        backend: The store.
         wanted: The filter; only resumable runs are read.
         store: The name of the store, without a password.
-        now: The current time.
     """
     groups = tuple(await backend.group_resumable(wanted))
     found = {digest: await manifest(backend, digest) for digest in {group.manifest for group in groups} if digest}
@@ -116,7 +114,6 @@ def save_inflight(path: Path, found: Inflight, *, force: bool = False) -> None:
 
     Args:
         path: The file. A file written by this function is replaced.
-        found: The content.
         force: Whether to replace any other file, too.
 
     Raises:

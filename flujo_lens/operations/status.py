@@ -61,11 +61,6 @@ async def store_status(
     """Read the status of a store. Its parts are read at the same time.
 
     Args:
-        backend: The store.
-        store: Its name.
-        now: The current time.
-        silent_after: Time without activity after which a running run is stale.
-        wanted: Only these runs.
         since: How far back failed and started runs are counted.
     """
     begin = now - since

@@ -60,9 +60,6 @@ class StoreLock:
 
     Args:
         path: The lock file; it is created, and removed at the end.
-        command: The command line, without secrets.
-        actor: The name of the actor.
-        now: The current time, in UTC.
         timeout: Seconds to wait for another holder.
 
     Raises (from ``with``):

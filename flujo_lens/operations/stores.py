@@ -21,7 +21,6 @@ def known_stores(
     """Rows of name, uri, driver, capabilities, default and readonly, and the problems with them.
 
     Args:
-        settings: The settings.
         chosen: Returns the selected store; raises if there is none.
         show_secrets: Whether to show passwords.
     """

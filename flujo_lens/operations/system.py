@@ -90,8 +90,6 @@ async def set_system_value(
     """Set a key, replacing its value, after writing an audit entry without the value.
 
     Args:
-        backend: The store.
-        key: The key.
         value: Its new value.
         record: Creates the recorder; None for a dry run.
 

@@ -32,9 +32,6 @@ async def sweep(
     skipped. An audit entry is written first.
 
     Args:
-        backend: The store.
-        wanted: Only these runs.
-        now: The current time.
         silent_for: Minimum time without activity.
         record: Creates the recorder, if there are tasks to mark; None for a dry run.
 

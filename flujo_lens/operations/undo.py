@@ -18,7 +18,6 @@ def runs_meant(item: BinItem, asked: Mapping[str, str], *, prefix: bool) -> froz
     """The whole ids of the requested runs of an item.
 
     Args:
-        item: The item.
         asked: Ids, or with `prefix`, unique prefixes of 4 or more characters, each mapped to the same text with the
             escapes of tables decoded, which is tried if no id matches.
         prefix: Whether prefixes are accepted.

@@ -52,7 +52,6 @@ async def looks(
     A store that goes away is looked for until it is back. Pauses become longer where a look is expensive.
 
     Args:
-        backend: The store.
         read: Reads what is followed.
         value: What was read before.
         interval: Seconds between looks.
@@ -135,9 +134,6 @@ async def read_activity(
     and those that an earlier reading had by their ids.
 
     Args:
-        backend: The store.
-        wanted: Only these runs.
-        now: The current time.
         recent: How long a finished run is shown.
         limit: Maximum number of runs with details, of each kind; with 0, paused runs are not counted.
         before: The reading before this one.
@@ -215,7 +211,6 @@ class Followed(NamedTuple):
     """A run, its steps and its spans.
 
     Attributes:
-        detail: The run.
         spans: The roots of its spans.
         claims: The claim on it, if there is one.
     """

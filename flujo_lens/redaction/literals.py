@@ -53,7 +53,6 @@ def container_spans(text: str, at: int, around: str) -> list[Span]:
     """The texts inside the bracket at `at`, without the keys of dicts.
 
     Args:
-        text: All of it.
         at: Where the bracket opens.
         around: The quote, with its backslashes, of the key that it stands under; "" if it has none.
     """

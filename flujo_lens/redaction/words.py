@@ -31,7 +31,6 @@ def word_span(text: str, at: int, *, is_query: bool = False) -> Span:
     """The word at `at`, without the punctuation and the next key behind it.
 
     Args:
-        text: All of it.
         at: Where it begins.
         is_query: Whether it is a value in the query of a URL, which ends at ``&`` and ``#``.
     """

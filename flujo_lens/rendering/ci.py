@@ -27,7 +27,6 @@ class Checked(NamedTuple):
         summary: A summary in one sentence.
         lacking: Why there are too few runs; or None.
         properties: The source of the runs, and the code.
-        mask: Masks the secrets in a text.
     """
 
     groups: Sequence[Any]

@@ -31,7 +31,6 @@ class Shown(NamedTuple):
     """A column of a table.
 
     Attributes:
-        title: The header.
         cell: Maps a row to the text of the cell.
         need: Priority: on a narrow terminal, the columns with the lowest are dropped; 100 is never dropped.
         style: ``status`` to colour by status, ``right`` to align numbers, ``id``, ``name``,

@@ -34,10 +34,8 @@ class RowWriter:
     """Converts items to lines of a machine format, one at a time.
 
     Args:
-        view: The view of the items.
         fields: The fields to write, in order.
         form: ``json``, ``ndjson``, ``csv``, ``tsv`` or ``id``.
-        redactor: Masks secrets.
         header: Whether csv and tsv start with a header.
         raw: Whether csv cells that look like formulas are not escaped.
     """

@@ -74,10 +74,8 @@ class Human(NamedTuple):
     """Formatting of times.
 
     Attributes:
-        now: The current time.
         zone: The time zone of the user.
         style: ``relative``, ``local`` or ``iso``.
-        mask: Masks the secrets in a text.
     """
 
     now: datetime

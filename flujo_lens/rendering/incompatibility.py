@@ -56,7 +56,6 @@ def incompatibility(error: Mapping[str, Any], shown: Human, width: int, *, unico
 
     Args:
         error: The result of `StateIncompatibilityError.to_dict`.
-        shown: The formatting of times.
         width: Width in cells. Commands are never folded, so that they can be copied.
         unicode: False for ASCII terminals.
     """

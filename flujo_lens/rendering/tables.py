@@ -65,10 +65,6 @@ def table(
     Without a width, nothing is dropped, folded or cut.
 
     Args:
-        view: The view of the items.
-        items: The rows.
-        shown: The formatting of times.
-        redactor: Masks secrets.
         width: The width of the terminal; None for unlimited.
         fields: The fields of ``--columns``; by default, the table columns of the view.
         header: Whether to print the header.

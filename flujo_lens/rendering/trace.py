@@ -48,10 +48,8 @@ def tree_lines(
     """A line per span: tree, status unless completed, duration, bar and error.
 
     Args:
-        roots: The trees.
         width: Width of a line in cells; None for unlimited: then no name or error is cut.
         unicode: False for ASCII terminals.
-        mask: Masks the secrets in a text.
     """
     glyphs = _UNICODE if unicode else _ASCII
     made: list[Text] = []

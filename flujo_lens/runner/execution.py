@@ -28,7 +28,6 @@ class Answer(NamedTuple):
     """An answer to a question.
 
     Attributes:
-        response: The answer.
         to: The index of the human step.
     """
 
@@ -40,7 +39,6 @@ class Execution(Generic[ContextT]):
     """Runs a record to its end, a question or a failure.
 
     Args:
-        backend: The store.
         record: The run.
         claim: The claim, checked by every save; None for a driver without claims.
         answer: The answer to the current question, if given.

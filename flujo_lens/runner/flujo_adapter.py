@@ -67,7 +67,6 @@ class Library:
 
         Args:
             backend: The store of lens; the library opens it separately.
-            stored: The run.
             name: The name of the pipeline.
             version: The version of the pipeline.
         """

@@ -58,10 +58,6 @@ class _Thread:
 class Heartbeat:
     """Heartbeats for a claim of the current task, until stopped or the claim is lost.
 
-    Args:
-        backend: The store.
-        claim: The claim.
-
     Attributes:
         lost: The error after the claim was lost, when its task is cancelled; None while it is held.
     """

@@ -55,8 +55,6 @@ class RunLease:
     claims, `claim` is None, and a warning is logged once.
 
     Args:
-        backend: The store.
-        run_id: The run.
         lease: Seconds from a heartbeat to the expiry of the claim.
 
     Raises:

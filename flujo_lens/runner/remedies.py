@@ -28,7 +28,6 @@ class Remediation:
         id: Its name for programs: ``register``, ``mend-deserializer``, ``name-context``, ``alias``, ``default``,
             ``keep-old-version``, ``migrate``, ``mend-migration``, ``other-version``, ``fork``, ``new-run-id``,
             ``cancel``, ``delete``, ``prune`` or ``database-file``.
-        title: A short title.
         command: The command to type, with placeholders in ``<>``; None if only code changes.
         safe: Whether no stored data is lost and no step runs twice.
         consequence: The effect on the run.
@@ -71,8 +70,6 @@ def remedies_for(
     """The remedies for a run: changes of code first, then by the data they lose.
 
     Args:
-        run_id: The run.
-        verdict: The verdict.
         saved: The manifest of the run, if known.
         current: The manifest of the code; None if it has no such pipeline.
         place: The position of the run.

@@ -154,9 +154,7 @@ class Fitted(NamedTuple, Generic[ContextT]):
 
     Attributes:
         record: The run at its position in the code.
-        code: The code.
         waiting: The index of its current step.
-        verdict: The verdict.
     """
 
     record: Record[ContextT]
@@ -172,8 +170,6 @@ async def fit(
 
     Args:
         backend: The store, with the manifest of the run.
-        source: The code.
-        stored: The run.
         model: The type of the context.
         given: The input of the run, used if it is before its first step and the store does not have the input.
 

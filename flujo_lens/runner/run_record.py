@@ -43,11 +43,8 @@ class Record(Generic[ContextT]):
     """A run in progress.
 
     Attributes:
-        run_id: The run.
         name: The name of its pipeline.
         version: The version of its pipeline.
-        pipeline: The pipeline.
-        context: Its context.
         value: The input of the next step: the output of the last successful step, or the input of the run.
         index: The index of the next step in `pipeline`.
         results: The results of the executed steps, with their original outputs.

@@ -64,7 +64,6 @@ class Signature(NamedTuple):
     """The parameters of a step's function.
 
     Attributes:
-        function: The function.
         parameters: Its parameters in order, with their kinds, except ``*`` and ``**``.
         annotations: The result of `annotations_of`.
         has_more: Whether it takes ``*args``.

@@ -89,7 +89,6 @@ class Claim(NamedTuple):
     """The right of a holder to work on a run.
 
     Attributes:
-        run_id: The run.
         token: A unique token of this claim.
         holder: The holder.
         taken_at: When it was taken, in UTC by the holder's clock.

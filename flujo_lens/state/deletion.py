@@ -43,7 +43,6 @@ class DeletionRequest(NamedTuple):
         strip: Drop only these parts of the runs (of `flujo_lens.state.stripped.PARTS`), and keep their rows. Runs that
             lack them already are left out.
         cutoff: Runs last updated before this instant are old enough; None for any age.
-        wanted: The filter.
         run_ids: Only these runs, without their families; age, pauses and the filter do not apply.
         state_only: Of `run_ids`, delete the state and keep the history, marked cancelled.
         keep_last: Number of runs to keep of each pipeline: the last started that match the filter.

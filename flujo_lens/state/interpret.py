@@ -391,7 +391,6 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
     """The summary of a run.
 
     Args:
-        raw: The stored data.
         naive: The zone of naive times in the state (those in ``runs`` are UTC).
     """
     status = status_of(raw)
@@ -441,7 +440,6 @@ def steps_of(raw: RawRun, rows: Iterable[StepRecord], inputs: Mapping[str, list[
     one of the two are kept.
 
     Args:
-        raw: The run.
         rows: Rows of ``steps`` in the order they were written.
         inputs: Step inputs from the spans by step name, in order.
     """

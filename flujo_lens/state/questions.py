@@ -24,7 +24,6 @@ def token_of(run_id: str, index: int | None, asked_at: datetime | None) -> str:
     """The token of a question: eight hexadecimal digits.
 
     Args:
-        run_id: The run.
         index: The stored index of the current step.
         asked_at: The time of the pause. Only its minutes within a quarter of an hour and below are used, which are
             equal in every zone of a naive time.

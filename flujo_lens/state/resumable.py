@@ -52,8 +52,6 @@ def place_of(raw: RawRun, status: str, done: tuple[str, ...]) -> Place:
     """The position of a run without a manifest.
 
     Args:
-        raw: Its stored data.
-        status: Its effective status.
         done: The names of the finished steps.
     """
     waiting = stands_at(status, step_name_of(raw, status), raw.mapping("context"), done)
@@ -85,7 +83,6 @@ def stands_at(status: str, step: str | None, context: Mapping[str, Any], done: S
     """The current step of a run in its pipeline; None if unknown.
 
     Args:
-        status: Its effective status.
         step: The displayed step, which may be inside a loop.
         context: The saved context, in which 0.6.11 names the step of the pipeline, or the last finished one of a
             killed run.

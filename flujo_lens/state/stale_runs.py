@@ -22,7 +22,6 @@ class Signs:
 
     Args:
         claims: The claims of the store, or of the runs in question.
-        now: The current time.
         silent_after: Time without a save after which a run without a valid claim is stale.
     """
 
@@ -47,14 +46,7 @@ class Signs:
 async def with_signs(
     backend: StateBackend, runs: Sequence[RunSummary], now: datetime, silent_after: timedelta
 ) -> list[RunSummary]:
-    """The runs with holders and stale marks. Reads the claims only if there are running runs.
-
-    Args:
-        backend: Their store.
-        runs: Any runs.
-        now: The current time.
-        silent_after: Time without activity after which a run is stale.
-    """
+    """The runs with holders and stale marks. Reads the claims only if there are running runs."""
     running = [run.run_id for run in runs if run.status in RUNNING]
     signs = Signs(await claims_of(backend, running) if running else {}, now, silent_after)
     return [signs.of(run) for run in runs]
@@ -79,10 +71,8 @@ async def silent_ids(
     """The running runs not saved since `cutoff` and not held by a live process.
 
     Args:
-        backend: The store.
         wanted: The filter; its statuses are ignored.
         cutoff: Runs last saved before this instant are stale.
-        now: The current time.
         gone: Whether to include all runs whose process is known to be dead.
     """
     until = cutoff if wanted.active_until is None else min(wanted.active_until, cutoff)

@@ -17,7 +17,6 @@ def unreached(path: Path | str, error: OSError | None = None) -> LensError:
     """The error for the path of a store that cannot be opened.
 
     Args:
-        path: The path of the store.
         error: The error of the system; None to find it.
     """
     where = str(path)

@@ -20,7 +20,6 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
     """Check that the selected store is writable and that the selection is unambiguous.
 
     Args:
-        app: The invocation.
         dry_run: Whether nothing will be changed, which is always allowed.
 
     Raises:
@@ -77,7 +76,6 @@ def confirm(app: App, question: str, yes: bool, lines: Iterable[str] = ()) -> bo
 
     Args:
         app: The invocation; the question goes to stderr, the answer comes from the terminal.
-        question: The question.
         yes: Whether --yes was given; then nothing is printed or asked.
         lines: Lines to print before the question.
 

@@ -38,8 +38,6 @@ async def meant(backend: StateBackend, text: str, takes_prefixes: bool) -> str:
     """The id that an argument names: exact, with the escapes of tables decoded, or by its prefix.
 
     Args:
-        backend: The store.
-        text: The argument.
         takes_prefixes: Whether a prefix of an id, or ``@failed``, is accepted.
 
     Raises:
@@ -78,7 +76,6 @@ def listed(lines: Sequence[str], count: int | None = None, *, suffix: str = "") 
     """Lines below a heading: the first few, and the number of the others.
 
     Args:
-        lines: The lines.
         count: Total number, if `lines` has only the first ones.
         suffix: Text after the number of the others.
     """
@@ -92,7 +89,6 @@ def check_free(held: Mapping[str, str], force: bool, *, undone: str, forced: str
 
     Args:
         held: The holder by run id.
-        force: Whether to skip the check.
         undone: What did not happen, for the message.
         forced: What --force does, for the hint.
 

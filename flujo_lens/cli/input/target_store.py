@@ -16,7 +16,6 @@ def at_target(app: App, text: str) -> App:
     """The invocation with a store to write to. Creates nothing.
 
     Args:
-        app: The invocation.
         text: A name, URI or path. Of a path that does not exist, the ending tells the kind of store.
 
     Raises:

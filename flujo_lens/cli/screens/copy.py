@@ -149,7 +149,6 @@ class Writing(NamedTuple):
         transfer: Writes them.
         into: What is known of the target.
         change: The options of the change.
-        words: The command line.
         verb: What is done, for the progress bar: ``copying``.
         done: The same in the past tense, for the audit log: ``copied``.
     """

@@ -32,7 +32,6 @@ class Work(NamedTuple):
         words: The command line with long options.
         change: How the change is logged and reported.
         yes: Whether no question was asked, so that its text is still to be printed.
-        stop: When to stop early.
         batch_size: Maximum number of runs per transaction.
         locks: Whether to take the lock of the store.
         lock_file: Path of the lock; None for the default.

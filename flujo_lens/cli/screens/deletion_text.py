@@ -208,9 +208,7 @@ def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = Non
     """What was deleted, what was kept and why, and how to undo it.
 
     Args:
-        done: The result.
         keep: How long the bin keeps it.
-        undo: The command that undoes it.
         one: Description of the only run; None if there are more.
         stays: What stays of the runs, of a deletion of their states alone.
     """

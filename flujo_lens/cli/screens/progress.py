@@ -15,14 +15,7 @@ _SOON = 1.0
 
 
 class Bar:
-    """A context manager that shows progress: number done, rate and remaining time.
-
-    Args:
-        app: The invocation.
-        verb: The activity.
-        unit: The unit of the count.
-        total: The final count.
-    """
+    """A context manager that shows progress: number done, rate and remaining time."""
 
     def __init__(self, app: App, verb: str, unit: str, total: int) -> None:
         self._app, self._verb, self._unit, self._total = app, verb, unit, total

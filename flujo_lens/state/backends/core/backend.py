@@ -80,7 +80,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     serialized before the first await.
 
     Args:
-        store: The engine.
         zone: How naive times in states are read; None for UTC.
         serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
     """

@@ -23,7 +23,6 @@ class Cancellation:
     """Cancels some runs at one moment, whose text tells afterwards whether they have changed since.
 
     Args:
-        core: The backend.
         run_ids: The runs, each once.
         force: Whether those that are held go, too.
     """

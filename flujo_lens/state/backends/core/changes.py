@@ -18,7 +18,6 @@ class RunChanges(NamedTuple):
     """The parts of a save; those that are None stay as they are.
 
     Attributes:
-        run_id: The run.
         state: The document of its state.
         run: The document of its metadata.
         end: Fields of its metadata that change.

@@ -29,8 +29,6 @@ async def read_portable(tx: Transaction, run_ids: Sequence[str], zone: tzinfo) -
     """Yield the records of these runs, those that there are, in their order. A manifest is in the first run of it.
 
     Args:
-        tx: The transaction.
-        run_ids: The runs.
         zone: The zone of naive times in states.
     """
     seen: set[str] = set()
@@ -144,8 +142,6 @@ async def write_portable(
     """Save the runs of these records in one transaction.
 
     Args:
-        core: The backend.
-        tx: The transaction.
         records: All records of some runs.
         replace: Whether runs that exist are replaced; else they are left alone.
     """

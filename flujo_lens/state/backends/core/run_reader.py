@@ -32,7 +32,6 @@ class RunReader:
         """The runs, with what their history tells where their documents do not.
 
         Args:
-            tx: Where they are read.
             rows: What is stored of them.
             index_only: Whether only name, status and times are asked for.
         """

@@ -28,8 +28,6 @@ class Member(NamedTuple):
     """What a choice goes by.
 
     Attributes:
-        run_id: The run.
-        status: Its effective status.
         pipeline: The name of its pipeline.
         updated: Its last update (see `last_sign`); None is never old.
         started: When it started; None if unknown.
@@ -216,7 +214,6 @@ def why_not(asked: DeletionRequest, family: Sequence[Member], all_members: Itera
     """Why a family of a plan, as it is now, has to stay (see `Skipped`); "" if it goes.
 
     Args:
-        asked: The request.
         family: What there is of it, the run itself first.
         all_members: All runs as they are now: one that is a task of the family's and not in it has come since.
     """
@@ -256,7 +253,6 @@ def last_sign(
         state: The times of its state; naive ones may be of any of the `zones`, and the youngest reading counts.
         run: Those of its row of ``runs``, where naive ones are UTC.
         zones: At least one.
-        now: The current time.
     """
     if len(zones) == 1 and zones[0] is UTC:  # as nearly all are read, in a third of the time
         read = [parse_instant(_text(value)) for value in _set(*state, *run)]

@@ -59,8 +59,6 @@ class Stripper:
     """Drops parts of runs.
 
     Args:
-        core: The backend.
-        parts: The parts.
         at: When.
     """
 
