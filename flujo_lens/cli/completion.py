@@ -245,12 +245,9 @@ class _Line:
     def _statuses(self) -> Iterable[Candidate]:
         from flujo_lens.state.views import RUN_STATUSES
 
-        async def work(backend: StateBackend) -> Iterable[str]:
-            return await backend.read_statuses()
-
         begun, comma, _ = self.current.rpartition(",")
         try:
-            found = [*RUN_STATUSES, *sorted({*self._look(work)} - {*RUN_STATUSES})]
+            found = [*RUN_STATUSES, *sorted({*self._look(lambda backend: backend.read_statuses())} - {*RUN_STATUSES})]
         except Exception:  # noqa: BLE001 - the five that are always there do without a store
             found = [*RUN_STATUSES]
         return [(f"{begun}{comma}{status}", "") for status in found]

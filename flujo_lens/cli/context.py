@@ -172,10 +172,7 @@ class App:
         return run_filter(options, self.world.now(), self.zone, statuses or self._stored_statuses)
 
     def _stored_statuses(self) -> Collection[str]:
-        async def work(backend: StateBackend) -> Collection[str]:
-            return await backend.read_statuses()
-
-        return self.read(work)
+        return self.read(lambda backend: backend.read_statuses())
 
     async def with_signs(self, backend: StateBackend, runs: Sequence[RunSummary]) -> list[RunSummary]:
         """The runs, the running ones with their holder and whether they are stale."""

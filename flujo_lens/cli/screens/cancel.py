@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
@@ -14,7 +15,7 @@ from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens.deletion import store_name
 from flujo_lens.cli.sidecars import base_of, bin_of
 from flujo_lens.operations.cancel import Cancelled, CancelPlan, can_keep, cancel, plan_cancel
-from flujo_lens.operations.change_report import Recorder, Report
+from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.deletion_copies import Keeping
 from flujo_lens.rendering.human import age, plural
 from flujo_lens.rendering.text import escape_controls
@@ -61,12 +62,9 @@ def run_cancel(app: App, asked: CancelArguments) -> int:
     async def work(backend: StateBackend) -> Cancelled:
         command = asked.words(app.options.store, [run.run_id for run in plan.runs])
 
-        def record() -> Recorder:
-            return recorder(app, backend, command, asked.change)
-
         keeping = _keeping(app, backend, plan)
-        made = None if asked.change.dry_run else record
-        return await cancel(backend, plan, made, keeping, now, force=asked.force)
+        record = None if asked.change.dry_run else partial(recorder, app, backend, command, asked.change)
+        return await cancel(backend, plan, record, keeping, now, force=asked.force)
 
     done = app.run(work)
     lines = _report_lines(done.run_ids, plan, done.report)

@@ -150,10 +150,7 @@ def _application(app: App, asked: CheckArguments) -> Application:
 
 
 def _found(app: App, wanted: RunFilter) -> Inflight:
-    async def work(backend: StateBackend) -> Inflight:
-        return await collect(backend, wanted, _store_name(app), app.world.now())
-
-    return app.run(work)
+    return app.run(lambda backend: collect(backend, wanted, _store_name(app), app.world.now()))
 
 
 def _report(

@@ -75,10 +75,8 @@ def fix_findings(app: App, options: OutputOptions, asked: FixArguments) -> bool:
     if not confirm(app, "repair this?", asked.yes, [f"{finding.check}: {finding.repair}" for finding in repairable]):
         raise typer.Exit(1)
 
-    async def work(backend: StateBackend) -> Repairs:
-        return await repair(backend, repairable, recorder(app, backend, asked.words(app.options.store), asked.change))
-
-    done = app.run(work)
+    words = asked.words(app.options.store)
+    done = app.run(lambda backend: repair(backend, repairable, recorder(app, backend, words, asked.change)))
     after = _look(app, asked.full)
     _report(app, out, after, done, dry_run=False, planned=len(repairable))
     return _report_health(app, after)

@@ -84,10 +84,7 @@ def _nothing(app: App, asked: FailedArguments) -> str:
 def _show_groups(app: App, out: Output, wanted: RunFilter, asked: FailedArguments) -> None:
     """Print failures by error; a table has the most frequent, and the command for the first."""
 
-    async def work(backend: StateBackend) -> FailureReport:
-        return await failure_report(backend, wanted, app.world.now(), app.silent_after)
-
-    report = app.run(work)
+    report = app.run(lambda backend: failure_report(backend, wanted, app.world.now(), app.silent_after))
     groups, most = report.groups, asked.limit or (FEW_GROUPS if out.is_table else None)
     out.show(columns.FAILURE, groups[:most], _nothing(app, asked), wanted)
     for problem in islice(report.problems, 5):
@@ -105,7 +102,7 @@ def _show_changes(app: App, out: Output, wanted: RunFilter, asked: FailedArgumen
     """Print failures by version or hour and error, new ones first."""
     from datetime import UTC
 
-    from flujo_lens.operations.failure_changes import BASELINE, FailureChange, failure_changes
+    from flujo_lens.operations.failure_changes import BASELINE, failure_changes
     from flujo_lens.rendering.changes import change_view
 
     if by not in ("version", "hour"):
@@ -114,10 +111,7 @@ def _show_changes(app: App, out: Output, wanted: RunFilter, asked: FailedArgumen
     begin = wanted.active_since or wanted.since or until
     zone = UTC if out.options.utc else app.zone
 
-    async def work(backend: StateBackend) -> list[FailureChange]:
-        return await failure_changes(backend, wanted, by, begin, until, zone)
-
-    found = app.run(work)
+    found = app.run(lambda backend: failure_changes(backend, wanted, by, begin, until, zone))
     most = asked.limit or (FEW_GROUPS if out.is_table else None)
     out.show(change_view(by), found[:most], _nothing(app, asked))
     if found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from typing import NamedTuple
 
 from flujo_lens.cli.change_output import recorder, report_output, tell
@@ -12,7 +13,6 @@ from flujo_lens.cli.input.run_arguments import meant
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens.cancel import check_cancellable
 from flujo_lens.operations.cancel import held_claims
-from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.fork import Forked, ForkPlan, fork, plan_fork
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
@@ -47,11 +47,9 @@ def run_fork(app: App, asked: ForkArguments) -> None:
             claims = await held_claims(backend, [run_id], now)
             check_cancellable({name: str(claim.holder) for name, claim in claims.items()}, force=False)
 
-        def record() -> Recorder:
-            return recorder(app, backend, asked.words(app.options.store, run_id), asked.change)
-
-        done = await fork(backend, plan, now, None if asked.change.dry_run else record, cancels_old=asked.cancels_old)
-        return plan, done
+        words = asked.words(app.options.store, run_id)
+        record = None if asked.change.dry_run else partial(recorder, app, backend, words, asked.change)
+        return plan, await fork(backend, plan, now, record, cancels_old=asked.cancels_old)
 
     plan, done = app.run(work)
     document = {
@@ -77,10 +75,5 @@ def _lines(plan: ForkPlan, done: Forked) -> list[str]:
     if done.run_id is None:
         head = f"{old} would be forked: the new run continues at {plan.step}"
         return [head, f"  {kept}", f"  {again}", "nothing was changed (--dry-run)"]
-    lines = [f"{done.run_id} continues at {plan.step}, in place of {old}" if done.is_cancelled else _head(plan, done)]
-    lines += [f"  {kept}", f"  {again}"]
-    return lines
-
-
-def _head(plan: ForkPlan, done: Forked) -> str:
-    return f"{done.run_id} continues at {plan.step}; {plan.old.run.run_id} is unchanged"
+    fate = f", in place of {old}" if done.is_cancelled else f"; {old} is unchanged"
+    return [f"{done.run_id} continues at {plan.step}{fate}", f"  {kept}", f"  {again}"]

@@ -6,6 +6,7 @@ by the portable form of its runs.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from flujo_lens.operations.archive_reader import Survey, read_archive, survey
 from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.portable_archive import check_convertible, groups_in
-from flujo_lens.operations.restore import Restoration, RestorePlan, plan_restore, restore_runs, store_is_empty
+from flujo_lens.operations.restore import Restoration, plan_restore, restore_runs, store_is_empty
 from flujo_lens.operations.transfer import Transfer, Transferred, look_at
 from flujo_lens.rendering import human
 from flujo_lens.rendering.text import escape_controls
@@ -90,9 +91,7 @@ async def _is_empty(backend: StateBackend) -> bool:
 
 
 def _restored(app: App, asked: ImportArguments, given: ArchiveInput) -> int:
-    async def look(backend: StateBackend) -> RestorePlan:
-        return await plan_restore(backend, given.path, limits=asked.limits, source=given.source, creates=True)
-
+    look = partial(plan_restore, path=given.path, limits=asked.limits, source=given.source, creates=True)
     plan = app.run(look)
     _note_incomplete(app, given.path, plan.found)
 

@@ -17,7 +17,6 @@ from flujo_lens.errors import BusyError, LensError, OperationFailedError, Unreac
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.metrics import StoreMetrics, store_metrics
 from flujo_lens.rendering.export.prometheus import prometheus_text
-from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
 
 _POLL = 0.5
@@ -34,10 +33,7 @@ _READABLE = 0o644
 
 
 def _read(app: App, wanted: RunFilter) -> StoreMetrics:
-    async def work(backend: StateBackend) -> StoreMetrics:
-        return await store_metrics(backend, app.world.now(), app.silent_after, wanted)
-
-    return app.run(work)
+    return app.run(lambda backend: store_metrics(backend, app.world.now(), app.silent_after, wanted))
 
 
 def _label(app: App) -> str:

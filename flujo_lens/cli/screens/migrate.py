@@ -41,11 +41,7 @@ def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> N
         return
     check_writable(app, dry_run=change.dry_run)
     out, now = report_output(app, change, ("table", "json")), app.world.now()
-
-    async def look(backend: StateBackend) -> MigrationPlan:
-        return await backend.plan_migration(now)
-
-    plan, done = app.run(look), None
+    plan, done = app.run(lambda backend: backend.plan_migration(now)), None
     if plan.steps and plan.store is not None and not change.dry_run:
         if not confirm(app, "migrate?", asked.yes, _plan_lines(plan, asked.backup)):
             raise typer.Exit(1)

@@ -35,11 +35,7 @@ def run_optimization(app: App, asked: OptimizeArguments, change: ChangeOptions) 
     """Print the plan, ask, execute it and report."""
     check_writable(app, dry_run=change.dry_run)
     out = report_output(app, change, ("table", "json"))
-
-    async def look(backend: StateBackend) -> OptimizationPlan:
-        return await backend.plan_optimization(vacuum=asked.vacuum)
-
-    plan = app.run(look)
+    plan = app.run(lambda backend: backend.plan_optimization(vacuum=asked.vacuum))
     if plan.store is None or change.dry_run:
         tell(app, out, _document(plan, None, change.dry_run), (), _planned(plan))
         return

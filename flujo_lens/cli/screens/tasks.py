@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 from flujo_lens.cli.change_output import recorder, report_output, tell
@@ -12,7 +13,7 @@ from flujo_lens.cli.input.contradictions import check_statuses
 from flujo_lens.cli.input.run_arguments import listed
 from flujo_lens.cli.options import ChangeOptions, FilterOptions
 from flujo_lens.errors import TimeFormatError, UsageError
-from flujo_lens.operations.change_report import Recorder, Report
+from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.runs import resolve_run
 from flujo_lens.operations.system import parse_value, set_system_value, stored_key
 from flujo_lens.operations.tasks import Swept, sweep
@@ -76,10 +77,8 @@ def sweep_tasks(app: App, filters: FilterOptions, silence: StaleAge, parent: str
         if limited.parent is not None:
             command.append(f"--parent={limited.parent}")
 
-        def record() -> Recorder:
-            return recorder(app, backend, command, asked)
-
-        return await sweep(backend, limited, now, silent_for, None if asked.dry_run else record)
+        record = None if asked.dry_run else partial(recorder, app, backend, command, asked)
+        return await sweep(backend, limited, now, silent_for, record)
 
     swept = app.run(work)
     tell(app, out, swept.report.document(), swept.run_ids, _swept_lines(swept, human.age(silent_for)))
@@ -112,10 +111,8 @@ def set_value(app: App, key: str, text: str, asked: ChangeOptions) -> None:
         meant, was_set = await stored_key(backend, key, unescape(key))
         words = ["lens", "system", "set", *asked.words(app.options.store), meant, text]
 
-        def record() -> Recorder:
-            return recorder(app, backend, words, asked)
-
-        return meant, was_set, await set_system_value(backend, meant, value, None if asked.dry_run else record)
+        record = None if asked.dry_run else partial(recorder, app, backend, words, asked)
+        return meant, was_set, await set_system_value(backend, meant, value, record)
 
     meant, was_set, report = app.run(work)
     tell(app, out, report.document(), (), [_set_line(meant, was_set, report.dry_run)])

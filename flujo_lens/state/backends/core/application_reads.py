@@ -158,7 +158,6 @@ class ReadingBackend(StateBackend):
 
     @empty_if_missing(lambda: None)
     async def get_run_details(self, run_id: str) -> JSONObject | None:
-        """Return the metadata of a run with its ``final_context``, or None if no table knows the id."""
         found = await self.read_summaries([asked_id(run_id)])
         if not found:
             return None
@@ -167,7 +166,6 @@ class ReadingBackend(StateBackend):
 
     @empty_if_missing(list[JSONObject])
     async def list_run_steps(self, run_id: str) -> list[JSONObject]:
-        """Return the executed steps of a run by index."""
         detail = await self.read_run(asked_id(run_id))
         if detail is None or not detail.steps:
             return []
@@ -176,7 +174,6 @@ class ReadingBackend(StateBackend):
 
     @empty_if_missing(lambda: None)
     async def get_trace(self, run_id: str) -> Any:
-        """Return the first root of the run's spans as a tree of dicts, or None if there are no spans."""
         from flujo_lens.state.traces import span_rows, trace_document
 
         return trace_document(span_rows(await self.get_spans(run_id)))
@@ -188,7 +185,6 @@ class ReadingBackend(StateBackend):
         limit: int | None = None,
         offset: int = 0,
     ) -> list[JSONObject]:
-        """Return background tasks, newest first."""
         check_text(parent_run_id, "parent_run_id")
         wanted = RunFilter(statuses=_one(status), tasks_only=True, parent=parent_run_id)
         return await self._documents(wanted, limit, offset)
@@ -196,14 +192,12 @@ class ReadingBackend(StateBackend):
     async def get_failed_background_tasks(
         self, parent_run_id: str | None = None, hours_back: float = 24
     ) -> list[JSONObject]:
-        """Return background tasks that failed within the last `hours_back` hours."""
         check_text(parent_run_id, "parent_run_id")
         since = _ago(hours_back)
         wanted = RunFilter(statuses=_one("failed"), tasks_only=True, parent=parent_run_id, active_since=since)
         return await self._documents(wanted)
 
     async def get_failed_workflows(self, hours_back: float = 24) -> list[JSONObject]:
-        """Return runs whose last update is a failure within the last `hours_back` hours."""
         return await self._documents(RunFilter(statuses=_one("failed"), active_since=_ago(hours_back)))
 
     @empty_if_missing(lambda: WorkflowTally().document())
@@ -218,7 +212,6 @@ class ReadingBackend(StateBackend):
     async def get_span_statistics(
         self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
     ) -> JSONObject:
-        """Return counts and durations of the spans that have ended, by name."""
         check_text(pipeline_name, "pipeline_name")
         since, until = map(moment_of, _range(time_range)) if time_range else (None, None)
         wanted = RunFilter(pipeline=pipeline_name or None, since=since, until=until)
@@ -226,7 +219,6 @@ class ReadingBackend(StateBackend):
 
     @empty_if_missing(list[JSONObject])
     async def list_evaluations(self, limit: int = 20, run_id: str | None = None) -> list[JSONObject]:
-        """Return evaluation scores, newest first."""
         check_page(limit)
         check_text(run_id, "run_id")
         return [_evaluation_document(row) for row in await self.read_evaluations(run_id, limit)]

@@ -98,7 +98,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         self._store = store
 
     async def shutdown(self) -> None:
-        """Release connections and threads."""
         await self._store.close()
 
     async def _write(self, work: Work[T], run_id: str | None = None) -> T:
@@ -144,32 +143,25 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         await tx.put_run(row, self.codec.index(raw))
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
-        """Save the state in place of the one before."""
         await self._save(RunChanges(check_run_id(run_id), state=self.codec.state(run_id, state)))
 
     async def save_run_start(self, run_data: JSONObject) -> None:
-        """Save the metadata of a run that starts, in place of those before."""
         row = run_row(run_data)
         await self._save(RunChanges(row["run_id"], run=self.codec.row("run", row["run_id"], row)))
 
     async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
-        """Update the metadata of a run; one that was never started is made."""
         await self._save(end_changes(self.codec, check_run_id(run_id), end_data))
 
     async def save_step_result(self, step_data: JSONObject) -> None:
-        """Add one execution of a step."""
         await self._save(step_changes(self.codec, step_data))
 
     async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
-        """Add spans; one with the id of an earlier one takes its place."""
         await self._save(span_changes(self.codec, check_run_id(run_id), spans))
 
     async def save_trace(self, run_id: str, trace: JSONObject) -> None:
-        """Save a trace tree as spans, in place of those before."""
         await self._save(trace_changes(self.codec, check_run_id(run_id), trace))
 
     async def save_progress(self, progress: Progress) -> None:
-        """Save all of it in one transaction."""
         check_run_id(progress.run_id)
         await self._save(changes_of(self.codec, progress), progress.claim, progress.manifest)
 
@@ -181,13 +173,11 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         step_name: str | None = None,
         metadata: JSONObject | None = None,
     ) -> None:
-        """Add an evaluation; the run need not be known."""
         row = {**evaluation_row(run_id, score, feedback, step_name, metadata), "created_at": now_text()}
         child = self.codec.child("evaluation", run_id, row)
         await self._write(lambda tx: _coroutine(tx.put_children("evaluation", [child])))
 
     async def set_system_state(self, key: str, value: JSONObject) -> None:
-        """Set a global key."""
         check_key(key)
         data = self.codec.dumps({"key": key, "value": value, "updated_at": now_text()})
         await self._write(lambda tx: _coroutine(tx.set("system", key, data)), f"system {key}")
@@ -209,7 +199,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     @empty_if_missing(list)
     async def list_states(self, status: str | None = None) -> list[JSONObject]:
-        """Return all states that can be read (of one status), the last saved first."""
         check_text(status, "status")
 
         async def work(tx: Transaction) -> list[tuple[str, JSONObject]]:
@@ -228,7 +217,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     @empty_if_missing(list)
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[JSONObject]:
-        """Return spans in the order of their start."""
         spans = await self._spans(asked_id(run_id), self.codec.opened)
         return [span for span in spans if status in (None, span["status"]) and name in (None, span["name"])]
 
@@ -242,7 +230,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     @empty_if_missing(lambda: None)
     async def get_system_state(self, key: str) -> JSONObject | None:
-        """Return a global key with its value, or None."""
         check_key(key)
         found = await self._values("system", [key])
         return safe_loads(found[key]) if key in found else None
@@ -258,7 +245,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         ordered: bool = True,
         details: bool = True,
     ) -> AsyncIterator[RunSummary]:
-        """Yield the runs that `wanted` admits, as they were when the first was asked for."""
         light = None if details or ordered or after is not None else await self.light_runs(wanted)
         if light is not None:
             for run in light:
@@ -271,7 +257,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     async def query_runs(
         self, wanted: RunFilter, *, after: Position | None = None, limit: int = 50, reverse: bool = False
     ) -> Page[RunSummary]:
-        """Return one page of `iter_runs`."""
         check_page(limit)
 
         async def work(tx: Transaction) -> Page[RunSummary]:
@@ -286,12 +271,10 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return await self._store.read(work)
 
     async def find_run_ids(self, prefix: str, limit: int = 10) -> list[str]:
-        """Return run ids that begin with `prefix`, in order."""
         check_prefix(prefix, limit)
         return await self._store.read(lambda tx: _coroutine(tx.ids(findable(prefix), limit)))
 
     async def read_run(self, run_id: str) -> RunDetail | None:
-        """Return all about one run, or None."""
         sought = findable(asked_id(run_id))
 
         async def work(tx: Transaction) -> RunDetail | None:
@@ -326,7 +309,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return tuple([task async for task in self.reader.selected(tx, RunFilter(parent=run_id), None, True)])
 
     async def read_summaries(self, run_ids: Sequence[str]) -> Sequence[RunSummary]:
-        """Return the runs with these ids, in their order."""
         sought = findable_ids(run_ids)
 
         async def work(tx: Transaction) -> list[RunSummary]:
@@ -336,7 +318,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return await self._store.read(work)
 
     async def read_extras(self, run_ids: Sequence[str], *, contexts: bool = False) -> Mapping[str, JSONObject]:
-        """Return what the rows of these runs hold beyond a summary."""
         found = {}
         opened = self.codec.opened if contexts else self.codec.shown
         for run_id, row in (await self._rows(findable_ids(run_ids))).items():
@@ -345,8 +326,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return found
 
     async def read_step_extras(self, run_id: str) -> Mapping[tuple[int | None, str], JSONObject]:
-        """Return the rows of the steps of a run."""
-
         async def work(tx: Transaction) -> list[JSONObject]:
             rows = [row async for row in tx.children("step", [findable(asked_id(run_id))])]
             return [self.codec.opened("step", row.run_id, row.data) or {} for row in rows]
@@ -355,7 +334,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return {(step.get("step_index"), step.get("step_name", "unknown")): step for step in steps}
 
     async def read_spans(self, run_id: str) -> Sequence[Span]:
-        """Return the spans of a run as trees."""
         sought = findable(asked_id(run_id))
         row = (await self._rows([sought])).get(sought)
         run = self.codec.shown("run", sought, row.run) if row is not None else None
@@ -363,7 +341,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return build_trees(read_span_rows(spans), parse_instant((run or {}).get("created_at")))
 
     async def read_evaluations(self, run_id: str | None = None, limit: int = 50) -> Sequence[Evaluation]:
-        """Return evaluations, newest first."""
         check_page(limit)
         sought = None if run_id is None else [findable(run_id)]
 
@@ -375,13 +352,11 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return tuple(evaluation_of(row) for row in rows[::-1][:limit])
 
     async def read_system_state(self) -> Sequence[SystemEntry]:
-        """Return all global keys, in order."""
         found = await self._values("system")
         rows = [safe_loads(found[key]) for key in sorted(found)]
         return tuple(SystemEntry(row["key"], row["value"], parse_instant(row["updated_at"])) for row in rows)
 
     async def read_facts(self) -> Mapping[str, Any]:
-        """Return what the store knows of itself."""
         return await self._store.facts()
 
     def get_workflow_stats_sync(self) -> JSONObject:
@@ -419,7 +394,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     # --- changing and removing runs
 
     async def delete_state(self, run_id: str) -> None:
-        """Delete the state; history stays."""
         sought = findable(asked_id(run_id))
 
         async def work(tx: Transaction) -> None:
@@ -431,7 +405,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         await self._change(work, None, sought)
 
     async def delete_run(self, run_id: str) -> None:
-        """Delete a run with all that belongs to it."""
         sought = findable(asked_id(run_id))
 
         async def work(tx: Transaction) -> None:
@@ -460,7 +433,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return row._replace(state=self.codec.changed_state(row, changes), run=run)
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
-        """Mark running background tasks without a save for `stale_hours` as failed."""
         cutoff = moment_before(datetime.now(UTC), hours=check_hours(stale_hours))
         try:
             ids = [run.run_id async for run in self.iter_runs(RunFilter(tasks_only=True), details=False)]
@@ -469,7 +441,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return len(await self.fail_stale_tasks(ids, cutoff, stale_hours))
 
     async def fail_stale_tasks(self, run_ids: Sequence[str], cutoff: datetime, hours: float) -> Sequence[str]:
-        """Mark those of these background tasks that are without a save since `cutoff`; all or none."""
         wanted, hours = list(dict.fromkeys(findable_ids(run_ids))), check_hours(hours, "hours")
 
         async def work(tx: Transaction) -> list[str]:
@@ -485,7 +456,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return await self._change(work, list[str]())
 
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
-        """Delete runs that were last updated more than `days_old` days ago, in batches, whatever their status."""
         from flujo_lens.state.backends.core.deletion import delete_old
 
         cutoff = moment_before(datetime.now(UTC), days=check_days(days_old))
@@ -497,7 +467,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     # --- deletion by a plan
 
     async def plan_deletion(self, asked: DeletionRequest) -> DeletionPlan:
-        """Return what would be deleted now."""
         from flujo_lens.state.backends.core.deletion import plan
 
         return await self._store.read(lambda tx: plan(self, tx, asked))
@@ -512,7 +481,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
             yield done
 
     async def restore(self, records: Iterable[Record]) -> Restored:
-        """Bring back runs, all or none."""
         from flujo_lens.state.backends.core.deletion_records import restore, restore_run
 
         async def work(tx: Transaction) -> Restored:
@@ -525,11 +493,9 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     # --- moving runs between stores
 
     async def create_store(self) -> None:
-        """Make an empty store if there is none."""
         await self._write(_nothing)
 
     async def read_portable(self, run_ids: Sequence[str]) -> AsyncIterator[Record]:
-        """Yield the portable records of these runs, as they are at one moment."""
         from flujo_lens.state.backends.core.portable_records import read_portable
 
         async with self._store.snapshot() as tx:
@@ -538,13 +504,11 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     @classmethod
     def portable_records(cls, records: Iterable[Record], zone: tzinfo | None = None) -> Iterator[Record]:
-        """The portable form of records of `delete_planned`."""
         from flujo_lens.state.backends.core.portable_records import portable_records
 
         return portable_records(records, zone or UTC)
 
     async def write_portable(self, records: Iterable[Record], *, replace: bool = False) -> Restored:
-        """Save runs from portable records, all or none."""
         from flujo_lens.state.backends.core.portable_records import write_portable
 
         return await self._write(lambda tx: write_portable(self, tx, records, replace=replace))

@@ -23,7 +23,6 @@ class StoreChanges(StateBackend):
     """Asks the store for its change token, if it has one."""
 
     async def read_change_token(self) -> Hashable | None:
-        """Return the change token of the store; None if it has none."""
         store = getattr(self, "_store", None)
         return await store.change_token() if isinstance(store, TellsChanges) else None
 

@@ -43,7 +43,6 @@ class StoredClaims(ReadingBackend):
         return await self._read_values(work)
 
     async def claim_run(self, run_id: str, holder: Holder, lease: float) -> Claim:
-        """Claim a run that has no claim."""
         from flujo_lens.serialization import safe_dumps
         from flujo_lens.state.claims import Claim, check_lease, present
 
@@ -63,8 +62,6 @@ class StoredClaims(ReadingBackend):
         return await self._write_values(work, run_id=run_id)
 
     async def heartbeat(self, claim: Claim) -> Claim:
-        """Renew a claim."""
-
         async def work(tx: KeyValues) -> Claim | None:
             await tx.lock([claim.run_id])
             return await renew(tx, claim)
@@ -76,8 +73,6 @@ class StoredClaims(ReadingBackend):
         return renewed
 
     async def release_run(self, claim: Claim) -> None:
-        """Give a run free, if the claim on it is this one."""
-
         async def work(tx: KeyValues) -> None:
             await tx.lock([claim.run_id])
             found = claims_in(await tx.get("claim", [claim.run_id])).get(claim.run_id)
@@ -88,12 +83,10 @@ class StoredClaims(ReadingBackend):
 
     @empty_if_missing(dict)
     async def read_claims(self, run_ids: Sequence[str] | None = None) -> Mapping[str, Claim]:
-        """Return the claims by run."""
         return claims_in(await self._values("claim", None if run_ids is None else findable_ids(run_ids)))
 
     @empty_if_missing(dict)
     async def read_stripped(self, run_ids: Sequence[str]) -> Mapping[str, Stripped]:
-        """Return what runs have lost, of those that were not saved since."""
         from flujo_lens.state.backends.core.strip_notes import notes_in
 
         notes = notes_in(await self._values("strip", findable_ids(run_ids)))
@@ -101,7 +94,6 @@ class StoredClaims(ReadingBackend):
         return {run.run_id: notes[run.run_id] for run in runs if notes[run.run_id].is_of(run.updated_at)}
 
     async def put_manifest(self, digest: str, manifest: JSONObject) -> None:
-        """Store a manifest, unless there is one of this digest."""
         from flujo_lens.serialization import safe_dumps
 
         body = safe_dumps(manifest, sort_keys=True)
@@ -119,7 +111,6 @@ class StoredClaims(ReadingBackend):
 
     @empty_if_missing(lambda: None)
     async def manifest_of(self, run_id: str) -> str | None:
-        """Return the digest that a run is bound to, or None."""
         sought = findable(asked_id(run_id))
         found = await self._values("binding", [sought])
         return found[sought].decode(errors="replace") if sought in found else None
