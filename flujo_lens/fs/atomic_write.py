@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -190,29 +190,40 @@ def sync_folder(folder: Path) -> None:
         os.close(file)
 
 
-def replace_file(path: Path, data: bytes, draft: Path) -> None:
-    """Put a file of mode 0600 in place of the one at `path`, whole or not at all.
+@contextmanager
+def whole_file(
+    path: Path, draft: Path, *, mode: int = 0o600, place: Callable[[Path, Path], None] = os.replace
+) -> Iterator[int]:
+    """A descriptor of a new file, which is synced and gets its name at the end of the block.
 
     Args:
+        path: Its name.
         draft: The name, in the same folder, under which it is written; what has it is removed.
+        mode: Its permissions, less the umask.
+        place: Gives the draft its name.
 
     Raises:
         OSError: it cannot be written; nothing has changed, and nothing is left of it.
     """
     with suppress(FileNotFoundError):
         os.unlink(draft)
+    file = os.open(draft, _NEW | os.O_CLOEXEC, mode)
     try:
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            write_all(file, data)
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.replace(draft, path)
-    except OSError:
+        yield file
+        os.fsync(file)
+        place(draft, path)
+    except BaseException:
         with suppress(OSError):
             os.unlink(draft)
         raise
+    finally:
+        os.close(file)
+
+
+def replace_file(path: Path, data: bytes, draft: Path) -> None:
+    """Put a file of mode 0600 in place of the one at `path`, whole or not at all: see `whole_file`."""
+    with whole_file(path, draft) as file:
+        write_all(file, data)
 
 
 def lstat(folder: int, name: str) -> os.stat_result | None:

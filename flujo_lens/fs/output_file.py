@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 
-from flujo_lens.fs.atomic_write import write_all
+from flujo_lens.fs.atomic_write import whole_file, write_all
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EMLINK)
@@ -34,34 +33,14 @@ def write_output(path: Path, data: bytes, *, overwrite: bool = False, mode: int 
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     draft = path.with_name(f".{path.name[:100]}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    _write(draft, data, mode)
-    try:
-        if overwrite:
-            os.replace(draft, path)
-        else:
-            _name(draft, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(draft)
+    with whole_file(path, draft, mode=mode, place=os.replace if overwrite else _name) as file:
+        write_all(file, data)
 
 
 def _write_through(path: Path, data: bytes) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         write_all(file, data)
-    finally:
-        os.close(file)
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    file = os.open(path, _NEW, mode)
-    try:
-        write_all(file, data)
-        os.fsync(file)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(path)
-        raise
     finally:
         os.close(file)
 
@@ -75,3 +54,5 @@ def _name(draft: Path, path: Path) -> None:
             raise
         os.close(os.open(path, _NEW, 0o600))
         os.replace(draft, path)
+    else:
+        os.unlink(draft)

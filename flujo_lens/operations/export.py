@@ -8,13 +8,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
 
 from flujo_lens.errors import LensError, OperationFailedError, ReadOnlyStoreError, UsageError
-from flujo_lens.fs.atomic_write import sync_folder, write_all
+from flujo_lens.fs.atomic_write import sync_folder, whole_file, write_all
 from flujo_lens.operations.archive_compression import Form, pack
 from flujo_lens.operations.archive_format import (
     Batch,
@@ -37,7 +37,7 @@ PORTABLE = "portable"
 _READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _MOST_RECORDS = 1_000
 
-Sink = Callable[[bytes], None]
+Sink = Callable[[bytes], object]
 
 
 class StoppedError(Exception):
@@ -154,28 +154,13 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[int]:
     check_export_path(path, overwrite=overwrite)
     draft = path.with_name(f".{path.name[:200]}.lens-{os.getpid()}.part")
     try:
-        with suppress(FileNotFoundError):
-            os.unlink(draft)  # of an earlier process with the same number, which was killed
-        file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with whole_file(path, draft, place=partial(_place, overwrite=overwrite)) as file:
+            yield file
     except OSError as error:
         raise _not_written(path, error) from error
-    try:
-        yield file
-        os.fsync(file)
-        _place(draft, path, overwrite)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise _not_written(path, error) from error
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise
-    finally:
-        os.close(file)
 
 
-def _place(draft: Path, path: Path, overwrite: bool) -> None:
+def _place(draft: Path, path: Path, *, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(path):
         raise UsageError(f"{path} was created by another process in the meantime; nothing was written")
     os.replace(draft, path)
@@ -185,15 +170,6 @@ def _place(draft: Path, path: Path, overwrite: bool) -> None:
 def packed_into(file: int, form: Form) -> Sink:
     """A sink that compresses the lines, and writes them to a descriptor."""
     return lambda lines: write_all(file, pack(form, lines))
-
-
-def stream_of(stream: BinaryIO) -> Sink:
-    """A sink that writes the lines to a stream."""
-
-    def write(lines: bytes) -> None:
-        stream.write(lines)
-
-    return write
 
 
 def _not_written(path: Path, error: OSError) -> LensError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +20,12 @@ from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.export import (
     PORTABLE,
+    Sink,
     StoppedError,
     check_export_path,
     export_runs,
     new_file,
     packed_into,
-    stream_of,
 )
 from flujo_lens.operations.portable_parts import PortableParts
 from flujo_lens.operations.transfer import Transferred, groups_of
@@ -99,7 +98,7 @@ def _to_stdout(app: App, asked: ExportArguments, parts: PortableParts) -> int:
     stdout = app.world.stdout
     stdout.flush()
     wanted = app.wanted(asked.filters)
-    done, code = _exported(app, asked, parts, wanted, stream_of(stdout.buffer))
+    done, code = _exported(app, asked, parts, wanted, stdout.buffer.write)
     stdout.buffer.flush()
     for line in (f"exported {human.plural(done.done, 'run')}", *_left(done)):
         app.note(line)
@@ -109,7 +108,7 @@ def _to_stdout(app: App, asked: ExportArguments, parts: PortableParts) -> int:
 
 
 def _exported(
-    app: App, asked: ExportArguments, parts: PortableParts, wanted: RunFilter, sink: Callable[[bytes], None]
+    app: App, asked: ExportArguments, parts: PortableParts, wanted: RunFilter, sink: Sink
 ) -> tuple[Transferred, int]:
     command = recorded(asked.words(app.options.store), app.settings.redact_keys)
     stop = Stop()
