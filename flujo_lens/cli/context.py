@@ -80,6 +80,11 @@ class App:
             self.note(choice.overridden)
         return choice
 
+    @property
+    def store_name(self) -> str:
+        """The name of the selected store in the settings, or its URI without passwords."""
+        return self.store.name or self.redactor.text(self.store.uri)
+
     @cached_property
     def zone(self) -> tzinfo:
         """The user's time zone."""

@@ -13,7 +13,7 @@ from flujo_lens.redaction import Redactor
 from flujo_lens.rendering.columns import Field, View, choose_fields
 from flujo_lens.rendering.data import FORMATS, RowWriter, check_format
 from flujo_lens.rendering.human import Human
-from flujo_lens.rendering.json_text import document
+from flujo_lens.rendering.json_text import document, dump
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -151,6 +151,10 @@ class Output:
         """Print one JSON document."""
         for part in document(self.redactor.value(value)):
             self.write(part)
+
+    def line(self, value: Any) -> None:
+        """Print one JSON document on a line."""
+        self.write(dump(self.redactor.value(value)) + b"\n")
 
     # --- for people
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.stale_runs import silent_ids
-from flujo_lens.state.statistics import PipelineStats
+from flujo_lens.state.statistics import StoreMetrics
 from flujo_lens.state.views import RunFilter
 
 RECENT = timedelta(hours=1)
@@ -19,28 +17,6 @@ USUAL_OVER = 24
 """Number of windows before it, of which the average is usual."""
 
 _FAILED, _PAUSED, _RUNNING = (frozenset({status}) for status in ("failed", "paused", "running"))
-
-
-@dataclass(frozen=True, slots=True)
-class StoreMetrics:
-    """The figures of a store at `read_at`.
-
-    Ages are in seconds, 0 if there is no such run: `waiting_age` since the last update of the run that has waited
-    longest for a person, `running_age` since the start of the oldest running run, `stale_age` since the last update of
-    the stale run that was updated first. `failures` are those of the last hour by pipeline, `usual_failures` the
-    average of the 24 hours before, of all pipelines.
-    """
-
-    read_at: datetime
-    pipelines: tuple[PipelineStats, ...] = ()
-    failures: Mapping[str, int] = field(default_factory=dict)
-    usual_failures: float = 0.0
-    waiting_age: float = 0.0
-    running_age: float = 0.0
-    stale_age: float = 0.0
-    stale: int = 0
-    size_bytes: int | None = None
-    last_write_at: datetime | None = None
 
 
 async def store_metrics(

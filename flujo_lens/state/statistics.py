@@ -16,6 +16,7 @@ __all__ = [
     "PipelineStats",
     "SpanStats",
     "Stats",
+    "StoreMetrics",
     "StoreStatus",
 ]
 
@@ -150,3 +151,25 @@ class StoreStatus:
     def failing_share(self) -> float:
         """Runs that failed since `since`, as a share of those that started."""
         return self.failed_since / max(self.started_since, self.failed_since, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreMetrics:
+    """The figures of a store at `read_at`, for monitoring.
+
+    Ages are in seconds, 0 if there is no such run: `waiting_age` since the last update of the run that has waited
+    longest for a person, `running_age` since the start of the oldest running run, `stale_age` since the last update of
+    the stale run that was updated first. `failures` are those of the last hour by pipeline, `usual_failures` the
+    average of the 24 hours before, of all pipelines.
+    """
+
+    read_at: datetime
+    pipelines: tuple[PipelineStats, ...] = ()
+    failures: Mapping[str, int] = field(default_factory=dict)
+    usual_failures: float = 0.0
+    waiting_age: float = 0.0
+    running_age: float = 0.0
+    stale_age: float = 0.0
+    stale: int = 0
+    size_bytes: int | None = None
+    last_write_at: datetime | None = None

@@ -34,9 +34,8 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
         )
     _check_settings(app, dry_run)
     if choice.readonly and not dry_run:
-        name = choice.name or app.redactor.text(choice.uri)
         raise ReadOnlyStoreError(
-            f"the settings make the store {name} read-only; nothing was changed",
+            f"the settings make the store {app.store_name} read-only; nothing was changed",
             hint=f"readonly = true is set in {choice.readonly_at}\n--dry-run shows what would be done",
         )
 

@@ -84,6 +84,11 @@ def listed(lines: Sequence[str], count: int | None = None, *, suffix: str = "") 
     return [*(f"  {line}" for line in shown), *([f"  and {more:,} more{suffix}"] if more > 0 else [])]
 
 
+def listed_runs(runs: Sequence[RunSummary], count: int | None = None) -> list[str]:
+    """Runs below a heading, as `listed`."""
+    return listed([described(run) for run in runs], count)
+
+
 def check_free(held: Mapping[str, str], force: bool, *, undone: str, forced: str) -> None:
     """Check that no live process holds one of the runs.
 

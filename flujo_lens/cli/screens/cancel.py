@@ -10,7 +10,7 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
-from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, described, listed, meant_all, named, typed
+from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, listed_runs, meant_all, named, typed
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens.deletion import store_name
 from flujo_lens.cli.sidecars import base_of, bin_of
@@ -20,7 +20,6 @@ from flujo_lens.operations.deletion_copies import Keeping
 from flujo_lens.rendering.human import age, plural
 from flujo_lens.rendering.text import escape_controls
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import RunSummary
 
 _RECORD = 4096
 """Estimated size in bytes of the copy of a cancelled run."""
@@ -56,7 +55,7 @@ def run_cancel(app: App, asked: CancelArguments) -> int:
         question = (
             "cancel it? it cannot be resumed then" if len(plan.runs) == 1 else f"cancel these {len(plan.runs):,}?"
         )
-        if not confirm(app, question, asked.yes, _lines(plan.runs)):
+        if not confirm(app, question, asked.yes, listed_runs(plan.runs)):
             return exit_codes.FAILED
 
     async def work(backend: StateBackend) -> Cancelled:
@@ -103,15 +102,11 @@ def check_cancellable(held: Mapping[str, str], force: bool) -> None:
     check_free(held, force, undone="changed", forced=": the process cannot save this run any more")
 
 
-def _lines(runs: Sequence[RunSummary]) -> list[str]:
-    return listed([described(run) for run in runs])
-
-
 def _report_lines(done: Sequence[str], plan: CancelPlan, report: Report) -> list[str]:
     verb = "would be cancelled" if report.dry_run else "cancelled"
     known = {run.run_id: run for run in plan.runs}
     changed = [known[run_id] for run_id in done]
-    lines = [f"{plural(len(done), 'run')} {verb}; the history stays", *_lines(changed)] if done else []
+    lines = [f"{plural(len(done), 'run')} {verb}; the history stays", *listed_runs(changed)] if done else []
     lines += [f"{escape_controls(run.run_id)} is already {run.status}" for run in plan.ended[:MOST_SHOWN]]
     if not report.dry_run and len(done) < len(plan.runs):
         lines.append(f"{plural(len(plan.runs) - len(done), 'run')} ended or continued in the meantime: not cancelled")

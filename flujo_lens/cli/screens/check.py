@@ -150,7 +150,7 @@ def _application(app: App, asked: CheckArguments) -> Application:
 
 
 def _found(app: App, wanted: RunFilter) -> Inflight:
-    return app.run(lambda backend: collect(backend, wanted, _store_name(app), app.world.now()))
+    return app.run(lambda backend: collect(backend, wanted, app.store_name, app.world.now()))
 
 
 def _report(
@@ -196,11 +196,6 @@ def _young_enough(app: App, path: Path, age: timedelta | None) -> Inflight:
 
 def _clock(found: Inflight) -> str:
     return f"{found.made_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
-
-
-def _store_name(app: App) -> str:
-    """The name of the store, without a password."""
-    return app.store.name or app.redactor.text(app.store.uri)
 
 
 def _save(app: App, out: Output, found: Inflight, asked: CheckArguments) -> None:

@@ -10,7 +10,7 @@ from flujo_lens.cli import exit_codes
 from flujo_lens.cli.change_output import report_output
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import can_ask, check_can_ask, check_writable, confirm
-from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, described, listed, named, typed
+from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, described, listed_runs, named, typed
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens.deletion import Work, carry_out, check_bin, copy_lines, report_dry, say, store_name
 from flujo_lens.cli.screens.deletion_text import hanging, hung, statuses
@@ -139,7 +139,7 @@ def _lines(plan: DeletionPlan, shown: Sequence[RunSummary], asked: DeleteArgumen
         return []
     if len(shown) == 1 and plan.count == 1:
         return [f"  {_one(shown, asked)}{_with(plan, asked)}"]
-    lines = listed([described(run) for run in shown], plan.count)
+    lines = listed_runs(shown, plan.count)
     what = "the states of " if asked.state_only else ""
     lines += [f"{what}{human.plural(plan.count, 'run')} ({statuses(plan.by_status)}){_with(plan, asked)}"]
     return lines

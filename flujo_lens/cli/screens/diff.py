@@ -41,9 +41,7 @@ def print_diff(app: App, out: Output, left: str, right: str, *, show_all: bool) 
     elif out.form == "json":
         out.document(_document(out, found))
     else:
-        from flujo_lens.rendering.json_text import dump
-
-        out.write(dump(out.redactor.value(_document(out, found))) + b"\n")
+        out.line(_document(out, found))
     note_problems(app, [found.left.run, found.right.run])
     return bool(found.differs)
 

@@ -17,7 +17,6 @@ from flujo_lens.operations.runs import resolve_run
 from flujo_lens.rendering import columns
 from flujo_lens.rendering.text import escape_controls, quoted, unescape
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.statistics import StoreStatus
 from flujo_lens.state.views import Evaluation, RunFilter, RunSummary, SystemEntry
 
 if TYPE_CHECKING:
@@ -170,19 +169,14 @@ def print_status(app: App, out: Output, since: str | None) -> bool:
     length = SHIFT if since is None else now - parse_when(since, now, app.zone)
     if since is not None and length.total_seconds() <= 0:
         raise UsageError(f"--since {since} is not in the past", hint="for example --since 12h")
-    choice = app.store
-    label = choice.name or app.redactor.text(choice.uri)
-
-    async def work(backend: StateBackend) -> StoreStatus:
-        return await store_status(backend, label, now, app.silent_after, RunFilter(), length)
-
-    status = app.run(work)
+    label, silent_after = app.store_name, app.silent_after
+    status = app.run(lambda backend: store_status(backend, label, now, silent_after, RunFilter(), length))
     for problem in status.problems:
         app.note(problem)
     if out.is_table and out.options.columns is None:
         from flujo_lens.cli.screens.status import draw_status
 
-        draw_status(app, out, replace(status, store=f"{_named(app, choice)}({choice.source})"))
+        draw_status(app, out, replace(status, store=f"{_named(app, app.store)}({app.store.source})"))
     elif out.form == "json":
         out.document(columns.STATUS.row(status, out.fields(columns.STATUS)))
     else:

@@ -15,8 +15,9 @@ from flujo_lens.cli.output_file import write_file
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, UnreachableStoreError, UsageError
 from flujo_lens.operations.deletion import Stop
-from flujo_lens.operations.metrics import StoreMetrics, store_metrics
+from flujo_lens.operations.metrics import store_metrics
 from flujo_lens.rendering.export.prometheus import prometheus_text
+from flujo_lens.state.statistics import StoreMetrics
 from flujo_lens.state.views import RunFilter
 
 _POLL = 0.5
@@ -34,10 +35,6 @@ _READABLE = 0o644
 
 def _read(app: App, wanted: RunFilter) -> StoreMetrics:
     return app.run(lambda backend: store_metrics(backend, app.world.now(), app.silent_after, wanted))
-
-
-def _label(app: App) -> str:
-    return app.store.name or app.redactor.text(app.store.uri)
 
 
 # --- a file
@@ -69,10 +66,10 @@ def print_metrics(app: App, wanted: RunFilter, file: str | None) -> None:
         raise UsageError(f"{file} does not end in .prom", hint="node_exporter reads only files that end in .prom")
     begun = time.monotonic()
     try:
-        text = prometheus_text(_label(app), _read(app, wanted), seconds=time.monotonic() - begun)
+        text = prometheus_text(app.store_name, _read(app, wanted), seconds=time.monotonic() - begun)
     except LensError as error:
         if file is not None and not isinstance(error, UsageError):
-            write_file(app, file, prometheus_text(_label(app), None), overwrite=True, mode=_READABLE)
+            write_file(app, file, prometheus_text(app.store_name, None), overwrite=True, mode=_READABLE)
         raise
     write_file(app, file or "-", text, overwrite=True, mode=_READABLE)
 
@@ -143,10 +140,10 @@ class CachedMetrics:
         except Exception as error:  # noqa: BLE001 - a scrape must not end the server
             self._errors += 1
             self._note(error)
-            return prometheus_text(_label(self._app), None, errors=self._errors)
+            return prometheus_text(self._app.store_name, None, errors=self._errors)
         self._last_error = ""
         seconds = self._clock() - begun
-        return prometheus_text(_label(self._app), figures, errors=self._errors, seconds=seconds)
+        return prometheus_text(self._app.store_name, figures, errors=self._errors, seconds=seconds)
 
     def _note(self, error: Exception, more: str = "") -> None:
         """Say on stderr what is wrong, once as long as it is the same."""
@@ -166,7 +163,7 @@ def serve_metrics(app: App, host: str, port: int, interval: float) -> None:
     prometheus_text("", None)  # the package is there
     metrics = CachedMetrics(app, interval)
     metrics.check()
-    label = _label(app)
+    label = app.store_name
     stop = Stop()
     try:
         server = MetricsServer((host, port), metrics.text)

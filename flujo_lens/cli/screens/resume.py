@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -272,7 +271,7 @@ def _tell_dry(app: App, out: Output, prepared: Prepared) -> None:
     lines += [f"    {line}" for line in message.splitlines()] if prepared.waits else []
     notes = (f"  {app.redactor.text(note)}" for note in verdict.notes)
     lines += [f"{verdict.kind}: {_VERDICTS[verdict.kind]}", *notes]
-    _print(app, [*lines, "nothing was changed (--dry-run)"])
+    app.say_masked([*lines, "nothing was changed (--dry-run)"])
 
 
 def _report(app: App, out: Output, outcome: Outcome) -> int:
@@ -281,9 +280,7 @@ def _report(app: App, out: Output, outcome: Outcome) -> int:
     if out.form == "json":
         out.document(outcome.document())
     elif out.form == "ndjson":
-        from flujo_lens.rendering.json_text import dump
-
-        out.write(dump(out.redactor.value(outcome.document())) + b"\n")
+        out.line(outcome.document())
     elif out.form == "id":
         out.ids([outcome.run_id])
     elif outcome.status == "completed":
@@ -304,7 +301,7 @@ def _print_output(app: App, out: Output, output: Any) -> None:
 def _tell_open(app: App, outcome: Outcome) -> None:
     """Print a run that is not completed: a question on stdout, a failure on stderr."""
     if outcome.status != "failed":
-        _print(app, _outcome_lines(app, outcome))
+        app.say_masked(_outcome_lines(app, outcome))
         return
     for line in _outcome_lines(app, outcome):
         app.tell(line)
@@ -321,7 +318,3 @@ def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
     options = f"--question {outcome.question} --input ANSWER"
     answer = app.suggest(command_line("resume", escape_controls(run_id), options))
     return [f"{run_id} waits at {step}:", *message, f"to answer: {answer}"]
-
-
-def _print(app: App, lines: Sequence[str]) -> None:
-    app.say_masked(lines)

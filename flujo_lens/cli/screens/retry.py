@@ -10,7 +10,7 @@ from flujo_lens.cli.application import the_application
 from flujo_lens.cli.change_output import recorder, report_output
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
-from flujo_lens.cli.input.run_arguments import MOST_SHOWN, described, listed, meant_all, named, typed
+from flujo_lens.cli.input.run_arguments import MOST_SHOWN, listed_runs, meant_all, named, typed
 from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.signals import code_of, heard
@@ -22,7 +22,6 @@ from flujo_lens.operations.retry import RetryPlan, plan_named, plan_wanted, retr
 from flujo_lens.rendering.human import plural
 from flujo_lens.rendering.text import escape_controls, escape_tsv
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.views import RunSummary
 
 _HELD = ("LENS-B2", "LENS-B3")
 """Codes of runs that another process holds or has taken over."""
@@ -51,7 +50,7 @@ def run_retry(app: App, asked: RetryArguments) -> int:
     out = report_output(app, asked.change, ("table", "json", "ndjson", "id"))
     plan = _planned(app, asked)
     asks = len(plan.runs) > 1 and not asked.change.dry_run
-    if asks and not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes, _plan_lines(plan.runs)):
+    if asks and not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes, listed_runs(plan.runs)):
         return exit_codes.FAILED
     return _carried_out(app, out, plan, asked)
 
@@ -189,12 +188,8 @@ def _report(app: App, out: Output, plan: RetryPlan, rows: list[dict[str, Any]], 
     if out.form in ("id", "ndjson"):
         return
     if report.dry_run:
-        app.say([*_plan_lines(going), *map(_refusal, list(refused.values())[:MOST_SHOWN])])
+        app.say([*listed_runs(going), *map(_refusal, list(refused.values())[:MOST_SHOWN])])
     app.say([_summary(plan, report, [row["code"] for row in rows])])
-
-
-def _plan_lines(runs: Sequence[RunSummary]) -> list[str]:
-    return listed([described(run) for run in runs])
 
 
 def _refusal(row: Mapping[str, Any]) -> str:

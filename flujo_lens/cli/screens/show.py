@@ -59,9 +59,7 @@ def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
     elif out.form == "id":
         out.rows(RUN, [detail.run])
     elif out.form == "ndjson" and out.options.columns is None:
-        from flujo_lens.rendering.json_text import dump
-
-        out.write(dump(out.redactor.value(_document(detail, parts, note))) + b"\n")
+        out.line(_document(detail, parts, note))
     elif not out.is_table or out.options.columns is not None:
         out.show(STEP, detail.steps, "no steps stored")
     else:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from flujo_lens.errors import MissingExtraError
 from flujo_lens.rendering.export.plain_values import plain_text
-from flujo_lens.state.statistics import DURATION_BOUNDS_MS, Durations, PipelineStats
+from flujo_lens.state.statistics import DURATION_BOUNDS_MS, Durations, PipelineStats, StoreMetrics
 from flujo_lens.state.views import RUN_STATUSES, UNREADABLE
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -23,32 +20,9 @@ OTHER = "(other)"
 _STATUSES = (*RUN_STATUSES, UNREADABLE)
 
 
-class Figures(Protocol):
-    """The figures of `flujo_lens.operations.metrics.StoreMetrics`."""
-
-    @property
-    def read_at(self) -> datetime: ...
-    @property
-    def pipelines(self) -> Sequence[PipelineStats]: ...
-    @property
-    def failures(self) -> Mapping[str, int]: ...
-    @property
-    def usual_failures(self) -> float: ...
-    @property
-    def waiting_age(self) -> float: ...
-    @property
-    def running_age(self) -> float: ...
-    @property
-    def stale_age(self) -> float: ...
-    @property
-    def stale(self) -> int: ...
-    @property
-    def size_bytes(self) -> int | None: ...
-    @property
-    def last_write_at(self) -> datetime | None: ...
-
-
-def prometheus_text(store: str, figures: Figures | None, *, errors: int | None = None, seconds: float = 0.0) -> bytes:
+def prometheus_text(
+    store: str, figures: StoreMetrics | None, *, errors: int | None = None, seconds: float = 0.0
+) -> bytes:
     """The figures in the text format 0.0.4.
 
     Args:
@@ -80,7 +54,7 @@ class _Families:
     def __init__(self, store: str) -> None:
         self._store = store
 
-    def of(self, figures: Figures | None, errors: int | None, seconds: float) -> Iterator[Any]:
+    def of(self, figures: StoreMetrics | None, errors: int | None, seconds: float) -> Iterator[Any]:
         yield self._gauge("lens_up", "Whether the store could be read (1) or not (0).", int(figures is not None))
         if errors is not None:
             yield self._counter("lens_scrape_errors", "How often the store could not be read.", errors)
@@ -122,7 +96,7 @@ class _Families:
         yield self._by_pipeline("lens_cost_usd", "Recorded cost of the runs in the store, in US dollars.", cost)
         yield self._by_pipeline("lens_tokens", "Recorded tokens of the runs in the store.", tokens)
 
-    def _ages(self, figures: Figures) -> Iterator[Any]:
+    def _ages(self, figures: StoreMetrics) -> Iterator[Any]:
         yield self._gauge(
             "lens_oldest_waiting_seconds",
             "How long the run waits that has waited longest for a person; 0 if none waits.",
@@ -136,7 +110,7 @@ class _Families:
             "lens_oldest_stale_seconds", "Time since the last update of the stale run updated first.", figures.stale_age
         )
 
-    def _store_facts(self, figures: Figures) -> Iterator[Any]:
+    def _store_facts(self, figures: StoreMetrics) -> Iterator[Any]:
         if figures.size_bytes is not None:
             yield self._gauge("lens_store_size_bytes", "Size of the store.", figures.size_bytes)
         if figures.last_write_at is not None:
