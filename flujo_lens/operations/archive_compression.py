@@ -21,7 +21,8 @@ from typing import Any, Literal, NamedTuple, Self, cast
 
 import orjson
 
-from flujo_lens.errors import ArchiveError, MissingExtraError, UsageError
+from flujo_lens.errors import ArchiveError, UsageError
+from flujo_lens.serialization.envelope import zstandard
 
 Form = Literal["plain", "gzip", "zstd"]
 
@@ -108,19 +109,6 @@ def form_of(path: Path, hint: str | None = None) -> Form:
         f'"{path.name}" is not a file name of an archive; nothing was changed',
         hint=hint or f"archives end in {', '.join(_SUFFIXES)}; for a dated name in a folder: --archive {path}/",
     )
-
-
-def zstandard() -> Any:
-    """The zstandard module, from the extra ``zstd``.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import zstandard as module
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("zstandard", "zstd") from error
-    return module
 
 
 def pack(form: Form, data: bytes) -> bytes:

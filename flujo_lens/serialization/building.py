@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import types
-from ast import literal_eval
 from collections import Counter, abc, deque
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import (
-    Annotated,
     Any,
-    ClassVar,
-    Final,
     Literal,
     NoReturn,
-    NotRequired,
-    Required,
     TypeVar,
     Union,
     get_args,
@@ -23,10 +17,13 @@ from typing import (
 )
 
 from flujo_lens.serialization.fields import (
+    JSON_TYPES,
+    TRANSPARENT,
     construct,
     fields_of,
     is_read_as_written,
     is_typed_dict,
+    literal_of,
     model_keys,
     validate_model,
 )
@@ -34,8 +31,6 @@ from flujo_lens.serialization.lossy import path_text
 from flujo_lens.serialization.making import MAKERS, NEEDS_TYPE, Make, Misfit, call, dict_of, list_of, misfit
 from flujo_lens.serialization.registry import current_registry
 
-_TRANSPARENT = (Annotated, Final, ClassVar, Required, NotRequired)
-_JSON = (str, int, float, bool, type(None), dict, list)
 _LISTS: dict[Any, Make] = {
     list: list,
     set: set,
@@ -96,23 +91,18 @@ class _Builder:
         message = f"{path_text(self._path)} is {type(data).__name__}, not {_name(target)}{words}"
         raise ValueError(message) from (reason.__cause__ or reason)
 
-    @contextmanager
-    def _below(self, key: Any) -> Any:
+    def _part(self, data: Any, target: Any, key: Any) -> Any:
         self._path.append(key)
         try:
-            yield
+            return self.build(data, target)
         finally:
             self._path.pop()
-
-    def _part(self, data: Any, target: Any, key: Any) -> Any:
-        with self._below(key):
-            return self.build(data, target)
 
     def _make(self, data: Any, target: Any) -> Any:
         origin = get_origin(target)
         if origin in (Union, types.UnionType):
             return self._one_of(data, get_args(target))
-        if origin in _TRANSPARENT:
+        if origin in TRANSPARENT:
             return self._make(data, get_args(target)[0])
         if origin is Literal:
             return self._literal(data, get_args(target))
@@ -177,7 +167,7 @@ class _Builder:
     def _key(self, name: Any, target: Any) -> Any:
         """A key; keys other than texts were written as Python literals."""
         kinds = get_args(target) if get_origin(target) in (Union, types.UnionType) else (target,)
-        literal = _literal_of(name) if isinstance(name, str) else name
+        literal = literal_of(name)
         if literal is not name and type(literal) in (bool, type(None)) and type(literal) in kinds:
             return literal
         for found in (name, literal):
@@ -198,7 +188,7 @@ class _Builder:
     def _instance(self, data: Any, target: Any) -> Any:
         custom = self._registry.deserializer_of(target)
         if custom is not None:
-            return data if type(data) not in _JSON and isinstance(data, target) else call(custom, data)
+            return data if type(data) not in JSON_TYPES and isinstance(data, target) else call(custom, data)
         if is_typed_dict(target) or (issubclass(target, tuple) and hasattr(target, "_fields")):
             return self._object(data, target, fields_of(target) or [])
         for base in target.__mro__:
@@ -269,11 +259,3 @@ def _has_registered(target: Any) -> bool:
     from flujo_lens.serialization.registered import names_registered
 
     return names_registered(target)
-
-
-def _literal_of(name: str) -> Any:
-    """The value of a key that is a Python literal, or the key itself."""
-    try:
-        return literal_eval(name)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return name

@@ -18,6 +18,7 @@ Keys have names, so that they can be rotated: `KeyRing` writes with its first ke
 
 from __future__ import annotations
 
+import os
 import zlib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Envelope:
         if self.compression not in (None, "zlib", "zstd"):
             raise ConfigError(f'unknown compression "{self.compression}"; use zstd or zlib')
         if self.compression == "zstd":
-            _zstandard()
+            zstandard()
         if self.keys is not None:
             self.keys.check()
 
@@ -80,7 +81,7 @@ class Envelope:
             return data if how == _PLAIN else TAG + how + _PLAIN + payload
         name, cipher = self.keys.writing()
         header = TAG + how + _AES + bytes([len(name)]) + name.encode("ascii")
-        nonce = _random(_NONCE)
+        nonce = os.urandom(_NONCE)
         return header + nonce + bytes(cipher.encrypt(nonce, payload, _bound(header, run_id, field)))
 
     def _compress(self, data: bytes) -> tuple[bytes, bytes]:
@@ -89,7 +90,7 @@ class Envelope:
         if self.compression == "zlib":
             how, packed = _ZLIB, zlib.compress(data)
         else:
-            how, packed = _ZSTD, _zstandard().ZstdCompressor().compress(data)
+            how, packed = _ZSTD, zstandard().ZstdCompressor().compress(data)
         return (how, packed) if len(packed) < len(data) else (_PLAIN, data)
 
 
@@ -198,7 +199,7 @@ def _decompress(how: bytes, data: bytes, run_id: str, field: str) -> bytes:
                 raise _damaged(run_id, field, "it is truncated or too large")
             return plain
         if how == _ZSTD:
-            return _unpack_zstd(_zstandard(), data, run_id, field)
+            return _unpack_zstd(zstandard(), data, run_id, field)
     except zlib.error as error:
         raise _damaged(run_id, field, str(error)) from error
     raise _newer(run_id, field, "its compression is unknown")
@@ -227,15 +228,14 @@ def _version(stored: bytes) -> str:
     return str(stored[len(_MARK)]) if len(stored) > len(_MARK) else "(truncated)"
 
 
-def _zstandard() -> Any:
+def zstandard() -> Any:
+    """The module of that name, from the extra ``zstd``.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
-        import zstandard
+        import zstandard as module
     except ImportError as error:
         raise MissingExtraError.of("zstandard", "zstd") from error
-    return zstandard
-
-
-def _random(size: int) -> bytes:
-    import os
-
-    return os.urandom(size)
+    return module

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    NotRequired,
+    Required,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+TRANSPARENT = (Annotated, Final, ClassVar, Required, NotRequired)
+"""Wrappers around an annotation that do not change its values."""
+
+JSON_TYPES = (str, int, float, bool, type(None), dict, list)
+
+
+def literal_of(name: Any) -> Any:
+    """The value of a key that is a Python literal, or the key itself."""
+    try:
+        return literal_eval(name) if isinstance(name, str) else name
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return name
 
 
 def construct(target: Any, values: dict[str, Any]) -> Any:

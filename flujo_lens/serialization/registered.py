@@ -7,31 +7,32 @@ aliases and validators. Annotations without a registered class are skipped.
 from __future__ import annotations
 
 import types
-from ast import literal_eval
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import (
-    Annotated,
     Any,
-    ClassVar,
-    Final,
     NamedTuple,
-    NotRequired,
-    Required,
     TypeVar,
     Union,
     get_args,
     get_origin,
 )
 
-from flujo_lens.serialization.fields import classes_in, fields_of, is_typed_dict, meant, model_keys, validate_by_name
+from flujo_lens.serialization.fields import (
+    JSON_TYPES,
+    TRANSPARENT,
+    classes_in,
+    fields_of,
+    is_typed_dict,
+    literal_of,
+    meant,
+    model_keys,
+    validate_by_name,
+)
 from flujo_lens.serialization.lossy import words_of
 from flujo_lens.serialization.registry import Registry, current_registry
 from flujo_lens.serialization.safe import safe_serialize
 
-_TRANSPARENT = (Annotated, Final, ClassVar, Required, NotRequired)
-_JSON = (str, int, float, bool, type(None), dict, list)
 _MISSING: Any = object()
 _MOST_ADAPTERS = 512
 
@@ -99,20 +100,15 @@ class _Preparation:
             return self._generic(data, origin, get_args(hint))
         return self._instance(data, hint)
 
-    @contextmanager
-    def _below(self, key: Any) -> Iterator[None]:
+    def _part(self, data: Any, hint: Any, key: Any) -> Any:
         self._path.append(key)
         try:
-            yield
+            return self.value(data, hint)
         finally:
             self._path.pop()
 
-    def _part(self, data: Any, hint: Any, key: Any) -> Any:
-        with self._below(key):
-            return self.value(data, hint)
-
     def _generic(self, data: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
-        if origin in _TRANSPARENT:
+        if origin in TRANSPARENT:
             return self.value(data, arguments[0])
         if not isinstance(origin, type):
             return data
@@ -134,7 +130,7 @@ class _Preparation:
         if not _names(hint, self._registry):
             return name
         found = _MISSING
-        for plain in (name, _literal_of(name)):
+        for plain in (name, literal_of(name)):
             made, failed = self._attempt(plain, hint)
             if not failed and str(_plain(made)) == name:
                 return made
@@ -176,7 +172,7 @@ class _Preparation:
     # --- classes
 
     def _instance(self, data: Any, kind: Any) -> Any:
-        if type(data) not in _JSON:
+        if type(data) not in JSON_TYPES:
             return data
         makers = self._registry.deserializers_for(kind)
         if makers:
@@ -248,13 +244,6 @@ def _called(make: Callable[[Any], Any], data: Any, owner: type, kind: Any) -> tu
         None,
         f"{deserializer} returned a {type(made).__name__}; use register_custom_deserializer({kind.__name__}, ...)",
     )
-
-
-def _literal_of(name: Any) -> Any:
-    try:
-        return literal_eval(name)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return name
 
 
 def _is_a(made: Any, kind: Any) -> bool:
