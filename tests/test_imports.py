@@ -76,7 +76,6 @@ CIRCLES = {
     frozenset(
         {
             "state.backends.base",
-            "state.backends.core.fallback_cancelling",
             "state.backends.core.fallback_deletion",
             "state.backends.core.fallbacks",
             "state.backends.core.rows",

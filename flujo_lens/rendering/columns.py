@@ -328,6 +328,10 @@ def _durations(item: Any) -> dict[str, Any]:
     return {**known, "exact": lengths.exact, "waiting_included": lengths.counts_waiting}
 
 
+_LENGTH_COLUMNS = tuple(
+    Shown(which.upper(), _length(which), need, "right")
+    for which, need in (("avg", 50), ("p50", 70), ("p95", 65), ("p99", 45))
+)
 STATUS_NEEDS = {"completed": 90, "failed": 90, "paused": 90, "running": 90, "cancelled": 90}
 
 
@@ -336,10 +340,7 @@ def counted_columns(what: str) -> tuple[Shown, ...]:
     return (
         Shown(what, lambda stats, _: human.count(stats.total), 95, "right"),
         *(Shown(status.upper(), status_count(status), need, "right") for status, need in STATUS_NEEDS.items()),
-        Shown("AVG", _length("avg"), 50, "right"),
-        Shown("P50", _length("p50"), 70, "right"),
-        Shown("P95", _length("p95"), 65, "right"),
-        Shown("P99", _length("p99"), 45, "right"),
+        *_LENGTH_COLUMNS,
         *_COST_COLUMNS,
     )
 
@@ -363,10 +364,7 @@ SPAN_NAME = View(
         Shown("SPAN", lambda stats, _: stats.name, 100, "id"),
         Shown("COUNT", lambda stats, _: human.count(stats.count), 95, "right"),
         Shown("FAILED", lambda stats, _: human.count(stats.failed) if stats.failed else "-", 90, "right"),
-        Shown("AVG", _length("avg"), 50, "right"),
-        Shown("P50", _length("p50"), 70, "right"),
-        Shown("P95", _length("p95"), 65, "right"),
-        Shown("P99", _length("p99"), 45, "right"),
+        *_LENGTH_COLUMNS,
     ),
     id="name",
 )

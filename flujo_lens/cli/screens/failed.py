@@ -103,7 +103,7 @@ def _show_changes(app: App, out: Output, wanted: RunFilter, asked: FailedArgumen
     from datetime import UTC
 
     from flujo_lens.operations.failure_changes import BASELINE, failure_changes
-    from flujo_lens.rendering.changes import change_view
+    from flujo_lens.rendering.groups import change_view
 
     if by not in ("version", "hour"):
         raise UnknownValueError.of("--by", by, ("version", "hour"))

@@ -614,7 +614,7 @@ class StateBackend(ABC):
         The default loads and saves the state of one run after the other, and ends it by `save_run_end`; what is
         saved in between is lost, and claims stay.
         """
-        from flujo_lens.state.backends.core.fallback_cancelling import cancel_gathered
+        from flujo_lens.state.backends.core.fallbacks import cancel_gathered
 
         if keep is not None:
             raise self._lacks("cancel_runs")

@@ -40,7 +40,7 @@ class Cancellation:
             await asyncio.to_thread(keep, [self._record(row) for row in rows])
 
     def _record(self, row: RunRow) -> Record:
-        parts = {"state": _text(row.state), "run": _text(row.run), "at": self._changes["updated_at"]}
+        parts = {"state": text_of(row.state), "run": text_of(row.run), "at": self._changes["updated_at"]}
         return {"run_id": row.run_id, "cancelled": parts, "last": True}
 
     async def _open(self, tx: Transaction) -> list[RunRow]:
@@ -70,7 +70,7 @@ async def take_back(core: CoreBackend, tx: Transaction, record: Record) -> bool:
     row = (await tx.runs([run_id])).get(run_id)
     if row is None or not all(_is_as_marked(data, parts["at"]) for data in (row.state, row.run) if data is not None):
         return False
-    await core.put(tx, RunRow(run_id, _data(parts["state"]), _data(parts["run"])))
+    await core.put(tx, RunRow(run_id, data_of(parts["state"]), data_of(parts["run"])))
     return True
 
 
@@ -94,9 +94,11 @@ def _is_as_marked(data: bytes, at: str) -> bool:
     return same and document.get("status") == "cancelled"
 
 
-def _text(data: bytes | None) -> str | None:
+def text_of(data: bytes | None) -> str | None:
+    """A stored document as records have it."""
     return None if data is None else data.decode()
 
 
-def _data(text: str | None) -> bytes | None:
+def data_of(text: str | None) -> bytes | None:
+    """The inverse of `text_of`."""
     return None if text is None else text.encode()

@@ -16,7 +16,7 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.serialization import safe_dumps, safe_loads
-from flujo_lens.state.backends.core.cancelling import check_first, take_back
+from flujo_lens.state.backends.core.cancelling import check_first, data_of, take_back, text_of
 from flujo_lens.state.backends.core.port import CHILD_KINDS, ChildKind, ChildRow, RunRow, Transaction
 from flujo_lens.state.backends.core.strip import put_parts_back
 from flujo_lens.state.deletion import DeletionRequest, Record, Restored
@@ -64,7 +64,7 @@ async def records_of(
     few = await few_children(tx, ids)
     for run_id in ids:
         row = runs.get(run_id, RunRow(run_id))
-        record: Record = {"run_id": run_id, "state": _text(row.state), "run": _text(row.run)}
+        record: Record = {"run_id": run_id, "state": text_of(row.state), "run": text_of(row.run)}
         record["manifest"] = bindings[run_id].decode() if run_id in bindings else None
         record |= kind.notes | ({"stripped": notes[run_id].decode()} if run_id in notes else {})
         count = 1
@@ -153,7 +153,7 @@ async def restore_run(core: CoreBackend, tx: Transaction, records: Iterator[Reco
         return await put_parts_back(core, tx, there, chain([first], records))
     if there is not None or await _has_evaluations(tx, run_id):
         return False
-    row = RunRow(run_id, _data(first["state"]), _data(first["run"]))
+    row = RunRow(run_id, data_of(first["state"]), data_of(first["run"]))
     if row != RunRow(run_id):
         await core.put(tx, row)
     for record in chain([first], records):
@@ -178,7 +178,7 @@ async def _put_state_back(core: CoreBackend, tx: Transaction, record: Record, th
     run = row.run
     if run is not None and record["run"] is not None and safe_loads(run).get("status") == "cancelled":
         run = core.codec.merged("run", row.run_id, run, {"status": safe_loads(record["run"].encode())["status"]})
-    await core.put(tx, RunRow(row.run_id, _data(record["state"]), run))
+    await core.put(tx, RunRow(row.run_id, data_of(record["state"]), run))
     return True
 
 
@@ -190,11 +190,3 @@ async def _has_evaluations(tx: Transaction, run_id: str) -> bool:
 
 def _children(run_id: str, pairs: Iterable[Sequence[Any]]) -> list[ChildRow]:
     return [ChildRow(run_id, data.encode(), key) for key, data in pairs]
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode()
-
-
-def _data(text: str | None) -> bytes | None:
-    return None if text is None else text.encode()

@@ -1,4 +1,4 @@
-"""What operators read, gathered from the application's half of the contract.
+"""What operators read and cancel, by the application's half of the contract.
 
 These are the defaults of `StateBackend`: they ask whichever listing methods a driver defines and apply the
 shared rules. They hold all runs in memory to sort them, which is right for small drivers of others; ours
@@ -8,13 +8,14 @@ have their own.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.state import interpret
 from flujo_lens.state.aggregate import aggregate_spans
 from flujo_lens.state.backends.base import JSONObject, Position, StateBackend, overrides
+from flujo_lens.state.backends.core.rows import cancelled, is_open
 from flujo_lens.state.filtering import matches, sort_key
 from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.statistics import SpanStats
@@ -139,3 +140,34 @@ def evaluation_of(row: JSONObject) -> Evaluation:
         metadata=row.get("metadata"),
         created_at=parse_instant(row.get("created_at")),
     )
+
+
+# --- cancelling
+
+
+async def cancel_gathered(backend: StateBackend, run_ids: Sequence[str], force: bool) -> list[str]:
+    """`StateBackend.cancel_runs` by the other methods."""
+    free = list(dict.fromkeys(run_ids)) if force else await _free(backend, run_ids)
+    return [run_id for run_id in free if await _cancel(backend, run_id)]
+
+
+async def _free(backend: StateBackend, run_ids: Sequence[str]) -> list[str]:
+    now = datetime.now(UTC)
+    try:
+        claims = await backend.read_claims(run_ids)
+    except NotSupportedError:
+        claims = {}
+    return [one for one in dict.fromkeys(run_ids) if one not in claims or claims[one].has_ended(now)]
+
+
+async def _cancel(backend: StateBackend, run_id: str) -> bool:
+    state = await backend.load_state(run_id)
+    run = await backend.get_run_details(run_id) if overrides(type(backend), "get_run_details") else None
+    if not is_open(state, run):
+        return False
+    now = datetime.now(UTC).isoformat()
+    if state is not None:
+        await backend.save_state(run_id, state | cancelled(now))
+    if run is not None and overrides(type(backend), "save_run_end"):
+        await backend.save_run_end(run_id, cancelled(now))
+    return True
