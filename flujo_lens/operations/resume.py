@@ -252,9 +252,7 @@ async def retry_run(
         OperationFailedError: it has ended, or waits for a person.
         LensError: as for `resume_run` and `check_free`.
     """
-    stored = await stored_run(backend, run_id)
-    _check_goes_on(stored)
-    await check_free(backend, stored, now, lease_of(application.lease), force=False)
+    stored = await _retriable(backend, application, run_id, now)
     return await resume_run(backend, application, stored, version=version)
 
 
@@ -266,22 +264,18 @@ async def preview_retry(
     Raises:
         LensError: as for `retry_run`, as far as known before it runs.
     """
-    stored = await stored_run(backend, run_id)
-    _check_goes_on(stored)
-    await check_free(backend, stored, now, lease_of(application.lease), force=False)
+    stored = await _retriable(backend, application, run_id, now)
     prepared = await prepare(backend, application, stored, version)
     return Outcome(run_id, stored.status, step=prepared.step)
 
 
-def _check_goes_on(stored: Stored) -> None:
-    """Check that a run has failed, or its process is dead.
-
-    Raises:
-        OperationFailedError: it has ended, or waits for a person.
-    """
+async def _retriable(backend: StateBackend, application: Application, run_id: str, now: datetime) -> Stored:
+    """Read a run that has failed, or whose process is dead."""
+    stored = await stored_run(backend, run_id)
     if not stored.goes_on:
-        run_id = stored.run_id
         raise OperationFailedError(f"{run_id} is now {stored.status}", hint=command_line("show", run_id), run_id=run_id)
+    await check_free(backend, stored, now, lease_of(application.lease), force=False)
+    return stored
 
 
 async def _contained(work: Coroutine[Any, Any, T]) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,16 +18,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STATUS_OF_CODE = {1: "completed", 2: "failed", "STATUS_CODE_OK": "completed", "STATUS_CODE_ERROR": "failed"}
 
 
+@dataclass(slots=True)
 class _Found:
     """A span of a file; times in nanoseconds. `end` is None if it did not end."""
 
-    __slots__ = ("attributes", "end", "name", "parent", "span_id", "start", "status")
-
-    def __init__(
-        self, span_id: str, parent: str | None, name: str, status: str, start: int, end: int | None, attributes: Any
-    ) -> None:
-        self.span_id, self.parent, self.name, self.status = span_id, parent, name, status
-        self.start, self.end, self.attributes = start, end, attributes
+    span_id: str
+    parent: str | None
+    name: str
+    status: str
+    start: int
+    end: int | None
+    attributes: Any
 
 
 def _trees(found: Sequence[_Found], zero: datetime | None) -> list[Span]:
