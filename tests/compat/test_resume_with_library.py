@@ -53,6 +53,7 @@ class Shop:
             "TZ": "America/Lima",
             "PYTHONPATH": str(HERE.parent.parent),
             "LENS_STORE": self.store if self.store.endswith(".db") else f"{self.store}/",
+            "LENS_LEASE": "10m",  # a slow start of the library is not half a minute without a save
         }
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
         return subprocess.Popen([python, *words], cwd=self.cwd, env=env, text=True, **pipes)
