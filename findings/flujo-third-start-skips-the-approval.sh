@@ -10,9 +10,8 @@ trap 'rm -rf "$folder"' EXIT
 # What it imports, without the clients of model vendors; newer ones of those with a limit it does not run with.
 "${PYTHON:-python3.13}" -m venv "$folder/venv"
 install() { "$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$@"; }
-install "pydantic==2.12.5" "pydantic-ai-slim[openai]==1.25.1" "pydantic-evals==1.25.1" "opentelemetry-api==1.38.0" \
-    "openai<3" "mcp>=1.23,<2" "typer<0.28" pydantic-settings python-dotenv pyyaml tenacity sqlvalidator aiosqlite \
-    orjson rich anyio uvloop blake3 numpy ruamel.yaml aiohttp filelock
+install "pydantic==2.12.5" "pydantic-ai-slim==1.25.1" "pydantic-evals==1.25.1" "opentelemetry-api==1.38.0" \
+    "typer<0.28" pydantic-settings python-dotenv pyyaml tenacity aiosqlite orjson rich packaging ruamel.yaml
 install --no-deps "flujo==0.6.11"
 cd "$folder"
 cat >application.py <<'PY'
@@ -59,7 +58,7 @@ print("flujo", importlib.metadata.version("flujo"))
 for number in (1, 2, 3):
     asyncio.run(start(number))
 PY
-seen=$(./venv/bin/python application.py 2>/dev/null)
+seen=$(./venv/bin/python application.py 2>errors) || { tail -1 errors; exit 1; }
 echo "$seen"
 [ "$(tail -1 <<<"$seen")" = "start 3: paused, stored as paused, called [\"pay('transfer for order 7')\"]" ] ||
     { echo "changed: the third start paid"; exit 1; }
