@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 from support import Lens
 
-import flujo_lens
 from flujo_lens.cli.completion import SHELLS, script
 from flujo_lens.state.groups import DIMENSIONS
 from flujo_lens.state.sorting import SORT_FIELDS
 
-SCRIPTS = Path(flujo_lens.__file__).parent / "data" / "completions"
+ROOT = Path(__file__).resolve().parents[2]
 ODD = ("ns:one", "sp ace", "it'll", 'dq"x', "br[a]ck", "back\\sl", "do$llar", "st*r")
 STATE = "INSERT INTO workflow_state (run_id, pipeline_id, pipeline_name, pipeline_version, current_step_index, "
 STATE += "pipeline_context, status, created_at, updated_at) SELECT {id}, pipeline_id, pipeline_name, pipeline_version, "
@@ -115,9 +114,10 @@ def test_a_damaged_store_says_nothing(bare_lens: Lens) -> None:
     assert offered(bare_lens, "show", "") == []
 
 
-def test_the_program_prints_the_scripts(bare_lens: Lens) -> None:
+def test_the_folder_has_what_the_program_prints(bare_lens: Lens) -> None:
     for shell, name in SHELLS.items():
-        assert bare_lens("completion", shell).out == (SCRIPTS / name).read_text(encoding="utf-8") == script(shell)
+        assert (ROOT / "completions" / name).read_text(encoding="utf-8") == script(shell)
+        assert bare_lens("completion", shell).out == script(shell)
     refused = bare_lens("completion tcsh")
     assert (refused.code, "bash, zsh, fish" in refused.err) == (2, True)
 
@@ -163,7 +163,7 @@ class Shell:
         self._process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, cwd=lens.cwd, env=env)
         os.close(slave)
         self._typed = lens.cwd / "typed"
-        self.send(SETUPS[kind].format(SCRIPTS / SHELLS[kind]) + "\n")
+        self.send(SETUPS[kind].format(ROOT / "completions" / SHELLS[kind]) + "\n")
         self.send("lens ready\n")
         self.await_words()
 
