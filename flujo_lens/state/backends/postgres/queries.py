@@ -254,16 +254,16 @@ INSERT INTO {table} AS t ({names}) VALUES ({values}) ON CONFLICT ({key}) DO UPDA
 RETURNING '', md5(t::text), {columns(table, "t", shape)}"""
 
 
-def add(table: str, shape: Shape, key: str = "id") -> str:
-    """Insert rows from arrays, one a column, in their order. Returns their keys as texts, digests and columns."""
+def add(table: str, shape: Shape, key: str = "id", *, returns: bool = True) -> str:
+    """Insert rows from arrays, one a column, in their order; it may return keys as texts, digests and columns."""
+    returning = f"RETURNING t.{key}::text, md5(t::text), {columns(table, 't', shape)}" if returns else ""
     there = _there(table, shape)
     names = ", ".join(name for name, _ in there)
     values = ", ".join(_PARAMETERS[kind].format(f"u.{name}") for name, kind in there)
     arrays = ", ".join(f"${at}::{_ELEMENTS.get(kind, kind)}[]" for at, (_, kind) in enumerate(there, 1))
     return f"""
 INSERT INTO {table} AS t ({names})
-SELECT {values} FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, place) ORDER BY u.place
-RETURNING t.{key}::text, md5(t::text), {columns(table, "t", shape)}"""
+SELECT {values} FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, place) ORDER BY u.place {returning}"""
 
 
 KEEP = """INSERT INTO lens_documents (kind, run_id, key, document, stamp)

@@ -9,7 +9,7 @@ from typing import Any
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.core.port import NO_START, ChildKind, ChildRow, RunIndex, RunRow, Space, micros
 from flujo_lens.state.backends.postgres import queries
-from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, values_of
+from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, is_plain, values_of
 from flujo_lens.state.backends.postgres.members import PostgresMembers
 from flujo_lens.state.backends.postgres.queries import are_plain, statuses_stored, storable
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
@@ -20,7 +20,7 @@ __all__ = ["PostgresTransaction"]
 
 _TABLES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
 _VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings", "strip": "lens_strips"}
-_PAGE, _PREFETCH = 200, 500
+_PAGE, _PREFETCH, _FEW_ROWS = 200, 500, 20
 _FEW = 20_000
 """Runs of a status up to which they are looked up by it, and not found by walking through all."""
 
@@ -188,10 +188,15 @@ class PostgresTransaction(PostgresMembers):
         """Write the rows of new runs, all at once."""
         for kind, table in (("state", "workflow_state"), ("run", "runs")):
             own = {row.run_id: data for row in rows if (data := row.state if kind == "state" else row.run) is not None}
-            if not own:
+            others: list[tuple[str, list[Any]]] = []
+            plain: list[tuple[str, list[Any]]] = []
+            for run_id, data in own.items():
+                values, is_plain = self._told(table, run_id, data)
+                (plain if is_plain else others).append((run_id, values))
+            await self._copy(table, [values for _, values in plain])
+            if not others:
                 continue
-            given = zip(*(self._given(table, run_id, data) for run_id, data in own.items()), strict=True)
-            made = await self._db.fetch(queries.add(table, self._shape, "run_id"), *given)
+            made = await self._db.fetch(queries.add(table, self._shape, "run_id"), *_by_column(others))
             lossy = [
                 (kind, run_id, "", own[run_id], stamp)
                 for run_id, stamp, *found in made
@@ -200,24 +205,44 @@ class PostgresTransaction(PostgresMembers):
             await self._keep_all(lossy)
 
     async def _add(self, kind: ChildKind, rows: Sequence[ChildRow]) -> None:
-        """Write rows of children, all at once."""
+        """Write rows of children, all at once; those of a run stay in their order."""
         table = _TABLES[kind]
-        given = zip(*(self._given(table, row.run_id, row.data) for row in rows), strict=True)
-        made = await self._db.fetch(queries.add(table, self._shape), *given)
+        told = [self._told(table, row.run_id, row.data) for row in rows]
+        odd = {row.run_id for row, (_, is_plain) in zip(rows, told, strict=True) if not is_plain}
+        await self._copy(table, [values for row, (values, _) in zip(rows, told, strict=True) if row.run_id not in odd])
+        others = [(row, values) for row, (values, _) in zip(rows, told, strict=True) if row.run_id in odd]
+        if not others:
+            return
+        made = await self._db.fetch(queries.add(table, self._shape), *_by_column(others))
         # Ids are given in the order of the rows; the server may return them in any order.
-        ordered = zip(rows, sorted(made, key=lambda one: int(one[0])), strict=True)
+        ordered = zip(others, sorted(made, key=lambda one: int(one[0])), strict=True)
         lossy = [
             (kind, row.run_id, key, row.data, stamp)
-            for row, (key, stamp, *found) in ordered
+            for (row, _), (key, stamp, *found) in ordered
             if not is_faithful(table, row.data, found)
         ]
         await self._keep_all(lossy)
 
+    async def _copy(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Write new rows that have no need of a document; of more than a few the client streams them."""
+        if not rows:
+            return
+        names = [name for name in COLUMNS[table] if name in self._shape.columns[table]]
+        if len(rows) >= _FEW_ROWS:
+            await self._db.copy_records_to_table(table, columns=names, records=rows)
+            return
+        sql = queries.add(table, self._shape, "run_id", returns=False)
+        await self._db.execute(sql, *zip(*rows, strict=True))
+
+    def _told(self, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool]:
+        """What the columns that there are take of a document, and whether that is certainly all of it."""
+        document = {**safe_loads(data), "run_id": run_id}
+        there, values = self._shape.columns[table], values_of(table, document)
+        is_whole = len(there) >= len(COLUMNS[table]) and is_plain(table, data, document)
+        return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there], is_whole
+
     def _given(self, table: str, run_id: str, document: bytes) -> list[Any]:
-        """What the columns that there are take of a document."""
-        values = values_of(table, {**safe_loads(document), "run_id": run_id})
-        there = self._shape.columns[table]
-        return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there]
+        return self._told(table, run_id, document)[0]
 
     async def _keep(self, kind: str, run_id: str, key: str, document: bytes, stamp: str | None) -> None:
         await self._keep_all([(kind, run_id, key, document, stamp)])
@@ -350,6 +375,10 @@ class PostgresTransaction(PostgresMembers):
     async def lock(self, run_ids: Iterable[str]) -> None:
         """Lock the ids for those who ask as we do, and the rows for everybody."""
         await self._db.fetchrow(queries.lock(self._shape), sorted(storable(run_ids)), self._namespace)
+
+
+def _by_column(rows: Sequence[tuple[Any, Sequence[Any]]]) -> list[tuple[Any, ...]]:
+    return list(zip(*(values for _, values in rows), strict=True))
 
 
 def _page_size(limit: int | None) -> int:
