@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -16,11 +17,15 @@ from stores import DATA
 from test_real_stores import step_text
 
 from flujo_lens.errors import LensError, NotAStoreError, ReadOnlyStoreError, UnreachableStoreError
+from flujo_lens.operations.portable_parts import PortableParts
+from flujo_lens.operations.transfer import Transfer, Transferred, groups_of, look_at, transfer
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.postgres import PostgresBackend
 from flujo_lens.state.backends.postgres.tables import LENS_TABLES
 from flujo_lens.state.claims import Holder
 from flujo_lens.state.deletion import DeletionRequest
+from flujo_lens.state.portable import digests_of
 from flujo_lens.state.views import Pause, RunFilter
 from flujo_lens.testing.claim_checks import ClaimChecks
 from flujo_lens.testing.contract import BackendContract
@@ -359,6 +364,49 @@ def test_a_prune_that_the_server_did_not_outlive(
     assert use(uri, again) == len(whole)
     assert use(uri, left) == {}
     assert {record["run_id"] for record in kept} == {f"run-{number}" for number in range(count)}
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_a_copy_that_the_server_did_not_outlive(safe_server: PostgresServer, round_: int) -> None:
+    """Each run is there whole or not at all, and the same copy goes on where it ended."""
+    safe_server.once(safe_server.uri, f"CREATE SCHEMA copy{round_}", "SELECT 1")
+    uri, count = f"{safe_server.uri}&schema=copy{round_}", 300
+    rng, killing = random.Random(round_), list[threading.Timer]()
+
+    async def copied(source: StateBackend, target: StateBackend, progress: Callable[[int], None]) -> Transferred:
+        done = Transferred(count)
+        writing = Transfer(target, PortableParts(), await look_at(target), done)
+        return await transfer(target, groups_of(source, RunFilter()), writing, done, None, progress=progress)
+
+    async def digests(backend: StateBackend) -> dict[str, str]:
+        ids = [run.run_id async for run in backend.iter_runs(RunFilter())]
+        return digests_of([record async for record in backend.read_portable(ids)])
+
+    async def work() -> None:
+        source = InMemoryBackend()
+        for number in range(count):
+            await source.save_state(f"run-{number}", {"status": "completed", "pipeline_context": {"n": number}})
+            await source.save_step_result({"run_id": f"run-{number}", "step_name": "s", "step_index": 0, "output": 1})
+        everything = await digests(source)
+
+        def kill(seen: int) -> None:
+            if not killing:
+                killing.append(threading.Timer(rng.random() / 20, safe_server.kill))
+                killing[0].start()
+
+        async with PostgresBackend(uri, timeout=5) as target:
+            with pytest.raises(UnreachableStoreError):
+                await copied(source, target, kill)
+        await asyncio.to_thread(killing[0].join)
+        await asyncio.to_thread(safe_server.start)
+        async with PostgresBackend(uri) as target:
+            some = await digests(target)
+            assert some.items() <= everything.items()
+            again = await copied(source, target, lambda seen: None)
+            assert (again.done, again.unchanged, again.failed) == (count - len(some), len(some), {})
+            assert await digests(target) == everything
+
+    asyncio.run(work())
 
 
 def test_a_read_is_tried_again_after_its_connection_was_cut(pg16: PostgresServer) -> None:

@@ -6,10 +6,13 @@ that was cut raises `ConnectionDoesNotExistError`, `InterfaceError` or, in async
 
 from __future__ import annotations
 
+import ssl
+
 import asyncpg
 
 from flujo_lens.errors import (
     BusyError,
+    ConfigError,
     LensError,
     OperationFailedError,
     ReadOnlyStoreError,
@@ -17,8 +20,6 @@ from flujo_lens.errors import (
     StoreNotFoundError,
     UnreachableStoreError,
 )
-
-__all__ = ["CLIENT_ERRORS", "MISSING", "is_cut", "translate"]
 
 CLIENT_ERRORS = (
     OSError,
@@ -70,6 +71,8 @@ def translate(error: BaseException, where: str) -> LensError:
         error: What it raised.
         where: The store, as it may be shown.
     """
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return ConfigError(f"{where}: {error}", hint="check the options of the URI; nothing was changed")
     code = getattr(error, "sqlstate", None) or ""
     text = str(error) or type(error).__name__
     if code in _BUSY:
@@ -96,4 +99,7 @@ def _unreachable(error: BaseException, where: str, code: str, text: str) -> Lens
         text = "it does not answer"
     elif code.startswith("28"):
         return UnreachableStoreError(f"cannot log in at {where}: {text}", hint="check the user and the password")
-    return UnreachableStoreError(f"cannot reach {where}: {text}", hint="is the server up? pg_isready tells")
+    hint = "is the server up? pg_isready tells"
+    if isinstance(error, ssl.SSLError):
+        hint = "sslrootcert=FILE names who signs the server's certificate, sslmode=require takes any"
+    return UnreachableStoreError(f"cannot reach {where}: {text}", hint=hint)

@@ -19,8 +19,6 @@ from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBR
 from flujo_lens.state.backends.postgres.uri import Address, quoted
 from flujo_lens.state.maintenance import Finding
 
-__all__ = ["INDEXES", "Checkup", "described", "make_indexes", "missing_indexes", "missing_steps"]
-
 INDEXES = {
     "lens_runs_id": ("runs", 'run_id COLLATE "C"'),
     "lens_runs_start": ("runs", 'created_at, run_id COLLATE "C"'),

@@ -21,8 +21,6 @@ from flujo_lens.serialization.loading import may_have_long_numbers
 from flujo_lens.state.backends.postgres.tables import COLUMNS
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = ["document_of", "is_faithful", "values_of"]
-
 _MOST = 2**31 - 1
 _REPLACEMENT = "\ufffd"
 _DEFAULTS: dict[str, dict[str, Any]] = {

@@ -11,26 +11,6 @@ from collections.abc import Iterable
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
-__all__ = [
-    "FIRST",
-    "LAST",
-    "SHAPE",
-    "SNAPSHOT",
-    "add",
-    "children",
-    "columns",
-    "count",
-    "forget_row",
-    "keys_by_status",
-    "keys_of_tasks",
-    "keys_page",
-    "keys_unreadable",
-    "lock",
-    "put",
-    "runs",
-    "statuses",
-]
-
 FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
 """What Python's calendar has; PostgreSQL has infinities and 294,276 years."""
 

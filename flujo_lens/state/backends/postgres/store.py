@@ -25,8 +25,6 @@ from flujo_lens.state.views import RunFilter
 if TYPE_CHECKING:
     from flujo_lens.state.maintenance import Finding
 
-__all__ = ["PostgresStore"]
-
 T = TypeVar("T")
 _TRIES = 5
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)

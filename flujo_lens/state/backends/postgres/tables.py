@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["COLUMNS", "LENS_DDL", "LENS_TABLES", "LIBRARY_DDL", "LIBRARY_TABLES", "VERSION", "Shape", "missing_ddl"]
-
 COLUMNS: dict[str, dict[str, str]] = {
     "workflow_state": {
         "run_id": "text",

@@ -16,8 +16,6 @@ from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBR
 from flujo_lens.state.traces import span_rows, trace_document
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
-__all__ = ["PostgresTransaction"]
-
 _TABLES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
 _VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings", "strip": "lens_strips"}
 _PAGE, _PREFETCH, _FEW_ROWS = 200, 500, 20

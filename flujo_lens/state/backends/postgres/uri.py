@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from flujo_lens.errors import ConfigError
-
-__all__ = ["Address", "address_of", "quoted"]
 
 
 class Address(NamedTuple):
@@ -43,6 +42,9 @@ def address_of(uri: str) -> Address:
         raise ConfigError("?schema= is empty", hint="postgresql://user@host:5432/database?schema=ops")
     if not cache.isdecimal():
         raise ConfigError(f"statement_cache_size must be a number: {cache}")
+    for name in ("sslrootcert", "sslcert", "sslkey"):
+        if name in query and query[name] != "system" and not os.path.exists(query[name]):
+            raise ConfigError(f"{name}: there is no file {query[name]}", hint="give the path of a file in PEM format")
     # As libpq writes it, "options" comes with %20 for blanks, never with a plus.
     dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
     shown = _shown(parts.netloc, parts.path, schema, query.get("host"))
