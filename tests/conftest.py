@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import pytest
 from hypothesis import settings
 from servers import (
@@ -22,6 +24,11 @@ from servers import (
     valkey_program,
 )
 from support import NEW, OLD, Lens
+
+# No test cuts the power, and in memory an fsync costs nothing. xdist's workers take the folder of this process.
+_MEMORY = Path("/dev/shm")
+if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 # The same examples in every run: a red run is red for what was changed. The long rounds look for new ones.
 _SOAK = "LENS_SOAK" in os.environ
@@ -80,6 +87,13 @@ def file_lens(bare_lens: Lens) -> Lens:
     bare_lens.files(NEW, to="states")
     bare_lens.env["LENS_STORE"] = "states/"
     return bare_lens
+
+
+@pytest.fixture
+def fresh_processes() -> Iterator[None]:
+    """Every process of the test is a new Python: for tests of what happens when it starts."""
+    with forks.fresh():
+        yield
 
 
 @pytest.fixture(scope="session")

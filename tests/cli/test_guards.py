@@ -28,6 +28,8 @@ from flujo_lens.operations.archive_format import Header
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.registry import load_driver
 
+pytestmark = pytest.mark.usefixtures("fresh_processes")
+
 NOBODY = 54_321
 Foreign = Callable[[Path], Path]
 

@@ -20,6 +20,8 @@ import orjson
 import redis.asyncio as redis
 from flujo_lens.state.backends.base import StateBackend
 
+pytestmark = pytest.mark.usefixtures("fresh_processes")
+
 class RedisBackend(StateBackend):
     def __init__(self, url: str) -> None:
         self._url = url

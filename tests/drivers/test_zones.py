@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import copy
+from support import examples
 
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.deletion import DeletionRequest
@@ -108,7 +109,7 @@ def test_a_store_that_was_moved() -> None:
     assert zone.slack == berlin - WINTER  # type: ignore[attr-defined]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100))
 @given(st.lists(st.integers(0, 400), min_size=2, max_size=30, unique=True), st.integers(0, 400 * 24))
 def test_what_was_observed_is_read_back(days: list[int], hour: int) -> None:
     found = []

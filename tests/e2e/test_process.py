@@ -14,6 +14,8 @@ from contextlib import contextmanager, nullcontext
 import pytest
 from support import Lens
 
+pytestmark = pytest.mark.usefixtures("fresh_processes")
+
 COLOUR = re.compile(rb"\x1b\[[\d;]*m")
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 

@@ -15,6 +15,8 @@ from support import Lens
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.testing.contract import BackendContract
 
+pytestmark = pytest.mark.usefixtures("fresh_processes")
+
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_driver"
 
 

@@ -15,6 +15,8 @@ import pytest
 from pipelines import Shop
 from support import NEW, Lens, tree
 
+pytestmark = pytest.mark.usefixtures("fresh_processes")
+
 LATIN_1, GREEK = "en_US.ISO-8859-1", "el_GR.ISO-8859-7"
 PLAIN_C = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 ANSWER = "Jürgen, 10 €"

@@ -6,12 +6,12 @@ import json
 import os
 import pty
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import forks
 from support import Lens, words
 
 STORE = "runs.db"
@@ -119,16 +119,12 @@ class Shop:
 
     def python(self, script: str, *arguments: str) -> str:
         """What a Python process in the folder prints."""
-        done = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            cwd=self.cwd,
-            env=self.lens.environment({"PYTHONPATH": os.pathsep.join([self.lens.environment()["PYTHONPATH"], "."])}),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        env = self.lens.environment({"PYTHONPATH": os.pathsep.join([self.lens.environment()["PYTHONPATH"], "."])})
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with forks.popen(["-c", script, *arguments], env, cwd=self.cwd, text=True, **pipes) as process:
+            out, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+        return str(out)
 
     def signs(self) -> list[str]:
         """The steps that ran, in order."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+import forks
+
+import flujo_lens
+
+PACKAGE = Path(flujo_lens.__file__).resolve().parent
 STRICT = ["-W", "error"]
 
 TEN_STEPS = """
@@ -46,17 +49,19 @@ print(result.status, result.output, sorted(map(int, result.final_pipeline_contex
 
 def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables of a process that imports the package from its source."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GITHUB_", "FORCE_"))}
+    return {**ours, "PYTHONPATH": str(PACKAGE.parent), "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8", **(env or {})}
 
 
 def start(
     script: str, *arguments: Any, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
     """A Python process that runs `script`; warnings are errors."""
-    return subprocess.Popen(
-        [sys.executable, *STRICT, "-c", script, *map(str, arguments)],
+    return forks.popen(  # type: ignore[no-any-return]
+        ["-c", script, *map(str, arguments)],
+        environment(env),
+        is_strict=True,
         cwd=cwd,
-        env=environment(env),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import struct
 import subprocess
-import sys
 import termios
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
@@ -21,6 +20,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from fcntl import ioctl
 from pathlib import Path
 from typing import Any
+
+import forks
 
 import flujo_lens
 from flujo_lens.cli.app import run
@@ -34,6 +35,11 @@ HERE = Path("/proc/self/cwd")
 
 NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)
 ZONE = timezone(timedelta(hours=-5))
+
+
+def examples(often: int) -> int:
+    """How many examples a property gets in a soak, or a fifth of them."""
+    return often if "LENS_SOAK" in os.environ else max(20, often // 5)
 
 
 @dataclass(frozen=True)
@@ -210,8 +216,8 @@ class Lens:
     def start(self, *arguments: str, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[bytes]:
         """Start ``lens`` as a real process."""
         given = [word.encode("utf-8", "surrogateescape") for word in words(arguments)]
-        command = [sys.executable, "-m", "flujo_lens", *given]
-        return subprocess.Popen(command, cwd=self.cwd, env=self.environment(env), **more)
+        command = ["-m", "flujo_lens", *given]
+        return forks.popen(command, self.environment(env), cwd=self.cwd, **more)  # type: ignore[no-any-return]
 
     def process(self, *arguments: str, env: Mapping[str, str] | None = None, **more: Any) -> Result:
         """Run ``lens`` as a real process to its end, in a pipe."""

@@ -311,7 +311,7 @@ def test_an_annotation_that_is_not_true_is_no_reason_to_refuse() -> None:
 @pytest.mark.parametrize("store", ["sqlite", "files"])
 def test_generated_contexts_are_the_same_in_another_process(store: str, tmp_path: Path) -> None:
     """5,000 of them with LENS_SOAK, in two stores."""
-    few = 200 if store == "sqlite" else 40  # a file is synced before a save returns
+    few = 80 if store == "sqlite" else 16  # a file is synced before a save returns
     last = 2500 if os.environ.get("LENS_SOAK") else few
     uri = f"sqlite:///{tmp_path}/store.db" if store == "sqlite" else (tmp_path / "runs").as_uri()
     program = str(Path(registered_types.__file__))

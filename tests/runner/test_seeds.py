@@ -181,6 +181,7 @@ def test_a_driver_of_three_methods_runs_and_says_once_what_it_lacks(tmp_path: Pa
     assert process.stderr == "Shelf has no claims: two processes could work on the same run\n"
 
 
+@pytest.mark.usefixtures("fresh_processes")
 @pytest.mark.parametrize("name", ["Flujo", "PipelineRegistry", "step", "Step", "Pipeline", "PipelineContext"])
 def test_importing_the_package_costs_nothing(name: str) -> None:
     script = (

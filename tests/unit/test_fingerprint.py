@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from flujo_lens.state.fingerprint import LONGEST, glob_matches, normalise_error, plain_error
 
-steady = settings(max_examples=400, deadline=None, derandomize=True)
+often = settings(max_examples=examples(400))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ errors = (
 )
 
 
-@steady
+@often
 @given(errors)
 def test_the_normal_form_is_short_one_line_and_its_own_normal_form(text: str) -> None:
     folded = normalise_error(text)
@@ -78,7 +79,7 @@ def test_the_normal_form_is_short_one_line_and_its_own_normal_form(text: str) ->
     assert normalise_error(plain_error(text)) == folded
 
 
-@steady
+@often
 @given(errors)
 def test_an_error_matches_itself_however_it_is_written(text: str) -> None:
     escaped = text.replace("*", "?")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from flujo_lens.state.filtering import matches, needs_details, sort_key
 from flujo_lens.state.interpret import (
@@ -28,7 +29,7 @@ from flujo_lens.state.views import UNREADABLE, Pause, RunFilter, RunSummary, Ste
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)
 OK = {"name": "a", "success": True, "latency_s": 0.5}
 FAILED = {"name": "b", "success": False, "feedback": "boom", "latency_s": 0.25, "attempts": 3}
-steady = settings(max_examples=300, deadline=None, derandomize=True)
+often = settings(max_examples=examples(300))
 
 
 def raw(**more: Any) -> RawRun:
@@ -78,7 +79,7 @@ json_values = st.recursive(
 )
 
 
-@steady
+@often
 @given(json_values)
 def test_what_json_writes_is_read(value: Any) -> None:
     text = json.dumps(value)
@@ -281,7 +282,7 @@ def test_entries_that_are_no_entries_are_passed_over() -> None:
 COLUMNS = sorted(RawRun.__dataclass_fields__.keys() - {"_decoded", "problems", "run_id"})
 
 
-@steady
+@often
 @given(st.dictionaries(st.sampled_from(COLUMNS), json_values))
 def test_no_row_breaks_a_list(fields: dict[str, Any]) -> None:
     found = raw(**{**fields, "has_state": bool(fields.get("has_state")), "has_run": bool(fields.get("has_run"))})
@@ -297,7 +298,7 @@ def test_no_row_breaks_a_list(fields: dict[str, Any]) -> None:
         json.dumps(getattr(summary, name), allow_nan=False)
 
 
-@steady
+@often
 @given(st.dictionaries(st.text(max_size=12), json_values), st.dictionaries(st.text(max_size=12), json_values))
 def test_no_document_breaks_a_list(state: dict[str, Any], run: dict[str, Any]) -> None:
     names = ("status", "pipeline_name", "created_at", "metadata", "step_history", "total_steps", "error_message")

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import outline
+from support import examples
 
 from flujo_lens.state.traces import (
     SpanRow,
@@ -21,7 +22,7 @@ from flujo_lens.state.traces import (
 from flujo_lens.state.views import Span
 
 START = datetime(2026, 11, 21, 0, 11, 9, tzinfo=UTC)
-steady = settings(max_examples=300, deadline=None, derandomize=True)
+often = settings(max_examples=examples(300))
 
 
 def row(span_id: str, parent: str | None = None, start: float | None = 0.0, end: float | None = None) -> SpanRow:
@@ -103,7 +104,7 @@ times = st.none() | st.floats(0, 100)
 arbitrary = st.lists(st.builds(row, ids, st.none() | ids | st.just("gone"), times, times), max_size=12)
 
 
-@steady
+@often
 @given(arbitrary)
 def test_every_span_is_there_once_whatever_the_pointers_say(rows: list[SpanRow]) -> None:
     roots = build_trees(rows, START)
@@ -116,7 +117,7 @@ def test_every_span_is_there_once_whatever_the_pointers_say(rows: list[SpanRow])
         assert root.start_offset_ms in (0.0, None)
 
 
-@steady
+@often
 @given(arbitrary)
 def test_a_trace_is_the_first_of_the_trees(rows: list[SpanRow]) -> None:
     def told(document: dict[str, Any]) -> Any:
@@ -129,7 +130,7 @@ def test_a_trace_is_the_first_of_the_trees(rows: list[SpanRow]) -> None:
     assert (told(document) if document else None) == (of(roots[0]) if roots else None)
 
 
-@steady
+@often
 @given(arbitrary, st.integers(-1, 4))
 def test_depth(rows: list[SpanRow], depth: int) -> None:
     def levels(spans: Any) -> int:

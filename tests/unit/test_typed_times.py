@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import examples
 
 from flujo_lens.errors import TimeFormatError
 from flujo_lens.rendering.human import Human
@@ -142,7 +143,7 @@ def test_today_and_yesterday_on_days_of_another_length() -> None:
 FORMS = ("%Y-%m-%dT%H:%M:%S.%f{}", "%Y-%m-%d %H:%M:%S,%f {}", "%Y%m%dT%H%M%S.%f{}")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100))
 @given(
     st.datetimes(datetime(1970, 1, 2), datetime(2099, 12, 30)),
     st.integers(-14 * 60, 14 * 60),
@@ -156,7 +157,7 @@ def test_what_is_written_in_any_form_is_read_back(naive: datetime, minutes: int,
     assert parse_when(seconds.strftime("%Y%m%d%H%M%S%z"), NOW, LIMA) == seconds
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=examples(300))
 @given(st.text("0123456789-:.,T Z+Ww", max_size=32) | st.from_regex(r"\A\d{4}-?\d\d-?\d\d.\d\d:?\d\d(:?\d\d)?Z?\Z"))
 def test_what_is_taken_is_what_a_strict_reader_takes(text: str) -> None:
     for zone in (LIMA, NEW_YORK):

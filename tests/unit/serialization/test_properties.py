@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from support import examples
 
 from flujo_lens.errors import LensError
 from flujo_lens.serialization import LossyValue, safe_deserialize, safe_dumps, safe_loads, safe_serialize
@@ -90,7 +91,7 @@ def refuse(constant: str) -> None:
 
 
 @given(anything)
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_json_comes_out_and_both_ways_agree(value: Any) -> None:
     found: list[LossyValue] = []
     data = safe_dumps(value, on_lossy=found.append)
@@ -103,7 +104,7 @@ def test_json_comes_out_and_both_ways_agree(value: Any) -> None:
 
 
 @given(anything)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_strict_fails_where_something_is_lost(value: Any) -> None:
     found: list[LossyValue] = []
     data = safe_dumps(value, on_lossy=found.append)
@@ -141,7 +142,7 @@ typed = st.one_of(
 
 
 @given(typed)
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_what_is_not_lossy_comes_back_equal(pair: tuple[Any, Any]) -> None:
     value, kind = pair
     assert safe_deserialize(safe_serialize(value, strict=True), kind, strict=True) == value
