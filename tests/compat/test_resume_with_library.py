@@ -232,7 +232,7 @@ def test_a_pause_inside_of_a_loop_is_answered(shop: Shop) -> None:
     # 0.4 takes any answer for what the loop returns; 0.6 asks until the loop has enough.
     assert (answered.code, answered.json["status"]) == (0, "completed" if shop.series == "0.4" else "paused")
     if shop.series == "0.6":
-        shop.lens(f"resume one {APP} --input stop")
+        shop.lens(f"resume one {APP} --question {answered.json['question']} --input stop")
     assert shop.signs() == ["load", "finish"]
 
 
