@@ -78,7 +78,7 @@ check: lint
 
 bench: $(VENV)/.tested
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
-	@for part in serialization sqlite_state file_state progress runner check prune; do \
+	@for part in costs serialization sqlite_state file_state progress runner check prune; do \
 		echo; $(BIN)/python tests/benchmarks/bench_$$part.py || exit 1; \
 	done
 	@test -z "$(BEFORE)" || { echo; $(BIN)/python tests/benchmarks/bench_builds.py --before $(BEFORE); }

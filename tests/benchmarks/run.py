@@ -29,6 +29,7 @@ SMALL = 10_000
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 BASE = [sys.executable, "-c", "import typer, asyncio, aiosqlite, orjson, tomllib, platformdirs"]
 LENS = [sys.executable, "-c", "from flujo_lens.__main__ import main; main()"]
+TYPER = [sys.executable, "-c", "import typer; a = typer.Typer(); a.command()(lambda: None); a()"]
 STATS_SQL = Path(__file__).with_name("stats.sql")
 
 
@@ -94,6 +95,12 @@ def start(folder: Path, rounds: int) -> Iterator[Row]:
     )
     more = (seen - piped) * 1000
     yield Row("list on a terminal: more than in a pipe", more, 80, "ms", f"{seen * 1000:.0f} ms")
+    typed = [*LENS, "__complete", "bash", "show", "--store", str(store), "run_"]
+    for what, ours, bare in (("--help", [*LENS, "--help"], [*TYPER, "--help"]), ("completing a run id", typed, TYPER)):
+        took, least = pairs(lambda c=ours: seconds(c), lambda c=bare: seconds(c), rounds)
+        yield Row(
+            f"{what}: more than a Typer app of one command", (took - least) * 1000, 60, "ms", f"{took * 1000:.0f} ms"
+        )
 
 
 def scale(folder: Path, runs: int, rounds: int) -> Iterator[Row]:

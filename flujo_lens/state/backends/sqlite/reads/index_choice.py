@@ -6,6 +6,7 @@ sort all of a status 3 s for one that every tenth run has. So each index is prob
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple
@@ -102,8 +103,9 @@ def _tables(session: Session) -> list[str]:
 
 
 def _limited(sql: str, limit: int) -> str:
-    """Count at most `limit` rows of each part, without the work of a union."""
-    return " UNION ALL ".join(f"SELECT * FROM ({part} LIMIT {limit})" for part in sql.split(" UNION "))
+    """Count at most `limit` rows of each part, without the work of a union, and by an index alone where one tells."""
+    parts = (re.sub(r"^SELECT (?:[rs]\.)?run_id FROM", "SELECT 1 FROM", part) for part in sql.split(" UNION "))
+    return " UNION ALL ".join(f"SELECT * FROM ({part} LIMIT {limit})" for part in parts)
 
 
 def _probed(session: Session, sql: str, values: tuple[Any, ...] = ()) -> Candidates:

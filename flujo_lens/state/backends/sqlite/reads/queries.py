@@ -335,8 +335,8 @@ def count_all(shape: Shape) -> str:
     if not (shape.has(_RUNS) and shape.has(_WS)):
         return f"SELECT count(run_id) FROM {_RUNS if shape.has(_RUNS) else _WS}"
     return (
-        "SELECT (SELECT count(run_id) FROM runs) + (SELECT count(run_id) FROM workflow_state s "
-        "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id))"
+        "SELECT (SELECT count(run_id) FROM runs) + (SELECT count(s.run_id) FROM workflow_state s "
+        "LEFT JOIN runs r ON r.run_id = s.run_id WHERE r.run_id IS NULL)"
     )
 
 
