@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -356,13 +357,26 @@ def _wants_json(arguments: list[str]) -> bool:
     )
 
 
+def _last_words() -> int:
+    """Report that even the report of an error failed, as after code of an application that replaced built-ins."""
+    os.write(2, b"error LENS-X1: internal error in lens, which could not be printed\n  --debug shows the traceback\n")
+    return exit_codes.INTERNAL
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The program ``lens``."""
     gc.set_threshold(50_000, 20, 20)  # as in `flujo_lens.__main__`, for those who call this function
     fill_closed_numbers()
     in_utf8_mode()
     world = World(owns_process=True)
-    code = run(words_as_typed(sys.argv[1:]) if arguments is None else arguments, world)
+    sys.stderr = sys.stderr or world.stderr  # if it was closed: Typer wraps it when the reader of stdout is gone
+    arguments = words_as_typed(sys.argv[1:]) if arguments is None else list(arguments)
+    try:
+        code = run(arguments, world)
+    except BaseException:
+        if "--debug" in arguments:
+            raise
+        code = _last_words()
     if code == exit_codes.INTERRUPTED:  # another Ctrl-C during shutdown would kill it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     _flush_what_came_before(world)

@@ -40,6 +40,7 @@ def the_application(app: App, given: str | None, folder: Path | None) -> Applica
         UsageError: no application is configured, or it cannot be imported.
     """
     from flujo_lens.cli.diversion import divert, spare_of
+    from flujo_lens.cli.process_exit import exits_guarded
     from flujo_lens.cli.process_state import ProcessState
     from flujo_lens.runner.application import load_application
 
@@ -48,6 +49,7 @@ def the_application(app: App, given: str | None, folder: Path | None) -> Applica
     divert(app.world)
     state = ProcessState(spare_of(app.world))
     try:
-        return load_application(target, place)
+        with exits_guarded():
+            return load_application(target, place)
     finally:
         state.restore()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -255,6 +256,9 @@ class App:
             stream.flush()
         except OSError:
             silence(stream)
+            if self.world.diverted is not None:  # the application closed the private duplicate of stderr
+                with suppress(OSError):
+                    os.write(2, text.encode(encoding, "backslashreplace") + b"\n")
 
     @property
     def stderr_colour(self) -> bool:

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import threading
+from _thread import start_new_thread  # Thread.start waits for ever if there is no memory for the thread
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _GRACE = 5.0
 """Seconds to wait for threads and exit handlers of an application."""
+
+_exit = os._exit  # whatever an application puts there
 
 
 class _Diverted:
@@ -101,22 +104,22 @@ def leave(world: World, code: int) -> None:
 
     They get a few seconds; their output goes to stderr.
     """
-    threading.Thread(target=_after_a_while, args=(world, code), name="lens-exit", daemon=True).start()
+    with suppress(RuntimeError):
+        start_new_thread(_after_a_while, (world, code))
     for end in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         with suppress(BaseException):
             end()
     for stream in (sys.stdout, sys.stderr, world.stdout, world.stderr):
         with suppress(Exception):
             stream.flush()
-    os._exit(code)
+    _exit(code)
 
 
 def _after_a_while(world: World, code: int) -> None:
-    own = threading.current_thread()
     threading.Event().wait(_GRACE)
-    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not own]
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon]
     left = [name for name in left if name != threading.main_thread().name] or ["an exit handler"]
     with suppress(Exception):
         world.stderr.write(f"the application did not exit: {', '.join(left)} still running\n")
         world.stderr.flush()
-    os._exit(code)
+    _exit(code)

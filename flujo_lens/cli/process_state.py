@@ -98,10 +98,11 @@ def _folder() -> str | None:
 @contextmanager
 def kept(spare: int | None) -> Iterator[ProcessState]:
     """Snapshot the process, and restore everything at the end of the block."""
+    from flujo_lens.cli.process_exit import exits_guarded
     from flujo_lens.runner.application_code import cleaned_up
 
     state = ProcessState(spare)
-    with cleaned_up(state.restore):
+    with cleaned_up(state.restore), exits_guarded():
         try:
             yield state
         finally:

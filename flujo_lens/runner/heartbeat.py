@@ -40,6 +40,9 @@ class _Thread:
         while not self.loop.is_closed():
             try:
                 self.loop.run_forever()
+            except OSError as error:  # of the selector: the application closed its file descriptor
+                _log.warning("heartbeats have stopped: %s", error)
+                return
             except BaseException as error:  # noqa: BLE001 - a driver's
                 _log.warning("a heartbeat raised %s", type(error).__name__)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from flujo_lens.errors import OperationFailedError
 from flujo_lens.runner.application_code import IN_STEP, describe, is_signal
 
 T = TypeVar("T")
@@ -76,6 +77,8 @@ def _to_the_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Any
         except BaseException as error:
             if task.done() or interrupt is not None:
                 raise
+            if isinstance(error, OSError):  # of the selector: its file descriptor was closed
+                raise _unusable(error, task) from error
             if is_signal(error):
                 interrupt = error
                 task.cancel()
@@ -85,6 +88,17 @@ def _to_the_end(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Any
         if interrupt is not None:
             raise interrupt
         return result
+
+
+def _unusable(error: OSError, task: asyncio.Task[Any]) -> OperationFailedError:
+    """The error for a loop that cannot continue. Its work is dropped as it stands: its connections are closed, too."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    with suppress(BaseException):
+        task.get_coro().close()
+    return OperationFailedError(
+        f"the application's code closed file descriptors of lens, which cannot continue: {error.strerror}",
+        hint="the current run stays as it was last saved, and can be resumed: lens list --status running",
+    )
 
 
 @contextmanager
@@ -119,7 +133,8 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
         if left:
             _brought_on(loop, lambda: asyncio.wait(left, timeout=_GRACE))
         _brought_on(loop, lambda: asyncio.wait_for(loop.shutdown_asyncgens(), _GRACE))
-    loop.close()
+    with suppress(OSError):
+        loop.close()
 
 
 def _brought_on(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:

@@ -20,6 +20,10 @@ FAILING = {
     "asyncio.current_task().cancel(); await asyncio.sleep(9)": "CancelledError",
     "[task.cancel() for task in asyncio.all_tasks()]; await asyncio.sleep(9)": "CancelledError",
     "sys.excepthook = threading.excepthook = None; raise ValueError('x')": "ValueError: x",
+    "os._exit(0)": "SystemExit: os._exit(0)",
+    "os.abort()": "SystemExit: os.abort()",
+    "os.execvp('true', ['true'])": "SystemExit: os.execv(",
+    "await asyncio.to_thread(os._exit, 0)": "SystemExit: os._exit(0)",
     "(lambda f: f(f))(lambda f: f(f))": "RecursionError",
     "raise type('Odd', (BaseException,), {'__str__': lambda self: 1 / 0})()": "Odd",
 }
@@ -41,6 +45,7 @@ COMPLETING = (
     "locale.setlocale(locale.LC_ALL, 'C')",
     "sys.setrecursionlimit(80)",
     "os.fork() or os._exit(9)",
+    "os.fork() or os.execvp('true', ['true'])",
     "asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)",
     "threading.Thread(target=time.sleep, args=(600,)).start()",
     "asyncio.get_running_loop().create_task(asyncio.sleep(600))",
@@ -115,6 +120,18 @@ def test_steps_that_harm_the_process_leave_the_output_whole(shop: Shop) -> None:
     assert done.code == 0, done.err
     assert [row["status"] for row in done.json["runs"]] == ["completed"] * len(ids)
     assert shop.lens("audit", "-o", "json").json[0]["state"] == "finished"
+
+
+def test_a_step_that_closes_every_file_ends_lens_and_loses_no_run(shop: Shop) -> None:
+    (run_id,) = harm(shop, ("os.closerange(3, 99)",))
+    done = shop.lens.process(f"retry {run_id} {APP} --yes")
+    assert (done.code, done.out) == (1, "")
+    assert "closed file descriptors of lens" in done.err
+    assert "Traceback" not in done.err
+    assert shop.run(run_id)["status"] == "running"
+    assert shop.lens("audit", "-o", "json").json[0]["state"] == "failed"
+    shop.lens.write("bodies.json", json.dumps(["pass"]))
+    assert shop.lens.process(f"resume {run_id} {APP}").out == "done\n"
 
 
 @pytest.mark.parametrize("body", [COMPLETING[1], COMPLETING[5], COMPLETING[7]])

@@ -87,6 +87,11 @@ def test_streams_that_are_closed_or_full(lens: Lens, command: str, code: int) ->
     assert _shell(lens, command) == (code, "")
 
 
+def test_a_closed_pipe_is_silent_without_stderr(lens: Lens) -> None:
+    _shell(lens, "{ lens list --all 2>&-; echo $? >code; } | true")
+    assert (lens.cwd / "code").read_text() == "0\n"
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("line", ["list --all", "show fail-001 -o table"])
 def test_a_full_disk(lens: Lens, line: str) -> None:
