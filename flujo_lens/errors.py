@@ -41,6 +41,7 @@ Callers of the library catch `LensError`; the command line turns it into a messa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -85,6 +86,8 @@ __all__ = [
 ]
 
 
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
+
 NAME_ANOTHER = (
     "`lens stores` lists the configured stores, `lens config` shows which setting names this one; --store names another"
 )
@@ -110,6 +113,18 @@ class LensError(Exception):
         self.message = message
         self.hint = hint
         self.details = {name: value for name, value in details.items() if value is not None}
+
+    @property
+    def without_claim(self) -> str:
+        """The message without the claim that nothing was changed, for a write after other changes."""
+        return self.message.removesuffix("; nothing was changed")
+
+    def reworded(self, message: str) -> LensError:
+        """The same error with another message."""
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made.args, made.message = (message,), message
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """The error for ``-o json``: code, message, hint and details."""
@@ -220,7 +235,8 @@ class AppNotFoundError(UsageError):
         """
         import traceback
 
-        stack = traceback.extract_tb(error.__traceback__)
+        frames = list(traceback.extract_tb(error.__traceback__))
+        stack = [frame for frame in frames if not frame.filename.startswith((_PACKAGE, "<frozen "))] or frames
         place: tuple[str, int | None] = (stack[-1].filename, stack[-1].lineno) if stack else (module, None)
         if isinstance(error, SyntaxError):
             place = error.filename or "", error.lineno

@@ -192,7 +192,7 @@ class AuditLog:
             )  # fmt: skip
         except LensError as failure:
             if self._lost is not None:
-                why = f'{failure.message}; its entry {closes} stays "started"'
+                why = f'{failure.without_claim}; its entry {closes} stays "started"'
                 self._lost(f"the result of this change is not in the audit log: {why}")
 
     def _who(self) -> dict[str, str]:

@@ -94,7 +94,7 @@ class Execution(Generic[ContextT]):
             result = await turn.take(record.value, record.context)
             self._turn = None
             progress = self._succeeded(turn, result) if result.success else record.fail(result, turn.began)
-            await self._save(progress)
+            await self._save_result(progress, turn.step.name)
             if record.status == "failed":
                 return
 
@@ -117,6 +117,16 @@ class Execution(Generic[ContextT]):
         turn = self._turn or Turn(self._record.step, self._inside)
         with suppress(LensError), application_code():
             await self._save(self._record.fail(turn.failed("interrupted"), turn.began), waits=())
+
+    async def _save_result(self, progress: Progress, step: str) -> None:
+        """Save after a step; an error says that the step has run."""
+        try:
+            await self._save(progress)
+        except LostClaimError:
+            raise
+        except LensError as error:
+            again = f'step "{step}" has run, but its result was not saved: it will run again when the run is resumed'
+            raise error.reworded(f"{error.without_claim}; {again}") from error
 
     async def _save(self, progress: Progress, waits: Sequence[float] = _WAITS) -> None:
         """Save, even if the run is cancelled during it, so that the result of a step is not lost."""

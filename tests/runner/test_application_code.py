@@ -15,7 +15,7 @@ from programs import ended, start, told
 from pydantic import field_validator
 
 from flujo_lens import Flujo, InMemoryBackend, PipelineContext, PipelineRegistry, SQLiteBackend, Step, step
-from flujo_lens.errors import InvalidAnswerError, LensError, NotWaitingError, UsageError
+from flujo_lens.errors import InvalidAnswerError, LensError, NotWaitingError, OperationFailedError, UsageError
 from flujo_lens.runner.application_code import describe, is_signal
 from flujo_lens.runner.protected_loop import drive
 from flujo_lens.state.backends.base import StateBackend
@@ -102,6 +102,20 @@ def test_such_a_step_is_tried_again() -> None:
 
     result = flujo(Step("x", function=body, retries=2), InMemoryBackend()).run("given")
     assert (result.output, result.step_history[0].attempts) == ("done", 3)
+
+
+def test_the_error_of_a_save_says_that_the_step_has_run() -> None:
+    class Full(InMemoryBackend):
+        async def save_progress(self, progress: Any) -> None:
+            if progress.step is not None:
+                raise OperationFailedError("the disk is full; nothing was changed")
+            await super().save_progress(progress)
+
+    runs = flujo(Step("pay", function=raising(SystemExit(1))), Full())
+    with pytest.raises(OperationFailedError) as caught:
+        runs.run("x", run_id="r")
+    assert caught.value.message == str(caught.value)
+    assert str(caught.value).startswith('the disk is full; step "pay" has run, but its result was not saved')
 
 
 def test_a_huge_text_is_shortened() -> None:
