@@ -33,10 +33,14 @@ def parse_json(text: str, hint: str = """quote it for the shell: '{"limit": 10}'
     """Parse JSON.
 
     Raises:
-        UsageError: it is not JSON (the message has the position), or has a number that cannot be stored.
+        UsageError: it is not JSON (the message has the position), or has a number or text that cannot be stored.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise UsageError("the value has half a surrogate pair, which cannot be stored") from None
     except json.JSONDecodeError as error:
         raise UsageError(
             f"the value is not JSON: {error.msg.lower()} {_place(text, error.pos)}",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 
+from flujo_lens.errors import command_line
+
 HIDDEN = (
     "\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ufff0-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
@@ -89,6 +91,11 @@ def _unescaped(text: str) -> str:
 def _meant(match: re.Match[str]) -> str:
     short, *numbers = match.groups()
     return _LONG[short] if short else chr(int(next(filter(None, numbers)), 16))
+
+
+def run_command(command: str, run_id: str, options: str = "") -> str:
+    """A command line for a run, as `command_line`, with control characters of the id escaped."""
+    return command_line(command, escape_controls(run_id), options)
 
 
 def quoted(text: str) -> str:

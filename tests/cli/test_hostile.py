@@ -143,3 +143,14 @@ def test_wide_characters_keep_the_columns_straight(lens: Lens) -> None:
     column = rich_cells.cell_len(shown[0][: shown[0].index("STATUS")])
     rows = [line for line in shown[1:] if "orders-v" in line]
     assert {rich_cells.cell_len(line[: line.index("completed")]) for line in rows} == {column}
+
+
+@pytest.mark.parametrize("run_id", ["-x", "--yes", "--"])
+def test_a_suggested_command_takes_an_id_like_an_option(lens: Lens, run_id: str) -> None:
+    lens.rename("fail-001", run_id)
+    lines = lens("show", "--", run_id).lines
+    first = next(number for number, line in enumerate(lines) if line.startswith("next: "))
+    commands = [line.removeprefix("next: ").strip().removeprefix("lens ") for line in lines[first:]]
+    trace = next(command for command in commands if command.startswith("trace"))
+    assert f"resume -- {run_id}" in commands
+    assert lens(trace).code == 0

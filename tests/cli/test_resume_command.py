@@ -96,6 +96,14 @@ class TestAnswers:
         assert shop.entries() == []
         assert (shop.cwd / shop.store).read_bytes() == before
 
+    @pytest.mark.parametrize("given", [("--input", "f\udcfcr"), ("--input-json", '{"name": "\\ud800"}')])
+    def test_an_answer_that_cannot_be_stored_is_refused(self, shop: Shop, given: tuple[str, str]) -> None:
+        """It would be stored as another text."""
+        shop.begin("billing", "one")
+        refused = shop.lens("resume", "one", *APP.split(), *given)
+        assert refused.code == 2, refused.err
+        assert shop.run("one")["status"] == "paused"
+
     def test_without_a_terminal_it_says_what_it_waits_for(self, shop: Shop) -> None:
         shop.begin("forms", "one")
         refused = resume(shop, f"one {APP} -o json")

@@ -296,10 +296,10 @@ class _Screen(NamedTuple):
                 yield from (f"     {line}" for line in (remedy.code or remedy.consequence).split("\n"))
             yield f"  more: lens explain {group.code}"
         if stuck and self.asked.from_file is None:
-            from flujo_lens.rendering.text import quoted
+            from flujo_lens.rendering.text import quoted, run_command
 
             yield ""
-            command = f"lens resume {quoted(stuck[0].sample_run_id)} --app {quoted(self.target)} --dry-run"
+            command = run_command("resume", stuck[0].sample_run_id, f"--app {quoted(self.target)} --dry-run")
             yield f"next: {self.app.suggest(command)}"
 
 

@@ -14,7 +14,7 @@ from flujo_lens.operations.document_changes import Change, path_text
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.diff import CHANGES, SIDES, STEP_PAIRS, ChangeRow, SideRow, StepRow
-from flujo_lens.rendering.text import one_line, quoted, unescape
+from flujo_lens.rendering.text import one_line, run_command, unescape
 from flujo_lens.state.backends.base import StateBackend
 
 FEW = 20
@@ -143,7 +143,7 @@ class _Screen:
         shapes = _Masked(out, *found.shapes)
         self._draw_changes("manifest", shapes, found.manifest, f"no manifest stored of {without}")
         out.print(Text())
-        out.next(*dict.fromkeys(f"lens show {quoted(side.run.run_id)} -v" for side in found[:2]))
+        out.next(*dict.fromkeys(run_command("show", side.run.run_id, "-v") for side in found[:2]))
 
     def _draw_first(self) -> None:
         """The first steps that differ, in detail."""

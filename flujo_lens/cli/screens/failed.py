@@ -16,7 +16,7 @@ from flujo_lens.cli.screens.lists import FEW_GROUPS, glob_of
 from flujo_lens.errors import UnknownValueError, UsageError
 from flujo_lens.operations.failures import FAILED, FailureReport, failed_runs, failure_report
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.text import one_line, quoted
+from flujo_lens.rendering.text import one_line, run_command
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -95,7 +95,7 @@ def _show_groups(app: App, out: Output, wanted: RunFilter, asked: FailedArgument
     if groups and out.is_table:
         one = asked.command(f" --error {glob_of(groups[0].error)}", flat=True, without=("error",))
         app.note(f"one group: {app.suggest(one)}")
-        app.note(f"one run:   {app.suggest(f'lens trace {quoted(groups[0].sample_run_id)}')}")
+        app.note(f"one run:   {app.suggest(run_command('trace', groups[0].sample_run_id))}")
 
 
 def _show_changes(app: App, out: Output, wanted: RunFilter, asked: FailedArguments, by: str) -> None:

@@ -16,7 +16,7 @@ from flujo_lens.operations.runs import resolve_run
 from flujo_lens.operations.watch import Followed, follow_events, looks, read_followed
 from flujo_lens.rendering.columns import STEP
 from flujo_lens.rendering.events import EVENT
-from flujo_lens.rendering.text import quoted, unescape
+from flujo_lens.rendering.text import run_command, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunDetail, RunSummary, Span, StepRecord
 
@@ -56,7 +56,7 @@ def follow_run(app: App, out: Output, text: str, interval: float) -> int:
     if has_screen(app, out):
         RunScreen(app, app.output(out.options, out.formats), found.detail, _PARTS).draw()
     elif not found.has_ended:
-        command = app.suggest(f"lens resume {quoted(found.run.run_id)}")
+        command = app.suggest(run_command("resume", found.run.run_id))
         app.note(f"its process is gone ({found.run.holder}); to continue: {command}")
     return _CODES.get(found.run.status, exit_codes.FAILED)
 

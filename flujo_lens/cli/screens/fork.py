@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.screens.cancel import check_cancellable
 from flujo_lens.operations.cancel import held_claims
 from flujo_lens.operations.fork import Forked, ForkPlan, fork, plan_fork
-from flujo_lens.rendering.text import escape_controls
+from flujo_lens.rendering.text import escape_controls, run_command
 from flujo_lens.state.backends.base import StateBackend
 
 
@@ -64,7 +63,7 @@ def run_fork(app: App, asked: ForkArguments) -> None:
     ids = [done.run_id] if done.run_id is not None else []
     lines = _lines(plan, done)
     if done.run_id is not None:
-        lines.append(f"next: {app.suggest(f'lens resume {shlex.quote(done.run_id)}')}")
+        lines.append(f"next: {app.suggest(run_command('resume', done.run_id))}")
     tell(app, out, document, ids, [escape_controls(line) for line in lines])
 
 

@@ -23,7 +23,7 @@ from flujo_lens.cli.streams import decoded, read_text
 from flujo_lens.errors import UsageError, command_line
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.system import parse_json
-from flujo_lens.rendering.text import escape_controls, quoted
+from flujo_lens.rendering.text import escape_controls, run_command
 from flujo_lens.state.backends.base import StateBackend
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class Given(NamedTuple):
         if self.json is not None:
             return parse_json(self.json)
         if self.file is None:
-            return self.text
+            return _utf8(self.text)
         text = _content(app, self.file)
-        return parse_json(text) if self.file.suffix == ".json" else text.removesuffix("\n")
+        return parse_json(text) if self.file.suffix.lower() == ".json" else text.removesuffix("\n")
 
 
 class ResumeArguments(NamedTuple):
@@ -141,6 +141,17 @@ def _content(app: App, file: Path) -> str:
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
     return _some(decoded(raw, str(file)), str(file))
+
+
+def _utf8(text: str | None) -> str | None:
+    """The text of --input.
+
+    Raises:
+        UsageError: it is not UTF-8: its bytes arrive as lone surrogates, which cannot be stored.
+    """
+    if text is not None and any("\ud800" <= char <= "\udfff" for char in text):
+        raise UsageError("--input is not UTF-8 text; nothing was changed")
+    return text
 
 
 def _some(text: str, name: str) -> str:
@@ -236,7 +247,7 @@ def _done(app: App, stored: Stored, work: Any) -> Outcome:
 
 
 def _tell_interrupted(app: App, run_id: str) -> None:
-    command = app.suggest(f"lens resume {quoted(run_id)}")
+    command = app.suggest(run_command("resume", run_id))
     left = f'{escape_controls(run_id)} is now failed, "interrupted", at the current step'
     app.tell(f"{left}: to continue, {command}")
 
@@ -311,7 +322,7 @@ def _outcome_lines(app: App, outcome: Outcome) -> list[str]:
     """The lines of a run that is not completed."""
     run_id, step = outcome.run_id, outcome.step or "a step"
     if outcome.status != "paused":
-        next_one = app.suggest(f"lens resume {quoted(run_id)}")
+        next_one = app.suggest(run_command("resume", run_id))
         error = app.redactor.text(str(outcome.error))
         return [f"{run_id} {outcome.status} at {step}: {error}", f"next: {next_one}"]
     message = [f"    {line}" for line in app.redactor.text(outcome.pause_message or "").splitlines()]

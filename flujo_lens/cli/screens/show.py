@@ -13,7 +13,7 @@ from flujo_lens.cli.screens.lists import answer_command
 from flujo_lens.operations.runs import read_run
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
-from flujo_lens.rendering.text import escape_controls, one_line, quoted, unescape
+from flujo_lens.rendering.text import escape_controls, one_line, run_command, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.stripped import PARTS, Stripped
 from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord
@@ -175,7 +175,7 @@ class RunScreen:
             yield Text(f"background task of {escape_controls(run.parent_run_id or 'an unknown run')}")
         forked = self._forked
         if forked is not None:
-            command = self.app.suggest(f"lens resume {quoted(run.run_id)}")
+            command = self.app.suggest(run_command("resume", run.run_id))
             yield Text(f"forked from {escape_controls(forked)}, not started yet: {command}")
         elif run.status == "failed" and run.error_message and not any(s.error for s in self.detail.steps):
             yield Text(self._clean(run.error_message), style="red")
@@ -257,16 +257,16 @@ class RunScreen:
         )
 
     def _next(self) -> Iterator[str]:
-        name = quoted(self.run.run_id)
+        run_id = self.run.run_id
         if self._can_resume():
-            yield answer_command(self.run) if self.run.status == "paused" else f"lens resume {name}"
+            yield answer_command(self.run) if self.run.status == "paused" else run_command("resume", run_id)
         if self.detail.has_spans:
-            yield f"lens trace {name}"
+            yield run_command("trace", run_id)
         if not (self.parts.inputs and self.parts.outputs and self.parts.errors):
-            yield f"lens show {name} -v"
+            yield run_command("show", run_id, "-v")
         if not self.parts.state and self.detail.state is not None:
-            yield f"lens show {name} --state"
+            yield run_command("show", run_id, "--state")
         if self.run.parent_run_id:
-            yield f"lens show {quoted(self.run.parent_run_id)}"
+            yield run_command("show", self.run.parent_run_id)
         if self.run.status == "failed" and self._forked is None:
             yield "lens failed"

@@ -11,7 +11,7 @@ from rich.text import Text
 from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
 from flujo_lens.rendering import human
-from flujo_lens.rendering.text import escape_controls, one_line, quoted
+from flujo_lens.rendering.text import escape_controls, one_line, run_command
 from flujo_lens.state.statistics import FailureGroup, StoreStatus
 from flujo_lens.state.views import GONE
 
@@ -144,9 +144,9 @@ def _waiting(out: Output, status: StoreStatus) -> Iterator[_Line]:
 
 def _next(status: StoreStatus) -> tuple[str, ...]:
     if status.failing:
-        return "lens failed --hours 1", f"lens trace {quoted(status.failing[0].sample_run_id)}"
+        return "lens failed --hours 1", run_command("trace", status.failing[0].sample_run_id)
     if status.silent:
-        return f"lens show {quoted(status.silent[0].run_id)}", "lens list --status running"
+        return run_command("show", status.silent[0].run_id), "lens list --status running"
     if status.oldest_waiting is not None:
-        return f"lens show {quoted(status.oldest_waiting.run_id)}", "lens waiting"
+        return run_command("show", status.oldest_waiting.run_id), "lens waiting"
     return "lens list", "lens stats"
