@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta, tzinfo
-from os.path import isfile
+from os.path import isfile, islink
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -543,7 +543,7 @@ def _of_entry(entry: StoreEntry, source: str) -> StoreChoice:
 
 def _usual_store(world: World) -> StoreChoice | None:
     path = world.cwd / USUAL_STORE
-    if not isfile(path):
+    if not (isfile(path) or islink(path)):  # a broken link is an error, not an absent store
         return None
     return StoreChoice(f"sqlite:///{path}", None, f"{USUAL_STORE} in this folder", readonly=False)
 

@@ -122,10 +122,10 @@ def save_inflight(path: Path, found: Inflight, *, force: bool = False) -> None:
     """
     try:
         check_link(path)
-    except OSError as error:
-        why = error.strerror or error
+        place = path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        why = getattr(error, "strerror", None) or error
         raise OperationFailedError(f"cannot write {path}: {why}", hint="no file was left") from error
-    place = path.resolve()
     if not force and (place.is_dir() or (place.exists() and not _is_ours(place))):
         raise InflightError.in_the_way(path)
     part = place.with_name(f".{place.name}.{os.getpid()}.part")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -148,13 +149,31 @@ def load_attribute(spec: str, app_dir: Path | str | None = None) -> Any:
     module, colon, attribute = spec.partition(":")
     if not (colon and module and attribute):
         raise UsageError(f'"{spec}" does not have the form module:attribute', hint="--app myapp.pipelines:registry")
+    if "/" in module or module.startswith("."):
+        raise _not_a_name(module, attribute)
     folder = str(Path(app_dir or ".").resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    found = _imported(module, folder)
+    try:
+        found = _imported(module, folder)
+    except AppNotFoundError as error:
+        if module.endswith(".py") and os.path.isfile(os.path.join(folder, module)):
+            raise _not_a_name(module, attribute) from error
+        raise
     for name in attribute.split("."):
         found = _attribute(spec, found, name)
     return found
+
+
+def _not_a_name(module: str, attribute: str) -> UsageError:
+    """The error for the path of a file instead of the name of a module."""
+    folder, name = os.path.split(module.removesuffix(".py").rstrip("/"))
+    name = name.lstrip(".")
+    elsewhere = f" --app-dir {shlex.quote(folder)}" if folder not in ("", ".") else ""
+    return UsageError(
+        f'"{module}" is not the name of a module, as in an import statement',
+        hint=f"--app {shlex.quote(f'{name}:{attribute}')}{elsewhere}",
+    )
 
 
 def _imported(module: str, folder: str) -> Any:

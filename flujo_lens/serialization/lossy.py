@@ -11,6 +11,9 @@ CIRCULAR = "<circular-ref>"
 TOO_DEEP = "<too-deep>"
 """The placeholder for values nested too deeply."""
 
+_ENDS = 20
+"""Shown parts of a path at each end."""
+
 _LOST = "<unserializable: "
 
 _name_of: Any = type.__dict__["__name__"].__get__
@@ -74,8 +77,11 @@ def words_of(error: BaseException) -> str:
 
 
 def path_text(parts: Iterable[object]) -> str:
-    """The text of a path: ``$.name`` for plain names, ``[...]`` for the rest."""
-    return "$" + "".join(_part(part) for part in parts)
+    """The text of a path: ``$.name`` for plain names, ``[...]`` for the rest. The middle of a long one is left out."""
+    texts = [_part(part) for part in parts]
+    if len(texts) > 2 * _ENDS:
+        texts[_ENDS:-_ENDS] = [f" ({len(texts) - 2 * _ENDS:,} more) "]
+    return "$" + "".join(texts)
 
 
 def _part(part: object) -> str:

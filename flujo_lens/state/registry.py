@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flujo_lens.errors import (
     ConfigError,
+    LensError,
     MissingExtraError,
     UnknownStoreError,
     UsageError,
@@ -175,9 +176,23 @@ def open_backend(
         drivers: Drivers by scheme, with precedence over built-in ones: ``MODULE:CLASS`` each.
         timeout: Seconds to wait for a lock or connection.
         zone: The zone of naive local times.
+
+    Raises:
+        ConfigError: the driver does not accept the URI.
+        LensError: as for `scheme_of`, `driver_name` and `load_driver`, or as raised by the driver.
     """
     driver = load_driver(driver_name(scheme_of(uri), drivers or {}))
     make: Any = getattr(driver, "from_uri", driver)
     takes = inspect.signature(make).parameters
     options = {name: value for name, value in (("timeout", timeout), ("zone", zone)) if name in takes}
-    return cast("StateBackend", make(uri, **options))
+    try:
+        return cast("StateBackend", make(uri, **options))
+    except LensError:
+        raise
+    except Exception as error:  # of a third party; or of `urllib`, which raises a ValueError
+        if driver.__module__.startswith("flujo_lens.") and not isinstance(error, ValueError):
+            raise
+        raise ConfigError(
+            f"the driver of {uri} does not accept this URI: {type(error).__name__}: {error}",
+            hint="lens config shows where it is set; --debug shows the traceback",
+        ) from error

@@ -268,6 +268,21 @@ def test_a_driver_that_cannot_be_loaded(three: Lens, driver: str, word: str) -> 
     sys.modules.pop("acme_wrong", None)
 
 
+def test_a_uri_that_the_driver_does_not_accept(three: Lens) -> None:
+    _install(three, "acme_picky", BROKEN.replace("self.uri = uri", "raise LookupError('no table in ' + uri)"))
+    three.write("lens.toml", '[drivers]\nacme = "acme_picky:Backend"\n')
+    for uri, words in (
+        ("acme://ana:hunter2@host", "LookupError: no table in acme://ana:***@host"),
+        ("redis://[::1/0", "does not accept this URI"),
+        ("postgresql://[::1/d", "does not accept this URI"),
+    ):
+        refused = three("list", "-s", uri)
+        assert (refused.code, refused.out) == (2, "")
+        assert words in refused.err
+        assert "LENS-U2" in refused.err
+    sys.modules.pop("acme_picky", None)
+
+
 def test_the_current_folder_is_not_imported_from(three: Lens) -> None:
     """A file that lies where an operator stands must not run."""
     three.write("acme_here.py", "raise SystemExit('imported')")

@@ -197,6 +197,7 @@ def test_a_current_folder_that_was_removed(lens: Lens) -> None:
         (("delete", "fail-001", "--yes", "-s", str(store)), 0),
         (("list",), 2),
         (("list", "-s", "flujo_ops.db"), 5),
+        (("check", "--save", "new.json", "-s", str(store)), 1),
     ):
         gone.mkdir()
         script = f'cd "{gone}" && rmdir "{gone}" && exec "$@"'

@@ -348,6 +348,9 @@ def test_a_link_is_followed(found: Inflight, tmp_path: Path) -> None:
     save_inflight(tmp_path / "link", found._replace(store="other"))
     assert (tmp_path / "link").is_symlink()
     assert read_inflight(tmp_path / "real").store == "other"
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OperationFailedError, match="cannot write"):
+        save_inflight(tmp_path / "circle", found)
 
 
 @pytest.mark.parametrize("where", ["nowhere/inflight.json", "file/inflight.json"])

@@ -164,6 +164,25 @@ def test_what_is_no_name_of_an_application(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("./shop.py:r", "--app shop:r"),
+        ("shop.py:r", "--app shop:r"),
+        ("..shop:r", "--app shop:r"),
+        ("src/a b/shop.py:r.s", "--app shop:r.s --app-dir 'src/a b'"),
+    ],
+)
+def test_the_path_of_a_file_is_no_name_of_a_module(
+    spec: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.py").write_text("r = 1\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UsageError, match="is not the name of a module") as refused:
+        load_attribute(spec, tmp_path)
+    assert refused.value.hint == hint
+
+
+@pytest.mark.parametrize(
     ("source", "message"),
     [
         (None, "no module named app_three$"),

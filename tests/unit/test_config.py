@@ -892,3 +892,9 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
 )
 def test_a_scheme_before_a_relative_path(uri: str, absolute: str) -> None:
     assert absolute_uri(uri, Path("/base"), "/home/me") == absolute
+
+
+def test_a_broken_link_with_the_usual_name_is_the_store(world: World) -> None:
+    """Its error says where the link leads, instead of that no store is selected."""
+    (world.cwd / "flujo_ops.db").symlink_to("gone.db")
+    assert choose_store(world, load_settings(world), None).uri == f"sqlite:///{world.cwd}/flujo_ops.db"

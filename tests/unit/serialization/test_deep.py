@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from flujo_lens.serialization import safe_deserialize, safe_dumps, safe_loads, safe_serialize
+from flujo_lens.serialization.lossy import path_text
 
 SOAK = bool(os.environ.get("LENS_SOAK"))
 DEPTH = 10_000 if SOAK else 3_000
@@ -51,6 +52,13 @@ def test_a_long_chain_both_ways(kind: str, leaf: Any) -> None:
     assert unwound(safe_serialize(value)) == (DEPTH, plain)
     assert unwound(safe_loads(safe_dumps(value))) == (DEPTH, plain)
     assert unwound(safe_loads(safe_dumps(value, sort_keys=True))) == (DEPTH, plain)
+
+
+def test_the_path_of_a_deep_value_is_shortened() -> None:
+    path = path_text(range(1000))
+    assert path.startswith("$[0][1]")
+    assert path.endswith("[998][999]")
+    assert " (960 more) " in path
 
 
 def test_a_chain_too_long_for_a_type_comes_back_as_it_is() -> None:
