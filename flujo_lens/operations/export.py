@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from flujo_lens.operations.archive_format import (
     manifest_line,
 )
 from flujo_lens.operations.deletion import Stop
-from flujo_lens.operations.portable_parts import PortableParts, Selected
+from flujo_lens.operations.portable_parts import PortableParts
 from flujo_lens.operations.transfer import Groups, Transferred
 from flujo_lens.state.deletion import Record
 
@@ -106,18 +106,18 @@ async def export_runs(
     """
     writer = ExportWriter(sink, header)
     is_stopped = False
-    async for group in groups:
-        problems = {record["run_id"]: record["problem"] for record in group if "problem" in record}
-        runs = Selected(group, parts)
-        writer.keep(record for record in runs if record["run_id"] not in problems)
-        done.failed |= problems
-        done.lost.update(runs.lost)
-        done.done = writer.runs
-        if progress is not None:
-            progress(done.seen)
-        if stop and done.seen < done.matched:
-            is_stopped = True
-            break
+    async with aclosing(groups):  # type: ignore[type-var]
+        async for group in groups:
+            with group, parts.applied(group, done.lost) as runs:
+                problems = {record["run_id"]: record["problem"] for record in runs if "problem" in record}
+                writer.keep(record for record in runs if record["run_id"] not in problems)
+            done.failed |= problems
+            done.done = writer.runs
+            if progress is not None:
+                progress(done.seen)
+            if stop and done.seen < done.matched:
+                is_stopped = True
+                break
     writer.finish(complete=not (is_stopped or done.failed))
     return done
 

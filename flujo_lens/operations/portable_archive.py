@@ -76,7 +76,7 @@ def _checked(record: Record) -> Record:
 
 
 async def groups_in(path: Path, found: Survey, zone: tzinfo | None, limits: Limits, source: int | None) -> Groups:
-    """Yield the runs of an archive, in its order; a group is closed when the next one is asked for.
+    """Yield the runs of an archive, in its order; each group is the caller's to close.
 
     Args:
         path: The archive.
@@ -91,8 +91,7 @@ async def groups_in(path: Path, found: Survey, zone: tzinfo | None, limits: Limi
     with read_archive(path, limits, source) as archive:
         for number, group in enumerate(archive.groups()):
             kind = archive.headers[-1].driver
-            with RecordSpool(_records(path, group, number, kind, found.chosen, zone)) as spool:
-                yield spool
+            yield RecordSpool(_records(path, group, number, kind, found.chosen, zone))
 
 
 def _records(

@@ -55,6 +55,10 @@ class PortableParts:
         """Whether anything is left out or masked."""
         return bool(self._without or self._redactor)
 
+    def applied(self, records: RecordSpool, lost: Counter[str]) -> RecordSpool:
+        """What is moved of some records; what is lost is counted by description."""
+        return records.changed(lambda record: self.of(record, lost))
+
     def of(self, record: Record, lost: Counter[str]) -> Record:
         """What is moved of a record; what is lost is counted by description."""
         if "problem" in record:
@@ -129,27 +133,15 @@ def _span_without_values(span: Document) -> Document:
 
 
 class Selected:
-    """What is moved of some records; can be gone through several times.
+    """The records of some of the runs; can be gone through several times.
 
     Args:
         records: The records.
-        parts: Makes what is moved.
-        run_ids: The runs; None for all.
-
-    Attributes:
-        lost: What was lost when they were last gone through, by description.
+        run_ids: The runs.
     """
 
-    def __init__(self, records: RecordSpool, parts: PortableParts, run_ids: Collection[str] | None = None) -> None:
-        self._records, self._parts, self._ids = records, parts, run_ids
-        self.lost: Counter[str] = Counter()
+    def __init__(self, records: RecordSpool, run_ids: Collection[str]) -> None:
+        self._records, self._ids = records, frozenset(run_ids)
 
     def __iter__(self) -> Iterator[Record]:
-        self.lost = Counter()
-        for record in self._records:
-            if self._ids is None or record["run_id"] in self._ids:
-                yield self._parts.of(record, self.lost)
-
-    def only(self, run_ids: Collection[str]) -> Selected:
-        """Those of these runs."""
-        return Selected(self._records, self._parts, run_ids)
+        return (record for record in self._records if record["run_id"] in self._ids)

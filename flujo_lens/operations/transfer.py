@@ -6,6 +6,7 @@ goes on where an interrupted one stopped.
 
 from __future__ import annotations
 
+from asyncio import CancelledError, create_task
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
@@ -27,7 +28,7 @@ from flujo_lens.operations.change_report import Recorder, Report, error_code
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.portable_parts import PortableParts, Selected
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.backends.core.record_spool import RecordSpool
+from flujo_lens.state.backends.core.record_spool import RecordSpool, SpoolsRecords
 from flujo_lens.state.portable import digests_of
 from flujo_lens.state.views import RunFilter
 
@@ -42,7 +43,7 @@ MOST_NAMED = 10_000
 _GROUP_BYTES, _GROUP_RUNS = 4 << 20, 200
 
 Groups = AsyncIterator[RecordSpool]
-"""The records of some whole runs at a time."""
+"""The records of some whole runs at a time; who is handed a group closes it."""
 
 
 class Target(NamedTuple):
@@ -74,29 +75,50 @@ async def look_at(backend: StateBackend) -> Target:
 
 
 async def groups_of(backend: StateBackend, wanted: RunFilter) -> Groups:
-    """Yield the runs of a store, the oldest first, some megabytes at a time. A group is closed when the next one is
-    asked for."""
+    """Yield the runs of a store, the oldest first, some megabytes at a time; each group is the caller's to close.
+
+    While the caller does something with one, the next one is read.
+    """
+    async with aclosing(_groups(backend, wanted)) as groups:  # type: ignore[type-var]
+        ahead = create_task(anext(groups, None))
+        try:
+            while (group := await ahead) is not None:
+                ahead = create_task(anext(groups, None))
+                yield group
+        finally:
+            ahead.cancel()
+            with suppress(CancelledError, Exception):
+                if (unused := await ahead) is not None:
+                    unused.close()
+
+
+async def _groups(backend: StateBackend, wanted: RunFilter) -> Groups:
     waiting: list[str] = []
     size = 20
     async with aclosing(backend.portable_ids(wanted)) as ids:  # type: ignore[type-var]
         async for run_id in ids:
             waiting.append(run_id)
             if len(waiting) >= size:
-                async for group in _read(backend, waiting):
-                    yield group
-                    size = max(1, min(_GROUP_RUNS, _GROUP_BYTES * len(waiting) // max(group.size, 1)))
+                group = await spooled(backend, waiting)
+                size = max(1, min(_GROUP_RUNS, _GROUP_BYTES * len(waiting) // max(group.size, 1)))
                 waiting = []
-    async for group in _read(backend, waiting):
-        yield group
+                yield group
+    if waiting:
+        yield await spooled(backend, waiting)
 
 
-async def _read(backend: StateBackend, run_ids: Sequence[str]) -> Groups:
-    if not run_ids:
-        return
-    with RecordSpool() as group:
+async def spooled(backend: StateBackend, run_ids: Sequence[str]) -> RecordSpool:
+    """The records of these runs, those that there are."""
+    if isinstance(backend, SpoolsRecords):
+        return await backend.spool_portable(run_ids)
+    group = RecordSpool()
+    try:
         async for record in backend.read_portable(run_ids):
             group.add(record)
-        yield group
+    except BaseException:
+        group.close()
+        raise
+    return group
 
 
 @dataclass(slots=True)
@@ -186,13 +208,17 @@ class Transfer:
                 of the group are not written, those of earlier groups are.
             LensError: the target cannot be written.
         """
-        runs = Selected(group, self._parts)
-        digests, problems = await self._looked_through(runs)
+        with group, self._parts.applied(group, self._done.lost) as runs:
+            await self._put_group(runs)
+
+    async def _put_group(self, runs: RecordSpool) -> None:
+        ids, problems = await self._looked_through(runs)
         self._done.failed |= problems
-        self._done.lost.update(runs.lost)
-        new = [run_id for run_id in digests if run_id not in problems]
+        new = [run_id for run_id in ids if run_id not in problems]
         there = {} if self._is_empty else await self._digests(new)
-        same = {run_id for run_id in new if there.get(run_id) == digests[run_id]}
+        compared = new if self._verifies and not self._done.dry_run else there
+        digests = digests_of(Selected(runs, compared)) if compared else {}
+        same = {run_id for run_id, digest in there.items() if digest == digests[run_id]}
         self._done.unchanged += len(same)
         if self._verifies and not self._done.dry_run:
             self._done.verified += len(same)
@@ -201,34 +227,29 @@ class Transfer:
         await self._write(runs, [run_id for run_id in new if run_id not in there], digests)
         await self._write(runs, replaced, digests, replace=True)
 
-    async def _looked_through(self, runs: Selected) -> tuple[dict[str, str], dict[str, str]]:
-        """The digest of each run, and why some cannot be moved. Manifests are stored."""
+    async def _looked_through(self, runs: RecordSpool) -> tuple[list[str], dict[str, str]]:
+        """The runs, and why some cannot be moved. Manifests are stored."""
         problems: dict[str, str] = {}
         manifests: dict[str, Any] = {}
-
-        def noted() -> Any:
-            for record in runs:
-                if "problem" in record:
-                    problems.setdefault(record["run_id"], record["problem"])
-                if "manifest_document" in record and record["manifest"] not in self._manifests:
-                    manifests[record["manifest"]] = record["manifest_document"]
-                yield record
-
-        digests = digests_of(noted())
+        ids: dict[str, None] = {}
+        for record in runs:
+            ids[record["run_id"]] = None
+            if "problem" in record:
+                problems.setdefault(record["run_id"], record["problem"])
+            if "manifest_document" in record and record["manifest"] not in self._manifests:
+                manifests[record["manifest"]] = record["manifest_document"]
         if not self._done.dry_run:
             for digest, manifest in manifests.items():
                 self._manifests.add(digest)
                 with suppress(NotSupportedError):
                     await self._target.put_manifest(digest, manifest)
-        return digests, problems
+        return list(ids), problems
 
     async def _digests(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The digests of those of these runs that the target has."""
         if not run_ids:
             return {}
-        with RecordSpool() as found:
-            async for record in self._target.read_portable(run_ids):
-                found.add(record)
+        with await spooled(self._target, run_ids) as found:
             return digests_of(found)
 
     def _decided(self, differing: Sequence[str]) -> list[str]:
@@ -247,7 +268,7 @@ class Transfer:
         return []
 
     async def _write(
-        self, runs: Selected, run_ids: Sequence[str], digests: dict[str, str], *, replace: bool = False
+        self, runs: RecordSpool, run_ids: Sequence[str], digests: dict[str, str], *, replace: bool = False
     ) -> None:
         if not run_ids:
             return
@@ -258,7 +279,7 @@ class Transfer:
         self._done.replaced += len(written) if replace else 0
         self._done.run_ids += written[: max(0, MOST_NAMED - len(self._done.run_ids))]
 
-    async def _written(self, runs: Selected, run_ids: Sequence[str], replace: bool) -> list[str]:
+    async def _written(self, runs: RecordSpool, run_ids: Sequence[str], replace: bool) -> list[str]:
         """Write runs together; if the target cannot take one of them, one by one."""
         try:
             return await self._put(runs, run_ids, replace)
@@ -278,8 +299,8 @@ class Transfer:
         self._done.failed |= failed
         return written
 
-    async def _put(self, runs: Selected, run_ids: Collection[str], replace: bool) -> list[str]:
-        restored = await self._target.write_portable(runs.only(frozenset(run_ids)), replace=replace)
+    async def _put(self, runs: RecordSpool, run_ids: Collection[str], replace: bool) -> list[str]:
+        restored = await self._target.write_portable(Selected(runs, run_ids), replace=replace)
         self._done.conflicts += len(restored.existing)  # saved by another process in the meantime
         return list(restored.run_ids)
 
@@ -324,12 +345,13 @@ async def transfer(
             command=recorder.command, reason=recorder.reason, counts=counts, run_ids=(), state="started"
         )
     try:
-        async for group in groups:
-            await writing.put(group)
-            if progress is not None:
-                progress(done.seen)
-            if stop and done.seen < done.matched:
-                break
+        async with aclosing(groups):  # type: ignore[type-var]
+            async for group in groups:
+                await writing.put(group)
+                if progress is not None:
+                    progress(done.seen)
+                if stop and done.seen < done.matched:
+                    break
     except BaseException as error:
         _tell_end(recorder, done, verb, error)
         raise

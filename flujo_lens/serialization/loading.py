@@ -62,7 +62,7 @@ def may_have_long_numbers(data: bytes | str) -> bool:
 
     Checking every sixth character is nearly always sufficient, since nineteen digits contain three of them.
     """
-    return b"000" in _shape(data[::6]) and b"0" * 19 in _shape(data)
+    return len(data) >= 19 and b"000" in _shape(data[::6]) and b"0" * 19 in _shape(data)
 
 
 def _shape(data: bytes | str) -> bytes:

@@ -46,6 +46,8 @@ MARK = "lens_filled"
 """The field of a state in which a store notes what it has filled in; it is not a part of the state."""
 
 _SPAN_FIELDS = ("span_id", "parent_span_id", "name", "start_time", "end_time", "status", "attributes")
+_NO_PART = ("run_id", MARK)
+_CONVERTED = (float, int, bool)
 _TIMES = ("created_at", "updated_at", "start_time", "end_time")
 _NAMES = ("pipeline_id", "pipeline_name", "pipeline_version")
 _DEFAULTS: dict[str, Document] = {
@@ -90,7 +92,9 @@ def plain_step(document: Mapping[str, Any]) -> Document:
 def plain_span(document: Mapping[str, Any]) -> Document:
     """A span with all its fields."""
     span = {name: document.get(name) for name in _SPAN_FIELDS}
-    return {**span, "attributes": {} if span["attributes"] is None else span["attributes"]}
+    if span["attributes"] is None:
+        span["attributes"] = {}
+    return span
 
 
 plain_evaluation = plain_step
@@ -116,6 +120,8 @@ def _with_zones(document: Document, zone: tzinfo) -> Document:
 
 
 def _is_naive(text: str) -> bool:
+    if text.endswith("+00:00"):
+        return False
     try:
         return datetime.fromisoformat(text).tzinfo is None
     except ValueError:
@@ -164,14 +170,14 @@ def _canonical(kind: str, document: Mapping[str, Any] | None) -> bytes:
     """JSON that is the same for all representations of a document: columns have types and defaults of their own."""
     if document is None:
         return b"null"
-    defaults = _DEFAULTS[kind]
     kept = {
-        name: shown
+        name: _comparable(kind, name, value) if name in _TIMES or type(value) in _CONVERTED else value
         for name, value in document.items()
-        if value is not None and name not in ("run_id", MARK)
-        for shown in (_comparable(kind, name, value),)
-        if shown != "" and not (name in defaults and defaults[name] == shown)
+        if value is not None and value != "" and name not in _NO_PART
     }
+    for name, default in _DEFAULTS[kind].items():
+        if name in kept and kept[name] == default:
+            del kept[name]
     return exact_dumps(kept, sort_keys=True)
 
 

@@ -49,9 +49,10 @@ async def digest(uri: str) -> tuple[int, str]:
     count, total = 0, 0
     async with open_backend(uri, {}) as backend:
         async for group in groups_of(backend, RunFilter()):
-            for run_id, one in digests_of(group).items():
-                count += 1
-                total ^= int(sha256(f"{run_id} {one}".encode()).hexdigest(), 16)
+            with group:
+                for run_id, one in digests_of(group).items():
+                    count += 1
+                    total ^= int(sha256(f"{run_id} {one}".encode()).hexdigest(), 16)
     return count, f"{total:064x}"[:16]
 
 

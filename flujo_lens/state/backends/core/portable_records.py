@@ -172,10 +172,14 @@ async def _put(
         new |= {run_id: replace or run_id not in there for run_id in begun}
     own = [record for record in records if new.get(record["run_id"])]
     rows = [row for record in own if "state" in record for row in (_row(record),) if row != RunRow(row.run_id)]
+    whole = {record["run_id"]: record for record in own if "state" in record and record.get("last") is True}
     if isinstance(tx, AddsRuns):
         await tx.add_runs(rows)
-    else:
-        for row in rows:
+        rows = []
+    for row in rows:
+        if row.run_id in whole:
+            await tx.put_run(row, core.codec.index(core.reader.raw_of(whole[row.run_id])))
+        else:
             await core.put(tx, row)
     for kind, name in _NAMES.items():
         children = [
@@ -185,8 +189,8 @@ async def _put(
         ]
         if children:
             await tx.put_children(kind, children)
-    for row in () if isinstance(tx, AddsRuns) else rows:
-        if core.reader.index_needs_history(row):
+    for row in rows:
+        if row.run_id not in whole and core.reader.index_needs_history(row):
             await core.put(tx, row)
     for record in own:
         if record.get("manifest") is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from tempfile import TemporaryFile
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Protocol, Self, runtime_checkable
 
 from flujo_lens.errors import OperationFailedError
 from flujo_lens.serialization.exact import exact_dumps, exact_loads
@@ -56,6 +56,14 @@ class RecordSpool:
                 hint="set TMPDIR to a folder with more space",
             ) from error
 
+    def changed(self, change: Callable[[Record], Record]) -> RecordSpool:
+        """The same records, each as `change` makes it: in memory where these are."""
+        if self._file is not None:
+            return RecordSpool(map(change, self))
+        made = RecordSpool()
+        made._held, made.size = list(map(change, self._held)), self.size
+        return made
+
     def __iter__(self) -> Iterator[Record]:
         yield from self._held
         if self._file is not None:
@@ -74,3 +82,12 @@ class RecordSpool:
         """Remove the file."""
         if self._file is not None:
             self._file.close()
+
+
+@runtime_checkable
+class SpoolsRecords(Protocol):
+    """A backend that puts the portable records of some runs together by itself, on its own thread."""
+
+    async def spool_portable(self, run_ids: Sequence[str]) -> RecordSpool:
+        """Return the records of `StateBackend.read_portable`."""
+        ...

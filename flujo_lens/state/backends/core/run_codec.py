@@ -130,9 +130,10 @@ class RunCodec:
 
     def shown(self, kind: str, run_id: str, data: bytes | None) -> JSONObject | None:
         """A row of history, or None; what cannot be opened is `SEALED`."""
-        if data is None:
-            return None
-        row: JSONObject = safe_loads(data)
+        return None if data is None else self.shown_row(kind, run_id, safe_loads(data))
+
+    def shown_row(self, kind: str, run_id: str, row: JSONObject) -> JSONObject:
+        """The same of a row that is parsed."""
         shown = {name: self._shown_leaf(run_id, name, row[name]) for name in self._sealed_names(kind, row)}
         if kind == "span" and shown.get("attributes") == SEALED:
             shown["attributes"] = {"unreadable": SEALED}
@@ -152,15 +153,21 @@ class RunCodec:
 
     def raw(self, row: RunRow) -> interpret.RawRun:
         """A run for the rules of `flujo_lens.state.interpret`, without what belongs to it."""
-        state, errors = None, dict[str, LensError]()
-        if row.state is not None and not row.unreadable:
-            state, errors = self.fields.shown(row.run_id, safe_loads(row.state))
+        state = None if row.state is None or row.unreadable else safe_loads(row.state)
+        raw = self.raw_of(row.run_id, state, None if row.run is None else safe_loads(row.run))
+        raw.problems += row.problems
+        return raw
+
+    def raw_of(self, run_id: str, state: JSONObject | None, run: JSONObject | None) -> interpret.RawRun:
+        """The same of documents that are parsed."""
+        errors = dict[str, LensError]()
+        if state is not None:
+            state, errors = self.fields.shown(run_id, state)
             if errors:
                 state = {name: value for name, value in state.items() if name not in errors}
-        raw = interpret.raw_from_documents(row.run_id, state, self.shown("run", row.run_id, row.run))
+        raw = interpret.raw_from_documents(run_id, state, None if run is None else self.shown_row("run", run_id, run))
         if errors:
             raw.problems.append(next(iter(errors.values())).message)
-        raw.problems += row.problems
         return raw
 
     def index(self, raw: interpret.RawRun) -> RunIndex:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject
@@ -44,6 +45,18 @@ class RunReader:
             for raw in needing:
                 history_facts(raw, spans.get(raw.run_id, ()), steps.get(raw.run_id, ()))
         return found
+
+    def raw_of(self, record: Mapping[str, Any]) -> interpret.RawRun:
+        """The run of a portable record that has all of it (see `flujo_lens.state.portable`)."""
+        run_id = record["run_id"]
+        raw = self._codec.raw_of(run_id, record["state"], record["run"])
+        if _index_needs_history(raw):
+            spans, steps = (
+                [self._codec.shown_row(kind, run_id, dict(row)) for row in record.get(name, ())]
+                for kind, name in (("span", "spans"), ("step", "steps"))
+            )
+            history_facts(raw, spans, steps)
+        return raw
 
     def index_needs_history(self, row: RunRow) -> bool:
         """Whether spans or steps decide by which name or status a run is found."""

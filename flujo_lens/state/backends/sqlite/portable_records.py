@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, tzinfo
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.serialization.envelope import ARMOUR, armour, is_sealed
@@ -18,10 +19,12 @@ from flujo_lens.serialization.exact import exact_dumps, exact_loads
 from flujo_lens.state.backends.sqlite.deletion.delete_rows import count_rows
 from flujo_lens.state.backends.sqlite.deletion.run_records import (
     KEPT_OF_OURS,
+    NoText,
     decoded,
     encoded,
     large_records,
-    read_records,
+    read_rows,
+    stored_value,
     tables_of,
 )
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
@@ -47,9 +50,12 @@ from flujo_lens.state.zones import guess_zone
 if TYPE_CHECKING:
     from flujo_lens.state.deletion import Record
 
-__all__ = ["FIELDS", "add_step_columns", "portable_records", "read_portable", "stored_records"]
+__all__ = ["FIELDS", "add_step_columns", "portable_records", "read_portable", "rows_of", "stored_records"]
 
 _LARGE = 20_000
+_Row = tuple[tuple[str, ...], Sequence[Any]]
+"""The columns of a stored row, and its values."""
+
 _JSON = {
     "workflow_state": ("pipeline_context", "last_step_output", "step_history", "metadata"),
     "runs": ("final_context_blob",),
@@ -66,6 +72,7 @@ _FIELD_OF = {"final_context_blob": "final_context", "input_blob": "input", "erro
 _COLUMN_OF = {field: column for column, field in _FIELD_OF.items()}
 _STEP_COLUMNS = ("input_blob", "error_blob", "start_time", "end_time")
 """Columns of ``steps`` that 0.6.11 does not have; made when a step needs one."""
+_STEP_FIELDS = tuple((column, _FIELD_OF.get(column, column)) for column in _STEP_COLUMNS)
 
 _OURS = {
     "workflow_state": ("rowid",),
@@ -91,6 +98,14 @@ _MUSTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What stands in columns that must have a value, where a document has none."""
 
+_USUAL_SPANS = frozenset(
+    (str, type(parent), str, type(start), type(end), str, dict)
+    for parent in ("", None)
+    for start in (0, 0.0)
+    for end in (0, 0.0, None)
+)
+"""The types of the values of nearly all spans."""
+
 _TABLES = {"steps": "steps", "spans": "spans", "evaluations": "evaluations"}
 
 FIELDS: Mapping[str, frozenset[str]] = {
@@ -113,12 +128,12 @@ def read_portable(session: Session, run_ids: Sequence[str]) -> Iterator[Record]:
     """Yield the records of these runs; none of one that is not there. A manifest is in the first run of it."""
     seen: set[str] = set()
     begun: set[str] = set()
-    stored: Iterable[Record]
     if not session.shape.odd and count_rows(session, run_ids, _LARGE) >= _LARGE:
         stored = map(_without_trace, (record for record, _ in large_records(session, run_ids)))
+        records = portable_records(stored, session.zone, is_set=session.zone_is_set)
     else:
-        stored = read_records(session, run_ids, tables_of(session))
-    for record in portable_records(stored, session.zone, is_set=session.zone_is_set):
+        records = _whole_runs(session, run_ids)
+    for record in records:
         if record["run_id"] not in begun and record.keys() <= {"run_id", "last"}:
             continue
         begun.add(record["run_id"])
@@ -128,6 +143,25 @@ def read_portable(session: Session, run_ids: Sequence[str]) -> Iterator[Record]:
             found = values_of(session.connection, "manifest", [digest])
             record |= {"manifest_document": exact_loads(found[digest])} if digest in found else {}
         yield record
+
+
+def _whole_runs(session: Session, run_ids: Sequence[str]) -> Iterator[Record]:
+    """One record a run, straight from its rows."""
+    try:
+        found = _rows_by_run(session, run_ids, any_text=False)
+    except sqlite3.OperationalError:  # a text that is no UTF-8; or what will come up again
+        found = _rows_by_run(session, run_ids, any_text=True)
+    for run_id, tables in found.items():
+        if tables:
+            yield _portable_or_problem(as_text(run_id), tables, session.zone, session.zone_is_set) | {"last": True}
+
+
+def _rows_by_run(session: Session, run_ids: Sequence[str], *, any_text: bool) -> dict[Any, dict[str, list[_Row]]]:
+    found: dict[Any, dict[str, list[_Row]]] = {run_id: {} for run_id in run_ids}
+    for table, columns, run_id, row in read_rows(session, run_ids, tables_of(session), any_text=any_text):
+        # Where a column compares ids in a way of its own, one finds rows that spell it differently.
+        found.setdefault(run_id, {}).setdefault(table, []).append((columns, row))
+    return found
 
 
 def _without_trace(record: Record) -> Record:
@@ -153,42 +187,53 @@ def portable_records(records: Iterable[Record], zone: tzinfo, *, is_set: bool = 
             continue
         last = {"last": True} if stored.get("last") is True else {}
         try:
-            record = _portable(stored, zone, is_set)
+            tables = _checked(stored)
         except ValueError as error:
-            record = {"run_id": stored["run_id"], "problem": str(error)}
-        yield record | last
+            yield {"run_id": stored["run_id"], "problem": str(error)} | last
+            continue
+        yield _portable_or_problem(stored["run_id"], tables, zone, is_set) | last
 
 
-def _check(stored: Record) -> None:
-    """Refuse what no store hands out: other tables, rows of other runs, values that no column holds."""
+def _checked(stored: Record) -> dict[str, list[_Row]]:
+    """The rows of a record by table, as they were stored.
+
+    Raises:
+        ValueError: it has what no store hands out: other tables, rows of other runs, values that no column holds.
+    """
     of_run = stored["run_id"].casefold()  # where a column ignores case, a run has rows that spell its id differently
+    tables: dict[str, list[_Row]] = {}
     for table, kept in stored["tables"].items():
         if table not in _KNOWN:
             raise ValueError("it has a table that is not of runs")
-        place = kept["columns"].index("run_id")
+        columns, place = tuple(kept["columns"]), kept["columns"].index("run_id")
         for row in kept["rows"]:
             if as_text(decoded(row[place])[0]).casefold() != of_run:
                 raise ValueError("it has rows of another run")
-            if any(isinstance(value, list) for value in row):
+            if any(isinstance(value, list) for value in row) or len(row) != len(columns):
                 raise ValueError("it has a value that no column can hold")
+        tables[table] = [(columns, [stored_value(value) for value in row]) for row in kept["rows"]]
+    return tables
 
 
-def _portable(stored: Record, zone: tzinfo, is_set: bool) -> Record:
-    _check(stored)
-    tables: dict[str, list[dict[str, Any]]] = {
-        table: [_values(table, kept["columns"], row) for row in kept["rows"]]
-        for table, kept in stored["tables"].items()
-    }
-    record: Record = {"run_id": stored["run_id"]}
+def _portable_or_problem(run_id: str, rows: Mapping[str, Sequence[_Row]], zone: tzinfo, is_set: bool) -> Record:
+    try:
+        return _portable(run_id, rows, zone, is_set)
+    except ValueError as error:
+        return {"run_id": run_id, "problem": str(error)}
+
+
+def _portable(run_id: str, rows: Mapping[str, Sequence[_Row]], zone: tzinfo, is_set: bool) -> Record:
+    tables = {table: [_values(table, *row) for row in of_table] for table, of_table in rows.items()}
+    record: Record = {"run_id": run_id}
     if "workflow_state" in tables or "runs" in tables:
         record |= _heads(tables, zone, is_set)
     lost: Counter[str] = Counter()
-    if rows := [plain_step(_moved("steps", row)) for row in tables.get("steps", ())]:
-        record["steps"] = rows
-    if rows := _spans(tables, lost):
-        record["spans"] = rows
-    if rows := [plain_evaluation(_named(row)) for row in tables.get("evaluations", ())]:
-        record["evaluations"] = rows
+    if steps := [plain_step(_moved("steps", row)) for row in tables.get("steps", ())]:
+        record["steps"] = steps
+    if spans := _spans(tables, lost):
+        record["spans"] = spans
+    if evaluations := [plain_evaluation(_named(row)) for row in tables.get("evaluations", ())]:
+        record["evaluations"] = evaluations
     if record.get("state") and record["run"] is None and (record.get("steps") or record.get("spans")):
         record["run"] = run_of_state(record["state"])
     return record | ({"lost": dict(lost)} if lost else {})
@@ -212,22 +257,28 @@ def _heads(tables: Mapping[str, list[dict[str, Any]]], zone: tzinfo, is_set: boo
     }
 
 
-def _values(table: str, columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+@cache
+def _read_columns(table: str, columns: tuple[str, ...]) -> tuple[tuple[int, str, bool], ...]:
+    """Of the columns that are a part of a run, the place, the name, and whether it holds JSON."""
+    of_json, ours = _JSON.get(table, ()), _OURS.get(table, ())
+    return tuple((at, column, column in of_json) for at, column in enumerate(columns) if column not in ours)
+
+
+def _values(table: str, columns: tuple[str, ...], row: Sequence[Any]) -> dict[str, Any]:
     """The values of a row by column, JSON parsed."""
     found: dict[str, Any] = {}
-    for column, stored in zip(columns, row, strict=True):
-        if column in _OURS.get(table, ()):
-            continue
-        value, is_text = decoded(stored)
+    for at, column, is_json in _read_columns(table, columns):
+        value = row[at]
         if isinstance(value, bytes):
-            found[column] = _bytes(table, column, value, is_text)
-        else:
-            found[column] = _parsed(value) if column in _JSON.get(table, ()) else value
+            value = _bytes(table, column, value)
+        elif is_json and value is not None:
+            value = _parsed(value)
+        found[column] = value
     return found
 
 
-def _bytes(table: str, column: str, value: bytes, is_text: bool) -> Any:
-    if is_sealed(value) and not is_text:
+def _bytes(table: str, column: str, value: bytes) -> Any:
+    if is_sealed(value) and not isinstance(value, NoText):
         return armour(value)
     try:
         text = value.decode()
@@ -273,6 +324,8 @@ def _spans(tables: Mapping[str, list[dict[str, Any]]], lost: Counter[str]) -> li
 def _span(row: Mapping[str, Any], lost: Counter[str]) -> dict[str, Any]:
     """A span as lens reads it: a time is a number, attributes are an object, the rest is text."""
     span = plain_span(row)
+    if tuple(map(type, span.values())) in _USUAL_SPANS and _are_numbers(span):
+        return span
     for name in ("start_time", "end_time"):
         if span[name] is not None and as_number(span[name]) is None:
             lost["times of spans that are not numbers"] += 1
@@ -283,6 +336,10 @@ def _span(row: Mapping[str, Any], lost: Counter[str]) -> dict[str, Any]:
         name: str(span[name]) for name in ("span_id", "parent_span_id", "name", "status") if span[name] is not None
     }
     return {**span, "span_id": "None", **texts}
+
+
+def _are_numbers(span: Mapping[str, Any]) -> bool:
+    return all(span[name] is None or as_number(span[name]) is not None for name in ("start_time", "end_time"))
 
 
 def _of_tree(span: Any) -> dict[str, Any]:
@@ -300,42 +357,67 @@ def stored_records(records: Iterable[Record], now: str) -> Iterator[Record]:
         now: The time for rows that say when they were written.
     """
     for record in records:
-        run_id = record["run_id"]
-        tables: dict[str, dict[str, Any]] = {}
-        for name, table in (("state", "workflow_state"), ("run", "runs")):
-            if record.get(name) is not None:
-                tables[table] = _table(table, run_id, [record[name]], now)
-        for name, table in _TABLES.items():
-            if record.get(name):
-                tables[table] = _table(table, run_id, record[name], now)
-        if record.get("manifest") is not None:
-            columns, row = ["run_id", "digest"], [run_id, record["manifest"]]
-            tables[lens_tables.RUN_MANIFESTS] = {"columns": columns, "rows": [row]}
-        if record.get("stripped"):
-            note = [run_id, exact_dumps(record["stripped"]).decode()]
-            tables[lens_tables.STRIPS] = {"columns": ["run_id", "body"], "rows": [note]}
-        yield {"run_id": run_id, "tables": tables, **({"last": True} if record.get("last") is True else {})}
+        tables = {
+            table: {"columns": list(columns), "rows": [[encoded(value) for value in row] for row in rows]}
+            for table, columns, rows in rows_of(record, now)
+        }
+        yield {"run_id": record["run_id"], "tables": tables, **({"last": True} if record.get("last") is True else {})}
 
 
-def _table(table: str, run_id: str, documents: Sequence[Mapping[str, Any]], now: str) -> dict[str, Any]:
-    columns = list(WRITTEN_COLUMNS[table])
+def rows_of(record: Record, now: str) -> Iterator[tuple[str, tuple[str, ...], list[list[Any]]]]:
+    """Yield the rows of a portable record, in the order in which they can be inserted: a table, columns, values.
+
+    Args:
+        record: The record.
+        now: The time for rows that say when they were written.
+    """
+    run_id = record["run_id"]
+    for name, table in (("state", "workflow_state"), ("run", "runs")):
+        if record.get(name) is not None:
+            yield _table(table, run_id, [record[name]], now)
+    for name, table in _TABLES.items():
+        if record.get(name):
+            yield _table(table, run_id, record[name], now)
+    if record.get("manifest") is not None:
+        yield lens_tables.RUN_MANIFESTS, ("run_id", "digest"), [[run_id, record["manifest"]]]
+    if record.get("stripped"):
+        yield lens_tables.STRIPS, ("run_id", "body"), [[run_id, exact_dumps(record["stripped"]).decode()]]
+
+
+def _table(
+    table: str, run_id: str, documents: Sequence[Mapping[str, Any]], now: str
+) -> tuple[str, tuple[str, ...], list[list[Any]]]:
+    more: tuple[str, ...] = ()
     if table == "steps":
-        needed = (_FIELD_OF.get(column, column) for column in _STEP_COLUMNS)
-        given = {field for field in needed for row in documents if row.get(field) is not None}
-        columns += [column for column in _STEP_COLUMNS if _FIELD_OF.get(column, column) in given]
-    fixed = {"created_at": now} if table == "spans" else {}
-    rows = [[_stored(table, column, {**row, **fixed, "run_id": run_id}) for column in columns] for row in documents]
-    return {"columns": columns, "rows": rows}
+        more = tuple(column for column, field in _STEP_FIELDS if any(row.get(field) is not None for row in documents))
+    columns = _written_columns(table, more)
+    fixed = {"run_id": run_id, "created_at": now} if table == "spans" else {"run_id": run_id}
+    rows = []
+    for document in documents:
+        row = []
+        for _, field, is_json, must in columns:
+            value = fixed[field] if field in fixed else document.get(field)
+            if value is None:
+                row.append(must)
+            else:
+                row.append(_stored_json(value) if is_json else column_value(value))
+        rows.append(row)
+    return table, tuple(column[0] for column in columns), rows
 
 
-def _stored(table: str, column: str, document: Mapping[str, Any]) -> Any:
-    value = document.get(_FIELD_OF.get(column, column))
-    if value is None:
-        return _MUSTS[table].get(column)
-    if column not in _JSON[table]:
-        return encoded(column_value(value))
+@cache
+def _written_columns(table: str, more: tuple[str, ...]) -> tuple[tuple[str, str, bool, Any], ...]:
+    """Of the columns that are written, the name, the field, whether it holds JSON, and what stands for None."""
+    of_json, musts = _JSON[table], _MUSTS[table]
+    return tuple(
+        (column, _FIELD_OF.get(column, column), column in of_json, musts.get(column))
+        for column in (*WRITTEN_COLUMNS[table], *more)
+    )
+
+
+def _stored_json(value: Any) -> str | bytes:
     if isinstance(value, str) and is_sealed(value):
-        return encoded(b64decode(value[len(ARMOUR) :]))
+        return b64decode(value[len(ARMOUR) :])
     return exact_dumps(value).decode()
 
 

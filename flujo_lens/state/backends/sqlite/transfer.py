@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flujo_lens.state.backends.core.rows import now_text
+from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.core.stored_claims import StoredClaims
 from flujo_lens.state.backends.core.validation import findable_ids
 from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
+from flujo_lens.state.filtering import needs_details
+from flujo_lens.state.views import RunFilter, RunSummary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from flujo_lens.state.backends.core.record_spool import RecordSpool
     from flujo_lens.state.deletion import Record, Restored
 
 __all__ = ["SqliteTransfer"]
 
+_PAGE = 2_000
 _HISTORY = ("workflow_state", "runs", "steps", "spans", "evaluations")
 
 
@@ -39,13 +44,34 @@ class SqliteTransfer(StoredClaims):
 
         return FIELDS
 
-    async def read_portable(self, run_ids: Sequence[str]) -> AsyncIterator[Record]:
-        """Yield the portable records of these runs, read in one transaction."""
+    async def portable_ids(self, wanted: RunFilter) -> AsyncIterator[str]:
+        """Yield ids, oldest first, a page at a time, of runs that are read no further than the filter asks for."""
+        after: Position | None = None
+        while True:
+            page: list[RunSummary] = []
+            pages = self.iter_runs(wanted, after=after, reverse=True, details=needs_details(wanted))
+            async with aclosing(pages) as runs:  # type: ignore[type-var]
+                async for run in runs:
+                    page.append(run)
+                    if len(page) >= _PAGE:
+                        break
+            for run in page:
+                yield run.run_id
+            if len(page) < _PAGE:
+                return
+            after = (page[-1].created_at, page[-1].run_id)
+
+    async def spool_portable(self, run_ids: Sequence[str]) -> RecordSpool:
+        """The records of `read_portable`, read and put together in one transaction."""
         from flujo_lens.state.backends.core.record_spool import RecordSpool
         from flujo_lens.state.backends.sqlite.portable_records import read_portable
 
         sought = findable_ids(run_ids)
-        with await self._store.read(lambda session: RecordSpool(read_portable(session, sought))) as spool:
+        return await self._store.read(lambda session: RecordSpool(read_portable(session, sought)))
+
+    async def read_portable(self, run_ids: Sequence[str]) -> AsyncIterator[Record]:
+        """Yield the portable records of these runs, read in one transaction."""
+        with await self.spool_portable(run_ids) as spool:
             for record in spool:
                 yield record
 
@@ -59,10 +85,9 @@ class SqliteTransfer(StoredClaims):
 
     async def write_portable(self, records: Iterable[Record], *, replace: bool = False) -> Restored:
         """Save runs from portable records, several a transaction; makes the file and the columns that they need."""
-        from flujo_lens.state.backends.core.record_spool import RecordSpool
-        from flujo_lens.state.backends.sqlite.deletion.restore import Restorer, restore_all
-        from flujo_lens.state.backends.sqlite.portable_records import add_step_columns, stored_records
+        from flujo_lens.state.backends.sqlite.deletion.restore import restore_all
+        from flujo_lens.state.backends.sqlite.portable_records import add_step_columns
+        from flujo_lens.state.backends.sqlite.portable_writer import PortableWriter
 
         await self._store.write(lambda db: add_step_columns(db, records), *_HISTORY)
-        with RecordSpool(stored_records(records, now_text())) as stored:
-            return await restore_all(self._store, Restorer(self.path, stored, replace=replace))
+        return await restore_all(self._store, PortableWriter(self.path, records, replace=replace))

@@ -187,6 +187,11 @@ def in_any(heads: Sequence[str], others: Sequence[str] = ()) -> str:
     return f"{' UNION ALL '.join(tests)} LIMIT 1"
 
 
+def heads_of(heads: Sequence[str], count: int) -> str:
+    """Which of some runs are there, by the ids that their rows have; the ids once for each table."""
+    return " UNION ".join(f"SELECT run_id FROM {table} WHERE run_id IN {_marks(count)}" for table in heads)
+
+
 def unmark_cancelled(columns: Sequence[str]) -> str:
     """Gives columns of a run's history their values, if it still says that it was cancelled."""
     sets = ", ".join(f"{name} = ?" for name in columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from datetime import tzinfo
 from functools import cached_property, partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flujo_lens.errors import OperationFailedError, SchemaError
 from flujo_lens.state.backends.sqlite.deletion import queries
@@ -22,18 +23,18 @@ from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.schema.migrations import moved, nothing
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
-from flujo_lens.state.backends.sqlite.writes.run_changes import delete_run, restore_cancelled
+from flujo_lens.state.backends.sqlite.writes.run_changes import restore_cancelled
 from flujo_lens.state.deletion import Record, Restored
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
-__all__ = ["Restorer", "restore", "restore_all"]
+__all__ = ["HELD_AT_MOST", "Restorer", "restore", "restore_all"]
 
 _Value = tuple[Any, bool]
 """What `decoded` returns."""
 
-_LONGEST = 0.05
+HELD_AT_MOST = 0.05
 """Seconds after which a transaction takes no further run."""
 
 
@@ -47,11 +48,24 @@ async def restore(store: SqliteStore, records: Iterable[Record]) -> Restored:
     return await restore_all(store, Restorer(store.path, records, store.zone))
 
 
-async def restore_all(store: SqliteStore, restorer: Restorer) -> Restored:
+async def restore_all(store: SqliteStore, restorer: RestoresSome) -> Restored:
     """Bring back all runs of a restorer."""
     while restorer.has_more:
         restorer.settle(*await store.write(restorer.some, creates=False, hold=HOLD))
     return restorer.restored
+
+
+class RestoresSome(Protocol):
+    """What saves runs, some in a transaction; see `Restorer`."""
+
+    has_more: bool
+
+    @property
+    def restored(self) -> Restored: ...
+
+    def some(self, db: sqlite3.Connection) -> tuple[dict[str, bool], bool]: ...
+
+    def settle(self, done: Mapping[str, bool], has_more: bool) -> None: ...
 
 
 class Restorer:
@@ -61,13 +75,10 @@ class Restorer:
         path: The file, for messages.
         records: All records of some runs.
         zone: How naive times are read; None to find out.
-        replace: Whether runs that are there are replaced.
     """
 
-    def __init__(
-        self, path: Path, records: Iterable[Record], zone: tzinfo | None = None, *, replace: bool = False
-    ) -> None:
-        self._path, self._records, self._zone, self._replaces = path, records, zone, replace
+    def __init__(self, path: Path, records: Iterable[Record], zone: tzinfo | None = None) -> None:
+        self._path, self._records, self._zone = path, records, zone
         self._back: dict[str, bool] = {}
         self.has_more = True
 
@@ -88,15 +99,20 @@ class Restorer:
             row's by now.
             OperationFailedError: a row is of another driver.
         """
+        return self._some(db, HELD_AT_MOST)
+
+    def all(self, db: sqlite3.Connection) -> dict[str, bool]:
+        """Put all runs back, however long it takes."""
+        return self._some(db, math.inf)[0]
+
+    def _some(self, db: sqlite3.Connection, seconds: float) -> tuple[dict[str, bool], bool]:
         began, done = time.monotonic(), dict[str, bool]()
         into = _Into(db, read_shape(db, self._path), lambda: open_session(db, self._path, self._zone))
         for run_id, records in groupby(self._records, lambda record: str(record["run_id"])):
             if run_id in self._back or run_id in done:
                 continue
-            if done and time.monotonic() - began > _LONGEST:
+            if done and time.monotonic() - began > seconds:
                 return done, True
-            if self._replaces:
-                delete_run(db, self._path, run_id)
             try:
                 done[run_id] = _restore_run(into, run_id, records)
             except _MALFORMED as error:

@@ -27,12 +27,15 @@ from flujo_lens.state.deletion import Record
 
 __all__ = [
     "KEPT_OF_OURS",
+    "NoText",
     "decoded",
     "encoded",
     "large_records",
     "parts_of",
     "read_records",
+    "read_rows",
     "readable_texts",
+    "stored_value",
     "tables_of",
 ]
 
@@ -50,21 +53,21 @@ _LONGEST_WAIT = 10.0
 """Seconds to wait for a lock on the way."""
 
 
-class _NoText(bytes):
+class NoText(bytes):
     """A text that is no UTF-8."""
 
 
-def _text(stored: bytes) -> str | _NoText:
+def _text(stored: bytes) -> str | NoText:
     try:
         return stored.decode()
     except UnicodeDecodeError:
-        return _NoText(stored)
+        return NoText(stored)
 
 
 def encoded(value: Any) -> Any:
     """A stored value as JSON has it; `decoded` takes it back."""
     if isinstance(value, bytes):
-        return {"text" if isinstance(value, _NoText) else "blob": b64encode(value).decode()}
+        return {"text" if isinstance(value, NoText) else "blob": b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     return value
@@ -78,6 +81,12 @@ def decoded(value: Any) -> tuple[Any, bool]:
     if kind == "float":
         return float(text), False
     return b64decode(text, validate=True), kind == "text"
+
+
+def stored_value(value: Any) -> Any:
+    """What was stored, as `read_rows` yields it."""
+    found, is_text = decoded(value)
+    return NoText(found) if is_text else found
 
 
 def _readable(stored: bytes) -> str:
@@ -108,12 +117,10 @@ def tables_of(session: Session) -> list[str]:
 def read_records(session: Session, run_ids: Sequence[Any], tables: Sequence[str]) -> list[Record]:
     """One record a run, in the order of the ids (as they are stored), with its rows in these tables."""
     found: dict[Any, dict[str, Any]] = {run_id: {} for run_id in run_ids}
-    with _texts(session.connection, _text):
-        for table in tables:
-            for columns, run_id, row in _rows(session, table, run_ids):
-                # Where a column compares ids in a way of its own, one finds rows that spell it differently.
-                kept = found.setdefault(run_id, {}).setdefault(table, {"columns": columns, "rows": []})
-                kept["rows"].append([encoded(value) for value in row])
+    for table, columns, run_id, row in read_rows(session, run_ids, tables):
+        # Where a column compares ids in a way of its own, one finds rows that spell it differently.
+        kept = found.setdefault(run_id, {}).setdefault(table, {"columns": list(columns), "rows": []})
+        kept["rows"].append([encoded(value) for value in row])
     return [{"run_id": as_text(run_id), "tables": kept, "last": True} for run_id, kept in found.items()]
 
 
@@ -201,12 +208,26 @@ def _some(session: Session, sql: str, values: Sequence[Any]) -> tuple[list[str],
     return columns, rows, size
 
 
-def _rows(session: Session, table: str, run_ids: Sequence[Any]) -> Iterator[tuple[list[str], Any, Sequence[Any]]]:
-    cursor = session.rows(_select(session, table, f"run_id IN {marks(run_ids)}"), run_ids)
-    columns = [column[0].lower() for column in cursor.description]
-    at = columns.index("run_id")
-    for row in cursor:
-        yield columns, row[at], row
+def read_rows(
+    session: Session, run_ids: Sequence[Any], tables: Sequence[str], *, any_text: bool = True
+) -> Iterator[tuple[str, tuple[str, ...], Any, Sequence[Any]]]:
+    """Yield the rows of these runs in these tables, in order: the table, its columns, the run id, and the values as
+    they are stored.
+
+    Args:
+        session: The store.
+        run_ids: The runs.
+        tables: The tables.
+        any_text: Whether a text that is no UTF-8 is a `NoText`; else it is a `sqlite3.OperationalError`, in a fraction
+            of the time.
+    """
+    with _texts(session.connection, _text if any_text else str):
+        for table in tables:
+            cursor = session.rows(_select(session, table, f"run_id IN {marks(run_ids)}"), run_ids)
+            columns = tuple(column[0].lower() for column in cursor.description)
+            at = columns.index("run_id")
+            for row in cursor:
+                yield table, columns, row[at], row
 
 
 def _select(session: Session, table: str, where: str, limit: str = "") -> str:

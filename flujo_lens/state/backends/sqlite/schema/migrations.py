@@ -49,6 +49,12 @@ _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _MOVED = {"runs": {"start_time"}, "steps": {"output_blob", "cost", "tokens", "duration_ms"}}
 """Old columns that need not stay."""
 
+_OLD_COLUMNS = {
+    table: frozenset(source for column, sources in by_column.items() for source in sources if source != column)
+    for table, by_column in _SOURCES.items()
+}
+"""Those in which the value of another column may be."""
+
 _OLD_MUSTS = {"runs": {"start_time"}, "steps": {"start_time", "step_run_id"}}
 """Columns without a place in the new schema that old tables must be given."""
 
@@ -67,6 +73,8 @@ def moved(table: str, row: Mapping[str, V], is_set: Callable[[V], bool]) -> dict
         row: Its values by column.
         is_set: Whether a value is more than NULL or empty.
     """
+    if table not in _OLD_COLUMNS or _OLD_COLUMNS[table].isdisjoint(row):
+        return dict(row)
     found = {column: value for column, value in row.items() if column not in _MOVED.get(table, ())}
     for column, sources in _SOURCES.get(table, {}).items():
         value = next((row[source] for source in sources if source in row and is_set(row[source])), None)

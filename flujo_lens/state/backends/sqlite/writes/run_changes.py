@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,17 @@ from flujo_lens.state.backends.sqlite.writes.key_values import free
 from flujo_lens.state.deletion import BackupCallback, Record
 from flujo_lens.state.interpret import RawRun, decode
 
-__all__ = ["Old", "cancel", "delete_old", "delete_run", "delete_state", "fail_stale", "old_runs", "restore_cancelled"]
+__all__ = [
+    "Old",
+    "cancel",
+    "delete_old",
+    "delete_run",
+    "delete_runs",
+    "delete_state",
+    "fail_stale",
+    "old_runs",
+    "restore_cancelled",
+]
 
 _CHILDREN_FIRST = tuple(table for table in (*TABLES[2:], *TABLES[:2]) if table != "system_state")
 
@@ -79,6 +89,13 @@ def delete_run(db: sqlite3.Connection, path: Path, run_id: str) -> None:
     """Delete a run from every table."""
     for table in _tables(db, read_shape(db, path)):
         db.execute(writes.delete_of_run(table), {"run": run_id})
+
+
+def delete_runs(db: sqlite3.Connection, path: Path, run_ids: Iterable[str]) -> None:
+    """Delete some runs from every table."""
+    ids = json.dumps([*run_ids])
+    for table in _tables(db, read_shape(db, path)):
+        db.execute(writes.delete_of_runs(table), (ids,))
 
 
 def delete_state(db: sqlite3.Connection, path: Path, run_id: str) -> None:
