@@ -39,6 +39,8 @@ _TOKEN_TOTALS = ("total", "total_tokens", "token_counts")
 
 def tokens_of(value: Any) -> int | None:
     """The tokens of a step: a number, or counts by kind, of which the total or else the sum counts."""
+    if value is None:
+        return None
     if not isinstance(value, Mapping):
         return as_int(value)
     for key in _TOKEN_TOTALS:

@@ -209,9 +209,11 @@ def _put_run(raw: RawRun, run: Mapping[str, Any]) -> None:
 
 def _text(value: Any) -> str | None:
     """A column as text, since SQLite columns can hold any type."""
+    if value is None or type(value) is str:
+        return value
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return value if isinstance(value, str) or value is None else str(value)
+    return value if isinstance(value, str) else str(value)
 
 
 def _time_text(value: Any) -> Any:

@@ -10,12 +10,14 @@ _BEYOND_SENSE = 1e18
 
 def as_int(value: Any) -> int | None:
     """`value` as an int if it is a whole number, else None."""
+    if value is None:
+        return None
     number = as_number(value)
     return int(number) if number is not None and number == int(number) else None
 
 
 def as_number(value: Any) -> float | None:
     """`value` if it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) < _BEYOND_SENSE else None

@@ -18,6 +18,7 @@ import time
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,15 +34,27 @@ from flujo_lens.state.views import RunFilter
 MEMORY_LIMIT = 150.0
 
 
-def copy(source: str, target: str) -> tuple[float, float]:
-    """Seconds that a copy takes, its start included, and its largest memory in MiB."""
+class Cost(NamedTuple):
+    """What a command took, its start included: seconds, seconds of CPU, and its largest memory in MiB."""
+
+    seconds: float
+    cpu: float
+    memory: float
+
+    def shown(self, name: str, runs: int) -> str:
+        speeds = f"{runs / self.seconds:7,.0f} runs/s  {runs / self.cpu:7,.0f} runs/s of CPU"
+        return f"-> {name:9} {self.seconds:7.1f} s  {speeds}  {self.memory:6.1f} MiB"
+
+
+def lens(*words: str) -> Cost:
+    """Run a command."""
     code = "from flujo_lens.cli.app import main; main()"
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", code, "copy", source, target, "--yes", "-q"])
+    process = subprocess.Popen([sys.executable, "-c", code, *words, "-q"])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"lens copy failed: {status}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+        raise SystemExit(f"lens {words[0]} failed: {status}")
+    return Cost(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 async def digest(uri: str) -> tuple[int, str]:
@@ -62,7 +75,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200_000)
     parser.add_argument("--folder", type=Path, default=Path(".bench"))
     parser.add_argument("--store", type=Path)
-    parser.add_argument("--only", default="postgres,redis,files,sqlite")
+    parser.add_argument("--only", default="postgres,redis,files,sqlite,ndjson")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     first = asked.store or asked.folder / f"copy-{asked.runs}.db"
@@ -77,14 +90,20 @@ def main() -> int:
             "postgres": f"{pg.uri}&schema=bench",
             "redis": f"{valkey.uri}?prefix=bench:",
             "files": f"file://{(work / 'files').absolute()}",
+            "ndjson": str((work / "runs.ndjson").absolute()),
             "sqlite": f"sqlite:///{(work / 'last.db').absolute()}",
         }
         pg.execute("CREATE SCHEMA bench", "SELECT 1")
         source = str(first.absolute())
         for name in asked.only.split(","):
-            seconds, memory = copy(source, places[name])
-            print(f"-> {name:9} {seconds:7.1f} s  {asked.runs / seconds:7,.0f} runs/s  {memory:6.1f} MiB", flush=True)
-            holds = holds and memory <= MEMORY_LIMIT
+            cost = lens("export", places[name], "-s", source) if name == "ndjson" else None
+            cost = cost or lens("copy", source, places[name], "--yes")
+            print(cost.shown(name, asked.runs), flush=True)
+            holds = holds and cost.memory <= MEMORY_LIMIT
+            if name == "ndjson":
+                cost = lens("import", places[name], "-s", f"{work / 'imported.db'}", "--yes")
+                print(cost.shown("imported", asked.runs), flush=True)
+                continue
             source = places[name]
         before, after = asyncio.run(digest(str(first.absolute()))), asyncio.run(digest(source))
     print(f"digests: {before} and {after}: {'equal' if before == after else 'DIFFERENT'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 from servers import PostgresServer, RedisServer
 from stores import DATA, MIXTURE, NEW, OLD, OLDEST, copy, make, run, state
 
+from flujo_lens.errors import SchemaError
+from flujo_lens.operations.portable_parts import PortableParts
+from flujo_lens.operations.transfer import Target, Transfer, Transferred
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.backends.core.record_spool import RecordSpool
 from flujo_lens.state.backends.file import FileBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.postgres import PostgresBackend
@@ -138,5 +143,33 @@ def test_a_run_with_very_many_rows_goes_in_parts(stores: Any, tmp_path: Path) ->
                 again = await target.write_portable(records, replace=True)
                 assert set(again.run_ids) == set(digests), what
                 assert digests_of(await records_in(target)) == digests, what
+
+    asyncio.run(work())
+
+
+def test_a_run_that_one_table_refuses_is_named_and_the_others_are_saved(tmp_path: Path) -> None:
+    path = tmp_path / "target.db"
+
+    async def work() -> None:
+        async with InMemoryBackend() as source, SQLiteBackend(path) as target:
+            for name in ("one", "two", "three"):
+                await source.save_state(name, {"status": "completed", "pipeline_context": {"n": name}})
+                span = "same" if name != "three" else "other"
+                await source.save_spans(
+                    name, [{"span_id": span, "name": "n", "start_time": 1.0, "status": "completed"}]
+                )
+            records = await records_in(source)
+            await target.create_store()
+            db = sqlite3.connect(path)
+            db.execute("CREATE UNIQUE INDEX own ON spans(span_id)")
+            db.close()
+            with pytest.raises(SchemaError, match="a row of spans"):
+                await target.write_portable(records)
+            assert await records_in(target) == []
+            done = Transferred(3)
+            writing = Transfer(target, PortableParts(), Target(True, 0), done)
+            await writing.put(RecordSpool(records))
+            assert (done.done, list(done.failed)) == (2, ["two"])
+            assert digests_of(await records_in(target)).keys() == {"one", "three"}
 
     asyncio.run(work())

@@ -82,7 +82,7 @@ def run_copy(app: App, asked: CopyArguments) -> int:
         return await write(target, two, groups_of(one, wanted), done, made)
 
     code = source.run_with(target, work)
-    _note_system_state(app, source, wanted)
+    _note_left_behind(app, source, wanted)
     code = tell_written(target, out, done, code, Written("copied", shown, into))
     if not matched and not app.options.quiet:
         for reason in reasons(source.run, wanted):
@@ -246,17 +246,22 @@ def note_lost(app: App, done: Transferred) -> None:
         app.note(f"the audit log has the numbers; the ids of more than {MOST_NAMED:,} runs are not listed")
 
 
-def _note_system_state(app: App, source: App, wanted: RunFilter) -> None:
-    """Print that global keys are not copied, if all runs were."""
+def _note_left_behind(app: App, source: App, wanted: RunFilter) -> None:
+    """Print what is not a part of a run and stays behind, if all runs were copied."""
     if wanted != RunFilter():
         return
 
-    async def count(backend: StateBackend) -> int:
-        try:
-            return len(await backend.read_system_state())
-        except (NotSupportedError, StoreNotFoundError):
-            return 0
+    async def count(backend: StateBackend) -> tuple[int, int]:
+        found = []
+        for read in (backend.read_system_state, backend.read_claims):
+            try:
+                found.append(len(await read()))
+            except (NotSupportedError, StoreNotFoundError):
+                found.append(0)
+        return found[0], found[1]
 
-    if found := source.run(count):
-        keys = human.plural(found, "key")
-        app.note(f"not copied: {keys} of system state (lens system list, lens system set)")
+    keys, claims = source.run(count)
+    if keys:
+        app.note(f"not copied: {human.plural(keys, 'key')} of system state (lens system list, lens system set)")
+    if claims:
+        app.note(f"not copied: {human.plural(claims, 'claim')} of processes that work on runs: they stay with FROM")

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
@@ -22,6 +22,11 @@ from redis.exceptions import ClusterDownError, MovedError, ResponseError
 from flujo_lens.errors import BusyError, UnreachableStoreError
 from flujo_lens.state.backends.redis.errors import CLIENT_ERRORS, code_of
 from flujo_lens.state.backends.redis.uri import Address
+
+try:
+    import hiredis
+except ImportError:  # pragma: no cover - redis without the extra
+    hiredis = None  # type: ignore[assignment]
 
 __all__ = ["Command", "Connections", "Link"]
 
@@ -64,7 +69,7 @@ class Link:
         self.is_broken = True
         connection = self._connection
         async with asyncio.timeout(self._timeout):
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            await connection.send_packed_command(_packed(connection, commands), check_health=False)
             answers = [await self._answer() for _ in commands]
         self.is_broken = False
         return answers
@@ -79,6 +84,14 @@ class Link:
         """Close the connection."""
         with suppress(*CLIENT_ERRORS):
             await self._connection.disconnect(nowait=self.is_broken)
+
+
+def _packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
+    """Commands as they are sent; by the client's own code, a multiple slower, where hiredis is missing."""
+    pack = getattr(hiredis, "pack_command", None)
+    if pack is None:
+        return cast("list[bytes]", connection.pack_commands(commands))
+    return [b"".join(map(pack, commands))]
 
 
 class Connections:

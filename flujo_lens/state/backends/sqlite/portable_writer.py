@@ -21,8 +21,6 @@ from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.writes.run_changes import delete_runs
 from flujo_lens.state.deletion import Record, Restored
 
-__all__ = ["PortableWriter"]
-
 _RUNS, _SIZE = 50, 1 << 20
 """Runs of a slice, and characters of their values."""
 
