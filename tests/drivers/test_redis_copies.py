@@ -36,8 +36,13 @@ def safe() -> Iterator[RedisServer]:
         yield server
 
 
-async def source() -> InMemoryBackend:
+@pytest.fixture(scope="module")
+def first() -> InMemoryBackend:
     """Runs with states, steps, spans and evaluations."""
+    return asyncio.run(_filled())
+
+
+async def _filled() -> InMemoryBackend:
     made = InMemoryBackend()
     for number in range(RUNS):
         run_id, at = f"run-{number}", f"2026-01-01T00:{number // 60:02}:{number % 60:02}+00:00"
@@ -93,12 +98,12 @@ def test_commands_are_packed_as_the_client_packs_them() -> None:
 
 @pytest.mark.parametrize("name", ["redis 6.2", "cluster"])
 def test_a_copy_to_the_oldest_redis_and_to_a_cluster_and_back(
-    valkey: RedisServer, redis6: RedisServer, cluster: RedisCluster, name: str
+    first: InMemoryBackend, valkey: RedisServer, redis6: RedisServer, cluster: RedisCluster, name: str
 ) -> None:
     uri = f"{places(valkey, redis6, cluster)[name]}?prefix={{copies}}:"
 
     async def work(backend: RedisBackend) -> None:
-        async with await source() as first, InMemoryBackend() as last:
+        async with InMemoryBackend() as last:
             done = await copied(first, backend, verify=True)
             assert (done.done, done.verified, done.failed) == (RUNS, RUNS, {})
             again = await copied(first, backend)
@@ -112,7 +117,7 @@ def test_a_copy_to_the_oldest_redis_and_to_a_cluster_and_back(
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_a_copy_to_a_server_that_dies_goes_on(safe: RedisServer, round_: int) -> None:
+def test_a_copy_to_a_server_that_dies_goes_on(first: InMemoryBackend, safe: RedisServer, round_: int) -> None:
     """What was said to be copied is there, each run whole; the second copy takes the rest."""
     safe.call("FLUSHALL")
     uri, chance, acknowledged = f"{safe.uri}?prefix={PREFIX}", random.Random(round_), [0]
@@ -129,22 +134,20 @@ def test_a_copy_to_a_server_that_dies_goes_on(safe: RedisServer, round_: int) ->
             if not killing:
                 killing.append(asyncio.create_task(kill()))
 
-        async with await source() as first:
-            try:
-                await copied(first, backend, progress)
-            except LensError:
-                assert killing
-            await killing[0]
+        try:
+            await copied(first, backend, progress)
+        except LensError:
+            assert killing
+        await killing[0]
 
     async def resumed(backend: RedisBackend) -> None:
-        async with await source() as first:
-            expected, before = await digests(first), await digests(backend)
-            assert acknowledged[0] <= len(before)
-            assert before.items() <= expected.items()
-            assert set(whole(safe, PREFIX)) == set(before)
-            done = await copied(first, backend, verify=True)
-            assert (done.unchanged, done.done, done.failed) == (len(before), RUNS - len(before), {})
-            assert await digests(backend) == expected
+        expected, before = await digests(first), await digests(backend)
+        assert acknowledged[0] <= len(before)
+        assert before.items() <= expected.items()
+        assert set(whole(safe, PREFIX)) == set(before)
+        done = await copied(first, backend, verify=True)
+        assert (done.unchanged, done.done, done.failed) == (len(before), RUNS - len(before), {})
+        assert await digests(backend) == expected
 
     use(uri, interrupted, timeout=0.4)
     safe.start()
@@ -153,15 +156,14 @@ def test_a_copy_to_a_server_that_dies_goes_on(safe: RedisServer, round_: int) ->
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_a_copy_from_a_server_that_dies_goes_on(safe: RedisServer, round_: int) -> None:
+def test_a_copy_from_a_server_that_dies_goes_on(first: InMemoryBackend, safe: RedisServer, round_: int) -> None:
     safe.call("FLUSHALL")
     uri, chance = f"{safe.uri}?prefix={PREFIX}", random.Random(round_)
     last = InMemoryBackend()
 
     async def fill(backend: RedisBackend) -> dict[str, str]:
-        async with await source() as first:
-            await copied(first, backend)
-            return await digests(first)
+        await copied(first, backend)
+        return await digests(first)
 
     async def interrupted(backend: RedisBackend) -> None:
         async def kill() -> None:
