@@ -22,6 +22,12 @@ _ODD = "CASE WHEN odd THEN run_id END"
 _EXACT = 5 * FEW
 """Up to so many lengths are told one by one, so that percentiles are exact."""
 
+_SMALL = 64 << 20
+_SIZE = (
+    "SELECT coalesce(pg_relation_size(to_regclass('runs')), 0) + coalesce(pg_relation_size(to_regclass('spans')), 0)"
+)
+"""Bytes of tables of about so many runs and spans."""
+
 _BUCKET = f"CASE WHEN {{0}} > 0 THEN floor(ln({{0}}) / {math.log(BUCKET_RATIO)!r}::float8) END"
 
 
@@ -63,6 +69,8 @@ class PostgresFigures:
 
     async def groups(self, wanted: RunFilter, grouping: Grouping) -> tuple[list[RunGroup], list[str]]:
         """Return the runs that `wanted` admits, counted, and the odd ones. Of few runs, each length is told."""
+        if (await self._db.fetchval(_SIZE) or 0) < _SMALL:
+            return await self._groups(wanted, grouping, "ms")
         found, odd = await self._groups(wanted, grouping, _BUCKET.format("ms"))
         if sum(group.measured for group in found) <= _EXACT:
             return await self._groups(wanted, grouping, "ms")
@@ -115,7 +123,8 @@ class PostgresFigures:
         if not self._shape.has("spans"):
             return []
         strange = await self._strange_spans()
-        by_bucket = await self._spans(wanted, more, strange, _BUCKET.format("greatest(p.ms, 0)"))
+        is_small = (await self._db.fetchval(_SIZE) or 0) < _SMALL
+        by_bucket = [] if is_small else await self._spans(wanted, more, strange, _BUCKET.format("greatest(p.ms, 0)"))
         if sum(row[3] for row in by_bucket) > _EXACT:
             for name, status, count, measured, total, low, high, bucket in by_bucket:
                 at = None if bucket is None else int(bucket)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from threading import Lock
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import asyncpg
 
 from flujo_lens.errors import NotAStoreError, OperationFailedError, SchemaError
-from flujo_lens.state.backends.core.port import Figures, Transaction, Work
+from flujo_lens.state.backends.core.port import Figures, RunRow, Transaction, Work
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is_cut, translate
 from flujo_lens.state.backends.postgres.figures import PostgresFigures
@@ -91,7 +91,10 @@ class PostgresStore:
             return self._pool if self._home is loop else None
 
     def _options(self) -> dict[str, Any]:
-        return {"timeout": self._timeout, "statement_cache_size": self._address.statement_cache_size}
+        # Digests of rows have their times as texts; of the settings, PgBouncer takes this one.
+        zone = {"timezone": "UTC"}
+        cache = self._address.statement_cache_size
+        return {"timeout": self._timeout, "statement_cache_size": cache, "server_settings": zone}
 
     @asynccontextmanager
     async def _transaction(self, *, writes: bool) -> AsyncIterator[Any]:
@@ -110,7 +113,6 @@ class PostgresStore:
         wait = max(1, int(self._timeout * 1000))
         mode = "READ COMMITTED READ WRITE" if writes else "REPEATABLE READ READ ONLY"
         settings = [f"BEGIN ISOLATION LEVEL {mode}", f"SET LOCAL lock_timeout = {wait}", "SET LOCAL jit = off"]
-        settings.append("SET LOCAL timezone = 'UTC'")  # digests of rows have their times as texts
         if writes:
             settings.append(f"SET LOCAL statement_timeout = {wait}")
         if self._address.schema is not None:
@@ -233,6 +235,15 @@ class PostgresStore:
             return await self._run(work, writes=False, anew=anew)
         except (*CLIENT_ERRORS,) as error:
             raise translate(error, self._address.shown) from error
+
+    async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
+        """What is stored of these runs: one statement, which needs no transaction, if there is nothing to be set."""
+        shape = self._shape
+        if self._address.schema is None and shape is not None and shape.is_whole:
+            with suppress(*CLIENT_ERRORS):  # whatever it was, a read is tried twice
+                async with self._connection() as connection, asyncio.timeout(self._timeout):
+                    return await PostgresTransaction(connection, shape).runs(run_ids)
+        return await self.read(lambda tx: cast("PostgresTransaction", tx).runs(run_ids))
 
     async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
         """Run `work` in a transaction; again after a deadlock or a serialization failure, which changed nothing.
