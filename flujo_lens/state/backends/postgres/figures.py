@@ -88,9 +88,9 @@ class PostgresFigures:
     ) -> tuple[list[RunGroup], list[str]]:
         by_error = "error" in grouping.by
         facts = Facts(self._shape, wanted, costs="plain" if self._are_plain else True, errors=by_error)
-        minutes = {"day": "1 hour", "hour": "5 minutes"}.get(grouping.of_time or "")
-        if minutes and not grouping.has_whole_hours:
-            minutes = "5 minutes"
+        minutes = grouping.of_time and (
+            "1 hour" if grouping.of_time == "day" and grouping.has_whole_hours else "5 minutes"
+        )
         begun = f"date_bin('{minutes}', started, '1970-01-01 00:00:00+00')" if minutes else "NULL::timestamptz"
         version = "version" if "version" in grouping.by else "''"
         error = "CASE WHEN status = 'failed' THEN error END" if by_error else "NULL::text"

@@ -178,7 +178,7 @@ class PostgresTransaction(PostgresMembers):
     async def _put(self, kind: str, table: str, run_id: str, document: bytes) -> None:
         """Write a row, and also the document where the row cannot represent all of it."""
         sql = queries.put(table, "run_id", kind, self._shape)
-        key, stamp, *found = await self._db.fetchrow(sql, *self._given(table, run_id, document))
+        key, stamp, *found = await self._db.fetchrow(sql, *self._told(table, run_id, document)[0])
         if not is_faithful(table, document, found):
             await self._keep(kind, run_id, key, document, stamp)
 
@@ -238,9 +238,6 @@ class PostgresTransaction(PostgresMembers):
         there, values = self._shape.columns[table], values_of(table, document)
         is_whole = len(there) >= len(COLUMNS[table]) and is_plain(table, data, document)
         return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there], is_whole
-
-    def _given(self, table: str, run_id: str, document: bytes) -> list[Any]:
-        return self._told(table, run_id, document)[0]
 
     async def _keep(self, kind: str, run_id: str, key: str, document: bytes, stamp: str | None) -> None:
         await self._keep_all([(kind, run_id, key, document, stamp)])
