@@ -14,7 +14,7 @@ from flujo_lens.state.backends.postgres.tables import Shape
 from flujo_lens.state.groups import Grouping
 from flujo_lens.state.views import RunFilter, RunSummary
 
-_SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL parallel_tuple_cost = 0.001"
+SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL parallel_tuple_cost = 0.001"
 """Memory for joins and groups of a million runs; and histories are dearer to read than the planner thinks."""
 
 _ODD = "CASE WHEN odd THEN run_id END"
@@ -44,10 +44,6 @@ class PostgresFigures:
     def __init__(self, tx: Transaction, connection: Any, shape: Shape, are_plain: bool) -> None:
         self.tx = tx
         self._db, self._shape, self._are_plain = connection, shape, are_plain
-
-    async def prepare(self) -> None:
-        """Set what is good for large queries, until the transaction ends."""
-        await self._db.execute(_SETTINGS)
 
     async def odd(self, wanted: RunFilter) -> list[str]:
         """Return the ids of the runs that the other methods leave out: all that `wanted` admits, and maybe more."""

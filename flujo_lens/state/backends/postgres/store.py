@@ -16,7 +16,7 @@ from flujo_lens.errors import NotAStoreError, OperationFailedError, SchemaError
 from flujo_lens.state.backends.core.port import Figures, RunRow, Transaction, Work
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is_cut, translate
-from flujo_lens.state.backends.postgres.figures import PostgresFigures
+from flujo_lens.state.backends.postgres.figures import SETTINGS, PostgresFigures
 from flujo_lens.state.backends.postgres.tables import VERSION, Shape, missing_ddl
 from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
 from flujo_lens.state.backends.postgres.uri import Address, quoted
@@ -92,9 +92,8 @@ class PostgresStore:
 
     def _options(self) -> dict[str, Any]:
         # Digests of rows have their times as texts; of the settings, PgBouncer takes this one.
-        zone = {"timezone": "UTC"}
-        cache = self._address.statement_cache_size
-        return {"timeout": self._timeout, "statement_cache_size": cache, "server_settings": zone}
+        settings = {"server_settings": {"timezone": "UTC"}, "statement_cache_size": self._address.statement_cache_size}
+        return {"timeout": self._timeout, **settings}
 
     @asynccontextmanager
     async def _transaction(self, *, writes: bool) -> AsyncIterator[Any]:
@@ -324,9 +323,9 @@ class PostgresStore:
         """Run `work` on what the server counts by itself; None if a document has what it cannot count with."""
 
         async def counted(tx: Transaction, are_plain: bool) -> T:
-            figures = PostgresFigures(tx, *cast("PostgresTransaction", tx).parts, are_plain)
-            await figures.prepare()
-            return await work(figures)
+            connection, shape = cast("PostgresTransaction", tx).parts
+            await connection.execute(SETTINGS)
+            return await work(PostgresFigures(tx, connection, shape, are_plain))
 
         for are_plain in (True, False):
             try:
