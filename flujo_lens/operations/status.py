@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from flujo_lens.operations.failures import FAILED, stale_runs, with_root_causes
@@ -22,6 +22,9 @@ SHIFT = timedelta(hours=12)
 
 USUAL_OVER = 24
 """Number of earlier windows for the usual number of failures."""
+
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Alerts(NamedTuple):
@@ -108,14 +111,14 @@ async def _failing(
     recent = wanted._replace(statuses=FAILED, active_since=min(day, begin))
     lately: list[str] = []
     before = since = 0
-    async for run in backend.iter_runs(recent, ordered=False, details=False):
-        if run.updated_at is None:
+    for run_id, updated_at in await backend.read_activity(recent):
+        if updated_at is None:
             continue
-        since += run.updated_at >= begin
-        if run.updated_at >= now - _WINDOW:
-            lately.append(run.run_id)
+        since += updated_at >= begin
+        if updated_at >= now - _WINDOW:
+            lately.append(run_id)
         else:
-            before += run.updated_at >= day
+            before += updated_at >= day
     failing = Failures()
     for run in await with_root_causes(backend, await backend.read_summaries(lately)):
         if unstarted_fork_of(run) is None:
@@ -124,13 +127,8 @@ async def _failing(
 
 
 async def _waiting(backend: StateBackend, wanted: RunFilter) -> tuple[int, RunSummary | None]:
-    oldest: RunSummary | None = None
-    count = 0
-    paused = wanted._replace(statuses=frozenset({"paused"}))
-    async for run in backend.iter_runs(paused, ordered=False, details=False):
-        count += 1
-        since = run.updated_at
-        if oldest is None or (since and oldest.updated_at and since < oldest.updated_at):
-            oldest = run
-    found = await backend.read_summaries([oldest.run_id] if oldest else [])
-    return count, found[0] if found else oldest
+    paused = await backend.read_activity(wanted._replace(statuses=frozenset({"paused"})))
+    # The one whose update is unknown last.
+    oldest = min(paused, key=lambda run: run[1] or _NEVER, default=None)
+    found = await backend.read_summaries([oldest[0]]) if oldest else []
+    return len(paused), found[0] if found else None

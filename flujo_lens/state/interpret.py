@@ -389,6 +389,13 @@ def _note_unreadable(raw: RawRun, instants: tuple[datetime | None, ...]) -> None
             raw.problems.append(f"{name} {INVALID_TIME}")
 
 
+def last_update(raw: RawRun, naive: tzinfo = UTC) -> datetime | None:
+    """When anything of a run was last written, as `summarise` has it: the newest of its times."""
+    saves = (parse_instant(text, naive) for text in (raw.state_updated, raw.state_created))
+    times = (parse_instant(text) for text in (raw.run_start, raw.run_updated, raw.run_end))
+    return max((when for when in (*saves, *times) if when), default=None)
+
+
 def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
     """The summary of a run.
 

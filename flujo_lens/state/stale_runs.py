@@ -77,7 +77,7 @@ async def silent_ids(
     """
     until = cutoff if wanted.active_until is None else min(wanted.active_until, cutoff)
     asked = wanted._replace(statuses=RUNNING, active_until=until)
-    found = [run.run_id async for run in backend.iter_runs(asked, ordered=False, details=False)]
+    found = [run_id for run_id, _ in await backend.read_activity(asked)]
     if not found and not gone:
         return []
     claims = await claims_of(backend, None if gone else found)

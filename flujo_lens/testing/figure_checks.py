@@ -103,6 +103,20 @@ class FigureChecks(Harness):
                 equal({run_id: _rounded(value) for run_id, value in values.items()}, shown, f"{field} of {wanted}")
 
     @on_samples
+    async def test_activity_is_the_last_update_of_the_runs(self, backend: StateBackend) -> None:
+        runs = [run async for run in backend.iter_runs(RunFilter())]
+        times = sorted(run.updated_at for run in runs if run.updated_at is not None)
+        middle = times[len(times) // 2]
+        by_status = [RunFilter(statuses=frozenset({run.status})) for run in runs]
+        recent = [wanted._replace(active_since=middle) for wanted in by_status]
+        older = [wanted._replace(active_until=middle) for wanted in by_status]
+        for wanted in dict.fromkeys((*FILTERS, *by_status, *recent, *older)):
+            found, scanned = await backend.read_activity(wanted), await StateBackend.read_activity(backend, wanted)
+            equal(sorted(found), sorted(scanned), f"read_activity({wanted})")
+            listed = {run.run_id: run.updated_at async for run in backend.iter_runs(wanted)}
+            equal(dict(found), listed, f"what read_activity({wanted}) has of the runs")
+
+    @on_samples
     async def test_every_status_of_a_run(self, backend: StateBackend) -> None:
         shown = {run.status async for run in backend.iter_runs(RunFilter())}
         missing = shown - await backend.read_statuses()

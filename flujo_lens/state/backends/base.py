@@ -409,6 +409,14 @@ class StateBackend(ABC):
             count += 1
         return count
 
+    async def read_activity(self, wanted: RunFilter) -> Sequence[tuple[str, datetime | None]]:
+        """Return the runs that `wanted` admits, in no order: each id with its last update.
+
+        The default goes through `iter_runs`.
+        """
+        runs = self.iter_runs(wanted, ordered=False, details=False)
+        return [(run.run_id, run.updated_at) async for run in runs]
+
     async def read_statuses(self) -> frozenset[str]:
         """Return every status that a run of the store has, as `iter_runs` tells it; there may be a few more.
 

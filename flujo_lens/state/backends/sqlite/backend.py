@@ -395,11 +395,13 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
 
     async def count_runs(self, wanted: RunFilter) -> int:
         sought = findable_filter(wanted)
-        if wanted == RunFilter() or wanted.meta or wanted.since is not None:
+        found: int | None = None
+        if wanted.meta:  # which may take long: on a connection of its own, so that others need not wait
             async with self._store.clone() as clone:
-                if (found := await clone.read(lambda session: run_selection.count(session, sought))) is not None:
-                    return found
-        return await super().count_runs(wanted)
+                found = await clone.read(lambda session: run_selection.count(session, sought))
+        elif wanted == RunFilter() or wanted.since is not None:
+            found = await self._store.read(lambda session: run_selection.count(session, sought))
+        return await super().count_runs(wanted) if found is None else found
 
     async def read_statuses(self) -> frozenset[str]:
         """Return every status that a run has; of one whose state says otherwise, also that of its row in ``runs``."""

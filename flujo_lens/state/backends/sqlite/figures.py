@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,12 @@ class SqliteFigures(StateBackend):
 
         async for value in self._store.iterate(partial(sort_values, wanted=findable_filter(wanted), field=field)):
             yield value
+
+    async def read_activity(self, wanted: RunFilter) -> list[tuple[str, datetime | None]]:
+        from flujo_lens.state.backends.sqlite.reads.activity import activity
+
+        sought = findable_filter(wanted)
+        return await self._store.read(lambda session: activity(session, sought))
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
         """Return counts and durations of spans by name; may be called while `read_stats` runs."""
