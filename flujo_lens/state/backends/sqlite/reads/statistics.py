@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ __all__ = [
     "run_stats",
     "span_stats",
 ]
+
+_SCAN_CACHE_KIB = 2 * 1024
+"""For a table that is read once in its order. What SQLite sorts in memory is limited by it, too."""
+
+_MILLISECOND = timedelta(milliseconds=1)
 
 FEW_SPANS = 50_000
 """Of up to this many spans every duration is looked at, so that percentiles are exact; of more, counts by bucket."""
@@ -102,11 +107,19 @@ def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
     """The runs of a plain store (see `is_plain`) without the `odd_runs`, in no order; notes the odd states."""
     _note_odd_states(session)
     rows = session.rows(queries.plain_runs(session.shape, costs=costs))
-    for run_id, name, version, status, start, ms, waits, *stored in rows:
+    for run_id, name, version, status, start, end, spent, *stored in rows:
+        ms = _elapsed_ms(start, end) if spent is None else spent
         if status in ("running", UNREADABLE) or (ms is not None and ms < 0):
             ms = None  # as `interpret` has it
+        waits = spent is None and ms is not None
         usd, tokens = _costs(run_id, *stored) if costs else (None, None)
-        yield PlainRun(run_id, name, version or "latest", status, start, ms, waits == 1 and ms is not None, usd, tokens)
+        yield PlainRun(run_id, name, version or "latest", status, start, ms, waits, usd, tokens)
+
+
+def _elapsed_ms(start: Any, end: Any) -> float | None:
+    """The time from a stored start to a stored end; None if one of them is none."""
+    first, last = parse_instant(start), parse_instant(end)
+    return (last - first) / _MILLISECOND if first and last else None
 
 
 def _costs(run_id: Any, history: bytes | None, cost: Any, tokens: Any) -> tuple[float | None, int | None]:
@@ -147,12 +160,17 @@ def is_plain(shape: Shape) -> bool:
 
 
 def span_stats(session: Session, wanted: RunFilter) -> tuple[SpanStats, ...]:
-    """Spans by name, the most frequent first; of all runs, or of those that `wanted` admits."""
+    """Spans by name, the most frequent first; of all runs, or of those that `wanted` admits.
+
+    The session must be for this alone.
+    """
     if not session.shape.has("spans", "run_id", "name", "start_time", "end_time", "status"):
         return ()
     restricted = wanted != RunFilter()
     if restricted:
         note_wanted(session, wanted)
+    else:
+        session.rows(f"PRAGMA cache_size = -{_SCAN_CACHE_KIB}")
     source = "spans p JOIN temp.wanted w ON w.run_id = p.run_id" if restricted else "spans p"
     tally = SpanTally()
     if session.value(f"SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT {FEW_SPANS + 1})") <= FEW_SPANS:
