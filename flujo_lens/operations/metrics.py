@@ -23,13 +23,13 @@ async def store_metrics(
     backend: StateBackend, now: datetime, silent_after: timedelta, wanted: RunFilter
 ) -> StoreMetrics:
     """Read the figures of the runs that match."""
-    stats = await backend.read_stats(wanted)
+    pipelines = tuple(await backend.read_pipelines(wanted))
     failures, usual = await _failures(backend, now, wanted)
     running, stale, stale_age = await _running(backend, now, silent_after, wanted)
     facts = await backend.read_facts()
     return StoreMetrics(
         read_at=now,
-        pipelines=stats.by_pipeline,
+        pipelines=pipelines,
         failures=failures,
         usual_failures=usual,
         waiting_age=await _waiting(backend, now, wanted),
@@ -57,8 +57,8 @@ async def _failures(backend: StateBackend, now: datetime, wanted: RunFilter) -> 
 
 
 async def _waiting(backend: StateBackend, now: datetime, wanted: RunFilter) -> float:
-    paused = backend.iter_runs(_narrowed(wanted, _PAUSED), ordered=False, details=False)
-    return max([_age(now, run.updated_at) async for run in paused], default=0.0)
+    paused = await backend.read_activity(_narrowed(wanted, _PAUSED))
+    return max((_age(now, updated_at) for _, updated_at in paused), default=0.0)
 
 
 async def _running(

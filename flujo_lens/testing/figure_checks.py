@@ -75,6 +75,8 @@ class FigureChecks(Harness):
             found, scanned = await backend.read_stats(wanted), await StateBackend.read_stats(backend, wanted)
             equal(_figures(found.by_pipeline), _figures(scanned.by_pipeline), f"pipelines of {wanted}")
             equal(found.failures, scanned.failures, f"failures of {wanted}")
+            pipelines = await backend.read_pipelines(wanted)
+            equal(_figures(pipelines), _figures(scanned.by_pipeline), f"pipelines of {wanted} alone")
             spans = await backend.read_span_stats(wanted)
             equal(_figures(spans), _figures(await StateBackend.read_span_stats(backend, wanted)), f"spans of {wanted}")
             found = await backend.read_grouped_stats(wanted, Grouping(("version",)))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         Repaired,
         Space,
     )
-    from flujo_lens.state.statistics import SpanStats, Stats
+    from flujo_lens.state.statistics import PipelineStats, SpanStats, Stats
     from flujo_lens.state.stripped import Stripped
 
 __all__ = ["JSONObject", "StateBackend", "capabilities_of", "overrides"]
@@ -454,6 +454,10 @@ class StateBackend(ABC):
         from flujo_lens.state.aggregate import aggregate
 
         return await aggregate(self.iter_runs(wanted, ordered=False), wanted)
+
+    async def read_pipelines(self, wanted: RunFilter) -> Sequence[PipelineStats]:
+        """Return `Stats.by_pipeline` of `read_stats` alone, for which a driver may leave the failures unread."""
+        return (await self.read_stats(wanted)).by_pipeline
 
     async def read_grouped_stats(self, wanted: RunFilter, grouping: Grouping, *, whole: bool = True) -> Stats:
         """Return `read_stats` with ``groups``: the runs that agree in what `grouping` names.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from flujo_lens.state.views import RunFilter
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
     from flujo_lens.state.groups import Grouping
-    from flujo_lens.state.statistics import SpanStats, Stats
+    from flujo_lens.state.statistics import PipelineStats, SpanStats, Stats
 
 __all__ = ["SqliteFigures"]
 
@@ -28,6 +28,12 @@ class SqliteFigures(StateBackend):
         from flujo_lens.state.backends.sqlite.reads import statistics
 
         return await self._store.read(lambda session: statistics.run_stats(session, findable_filter(wanted)))
+
+    async def read_pipelines(self, wanted: RunFilter) -> Sequence[PipelineStats]:
+        from flujo_lens.state.backends.sqlite.reads.statistics import run_stats
+
+        sought = findable_filter(wanted)
+        return (await self._store.read(lambda session: run_stats(session, sought, failures=False))).by_pipeline
 
     async def read_grouped_stats(self, wanted: RunFilter, grouping: Grouping, *, whole: bool = True) -> Stats:
         """Return `read_stats` with groups; those of runs in one pass, those of steps run by run."""
