@@ -11,7 +11,7 @@ trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3.13}" -m venv "$folder/venv"
 install() { "$folder/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$@"; }
 install "pydantic==2.12.5" "pydantic-ai-slim==1.25.1" "pydantic-evals==1.25.1" "opentelemetry-api==1.38.0" \
-    "typer<0.28" pydantic-settings python-dotenv pyyaml tenacity aiosqlite orjson rich packaging ruamel.yaml
+    "typer<0.28" click pydantic-settings python-dotenv pyyaml tenacity aiosqlite orjson rich packaging ruamel.yaml
 install --no-deps "flujo==0.6.11"
 cd "$folder"
 cat >application.py <<'PY'
