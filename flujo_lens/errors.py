@@ -242,7 +242,7 @@ class AppNotFoundError(UsageError):
             place = error.filename or "", error.lineno
         words = f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else description
         return cls(
-            f"importing {module} failed: {words}",
+            f"{'calling' if ':' in module else 'importing'} {module} failed: {words}",
             hint=f"in {place[0]}, line {place[1]}; --debug shows the traceback",
             module=module,
         )

@@ -64,6 +64,13 @@ def test_the_sample_store_is_suggested_where_it_is(bare_lens: Lens) -> None:
     assert bare_lens("status").err.endswith("to try lens: lens status --store flujo_demo.db\n")
 
 
+def test_a_new_store_is_not_begun_on_a_full_disk(bare_lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flujo_lens.state.backends.sqlite.writes.write_connection._NEW_FILE", 1 << 62)
+    refused = bare_lens("init new.db")
+    assert (refused.code, "KiB free; nothing was created" in refused.err) == (1, True)
+    assert not (bare_lens.cwd / "new.db").exists()
+
+
 def test_a_new_store_is_created_in_no_new_folder(bare_lens: Lens) -> None:
     for line in ("init no/such.db", "init no/such/", "init sqlite:///no/such.db", "init file://{}/no/such/dir"):
         refused = bare_lens(line.format(bare_lens.cwd))

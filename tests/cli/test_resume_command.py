@@ -380,7 +380,7 @@ class TestApplications:
             ("loud:registry", "importing loud failed: ValueError: no settings"),
             ("leaving:registry", "importing leaving failed: SystemExit: 3"),
             ("torn:registry", "importing torn failed: SyntaxError"),
-            ("shop:broken", "importing shop:broken failed: RuntimeError: no settings"),
+            ("shop:broken", "calling shop:broken failed: RuntimeError: no settings"),
             ("shop:wants", "cannot be called without arguments"),
             ("shop:later", "is an async function"),
             ("shop:number", "has the type int"),

@@ -10,6 +10,7 @@ before its run. The rows of a run are deleted with it by name.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -36,6 +37,10 @@ __all__ = ["Writer"]
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+
+
+_NEW_FILE = 512 * 1024
+"""Bytes that an empty store takes, with its WAL and some room."""
 
 
 class _OlderSchemaError(Exception):
@@ -241,6 +246,7 @@ class Writer:
         fresh = creates and _is_empty(self.path)
         if fresh:
             self._make_folder()
+            self._check_room()
         else:
             check_is_sqlite(self.path)
             check_may_write(self.path)
@@ -264,6 +270,15 @@ class Writer:
             hint = "make the folder, as a user who may, or name another place"
             message = f"cannot make {self.path.parent}: {error.strerror}"
             raise ReadOnlyStoreError(message, hint=hint, path=str(self.path)) from error
+
+    def _check_room(self) -> None:
+        """Refuse to begin a file for which there is no room: SQLite would leave an empty one."""
+        room = shutil.disk_usage(self.path.parent).free
+        if room < _NEW_FILE:
+            raise OperationFailedError(
+                f"cannot create {self.path}: its disk has only {room >> 10} KiB free; nothing was created",
+                hint="free some space, or name a place on another disk",
+            )
 
     def _prepare(self, connection: sqlite3.Connection, creates: bool) -> None:
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
