@@ -1,4 +1,4 @@
-"""Files that a user asked for by name: whole or not there, readable by their owner alone unless told otherwise."""
+"""Files that a user asked for by name: whole or not there, readable by their owner alone unless asked otherwise."""
 
 from __future__ import annotations
 

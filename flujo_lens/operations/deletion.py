@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -119,7 +119,7 @@ class Deletion:
             "dry_run": self.is_dry,
             "audit_id": self.audit_id,
             "deleted": 0 if plan.request.strip else self.deleted,
-            "by_status": dict(plan.by_status if self.is_dry else self.by_status),
+            "by_status": _by_number(plan.by_status if self.is_dry else self.by_status),
             "kept": kept._asdict(),
             "cutoff": cutoff,
             "archive": None if self.archive is None else str(self.archive),
@@ -140,6 +140,11 @@ class Deletion:
             return {}
         rows = self.plan.rows if self.is_dry else self.rows
         return {"strip": sorted(strip), "stripped": self.deleted, "rows": dict(rows)}
+
+
+def _by_number(statuses: Mapping[str, int]) -> dict[str, int]:
+    """The same in an order of its own: the most first."""
+    return dict(sorted(statuses.items(), key=lambda item: (-item[1], item[0])))
 
 
 async def dry_run(backend: StateBackend, plan: DeletionPlan, keeping: Keeping) -> Deletion:

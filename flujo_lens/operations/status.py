@@ -18,7 +18,7 @@ _WINDOW = timedelta(hours=1)
 """The window of current failures."""
 
 SHIFT = timedelta(hours=12)
-"""How far back failed and started runs are counted, unless told: a shift."""
+"""How far back failed and started runs are counted, by default: a shift."""
 
 USUAL_OVER = 24
 """Number of earlier windows for the usual number of failures."""

@@ -129,7 +129,8 @@ def test_it_asks_before_it_writes_into_a_store_that_has_runs(lens: Lens) -> None
     [
         ("copy flujo_ops.db ./flujo_ops.db", "the same store"),
         ("copy flujo_ops.db nowhere", "nowhere"),
-        ("copy flujo_ops.db x/nowhere", "which kind of store"),
+        ("copy flujo_ops.db ./nowhere", "which kind of store"),
+        ("copy flujo_ops.db x/nowhere", "no such folder"),
         ("copy flujo_ops.db new.db --without stat", "state"),
         ("copy flujo_ops.db new.db --on-conflict overwrite", "fail, skip"),
         ("copy flujo_ops.db new.db -s flujo_ops.db", "--store does not apply"),

@@ -144,7 +144,7 @@ def test_check_save_over_a_link_of_another_user(lens: Lens, tmp_path: Path, fore
 def test_a_demo_is_made_at_no_link(bare_lens: Lens, tmp_path: Path) -> None:
     planted(bare_lens, "demo.db", tmp_path / "made")
     refused = bare_lens("demo demo.db")
-    assert refused.code == 1
+    assert refused.code == 2
     assert not (tmp_path / "made").exists()
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from support import Lens
 
+pytestmark = pytest.mark.usefixtures("fresh_processes")
+
 TUTORIAL = """
 import orjson
 import redis.asyncio as redis
 from flujo_lens.state.backends.base import StateBackend
-
-pytestmark = pytest.mark.usefixtures("fresh_processes")
 
 class RedisBackend(StateBackend):
     def __init__(self, url: str) -> None:

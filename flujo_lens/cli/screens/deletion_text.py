@@ -245,7 +245,7 @@ def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = Non
 
 _WHY = {
     "stateless": "they have no state to delete",
-    "changed": "they changed in the meantime",
+    "changed": "they changed in the meantime, or are being saved",
     "gone": "another process deleted them first",
     "held": "held by a live process",
     "paused": "they are paused now",

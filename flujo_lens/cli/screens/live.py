@@ -78,7 +78,7 @@ class Outage:
         self._since = app.world.now()
 
     def takes(self, problem: LensError | None) -> bool:
-        """Take what a look found; whether it is to be told."""
+        """Take what a look found; whether it is to be shown."""
         began, ended = problem is not None and self.problem is None, problem is None and self.problem is not None
         if began:
             self._since = self._app.world.now()
@@ -163,7 +163,7 @@ class LiveScreen:
         self._drawn_at = asyncio.get_running_loop().time()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for some seconds, and draw again meanwhile where there is cause."""
+        """Wait for some seconds, and draw again where there is cause."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:

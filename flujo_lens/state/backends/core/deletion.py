@@ -346,7 +346,7 @@ class _Batch:
     async def _decided(
         self, tx: Transaction, free: Collection[str] | None = None
     ) -> tuple[list[Member], list[Skipped]]:
-        """Who goes, as the runs are now, and who stays and why; of those that are not `free`, nobody goes."""
+        """Who goes, as the runs are now, and who stays and why; of those that are not `free`, none goes."""
         asked = self._asked
         members = {member.run_id: member for member in await self._members(tx, self._ids)}
         everyone = dict(members)

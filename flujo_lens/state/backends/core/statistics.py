@@ -41,19 +41,19 @@ class CoreStatistics(StateBackend):
             count, odd = await figures.count(sought)
             return count + len(await self._summaries(figures.tx, odd, sought))
 
-        found = await self._told(wanted, work)
+        found = await self._by_store(wanted, work)
         return await super().count_runs(wanted) if found is None else found
 
     async def read_stats(self, wanted: RunFilter) -> Stats:
         """Return counts, durations and failures over the runs that `wanted` admits."""
-        found = await self._told(wanted, lambda figures: self._stats(figures, wanted, _UNGROUPED, True))
+        found = await self._by_store(wanted, lambda figures: self._stats(figures, wanted, _UNGROUPED, True))
         return await super().read_stats(wanted) if found is None else found
 
     async def read_grouped_stats(self, wanted: RunFilter, grouping: Grouping, *, whole: bool = True) -> Stats:
         """Return `read_stats` with groups; those of steps and of metadata run by run."""
         found = None
         if not grouping.of_steps and not any(name.startswith(META) for name in grouping.by):
-            found = await self._told(wanted, lambda figures: self._stats(figures, wanted, grouping, whole))
+            found = await self._by_store(wanted, lambda figures: self._stats(figures, wanted, grouping, whole))
         return await super().read_grouped_stats(wanted, grouping, whole=whole) if found is None else found
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
@@ -72,7 +72,7 @@ class CoreStatistics(StateBackend):
             await self._add_spans(figures.tx, sorted(strange), tally)
             return tally.stats()
 
-        found = await self._told(wanted, work)
+        found = await self._by_store(wanted, work)
         return await self._scanned_spans(sought) if found is None else found
 
     async def light_runs(self, wanted: RunFilter) -> list[RunSummary] | None:
@@ -83,11 +83,11 @@ class CoreStatistics(StateBackend):
             light, odd = await figures.light(sought)
             return light + await self._summaries(figures.tx, odd, sought)
 
-        return await self._told(wanted, work)
+        return await self._by_store(wanted, work)
 
     # --- by the engine
 
-    async def _told(self, wanted: RunFilter, work: Callable[[Figures], Coroutine[Any, Any, T]]) -> T | None:
+    async def _by_store(self, wanted: RunFilter, work: Callable[[Figures], Coroutine[Any, Any, T]]) -> T | None:
         if needs_details(wanted) or not isinstance(self._store, TellsFigures):
             return None
         return await self._store.figures(work)

@@ -43,7 +43,7 @@ class Light(NamedTuple):
         had: How many rows of steps there are.
         dropped: How many ``spans``, ``outputs`` and ``states`` go.
         size: Bytes that go, about.
-        is_renamed: Whether its row has got the name of its pipeline, which its spans told.
+        is_renamed: Whether its row has got the name of its pipeline, known from its spans.
     """
 
     row: RunRow
@@ -181,7 +181,7 @@ class Stripper:
         return dict(dropped), refused
 
     def _named(self, light: Light, run: RunSummary) -> Light:
-        """The run with the name of its pipeline in its own row, where its spans alone told it."""
+        """The run with the name of its pipeline in its own row, where its spans alone have it."""
         if (
             "spans" not in self._parts
             or light.row.run is None

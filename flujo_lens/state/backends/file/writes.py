@@ -165,8 +165,8 @@ class Changes:
             name, _ = self._name_for(folder, run_id)
             before = before_of(folder, name)
             if lines:
-                is_told = before is not None and not before.is_by(state)
-                batch = batch_of(run_id, lines, before if is_told else None)
+                is_known = before is not None and not before.is_by(state)
+                batch = batch_of(run_id, lines, before if is_known else None)
                 history.append(folder, histories, run_id, batch)
             else:
                 history.cut_unfinished(folder, histories, run_id)

@@ -109,12 +109,12 @@ def _read(folder: int, histories: int, name: str, codec: StateCodec, stop: threa
         history = file_history.read(folder, histories, name, codec, light=True)
     except OSError:
         return None
-    columns = name, now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, *_told(history)
+    columns = name, now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, *_row_of(history)
     is_whole = history is not None and not (history.problems or history.is_unfinished)
     return _Row(columns, now.st_ctime_ns, is_whole)
 
 
-def _told(history: History | None) -> tuple[Any, ...]:
+def _row_of(history: History | None) -> tuple[Any, ...]:
     if history is None:
         return (None, False, *[None] * 7, True, False, False, False)
     raw = interpret.raw_from_documents(history.run_id, None, history.run)

@@ -10,7 +10,7 @@ from flujo_lens.state import interpret
 from flujo_lens.state.backends.file.index.history_table import HistoryTable
 from flujo_lens.state.backends.file.index.state_table import (
     FAILED_UNSEEN,
-    PAUSED_FOR_NOBODY,
+    PAUSED_WITHOUT_QUESTION,
     PAUSED_UNLESS_FAILED,
     Moment,
     Table,
@@ -20,7 +20,7 @@ from flujo_lens.state.views import UNREADABLE
 __all__ = ["joined"]
 
 _ASKS = {"hitl_data": {"last_hitl_step": "a step"}}
-_CONTEXTS: dict[int, dict[str, Any]] = {PAUSED_FOR_NOBODY: {"hitl_data": {}}, PAUSED_UNLESS_FAILED: {}}
+_CONTEXTS: dict[int, dict[str, Any]] = {PAUSED_WITHOUT_QUESTION: {"hitl_data": {}}, PAUSED_UNLESS_FAILED: {}}
 """Contexts that mean what a `Table` keeps of the real ones."""
 
 Micros = Callable[[Moment], int | None]
@@ -48,7 +48,7 @@ def joined(states: Table, row_of: dict[str, int], histories: HistoryTable, micro
 
 def _alone(run_id: str, histories: HistoryTable, at: int) -> Table:
     start = histories.start[at]
-    status, pipeline, version = _kind(None, 0, None, None, *_told(histories, at))
+    status, pipeline, version = _kind(None, 0, None, None, *_of_history(histories, at))
     facts = [run_id, start if isinstance(start, int) else None, histories.updated[at], status, pipeline, version]
     return Table.of([value] for value in ("", 0, 0, 0, 0, *facts, None, False, True, 0))
 
@@ -58,11 +58,11 @@ def _correct(table: Table, row: int, histories: HistoryTable, at: int, micros: M
     saved = (micros(table.created[row]), micros(table.updated[row]))
     doubt = table.doubt[row] or 0
     kind = _kind(
-        "paused" if doubt == PAUSED_FOR_NOBODY else table.status[row],
+        "paused" if doubt == PAUSED_WITHOUT_QUESTION else table.status[row],
         doubt,
         table.pipeline[row],
         table.version[row],
-        *_told(histories, at),
+        *_of_history(histories, at),
     )
     table.status[row], table.pipeline[row], table.version[row] = kind
     table.updated[row] = max((when for when in (*saved, histories.updated[at]) if when is not None), default=None)
@@ -70,7 +70,7 @@ def _correct(table: Table, row: int, histories: HistoryTable, at: int, micros: M
         table.created[row] = start if isinstance(start, int) else None
 
 
-def _told(histories: HistoryTable, at: int) -> tuple[Any, ...]:
+def _of_history(histories: HistoryTable, at: int) -> tuple[Any, ...]:
     columns = (histories.status, histories.pipeline, histories.version)
     roots = (histories.root_pipeline, histories.root_version)
     return *(column[at] for column in (*columns, *roots)), histories.step_failed[at]

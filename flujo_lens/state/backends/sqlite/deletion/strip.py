@@ -258,7 +258,7 @@ def sealed_as(run_id: str, name: str, value: Any, before: Any) -> str | bytes:
 
 
 def _keep_names(session: Session, before: Mapping[str, RunSummary]) -> None:
-    """Give runs the names of their pipelines that their spans alone told."""
+    """Give runs the names of their pipelines that their spans alone have."""
     if not session.shape.has(_RUNS, "pipeline_name", "pipeline_version"):
         return
     for run in page_ids(session, list(before), details=False):

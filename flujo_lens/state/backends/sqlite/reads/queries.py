@@ -130,8 +130,8 @@ def _blob_columns(s: _Side, r: _Side, details: bool, costs: bool) -> list[str]:
         context = f"CASE WHEN {failed_again(s('status'), r.first('status'))} THEN {s('pipeline_context')} END"
         history = s("step_history") if costs else f"CASE WHEN {unclear} OR {alone} THEN {s('step_history')} END"
         return ["NULL", context, history, "NULL"]
-    is_told = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({unclear}, 0)"
-    unneeded = f"{s('status')} = 'completed' OR ({is_told})"
+    is_explained = f"{s('status')} = 'failed' AND length({s('step_history')}) > 2 AND NOT COALESCE({unclear}, 0)"
+    unneeded = f"{s('status')} = 'completed' OR ({is_explained})"
     context = f"CASE WHEN NOT COALESCE({unneeded}, 0) THEN {s('pipeline_context')} END"
     return [s("metadata"), context, s("step_history"), "NULL"]
 

@@ -183,14 +183,14 @@ def _open_alone(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA locking_mode = exclusive")
         db.execute("BEGIN EXCLUSIVE")
         db.execute("COMMIT")
-        _check_nobody_else(db, path)
+        _check_alone(db, path)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _check_nobody_else(db: sqlite3.Connection, path: Path) -> None:
+def _check_alone(db: sqlite3.Connection, path: Path) -> None:
     """In the other modes a connection that does nothing at the moment holds no lock: those that have it open count."""
     if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal" and openers(path):
         raise _OpenElsewhereError("another process has the file open")
