@@ -170,15 +170,13 @@ def test_the_room_that_it_takes(store: Path, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_two_disks(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = os.stat(store).st_dev
-    other = next(
-        (name for name in ("/dev/shm", "/var/tmp") if os.path.isdir(name) and os.stat(name).st_dev != disk), None
-    )
-    if other is None:
+    others = [name for name in ("/dev/shm", "/var/tmp") if os.path.isdir(name) and os.stat(name).st_dev != disk]
+    if not others:
         pytest.skip("there is one disk alone")
-    monkeypatch.setenv("SQLITE_TMPDIR", other)
+    monkeypatch.setenv("SQLITE_TMPDIR", others[0])
     with closing(sqlite3.connect(store)) as db:
         rooms = rooms_of_vacuum(db, store)
-    assert [room.folder for room in rooms] == [store.parent, Path(other)]
+    assert [room.folder for room in rooms] == [store.parent, Path(others[0])]
 
 
 def test_there_is_no_file(tmp_path: Path) -> None:

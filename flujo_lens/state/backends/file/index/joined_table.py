@@ -10,7 +10,7 @@ from flujo_lens.state import interpret
 from flujo_lens.state.backends.file.index.history_table import HistoryTable
 from flujo_lens.state.backends.file.index.state_table import (
     FAILED_UNSEEN,
-    PAUSED_WITHOUT_QUESTION,
+    PAUSED_UNASKED,
     PAUSED_UNLESS_FAILED,
     Moment,
     Table,
@@ -20,7 +20,7 @@ from flujo_lens.state.views import UNREADABLE
 __all__ = ["joined"]
 
 _ASKS = {"hitl_data": {"last_hitl_step": "a step"}}
-_CONTEXTS: dict[int, dict[str, Any]] = {PAUSED_WITHOUT_QUESTION: {"hitl_data": {}}, PAUSED_UNLESS_FAILED: {}}
+_CONTEXTS: dict[int, dict[str, Any]] = {PAUSED_UNASKED: {"hitl_data": {}}, PAUSED_UNLESS_FAILED: {}}
 """Contexts that mean what a `Table` keeps of the real ones."""
 
 Micros = Callable[[Moment], int | None]
@@ -58,7 +58,7 @@ def _correct(table: Table, row: int, histories: HistoryTable, at: int, micros: M
     saved = (micros(table.created[row]), micros(table.updated[row]))
     doubt = table.doubt[row] or 0
     kind = _kind(
-        "paused" if doubt == PAUSED_WITHOUT_QUESTION else table.status[row],
+        "paused" if doubt == PAUSED_UNASKED else table.status[row],
         doubt,
         table.pipeline[row],
         table.version[row],

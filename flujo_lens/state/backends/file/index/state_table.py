@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAILED_UNSEEN",
     "MICROSECOND",
-    "PAUSED_WITHOUT_QUESTION",
+    "PAUSED_UNASKED",
     "PAUSED_UNLESS_FAILED",
     "Moment",
     "Rows",
@@ -66,7 +66,7 @@ _NOTHING: dict[str, Any] = {}
 FAILED_UNSEEN = 1
 """Failed, with no step that did: cancelled, if the history says that the run completed."""
 
-PAUSED_WITHOUT_QUESTION = 2
+PAUSED_UNASKED = 2
 """Paused without a question: failed, unless the history says something else."""
 
 PAUSED_UNLESS_FAILED = 3
@@ -138,7 +138,7 @@ class Table(Rows, _TableColumns):
     """Files of states, one a row. One that is no run has None as `run_id` and as `readable`.
 
     `modified` and `changed` are in nanoseconds. `doubt` is how the status of a state depends on what a history says of
-    the run: one of `FAILED_UNSEEN`, `PAUSED_WITHOUT_QUESTION`, `PAUSED_UNLESS_FAILED`, or 0.
+    the run: one of `FAILED_UNSEEN`, `PAUSED_UNASKED`, `PAUSED_UNLESS_FAILED`, or 0.
     """
 
     __slots__ = ()
@@ -313,7 +313,7 @@ def _doubt(state: dict[str, Any]) -> int:
     if state["status"] == "failed":
         return FAILED_UNSEEN if read("completed") != "failed" else 0
     if read(None) == "failed":
-        return PAUSED_WITHOUT_QUESTION
+        return PAUSED_UNASKED
     return PAUSED_UNLESS_FAILED if read("failed") == "failed" else 0
 
 
@@ -342,9 +342,7 @@ def _table_of(rows: list[tuple[str, Stamp, Facts | None]]) -> Table:
         run_id=[one and documents.run_id_of(run_id, name) for one, run_id, name in zip(facts, ids, names, strict=True)],
         created=moments,
         updated=[m if u == c else moment_of(u) for m, c, u in zip(moments, created, updated, strict=True)],
-        status=[
-            "failed" if doubt == PAUSED_WITHOUT_QUESTION else kind[0] for kind, doubt in zip(kinds, doubts, strict=True)
-        ],
+        status=["failed" if doubt == PAUSED_UNASKED else kind[0] for kind, doubt in zip(kinds, doubts, strict=True)],
         pipeline=[kind[1] for kind in kinds],
         version=[kind[2] for kind in kinds],
         parent=_texts(parents),
