@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 from flujo_lens.state.fingerprint import glob_matches
-from flujo_lens.state.views import RunFilter, RunSummary
+from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
 _OLDEST = datetime.min
 
@@ -88,3 +89,20 @@ def meta_text(value: Any) -> str | None:
         return orjson.dumps(value).decode()
     except TypeError:  # nested too deeply, or a number of more than 64 bits
         return None
+
+
+def statuses_stored(wanted: RunFilter) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Which statuses states can have, and runs without one, that a filter admits; None if it admits any.
+
+    A state may say failed of a run that was cancelled, and paused of one that failed (see `interpret.status_of`).
+    """
+    asked = wanted.statuses
+    if not asked or UNREADABLE in asked or not are_plain(asked):
+        return None
+    more = {"failed"} if "cancelled" in asked else set()
+    return asked | more | ({"paused"} if "failed" in asked else set()), asked
+
+
+def are_plain(texts: Iterable[str]) -> bool:
+    """Whether every store keeps these texts as they are."""
+    return not any("\0" in text or "\ufffd" in text for text in texts)

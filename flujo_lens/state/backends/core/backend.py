@@ -24,7 +24,6 @@ from flujo_lens.state.backends.core.changes import (
 from flujo_lens.state.backends.core.fallbacks import evaluation_of, step_of
 from flujo_lens.state.backends.core.port import (
     CopiesRuns,
-    ReadsRuns,
     RunRow,
     Store,
     Transaction,
@@ -196,8 +195,6 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         return as_saved(found)
 
     async def _rows(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
-        if isinstance(self._store, ReadsRuns):
-            return await self._store.runs(run_ids)
         return await self._store.read(lambda tx: _coroutine(tx.runs(run_ids)))
 
     @empty_if_missing(list)

@@ -20,7 +20,7 @@ first), so the work has no effect but its writes. For an engine that blocks, the
 suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
 
 What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
-`isinstance`: `AddsRuns`, `ReadsRuns`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`, `ListsMembers`, `SelectsMembers`,
+`isinstance`: `AddsRuns`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`, `ListsMembers`, `SelectsMembers`,
 `SkipsLocked`, `MarksRuns`, `TellsChanges`. A driver without them is right, only slower on large stores. One that keeps
 runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
 """
@@ -65,7 +65,6 @@ __all__ = [
     "ListsMembers",
     "MarksRuns",
     "MeasuresRuns",
-    "ReadsRuns",
     "RunIndex",
     "RunRow",
     "SelectsMembers",
@@ -261,15 +260,6 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Release connections and threads; may be called twice."""
-        ...
-
-
-@runtime_checkable
-class ReadsRuns(Protocol):
-    """A store that reads runs by their ids in less than a transaction."""
-
-    async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
-        """Return what `Transaction.runs` returns."""
         ...
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flujo_lens.state.backends.postgres.queries import FIRST, LAST, statuses_stored
+from flujo_lens.state.backends.postgres.queries import FIRST, LAST
 from flujo_lens.state.backends.postgres.tables import COLUMNS, Shape
+from flujo_lens.state.filtering import statuses_stored
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
 _NAMELESS = "('', 'unknown')"

@@ -7,9 +7,9 @@ store (a half made schema, no tables of ours) is left out of a statement by its 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
-from flujo_lens.state.views import UNREADABLE, RunFilter
 
 FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
 """What Python's calendar has; PostgreSQL has infinities and 294,276 years."""
@@ -44,11 +44,19 @@ _PARAMETERS = {
 _ELEMENTS = {"json": "text", "time": "timestamptz", "bool": "boolean", "real": "float8", "double": "float8"}
 
 
+def _both(shape: Shape) -> tuple[str, str]:
+    """What states and runs are selected from: nothing, where there is no such table."""
+    nothing = "(SELECT NULL::text AS run_id, NULL::text AS status, NULL::timestamptz AS created_at WHERE false)"
+    states, runs = (table if shape.has(table) else nothing for table in ("workflow_state", "runs"))
+    return states, runs
+
+
+@lru_cache
 def columns(table: str, alias: str, shape: Shape) -> str:
     """The columns of a table as `mapping.document_of` takes them; NULL for one that is missing."""
     there = shape.columns.get(table, frozenset())
     shown = [
-        _KINDS.get(kind, "{0}").format(f"{alias}.{name}") if name in there else "NULL"
+        f"{_KINDS.get(kind, '{0}').format(f'{alias}.{name}') if name in there else 'NULL'} AS {name}"
         for name, kind in COLUMNS[table].items()
     ]
     return ", ".join(shown)
@@ -65,33 +73,56 @@ def _exact(kind: str, alias: str, key: str, shape: Shape) -> str:
     )
 
 
-def _or_empty(table: str, alias: str, shape: Shape) -> str:
-    if shape.has(table):
-        return f"LEFT JOIN {table} {alias} ON {alias}.run_id = wanted.id"
-    return f"LEFT JOIN (SELECT NULL::text AS run_id) {alias} ON false"
+def _row(table: str, alias: str, kind: str, shape: Shape) -> str:
+    """A join with the row of a run, and the document stored for it; digests are made of rows that have one."""
+    if not shape.has(table):
+        nothing = ", ".join(f"NULL AS {name}" for name in COLUMNS[table])
+        return f"LEFT JOIN (SELECT NULL::boolean AS there, NULL::text AS document, {nothing}) {alias} ON false"
+    document, join, kept = "NULL::text", "", f"d_{alias}"
+    if shape.has("lens_documents"):
+        document = f"CASE WHEN {kept}.run_id IS NOT NULL AND {kept}.stamp = md5(t::text) THEN {kept}.document END"
+        join = f"LEFT JOIN lens_documents {kept} ON ({kept}.run_id, {kept}.kind, {kept}.key) = (id, '{kind}', '')"
+    return f"""{join} LEFT JOIN LATERAL (SELECT true AS there, {document} AS document, {columns(table, "t", shape)}
+  FROM {table} t WHERE t.run_id = wanted.id OFFSET 0) {alias} ON true"""
 
 
-def runs(wanted: str, shape: Shape, order: str = "") -> str:
-    """Runs with all their columns: id, state there?, its columns, its document; the same of the row of ``runs``.
+_IDS = "SELECT id, NULL AS started FROM unnest($1::text[]) AS id"
+_PARENTS = """id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
+  WHERE parent_run_id = ANY(ARRAY(SELECT id FROM wanted))))"""
+
+
+@lru_cache
+def runs(shape: Shape, wanted: str = _IDS, order: str = "", *, parents: bool = False) -> str:
+    """Runs: start, id, whether they have tasks, state there?, its document; the same of ``runs``; columns of both.
 
     Args:
-        wanted: A FROM item named ``wanted`` with the columns ``id`` and ``started``.
         shape: What there is.
+        wanted: A query for the columns ``id`` and ``started``; else the ids are $1.
         order: An ORDER BY.
+        parents: Whether it is asked for that they have background tasks; else NULL.
     """
-    return f"""
-SELECT wanted.started, wanted.id, s.run_id IS NOT NULL, d_s.document, r.run_id IS NOT NULL, d_r.document,
-  {columns("workflow_state", "s", shape)}, {columns("runs", "r", shape)}
-FROM {wanted}
-{_or_empty("workflow_state", "s", shape)} {_exact("state", "s", "''", shape)}
-{_or_empty("runs", "r", shape)} {_exact("run", "r", "''", shape)}
-WHERE s.run_id IS NOT NULL OR r.run_id IS NOT NULL {order}"""
+    shown = ", ".join(f"{alias}.{name}" for alias, table in _SIDES for name in COLUMNS[table])
+    return f"""WITH wanted AS MATERIALIZED ({wanted})
+SELECT started, id, {_PARENTS if parents and shape.has_parents else "NULL::boolean"},
+  s.there, s.document, r.there, r.document, {shown}
+FROM wanted {_row("workflow_state", "s", "state", shape)} {_row("runs", "r", "run", shape)}
+WHERE s.there OR r.there {order}"""
 
 
-def keys_page(shape: Shape, reverse: bool, has_border: bool) -> str:
+_SIDES = (("s", "workflow_state"), ("r", "runs"))
+
+
+def order(reverse: bool) -> str:
+    """The ORDER BY of a page."""
+    way = "ASC NULLS FIRST" if reverse else "DESC NULLS LAST"
+    return f'ORDER BY started {way}, id COLLATE "C" {way.split()[0]}'
+
+
+@lru_cache
+def keys_page(shape: Shape, reverse: bool, has_border: bool, has_statuses: bool) -> str:
     """Ids and starts of a page: $1 the limit, $2 and $3 the earliest start and the one after the latest, or NULL.
 
-    $4 and $5 are the border's start and id.
+    Then come the border's start and id, and the statuses of which one is that of the state, or of a run without one.
 
     First a page of ``runs``, off its index of starts; then the states without a run (background tasks) that began
     within that page. A run starts when its row says, a state without one when it was first saved.
@@ -102,26 +133,27 @@ def keys_page(shape: Shape, reverse: bool, has_border: bool) -> str:
     span = (
         f"t.created_at BETWEEN '{FIRST}' AND '{LAST}' AND t.created_at >= {since} AND t.created_at <= {until} {after}"
     )
+    states, runs = _both(shape)
     order = f'created_at {way}, run_id COLLATE "C" {way}'
-    first = f"SELECT t.run_id, t.created_at FROM runs t WHERE {span} ORDER BY t.{order} LIMIT $1"
-    if not shape.has("runs"):
-        first = "SELECT NULL::text AS run_id, NULL::timestamptz AS created_at WHERE false AND $1::int > 0"
-    if not shape.has("workflow_state"):
-        return f"SELECT run_id AS id, created_at AS started FROM ({first}) p"
     end, edge, within = ("max", "infinity", "<=") if reverse else ("min", "-infinity", ">=")
     last = f"SELECT CASE WHEN count(*) < $1 THEN '{edge}'::timestamptz ELSE {end}(created_at) END FROM p"
+    some = f"= ANY(${6 if has_border else 4}::text[])"
+    of_run = (
+        f"AND coalesce((SELECT s.status FROM {states} s WHERE s.run_id = t.run_id), t.status) {some}" * has_statuses
+    )
     return f"""
 SELECT run_id AS id, created_at AS started FROM (
-  WITH p AS MATERIALIZED ({first})
+  WITH p AS MATERIALIZED (
+    SELECT t.run_id, t.created_at FROM {runs} t WHERE {span} {of_run} ORDER BY t.{order} LIMIT $1)
   (SELECT * FROM p) UNION ALL
-  (SELECT t.run_id, t.created_at FROM workflow_state t
-   WHERE {span} AND t.created_at {within} ({last}) {_without_run(shape)} ORDER BY t.{order} LIMIT $1)
+  (SELECT t.run_id, t.created_at FROM {states} t WHERE {span} AND t.created_at {within} ({last})
+   {_without_run(shape)} {f"AND t.status {some}" * has_statuses} ORDER BY t.{order} LIMIT $1)
 ) u ORDER BY {order} LIMIT $1"""
 
 
 def _without_run(shape: Shape) -> str:
     # NOT EXISTS would become a join, which reads all runs for a page.
-    return "AND (SELECT true FROM runs r WHERE r.run_id = t.run_id) IS NULL" if shape.has("runs") else ""
+    return f"AND (SELECT true FROM {_both(shape)[1]} r WHERE r.run_id = t.run_id) IS NULL"
 
 
 def keys_by_status(shape: Shape) -> str:
@@ -129,27 +161,36 @@ def keys_by_status(shape: Shape) -> str:
 
     A paused state is of a failed run only where the run's row does not say something else (see `interpret.status_of`).
     """
-    start = f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN {{0}} END"
-    parts = []
-    if shape.has("workflow_state"):
-        run = "LEFT JOIN runs r ON r.run_id = s.run_id" if shape.has("runs") else ""
-        when = start.format("coalesce(r.created_at, s.created_at)" if run else "s.created_at")
-        doubt = "AND (s.status = ANY($2::text[]) OR s.status <> 'paused' OR coalesce(r.status, 'failed') = 'failed')"
-        wanted = f"s.status = ANY($1::text[]) {doubt if run else 'AND $2::text[] IS NOT NULL'}"
-        parts.append(f"SELECT s.run_id, {when} FROM workflow_state s {run} WHERE {wanted}")
-    if shape.has("runs"):
-        state = "SELECT FROM workflow_state s WHERE s.run_id = r.run_id" if parts else "SELECT WHERE false"
-        alone = f"r.status = ANY($2::text[]) AND NOT EXISTS ({state})"
-        parts.append(f"SELECT r.run_id, {start.format('r.created_at')} FROM runs r WHERE {alone}")
-    return f"{' UNION ALL '.join(parts)} LIMIT $3"
+    states, runs = _both(shape)
+    return f"""SELECT s.run_id, {_START.format("coalesce(r.created_at, s.created_at)")}
+FROM {states} s LEFT JOIN {runs} r ON r.run_id = s.run_id WHERE s.status = ANY($1::text[])
+  AND (s.status = ANY($2::text[]) OR s.status <> 'paused' OR coalesce(r.status, 'failed') = 'failed')
+UNION ALL SELECT r.run_id, {_START.format("r.created_at")} FROM {runs} r
+WHERE r.status = ANY($2::text[]) AND NOT EXISTS (SELECT FROM {states} s WHERE s.run_id = r.run_id) LIMIT $3"""
+
+
+_START = f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN {{0}} END"
+
+
+@lru_cache
+def first_by_status(shape: Shape, reverse: bool, has_border: bool, parents: bool) -> str:
+    """How many keys `keys_by_status` has, and if it is less than $3, a page of $4 `runs` of them after $5 and $6."""
+    beyond, never = ">" if reverse else "<", "'-infinity'::timestamptz"
+    border = f"(coalesce($5::timestamptz, {never}), $6::text)"
+    after = f"""AND (coalesce(started, {never}), id COLLATE "C") {beyond} {border}""" if has_border else ""
+    states = f"SELECT FROM {_both(shape)[0]} WHERE status = ANY($1::text[]) LIMIT $3"
+    page = f"SELECT id, started FROM k WHERE (SELECT count FROM n) < $3 {after} {order(reverse)} LIMIT $4"
+    return f"""WITH s AS MATERIALIZED (SELECT count(*) AS count FROM ({states}) AS x),
+k AS MATERIALIZED (SELECT * FROM ({keys_by_status(shape)}) AS k (id, started) WHERE (SELECT count FROM s) < $3),
+n AS MATERIALIZED (SELECT greatest(count(*), (SELECT count FROM s)) AS count FROM k)
+SELECT n.count, page.* FROM n LEFT JOIN ({runs(shape, page, parents=parents)}) AS page ON true {order(reverse)}"""
 
 
 def keys_of_tasks(shape: Shape) -> str:
     """Ids and starts of the background tasks of a run ($1): $2 the limit."""
-    run = "LEFT JOIN runs r ON r.run_id = s.run_id" if shape.has("runs") else ""
-    when = "coalesce(r.created_at, s.created_at)" if run else "s.created_at"
-    start = f"CASE WHEN {when} BETWEEN '{FIRST}' AND '{LAST}' THEN {when} END"
-    return f"SELECT s.run_id, {start} FROM workflow_state s {run} WHERE s.parent_run_id = $1::text LIMIT $2"
+    states, runs = _both(shape)
+    return f"""SELECT s.run_id, {_START.format("coalesce(r.created_at, s.created_at)")}
+FROM {states} s LEFT JOIN {runs} r ON r.run_id = s.run_id WHERE s.parent_run_id = $1::text LIMIT $2"""
 
 
 def count(shape: Shape, statuses: bool, since: bool, until: bool) -> str:
@@ -157,19 +198,19 @@ def count(shape: Shape, statuses: bool, since: bool, until: bool) -> str:
 
     Those that are asked for are the parameters, in this order.
     """
-    tables = [name for name in ("workflow_state", "runs") if shape.has(name)]
-    joined = " FULL JOIN ".join(tables) + " USING (run_id)" * (len(tables) - 1)
-    status = ", ".join(f"{name}.status" for name in tables)
-    start = f"coalesce({', '.join(f'{name}.created_at' for name in reversed(tables))})"
+    states, runs = _both(shape)
+    status, start = "coalesce(s.status, r.status)", "coalesce(r.created_at, s.created_at)"
     asked = [
-        *[f"coalesce({status}) = ANY({{}}::text[])"] * statuses,
+        *[f"{status} = ANY({{}}::text[])"] * statuses,
         *[f"{start} >= {{}}::timestamptz"] * since,
         *[f"{start} <= {{}}::timestamptz"] * until,
     ]
     conditions = [one.format(f"${at}") for at, one in enumerate(asked, 1)]
     if since or until:
         conditions.append(f"{start} BETWEEN '{FIRST}' AND '{LAST}'")
-    return f"SELECT count(*) FROM {joined} WHERE {' AND '.join(conditions) or 'true'}"
+    return (
+        f"SELECT count(*) FROM {states} s FULL JOIN {runs} r USING (run_id) WHERE {' AND '.join(conditions) or 'true'}"
+    )
 
 
 def statuses(shape: Shape) -> str:
@@ -186,12 +227,10 @@ def statuses(shape: Shape) -> str:
 def keys_unreadable(shape: Shape) -> str:
     """Ids of runs whose start no calendar has; they come last."""
     span = f"NOT BETWEEN '{FIRST}' AND '{LAST}'"
-    parts = []
-    if shape.has("runs"):
-        parts.append(f"SELECT run_id FROM runs WHERE created_at {span}")
-    if shape.has("workflow_state"):
-        parts.append(f"SELECT t.run_id FROM workflow_state t WHERE t.created_at {span} {_without_run(shape)}")
-    return f'SELECT run_id AS id FROM ({" UNION ".join(parts)}) u ORDER BY run_id COLLATE "C"'
+    states, runs = _both(shape)
+    both = f"""SELECT run_id FROM {runs} r WHERE created_at {span} UNION
+      SELECT t.run_id FROM {states} t WHERE t.created_at {span} {_without_run(shape)}"""
+    return f'SELECT run_id AS id FROM ({both}) u ORDER BY run_id COLLATE "C"'
 
 
 def children(table: str, kind: str, shape: Shape, everything: bool) -> str:
@@ -294,20 +333,3 @@ def lock_free(shape: Shape) -> str:
 def storable(texts: Iterable[str]) -> list[str]:
     """Each of these texts once, without those that PostgreSQL has no place for."""
     return [text for text in dict.fromkeys(texts) if "\0" not in text]
-
-
-def statuses_stored(wanted: RunFilter) -> tuple[frozenset[str], frozenset[str]] | None:
-    """Which statuses states can have, and runs without one, that a filter admits; None if it admits any.
-
-    A state may say failed of a run that was cancelled, and paused of one that failed (see `interpret.status_of`).
-    """
-    asked = wanted.statuses
-    if not asked or UNREADABLE in asked or not are_plain(asked):
-        return None
-    more = {"failed"} if "cancelled" in asked else set()
-    return asked | more | ({"paused"} if "failed" in asked else set()), asked
-
-
-def are_plain(texts: Iterable[str]) -> bool:
-    """Whether the columns hold these texts as they are."""
-    return not any("\0" in text or "\ufffd" in text for text in texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from threading import Lock
@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 
-from flujo_lens.errors import NotAStoreError, OperationFailedError, SchemaError
-from flujo_lens.state.backends.core.port import Figures, RunRow, Transaction, Work
+from flujo_lens.errors import NotAStoreError, OperationFailedError, SchemaError, StoreNotFoundError
+from flujo_lens.state.backends.core.port import Figures, Transaction, Work
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is_cut, translate
 from flujo_lens.state.backends.postgres.figures import SETTINGS, PostgresFigures
@@ -26,17 +26,41 @@ if TYPE_CHECKING:
     from flujo_lens.state.maintenance import Finding
 
 T = TypeVar("T")
-_TRIES = 5
+_TRIES, _AGAIN_AFTER = 5, 16
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _SCHEMA_LOCK = 1818585716
 """Our advisory lock for making tables; the library's own is 4059087070."""
 
 
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection; is_own: whether it has its settings, and keeps them."""
+
+    is_own = False
+
+
+class _SeveralStatementsError(Exception):
+    """A read takes more than the one statement that needs no transaction."""
+
+
+class _OneStatement:
+    """A connection that runs one statement, outside of a transaction."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        connection, self._connection = self._connection, None
+        if connection is None or name not in ("fetch", "fetchrow", "fetchval"):
+            raise _SeveralStatementsError
+        return getattr(connection, name)
+
+
 class PostgresStore:
     """Transactions on one database, by a pool of connections.
 
-    Nothing is created by reading: reads are ``READ ONLY`` and of one moment (``REPEATABLE READ``), so a role that may
-    only read is enough. Settings are those of a transaction (``SET LOCAL``), as PgBouncer needs it.
+    Nothing is created by reading: reads are ``READ ONLY`` and of one moment (``REPEATABLE READ``, or one statement), so
+    a role that may only read is enough. Settings are those of a connection, and where PgBouncer shares connections of a
+    transaction (``SET LOCAL``).
 
     Args:
         address: Where it is.
@@ -52,6 +76,7 @@ class PostgresStore:
         self._choosing = Lock()
         self._shape: Shape | None = None
         self._is_ours = False
+        self._several: dict[Any, int] = {}
 
     # --- connections
 
@@ -70,6 +95,7 @@ class PostgresStore:
         async with self._slots.setdefault(loop, asyncio.Semaphore(self._size)):
             connection = await asyncpg.connect(self._address.dsn, **self._options())
             try:
+                await self._set_up(connection)
                 yield connection
             finally:
                 with suppress(*CLIENT_ERRORS):
@@ -85,7 +111,8 @@ class PostgresStore:
                     min_size=0,
                     max_size=self._size,
                     max_inactive_connection_lifetime=60,
-                    reset=_nothing,  # all that is set is set for a transaction
+                    init=self._set_up,
+                    reset=_nothing,  # all that is set later is set for a transaction
                     **self._options(),
                 )
             return self._pool if self._home is loop else None
@@ -93,30 +120,41 @@ class PostgresStore:
     def _options(self) -> dict[str, Any]:
         # Digests of rows have their times as texts; of the settings, PgBouncer takes this one.
         settings = {"server_settings": {"timezone": "UTC"}, "statement_cache_size": self._address.statement_cache_size}
-        return {"timeout": self._timeout, **settings}
+        return {"timeout": self._timeout, "connection_class": _Connection, **settings}
+
+    def _settings(self) -> dict[str, str]:
+        path = {} if self._address.schema is None else {"search_path": quoted(self._address.schema)}
+        return {"lock_timeout": str(max(1, int(self._timeout * 1000))), "jit": "off", **path}
+
+    async def _set_up(self, connection: Any) -> None:
+        """Give a connection its settings, if the server's process at its end is its own: a pooler names another."""
+        settings = self._settings() | {"default_transaction_read_only": "on"}
+        values = {name: value.replace("\\", "\\\\").replace("'", "''") for name, value in settings.items()}
+        calls = ", ".join(f"set_config('{name}', E'{value}', false)" for name, value in values.items())
+        done = await connection.execute(f"SELECT {calls} WHERE pg_backend_pid() = {connection.get_server_pid()}")
+        connection.is_own = done == "SELECT 1"
 
     @asynccontextmanager
     async def _transaction(self, *, writes: bool) -> AsyncIterator[Any]:
-        async with self._connection() as connection:
-            try:
-                await connection.execute(self._begin(writes))
-                yield connection
-                await connection.execute("COMMIT")
-            finally:
-                if connection.is_in_transaction():
-                    with suppress(*CLIENT_ERRORS):
-                        await connection.execute("ROLLBACK")
+        async with self._connection() as connection, self._begun(connection, writes):
+            yield connection
 
-    def _begin(self, writes: bool) -> str:
-        """The start of a transaction with its settings, in one message."""
-        wait = max(1, int(self._timeout * 1000))
-        mode = "READ COMMITTED READ WRITE" if writes else "REPEATABLE READ READ ONLY"
-        settings = [f"BEGIN ISOLATION LEVEL {mode}", f"SET LOCAL lock_timeout = {wait}", "SET LOCAL jit = off"]
-        if writes:
-            settings.append(f"SET LOCAL statement_timeout = {wait}")
-        if self._address.schema is not None:
-            settings.append(f"SET LOCAL search_path = {quoted(self._address.schema)}")
-        return "; ".join(settings)
+    @asynccontextmanager
+    async def _begun(self, connection: Any, writes: bool) -> AsyncIterator[None]:
+        """A transaction; it begins with its settings in one message."""
+        try:
+            settings = {} if connection.is_own else self._settings()
+            if writes:
+                settings["statement_timeout"] = str(max(1, int(self._timeout * 1000)))
+            mode = "READ COMMITTED READ WRITE" if writes else "REPEATABLE READ READ ONLY"
+            local = [f"; SET LOCAL {name} = {value}" for name, value in settings.items()]
+            await connection.execute(f"BEGIN ISOLATION LEVEL {mode}{''.join(local)}")
+            yield
+            await connection.execute("COMMIT")
+        finally:
+            if connection.is_in_transaction():
+                with suppress(*CLIENT_ERRORS):
+                    await connection.execute("ROLLBACK")
 
     # --- what there is
 
@@ -127,8 +165,13 @@ class PostgresStore:
             self._shape = Shape({name: frozenset(columns) for name, columns in rows})
         return self._shape
 
-    async def _prepared(self, connection: Any, *, writes: bool, anew: bool) -> Shape:
+    async def _prepared(self, connection: Any, *, writes: bool, anew: bool = False, creates: bool = True) -> Shape:
         shape = await self._shape_of(connection, anew=anew)
+        if writes and not (creates or shape.is_store):
+            raise StoreNotFoundError(
+                f"{self._address.shown} has no tables of a state store",
+                hint="nothing was created; ?schema=NAME names another schema",
+            )
         if writes and not self._is_ours:
             await self._check_version(connection, shape)
         if writes and not shape.is_whole:
@@ -235,15 +278,6 @@ class PostgresStore:
         except (*CLIENT_ERRORS,) as error:
             raise translate(error, self._address.shown) from error
 
-    async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
-        """What is stored of these runs: one statement, which needs no transaction, if there is nothing to be set."""
-        shape = self._shape
-        if self._address.schema is None and shape is not None and shape.is_whole:
-            with suppress(*CLIENT_ERRORS):  # whatever it was, a read is tried twice
-                async with self._connection() as connection, asyncio.timeout(self._timeout):
-                    return await PostgresTransaction(connection, shape).runs(run_ids)
-        return await self.read(lambda tx: cast("PostgresTransaction", tx).runs(run_ids))
-
     async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
         """Run `work` in a transaction; again after a deadlock or a serialization failure, which changed nothing.
 
@@ -261,31 +295,33 @@ class PostgresStore:
         raise AssertionError("the last attempt returns or raises")
 
     async def _run(self, work: Work[T], *, writes: bool, creates: bool = True, anew: bool = False) -> T:
-        async with self._transaction(writes=writes) as connection:
-            if writes and not creates:
-                await self._check_there(connection)
-            shape = await self._prepared(connection, writes=writes, anew=anew)
-            return await work(self._on(connection, shape))
+        async with self._connection() as connection:
+            code = getattr(work, "__code__", None)
+            if not (writes or anew) and connection.is_own and self._may_be_single(code):
+                try:
+                    return await work(self._on(_OneStatement(connection), cast("Shape", self._shape), is_fixed=True))
+                except _SeveralStatementsError:
+                    self._several[code] = _AGAIN_AFTER
+            async with self._begun(connection, writes):
+                shape = await self._prepared(connection, writes=writes, anew=anew, creates=creates)
+                return await work(self._on(connection, shape, is_fixed=not writes))
 
-    async def _check_there(self, connection: Any) -> None:
-        if not (await self._shape_of(connection)).is_store:
-            from flujo_lens.errors import StoreNotFoundError
+    def _may_be_single(self, code: Any) -> bool:
+        """Whether one statement may do, which needs no transaction; unless it has not lately."""
+        left = self._several.get(code, 0)
+        self._several[code] = max(0, left - 1)
+        return not left and self._shape is not None and self._shape.is_whole
 
-            raise StoreNotFoundError(
-                f"{self._address.shown} has no tables of a state store",
-                hint="nothing was created; ?schema=NAME names another schema",
-            )
-
-    def _on(self, connection: Any, shape: Shape) -> Transaction:
-        return PostgresTransaction(connection, shape, self._address.schema or "")
+    def _on(self, connection: Any, shape: Shape, *, is_fixed: bool) -> Transaction:
+        return PostgresTransaction(connection, shape, self._address.schema or "", is_fixed=is_fixed)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
         """Hold one moment on a connection of its own."""
         try:
             async with self._transaction(writes=False) as connection:
-                shape = await self._prepared(connection, writes=False, anew=False)
-                yield self._on(connection, shape)
+                shape = await self._prepared(connection, writes=False)
+                yield self._on(connection, shape, is_fixed=True)
         except (*CLIENT_ERRORS,) as error:
             raise translate(error, self._address.shown) from error
 
@@ -295,12 +331,7 @@ class PostgresStore:
 
     async def facts(self) -> Mapping[str, Any]:
         """The size of the tables, and when something was last written."""
-
-        async def work(tx: Transaction) -> Mapping[str, Any]:
-            assert isinstance(tx, PostgresTransaction)
-            return await tx.facts()
-
-        return await self.read(work)
+        return await self.read(lambda tx: cast("PostgresTransaction", tx).facts())
 
     async def change_token(self) -> Hashable:
         """The snapshot of the server: the same one shows the same rows, whichever program wrote them."""

@@ -6,83 +6,8 @@ start, and waits for locks on its tables.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-COLUMNS: dict[str, dict[str, str]] = {
-    "workflow_state": {
-        "run_id": "text",
-        "pipeline_id": "text",
-        "pipeline_name": "text",
-        "pipeline_version": "text",
-        "current_step_index": "int",
-        "pipeline_context": "json",
-        "last_step_output": "json",
-        "step_history": "json",
-        "status": "text",
-        "created_at": "time",
-        "updated_at": "time",
-        "total_steps": "int",
-        "error_message": "text",
-        "execution_time_ms": "int",
-        "memory_usage_mb": "real",
-        "metadata": "json",
-        "is_background_task": "bool",
-        "parent_run_id": "text",
-        "task_id": "text",
-        "background_error": "text",
-    },
-    "runs": {
-        "run_id": "text",
-        "pipeline_id": "text",
-        "pipeline_name": "text",
-        "pipeline_version": "text",
-        "status": "text",
-        "created_at": "time",
-        "updated_at": "time",
-        "execution_time_ms": "int",
-        "memory_usage_mb": "real",
-        "total_steps": "int",
-        "error_message": "text",
-    },
-    "steps": {
-        "run_id": "text",
-        "step_name": "text",
-        "step_index": "int",
-        "status": "text",
-        "output": "json",
-        "raw_response": "json",
-        "cost_usd": "real",
-        "token_counts": "int",
-        "execution_time_ms": "int",
-        "created_at": "time",
-    },
-    "spans": {
-        "run_id": "text",
-        "span_id": "text",
-        "parent_span_id": "text",
-        "name": "text",
-        "start_time": "double",
-        "end_time": "double",
-        "status": "text",
-        "attributes": "json",
-        "created_at": "time",
-    },
-    "evaluations": {
-        "run_id": "text",
-        "step_name": "text",
-        "score": "double",
-        "feedback": "text",
-        "metadata": "json",
-        "created_at": "time",
-    },
-    "system_state": {"key": "text", "value": "json", "updated_at": "time"},
-}
-"""The columns of the library that we read and write, by table, with their kind."""
-
-LIBRARY_TABLES = (*COLUMNS, "traces")
-LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_strips", "lens_documents", "lens_schema")
-VERSION = 1
-"""Of our tables: what a later version of lens has made is read, and not written to."""
+import re
+from dataclasses import dataclass
 
 _DDL = """
 CREATE TABLE IF NOT EXISTS workflow_state (
@@ -128,15 +53,29 @@ CREATE TABLE IF NOT EXISTS system_state (
 """
 """The library's tables, as its version 0.6.11 has them, without ``memories``, which needs an extension."""
 
+_KINDS = {"integer": "int", "jsonb": "json", "timestamptz": "time", "boolean": "bool"}
+COLUMNS: dict[str, dict[str, str]] = {
+    table: {
+        name: _KINDS.get(kind, kind) for name, kind in re.findall(r"(?:^|,)\s*(\w+) (\w+)", columns) if name != "id"
+    }
+    for table, columns in re.findall(r"EXISTS (\w+) \((.*?)\);", _DDL, re.DOTALL)
+    if table != "traces"
+}
+"""The columns of the library that we read and write, by table, with their kind."""
+
+LIBRARY_TABLES = (*COLUMNS, "traces")
+LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_strips", "lens_documents", "lens_schema")
+VERSION = 1
+"""Of our tables: what a later version of lens has made is read, and not written to."""
+
 _CREATE = "CREATE TABLE IF NOT EXISTS "
 LIBRARY_DDL = {part.split()[0]: _CREATE + part for part in _DDL.split(_CREATE)[1:]}
 """By table: of those that are there nothing is run, for ``CREATE INDEX IF NOT EXISTS`` locks their tables, too."""
 
-LENS_DDL = f"""
-CREATE TABLE IF NOT EXISTS lens_claims (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
-CREATE TABLE IF NOT EXISTS lens_manifests (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
-CREATE TABLE IF NOT EXISTS lens_bindings (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
-CREATE TABLE IF NOT EXISTS lens_strips (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);
+_VALUES = "".join(
+    f'\n{_CREATE}{name} (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);' for name in LENS_TABLES[:4]
+)
+LENS_DDL = f"""{_VALUES}
 CREATE TABLE IF NOT EXISTS lens_documents (
   kind text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
   document text NOT NULL, stamp text, PRIMARY KEY (run_id, kind, key));
@@ -147,7 +86,8 @@ INSERT INTO lens_schema (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING;
 an application has changed the row since, only the row counts. A ``stamp`` of NULL: there is no such row."""
 
 
-class Shape(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Shape:
     """Which tables and columns there are; what is missing reads as empty."""
 
     columns: dict[str, frozenset[str]]
@@ -160,6 +100,11 @@ class Shape(NamedTuple):
     def is_store(self) -> bool:
         """Whether there is anything to read runs from."""
         return self.has("workflow_state") or self.has("runs")
+
+    @property
+    def has_parents(self) -> bool:
+        """Whether states name the runs that they are background tasks of."""
+        return "parent_run_id" in self.columns.get("workflow_state", ())
 
     @property
     def is_whole(self) -> bool:

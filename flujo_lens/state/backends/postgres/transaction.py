@@ -11,14 +11,15 @@ from flujo_lens.state.backends.core.port import NO_START, ChildKind, ChildRow, R
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, is_plain, values_of
 from flujo_lens.state.backends.postgres.members import PostgresMembers
-from flujo_lens.state.backends.postgres.queries import are_plain, statuses_stored, storable
+from flujo_lens.state.backends.postgres.queries import storable
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
+from flujo_lens.state.filtering import are_plain, statuses_stored
 from flujo_lens.state.traces import span_rows, trace_document
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
 _TABLES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
 _VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings", "strip": "lens_strips"}
-_PAGE, _PREFETCH, _FEW_ROWS = 200, 500, 20
+_PAGE, _FIRST, _PREFETCH, _FEW_ROWS = 200, 64, 500, 20
 _FEW = 20_000
 """Runs of a status up to which they are looked up by it, and not found by walking through all."""
 
@@ -35,10 +36,12 @@ class PostgresTransaction(PostgresMembers):
         connection: An asyncpg connection, inside a transaction.
         shape: Which tables and columns there are.
         namespace: What tells the advisory locks of this store from those of another in the same database.
+        is_fixed: Whether nothing changes during the transaction.
     """
 
-    def __init__(self, connection: Any, shape: Shape, namespace: str = "") -> None:
-        self._db, self._shape, self._namespace = connection, shape, namespace
+    def __init__(self, connection: Any, shape: Shape, namespace: str = "", *, is_fixed: bool = False) -> None:
+        self._db, self._shape, self._namespace, self._is_fixed = connection, shape, namespace, is_fixed
+        self._childless: set[str] = set()
 
     @property
     def parts(self) -> tuple[Any, Shape]:
@@ -49,9 +52,20 @@ class PostgresTransaction(PostgresMembers):
 
     async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
         """Return the runs by id."""
-        sql = queries.runs("(SELECT id, NULL AS started FROM unnest($1::text[]) AS id) AS wanted", self._shape)
-        rows = [_run_row(row[1:]) for row in await self._db.fetch(sql, storable(run_ids))]
-        return {row.run_id: row for row in rows}
+        ids = storable(run_ids)
+        sql = queries.runs(self._shape, parents=self._is_fixed and len(ids) <= _PAGE)
+        return {row.run_id: row for row in map(self._run_row, await self._db.fetch(sql, ids))}
+
+    def _run_row(self, row: Sequence[Any]) -> RunRow:
+        """The run of a row of `queries.runs`; that it has no background tasks is noted."""
+        _, run_id, has_tasks, has_state, state, has_run, run, *rest = row
+        if has_tasks is False:
+            self._childless.add(run_id)
+        if has_state:
+            state = document_of("workflow_state", rest[:_STATE_WIDTH]) if state is None else state.encode()
+        if has_run:
+            run = document_of("runs", rest[_STATE_WIDTH:]) if run is None else run.encode()
+        return RunRow(run_id, state if has_state else None, run if has_run else None)
 
     async def scan(
         self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
@@ -60,11 +74,25 @@ class PostgresTransaction(PostgresMembers):
 
         Of the hint, statuses that few runs have are looked up, and a time of the start bounds the pages.
         """
-        few = await self._few(hint)
-        if few is not None:
-            async for row in self._of_keys(few, after, reverse, limit):
-                yield row
-            return
+        wanted = statuses_stored(hint)
+        if hint.parent is not None and are_plain([hint.parent]) and self._shape.has_parents:
+            if hint.parent in self._childless:
+                return
+            found = await self._db.fetch(queries.keys_of_tasks(self._shape), hint.parent, _FEW + 1)
+            if len(found) <= _FEW:
+                async for row in self._of_keys(found, after, reverse):
+                    yield row
+                return
+        elif wanted is not None:
+            count, page = await self._first_of(wanted, after, reverse)
+            for one in page:
+                yield self._run_row(one)
+            if len(page) == _FIRST:
+                found = await self._db.fetch(queries.keys_by_status(self._shape), *map(list, wanted), _FEW + 1)
+                async for row in self._of_keys(found, (micros(page[-1][0]), page[-1][1]), reverse):
+                    yield row
+            if count <= _FEW:
+                return
         has_times = hint.since is not None or hint.until is not None
         if not has_times and reverse and (after is None or after[0] == NO_START):
             async for row in self._unreadable(after, reverse):
@@ -80,45 +108,46 @@ class PostgresTransaction(PostgresMembers):
     async def _by_start(
         self, hint: RunFilter, border: tuple[int, str] | None, reverse: bool, limit: int | None
     ) -> AsyncIterator[RunRow]:
-        size = _page_size(limit)
-        way = "ASC" if reverse else "DESC"
-        order = f'ORDER BY wanted.started {way}, wanted.id COLLATE "C" {way}'
+        size, wanted = _PAGE if limit is None else max(1, min(limit, _PAGE)), statuses_stored(hint)
+        if wanted is not None:
+            size = min(size, _FIRST)
+        statuses = () if wanted is None else (list(wanted[0]),)
+        is_first = self._is_fixed
         while True:
-            keys = queries.keys_page(self._shape, reverse, border is not None)
+            keys = queries.keys_page(self._shape, reverse, border is not None, wanted is not None)
             values = () if border is None else (_EPOCH + timedelta(microseconds=border[0]), border[1])
-            sql = queries.runs(f"({keys}) AS wanted", self._shape, order)
-            found = await self._db.fetch(sql, size, hint.since, hint.until, *values)
+            sql = queries.runs(self._shape, keys, queries.order(reverse), parents=is_first)
+            found = await self._db.fetch(sql, size, hint.since, hint.until, *values, *statuses)
             for row in found:
-                yield _run_row(row[1:])
+                yield self._run_row(row)
             if len(found) < size:
                 return
-            border = (micros(found[-1][0]), found[-1][1])
+            border, is_first = (micros(found[-1][0]), found[-1][1]), False
+            size = _PAGE if limit is None else size
 
-    async def _few(self, hint: RunFilter) -> list[tuple[int, str]] | None:
-        """Starts and ids of all runs that can have the wanted parent or statuses; None if that is no help."""
-        if hint.parent is not None and are_plain([hint.parent]) and self._has_parents:
-            found = await self._db.fetch(queries.keys_of_tasks(self._shape), hint.parent, _FEW + 1)
-            return None if len(found) > _FEW else [(micros(start), run_id) for run_id, start in found]
-        wanted = statuses_stored(hint)
-        if wanted is None:
-            return None
-        sql = queries.keys_by_status(self._shape)
-        found = await self._db.fetch(sql, *map(list, wanted), _FEW + 1)
-        return None if len(found) > _FEW else [(micros(start), run_id) for run_id, start in found]
+    async def _first_of(
+        self, wanted: tuple[frozenset[str], frozenset[str]], after: tuple[int, str] | None, reverse: bool
+    ) -> tuple[int, Sequence[Any]]:
+        """How many runs have statuses, counted up to `_FEW` + 1, and a first page of them if they are not more."""
+        values: tuple[Any, ...] = ()
+        if after is not None:
+            values = (None if after[0] == NO_START else _EPOCH + timedelta(microseconds=after[0]), after[1])
+        sql = queries.first_by_status(self._shape, reverse, after is not None, self._is_fixed)
+        found = await self._db.fetch(sql, *map(list, wanted), _FEW + 1, _FIRST, *values)
+        return found[0][0], [row[1:] for row in found if row[2] is not None]
 
     async def _of_keys(
-        self, keys: list[tuple[int, str]], after: tuple[int, str] | None, reverse: bool, limit: int | None
+        self, found: Sequence[Any], after: tuple[int, str] | None, reverse: bool
     ) -> AsyncIterator[RunRow]:
-        keys.sort(reverse=not reverse)
+        keys = sorted(((micros(start), run_id) for run_id, start in found), reverse=not reverse)
         if after is not None:
             keys = [key for key in keys if (key > after if reverse else key < after)]
-        size = _page_size(limit)
-        for at in range(0, len(keys), size):
-            ids = [run_id for _, run_id in keys[at : at + size]]
-            found = await self.runs(ids)
+        for at in range(0, len(keys), _PAGE):
+            ids = [run_id for _, run_id in keys[at : at + _PAGE]]
+            rows = await self.runs(ids)
             for run_id in ids:
-                if run_id in found:
-                    yield found[run_id]
+                if run_id in rows:
+                    yield rows[run_id]
 
     async def count(self, wanted: RunFilter) -> int | None:
         """Return how many runs the filter admits; None where columns alone do not tell."""
@@ -146,26 +175,23 @@ class PostgresTransaction(PostgresMembers):
 
     async def ids(self, prefix: str, limit: int) -> list[str]:
         """Return ids by their beginning."""
-        found: set[str] = set()
         if "\0" in prefix:
             return []
-        for table in ("runs", "workflow_state"):
-            if self._shape.has(table):
-                sql = f"""SELECT run_id FROM {table} WHERE run_id COLLATE "C" >= $1::text
-                  AND starts_with(run_id, $1::text) ORDER BY run_id COLLATE "C" LIMIT $2"""
-                found |= {row[0] for row in await self._db.fetch(sql, prefix, limit)}
-        return sorted(found)[:limit]
-
-    @property
-    def _has_parents(self) -> bool:
-        return "parent_run_id" in self._shape.columns.get("workflow_state", ())
+        parts = [
+            f"""(SELECT run_id FROM {table} WHERE run_id COLLATE "C" >= $1::text AND starts_with(run_id, $1::text)
+              ORDER BY run_id COLLATE "C" LIMIT $2)"""
+            for table in ("runs", "workflow_state")
+            if self._shape.has(table)
+        ]
+        return sorted([row[0] for row in await self._db.fetch(" UNION ".join(parts), prefix, limit)])[:limit]
 
     async def tasks_of(self, run_ids: Sequence[str]) -> list[str]:
         """Return the ids of background tasks."""
-        if not self._has_parents:
+        sought = [run_id for run_id in storable(run_ids) if run_id not in self._childless]
+        if not sought or not self._shape.has_parents:
             return []
         sql = "SELECT run_id FROM workflow_state WHERE parent_run_id = ANY($1::text[])"
-        return [row[0] for row in await self._db.fetch(sql, storable(run_ids))]
+        return [row[0] for row in await self._db.fetch(sql, sought)]
 
     async def put_run(self, row: RunRow, index: RunIndex) -> None:
         """Save state and metadata, each in its table; the index is what the columns say."""
@@ -180,7 +206,7 @@ class PostgresTransaction(PostgresMembers):
         sql = queries.put(table, "run_id", kind, self._shape)
         key, stamp, *found = await self._db.fetchrow(sql, *self._told(table, run_id, document)[0])
         if not is_faithful(table, document, found):
-            await self._keep(kind, run_id, key, document, stamp)
+            await self._keep([(kind, run_id, key, document, stamp)])
 
     async def add_runs(self, rows: Sequence[RunRow]) -> None:
         """Write the rows of new runs, all at once."""
@@ -194,13 +220,15 @@ class PostgresTransaction(PostgresMembers):
             await self._copy(table, [values for _, values in plain])
             if not others:
                 continue
-            made = await self._db.fetch(queries.add(table, self._shape, "run_id"), *_by_column(others))
+            made = await self._db.fetch(
+                queries.add(table, self._shape, "run_id"), *zip(*(values for _, values in others), strict=True)
+            )
             lossy = [
                 (kind, run_id, "", own[run_id], stamp)
                 for run_id, stamp, *found in made
                 if not is_faithful(table, own[run_id], found)
             ]
-            await self._keep_all(lossy)
+            await self._keep(lossy)
 
     async def _add(self, kind: ChildKind, rows: Sequence[ChildRow]) -> None:
         """Write rows of children, all at once; those of a run stay in their order."""
@@ -211,7 +239,9 @@ class PostgresTransaction(PostgresMembers):
         others = [(row, values) for row, (values, _) in zip(rows, told, strict=True) if row.run_id in odd]
         if not others:
             return
-        made = await self._db.fetch(queries.add(table, self._shape), *_by_column(others))
+        made = await self._db.fetch(
+            queries.add(table, self._shape), *zip(*(values for _, values in others), strict=True)
+        )
         # Ids are given in the order of the rows; the server may return them in any order.
         ordered = zip(others, sorted(made, key=lambda one: int(one[0])), strict=True)
         lossy = [
@@ -219,7 +249,7 @@ class PostgresTransaction(PostgresMembers):
             for (row, _), (key, stamp, *found) in ordered
             if not is_faithful(table, row.data, found)
         ]
-        await self._keep_all(lossy)
+        await self._keep(lossy)
 
     async def _copy(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """Write new rows that have no need of a document; of more than a few the client streams them."""
@@ -239,10 +269,7 @@ class PostgresTransaction(PostgresMembers):
         is_whole = len(there) >= len(COLUMNS[table]) and is_plain(table, data, document)
         return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there], is_whole
 
-    async def _keep(self, kind: str, run_id: str, key: str, document: bytes, stamp: str | None) -> None:
-        await self._keep_all([(kind, run_id, key, document, stamp)])
-
-    async def _keep_all(self, rows: Sequence[tuple[str, str, str, bytes, str | None]]) -> None:
+    async def _keep(self, rows: Sequence[tuple[str, str, str, bytes, str | None]]) -> None:
         """Store documents that rows cannot represent, with the digests of these rows."""
         if rows:
             kinds, run_ids, keys, documents, stamps = zip(*rows, strict=True)
@@ -259,13 +286,16 @@ class PostgresTransaction(PostgresMembers):
     # --- children
 
     async def children(self, kind: ChildKind, run_ids: Sequence[str] | None) -> AsyncIterator[ChildRow]:
-        """Yield the rows of one kind, by a cursor."""
+        """Yield the rows of one kind; those of more than one run by a cursor."""
         table = _TABLES[kind]
         given = () if run_ids is None else (storable(run_ids),)
         sql = queries.children(table, kind, self._shape, run_ids is None)
+        if run_ids is not None and len(run_ids) == 1:
+            for row in await self._db.fetch(sql, *given):
+                yield _child(kind, row)
+            return
         async for row in self._db.cursor(sql, *given, prefetch=_PREFETCH):
-            data = document_of(table, row[2:-2]) if row[1] is None else row[1].encode()
-            yield ChildRow(row[0], data, _key_of(kind, data))
+            yield _child(kind, row)
 
     async def put_children(self, kind: ChildKind, rows: Sequence[ChildRow], *, replaces: str | None = None) -> None:
         """Add rows; spans take the place of those with their ids."""
@@ -280,7 +310,7 @@ class PostgresTransaction(PostgresMembers):
             await self._add(kind, fitting)
         for row in rows:
             if row.run_id not in known:
-                await self._keep(kind, row.run_id, await self._next_key(), row.data, None)
+                await self._keep([(kind, row.run_id, await self._next_key(), row.data, None)])
         if replaces is not None and self._shape.has("traces"):
             await self._save_trace(replaces, rows)
 
@@ -349,7 +379,7 @@ class PostgresTransaction(PostgresMembers):
             given[1] = given[1] if given[1] is not None else "null"
             _, stamp, *found = await self._db.fetchrow(queries.put(table, "key", "system", self._shape), *given)
             if not is_faithful(table, value, found):
-                await self._keep("system", key, "", value, stamp)
+                await self._keep([("system", key, "", value, stamp)])
         else:
             sql = f"INSERT INTO {table} VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
             await self._db.execute(sql, key, value.decode())
@@ -372,22 +402,6 @@ class PostgresTransaction(PostgresMembers):
         await self._db.fetchrow(queries.lock(self._shape), sorted(storable(run_ids)), self._namespace)
 
 
-def _by_column(rows: Sequence[tuple[Any, Sequence[Any]]]) -> list[tuple[Any, ...]]:
-    return list(zip(*(values for _, values in rows), strict=True))
-
-
-def _page_size(limit: int | None) -> int:
-    return _PAGE if limit is None else max(1, min(limit, _PAGE))
-
-
-def _run_row(row: Sequence[Any]) -> RunRow:
-    run_id, has_state, state, has_run, run, *rest = row
-    if has_state:
-        state = document_of("workflow_state", rest[:_STATE_WIDTH]) if state is None else state.encode()
-    if has_run:
-        run = document_of("runs", rest[_STATE_WIDTH:]) if run is None else run.encode()
-    return RunRow(run_id, state if has_state else None, run if has_run else None)
-
-
-def _key_of(kind: ChildKind, data: bytes) -> str | None:
-    return safe_loads(data)["span_id"] if kind == "span" else None
+def _child(kind: ChildKind, row: Sequence[Any]) -> ChildRow:
+    data = document_of(_TABLES[kind], row[2:-2]) if row[1] is None else row[1].encode()
+    return ChildRow(row[0], data, safe_loads(data)["span_id"] if kind == "span" else None)
