@@ -18,6 +18,6 @@ def as_int(value: Any) -> int | None:
 
 def as_number(value: Any) -> float | None:
     """`value` if it is a finite number, else None."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if abs(value) < _BEYOND_SENSE else None

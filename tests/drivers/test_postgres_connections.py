@@ -27,13 +27,18 @@ asyncpg = pytest.importorskip("asyncpg")
 x509 = pytest.importorskip("cryptography.x509")
 T = TypeVar("T")
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
+_KEY = b"K" + struct.pack("!I", 12)
+"""The beginning of the message that names the server's process."""
 
 
 class Gate:
-    """A port of the loopback that passes connections on to a server's socket, by TLS if it is asked for."""
+    """A port of the loopback that passes connections on to a server's socket, by TLS if it is asked for.
 
-    def __init__(self, socket: str, context: ssl.SSLContext | None) -> None:
-        self._socket, self._context = socket, context
+    As a pooler does, it may name another process than that of the server.
+    """
+
+    def __init__(self, socket: str, context: ssl.SSLContext | None, *, pools: bool = False) -> None:
+        self._socket, self._context, self._pools = socket, context, pools
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self.secured = 0
@@ -65,7 +70,7 @@ class Gate:
                         self.secured += 1
                 there = await asyncio.open_unix_connection(self._socket)
                 there[1].write(first)
-                await asyncio.gather(_pumped(reader, there[1]), _pumped(there[0], writer))
+                await asyncio.gather(_pumped(reader, there[1]), _pumped(there[0], writer, pools=self._pools))
         finally:
             writer.close()
 
@@ -75,10 +80,12 @@ class Gate:
         self._loop.close()
 
 
-async def _pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, pools: bool = False) -> None:
     with suppress(OSError):
         while data := await reader.read(1 << 16):
-            writer.write(data)
+            at = data.find(_KEY) + len(_KEY) if pools and _KEY in data else 0
+            writer.write(data[:at] + bytes(4) + data[at + 4 :] if at else data)
+            pools = pools and not at
             await writer.drain()
     writer.close()
 
@@ -204,3 +211,50 @@ def test_no_more_connections_than_the_pool_has(pg16: PostgresServer) -> None:
 
 
 _COUNT = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'pooled'"
+
+
+_SETTINGS = ("search_path", "lock_timeout", "jit", "default_transaction_read_only")
+
+
+async def _rounds(backend: PostgresBackend) -> tuple[list[int], list[str]]:
+    """How many messages a save, one of the same state, a look at it, a page and a prefix take; what stays set then."""
+    state = {"pipeline_name": "p", "status": "completed", "created_at": "2026-01-01T00:00:00+00:00"}
+    await backend.save_state("first", state)
+    statements: list[Any] = []
+    counts = []
+    async with backend._server._connection() as connection:
+        connection.add_query_logger(statements.append)
+    for call in (
+        lambda: backend.save_state("r", state | {"pipeline_context": {"a": 1}}),
+        lambda: backend.save_state("r", state | {"pipeline_context": {"a": 1}}),
+        lambda: backend.load_state("r"),
+        lambda: backend.query_runs(RunFilter(), limit=1),
+        lambda: backend.find_run_ids("r"),
+    ):
+        await call()  # a second one has what the first found out
+        await backend.delete_run("other")
+        statements.clear()
+        await call()
+        counts.append(len(statements))
+    async with backend._server._connection() as connection:
+        return counts, [await connection.fetchval("SELECT current_setting($1)", name) for name in _SETTINGS]
+
+
+def test_one_message_for_what_is_read_in_one_statement(pg16: PostgresServer) -> None:
+    pg16.execute("CREATE SCHEMA IF NOT EXISTS rounds", "SELECT 1")
+    counts, settings = use(f"{pg16.uri}&schema=rounds", _rounds, pool_size=1)
+    assert counts[2:] == [1, 1, 1]
+    assert max(counts[:2]) <= 4
+    assert settings == ['"rounds"', "10s", "off", "on"]
+
+
+def test_a_pooler_keeps_none_of_our_settings(pg16: PostgresServer) -> None:
+    pg16.execute("CREATE SCHEMA IF NOT EXISTS pooled", "SELECT 1")
+    gate = Gate(_socket(pg16), None, pools=True)
+    try:
+        uri = f"postgresql://postgres@127.0.0.1:{gate.port}/postgres?schema=pooled&sslmode=disable"
+        counts, settings = use(uri, _rounds, pool_size=1)
+    finally:
+        gate.stop()
+    assert counts[2:] == [3, 3, 3]
+    assert settings == ['"$user", public', "0", "on", "off"]

@@ -212,7 +212,8 @@ class Checkup:
         name = "states without a run"
         if not self._shape.has("runs", "workflow_state"):
             return Finding(name, True, 0, "there is one table of runs alone")
-        task = "AND is_background_task IS NOT TRUE" if "is_background_task" in self._columns("workflow_state") else ""
+        has_tasks = "is_background_task" in self._shape.columns["workflow_state"]
+        task = "AND is_background_task IS NOT TRUE" if has_tasks else ""
         count = await self._count(
             "SELECT count(*) FROM workflow_state s WHERE NOT EXISTS"
             f" (SELECT FROM runs r WHERE r.run_id = s.run_id) {task}"
@@ -220,9 +221,6 @@ class Checkup:
         if not count:
             return Finding(name, True, 0, "but for background tasks, every state has its run")
         return Finding(name, True, count, "states that have no row in runs: harmless, they are listed by their state")
-
-    def _columns(self, table: str) -> frozenset[str]:
-        return self._shape.columns.get(table, frozenset())
 
     async def _children(self) -> Finding:
         """Children without a run: where the foreign keys were dropped, and of ours that the library deleted."""
@@ -276,9 +274,8 @@ class Checkup:
             f"the oldest is that of process {pid}, {who}, {state or 'of unknown state'}, since {seconds / 60:.0f} "
             "minutes: until it ends, deleted rows keep their room, and what it has locked keeps others waiting"
         )
-        return Finding(
-            name, False, len(rows), detail, f"end it in its application, or SELECT pg_terminate_backend({pid})"
-        )
+        fix = f"end it in its application, or SELECT pg_terminate_backend({pid})"
+        return Finding(name, False, len(rows), detail, fix)
 
     async def _waiting(self) -> Finding:
         row = await self._db.fetchrow(

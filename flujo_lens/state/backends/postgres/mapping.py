@@ -43,24 +43,18 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 def document_of(table: str, row: Sequence[Any]) -> bytes:
     """The document of a row whose columns are those of `COLUMNS`, JSON as text: put together, not parsed."""
-    parts = [
-        name + ((value or "null").encode() if is_json else _plain(value))
-        for (name, is_json), value in zip(_HEADS[table], row, strict=True)
-    ]
-    return b"{" + b",".join(parts) + b"}"
+    found = zip(COLUMNS[table].items(), row, strict=True)
+    return orjson.dumps({name: _shown(kind, value) if kind in _LOOSE else value for (name, kind), value in found})
 
 
-_HEADS = {
-    table: [(f'"{name}":'.encode(), kind == "json") for name, kind in columns.items()]
-    for table, columns in COLUMNS.items()
-}
+_LOOSE = ("json", "real", "double")
 
 
-def _plain(value: str | float | None) -> bytes:
-    """A value of a column that holds one text or number; those without a form in JSON as everywhere."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return safe_dumps(value)
-    return orjson.dumps(value)
+def _shown(kind: str, value: Any) -> Any:
+    """JSON as it is; numbers without a form in JSON as everywhere."""
+    if kind == "json" and value is not None:
+        return orjson.Fragment(value)
+    return orjson.Fragment(safe_dumps(value)) if value is not None and not math.isfinite(value) else value
 
 
 def values_of(table: str, document: Mapping[str, Any]) -> list[Any]:

@@ -25,6 +25,7 @@ class PostgresMembers:
     _db: Any
     _shape: Shape
     _namespace: str
+    _seen: dict[str, Any]
 
     async def selected_members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> tuple[list[Member], list[str]]:
         """Return those of these runs that are there, and the odd ones."""
@@ -60,11 +61,10 @@ class PostgresMembers:
     def _columns(self, facts: Facts, asked: DeletionRequest, by_filter: bool = True) -> str:
         wanted = asked.wanted._replace(statuses=frozenset())
         admitted = facts.admits(wanted) if by_filter else "true"
-        claim = "c.value" if self._shape.has("lens_claims") else "NULL::text"
-        return f"odd, run_id, status, name, updated, started, {admitted} AS admitted, parent, {claim} AS claim"
+        return f"odd, run_id, status, name, updated, started, {admitted} AS admitted, parent, c.value AS claim"
 
     def _claims(self) -> str:
-        return "LEFT JOIN lens_claims c ON c.key = run.run_id" if self._shape.has("lens_claims") else ""
+        return f"LEFT JOIN {queries.source('lens_claims', self._shape)} c ON c.key = run.run_id"
 
     def _parents(self) -> str:
         columns = self._shape.columns.get("workflow_state", frozenset[str]())
@@ -89,8 +89,7 @@ class PostgresMembers:
 
     async def lock_free(self, run_ids: Sequence[str]) -> set[str]:
         """Lock those of these runs that no other transaction has locked, without waiting; return them."""
-        sql = queries.lock_free(self._shape)
-        rows = await self._db.fetch(sql, sorted(queries.storable(run_ids)), self._namespace)
+        rows = await self._db.fetch(queries.LOCK_FREE, sorted(queries.storable(run_ids)), self._namespace)
         return {row[0] for row in rows}
 
     async def marks(self, run_ids: Sequence[str]) -> Mapping[str, Hashable]:
@@ -125,13 +124,13 @@ class PostgresMembers:
 
     async def drop(self, run_ids: Iterable[str]) -> None:
         """Remove runs with all that belongs to them, in one statement: their foreign keys find nothing left."""
+        self._seen.clear()
         tables = ("steps", "spans", "traces", "evaluations", "runs", "workflow_state", "lens_documents")
         keyed = ("lens_claims", "lens_bindings", "lens_strips")
         gone = [
             f"{table}_ AS (DELETE FROM {table} WHERE {column} = ANY($1::text[]))"
             for column, names in (("run_id", tables), ("key", keyed))
             for table in names
-            if self._shape.has(table)
         ]
         await self._db.execute(f"WITH {', '.join(gone)} SELECT", queries.storable(run_ids))
 

@@ -44,11 +44,16 @@ _PARAMETERS = {
 _ELEMENTS = {"json": "text", "time": "timestamptz", "bool": "boolean", "real": "float8", "double": "float8"}
 
 
+def source(table: str, shape: Shape) -> str:
+    """What is selected from: the table, or nothing, where there is none."""
+    texts = ("run_id", "status", "kind", "key", "document", "stamp", "value")
+    nothing = ", ".join(f"NULL::text AS {name}" for name in texts)
+    empty = f"(SELECT {nothing}, NULL::timestamptz AS created_at, NULL::integer AS id WHERE false)"
+    return table if shape.has(table) else empty
+
+
 def _both(shape: Shape) -> tuple[str, str]:
-    """What states and runs are selected from: nothing, where there is no such table."""
-    nothing = "(SELECT NULL::text AS run_id, NULL::text AS status, NULL::timestamptz AS created_at WHERE false)"
-    states, runs = (table if shape.has(table) else nothing for table in ("workflow_state", "runs"))
-    return states, runs
+    return source("workflow_state", shape), source("runs", shape)
 
 
 @lru_cache
@@ -62,32 +67,23 @@ def columns(table: str, alias: str, shape: Shape) -> str:
     return ", ".join(shown)
 
 
-def _exact(kind: str, alias: str, key: str, shape: Shape) -> str:
-    """A join with the document stored for a row, if the row has not changed since."""
-    name = f"d_{alias}"
-    if not shape.has("lens_documents"):
-        return f"LEFT JOIN (SELECT NULL::text AS document) {name} ON false"
-    return (
-        f"LEFT JOIN lens_documents {name} ON {name}.kind = '{kind}' AND {name}.run_id = {alias}.run_id"
-        f" AND {name}.key = {key} AND {name}.stamp = md5({alias}::text)"
-    )
+def kept(alias: str) -> str:
+    """The document stored for a row (in ``d_`` and its alias), if the row has not changed since: digests are dear."""
+    stored = f"d_{alias}"
+    return f"CASE WHEN {stored}.run_id IS NOT NULL AND {stored}.stamp = md5({alias}::text) THEN {stored}.document END"
 
 
-def _row(table: str, alias: str, kind: str, shape: Shape) -> str:
-    """A join with the row of a run, and the document stored for it; digests are made of rows that have one."""
-    if not shape.has(table):
-        nothing = ", ".join(f"NULL AS {name}" for name in COLUMNS[table])
-        return f"LEFT JOIN (SELECT NULL::boolean AS there, NULL::text AS document, {nothing}) {alias} ON false"
-    document, join, kept = "NULL::text", "", f"d_{alias}"
-    if shape.has("lens_documents"):
-        document = f"CASE WHEN {kept}.run_id IS NOT NULL AND {kept}.stamp = md5(t::text) THEN {kept}.document END"
-        join = f"LEFT JOIN lens_documents {kept} ON ({kept}.run_id, {kept}.kind, {kept}.key) = (id, '{kind}', '')"
-    return f"""{join} LEFT JOIN LATERAL (SELECT true AS there, {document} AS document, {columns(table, "t", shape)}
-  FROM {table} t WHERE t.run_id = wanted.id OFFSET 0) {alias} ON true"""
+def _row(table: str, kind: str, shape: Shape) -> str:
+    """A join with the row of a run, and the document stored for it."""
+    alias, row = kind[0], f"{kind[0]}_row"
+    shown = columns(table, row, shape)
+    return f"""LEFT JOIN {source("lens_documents", shape)} d_{row} ON (d_{row}.run_id, d_{row}.kind, d_{row}.key)
+  = (wanted.id, '{kind}', '') LEFT JOIN LATERAL (SELECT true AS there, {kept(row)} AS document, {shown}
+  FROM {source(table, shape)} {row} WHERE {row}.run_id = wanted.id OFFSET 0) {alias} ON true"""
 
 
 _IDS = "SELECT id, NULL AS started FROM unnest($1::text[]) AS id"
-_PARENTS = """id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
+_PARENTS = """wanted.id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
   WHERE parent_run_id = ANY(ARRAY(SELECT id FROM wanted))))"""
 
 
@@ -101,21 +97,18 @@ def runs(shape: Shape, wanted: str = _IDS, order: str = "", *, parents: bool = F
         order: An ORDER BY.
         parents: Whether it is asked for that they have background tasks; else NULL.
     """
-    shown = ", ".join(f"{alias}.{name}" for alias, table in _SIDES for name in COLUMNS[table])
+    shown = ", ".join(f"{kind[0]}.{name}" for kind, table in SIDES for name in COLUMNS[table])
     return f"""WITH wanted AS MATERIALIZED ({wanted})
-SELECT started, id, {_PARENTS if parents and shape.has_parents else "NULL::boolean"},
+SELECT wanted.started, wanted.id, {_PARENTS if parents and shape.has_parents else "NULL::boolean"},
   s.there, s.document, r.there, r.document, {shown}
-FROM wanted {_row("workflow_state", "s", "state", shape)} {_row("runs", "r", "run", shape)}
+FROM wanted {_row("workflow_state", "state", shape)} {_row("runs", "run", shape)}
 WHERE s.there OR r.there {order}"""
 
 
-_SIDES = (("s", "workflow_state"), ("r", "runs"))
-
-
-def order(reverse: bool) -> str:
+def order(reverse: bool, of: str = "wanted") -> str:
     """The ORDER BY of a page."""
     way = "ASC NULLS FIRST" if reverse else "DESC NULLS LAST"
-    return f'ORDER BY started {way}, id COLLATE "C" {way.split()[0]}'
+    return f'ORDER BY {of}.started {way}, {of}.id COLLATE "C" {way.split()[0]}'
 
 
 @lru_cache
@@ -130,17 +123,14 @@ def keys_page(shape: Shape, reverse: bool, has_border: bool, has_statuses: bool)
     way, beyond = ("ASC", ">") if reverse else ("DESC", "<")
     after = f'AND (t.created_at, t.run_id COLLATE "C") {beyond} ($4::timestamptz, $5::text)' if has_border else ""
     since, until = f"coalesce($2::timestamptz, '{FIRST}')", f"coalesce($3::timestamptz, '{LAST}')"
-    span = (
-        f"t.created_at BETWEEN '{FIRST}' AND '{LAST}' AND t.created_at >= {since} AND t.created_at <= {until} {after}"
-    )
+    span = f"t.created_at BETWEEN {since} AND {until} {after}"
     states, runs = _both(shape)
     order = f'created_at {way}, run_id COLLATE "C" {way}'
     end, edge, within = ("max", "infinity", "<=") if reverse else ("min", "-infinity", ">=")
     last = f"SELECT CASE WHEN count(*) < $1 THEN '{edge}'::timestamptz ELSE {end}(created_at) END FROM p"
     some = f"= ANY(${6 if has_border else 4}::text[])"
-    of_run = (
-        f"AND coalesce((SELECT s.status FROM {states} s WHERE s.run_id = t.run_id), t.status) {some}" * has_statuses
-    )
+    state = f"SELECT s.status FROM {states} s WHERE s.run_id = t.run_id"
+    of_run = f"AND coalesce(({state}), t.status) {some}" * has_statuses
     return f"""
 SELECT run_id AS id, created_at AS started FROM (
   WITH p AS MATERIALIZED (
@@ -178,12 +168,13 @@ def first_by_status(shape: Shape, reverse: bool, has_border: bool, parents: bool
     beyond, never = ">" if reverse else "<", "'-infinity'::timestamptz"
     border = f"(coalesce($5::timestamptz, {never}), $6::text)"
     after = f"""AND (coalesce(started, {never}), id COLLATE "C") {beyond} {border}""" if has_border else ""
-    states = f"SELECT FROM {_both(shape)[0]} WHERE status = ANY($1::text[]) LIMIT $3"
-    page = f"SELECT id, started FROM k WHERE (SELECT count FROM n) < $3 {after} {order(reverse)} LIMIT $4"
-    return f"""WITH s AS MATERIALIZED (SELECT count(*) AS count FROM ({states}) AS x),
+    few = f"SELECT FROM {_both(shape)[0]} s WHERE status = ANY($1::text[]) LIMIT $3"
+    page = f"SELECT id, started FROM k WHERE (SELECT count FROM n) < $3 {after} {order(reverse, 'k')} LIMIT $4"
+    return f"""WITH s AS MATERIALIZED (SELECT count(*) AS count FROM ({few}) AS x),
 k AS MATERIALIZED (SELECT * FROM ({keys_by_status(shape)}) AS k (id, started) WHERE (SELECT count FROM s) < $3),
 n AS MATERIALIZED (SELECT greatest(count(*), (SELECT count FROM s)) AS count FROM k)
-SELECT n.count, page.* FROM n LEFT JOIN ({runs(shape, page, parents=parents)}) AS page ON true {order(reverse)}"""
+SELECT n.count, page.* FROM n LEFT JOIN ({runs(shape, page, parents=parents)}) AS page ON true
+{order(reverse, "page")}"""
 
 
 def keys_of_tasks(shape: Shape) -> str:
@@ -238,39 +229,59 @@ def children(table: str, kind: str, shape: Shape, everything: bool) -> str:
 
     Last come the documents that the library's tables have no row for: those of unknown runs.
     """
-    parts = []
-    if shape.has(table):
-        parts.append(f"""SELECT t.run_id, d_t.document, {columns(table, "t", shape)}, t.id AS place, '' AS key
-          FROM {table} t {_exact(kind, "t", "t.id::text", shape)}
-          {"" if everything else "WHERE t.run_id = ANY($1::text[])"}""")
-    if shape.has("lens_documents"):
-        nothing = ", ".join("NULL" for _ in COLUMNS[table])
-        parts.append(f"""SELECT run_id, document, {nothing}, NULL, key FROM lens_documents
-          WHERE kind = '{kind}' AND stamp IS NULL {"" if everything else "AND run_id = ANY($1::text[])"}""")
-    if not parts:
-        return f"SELECT NULL{'' if everything else ' WHERE $1::text[] IS NULL'} LIMIT 0"
-    return f"{' UNION ALL '.join(parts)} ORDER BY place NULLS LAST, key"
+    documents, nothing = source("lens_documents", shape), ", ".join("NULL" for _ in COLUMNS[table])
+    some = "true" if everything else "{0}.run_id = ANY($1::text[])"
+    return f"""SELECT t.run_id, {kept("t")}, {columns(table, "t", shape)}, t.id AS place, '' AS key
+FROM {source(table, shape)} t LEFT JOIN {documents} d_t ON d_t.kind = '{kind}' AND d_t.run_id = t.run_id
+  AND d_t.key = t.id::text WHERE {some.format("t")}
+UNION ALL SELECT run_id, document, {nothing}, NULL, key FROM {documents} d
+WHERE kind = '{kind}' AND stamp IS NULL AND {some.format("d")} ORDER BY place NULLS LAST, key"""
 
 
-def forget_row(table: str, kind: str) -> str:
-    """Remove the row of a run ($1) and its stored document."""
-    document = f"DELETE FROM lens_documents WHERE kind = '{kind}' AND run_id = $1::text AND key = ''"
-    return f"WITH forgotten AS ({document}) DELETE FROM {table} WHERE run_id = $1::text"
+@lru_cache
+def save(shape: Shape, *ways: str) -> str:
+    """Write the state and the metadata of a run ($1), in this order, each in one of these ways.
+
+    It is left (""), removed (``forget``), its columns are written, which follow as parameters (``row``), or these and
+    then the document itself (``document``).
+    """
+    parts, at = [], 2
+    for (kind, table), way in zip(SIDES, ways, strict=True):
+        if way in ("row", "forget"):
+            parts.append(f"kept_{kind} AS ({_FORGET.format(kind)})")
+        if way == "forget":
+            parts.append(f"{kind} AS (DELETE FROM {table} WHERE run_id = $1::text)")
+        elif way:
+            returns = "RETURNING md5(t::text) AS stamp" * (way == "document")
+            parts.append(f"{kind} AS ({_upsert(table, 'run_id', shape, at)} {returns})")
+            at += len(_there(table, shape))
+        if way == "document":
+            parts.append(f"""kept_{kind} AS (INSERT INTO lens_documents (kind, run_id, key, document, stamp)
+              SELECT '{kind}', $1::text, '', ${at}::text, stamp FROM {kind} {_KEPT})""")
+            at += 1
+    return f"WITH {', '.join(parts)} SELECT"
 
 
+SIDES = (("state", "workflow_state"), ("run", "runs"))
+_FORGET = "DELETE FROM lens_documents WHERE kind = '{}' AND run_id = $1::text AND key = ''"
+
+
+def _upsert(table: str, key: str, shape: Shape, at: int = 1) -> str:
+    there = _there(table, shape)
+    names = ", ".join(name for name, _ in there)
+    values = ", ".join(_PARAMETERS[kind].format(f"${place}") for place, (_, kind) in enumerate(there, at))
+    update = ", ".join(f"{name} = EXCLUDED.{name}" for name, _ in there if name != key)
+    return f"INSERT INTO {table} AS t ({names}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {update}"
+
+
+@lru_cache
 def put(table: str, key: str, kind: str, shape: Shape) -> str:
     """Insert a row, or update the one with its key. Returns an empty text, its digest and its columns.
 
     The stored document of the row is removed; it is stored again if the row cannot represent all of it.
     """
-    there = _there(table, shape)
-    names = ", ".join(name for name, _ in there)
-    values = ", ".join(_PARAMETERS[kind].format(f"${at}") for at, (_, kind) in enumerate(there, 1))
-    update = ", ".join(f"{name} = EXCLUDED.{name}" for name, _ in there if name != key)
-    return f"""
-WITH forgotten AS (DELETE FROM lens_documents WHERE kind = '{kind}' AND run_id = $1::text AND key = '')
-INSERT INTO {table} AS t ({names}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {update}
-RETURNING '', md5(t::text), {columns(table, "t", shape)}"""
+    returned = f"'', md5(t::text), {columns(table, 't', shape)}"
+    return f"WITH forgotten AS ({_FORGET.format(kind)}) {_upsert(table, key, shape)} RETURNING {returned}"
 
 
 def add(table: str, shape: Shape, key: str = "id", *, returns: bool = True) -> str:
@@ -285,9 +296,9 @@ INSERT INTO {table} AS t ({names})
 SELECT {values} FROM unnest({arrays}) WITH ORDINALITY AS u ({names}, place) ORDER BY u.place {returning}"""
 
 
-KEEP = """INSERT INTO lens_documents (kind, run_id, key, document, stamp)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
-ON CONFLICT (run_id, kind, key) DO UPDATE SET document = EXCLUDED.document, stamp = EXCLUDED.stamp"""
+_KEPT = "ON CONFLICT (run_id, kind, key) DO UPDATE SET document = EXCLUDED.document, stamp = EXCLUDED.stamp"
+KEEP = f"""INSERT INTO lens_documents (kind, run_id, key, document, stamp)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) {_KEPT}"""
 """Stores documents that rows cannot represent, from arrays, one a column."""
 
 
@@ -299,35 +310,24 @@ def _there(table: str, shape: Shape) -> list[tuple[str, str]]:
     return [(name, kind) for name, kind in COLUMNS[table].items() if name in shape.columns.get(table, ())]
 
 
-def lock(shape: Shape) -> str:
-    """Lock ids ($1) of a namespace ($2) for those who ask as we do, and their rows for everybody; each in an order."""
-    parts = {
-        "held": """SELECT pg_advisory_xact_lock(1818585715, lock) FROM (
-          SELECT DISTINCT hashtext($2::text || id) AS lock FROM unnest($1::text[]) AS id ORDER BY lock) AS locks"""
-    }
-    for table in ("runs", "workflow_state"):
-        if shape.has(table):
-            rows = f"SELECT run_id FROM {table} WHERE run_id = ANY($1::text[])"
-            parts[f"of_{table}"] = f'{rows} ORDER BY run_id COLLATE "C" FOR UPDATE'
-    tables = ", ".join(f"{name} AS MATERIALIZED ({sql})" for name, sql in parts.items())
-    return f"WITH {tables} SELECT " + ", ".join(f"(SELECT count(*) FROM {name})" for name in parts)
+def lock(ids: str = "$1::text[]", namespace: str = "$2::text") -> str:
+    """Lock ids of a namespace for those who ask as we do, and their rows for everybody; each in an order."""
+    rows = f"""WHERE run_id = ANY({ids}) ORDER BY run_id COLLATE "C" FOR UPDATE"""
+    return f"""WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock(1818585715, lock) FROM (
+  SELECT DISTINCT hashtext({namespace} || id) AS lock FROM unnest({ids}) AS id ORDER BY lock) AS locks),
+r AS MATERIALIZED (SELECT run_id FROM runs {rows}), s AS MATERIALIZED (SELECT run_id FROM workflow_state {rows})
+SELECT (SELECT count(*) FROM held), (SELECT count(*) FROM r), (SELECT count(*) FROM s)"""
 
 
-def lock_free(shape: Shape) -> str:
-    """Lock those of ids ($1), of a namespace ($2), that nobody has locked, and return them.
+_FREE = "WHERE run_id = ANY($1::text[]) FOR UPDATE SKIP LOCKED"
+LOCK_FREE = f"""WITH held AS MATERIALIZED (
+  SELECT id FROM unnest($1::text[]) AS id WHERE pg_try_advisory_xact_lock(1818585715, hashtext($2::text || id))),
+r AS MATERIALIZED (SELECT run_id FROM runs {_FREE}), s AS MATERIALIZED (SELECT run_id FROM workflow_state {_FREE})
+SELECT id FROM held WHERE (id IN (SELECT run_id FROM r) OR NOT EXISTS (SELECT FROM runs t WHERE t.run_id = id))
+  AND (id IN (SELECT run_id FROM s) OR NOT EXISTS (SELECT FROM workflow_state t WHERE t.run_id = id))"""
+"""Locks those of ids ($1), of a namespace ($2), that nobody has locked, and returns them.
 
-    Of a row that another transaction is changing nothing is waited for: this transaction holds up nobody.
-    """
-    mine = "pg_try_advisory_xact_lock(1818585715, hashtext($2::text || id))"
-    parts = [f"held AS MATERIALIZED (SELECT id FROM unnest($1::text[]) AS id WHERE {mine})"]
-    free = []
-    for table in ("runs", "workflow_state"):
-        if shape.has(table):
-            rows = f"SELECT run_id FROM {table} WHERE run_id = ANY($1::text[]) FOR UPDATE SKIP LOCKED"
-            parts.append(f"of_{table} AS MATERIALIZED ({rows})")
-            there = f"EXISTS (SELECT FROM {table} t WHERE t.run_id = held.id)"
-            free.append(f"(held.id IN (SELECT run_id FROM of_{table}) OR NOT {there})")
-    return f"WITH {', '.join(parts)} SELECT id FROM held WHERE {' AND '.join(free) or 'true'}"
+Of a row that another transaction is changing nothing is waited for: this transaction holds up nobody."""
 
 
 def storable(texts: Iterable[str]) -> list[str]:

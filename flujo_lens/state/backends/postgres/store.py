@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -19,7 +19,7 @@ from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is
 from flujo_lens.state.backends.postgres.figures import SETTINGS, PostgresFigures
 from flujo_lens.state.backends.postgres.tables import VERSION, Shape, missing_ddl
 from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
-from flujo_lens.state.backends.postgres.uri import Address, quoted
+from flujo_lens.state.backends.postgres.uri import Address, literal, quoted
 from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ class _OneStatement:
 class PostgresStore:
     """Transactions on one database, by a pool of connections.
 
-    Nothing is created by reading: reads are ``READ ONLY`` and of one moment (``REPEATABLE READ``, or one statement), so
-    a role that may only read is enough. Settings are those of a connection, and where PgBouncer shares connections of a
-    transaction (``SET LOCAL``).
+    Reading creates nothing: it is ``READ ONLY``, and of one moment (``REPEATABLE READ``, or one statement). Settings
+    are those of a connection; where a pooler shares connections, those of a transaction (``SET LOCAL``).
 
     Args:
         address: Where it is.
@@ -129,8 +128,7 @@ class PostgresStore:
     async def _set_up(self, connection: Any) -> None:
         """Give a connection its settings, if the server's process at its end is its own: a pooler names another."""
         settings = self._settings() | {"default_transaction_read_only": "on"}
-        values = {name: value.replace("\\", "\\\\").replace("'", "''") for name, value in settings.items()}
-        calls = ", ".join(f"set_config('{name}', E'{value}', false)" for name, value in values.items())
+        calls = ", ".join(f"set_config('{name}', {literal(value)}, false)" for name, value in settings.items())
         done = await connection.execute(f"SELECT {calls} WHERE pg_backend_pid() = {connection.get_server_pid()}")
         connection.is_own = done == "SELECT 1"
 
@@ -140,15 +138,15 @@ class PostgresStore:
             yield connection
 
     @asynccontextmanager
-    async def _begun(self, connection: Any, writes: bool) -> AsyncIterator[None]:
-        """A transaction; it begins with its settings in one message."""
+    async def _begun(self, connection: Any, writes: bool, lock: str = "") -> AsyncIterator[None]:
+        """A transaction; it begins with its settings, and a lock, in one message."""
         try:
             settings = {} if connection.is_own else self._settings()
             if writes:
                 settings["statement_timeout"] = str(max(1, int(self._timeout * 1000)))
             mode = "READ COMMITTED READ WRITE" if writes else "REPEATABLE READ READ ONLY"
             local = [f"; SET LOCAL {name} = {value}" for name, value in settings.items()]
-            await connection.execute(f"BEGIN ISOLATION LEVEL {mode}{''.join(local)}")
+            await connection.execute(f"BEGIN ISOLATION LEVEL {mode}{''.join(local)}; {lock}")
             yield
             await connection.execute("COMMIT")
         finally:
@@ -208,13 +206,11 @@ class PostgresStore:
 
     async def shape(self) -> tuple[Shape, int]:
         """What there is, also where that is no store, and its size in bytes."""
-        return await self._translated(self._shape_and_size())
-
-    async def _shape_and_size(self) -> tuple[Shape, int]:
-        async with self._transaction(writes=False) as connection:
-            shape = await self._shape_of(connection, anew=True)
-            facts = await PostgresTransaction(connection, shape).facts() if shape.columns else {"size_bytes": 0}
-            return shape, facts["size_bytes"]
+        with self._translated():
+            async with self._transaction(writes=False) as connection:
+                shape = await self._shape_of(connection, anew=True)
+                facts = await PostgresTransaction(connection, shape).facts() if shape.columns else {"size_bytes": 0}
+                return shape, facts["size_bytes"]
 
     def script(self, shape: Shape) -> str:
         """What `make_tables` does, as a script for psql; "" if nothing is missing."""
@@ -228,11 +224,9 @@ class PostgresStore:
 
     async def make_tables(self) -> None:
         """Make the tables that are missing, in one transaction."""
-        await self._translated(self._make_tables())
-
-    async def _make_tables(self) -> None:
-        async with self._transaction(writes=True) as connection:
-            await self._made(connection)
+        with self._translated():
+            async with self._transaction(writes=True) as connection:
+                await self._made(connection)
 
     async def checked(self, now: datetime, full: bool) -> list[Finding]:
         """What a check-up finds."""
@@ -255,11 +249,13 @@ class PostgresStore:
         from flujo_lens.state.backends.postgres.maintenance import make_indexes
 
         missing = await self.missing_indexes()
-        return await self._translated(make_indexes(self._address, self._timeout, missing, vacuum))
+        with self._translated():
+            return await make_indexes(self._address, self._timeout, missing, vacuum)
 
-    async def _translated(self, call: Awaitable[T]) -> T:
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            return await call
+            yield
         except (*CLIENT_ERRORS,) as error:
             raise translate(error, self._address.shown) from error
 
@@ -267,16 +263,14 @@ class PostgresStore:
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` on one moment; once more where the connection was cut, or the tables changed during it."""
-        try:
-            return await self._run(work, writes=False)
-        except (*CLIENT_ERRORS,) as error:
-            if not is_cut(error) and not isinstance(error, MISSING):
-                raise translate(error, self._address.shown) from error
-            anew = isinstance(error, MISSING)
-        try:
+        with self._translated():
+            try:
+                return await self._run(work, writes=False)
+            except (*CLIENT_ERRORS,) as error:
+                anew = isinstance(error, MISSING)
+                if not (anew or is_cut(error)):
+                    raise
             return await self._run(work, writes=False, anew=anew)
-        except (*CLIENT_ERRORS,) as error:
-            raise translate(error, self._address.shown) from error
 
     async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
         """Run `work` in a transaction; again after a deadlock or a serialization failure, which changed nothing.
@@ -285,7 +279,7 @@ class PostgresStore:
         """
         for attempt in range(_TRIES):
             try:
-                return await self._run(work, writes=True, creates=creates, anew=attempt > 0)
+                return await self._run(work, writes=True, creates=creates, anew=attempt > 0, run_id=run_id)
             except (*_AGAIN, asyncpg.UniqueViolationError, *MISSING) as error:
                 if attempt == _TRIES - 1:
                     raise translate(error, self._address.shown) from error
@@ -294,36 +288,34 @@ class PostgresStore:
             await asyncio.sleep(0.01 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _run(self, work: Work[T], *, writes: bool, creates: bool = True, anew: bool = False) -> T:
+    async def _run(
+        self, work: Work[T], *, writes: bool, creates: bool = True, anew: bool = False, run_id: str | None = None
+    ) -> T:
+        lock, has_shape = "", not anew and self._shape is not None and self._shape.is_whole
+        if has_shape and run_id is not None and "\0" not in run_id:
+            lock = queries.lock(f"ARRAY[{literal(run_id)}]", literal(self._address.schema or ""))
         async with self._connection() as connection:
             code = getattr(work, "__code__", None)
-            if not (writes or anew) and connection.is_own and self._may_be_single(code):
+            self._several[code] = left = max(0, self._several.get(code, 0) - 1)  # it takes more than one statement
+            if has_shape and not writes and connection.is_own and not left:
                 try:
                     return await work(self._on(_OneStatement(connection), cast("Shape", self._shape), is_fixed=True))
                 except _SeveralStatementsError:
                     self._several[code] = _AGAIN_AFTER
-            async with self._begun(connection, writes):
+            async with self._begun(connection, writes, lock):
                 shape = await self._prepared(connection, writes=writes, anew=anew, creates=creates)
-                return await work(self._on(connection, shape, is_fixed=not writes))
+                return await work(self._on(connection, shape, is_fixed=not writes, locked=[run_id] if lock else ()))
 
-    def _may_be_single(self, code: Any) -> bool:
-        """Whether one statement may do, which needs no transaction; unless it has not lately."""
-        left = self._several.get(code, 0)
-        self._several[code] = max(0, left - 1)
-        return not left and self._shape is not None and self._shape.is_whole
-
-    def _on(self, connection: Any, shape: Shape, *, is_fixed: bool) -> Transaction:
-        return PostgresTransaction(connection, shape, self._address.schema or "", is_fixed=is_fixed)
+    def _on(self, connection: Any, shape: Shape, **given: Any) -> Transaction:
+        return PostgresTransaction(connection, shape, self._address.schema or "", **given)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:
         """Hold one moment on a connection of its own."""
-        try:
+        with self._translated():
             async with self._transaction(writes=False) as connection:
                 shape = await self._prepared(connection, writes=False)
                 yield self._on(connection, shape, is_fixed=True)
-        except (*CLIENT_ERRORS,) as error:
-            raise translate(error, self._address.shown) from error
 
     def clone(self) -> PostgresStore:
         """Another on the same database, with connections of its own."""
@@ -335,12 +327,13 @@ class PostgresStore:
 
     async def change_token(self) -> Hashable:
         """The snapshot of the server: the same one shows the same rows, whichever program wrote them."""
-        try:
+        with self._translated():
+            try:
+                return await self._snapshot_text()
+            except (*CLIENT_ERRORS,) as error:
+                if not is_cut(error):
+                    raise
             return await self._snapshot_text()
-        except (*CLIENT_ERRORS,) as error:
-            if not is_cut(error):
-                raise translate(error, self._address.shown) from error
-        return await self._translated(self._snapshot_text())
 
     async def _snapshot_text(self) -> str:
         async with self._connection() as connection:

@@ -16,38 +16,24 @@ CREATE TABLE IF NOT EXISTS workflow_state (
   status text NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL,
   total_steps integer DEFAULT 0, error_message text, execution_time_ms integer, memory_usage_mb real, metadata jsonb,
   is_background_task boolean DEFAULT false, parent_run_id text, task_id text, background_error text);
-CREATE INDEX IF NOT EXISTS idx_workflow_state_status ON workflow_state (status);
-CREATE INDEX IF NOT EXISTS idx_workflow_state_pipeline_id ON workflow_state (pipeline_id);
-CREATE INDEX IF NOT EXISTS idx_workflow_state_parent_run_id ON workflow_state (parent_run_id);
-CREATE INDEX IF NOT EXISTS idx_workflow_state_created_at ON workflow_state (created_at);
 CREATE TABLE IF NOT EXISTS runs (
   run_id text PRIMARY KEY, pipeline_id text NOT NULL, pipeline_name text NOT NULL, pipeline_version text NOT NULL,
   status text NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL,
   execution_time_ms integer, memory_usage_mb real, total_steps integer DEFAULT 0, error_message text);
-CREATE INDEX IF NOT EXISTS idx_runs_status ON runs (status);
-CREATE INDEX IF NOT EXISTS idx_runs_pipeline_id ON runs (pipeline_id);
-CREATE INDEX IF NOT EXISTS idx_runs_created_at ON runs (created_at);
-CREATE INDEX IF NOT EXISTS idx_runs_pipeline_name ON runs (pipeline_name);
 CREATE TABLE IF NOT EXISTS steps (
   id serial PRIMARY KEY, run_id text NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, step_name text NOT NULL,
   step_index integer NOT NULL, status text NOT NULL, output jsonb, raw_response jsonb, cost_usd real,
   token_counts integer, execution_time_ms integer, created_at timestamptz NOT NULL);
-CREATE INDEX IF NOT EXISTS idx_steps_run_id ON steps (run_id);
-CREATE INDEX IF NOT EXISTS idx_steps_step_index ON steps (step_index);
 CREATE TABLE IF NOT EXISTS spans (
   id serial PRIMARY KEY, run_id text NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, span_id text NOT NULL,
   parent_span_id text, name text NOT NULL, start_time double precision NOT NULL, end_time double precision,
   status text NOT NULL, attributes jsonb, created_at timestamptz NOT NULL DEFAULT now());
-CREATE INDEX IF NOT EXISTS idx_spans_run_id ON spans (run_id);
-CREATE INDEX IF NOT EXISTS idx_spans_parent_span_id ON spans (parent_span_id);
 CREATE TABLE IF NOT EXISTS traces (
   run_id text PRIMARY KEY REFERENCES runs (run_id) ON DELETE CASCADE, trace_data jsonb NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now());
 CREATE TABLE IF NOT EXISTS evaluations (
   id serial PRIMARY KEY, run_id text NOT NULL REFERENCES runs (run_id) ON DELETE CASCADE, step_name text,
   score double precision NOT NULL, feedback text, metadata jsonb, created_at timestamptz NOT NULL DEFAULT now());
-CREATE INDEX IF NOT EXISTS idx_evaluations_run_id ON evaluations (run_id);
-CREATE INDEX IF NOT EXISTS idx_evaluations_created_at ON evaluations (created_at);
 CREATE TABLE IF NOT EXISTS system_state (
   key text PRIMARY KEY, value jsonb NOT NULL, updated_at timestamptz NOT NULL DEFAULT now());
 """
@@ -69,7 +55,22 @@ VERSION = 1
 """Of our tables: what a later version of lens has made is read, and not written to."""
 
 _CREATE = "CREATE TABLE IF NOT EXISTS "
-LIBRARY_DDL = {part.split()[0]: _CREATE + part for part in _DDL.split(_CREATE)[1:]}
+_INDEXED = {
+    "workflow_state": ("status", "pipeline_id", "parent_run_id", "created_at"),
+    "runs": ("status", "pipeline_id", "created_at", "pipeline_name"),
+    "steps": ("run_id", "step_index"),
+    "spans": ("run_id", "parent_span_id"),
+    "evaluations": ("run_id", "created_at"),
+}
+LIBRARY_DDL = {
+    (table := part.split()[0]): _CREATE
+    + part
+    + "".join(
+        f"CREATE INDEX IF NOT EXISTS idx_{table}_{column} ON {table} ({column});\n"
+        for column in _INDEXED.get(table, ())
+    )
+    for part in _DDL.split(_CREATE)[1:]
+}
 """By table: of those that are there nothing is run, for ``CREATE INDEX IF NOT EXISTS`` locks their tables, too."""
 
 _VALUES = "".join(

@@ -37,11 +37,14 @@ class PostgresTransaction(PostgresMembers):
         shape: Which tables and columns there are.
         namespace: What tells the advisory locks of this store from those of another in the same database.
         is_fixed: Whether nothing changes during the transaction.
+        locked: The runs that it has locked.
     """
 
-    def __init__(self, connection: Any, shape: Shape, namespace: str = "", *, is_fixed: bool = False) -> None:
+    def __init__(
+        self, connection: Any, shape: Shape, namespace: str = "", *, is_fixed: bool = False, locked: Iterable[str] = ()
+    ) -> None:
         self._db, self._shape, self._namespace, self._is_fixed = connection, shape, namespace, is_fixed
-        self._childless: set[str] = set()
+        self._childless, self._locked, self._seen = set[str](), set(locked), dict[str, RunRow]()
 
     @property
     def parts(self) -> tuple[Any, Shape]:
@@ -54,7 +57,9 @@ class PostgresTransaction(PostgresMembers):
         """Return the runs by id."""
         ids = storable(run_ids)
         sql = queries.runs(self._shape, parents=self._is_fixed and len(ids) <= _PAGE)
-        return {row.run_id: row for row in map(self._run_row, await self._db.fetch(sql, ids))}
+        found = {row.run_id: row for row in map(self._run_row, await self._db.fetch(sql, ids))}
+        self._seen |= {run_id: found.get(run_id, RunRow(run_id)) for run_id in ids if run_id in self._locked}
+        return found
 
     def _run_row(self, row: Sequence[Any]) -> RunRow:
         """The run of a row of `queries.runs`; that it has no background tasks is noted."""
@@ -108,9 +113,8 @@ class PostgresTransaction(PostgresMembers):
     async def _by_start(
         self, hint: RunFilter, border: tuple[int, str] | None, reverse: bool, limit: int | None
     ) -> AsyncIterator[RunRow]:
-        size, wanted = _PAGE if limit is None else max(1, min(limit, _PAGE)), statuses_stored(hint)
-        if wanted is not None:
-            size = min(size, _FIRST)
+        wanted = statuses_stored(hint)
+        size = max(1, min(_PAGE if limit is None else limit, _PAGE if wanted is None else _FIRST))
         statuses = () if wanted is None else (list(wanted[0]),)
         is_first = self._is_fixed
         while True:
@@ -168,7 +172,7 @@ class PostgresTransaction(PostgresMembers):
         ids = [row[0] for row in await self._db.fetch(queries.keys_unreadable(self._shape))]
         if after is not None and after[0] == NO_START:
             ids = [run_id for run_id in ids if (run_id > after[1] if reverse else run_id < after[1])]
-        found = await self.runs(ids)
+        found = await self.runs(ids) if ids else {}
         for run_id in ids if reverse else reversed(ids):
             if run_id in found:
                 yield found[run_id]
@@ -177,13 +181,10 @@ class PostgresTransaction(PostgresMembers):
         """Return ids by their beginning."""
         if "\0" in prefix:
             return []
-        parts = [
-            f"""(SELECT run_id FROM {table} WHERE run_id COLLATE "C" >= $1::text AND starts_with(run_id, $1::text)
-              ORDER BY run_id COLLATE "C" LIMIT $2)"""
-            for table in ("runs", "workflow_state")
-            if self._shape.has(table)
-        ]
-        return sorted([row[0] for row in await self._db.fetch(" UNION ".join(parts), prefix, limit)])[:limit]
+        part = """(SELECT run_id FROM {} t WHERE run_id COLLATE "C" >= $1::text AND starts_with(run_id, $1::text)
+          ORDER BY run_id COLLATE "C" LIMIT $2)"""
+        sql = " UNION ".join(part.format(queries.source(table, self._shape)) for _, table in queries.SIDES)
+        return sorted([row[0] for row in await self._db.fetch(sql, prefix, limit)])[:limit]
 
     async def tasks_of(self, run_ids: Sequence[str]) -> list[str]:
         """Return the ids of background tasks."""
@@ -194,60 +195,56 @@ class PostgresTransaction(PostgresMembers):
         return [row[0] for row in await self._db.fetch(sql, sought)]
 
     async def put_run(self, row: RunRow, index: RunIndex) -> None:
-        """Save state and metadata, each in its table; the index is what the columns say."""
-        for kind, table, document in (("state", "workflow_state", row.state), ("run", "runs", row.run)):
-            if document is not None:
-                await self._put(kind, table, row.run_id, document)
-            else:
-                await self._db.execute(queries.forget_row(table, kind), row.run_id)
+        """Save state and metadata, each in its table, what has changed of them; the index is what the columns say."""
+        seen, ways, values = self._seen.get(row.run_id), [], [row.run_id]
+        for kind, table in queries.SIDES:
+            document = getattr(row, kind)
+            way = "forget"
+            if seen is not None and getattr(seen, kind) == document:
+                way = ""
+            elif document is not None:
+                told, is_whole = self._told(table, row.run_id, document)
+                way = "row" if is_whole else "document" if is_whole is None else ""
+                if is_whole is False:
+                    await self._put(kind, table, row.run_id, document, told)
+                else:
+                    values += told if is_whole else [*told, document.decode()]
+            ways.append(way)
+        if any(ways):
+            await self._db.execute(queries.save(self._shape, *ways), *values)
+        if row.run_id in self._locked:
+            self._seen[row.run_id] = row
 
-    async def _put(self, kind: str, table: str, run_id: str, document: bytes) -> None:
-        """Write a row, and also the document where the row cannot represent all of it."""
-        sql = queries.put(table, "run_id", kind, self._shape)
-        key, stamp, *found = await self._db.fetchrow(sql, *self._told(table, run_id, document)[0])
+    async def _put(self, kind: str, table: str, run_id: str, document: bytes, told: Sequence[Any]) -> None:
+        """Write a row, and also the document where the row, as it is found, does not represent all of it."""
+        key, stamp, *found = await self._db.fetchrow(queries.put(table, "run_id", kind, self._shape), *told)
         if not is_faithful(table, document, found):
             await self._keep([(kind, run_id, key, document, stamp)])
 
     async def add_runs(self, rows: Sequence[RunRow]) -> None:
         """Write the rows of new runs, all at once."""
-        for kind, table in (("state", "workflow_state"), ("run", "runs")):
-            own = {row.run_id: data for row in rows if (data := row.state if kind == "state" else row.run) is not None}
-            others: list[tuple[str, list[Any]]] = []
-            plain: list[tuple[str, list[Any]]] = []
-            for run_id, data in own.items():
-                values, is_plain = self._told(table, run_id, data)
-                (plain if is_plain else others).append((run_id, values))
-            await self._copy(table, [values for _, values in plain])
-            if not others:
-                continue
-            made = await self._db.fetch(
-                queries.add(table, self._shape, "run_id"), *zip(*(values for _, values in others), strict=True)
-            )
-            lossy = [
-                (kind, run_id, "", own[run_id], stamp)
-                for run_id, stamp, *found in made
-                if not is_faithful(table, own[run_id], found)
-            ]
-            await self._keep(lossy)
+        self._seen.clear()
+        for kind, table in queries.SIDES:
+            documents = {row.run_id: getattr(row, kind) for row in rows if getattr(row, kind) is not None}
+            await self._add(kind, table, sorted(documents.items()), "run_id")
 
-    async def _add(self, kind: ChildKind, rows: Sequence[ChildRow]) -> None:
-        """Write rows of children, all at once; those of a run stay in their order."""
-        table = _TABLES[kind]
-        told = [self._told(table, row.run_id, row.data) for row in rows]
-        odd = {row.run_id for row, (_, is_plain) in zip(rows, told, strict=True) if not is_plain}
-        await self._copy(table, [values for row, (values, _) in zip(rows, told, strict=True) if row.run_id not in odd])
-        others = [(row, values) for row, (values, _) in zip(rows, told, strict=True) if row.run_id in odd]
+    async def _add(self, kind: str, table: str, rows: Sequence[tuple[str, bytes]], by: str = "id") -> None:
+        """Write new rows, all at once; those of a run stay in their order, and have rising keys."""
+        told = [self._told(table, *row) for row in rows]
+        odd = {run_id for (run_id, _), (_, is_whole) in zip(rows, told, strict=True) if not is_whole}
+        both = list(zip(rows, (values for values, _ in told), strict=True))
+        await self._copy(table, [values for (run_id, _), values in both if run_id not in odd])
+        others = [(row, values) for row, values in both if row[0] in odd]
         if not others:
             return
-        made = await self._db.fetch(
-            queries.add(table, self._shape), *zip(*(values for _, values in others), strict=True)
-        )
-        # Ids are given in the order of the rows; the server may return them in any order.
-        ordered = zip(others, sorted(made, key=lambda one: int(one[0])), strict=True)
+        arrays = zip(*(values for _, values in others), strict=True)
+        made = await self._db.fetch(queries.add(table, self._shape, by), *arrays)
+        # The server may return them in any order.
+        made.sort(key=lambda one: one[0] if by == "run_id" else int(one[0]))
         lossy = [
-            (kind, row.run_id, key, row.data, stamp)
-            for (row, _), (key, stamp, *found) in ordered
-            if not is_faithful(table, row.data, found)
+            (kind, run_id, "" if by == "run_id" else key, data, stamp)
+            for ((run_id, data), _), (key, stamp, *found) in zip(others, made, strict=True)
+            if not is_faithful(table, data, found)
         ]
         await self._keep(lossy)
 
@@ -262,11 +259,13 @@ class PostgresTransaction(PostgresMembers):
         sql = queries.add(table, self._shape, "run_id", returns=False)
         await self._db.execute(sql, *zip(*rows, strict=True))
 
-    def _told(self, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool]:
-        """What the columns that there are take of a document, and whether that is certainly all of it."""
+    def _told(self, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool | None]:
+        """What the columns that there are take of a document, and whether that is certainly all; None if it is not."""
         document = {**safe_loads(data), "run_id": run_id}
         there, values = self._shape.columns[table], values_of(table, document)
-        is_whole = len(there) >= len(COLUMNS[table]) and is_plain(table, data, document)
+        is_whole: bool | None = len(there) >= len(COLUMNS[table]) and is_plain(table, data, document)
+        if any(value is not None and name not in COLUMNS[table] for name, value in document.items()):
+            is_whole = None
         return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there], is_whole
 
     async def _keep(self, rows: Sequence[tuple[str, str, str, bytes, str | None]]) -> None:
@@ -277,11 +276,10 @@ class PostgresTransaction(PostgresMembers):
             await self._db.execute(queries.KEEP, kinds, run_ids, keys, texts, stamps)
 
     async def _forget(self, kind: str, run_id: str, keys: Sequence[str] | None = None) -> None:
-        if self._shape.has("lens_documents"):
-            some = "" if keys is None else " AND key = ANY($3::text[])"
-            values = () if keys is None else (list(keys),)
-            sql = f"DELETE FROM lens_documents WHERE kind = $1 AND run_id = $2{some}"
-            await self._db.execute(sql, kind, run_id, *values)
+        some, given = ("", ()) if keys is None else (" AND key = ANY($3::text[])", (list(keys),))
+        await self._db.execute(
+            f"DELETE FROM lens_documents WHERE kind = $1 AND run_id = $2{some}", kind, run_id, *given
+        )
 
     # --- children
 
@@ -307,11 +305,11 @@ class PostgresTransaction(PostgresMembers):
             await self._replace_spans(rows)
         known = await self._known({row.run_id for row in rows})
         if fitting := [row for row in rows if row.run_id in known]:
-            await self._add(kind, fitting)
+            await self._add(kind, table, [(row.run_id, row.data) for row in fitting])
         for row in rows:
             if row.run_id not in known:
                 await self._keep([(kind, row.run_id, await self._next_key(), row.data, None)])
-        if replaces is not None and self._shape.has("traces"):
+        if replaces is not None:
             await self._save_trace(replaces, rows)
 
     async def _known(self, run_ids: set[str]) -> set[str]:
@@ -349,21 +347,17 @@ class PostgresTransaction(PostgresMembers):
         """Return values by key."""
         if space == "system":
             return await self._system(keys)
-        if not self._shape.has(_VALUES[space]):
-            return {}
         some, given = ("", ()) if keys is None else (" WHERE key = ANY($1::text[])", (storable(keys),))
-        rows = await self._db.fetch(f"SELECT key, value FROM {_VALUES[space]}{some}", *given)
+        table = queries.source(_VALUES[space], self._shape)
+        rows = await self._db.fetch(f"SELECT key, value FROM {table} t{some}", *given)
         return {row[0]: row[1].encode() for row in rows}
 
     async def _system(self, keys: Sequence[str] | None) -> dict[str, bytes]:
-        if not self._shape.has("system_state"):
-            return {}
-        exact = "NULL"
-        if self._shape.has("lens_documents"):
-            exact = """(SELECT d.document FROM lens_documents d WHERE d.kind = 'system' AND d.run_id = t.key
-              AND d.key = '' AND d.stamp = md5(t::text))"""
         some, given = ("", ()) if keys is None else ("WHERE t.key = ANY($1::text[])", (storable(keys),))
-        sql = f"SELECT t.key, {exact}, {queries.columns('system_state', 't', self._shape)} FROM system_state t {some}"
+        entries, documents = (queries.source(name, self._shape) for name in ("system_state", "lens_documents"))
+        columns = f"{queries.kept('t')}, {queries.columns('system_state', 't', self._shape)}"
+        on = "(d_t.run_id, d_t.kind, d_t.key) = (t.key, 'system', '')"
+        sql = f"SELECT t.key, {columns} FROM {entries} t LEFT JOIN {documents} d_t ON {on} {some}"
         return {
             row[0]: document_of("system_state", row[2:]) if row[1] is None else row[1].encode()
             for row in await self._db.fetch(sql, *given)
@@ -387,9 +381,8 @@ class PostgresTransaction(PostgresMembers):
     async def facts(self) -> Mapping[str, Any]:
         """Return ``size_bytes`` of all tables with their indexes, and ``last_write_at``."""
         tables = [table for table in (*LIBRARY_TABLES, *LENS_TABLES) if self._shape.has(table)]
-        size = await self._db.fetchval(
-            "SELECT sum(pg_total_relation_size(t::regclass)) FROM unnest($1::text[]) t", tables
-        )
+        sql = "SELECT sum(pg_total_relation_size(t::regclass)) FROM unnest($1::text[]) t"
+        size = await self._db.fetchval(sql, tables)
         newest = [
             await self._db.fetchval(f"SELECT max(updated_at) FROM {table} WHERE isfinite(updated_at)")
             for table in ("workflow_state", "runs")
@@ -399,7 +392,10 @@ class PostgresTransaction(PostgresMembers):
 
     async def lock(self, run_ids: Iterable[str]) -> None:
         """Lock the ids for those who ask as we do, and the rows for everybody."""
-        await self._db.fetchrow(queries.lock(self._shape), sorted(storable(run_ids)), self._namespace)
+        ids = sorted(set(storable(run_ids)) - self._locked)
+        if ids:
+            await self._db.fetchrow(queries.lock(), ids, self._namespace)
+            self._locked.update(ids)
 
 
 def _child(kind: ChildKind, row: Sequence[Any]) -> ChildRow:

@@ -57,6 +57,12 @@ def quoted(name: str) -> str:
     return f'"{doubled}"'
 
 
+def literal(text: str) -> str:
+    """A text as SQL takes any, whatever the server's settings."""
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'"
+
+
 def _place(netloc: str, path: str, schema: str | None, query: dict[str, str]) -> str:
     hosts = netloc.rpartition("@")[2]
     telling_names = ("host", "port", "dbname", "search_path", "options")
