@@ -154,9 +154,10 @@ def zones_of(session: Session) -> list[tzinfo]:
 
     A run that was resumed, and saved since its row of ``runs`` was ended, gives none away.
     """
-    if session.zone_is_set or session.zone is UTC or not session.shape.has(_RUNS, "end_time"):
+    times = session.shape.has(_RUNS, "end_time") and session.shape.has(_WS, "updated_at")
+    if session.zone_is_set or session.zone is UTC or not times:
         return [session.zone]
-    found = session.rows(queries.zones_apart())
+    found = session.rows(queries.zones_apart(session.shape))
     quarters = {row[0] for row in found if row[0] is not None and abs(row[0]) <= _FURTHEST}
     return [session.zone, *(timezone(queries.QUARTER_HOUR * quarter) for quarter in sorted(quarters))]
 

@@ -24,13 +24,14 @@ _ROW = 10
 # --- planning
 
 
-def zones_apart() -> str:
+def zones_apart(shape: Shape) -> str:
     """By how many quarters of an hour naive times of states and UTC times of their runs differ, each number once."""
     apart = "(julianday(substr(s.updated_at, 1, 19)) - julianday(substr(r.end_time, 1, 19)))"
+    at_rest = " AND s.status <> 'running'" if shape.has(_WS, "status") else ""
     return (
         f"SELECT DISTINCT CAST(round({apart} * {timedelta(days=1) // QUARTER_HOUR}) AS INTEGER) FROM {_WS} s "
         f"JOIN {_RUNS} r ON r.run_id = s.run_id WHERE r.end_time <> '' AND s.updated_at NOT GLOB '*[Z+]*' "
-        f"AND substr(s.updated_at, 11) NOT LIKE '%-%' AND s.status <> 'running'"
+        f"AND substr(s.updated_at, 11) NOT LIKE '%-%'{at_rest}"
     )
 
 
