@@ -22,7 +22,7 @@ from flujo_lens.operations.transfer import Transfer, Transferred, groups_of, loo
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.postgres import PostgresBackend
-from flujo_lens.state.backends.postgres.tables import LENS_TABLES
+from flujo_lens.state.backends.postgres.tables import LENS_TABLES, LIBRARY_TABLES
 from flujo_lens.state.claims import Holder
 from flujo_lens.state.deletion import DeletionRequest
 from flujo_lens.state.portable import digests_of
@@ -421,3 +421,37 @@ def test_a_read_is_tried_again_after_its_connection_was_cut(pg16: PostgresServer
 
     pg16.hang_up()
     assert use(f"{pg16.uri}&schema=cut", work)["status"] == "running"
+
+
+def test_any_table_may_be_missing(pg16: PostgresServer) -> None:
+    """What it would hold reads as empty, by every read, and a store without runs and states is none."""
+    uri = f"{pg16.uri}&schema=missing"
+    pg16.execute("CREATE SCHEMA missing", "SELECT 1")
+    state = {"pipeline_name": "p", "status": "failed", "pipeline_context": {"n": 1e20}}
+
+    async def fill(backend: PostgresBackend) -> None:
+        await backend.save_run_start({"run_id": "r", "pipeline_name": "p", "status": "failed"})
+        await backend.save_state("r", state)
+
+    async def look(backend: PostgresBackend) -> Any:
+        failed = RunFilter(statuses=frozenset({"failed"}))
+        for wanted in (RunFilter(), failed, RunFilter(parent="r"), RunFilter(statuses=frozenset({"completed"}))):
+            for reverse in (False, True):
+                await backend.query_runs(wanted, reverse=reverse, after=(datetime(2020, 1, 1, tzinfo=UTC), "x"))
+            await backend.count_runs(wanted)
+        await backend.plan_deletion(DeletionRequest(now=datetime.now(UTC), cutoff=datetime.now(UTC)))
+        await backend.load_state("r")
+        assert await backend.find_run_ids("r") == ["r"]
+        assert await backend.read_claims() == {}
+        assert await backend.read_system_state() == ()
+        await backend.get_spans("r")
+        await backend.read_evaluations("r")
+        detail = await backend.read_run("r")
+        assert detail is not None
+        return [run.run_id for run in (await backend.query_runs(failed)).items], detail.run.status
+
+    use(uri, fill)
+    for table in (*LIBRARY_TABLES, *LENS_TABLES):
+        pg16.execute(f"ALTER TABLE missing.{table} RENAME TO hidden", "SELECT 1")
+        assert use(uri, look) == (["r"], "failed"), table
+        pg16.execute(f"ALTER TABLE missing.hidden RENAME TO {table}", "SELECT 1")
