@@ -64,8 +64,8 @@ class PostgresMembers:
         return f"odd, run_id, status, name, updated, started, {admitted} AS admitted, parent, c.value AS claim"
 
     def _claims(self) -> str:
-        claims = f"SELECT key, value FROM {queries.source('lens_claims', self._shape)} c"
-        return f"LEFT JOIN ({claims}) c ON c.key = run.run_id"
+        claims = queries.source("lens_claims", self._shape)
+        return f"LEFT JOIN (SELECT key, value FROM {claims} c) c ON c.key = run.run_id"
 
     def _parents(self) -> str:
         columns = self._shape.columns.get("workflow_state", frozenset[str]())

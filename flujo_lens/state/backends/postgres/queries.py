@@ -1,7 +1,7 @@
 """The SQL, by name. Ids are ordered by their code points (``COLLATE "C"``), as everywhere in lens.
 
 Pages are keyset pages in row form: with an ``OR`` in its place PostgreSQL reads the whole index. What is missing from a
-store (a half made schema, no tables of ours) is left out of a statement by its `Shape`.
+store (a half made schema, no tables of ours) is selected from as an empty table.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def source(table: str, shape: Shape) -> str:
     """What is selected from: the table, or nothing, where there is none."""
     texts = ("run_id", "status", "kind", "key", "document", "stamp", "value")
     nothing = ", ".join(f"NULL::text AS {name}" for name in texts)
-    empty = f"(SELECT {nothing}, NULL::timestamptz AS created_at, NULL::integer AS id WHERE false)"
-    return table if shape.has(table) else empty
+    others = "NULL::timestamptz AS created_at, NULL::int AS id"
+    return table if shape.has(table) else f"(SELECT {nothing}, {others} WHERE false)"
 
 
 def _both(shape: Shape) -> tuple[str, str]:
@@ -82,18 +82,20 @@ def _row(table: str, kind: str, shape: Shape) -> str:
   FROM {source(table, shape)} {row} WHERE {row}.run_id = wanted.id OFFSET 0) {alias} ON true"""
 
 
-_IDS = "SELECT id, NULL AS started FROM unnest($1::text[]) AS id"
+IDS, ONE = "SELECT id, NULL AS started FROM unnest($1::text[]) AS id", "SELECT $1::text AS id, NULL AS started"
+# An array is planned anew each time, one id is not.
+
 _PARENTS = """wanted.id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
   WHERE parent_run_id = ANY(ARRAY(SELECT id FROM wanted))))"""
 
 
 @lru_cache
-def runs(shape: Shape, wanted: str = _IDS, order: str = "", *, parents: bool = False) -> str:
+def runs(shape: Shape, wanted: str, order: str = "", *, parents: bool = False) -> str:
     """Runs: start, id, whether they have tasks, state there?, its document; the same of ``runs``; columns of both.
 
     Args:
         shape: What there is.
-        wanted: A query for the columns ``id`` and ``started``; else the ids are $1.
+        wanted: A query for the columns ``id`` and ``started``.
         order: An ORDER BY.
         parents: Whether it is asked for that they have background tasks; else NULL.
     """
@@ -224,18 +226,18 @@ def keys_unreadable(shape: Shape) -> str:
     return f'SELECT run_id AS id FROM ({both}) u ORDER BY run_id COLLATE "C"'
 
 
-def children(table: str, kind: str, shape: Shape, everything: bool) -> str:
-    """The rows of one kind, oldest first: run, stored document, columns. $1 are the runs unless `everything`.
+@lru_cache
+def children(table: str, kind: str, shape: Shape, some: str) -> str:
+    """The rows of one kind, oldest first: run, stored document, columns; `some` is a condition on the run.
 
     Last come the documents that the library's tables have no row for: those of unknown runs.
     """
     documents, nothing = source("lens_documents", shape), ", ".join("NULL" for _ in COLUMNS[table])
-    some = "true" if everything else "{0}.run_id = ANY($1::text[])"
     return f"""SELECT t.run_id, {kept("t")}, {columns(table, "t", shape)}, t.id AS place, '' AS key
 FROM {source(table, shape)} t LEFT JOIN {documents} d_t ON d_t.kind = '{kind}' AND d_t.run_id = t.run_id
-  AND d_t.key = t.id::text WHERE {some.format("t")}
+  AND d_t.key = t.id::text WHERE t.run_id {some}
 UNION ALL SELECT run_id, document, {nothing}, NULL, key FROM {documents} d
-WHERE kind = '{kind}' AND stamp IS NULL AND {some.format("d")} ORDER BY place NULLS LAST, key"""
+WHERE kind = '{kind}' AND stamp IS NULL AND d.run_id {some} ORDER BY place NULLS LAST, key"""
 
 
 @lru_cache
@@ -310,13 +312,19 @@ def _there(table: str, shape: Shape) -> list[tuple[str, str]]:
     return [(name, kind) for name, kind in COLUMNS[table].items() if name in shape.columns.get(table, ())]
 
 
-def lock(ids: str = "$1::text[]", namespace: str = "$2::text") -> str:
-    """Lock ids of a namespace for those who ask as we do, and their rows for everybody; each in an order."""
-    rows = f"""WHERE run_id = ANY({ids}) ORDER BY run_id COLLATE "C" FOR UPDATE"""
-    return f"""WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock(1818585715, lock) FROM (
-  SELECT DISTINCT hashtext({namespace} || id) AS lock FROM unnest({ids}) AS id ORDER BY lock) AS locks),
-r AS MATERIALIZED (SELECT run_id FROM runs {rows}), s AS MATERIALIZED (SELECT run_id FROM workflow_state {rows})
+_ROWS = 'WHERE run_id = ANY($1::text[]) ORDER BY run_id COLLATE "C" FOR UPDATE'
+LOCK = f"""WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock(1818585715, lock) FROM (
+  SELECT DISTINCT hashtext($2::text || id) AS lock FROM unnest($1::text[]) AS id ORDER BY lock) AS locks),
+r AS MATERIALIZED (SELECT run_id FROM runs {_ROWS}), s AS MATERIALIZED (SELECT run_id FROM workflow_state {_ROWS})
 SELECT (SELECT count(*) FROM held), (SELECT count(*) FROM r), (SELECT count(*) FROM s)"""
+"""Locks ids of a namespace for those who ask as we do, and their rows for everybody; each in an order."""
+
+
+def lock_one(run_id: str, namespace: str) -> str:
+    """The same for one id, as statements without parameters; both are literals."""
+    held = f"SELECT pg_advisory_xact_lock(1818585715, hashtext({namespace} || {run_id}))"
+    rows = "; ".join(f"SELECT FROM {table} WHERE run_id = {run_id} FOR UPDATE" for _, table in SIDES[::-1])
+    return f"{held}; {rows}"
 
 
 _FREE = "WHERE run_id = ANY($1::text[]) FOR UPDATE SKIP LOCKED"
@@ -325,9 +333,7 @@ LOCK_FREE = f"""WITH held AS MATERIALIZED (
 r AS MATERIALIZED (SELECT run_id FROM runs {_FREE}), s AS MATERIALIZED (SELECT run_id FROM workflow_state {_FREE})
 SELECT id FROM held WHERE (id IN (SELECT run_id FROM r) OR NOT EXISTS (SELECT FROM runs t WHERE t.run_id = id))
   AND (id IN (SELECT run_id FROM s) OR NOT EXISTS (SELECT FROM workflow_state t WHERE t.run_id = id))"""
-"""Locks those of ids ($1), of a namespace ($2), that nobody has locked, and returns them.
-
-Of a row that another transaction is changing nothing is waited for: this transaction holds up nobody."""
+"""Locks those of ids ($1), of a namespace ($2), that nobody has locked, without waiting for anybody; returns them."""
 
 
 def storable(texts: Iterable[str]) -> list[str]:

@@ -293,7 +293,7 @@ class PostgresStore:
     ) -> T:
         lock, has_shape = "", not anew and self._shape is not None and self._shape.is_whole
         if has_shape and run_id is not None and "\0" not in run_id:
-            lock = queries.lock(f"ARRAY[{literal(run_id)}]", literal(self._address.schema or ""))
+            lock = queries.lock_one(literal(run_id), literal(self._address.schema or ""))
         async with self._connection() as connection:
             code = getattr(work, "__code__", None)
             self._several[code] = left = max(0, self._several.get(code, 0) - 1)  # it takes more than one statement

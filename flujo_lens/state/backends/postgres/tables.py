@@ -73,10 +73,8 @@ LIBRARY_DDL = {
 }
 """By table: of those that are there nothing is run, for ``CREATE INDEX IF NOT EXISTS`` locks their tables, too."""
 
-_VALUES = "".join(
-    f'\n{_CREATE}{name} (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);' for name in LENS_TABLES[:4]
-)
-LENS_DDL = f"""{_VALUES}
+_KEYED = "".join(f'\n{_CREATE}{t} (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);' for t in LENS_TABLES[:4])
+LENS_DDL = f"""{_KEYED}
 CREATE TABLE IF NOT EXISTS lens_documents (
   kind text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
   document text NOT NULL, stamp text, PRIMARY KEY (run_id, kind, key));

@@ -56,8 +56,9 @@ class PostgresTransaction(PostgresMembers):
     async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
         """Return the runs by id."""
         ids = storable(run_ids)
-        sql = queries.runs(self._shape, parents=self._is_fixed and len(ids) <= _PAGE)
-        found = {row.run_id: row for row in map(self._run_row, await self._db.fetch(sql, ids))}
+        wanted, given = (queries.ONE, ids[0]) if len(ids) == 1 else (queries.IDS, ids)
+        sql = queries.runs(self._shape, wanted, parents=self._is_fixed and len(ids) <= _PAGE)
+        found = {row.run_id: row for row in map(self._run_row, await self._db.fetch(sql, given))}
         self._seen |= {run_id: found.get(run_id, RunRow(run_id)) for run_id in ids if run_id in self._locked}
         return found
 
@@ -287,11 +288,11 @@ class PostgresTransaction(PostgresMembers):
         """Yield the rows of one kind; those of more than one run by a cursor."""
         table = _TABLES[kind]
         given = () if run_ids is None else (storable(run_ids),)
-        sql = queries.children(table, kind, self._shape, run_ids is None)
-        if run_ids is not None and len(run_ids) == 1:
-            for row in await self._db.fetch(sql, *given):
+        if given and len(given[0]) == 1:
+            for row in await self._db.fetch(queries.children(table, kind, self._shape, "= $1::text"), given[0][0]):
                 yield _child(kind, row)
             return
+        sql = queries.children(table, kind, self._shape, "= ANY($1::text[])" if given else "IS NOT NULL")
         async for row in self._db.cursor(sql, *given, prefetch=_PREFETCH):
             yield _child(kind, row)
 
@@ -394,7 +395,7 @@ class PostgresTransaction(PostgresMembers):
         """Lock the ids for those who ask as we do, and the rows for everybody."""
         ids = sorted(set(storable(run_ids)) - self._locked)
         if ids:
-            await self._db.fetchrow(queries.lock(), ids, self._namespace)
+            await self._db.fetchrow(queries.LOCK, ids, self._namespace)
             self._locked.update(ids)
 
 

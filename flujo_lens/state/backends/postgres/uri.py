@@ -53,14 +53,12 @@ def address_of(uri: str) -> Address:
 
 def quoted(name: str) -> str:
     """A name as SQL takes any."""
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
+    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
     """A text as SQL takes any, whatever the server's settings."""
-    escaped = text.replace("\\", "\\\\").replace("'", "''")
-    return f"E'{escaped}'"
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _place(netloc: str, path: str, schema: str | None, query: dict[str, str]) -> str:
