@@ -6,6 +6,7 @@ The file has no data of runs: only names, versions, statuses, steps, shapes, cou
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -123,6 +124,8 @@ def save_inflight(path: Path, found: Inflight, *, force: bool = False) -> None:
     try:
         check_link(path)
         place = path.resolve()
+        if place.is_symlink():  # in a circle, from Python 3.13 on
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         why = getattr(error, "strerror", None) or error
         raise OperationFailedError(f"cannot write {path}: {why}", hint="no file was left") from error

@@ -395,7 +395,7 @@ def test_a_plain_name_where_that_is_one(place: Place) -> None:
     plain = ["per%cent_under", "üñí-run", "two\nlines", "back\\slash", ".hidden", "x" * 250]
     for run_id in plain:
         place.use(lambda b, i=run_id: b.save_state(i, state(i)))
-    assert sorted(os.listdir(place.folder)) == sorted(f"{run_id}.json" for run_id in plain)
+    assert sorted(os.listdir(place.folder)) == sorted(os.fsdecode(f"{run_id}.json".encode()) for run_id in plain)
 
 
 def test_a_name_that_is_taken(place: Place) -> None:
@@ -828,20 +828,22 @@ def test_the_user_cache_is_the_default(place: Place, monkeypatch: pytest.MonkeyP
 # --- writing
 
 
+KEPT = ("binary-001", "meta-001", "üñí-run", "paused-001")
+
+
 def test_a_state_is_written_as_the_library_does(copied: Place) -> None:
-    names = {"binary-001.json", "meta-001.json", "üñí-run.json", "paused-001.json"}
-    before = {name: json.loads((copied.folder / name).read_bytes()) for name in names}
+    files = {name: copied.folder / os.fsdecode(f"{name}.json".encode()) for name in KEPT}
+    before = {name: json.loads(file.read_bytes()) for name, file in files.items()}
 
     async def work(backend: FileBackend) -> None:
-        for name in names:
-            run_id = name.removesuffix(".json")
+        for run_id in KEPT:
             loaded = await backend.load_state(run_id)
             assert loaded is not None
             await backend.save_state(run_id, loaded)
 
     copied.use(work)
-    for name in names:
-        written = (copied.folder / name).read_text(encoding="ascii")
+    for name, file in files.items():
+        written = file.read_text(encoding="ascii")
         assert json.loads(written) == before[name]
         assert list(json.loads(written)) == sorted(before[name])
     assert not (copied.folder / ".lens-history").exists()

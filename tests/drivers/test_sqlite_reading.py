@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sqlite3
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta, timezone
@@ -452,7 +453,8 @@ def test_a_blob_of_a_state_that_is_not_what_it_should_be(blob: str, tmp_path: Pa
     assert set(found) == {*(s["run_id"] for s in bad), "good"}
     assert found["good"].problems == ()
     for column, status in kinds:
-        if blob in BAD_BLOBS and value and column in ("metadata", "step_history"):
+        is_read = blob == "deep" and sys.version_info >= (3, 13)  # whose json goes deeper
+        if blob in BAD_BLOBS and not is_read and value and column in ("metadata", "step_history"):
             assert detail(path, f"{column} {status}").run.problems == (f"{BLOBS[column]} does not parse",)
     for column in BLOBS:
         load = partial(read, path, lambda b, run_id=f"{column} failed": b.load_state(run_id))

@@ -156,6 +156,7 @@ def end(error: BaseException | None) -> None:
     atexit._run_exitfuncs()
     if (left := sys.modules["__main__"].__dict__) is not globals():
         left.clear()
+    warnings.simplefilter("ignore", ResourceWarning)  # as by default
     gc.collect()  # what the program has left open is closed, as by Python's own end
     for stream in (sys.stdout, sys.stderr):
         try:
