@@ -89,7 +89,7 @@ def by_promtool(*arguments: str, text: str = "", **more: Any) -> str:
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("no promtool on this machine")
-    done = subprocess.run([program, *arguments], input=text, capture_output=True, text=True, check=False, **more)
+    done = subprocess.run([program, *arguments], input=text, capture_output=True, encoding="utf-8", check=False, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

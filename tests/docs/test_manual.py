@@ -54,7 +54,7 @@ def _run(*words: str | Path, stdin: str | None = None) -> tuple[str, str]:
     if shutil.which(str(words[0])) is None:
         pytest.skip(f"{words[0]} is not installed")
     done = subprocess.run(
-        [str(word) for word in words], input=stdin, capture_output=True, text=True, timeout=60, check=False
+        [str(word) for word in words], input=stdin, capture_output=True, encoding="utf-8", timeout=60, check=False
     )
     return done.stdout, done.stderr
 

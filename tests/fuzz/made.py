@@ -444,7 +444,7 @@ def _odd_document(chance: Chance, path: Path) -> None:
 def _odd_entry(chance: Chance, path: Path) -> None:
     """Entries that are no plain files, or have odd names."""
     with suppress(OSError):
-        name = chance.choice(NAMES)
+        name = os.fsdecode(chance.choice(NAMES).encode())  # in UTF-8, whatever the locale
         what = chance.randrange(5)
         target = path.parent / name
         if what == 0:
