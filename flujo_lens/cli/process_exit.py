@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["exits_guarded"]
-
 _NAMES = ("_exit", "abort", "execv", "execve")
 """The other functions of `os` that replace the process call `execv` or `execve`."""
 

@@ -19,8 +19,6 @@ from flujo_lens.state.backends.core.record_spool import RecordSpool
 from flujo_lens.state.deletion import Record
 from flujo_lens.state.registry import driver_name, load_driver
 
-__all__ = ["check_convertible", "groups_in"]
-
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 

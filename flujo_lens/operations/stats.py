@@ -14,8 +14,6 @@ from flujo_lens.state.stale_runs import claims_of, gone_runs
 from flujo_lens.state.statistics import GroupStats, PipelineStats, Stats
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["FIGURES", "grouped_statistics", "sorted_stats", "statistics"]
-
 T = TypeVar("T", GroupStats, PipelineStats)
 
 FIGURES = ("runs", "failed", "cost", "tokens", "duration", "avg", "p50", "p95", "p99")

@@ -32,8 +32,6 @@ from flujo_lens.state.backends.core.record_spool import RecordSpool, SpoolsRecor
 from flujo_lens.state.portable import digests_of
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["CONFLICTS", "Groups", "Target", "Transfer", "Transferred", "groups_of", "look_at", "transfer"]
-
 CONFLICTS = ("fail", "skip", "replace")
 """What is done with a run that exists in the target and differs."""
 

@@ -27,18 +27,6 @@ from flujo_lens.state.deletion import Record
 from flujo_lens.state.stripped import Stripped
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = [
-    "CHILDREN",
-    "MARK",
-    "digests_of",
-    "plain_evaluation",
-    "plain_run",
-    "plain_span",
-    "plain_state",
-    "plain_step",
-    "run_of_state",
-]
-
 Document = dict[str, Any]
 
 CHILDREN = ("steps", "spans", "evaluations")

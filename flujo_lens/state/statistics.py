@@ -8,18 +8,6 @@ from datetime import datetime
 
 from flujo_lens.state.views import RunSummary
 
-__all__ = [
-    "DURATION_BOUNDS_MS",
-    "Durations",
-    "FailureGroup",
-    "GroupStats",
-    "PipelineStats",
-    "SpanStats",
-    "Stats",
-    "StoreMetrics",
-    "StoreStatus",
-]
-
 DURATION_BOUNDS_MS = (
     *(100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 30_000.0, 60_000.0, 120_000.0, 300_000.0, 600_000.0),
     *(1_800_000.0, 3_600_000.0, 7_200_000.0, 21_600_000.0, 86_400_000.0, 604_800_000.0),

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-__all__ = ["FORMATS", "follow_run"]
-
 FORMATS = ("table", "ndjson", "csv", "tsv")
 """Formats of what has no end."""
 

@@ -9,8 +9,6 @@ from flujo_lens.errors import UsageError
 from flujo_lens.rendering.columns import RUN
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["print_runs"]
-
 
 def print_runs(app: App, out: Output, wanted: RunFilter, limit: int | None, asked: Asked) -> None:
     """Print runs: a page, or all if `limit` is None; by their start, or sorted."""

@@ -22,18 +22,6 @@ from flujo_lens.state.views import Evaluation, RunFilter, RunSummary, SystemEntr
 if TYPE_CHECKING:
     from flujo_lens.config import StoreChoice
 
-__all__ = [
-    "driver_list",
-    "evaluation_list",
-    "glob_of",
-    "print_status",
-    "store_list",
-    "system_list",
-    "system_value",
-    "task_list",
-    "waiting_list",
-]
-
 FEW_GROUPS = 20
 PAUSED = frozenset({"paused"})
 _WAITING = RunFilter(statuses=PAUSED)

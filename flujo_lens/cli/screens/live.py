@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-__all__ = ["LONG_TICK", "TICK", "EventLines", "LiveScreen", "Outage", "has_screen", "run_until_stopped", "until_now"]
-
 T = TypeVar("T")
 Draw = Callable[[int, int], "RenderableType"]
 """Makes the screen for a width and a height in cells."""

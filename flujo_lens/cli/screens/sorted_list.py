@@ -13,8 +13,6 @@ from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.sorting import Sort
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["print_sorted"]
-
 _FIRST = {
     "started": ("newest", "oldest"),
     "updated": ("last updated", "longest without an update"),

@@ -22,8 +22,6 @@ from flujo_lens.state.views import RunFilter
 if TYPE_CHECKING:
     from flujo_lens.state.groups import Grouping
 
-__all__ = ["StatsArguments", "print_stats"]
-
 T = TypeVar("T")
 FEW_ROWS = 20
 _FEW_GROUPS = 100

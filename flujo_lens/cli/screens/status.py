@@ -15,8 +15,6 @@ from flujo_lens.rendering.text import escape_controls, one_line, run_command
 from flujo_lens.state.statistics import FailureGroup, StoreStatus
 from flujo_lens.state.views import GONE
 
-__all__ = ["draw_status"]
-
 _MOST, _LABEL = 5, 10
 _Line = tuple[str, str, Text, str]
 

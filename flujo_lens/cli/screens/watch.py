@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-__all__ = ["WatchArguments", "watch_store"]
-
 _MOST_ROWS = 200
 """Maximum number of rows of each kind that a screen can show."""
 

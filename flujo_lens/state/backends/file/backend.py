@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.maintenance import Finding, Repaired
     from flujo_lens.state.statistics import SpanStats
 
-__all__ = ["FileBackend", "folder_of_uri"]
-
 _BATCH = 200
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.file.index.state_table import Rows, Stamp
     from flujo_lens.state.deletion import DeletionRequest
 
-__all__ = ["Candidates", "old_orphans", "stamps_known", "stamps_of"]
-
 
 class Candidates:
     """The runs of a folder as a deletion goes by them.

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
     from flujo_lens.state.backends.file.format.history import History
 
-__all__ = ["Folder", "Reader", "opened"]
-
 _FRESH, _SHARE = 5.0, 20.0
 """Seconds for which a look at the whole folder is good; longer by so many times what it took."""
 

@@ -24,8 +24,6 @@ from flujo_lens.state.backends.file.format.history import history_of_lines
 from flujo_lens.state.backends.file.format.history_lines import line_of
 from flujo_lens.state.deletion import Record
 
-__all__ = ["StoredRecords", "portable_records"]
-
 _PART = 1 << 20
 """Bytes of a file that are in one record."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.file.transaction import FileTransaction
     from flujo_lens.state.backends.file.writes import Places
 
-__all__ = ["restore"]
-
 _BATCH = 50
 """Runs that come back in one moment: each of their files is open until then."""
 

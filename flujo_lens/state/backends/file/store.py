@@ -13,8 +13,6 @@ from flujo_lens.state.backends.file.folder import Folder, Reader
 from flujo_lens.state.backends.file.transaction import FileTransaction, NeedsLook
 from flujo_lens.state.backends.file.writes import Changes, Stop
 
-__all__ = ["FileStore", "InThisThread"]
-
 T = TypeVar("T")
 _LOOKS = 2
 """Looks at the whole folder that a write may ask for before it takes one under the locks."""

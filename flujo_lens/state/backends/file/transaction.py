@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.claims import Claim
     from flujo_lens.state.deletion import DeletionRequest, Record, Restored
 
-__all__ = ["FileTransaction", "NeedsLook"]
-
 _PAGE = 64
 """Runs that are sorted at first, if no limit is given."""
 

@@ -33,8 +33,6 @@ from flujo_lens.state.backends.file.fs.locks import folder_lock
 from flujo_lens.state.backends.file.fs.os_errors import translated
 from flujo_lens.state.backends.file.index.state_table import Stamp
 
-__all__ = ["Changes", "Places", "Stop"]
-
 Stop = threading.Event
 
 _SWEEP_EVERY = 3600.0

@@ -61,8 +61,6 @@ if TYPE_CHECKING:
         Space,
     )
 
-__all__ = ["SQLiteBackend", "path_of_uri"]
-
 T = TypeVar("T")
 _SYNCHRONOUS = ("NORMAL", "FULL")
 _RUNS_A_TRANSACTION = 100

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.groups import Grouping
     from flujo_lens.state.statistics import PipelineStats, SpanStats, Stats
 
-__all__ = ["SqliteFigures"]
-
 
 class SqliteFigures(StateBackend):
     """Statistics and sort values over many runs, each read in one pass."""

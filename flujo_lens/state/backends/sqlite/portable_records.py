@@ -50,8 +50,6 @@ from flujo_lens.state.zones import guess_zone
 if TYPE_CHECKING:
     from flujo_lens.state.deletion import Record
 
-__all__ = ["FIELDS", "add_step_columns", "portable_records", "read_portable", "rows_of", "stored_records"]
-
 _LARGE = 20_000
 _Row = tuple[tuple[str, ...], Sequence[Any]]
 """The columns of a stored row, and its values."""

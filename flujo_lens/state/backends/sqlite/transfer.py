@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.record_spool import RecordSpool
     from flujo_lens.state.deletion import Record, Restored
 
-__all__ = ["SqliteTransfer"]
-
 _PAGE = 2_000
 _HISTORY = ("workflow_state", "runs", "steps", "spans", "evaluations")
 

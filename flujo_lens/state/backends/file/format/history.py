@@ -29,18 +29,6 @@ from flujo_lens.state.backends.file.format.document import HISTORY, names_of, pr
 from flujo_lens.state.backends.file.format.history_lines import Line, beginning_of, parse_line
 from flujo_lens.state.backends.file.format.progress_lines import unfinished_run
 
-__all__ = [
-    "ENDING",
-    "LONGEST_MARK",
-    "History",
-    "append",
-    "cut_unfinished",
-    "history_of_lines",
-    "is_mark",
-    "names_found",
-    "read",
-]
-
 ENDING = ".ndjson"
 
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW

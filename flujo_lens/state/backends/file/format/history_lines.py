@@ -26,8 +26,6 @@ from flujo_lens.state.backends.core.rows import now_text
 if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
 
-__all__ = ["Line", "beginning_of", "line_of", "parse_line"]
-
 _RUN_FIELDS = ("pipeline_id", "pipeline_name", "pipeline_version", "status", "total_steps", "total_cost")
 _FIGURES = ("execution_time_ms", "memory_usage_mb", "cost_usd", "token_counts", "score")
 _TIMES = ("created_at", "updated_at", "start_time", "end_time")

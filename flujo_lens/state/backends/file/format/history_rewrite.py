@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.port import ChildKind
     from flujo_lens.state.backends.file.format.history import History
 
-__all__ = ["lines_of"]
-
 
 def lines_of(codec: StateCodec, history: History, kind: ChildKind, rows: Sequence[Mapping[str, Any]]) -> bytes:
     """All lines of a run's history, as it was read unopened, with these rows in place of those of their kind."""

@@ -18,8 +18,6 @@ from flujo_lens.errors import CorruptStoreError
 from flujo_lens.fs.atomic_write import drafted, read_file, settle
 from flujo_lens.serialization import safe_dumps, safe_loads
 
-__all__ = ["SYSTEM", "read", "read_system", "write", "write_system"]
-
 SYSTEM = "system.json"
 _ENDINGS = {"claim": ".claim", "manifest": ".manifest", "strip": ".stripped"}
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW

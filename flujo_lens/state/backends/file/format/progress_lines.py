@@ -26,8 +26,6 @@ from flujo_lens.state.backends.core.rows import now_text
 from flujo_lens.state.backends.file.format.document import names_of
 from flujo_lens.state.backends.file.format.history_lines import beginning_of
 
-__all__ = ["Before", "batch_of", "before_of", "saved_line", "unfinished_run"]
-
 _READING = os.O_RDONLY | os.O_NONBLOCK
 _KIND, _LINES = b'"kind":"progress"', b',"lines":['
 

@@ -26,8 +26,6 @@ from flujo_lens.state.backends.file.format import document as documents
 from flujo_lens.state.backends.file.format import history
 from flujo_lens.state.deletion import Record
 
-__all__ = ["RestoredRun", "drafts_of", "records_of", "runs_of"]
-
 _PART = 1024 * 1024
 """Bytes of a file that are in one record."""
 

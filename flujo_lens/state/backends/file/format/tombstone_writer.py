@@ -24,8 +24,6 @@ from flujo_lens.state.backends.file.format.tombstones import (
     unchanged,
 )
 
-__all__ = ["bury", "bury_histories", "dig", "remove_at_once", "uncover"]
-
 
 def dig(histories: int, graves: Graves) -> None:
     """Write the list, in place of one that is done with; from the end of this on, what it lists is as good as gone.

@@ -23,8 +23,6 @@ from typing import NamedTuple
 
 from flujo_lens.state.backends.file.format.document import HISTORY, lstat
 
-__all__ = ["GRAVES", "Grave", "Graves", "are_there", "mark_of", "read_graves", "read_listed", "unchanged"]
-
 GRAVES = "graves.json"
 
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK

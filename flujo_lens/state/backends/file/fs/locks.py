@@ -25,8 +25,6 @@ from flujo_lens.fs.locks import try_lock, unlock
 from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
 from flujo_lens.state.backends.file.index.state_table import Stopped
 
-__all__ = ["folder_lock"]
-
 _SHORTEST, _LONGEST = 0.001, 0.05
 """Seconds between two tries; held is the lock for less than the shortest."""
 

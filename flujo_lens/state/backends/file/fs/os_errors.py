@@ -10,8 +10,6 @@ from pathlib import Path
 
 from flujo_lens.errors import NAME_ANOTHER, LensError, NotAStoreError, OperationFailedError, ReadOnlyStoreError
 
-__all__ = ["check_writable", "translated"]
-
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:

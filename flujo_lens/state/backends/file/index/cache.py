@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
     from flujo_lens.state.backends.file.index.history_table import HistoryTable
 
-__all__ = ["Catalogue", "IndexFile"]
-
 R = TypeVar("R", bound=Rows)
 
 WORTH_WRITING = 64

@@ -18,8 +18,6 @@ from flujo_lens.state.backends.file.format.history import History
 from flujo_lens.state.backends.file.index.state_table import MICROSECOND, Rows, Stopped, at_rest, unchanged
 from flujo_lens.state.timestamps import EPOCH, parse_instant
 
-__all__ = ["HistoryScan", "HistoryTable", "scan_histories"]
-
 
 class _HistoryColumns(NamedTuple):
     name: list[str]

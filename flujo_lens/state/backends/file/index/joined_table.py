@@ -17,8 +17,6 @@ from flujo_lens.state.backends.file.index.state_table import (
 )
 from flujo_lens.state.views import UNREADABLE
 
-__all__ = ["joined"]
-
 _ASKS = {"hitl_data": {"last_hitl_step": "a step"}}
 _CONTEXTS: dict[int, dict[str, Any]] = {PAUSED_UNASKED: {"hitl_data": {}}, PAUSED_UNLESS_FAILED: {}}
 """Contexts that mean what a `Table` keeps of the real ones."""

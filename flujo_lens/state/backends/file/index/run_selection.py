@@ -16,8 +16,6 @@ from flujo_lens.state.backends.file.index.state_table import MICROSECOND, Moment
 from flujo_lens.state.timestamps import EPOCH, parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["Pick", "Snapshot", "in_order", "instant"]
-
 Pick = tuple[int, str, int]
 """Start in microseconds since 1970 (`NO_START` without a readable one), run id, row; sorted like this."""
 

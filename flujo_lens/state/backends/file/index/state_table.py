@@ -27,23 +27,6 @@ from flujo_lens.state.timestamps import EPOCH, parse_instant
 if TYPE_CHECKING:
     from flujo_lens.state.backends.file.index.history_table import HistoryScan
 
-__all__ = [
-    "FAILED_UNSEEN",
-    "MICROSECOND",
-    "PAUSED_UNASKED",
-    "PAUSED_UNLESS_FAILED",
-    "Moment",
-    "Rows",
-    "Scan",
-    "Stamp",
-    "Stopped",
-    "Table",
-    "at_rest",
-    "moment_of",
-    "scan",
-    "unchanged",
-]
-
 REST_NS = 2_000_000_000
 """How long a file must have been at rest before its row is kept; no file system's clock is coarser."""
 

@@ -15,8 +15,6 @@ from flujo_lens.state.backends.file.upkeep.repair import old_leftovers
 from flujo_lens.state.maintenance import Finding
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
-__all__ = ["check"]
-
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 
 

@@ -18,8 +18,6 @@ from flujo_lens.fs.locks import try_lock
 from flujo_lens.state.backends.file.format.document import LEFTOVER
 from flujo_lens.state.maintenance import Repaired
 
-__all__ = ["mend_leftovers", "old_leftovers"]
-
 _OLD = 3600.0
 """Seconds after which a leftover is no longer written to."""
 

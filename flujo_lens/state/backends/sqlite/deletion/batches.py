@@ -10,8 +10,6 @@ from flujo_lens.state.backends.sqlite.deletion.plan import Key
 from flujo_lens.state.backends.sqlite.deletion.queries import HEADS
 from flujo_lens.state.deletion import Skipped
 
-__all__ = ["Batch", "Family", "Going", "Seen", "count_heads", "sign", "without"]
-
 
 class Family(NamedTuple):
     """The rows of a family, or of a part of it; `whole` is the number of the family that it is a part of."""

@@ -15,8 +15,6 @@ from flujo_lens.state.backends.sqlite.engine.lock_retry import translate_write
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.deletion import BackupCallback, DeletionRequest, Record
 
-__all__ = ["Copying"]
-
 LARGE = 20_000
 """Rows of a batch from which on its records are handed out in parts, and not held to be compared."""
 

@@ -13,8 +13,6 @@ from flujo_lens.state.backends.sqlite.reads.deletion_marks import unmark
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 
-__all__ = ["cancel", "count_rows", "delete_all", "delete_some", "signature"]
-
 
 def count_rows(session: Session, ids: Sequence[Any], most: int, tables: Collection[str] | None = None) -> int:
     """How many rows (of these tables alone) belong to these runs, counted up to a little more than `most`."""

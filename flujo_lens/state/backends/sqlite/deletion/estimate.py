@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.deletion.plan import Choice
     from flujo_lens.state.deletion import DeletionPlan
 
-__all__ = ["ids_of", "measure"]
-
 COUNTED = 10_000
 """The rows of up to this many runs are counted, a matter of some tenths of a second; of more they are estimated."""
 

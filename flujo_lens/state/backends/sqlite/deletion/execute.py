@@ -38,8 +38,6 @@ from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, Rec
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
-__all__ = ["Deletion", "carry_out"]
-
 _SHORT = 0.25
 """The part of the longest time of a transaction below which the next one may be larger."""
 

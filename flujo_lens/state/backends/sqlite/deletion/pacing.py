@@ -6,8 +6,6 @@ import sqlite3
 import time
 from contextlib import suppress
 
-__all__ = ["HOLD", "LONGEST", "Pacing"]
-
 HOLD = 0.1
 """Seconds that the end of a batch waits for readers while no other can begin to read."""
 

@@ -30,8 +30,6 @@ from flujo_lens.state.filtering import matches, needs_details
 from flujo_lens.state.interpret import RawRun, named, status_of, summarise
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["Choice", "Key", "RunReader", "make_plan", "parts", "planned_ids", "zones_of"]
-
 _AT_A_TIME = 500
 """Rows that one query reads."""
 

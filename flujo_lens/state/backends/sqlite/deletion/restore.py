@@ -29,8 +29,6 @@ from flujo_lens.state.deletion import Record, Restored
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
-__all__ = ["HELD_AT_MOST", "Restorer", "restore", "restore_all"]
-
 _Value = tuple[Any, bool]
 """What `decoded` returns."""
 

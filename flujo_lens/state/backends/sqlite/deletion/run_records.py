@@ -25,21 +25,6 @@ from flujo_lens.state.backends.sqlite.reads.queries import marks
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.deletion import Record
 
-__all__ = [
-    "KEPT_OF_OURS",
-    "NoText",
-    "decoded",
-    "encoded",
-    "large_records",
-    "parts_of",
-    "read_records",
-    "read_rows",
-    "readable_texts",
-    "stored_value",
-    "tables_of",
-]
-
-
 _ROWS, _ROWS_AT_ONCE = 1_000, 5_000
 """Rows of one record, and of those that are handed out together, of a run with very many."""
 

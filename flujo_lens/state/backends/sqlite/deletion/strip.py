@@ -26,18 +26,6 @@ from flujo_lens.state.interpret import BAD, NAMELESS, decode
 from flujo_lens.state.stripped import Stripped
 from flujo_lens.state.views import RunSummary
 
-__all__ = [
-    "SPAN_TABLES",
-    "begin",
-    "heavy_columns",
-    "note_of",
-    "opened",
-    "sealed_as",
-    "strip_runs",
-    "weigh",
-    "write_note",
-]
-
 SPAN_TABLES = ("spans", "traces")
 _WS, _RUNS = "workflow_state", "runs"
 _HEAVY_OF_STATE = ("pipeline_context", "last_step_output", "step_history")

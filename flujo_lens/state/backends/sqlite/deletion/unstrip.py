@@ -20,8 +20,6 @@ from flujo_lens.state.backends.sqlite.engine.session import Session, page_ids
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = ["put_parts_back"]
-
 Tables = Mapping[str, Any]
 
 

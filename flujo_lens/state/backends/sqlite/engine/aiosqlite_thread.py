@@ -18,8 +18,6 @@ from typing import Any, NoReturn, Protocol
 
 import aiosqlite
 
-__all__ = ["AiosqliteThread"]
-
 
 class _Dropped:
     """Stands where aiosqlite has the future of a call, and for its loop: what a function returns goes nowhere."""

@@ -4,7 +4,5 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["ENGINE_ERRORS"]
-
 ENGINE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """The second where a damaged page garbles what SQLite says, or the name of a column."""

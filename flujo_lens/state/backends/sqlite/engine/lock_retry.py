@@ -15,8 +15,6 @@ from typing import TypeVar
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.sqlite.engine.read_connection import WHO_MAY_WRITE, is_busy, translate
 
-__all__ = ["SLICE", "check_may_write", "retry_while_locked", "translate_write"]
-
 T = TypeVar("T")
 SLICE = 0.01
 """Seconds that SQLite itself waits for a lock: while it does, it cannot be interrupted."""

@@ -12,8 +12,6 @@ from weakref import WeakSet
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
-__all__ = ["make_way", "open_stores"]
-
 
 class OpenStores:
     """The stores of this process."""

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from flujo_lens.state.backends.sqlite.engine.read_connection import identity
 
-__all__ = ["lock_holders", "openers"]
-
 
 def openers(path: Path) -> set[int] | None:
     """The other processes that have the file open; None where the system does not say (all but Linux).

@@ -44,8 +44,6 @@ from flujo_lens.errors import (
 from flujo_lens.state.backends.sqlite.engine.engine_errors import ENGINE_ERRORS
 from flujo_lens.state.unreachable_paths import databases_in, unreached
 
-__all__ = ["WHO_MAY_WRITE", "Identity", "Reader", "Way", "check_is_sqlite", "identity", "is_busy", "translate"]
-
 T = TypeVar("T")
 Stamp = tuple[int, ...]
 Identity = tuple[int, int]

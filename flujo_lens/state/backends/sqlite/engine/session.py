@@ -16,8 +16,6 @@ from flujo_lens.state.timestamps import local_zone, parse_instant
 from flujo_lens.state.views import RunSummary
 from flujo_lens.state.zones import guess_zone, infer_zone, observed
 
-__all__ = ["Session", "as_text", "open_session"]
-
 _SAMPLES = 20
 _AT_A_PLACE = 3
 

@@ -22,8 +22,6 @@ from flujo_lens.state.unreachable_paths import unreached
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.writes.write_connection import Writer
 
-__all__ = ["SqliteStore"]
-
 T = TypeVar("T")
 _RUNS_A_HOP = 200
 

@@ -13,8 +13,6 @@ from flujo_lens.state.filtering import matches
 from flujo_lens.state.interpret import RawRun, last_update, status_of
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["activity"]
-
 _COLUMNS = (
     *("state_status", "run_status", "state_created", "state_updated", "run_start", "run_updated", "run_end"),
     *("context", "history", "failed_step"),

@@ -15,8 +15,6 @@ from flujo_lens.state.backends.sqlite.reads.load_state import Opener
 from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["known", "run_extras", "step_extras", "workflow_stats"]
-
 Documents = dict[str, dict[str, Any]]
 
 

@@ -16,8 +16,6 @@ from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.writes.key_values import claims_of
 
-__all__ = ["mark", "read_held", "sign_of", "unfinished_ids", "unmark"]
-
 
 def read_held(session: Session, now: datetime, run_ids: Sequence[Any] | None = None) -> dict[str, str]:
     """The runs (of these, unless None) that a living process holds, and which one."""

@@ -18,8 +18,6 @@ from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.schema.text_order import text_order
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["FEW", "SMALL_STORE", "Candidates", "find_candidates"]
-
 FEW = 5_000
 """Up to this many runs are read and sorted sooner than they are found by a walk."""
 

@@ -22,8 +22,6 @@ from flujo_lens.state.backends.sqlite.schema.text_order import TextOrder, text_o
 from flujo_lens.state.filtering import sort_key
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = ["BudgetSpentError", "Walk", "order_of", "walk"]
-
 LOOK_AHEAD = 64
 """Rows of the leading streams for which the states that go between them are read at once."""
 

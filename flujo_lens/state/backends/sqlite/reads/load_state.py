@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.read_connection import Reader
     from flujo_lens.state.backends.sqlite.engine.session import Session
 
-__all__ = ["Opener", "load", "open_blobs"]
-
 _SELECT = "SELECT * FROM workflow_state WHERE run_id = ?"
 _BLOBS: dict[str, Callable[[], Any]] = {
     "pipeline_context": dict,

@@ -12,8 +12,6 @@ import time
 
 from flujo_lens.state.backends.sqlite.engine.lock_retry import retry_while_locked
 
-__all__ = ["LockYielder"]
-
 _LONGEST = 0.1
 """Seconds of one read."""
 

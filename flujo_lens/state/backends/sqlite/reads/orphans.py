@@ -11,8 +11,6 @@ from flujo_lens.state.backends.sqlite.reads.lock_yield import LockYielder
 from flujo_lens.state.backends.sqlite.schema.shape import Shape
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = ["Orphans", "children", "find_orphans", "knows"]
-
 _CHILDREN = ("spans", "steps", "traces", "evaluations")
 _AT_A_TIME = 5_000
 _TIMES = ("created_at", "end_time", "start_time")

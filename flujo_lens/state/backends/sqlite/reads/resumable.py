@@ -22,8 +22,6 @@ from flujo_lens.state.interpret import NAMELESS, RawRun, named, status_of
 from flujo_lens.state.resumable import RESUMABLE, Place, Tally, completed_of, place_of, resumable, step_at
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["group_resumable"]
-
 _WS, _RUNS = "workflow_state", "runs"
 _BATCH = 200
 _CACHE_KIB = 8 * 1024

@@ -17,8 +17,6 @@ from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.traces import SpanRow, build_trees, spans_of_tree
 from flujo_lens.state.views import Evaluation, RunDetail, Span, StepRecord, SystemEntry
 
-__all__ = ["evaluations", "read_run", "span_rows", "spans", "states", "system_entries", "trace"]
-
 _STATE_BLOBS = ("pipeline_context", "last_step_output", "step_history", "metadata")
 _SEALED = "<sealed>"
 """Stands for what only another key opens."""

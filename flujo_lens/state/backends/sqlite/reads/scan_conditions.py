@@ -8,8 +8,6 @@ from flujo_lens.state.backends.sqlite.engine.session import Session
 from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["condition"]
-
 _RUNS, _WS = "runs", "workflow_state"
 
 

@@ -15,8 +15,6 @@ from flujo_lens.state.backends.sqlite.reads.statistics import is_plain, note_wan
 from flujo_lens.state.sorting import sort_value
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["sort_values"]
-
 Value = tuple[str, float | None]
 
 

@@ -26,17 +26,6 @@ from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 
-__all__ = [
-    "facts",
-    "is_plain",
-    "last_write",
-    "note_wanted",
-    "odd_runs",
-    "plain_runs",
-    "run_stats",
-    "span_stats",
-]
-
 _SCAN_CACHE_KIB = 2 * 1024
 """For a table that is read once in its order. What SQLite sorts in memory is limited by it, too."""
 

@@ -12,8 +12,6 @@ from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.schema.shape import Shape
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["count_by_meta", "meta_candidates", "search_candidates"]
-
 _WS, _RUNS = "workflow_state", "runs"
 _Part = tuple[str, tuple[Any, ...]]
 _SEAL = b"\x93lens"

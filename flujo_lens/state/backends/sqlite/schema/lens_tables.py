@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 
-__all__ = ["CLAIMS", "DELETIONS", "MANIFESTS", "OF_SPACE", "RUN_MANIFESTS", "STRIPS", "is_there", "make", "of_runs"]
-
 CLAIMS, MANIFESTS, RUN_MANIFESTS = "lens_claims", "lens_manifests", "lens_run_manifests"
 
 STRIPS = "lens_strips"

@@ -32,8 +32,6 @@ from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sql
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape, quoted, read_shape
 from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, TABLES, create_index, create_table
 
-__all__ = ["Layout", "check_tables", "migrate", "moved", "nothing", "plan", "read_layout"]
-
 _SOURCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "runs": {"created_at": ("start_time", "created_at"), "updated_at": ("updated_at", "end_time")},
     "steps": {

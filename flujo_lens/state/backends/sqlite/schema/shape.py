@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from flujo_lens.errors import NAME_ANOTHER, NotAStoreError
 
-__all__ = ["KNOWN_VERSION", "Shape", "quoted", "read_shape"]
-
 KNOWN_VERSION = 1
 """The newest ``user_version`` known: that of 0.6.11."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["CREATE", "INDEXES", "TABLES", "WRITTEN_COLUMNS", "create_index", "create_table"]
-
 _OF_A_RUN = "FOREIGN KEY (run_id) REFERENCES runs(run_id) ON DELETE CASCADE"
 _ROW_ID = "INTEGER PRIMARY KEY AUTOINCREMENT"
 

@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = ["TextOrder", "text_order"]
-
 _FORM = r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(?:\.\d+)?(Z|[+-]\d\d:?\d\d)?"
 _UTC_ZONES = ("Z", "+00:00", "+0000", "")
 _DAY = timedelta(hours=24 + 14 + 1)

@@ -31,8 +31,6 @@ from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sql
 from flujo_lens.state.backends.sqlite.schema.migrations import migrate, read_layout
 from flujo_lens.state.maintenance import Migration, MigrationPlan
 
-__all__ = ["alone", "back_up", "backup_path", "check_room", "migrate_safely", "plan_migration"]
-
 _PAGES_AT_ONCE = 2_000
 """Between two such parts a backup that is no longer wanted ends."""
 

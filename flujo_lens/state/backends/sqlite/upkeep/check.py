@@ -29,8 +29,6 @@ from flujo_lens.state.deletion import ORPHANS_AGE
 from flujo_lens.state.interpret import BAD, decode
 from flujo_lens.state.maintenance import Finding
 
-__all__ = ["check"]
-
 PAGE_SECONDS = 5.0
 """How long the pages of a file are looked at, unless `full`."""
 

@@ -19,8 +19,6 @@ from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
 from flujo_lens.state.backends.sqlite.upkeep.vacuum import check_rooms, read_space, rooms_of_vacuum, taken, vacuum_open
 from flujo_lens.state.maintenance import OptimizationPlan, Optimized, Space
 
-__all__ = ["OURS", "optimize", "plan"]
-
 OURS = "lens_idx_"
 """What the names of our indexes begin with."""
 

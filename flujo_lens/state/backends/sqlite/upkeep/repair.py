@@ -17,8 +17,6 @@ from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, create_index
 from flujo_lens.state.backends.sqlite.upkeep.vacuum import checkpoint, taken
 from flujo_lens.state.maintenance import Repaired
 
-__all__ = ["missing_indexes", "repair"]
-
 _Fix = Callable[[Path, float, threading.Event], Repaired | None]
 
 

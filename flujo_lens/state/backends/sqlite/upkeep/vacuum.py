@@ -23,8 +23,6 @@ from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sql
 from flujo_lens.state.backends.sqlite.upkeep.backup import alone
 from flujo_lens.state.maintenance import Room, Space
 
-__all__ = ["check_rooms", "checkpoint", "read_space", "rooms_of_vacuum", "taken", "vacuum", "vacuum_open"]
-
 _STEPS_BETWEEN_LOOKS = 20_000
 """Instructions of SQLite's machine between two looks at whether the work is still wanted: some milliseconds."""
 

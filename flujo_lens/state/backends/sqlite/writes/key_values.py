@@ -18,8 +18,6 @@ from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.writes import queries
 from flujo_lens.state.claims import Claim, present
 
-__all__ = ["SqliteKeyValues", "beat", "bind", "claims_of", "free", "in_values", "manifest_of_digest"]
-
 T = TypeVar("T")
 
 

@@ -13,8 +13,6 @@ from flujo_lens.state.claims import Claim, Progress
 if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
 
-__all__ = ["Rows", "rows_of", "save"]
-
 
 class Rows(NamedTuple):
     """The rows of a `Progress`; None where it has no such part."""

@@ -18,17 +18,6 @@ from flujo_lens.state.backends.sqlite.schema.tables import WRITTEN_COLUMNS
 if TYPE_CHECKING:
     from flujo_lens.serialization.codec import StateCodec
 
-__all__ = [
-    "announced",
-    "column_value",
-    "end_changes",
-    "evaluation_values",
-    "run_values",
-    "span_values",
-    "state_values",
-    "step_values",
-]
-
 Document = Mapping[str, Any]
 _SIMPLE = frozenset((bytes, type(None)))
 _MOST = 2**63

@@ -23,18 +23,6 @@ from flujo_lens.state.backends.sqlite.writes.key_values import free
 from flujo_lens.state.deletion import BackupCallback, Record
 from flujo_lens.state.interpret import RawRun, decode
 
-__all__ = [
-    "Old",
-    "cancel",
-    "delete_old",
-    "delete_run",
-    "delete_runs",
-    "delete_state",
-    "fail_stale",
-    "old_runs",
-    "restore_cancelled",
-]
-
 _CHILDREN_FIRST = tuple(table for table in (*TABLES[2:], *TABLES[:2]) if table != "system_state")
 
 

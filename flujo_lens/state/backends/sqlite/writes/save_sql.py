@@ -10,19 +10,6 @@ from typing import Any
 from flujo_lens.state.backends.sqlite.schema.tables import WRITTEN_COLUMNS
 from flujo_lens.state.backends.sqlite.writes import queries
 
-__all__ = [
-    "add_evaluation",
-    "add_step",
-    "end_run",
-    "is_large",
-    "replace_spans",
-    "save_large_state",
-    "save_run",
-    "save_state",
-    "save_trace",
-    "set_system_state",
-]
-
 Row = tuple[Any, ...]
 
 

@@ -33,8 +33,6 @@ from flujo_lens.state.backends.sqlite.schema import migrations
 from flujo_lens.state.backends.sqlite.schema.tables import CREATE
 from flujo_lens.state.backends.sqlite.writes.save_sql import is_large, save_large_state, save_state
 
-__all__ = ["Writer"]
-
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
