@@ -7,7 +7,7 @@ from typing import Any
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
-from flujo_lens.testing.harness import Harness, equal, names_of, near, on_samples, with_texts
+from flujo_lens.testing.harness import Harness, equal, names_of, near, on_sample_history, on_samples, with_texts
 from flujo_lens.testing.samples import BASE, MINUTE
 
 
@@ -63,9 +63,8 @@ class DetailChecks(Harness):
 
     # --- spans
 
-    @on_samples
+    @on_sample_history
     async def test_spans_are_trees(self, backend: StateBackend) -> None:
-        self._needs_history()
         roots = list(await backend.read_spans("order-1"))
         wanted: list[Any] = [("pipeline_run", [("load", []), ("pack", [("call", [])]), ("wait", [])])]
         equal(names_of(roots), wanted, "read_spans()")
@@ -77,9 +76,8 @@ class DetailChecks(Harness):
         equal((pack.children[0].status, pack.children[0].start_offset_ms), ("failed", 1000.0), "a span below")
         equal(list(await backend.read_spans("pay-1")), [], "read_spans() of a run without any")
 
-    @on_samples
+    @on_sample_history
     async def test_spans_are_listed_in_the_order_of_their_start(self, backend: StateBackend) -> None:
-        self._needs_history()
         saved = list(next(s.spans for s in self.samples if s.run_id == "order-1"))
         found = await backend.get_spans("order-1")
         equal([{name: row[name] for name in saved[0]} for row in found], saved, "get_spans()")
@@ -89,17 +87,15 @@ class DetailChecks(Harness):
         equal([row["name"] for row in named], ["load"], 'get_spans(name="load")')
         equal(await backend.get_spans("order-1", status="failed", name="load"), [], "get_spans() of nothing")
 
-    @on_samples
+    @on_sample_history
     async def test_a_trace_is_a_tree_of_dicts(self, backend: StateBackend) -> None:
-        self._needs_history()
         tree = await backend.get_trace("order-1")
         equal((tree["name"], [c["name"] for c in tree["children"]]), ("pipeline_run", ["load", "pack", "wait"]), "it")
         equal([c["name"] for c in tree["children"][1]["children"]], ["call"], "a level below")
         equal(await backend.get_trace("pay-1"), None, "get_trace() of a run without spans")
 
-    @on_samples
+    @on_sample_history
     async def test_spans_are_counted_by_name(self, backend: StateBackend) -> None:
-        self._needs_history()
         both = {stats.name: (stats.count, stats.failed) for stats in await backend.read_span_stats(RunFilter())}
         wanted = {"pipeline_run": (2, 0), "load": (2, 0), "pack": (2, 0), "call": (2, 2), "wait": (2, 0)}
         equal(both, wanted, "read_span_stats()")
@@ -110,9 +106,8 @@ class DetailChecks(Harness):
         near(lengths.p95, 250.0, "the 95th percentile")
         equal(await backend.read_span_stats(RunFilter(version="9")), (), "read_span_stats() of nothing")
 
-    @on_samples
+    @on_sample_history
     async def test_span_statistics(self, backend: StateBackend) -> None:
-        self._needs_history()
         found = await backend.get_span_statistics()
         names = dict.fromkeys(("pipeline_run", "load", "pack", "call"), 2)
         equal((found["total_spans"], found["by_name"]), (8, names), "the spans that ended")

@@ -33,8 +33,20 @@ def on_nothing(check: Check) -> Callable[[Any], None]:
     return _test(check, fill=False)
 
 
-def _test(check: Check, *, fill: bool) -> Callable[[Any], None]:
+def on_sample_history(check: Check) -> Callable[[Any], None]:
+    """`on_samples`, skipped for a driver that keeps states alone."""
+    return _test(check, fill=True, history=True)
+
+
+def on_history(check: Check) -> Callable[[Any], None]:
+    """`on_nothing`, skipped for a driver that keeps states alone."""
+    return _test(check, fill=False, history=True)
+
+
+def _test(check: Check, *, fill: bool, history: bool = False) -> Callable[[Any], None]:
     def test(self: Harness) -> None:
+        if history:
+            self._needs_history()
         try:
             asyncio.run(self._with_backend(check, fill=fill))
         except NotSupportedError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunFilter
-from flujo_lens.testing.harness import Harness, document_ids, equal, ids_of, instant, on_nothing, refuses
+from flujo_lens.testing.harness import Harness, document_ids, equal, ids_of, instant, on_history, refuses
 from flujo_lens.testing.samples import BASE, JSONObject, plain_state
 
 _LATER = BASE + timedelta(seconds=5)
@@ -64,9 +64,8 @@ class HistoryChecks(Harness):
 
     # --- runs
 
-    @on_nothing
+    @on_history
     async def test_a_run_in_the_words_of_the_newer_version(self, backend: StateBackend) -> None:
-        self._needs_history()
         start = {"run_id": "r", "pipeline_id": "p-1", "pipeline_name": "p", "pipeline_version": "2"}
         await backend.save_run_start({**start, "created_at": BASE.isoformat(), "updated_at": BASE.isoformat()})
         equal((await backend.get_run_details("r") or {})["status"], "running", "the status of a run that started")
@@ -77,9 +76,8 @@ class HistoryChecks(Harness):
         times = [instant(found[name]) for name in ("created_at", "start_time", "updated_at", "end_time")]
         equal(times, [BASE, BASE, _LATER, _LATER], "its times")
 
-    @on_nothing
+    @on_history
     async def test_a_run_in_the_words_of_the_older_version(self, backend: StateBackend) -> None:
-        self._needs_history()
         start = {"run_id": "r", "pipeline_name": "p", "pipeline_version": "2", "status": "running"}
         await backend.save_run_start({**start, "start_time": BASE.replace(tzinfo=None)})
         context = {"done": [1, 2], "at": BASE}
@@ -93,9 +91,8 @@ class HistoryChecks(Harness):
         (listed,) = await backend.list_runs(pipeline_name="p")
         equal((listed["total_cost"], listed["execution_time_ms"]), (0.25, 5000.0), "list_runs()")
 
-    @on_nothing
+    @on_history
     async def test_a_run_that_ends_is_completed_unless_another_status_is_given(self, backend: StateBackend) -> None:
-        self._needs_history()
         before = datetime.now(UTC)
         for run_id, end in (("a", {}), ("b", {"status": "cancelled"})):
             await backend.save_run_start({"run_id": run_id})
@@ -107,9 +104,8 @@ class HistoryChecks(Harness):
         inside = [before <= when <= datetime.now(UTC) for when in started + ended if when]
         equal(inside, [True] * 4, "times that were not given are the present")
 
-    @on_nothing
+    @on_history
     async def test_a_run_that_starts_again_keeps_its_steps(self, backend: StateBackend) -> None:
-        self._needs_history()
         for version in ("1", "2"):
             await backend.save_run_start({"run_id": "r", "pipeline_name": "p", "pipeline_version": version})
             await backend.save_step_result({"run_id": "r", "step_name": version, "step_index": int(version)})
@@ -118,23 +114,20 @@ class HistoryChecks(Harness):
         equal([row["step_name"] for row in await backend.list_run_steps("r")], ["1", "2"], "the steps")
         equal([row["span_id"] for row in await backend.get_spans("r")], ["1", "2"], "the spans")
 
-    @on_nothing
+    @on_history
     async def test_the_end_of_a_run_that_never_started_is_no_error(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_end("r", {"status": "completed"})
 
-    @on_nothing
+    @on_history
     async def test_a_run_without_an_id_is_refused(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         for work in (backend.save_run_start, backend.save_step_result):
             await refuses(work({"pipeline_name": "p", "step_name": "s", "step_index": 0}), ValueError, work.__name__)
             await refuses(work({"run_id": 7, "step_name": "s", "step_index": 0}), TypeError, work.__name__)
         equal(await ids_of(backend.iter_runs(RunFilter())), ["r"], "the runs")
 
-    @on_nothing
+    @on_history
     async def test_a_pipeline_is_found_by_its_id_or_its_name(self, backend: StateBackend) -> None:
-        self._needs_history()
         for run_id, pipeline_id, name in (("a", "p-1", "orders"), ("b", "p-2", "orders"), ("c", "p-3", "other")):
             await backend.save_run_start({"run_id": run_id, "pipeline_id": pipeline_id, "pipeline_name": name})
             await backend.save_state(run_id, plain_state(run_id, pipeline_id=pipeline_id, pipeline_name=name))
@@ -144,9 +137,8 @@ class HistoryChecks(Harness):
 
     # --- steps
 
-    @on_nothing
+    @on_history
     async def test_steps_in_the_words_of_both_versions(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r", "created_at": BASE.isoformat()})
         when = {"start_time": BASE, "end_time": _LATER}
         old = {"duration_ms": 5000, "cost": 0.5, "tokens": 7, "input": {"q": 1}, "step_run_id": "r:1", **when}
@@ -166,9 +158,8 @@ class HistoryChecks(Harness):
         equal((end in (None, _LATER), second["end_time"]), (True, None), "the ends: as saved, or not kept")
         equal((first["input"], second["input"]), ({"q": 1}, None), "their inputs")
 
-    @on_nothing
+    @on_history
     async def test_a_step_that_failed_says_why(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         row = {"run_id": "r", "step_name": "charge", "step_index": 0, "status": "failed", "error": "card declined"}
         await backend.save_step_result(row)
@@ -178,17 +169,15 @@ class HistoryChecks(Harness):
         details = await backend.get_run_details("r") or {}
         equal(details["error_message"], "card declined", "the run's error")
 
-    @on_nothing
+    @on_history
     async def test_of_a_step_that_was_run_again_the_last_counts(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         for output in ("first", "second"):
             await backend.save_step_result({"run_id": "r", "step_name": "s", "step_index": 0, "output": output})
         equal([row["output"] for row in await backend.list_run_steps("r")], ["second"], "the steps")
 
-    @on_nothing
+    @on_history
     async def test_what_belongs_to_an_unknown_run_is_kept(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_step_result({"run_id": "steps", "step_name": "s", "step_index": 0, "output": 1})
         await backend.save_spans("spans", [_span("s1")])
         await backend.save_trace("trace", _TRACE)
@@ -200,9 +189,8 @@ class HistoryChecks(Harness):
 
     # --- spans, traces
 
-    @on_nothing
+    @on_history
     async def test_a_span_takes_the_place_of_the_one_with_its_id(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         await backend.save_run_start({"run_id": "other"})
         await backend.save_spans("other", [_span("other:a")])
@@ -219,17 +207,15 @@ class HistoryChecks(Harness):
         equal(actual, wanted, "get_spans()")
         equal([row["span_id"] for row in await backend.get_spans("other")], ["other:a"], "those of another run")
 
-    @on_nothing
+    @on_history
     async def test_a_span_may_lack_all_but_its_id(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         await backend.save_spans("r", [{"span_id": "a", "attributes": None}, {"name": "no id"}])
         found = [(row["span_id"], row["status"], row["attributes"]) for row in await backend.get_spans("r")]
         equal(found, [("a", "running", {})], "get_spans()")
 
-    @on_nothing
+    @on_history
     async def test_a_trace_comes_back_as_a_tree(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         await backend.save_trace("r", _TRACE)
         equal(await backend.get_trace("r"), _trace_document(), "get_trace()")
@@ -237,9 +223,8 @@ class HistoryChecks(Harness):
         await backend.save_trace("r", await backend.get_trace("r"))
         equal(await backend.get_trace("r"), _trace_document(), "get_trace() of what get_trace() gave")
 
-    @on_nothing
+    @on_history
     async def test_a_trace_takes_the_place_of_all_spans(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         await backend.save_spans("r", [_span("old")])
         await backend.save_trace("r", _TRACE)
@@ -247,9 +232,8 @@ class HistoryChecks(Harness):
         await backend.save_trace("r", {})
         equal((await backend.get_spans("r"), await backend.get_trace("r")), ([], None), "after an empty trace")
 
-    @on_nothing
+    @on_history
     async def test_a_deep_trace(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         tree: JSONObject = {"span_id": "2999", "name": "leaf", "start_time": 2999.0}
         for at in range(2998, -1, -1):
@@ -263,9 +247,8 @@ class HistoryChecks(Harness):
 
     # --- evaluations, system state
 
-    @on_nothing
+    @on_history
     async def test_many_evaluations_come_newest_first(self, backend: StateBackend) -> None:
-        self._needs_history()
         await backend.save_run_start({"run_id": "r"})
         for at in range(30):
             await backend.persist_evaluation("r", at / 100, f"no {at}", "s", {"at": BASE + timedelta(days=at)})
@@ -276,9 +259,8 @@ class HistoryChecks(Harness):
         equal(await backend.list_evaluations(limit=0), [], "list_evaluations(limit=0)")
         await refuses(backend.list_evaluations(limit=-1), ValueError, "list_evaluations(limit=-1)")
 
-    @on_nothing
+    @on_history
     async def test_a_key_of_system_state_has_the_value_that_was_set_last(self, backend: StateBackend) -> None:
-        self._needs_history()
         for value in ({"n": 1, "gone": True}, {"n": 2, "at": BASE}):
             await backend.set_system_state("watermark", value)
         await backend.set_system_state("any 'key' % 漢字", {})

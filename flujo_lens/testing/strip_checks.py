@@ -9,7 +9,7 @@ from typing import Any
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Deleted, DeletionRequest, Record
 from flujo_lens.state.views import RunDetail, RunFilter
-from flujo_lens.testing.harness import Harness, equal, on_nothing, on_samples
+from flujo_lens.testing.harness import Harness, equal, on_history, on_sample_history
 from flujo_lens.testing.samples import plain_state
 
 _DAY, _MONTH = timedelta(days=1), timedelta(days=30)
@@ -59,9 +59,8 @@ class StripChecks(Harness):
         equal(rows, dict(plan.rows), "rows that were planned, and done")
         return done
 
-    @on_samples
+    @on_sample_history
     async def test_the_rows_of_stripped_runs_stay(self, backend: StateBackend) -> None:
-        self._needs_history()
         before = await _everything(backend)
         await self._strip(backend, self._stripping(*_ALL))
         after = await _everything(backend)
@@ -74,9 +73,8 @@ class StripChecks(Harness):
             equal(after["details"][run_id].pause, detail.pause, f"pause of {run_id}")
             equal(after["details"][run_id].final_output, None, f"final output of {run_id}")
 
-    @on_samples
+    @on_sample_history
     async def test_each_part_goes_by_itself(self, backend: StateBackend) -> None:
-        self._needs_history()
         before = await _everything(backend)
         await self._strip(backend, self._stripping("spans"))
         after = await _everything(backend)
@@ -92,18 +90,16 @@ class StripChecks(Harness):
             equal(set(left) <= set((state or {}).get("pipeline_context") or {}), True, f"context of {run_id}")
         equal({i: [step["output"] for step in s] for i, s in now["steps"].items()}, outputs, "outputs")
 
-    @on_samples
+    @on_sample_history
     async def test_what_was_stripped_is_no_work(self, backend: StateBackend) -> None:
-        self._needs_history()
         await self._strip(backend, self._stripping("spans", "outputs"))
         again = await backend.plan_deletion(self._stripping("spans"))
         equal((again.count, again.is_empty, dict(again.rows)), (0, True, {}), "another plan")
         more = await backend.plan_deletion(self._stripping("spans", "state"))
         equal(more.count, more.total, "a plan with another part")
 
-    @on_samples
+    @on_sample_history
     async def test_it_is_noted_until_a_run_is_saved_again(self, backend: StateBackend) -> None:
-        self._needs_history()
         asked = self._stripping("outputs")
         await self._strip(backend, asked)
         ids = ["order-1", "order-2", "missing"]
@@ -114,9 +110,8 @@ class StripChecks(Harness):
         await backend.save_state("order-1", plain_state("order-1", "running", datetime.now(UTC)))
         equal(sorted(await backend.read_stripped(ids)), ["order-2"], "those with a note after a save")
 
-    @on_samples
+    @on_sample_history
     async def test_what_is_put_back_is_as_it_was(self, backend: StateBackend) -> None:
-        self._needs_history()
         before = await _everything(backend)
         kept: list[Record] = []
         await self._strip(backend, self._stripping(*_ALL), kept)
@@ -126,9 +121,8 @@ class StripChecks(Harness):
         equal(await backend.read_stripped(list(before["runs"])), {}, "notes")
         equal((await backend.restore(kept)).run_ids, (), "those that were put back the second time")
 
-    @on_samples
+    @on_sample_history
     async def test_parts_come_back_in_any_order(self, backend: StateBackend) -> None:
-        self._needs_history()
         before = await _everything(backend)
         for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
             copies: list[list[Record]] = [[], [], []]
@@ -138,9 +132,8 @@ class StripChecks(Harness):
                 equal(len((await backend.restore(copies[at])).run_ids), len(before["runs"]), "those put back")
             equal(await _everything(backend), before, f"the store, put back in the order {order}")
 
-    @on_samples
+    @on_sample_history
     async def test_a_run_that_was_saved_since_is_left_alone(self, backend: StateBackend) -> None:
-        self._needs_history()
         kept: list[Record] = []
         await self._strip(backend, self._stripping(*_ALL), kept)
         await backend.save_state("order-1", plain_state("order-1", "running", datetime.now(UTC)))
@@ -149,9 +142,8 @@ class StripChecks(Harness):
         equal(restored.existing, ("order-1",), "those that were left alone")
         equal(await backend.load_state("order-1"), saved, "its state")
 
-    @on_samples
+    @on_sample_history
     async def test_a_stripped_run_is_deleted_and_comes_back_stripped(self, backend: StateBackend) -> None:
-        self._needs_history()
         await self._strip(backend, self._stripping(*_ALL))
         before, ids = await _everything(backend), ["order-1", "ask-1"]
         notes = await backend.read_stripped(ids)
@@ -163,9 +155,8 @@ class StripChecks(Harness):
         equal(await _everything(backend), before, "the store")
         equal(await backend.read_stripped(ids), notes, "notes")
 
-    @on_nothing
+    @on_history
     async def test_what_changed_since_the_plan_is_not_stripped(self, backend: StateBackend) -> None:
-        self._needs_history()
         for name in ("saved", "old"):
             state = plain_state(name, "completed", self._now - 2 * _MONTH)
             await backend.save_state(name, {**state, "pipeline_context": {"large": "x" * 1000}})
