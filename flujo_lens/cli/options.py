@@ -123,15 +123,6 @@ class FilterOptions(NamedTuple):
     ] = None
     top_level: Annotated[bool, _option(_FILTER, "--top-level", help="Exclude background tasks.")] = False
 
-    def words(self) -> list[str]:
-        """The options that were given, as the audit log keeps them."""
-        given = ((f"--{name.replace('_', '-')}", value) for name, value in self._asdict().items() if value)
-        return [
-            option if value is True else f"{option}={one}"
-            for option, value in given
-            for one in (value if isinstance(value, list) else [value])
-        ]
-
 
 class Formats(NamedTuple):
     """Annotates the `OutputOptions` of a command that does not have all formats."""
@@ -198,10 +189,6 @@ class PartOptions(NamedTuple):
     ] = None
     redact: Annotated[bool, _option(_PARTS, "--redact", help="Mask secrets in all values.")] = False
 
-    def words(self) -> list[str]:
-        """The options that were given, as the audit log keeps them."""
-        return [*(f"--without={part}" for part in self.without or ()), *(["--redact"] if self.redact else [])]
-
 
 class TransferOptions(NamedTuple):
     """How runs are written into a store that may have some of them."""
@@ -216,11 +203,6 @@ class TransferOptions(NamedTuple):
         ),
     ] = None
     verify: Annotated[bool, _option(_CHANGE, "--verify", help="Read each run again, and compare its digest.")] = False
-
-    def words(self) -> list[str]:
-        """The options that were given, as the audit log keeps them."""
-        conflict = [] if self.on_conflict is None else [f"--on-conflict={self.on_conflict}"]
-        return [*conflict, *(["--verify"] if self.verify else [])]
 
 
 class PruneOptions(NamedTuple):
@@ -296,15 +278,6 @@ class PruneOptions(NamedTuple):
         bool, _option(_CHANGE, "--force", help="Include held runs; vacuum even if the store is in use.")
     ] = False
 
-    def words(self) -> list[str]:
-        """The options that were given, as the audit log keeps them."""
-        before = type(self)()._asdict()
-        given = {name: value for name, value in self._asdict().items() if value != before[name]}
-        return [
-            f"--{name.replace('_', '-')}{'' if value is True else f'={value:g}' if name == 'days_old' else f'={value}'}"
-            for name, value in given.items()
-        ]
-
 
 class AppOptions(NamedTuple):
     """Where the code that resumes runs is imported from."""
@@ -320,6 +293,26 @@ class AppOptions(NamedTuple):
         """The options as the audit log keeps them."""
         values = (("--app", self.target), ("--app-dir", self.app_dir), ("--pipeline-version", self.pipeline_version))
         return [f"{option}={value}" for option, value in values if value is not None]
+
+
+def words_of(options: Any, *names: str) -> list[str]:
+    """The options that were given, in their long form, as the audit log keeps them.
+
+    Args:
+        options: A named tuple whose fields have the names of options; a field may also be a group of them.
+        names: Its fields; by default, all.
+    """
+    words: list[str] = []
+    for name in names or options._fields:
+        value, option = getattr(options, name), f"--{name.replace('_', '-')}"
+        if hasattr(value, "_fields"):
+            words += words_of(value)
+        elif value is True:
+            words.append(option)
+        elif value not in (None, "") and value is not False and value != options._field_defaults.get(name):
+            values = value if isinstance(value, list) else [value]
+            words += [f"{option}={one:g}" if isinstance(one, float) else f"{option}={one}" for one in values]
+    return words
 
 
 _GROUPS = (

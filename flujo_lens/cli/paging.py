@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
-from flujo_lens.cli.options import FilterOptions
+from flujo_lens.cli.options import FilterOptions, words_of
 from flujo_lens.cli.output import Output
 from flujo_lens.rendering.columns import View
 from flujo_lens.state.backends.base import Position, StateBackend
@@ -49,7 +49,7 @@ class Asked(NamedTuple):
 
     def words(self) -> list[str]:
         """What a cursor is of: the filters and the order."""
-        return [*self.filters.words(), *(["--reverse"] if self.reverse else [])]
+        return [*words_of(self.filters), *(["--reverse"] if self.reverse else [])]
 
 
 def print_page(app: App, out: Output, view: View, wanted: RunFilter, limit: int | None, asked: Asked) -> None:

@@ -31,6 +31,6 @@ def delete(
     """
     from flujo_lens.cli.screens.delete import DeleteArguments, run_delete
 
-    asked = DeleteArguments(tuple(runs), state_only, family, ignore_missing, force, not no_bin, yes, change)
+    asked = DeleteArguments(tuple(runs), state_only, family, ignore_missing, force, no_bin, yes, change)
     if code := run_delete(app, asked):
         raise typer.Exit(code)

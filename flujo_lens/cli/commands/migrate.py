@@ -28,4 +28,4 @@ def migrate(
     """
     from flujo_lens.cli.screens.migrate import MigrateArguments, run_migration
 
-    run_migration(app, MigrateArguments(yes, not no_backup, print_sql), change)
+    run_migration(app, MigrateArguments(no_backup, yes, print_sql), change)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.options import FilterOptions, OutputOptions
+from flujo_lens.cli.options import FilterOptions, OutputOptions, words_of
 from flujo_lens.errors import UsageError
 
 Interval = Annotated[
@@ -59,7 +59,7 @@ def watch(
             raise UsageError("--exit-status needs a RUN", hint="lens watch @latest --exit-status")
         watch_store(app, out, WatchArguments(filters, interval, length(recent or "15m", "--recent")))
         return
-    others = {"--recent": recent, **{word.partition("=")[0]: True for word in filters.words()}}
+    others = {"--recent": recent, **{word.partition("=")[0]: True for word in words_of(filters)}}
     refuse_combination("RUN", others, "filters select runs; RUN names one")
     code = follow_run(app, out, run, interval)
     if exit_status:

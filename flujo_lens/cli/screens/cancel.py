@@ -11,7 +11,7 @@ from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, listed_runs, meant_all, named, typed
-from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.cli.options import ChangeOptions, words_of
 from flujo_lens.cli.screens.deletion import store_name
 from flujo_lens.cli.sidecars import base_of, bin_of
 from flujo_lens.operations.cancel import Cancelled, CancelPlan, can_keep, cancel, plan_cancel
@@ -35,8 +35,7 @@ class CancelArguments(NamedTuple):
 
     def words(self, store: str | None, run_ids: Sequence[str]) -> list[str]:
         """The command line with long options."""
-        switches = [option for option, on in (("--force", self.force), ("--yes", self.yes)) if on]
-        return ["lens", "cancel", *switches, *self.change.words(store), *named(run_ids)]
+        return ["lens", "cancel", *words_of(self, "force", "yes"), *self.change.words(store), *named(run_ids)]
 
 
 def run_cancel(app: App, asked: CancelArguments) -> int:

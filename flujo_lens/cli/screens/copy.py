@@ -12,7 +12,7 @@ from flujo_lens.cli.empty_result import reasons
 from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN
 from flujo_lens.cli.input.target_store import at_target
-from flujo_lens.cli.options import ChangeOptions, FilterOptions, PartOptions, TransferOptions
+from flujo_lens.cli.options import ChangeOptions, FilterOptions, PartOptions, TransferOptions, words_of
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens.progress import Bar
 from flujo_lens.cli.sidecars import lock_of
@@ -50,8 +50,8 @@ class CopyArguments(NamedTuple):
 
     def words(self) -> list[str]:
         """The command line with long options."""
-        options = [*self.filters.words(), *self.parts.words(), *self.writing.words(), *self.change.words(None)]
-        return ["lens", "copy", self.source, self.target, *options, *(["--yes"] if self.yes else [])]
+        options = [*words_of(self, "filters", "parts", "writing"), *self.change.words(None), *words_of(self, "yes")]
+        return ["lens", "copy", self.source, self.target, *options]
 
 
 def run_copy(app: App, asked: CopyArguments) -> int:

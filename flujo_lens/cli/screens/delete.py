@@ -11,7 +11,7 @@ from flujo_lens.cli.change_output import report_output
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import can_ask, check_can_ask, check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, described, listed_runs, named, typed
-from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.cli.options import ChangeOptions, words_of
 from flujo_lens.cli.screens.deletion import Work, carry_out, check_bin, copy_lines, report_dry, say, store_name
 from flujo_lens.cli.screens.deletion_text import hanging, hung, statuses
 from flujo_lens.errors import NotSupportedError, RunNotFoundError
@@ -32,27 +32,14 @@ class DeleteArguments(NamedTuple):
     family: bool
     ignore_missing: bool
     force: bool
-    uses_bin: bool
+    no_bin: bool
     yes: bool
     change: ChangeOptions
 
     def words(self, store: str | None, run_ids: Sequence[str]) -> list[str]:
         """The command line with long options."""
-        switches = (
-            ("--state-only", self.state_only),
-            ("--family", self.family),
-            ("--ignore-missing", self.ignore_missing),
-            ("--force", self.force),
-            ("--no-bin", not self.uses_bin),
-            ("--yes", self.yes),
-        )
-        return [
-            "lens",
-            "delete",
-            *(option for option, on in switches if on),
-            *self.change.words(store),
-            *named(run_ids),
-        ]
+        switches = words_of(self, "state_only", "family", "ignore_missing", "force", "no_bin", "yes")
+        return ["lens", "delete", *switches, *self.change.words(store), *named(run_ids)]
 
 
 def run_delete(app: App, asked: DeleteArguments) -> int:
@@ -75,14 +62,14 @@ def run_delete(app: App, asked: DeleteArguments) -> int:
     alive = _alive_line(shown, now, app.silent_after)
     lines = [*_lines(plan, shown, asked), *states, *alive, *_tasks_line(plan, tasks)]
     if asked.change.dry_run:
-        copies = copy_lines(app, plan, None, asked.uses_bin) if lines else []
+        copies = copy_lines(app, plan, None, not asked.no_bin) if lines else []
         text = ["would delete:", *lines, *copies] if lines else ["nothing to delete"]
-        report_dry(app, out, plan, None, asked.uses_bin, text)
-        app.run(lambda backend: check_bin(app, backend, plan, asked.uses_bin))
+        report_dry(app, out, plan, None, not asked.no_bin, text)
+        app.run(lambda backend: check_bin(app, backend, plan, not asked.no_bin))
         return exit_codes.OK
     check_can_ask(app, asked.yes)
     if not (asked.yes or plan.is_empty):
-        say(app, [*lines, *copy_lines(app, plan, None, asked.uses_bin)])
+        say(app, [*lines, *copy_lines(app, plan, None, not asked.no_bin)])
         if not confirm(app, "delete it?" if plan.count == 1 else f"delete these {plan.count:,}?", asked.yes):
             return exit_codes.FAILED
     for line in alive if asked.yes else ():
@@ -94,7 +81,7 @@ def run_delete(app: App, asked: DeleteArguments) -> int:
         command, asked.change, asked.yes, Stop(), one=one, all_meant=True, may_be_missing=asked.ignore_missing,
         needs_bin=asked.yes, stays=stays,
     )  # fmt: skip
-    return carry_out(app, out, plan, None, asked.uses_bin, work)
+    return carry_out(app, out, plan, None, not asked.no_bin, work)
 
 
 async def _plan(

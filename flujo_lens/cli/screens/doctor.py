@@ -11,7 +11,7 @@ import typer
 from flujo_lens.cli.change_output import recorder
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
-from flujo_lens.cli.options import ChangeOptions, OutputOptions
+from flujo_lens.cli.options import ChangeOptions, OutputOptions, words_of
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens.deletion_text import folded
 from flujo_lens.operations.change_report import Report
@@ -32,8 +32,7 @@ class FixArguments(NamedTuple):
 
     def words(self, store: str | None) -> list[str]:
         """The command as the audit log keeps it."""
-        switches = [option for option, is_on in (("--full", self.full), ("--yes", self.yes)) if is_on]
-        return ["lens", "doctor", "--fix", *switches, *self.change.words(store)]
+        return ["lens", "doctor", "--fix", *words_of(self, "full", "yes"), *self.change.words(store)]
 
 
 def print_checkup(app: App, options: OutputOptions, full: bool) -> bool:

@@ -10,7 +10,7 @@ from flujo_lens.cli.audited_command import recorded
 from flujo_lens.cli.change_output import tell
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.contradictions import refuse_combination
-from flujo_lens.cli.options import FilterOptions, OutputOptions, PartOptions
+from flujo_lens.cli.options import FilterOptions, OutputOptions, PartOptions, words_of
 from flujo_lens.cli.screens.copy import left_out, note_lost, portable_parts
 from flujo_lens.cli.screens.progress import Bar
 from flujo_lens.cli.signals import code_of, heard
@@ -50,7 +50,7 @@ class ExportArguments(NamedTuple):
 
     def words(self, store: str | None) -> list[str]:
         """The command line with long options."""
-        options = [*self.filters.words(), *self.parts.words(), *([f"--store={store}"] if store else [])]
+        options = [*words_of(self, "filters", "parts"), *([f"--store={store}"] if store else [])]
         return ["lens", "export", str(self.file), *options]
 
 

@@ -9,7 +9,7 @@ from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import can_ask, check_writable
 from flujo_lens.cli.input.run_arguments import meant
-from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.cli.options import ChangeOptions, words_of
 from flujo_lens.cli.screens.cancel import check_cancellable
 from flujo_lens.operations.cancel import held_claims
 from flujo_lens.operations.fork import Forked, ForkPlan, fork, plan_fork
@@ -21,14 +21,13 @@ class ForkArguments(NamedTuple):
     """Arguments of ``lens fork``."""
 
     run: str
-    step: str
-    cancels_old: bool
+    from_step: str
+    cancel_old: bool
     change: ChangeOptions
 
     def words(self, store: str | None, run_id: str) -> list[str]:
         """The command line with long options."""
-        switches = ["--cancel-old"] if self.cancels_old else []
-        return ["lens", "fork", f"--from-step={self.step}", *switches, *self.change.words(store), run_id]
+        return ["lens", "fork", *words_of(self, "from_step", "cancel_old"), *self.change.words(store), run_id]
 
 
 def run_fork(app: App, asked: ForkArguments) -> None:
@@ -41,14 +40,14 @@ def run_fork(app: App, asked: ForkArguments) -> None:
     async def work(backend: StateBackend) -> tuple[ForkPlan, Forked]:
         await check_store(backend)
         run_id = await meant(backend, asked.run, can_ask(app))
-        plan = await plan_fork(backend, run_id, asked.step)
-        if asked.cancels_old:
+        plan = await plan_fork(backend, run_id, asked.from_step)
+        if asked.cancel_old:
             claims = await held_claims(backend, [run_id], now)
             check_cancellable({name: str(claim.holder) for name, claim in claims.items()}, force=False)
 
         words = asked.words(app.options.store, run_id)
         record = None if asked.change.dry_run else partial(recorder, app, backend, words, asked.change)
-        return plan, await fork(backend, plan, now, record, cancels_old=asked.cancels_old)
+        return plan, await fork(backend, plan, now, record, cancels_old=asked.cancel_old)
 
     plan, done = app.run(work)
     document = {

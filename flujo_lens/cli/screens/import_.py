@@ -16,7 +16,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.input.archive import STDIN, ArchiveInput, archive_input
 from flujo_lens.cli.input.confirm import check_can_ask, check_writable, confirm
 from flujo_lens.cli.input.target_store import at_target
-from flujo_lens.cli.options import ChangeOptions, PartOptions, TransferOptions
+from flujo_lens.cli.options import ChangeOptions, PartOptions, TransferOptions, words_of
 from flujo_lens.cli.screens.copy import (
     Writing,
     Written,
@@ -54,11 +54,11 @@ class ImportArguments(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether all of the runs is wanted, and existing runs stay."""
-        return not self.parts.words() and self.writing.on_conflict in (None, "skip") and not self.writing.verify
+        return not words_of(self.parts) and self.writing.on_conflict in (None, "skip") and not self.writing.verify
 
     def words(self) -> list[str]:
         """The command line, without options of the change."""
-        return ["lens", "import", str(self.file), *self.parts.words(), *self.writing.words()]
+        return ["lens", "import", str(self.file), *words_of(self, "parts", "writing")]
 
 
 def run_import(app: App, asked: ImportArguments) -> int:

@@ -10,7 +10,7 @@ from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.contradictions import refuse_combination
-from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.cli.options import ChangeOptions, words_of
 from flujo_lens.errors import UsageError
 from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.migrate import Migrated, migrate
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 class MigrateArguments(NamedTuple):
     """Arguments of ``lens migrate``."""
 
+    no_backup: bool
     yes: bool
-    backup: bool
     print_sql: bool = False
 
-    def words(self) -> list[str]:
-        """The options for the audit log."""
-        switches = (("--no-backup", not self.backup), ("--yes", self.yes))
-        return [option for option, is_on in switches if is_on]
+    @property
+    def backup(self) -> bool:
+        """Whether a backup is made."""
+        return not self.no_backup
 
 
 def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> None:
@@ -47,7 +47,7 @@ def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> N
             raise typer.Exit(1)
 
         async def work(backend: StateBackend) -> Migrated:
-            words = ["lens", "migrate", *asked.words(), *change.words(app.options.store)]
+            words = ["lens", "migrate", *words_of(asked, "no_backup", "yes"), *change.words(app.options.store)]
             return await migrate(backend, recorder(app, backend, words, change), now, backup=asked.backup)
 
         done = app.run(work)

@@ -9,7 +9,7 @@ import typer
 from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
-from flujo_lens.cli.options import ChangeOptions
+from flujo_lens.cli.options import ChangeOptions, words_of
 from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.optimize import Done, optimize
 from flujo_lens.rendering import human
@@ -26,10 +26,6 @@ class OptimizeArguments(NamedTuple):
     vacuum: bool
     force: bool
 
-    def words(self) -> list[str]:
-        """The options for the audit log."""
-        return [f"--{name}" for name, value in self._asdict().items() if value]
-
 
 def run_optimization(app: App, asked: OptimizeArguments, change: ChangeOptions) -> None:
     """Print the plan, ask, execute it and report."""
@@ -43,7 +39,7 @@ def run_optimization(app: App, asked: OptimizeArguments, change: ChangeOptions) 
         raise typer.Exit(1)
 
     async def work(backend: StateBackend) -> Done:
-        words = ["lens", "optimize", *asked.words(), *change.words(app.options.store)]
+        words = ["lens", "optimize", *words_of(asked), *change.words(app.options.store)]
         return await optimize(backend, plan, recorder(app, backend, words, change), force=asked.force)
 
     done = app.run(work)

@@ -15,7 +15,7 @@ from flujo_lens.cli.empty_result import pipeline_note
 from flujo_lens.cli.input import parsing
 from flujo_lens.cli.input.confirm import answer, check_can_ask, check_writable
 from flujo_lens.cli.input.contradictions import refuse_combination
-from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions
+from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions, words_of
 from flujo_lens.cli.screens.deletion import (
     Work,
     carry_out,
@@ -50,8 +50,7 @@ class PruneArguments(NamedTuple):
 
     def words(self, store: str | None) -> list[str]:
         """The command line with long options."""
-        yes = ["--yes"] if self.yes else []
-        return ["lens", "prune", *self.what.words(), *self.filters.words(), *yes, *self.change.words(store)]
+        return ["lens", "prune", *words_of(self, "what", "filters", "yes"), *self.change.words(store)]
 
 
 def run_prune(app: App, asked: PruneArguments) -> int:
@@ -136,7 +135,7 @@ def _request(app: App, asked: PruneArguments) -> DeletionRequest:
     strip = frozenset[str]() if what.strip is None else parsing.parts(what.strip)
     if strip:
         refuse_combination("--strip", {"--orphans": what.orphans}, "prune --orphans deletes rows without a run")
-    age, has_filters = _age(app, what), bool(asked.filters.words())
+    age, has_filters = _age(app, what), bool(words_of(asked.filters))
     names_runs = not what.orphans or has_filters or _is_old_typed(what) or what.keep_last is not None
     if names_runs and age is None and what.keep_last is None:
         orphans_hint = f"--orphans{' without a filter' if what.orphans else ''} deletes rows without a run"

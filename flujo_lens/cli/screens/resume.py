@@ -15,7 +15,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.input.answer_form import ask_answer
 from flujo_lens.cli.input.confirm import can_ask, check_writable
 from flujo_lens.cli.input.run_arguments import meant
-from flujo_lens.cli.options import AppOptions, ChangeOptions, OutputOptions
+from flujo_lens.cli.options import AppOptions, ChangeOptions, OutputOptions, words_of
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens.lists import answer_command
 from flujo_lens.cli.signals import code_of, cut_off
@@ -86,10 +86,8 @@ class ResumeArguments(NamedTuple):
 
     def words(self, store: str | None, run_id: str) -> list[str]:
         """The command line with long options."""
-        force = ["--force"] if self.force else []
-        step = [] if self.step is None else [f"--step={self.step}"]
-        step += [] if self.question is None else [f"--question={self.question}"]
-        options = [*self.code.words(), *self.given.words(), *step, *force, *self.change.words(store)]
+        more = words_of(self, "step", "question", "force")
+        options = [*self.code.words(), *self.given.words(), *more, *self.change.words(store)]
         return ["lens", "resume", *options, run_id]
 
 

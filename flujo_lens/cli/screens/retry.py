@@ -11,7 +11,7 @@ from flujo_lens.cli.change_output import recorder, report_output
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, listed_runs, meant_all, named, typed
-from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions
+from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions, words_of
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.cli.world import silence
@@ -39,8 +39,7 @@ class RetryArguments(NamedTuple):
 
     def words(self, store: str | None, run_ids: list[str]) -> list[str]:
         """The command line with long options."""
-        yes = ["--yes"] if self.yes else []
-        options = [*self.code.words(), *self.filters.words(), *yes, *self.change.words(store)]
+        options = [*self.code.words(), *words_of(self, "filters", "yes"), *self.change.words(store)]
         return ["lens", "retry", f"--concurrency={self.concurrency}", *options, *(named(run_ids) if self.runs else [])]
 
 
@@ -61,7 +60,7 @@ def _planned(app: App, asked: RetryArguments) -> RetryPlan:
     Raises:
         UsageError: neither ids nor filters were given, or both.
     """
-    if bool(asked.runs) == bool(asked.filters.words()):
+    if bool(asked.runs) == bool(words_of(asked.filters)):
         raise UsageError(
             "retry needs either run ids or filters; nothing was changed",
             hint="lens retry run-1 run-2, lens retry --pipeline orders --since 2h, or ids from stdin: lens retry -",

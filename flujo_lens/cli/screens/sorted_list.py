@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
+from flujo_lens.cli.options import words_of
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import Asked, note_problems, stream_runs
 from flujo_lens.operations.cursor import decode_sorted_cursor, encode_cursor
@@ -47,7 +48,7 @@ def print_sorted(app: App, out: Output, wanted: RunFilter, limit: int | None, as
 
 def _words(asked: Asked, sort: Sort) -> list[str]:
     """What a cursor is of: the filters and the order."""
-    return [*asked.filters.words(), f"--sort={sort}"]
+    return [*words_of(asked.filters), f"--sort={sort}"]
 
 
 def _note_next(app: App, sort: Sort, cursor: str, shown: int, asked: Asked) -> None:

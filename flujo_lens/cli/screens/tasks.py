@@ -11,7 +11,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_writable
 from flujo_lens.cli.input.contradictions import check_statuses
 from flujo_lens.cli.input.run_arguments import listed
-from flujo_lens.cli.options import ChangeOptions, FilterOptions
+from flujo_lens.cli.options import ChangeOptions, FilterOptions, words_of
 from flujo_lens.errors import TimeFormatError, UsageError
 from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.runs import resolve_run
@@ -25,8 +25,8 @@ from flujo_lens.state.backends.base import StateBackend
 class StaleAge(NamedTuple):
     """The age of a stale task, by one of two options."""
 
-    age: str | None
-    hours: float | None
+    silent_for: str | None
+    stale_hours: float | None
 
     def length(self, usual: timedelta) -> timedelta:
         """The duration of the option, else the default.
@@ -36,27 +36,22 @@ class StaleAge(NamedTuple):
         """
         from flujo_lens.state.typed_times import parse_age
 
-        if self.age is not None and self.hours is not None:
+        if self.silent_for is not None and self.stale_hours is not None:
             raise UsageError("--silent-for and --stale-hours contradict each other; give one of them")
         found: timedelta | None = usual
         try:
-            if self.hours is not None:
-                found = timedelta(hours=self.hours)
-            elif self.age is not None:
-                found = parse_age(self.age.strip())
+            if self.stale_hours is not None:
+                found = timedelta(hours=self.stale_hours)
+            elif self.silent_for is not None:
+                found = parse_age(self.silent_for.strip())
         except (OverflowError, ValueError):
             found = None
         if not found or found < timedelta(0):
             raise TimeFormatError(
-                f'"{self.hours if self.age is None else self.age}" is not a duration',
+                f'"{self.stale_hours if self.silent_for is None else self.silent_for}" is not a duration',
                 hint="--silent-for takes 30m, 2h or 1d, --stale-hours a number of hours",
             )
         return found
-
-    def words(self) -> list[str]:
-        """The options for the audit log."""
-        values = (("--silent-for", self.age), ("--stale-hours", self.hours))
-        return [f"{option}={value}" for option, value in values if value is not None]
 
 
 _SWEPT = frozenset({"running"})
@@ -73,7 +68,7 @@ def sweep_tasks(app: App, filters: FilterOptions, silence: StaleAge, parent: str
         limited = wanted
         if parent is not None:
             limited = wanted._replace(parent=await resolve_run(backend, parent, unescape(parent)))
-        command = ["lens", "tasks", "sweep", *silence.words(), *filters.words(), *asked.words(app.options.store)]
+        command = ["lens", "tasks", "sweep", *words_of(silence), *words_of(filters), *asked.words(app.options.store)]
         if limited.parent is not None:
             command.append(f"--parent={limited.parent}")
 
