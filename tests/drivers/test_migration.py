@@ -19,7 +19,7 @@ from stores import MIXTURE, NEW, OLD, OLDEST, WAL, copy, edit, listed, read, tra
 
 from flujo_lens.errors import NotAStoreError, OperationFailedError, ReadOnlyStoreError, SchemaError, StoreNotFoundError
 from flujo_lens.state.backends.sqlite import SQLiteBackend
-from flujo_lens.state.backends.sqlite.schema.migrations import migrate, plan
+from flujo_lens.state.backends.sqlite.schema.migrations import migrate, read_layout
 from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, TABLES
 from flujo_lens.state.views import RunFilter
 
@@ -29,7 +29,7 @@ OLDER = (OLD, OLDEST, MIXTURE)
 
 def planned(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as db:
-        return plan(db)
+        return [*read_layout(db, path).words]
 
 
 def rows(path: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -26,9 +26,9 @@ from flujo_lens.state.backends.core.validation import (
     check_days,
     check_hours,
     check_key,
+    check_object,
     check_page,
     check_prefix,
-    check_run_id,
     check_text,
     check_timeout,
     check_zone,
@@ -225,18 +225,19 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
 
     # --- history
 
-    async def save_run_start(self, run_data: JSONObject) -> None:
-        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
+    async def _save_part(self, run_id: Any, **part: Any) -> None:
+        from flujo_lens.state.claims import Progress
 
-        values = row_values.run_values(self._codec, run_data)
-        await self._store.write(lambda db: save_sql.save_run(db, values), "runs")
+        await self.save_progress(Progress(run_id, **part))
+
+    async def save_run_start(self, run_data: JSONObject) -> None:
+        check_object(run_data, "run_data")
+        await self._save_part(run_data.get("run_id"), run_start=run_data)
 
     async def save_run_end(self, run_id: str, end_data: JSONObject) -> None:
         """Change the metadata of a run; a run that is not there is not made, and no error."""
-        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
-
-        changes = row_values.end_changes(self._codec, check_run_id(run_id), end_data)
-        await self._store.write(lambda db: save_sql.end_run(db, run_id, changes), "runs")
+        check_object(end_data, "end_data")
+        await self._save_part(run_id, run_end=end_data)
 
     async def save_step_result(self, step_data: JSONObject) -> None:
         """Add one execution of a step.
@@ -244,13 +245,8 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
         A run of which neither state nor metadata are known is announced with it. 0.6.11 has no columns for the
         input and the error of a step: they are added when the first step has one, if the backend migrates.
         """
-        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
-
-        step, run = row_values.step_values(self._codec, step_data), row_values.announced(self._codec, step_data)
-        migrates = self._store.migrates
-        made = await self._store.write(lambda db: save_sql.add_step(db, step, run, migrates), "steps", "runs")
-        if made:
-            await self._store.forget_shape()
+        check_object(step_data, "step_data")
+        await self._save_part(step_data.get("run_id"), step=step_data)
 
     async def save_spans(self, run_id: str, spans: list[JSONObject]) -> None:
         from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
@@ -274,19 +270,19 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
         step_name: str | None = None,
         metadata: JSONObject | None = None,
     ) -> None:
-        from flujo_lens.state.backends.sqlite.writes import row_values, save_sql
+        from flujo_lens.state.backends.sqlite.writes import queries, row_values
 
         row = evaluation_row(run_id, score, feedback, step_name, metadata)
         values = row_values.evaluation_values(self._codec, row)
-        await self._store.write(lambda db: save_sql.add_evaluation(db, values), "evaluations")
+        await self._store.write(lambda db: db.execute(queries.ADD_EVALUATION, values).rowcount, "evaluations")
 
     async def set_system_state(self, key: str, value: JSONObject) -> None:
-        from flujo_lens.state.backends.sqlite.writes import save_sql
+        from flujo_lens.state.backends.sqlite.writes import queries
 
         check_key(key)
         text = self._codec.column("", "metadata", value)
         values = (key, "null" if text is None else text, now_text())
-        await self._store.write(lambda db: save_sql.set_system_state(db, values), "system_state")
+        await self._store.write(lambda db: db.execute(queries.SET_SYSTEM_STATE, values).rowcount, "system_state")
 
     # --- what applications read
 

@@ -6,6 +6,7 @@ the records of `flujo_lens.state.backends.sqlite.deletion.restore`, which says w
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -15,11 +16,11 @@ from typing import Any
 from flujo_lens.state.backends.core.rows import now_text
 from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.deletion.queries import HEADS
-from flujo_lens.state.backends.sqlite.deletion.restore import HELD_AT_MOST, Restorer
+from flujo_lens.state.backends.sqlite.deletion.restore import HELD_AT_MOST, Restorer, RunsInParts
 from flujo_lens.state.backends.sqlite.portable_records import add_step_columns, rows_of, stored_records
 from flujo_lens.state.backends.sqlite.schema import lens_tables
 from flujo_lens.state.backends.sqlite.writes.run_changes import delete_runs
-from flujo_lens.state.deletion import Record, Restored
+from flujo_lens.state.deletion import Record
 
 _RUNS, _SIZE = 50, 1 << 20
 """Runs of a slice, and characters of their values."""
@@ -49,7 +50,7 @@ class _Slice:
         return len(self.ids) >= _RUNS or self.size >= _SIZE
 
 
-class PortableWriter:
+class PortableWriter(RunsInParts):
     """Saves runs, slice by slice.
 
     Args:
@@ -59,18 +60,12 @@ class PortableWriter:
     """
 
     def __init__(self, path: Path, records: Iterable[Record], *, replace: bool = False) -> None:
+        super().__init__()
         self._path, self._records, self._replaces = path, records, replace
-        self._now, self._back = now_text(), dict[str, bool]()
+        self._now = now_text()
         self._slices = self._sliced()
         self._in_hand: list[_Slice] = []
         self._used = 0
-        self.has_more = True
-
-    @property
-    def restored(self) -> Restored:
-        """What is there now, and what was there already."""
-        back = self._back
-        return Restored(tuple(i for i in back if back[i]), tuple(i for i in back if not back[i]))
 
     def _sliced(self) -> Iterator[_Slice]:
         made = _Slice()
@@ -91,14 +86,6 @@ class PortableWriter:
             yield made
 
     def some(self, db: sqlite3.Connection) -> tuple[dict[str, bool], bool]:
-        """Save the next runs, inside a transaction; for each whether it was saved: not if it was there already.
-
-        Returns:
-            That, and whether there are more runs.
-
-        Raises:
-            SchemaError, OperationFailedError: as `Restorer.some`.
-        """
         began, done, self._used = time.monotonic(), dict[str, bool](), 0
         while (some := self._next()) is not None:
             if done and time.monotonic() - began > HELD_AT_MOST:
@@ -108,9 +95,7 @@ class PortableWriter:
         return done, False
 
     def settle(self, done: Mapping[str, bool], has_more: bool) -> None:
-        """These runs are committed."""
-        self._back |= done
-        self.has_more = has_more
+        super().settle(done, has_more)
         del self._in_hand[: self._used]
 
     def _next(self) -> _Slice | None:
@@ -138,7 +123,7 @@ class PortableWriter:
 
         add_step_columns(db, own(self._records))
         restorer = Restorer(self._path, stored_records(own(self._records), self._now))
-        return restorer.all(db)
+        return restorer.some(db, math.inf)[0]
 
 
 def _there(db: sqlite3.Connection, run_ids: Collection[str]) -> set[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import tzinfo
 from functools import cached_property, partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.errors import OperationFailedError, SchemaError
 from flujo_lens.state.backends.sqlite.deletion import queries
@@ -41,33 +41,52 @@ async def restore(store: SqliteStore, records: Iterable[Record]) -> Restored:
 
     Raises:
         StoreNotFoundError: there is no file.
-        SchemaError, OperationFailedError: as `Restorer.some`.
+        SchemaError, OperationFailedError: as `RunsInParts.some`.
     """
     return await restore_all(store, Restorer(store.path, records, store.zone))
 
 
-async def restore_all(store: SqliteStore, restorer: RestoresSome) -> Restored:
+async def restore_all(store: SqliteStore, restorer: RunsInParts) -> Restored:
     """Bring back all runs of a restorer."""
     while restorer.has_more:
         restorer.settle(*await store.write(restorer.some, creates=False, hold=HOLD))
-    return restorer.restored
+    back = restorer.back
+    return Restored(tuple(i for i in back if back[i]), tuple(i for i in back if not back[i]))
 
 
-class RestoresSome(Protocol):
-    """What saves runs, some in a transaction; see `Restorer`."""
+class RunsInParts(ABC):
+    """Saves runs, several in a transaction.
 
-    has_more: bool
+    Attributes:
+        back: For each run that is committed whether it was saved: not if it was there already.
+        has_more: Whether there are more runs.
+    """
 
-    @property
-    def restored(self) -> Restored: ...
+    def __init__(self) -> None:
+        self.back: dict[str, bool] = {}
+        self.has_more = True
 
-    def some(self, db: sqlite3.Connection) -> tuple[dict[str, bool], bool]: ...
+    @abstractmethod
+    def some(self, db: sqlite3.Connection) -> tuple[dict[str, bool], bool]:
+        """Save the next runs, inside a transaction.
 
-    def settle(self, done: Mapping[str, bool], has_more: bool) -> None: ...
+        Returns:
+            For each whether it was saved, and whether there are more runs.
+
+        Raises:
+            SchemaError: a row has a value in a table or a column that the file does not have, or its key is another
+            row's by now.
+            OperationFailedError: a row is of another driver.
+        """
+
+    def settle(self, done: Mapping[str, bool], has_more: bool) -> None:
+        """These runs are committed."""
+        self.back |= done
+        self.has_more = has_more
 
 
-class Restorer:
-    """Brings back runs, several in a transaction.
+class Restorer(RunsInParts):
+    """Brings back runs.
 
     Args:
         path: The file, for messages.
@@ -76,38 +95,15 @@ class Restorer:
     """
 
     def __init__(self, path: Path, records: Iterable[Record], zone: tzinfo | None = None) -> None:
+        super().__init__()
         self._path, self._records, self._zone = path, records, zone
-        self._back: dict[str, bool] = {}
-        self.has_more = True
 
-    @property
-    def restored(self) -> Restored:
-        """What is back, and what was there already."""
-        back = self._back
-        return Restored(tuple(i for i in back if back[i]), tuple(i for i in back if not back[i]))
-
-    def some(self, db: sqlite3.Connection) -> tuple[dict[str, bool], bool]:
-        """Put the next runs back, inside a transaction; for each whether it is back: not if it was there already.
-
-        Returns:
-            That, and whether there are more runs.
-
-        Raises:
-            SchemaError: a row has a value in a table or a column that the file does not have, or its key is another
-            row's by now.
-            OperationFailedError: a row is of another driver.
-        """
-        return self._some(db, HELD_AT_MOST)
-
-    def all(self, db: sqlite3.Connection) -> dict[str, bool]:
-        """Put all runs back, however long it takes."""
-        return self._some(db, math.inf)[0]
-
-    def _some(self, db: sqlite3.Connection, seconds: float) -> tuple[dict[str, bool], bool]:
+    def some(self, db: sqlite3.Connection, seconds: float = HELD_AT_MOST) -> tuple[dict[str, bool], bool]:
+        """As `RunsInParts.some`; after so many seconds no further run is begun."""
         began, done = time.monotonic(), dict[str, bool]()
         into = _Into(db, read_shape(db, self._path), lambda: open_session(db, self._path, self._zone))
         for run_id, records in groupby(self._records, lambda record: str(record["run_id"])):
-            if run_id in self._back or run_id in done:
+            if run_id in self.back or run_id in done:
                 continue
             if done and time.monotonic() - began > seconds:
                 return done, True
@@ -116,11 +112,6 @@ class Restorer:
             except _MALFORMED as error:
                 raise _malformed(run_id) from error
         return done, False
-
-    def settle(self, done: Mapping[str, bool], has_more: bool) -> None:
-        """These runs are committed."""
-        self._back |= done
-        self.has_more = has_more
 
 
 class _Columns(NamedTuple):

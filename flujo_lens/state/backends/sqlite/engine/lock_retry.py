@@ -1,4 +1,4 @@
-"""Waiting for locks that others hold, and the errors of writes that failed."""
+"""What connections that write have in common: waiting for locks, transactions, the errors of writes that failed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.state.backends.sqlite.engine.read_connection import WHO_MAY_WRITE, is_busy, translate
@@ -62,6 +64,24 @@ def check_may_write(path: Path) -> None:
             hint=WHO_MAY_WRITE,
             path=str(path),
         )
+
+
+def connect(path: Path, timeout: float) -> sqlite3.Connection:
+    """A connection that may write; a file that is not there is not made."""
+    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """A transaction, which is rolled back after an error."""
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        db.rollback()
+        raise
 
 
 def translate_write(error: sqlite3.Error, path: Path) -> LensError:

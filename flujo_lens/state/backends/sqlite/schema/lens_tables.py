@@ -7,11 +7,14 @@ nothing of them, and neither the schema's version nor a migration has to do with
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
+
+from flujo_lens.state.backends.core.port import Space
 
 CLAIMS, MANIFESTS, RUN_MANIFESTS = "lens_claims", "lens_manifests", "lens_run_manifests"
 
 STRIPS = "lens_strips"
-OF_SPACE = {"claim": CLAIMS, "manifest": MANIFESTS, "binding": RUN_MANIFESTS, "strip": STRIPS}
+OF_SPACE: Mapping[Space, str] = {"claim": CLAIMS, "manifest": MANIFESTS, "binding": RUN_MANIFESTS, "strip": STRIPS}
 """Tables by the space of the port whose keys and values they hold."""
 
 _OF_RUNS = (CLAIMS, RUN_MANIFESTS, STRIPS)

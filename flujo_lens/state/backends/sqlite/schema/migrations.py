@@ -19,13 +19,14 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote
 
 from flujo_lens.errors import SchemaError
 from flujo_lens.state.backends.sqlite.engine.lock_retry import (
     SLICE,
     check_may_write,
+    connect,
     retry_while_locked,
+    transaction,
     translate_write,
 )
 from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite, is_busy
@@ -67,7 +68,6 @@ def moved(table: str, row: Mapping[str, V], is_set: Callable[[V], bool]) -> dict
     """The values of a row of an old table by the columns where `migrate` puts them; what has no place stays.
 
     Args:
-        table: The table.
         row: Its values by column.
         is_set: Whether a value is more than NULL or empty.
     """
@@ -237,16 +237,6 @@ def _words(table: _Table) -> str:
     return f"{table.name} {what}: it {' and '.join(table.differences())}"
 
 
-def plan(connection: sqlite3.Connection) -> list[str]:
-    """What `migrate` would do, table by table; nothing if the schema is up to date.
-
-    Raises:
-        NotAStoreError, SchemaError: as `read_layout`.
-    """
-    file = connection.execute("PRAGMA database_list").fetchone()[2]
-    return list(read_layout(connection, Path(file)).words)
-
-
 def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) -> list[str]:
     """Bring a store to the newest schema, in one transaction; a second time it has nothing to do.
 
@@ -279,30 +269,19 @@ def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) 
         ) from error
 
 
-def _open(path: Path) -> closing[sqlite3.Connection]:
-    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-    return closing(sqlite3.connect(uri, uri=True, timeout=SLICE, isolation_level=None))
-
-
 def _migrate(path: Path) -> list[str]:
-    with _open(path) as db:
+    with closing(connect(path, SLICE)) as db:
         if not read_layout(db, path).is_older:
             return []
-    with _open(path) as db:
+    with closing(connect(path, SLICE)) as db:
         # In WAL mode only this sees whether anybody else is there; it must come before the first access.
         db.execute("PRAGMA locking_mode = exclusive")
         db.execute("PRAGMA foreign_keys = off")
         db.execute("PRAGMA legacy_alter_table = on")
-        db.execute("BEGIN EXCLUSIVE")
-        try:
+        with transaction(db, "EXCLUSIVE"):
             words = [*read_layout(db, path).words]
             _change(db)
-            words += _strays(db)
-            db.execute("COMMIT")
-        except BaseException:
-            db.rollback()
-            raise
-    return words
+            return words + _strays(db)
 
 
 def _change(db: sqlite3.Connection) -> None:

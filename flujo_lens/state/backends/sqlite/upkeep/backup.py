@@ -12,17 +12,17 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from urllib.parse import quote
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, SchemaError
+from flujo_lens.fs.atomic_write import sync_folder
 from flujo_lens.state.backends.sqlite.engine.lock_retry import (
     SLICE,
     check_may_write,
+    connect,
     retry_while_locked,
     translate_write,
 )
@@ -134,7 +134,7 @@ def back_up(db: sqlite3.Connection, path: Path, target: Path, stopped: threading
         _copy(db, part, stopped or threading.Event())
         os.fsync(descriptor)
         os.rename(part, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(part)
@@ -159,23 +159,19 @@ def _copy(db: sqlite3.Connection, target: Path, stopped: threading.Event) -> Non
         db.backup(copy, pages=_PAGES_AT_ONCE, progress=check)
 
 
-@contextmanager
-def alone(path: Path, deadline: float, stopped: threading.Event) -> Iterator[sqlite3.Connection]:
-    """The only connection to the file; raises SQLite's error where there is another.
+def alone(path: Path, deadline: float, stopped: threading.Event) -> closing[sqlite3.Connection]:
+    """The only connection to the file, closed at the end; raises SQLite's error where there is another.
 
     Args:
         path: The database file. No connection of this process may have it open.
         deadline: Until when others are waited for, in seconds of the monotonic clock.
         stopped: Ends the waiting when it is set.
     """
-    db = retry_while_locked(lambda: _open_alone(path), deadline, stopped)
-    with closing(db):
-        yield db
+    return closing(retry_while_locked(lambda: _open_alone(path), deadline, stopped))
 
 
 def _open_alone(path: Path) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-    db = sqlite3.connect(uri, uri=True, timeout=SLICE, isolation_level=None)
+    db = connect(path, SLICE)
     try:
         # As in a migration: in WAL mode only this sees whether anybody else is there. The lock outlasts the COMMIT.
         db.execute("PRAGMA locking_mode = exclusive")
@@ -192,14 +188,6 @@ def _check_alone(db: sqlite3.Connection, path: Path) -> None:
     """In the other modes a connection that does nothing at the moment holds no lock: those that have it open count."""
     if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal" and openers(path):
         raise _OpenElsewhereError("another process has the file open")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _size(path: Path) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flujo_lens.errors import OperationFailedError
+from flujo_lens.state.backends.sqlite.engine.lock_retry import transaction
 from flujo_lens.state.backends.sqlite.reads.queries import start_columns
 from flujo_lens.state.backends.sqlite.schema.migrations import read_layout
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
@@ -105,15 +106,10 @@ def _vacuumed(db: sqlite3.Connection, path: Path) -> Space:
 
 
 def _make(db: sqlite3.Connection, path: Path) -> list[_Index]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         read_layout(db, path)
         missing = _missing(db, path)
         for index in missing:
             db.execute(index.sql)
         db.execute("ANALYZE")
-        db.execute("COMMIT")
-    except BaseException:
-        db.rollback()
-        raise
-    return missing
+        return missing

@@ -7,10 +7,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from flujo_lens.errors import LensError
-from flujo_lens.state.backends.sqlite.engine.lock_retry import translate_write
+from flujo_lens.state.backends.sqlite.engine.lock_retry import connect, transaction, translate_write
 from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite
 from flujo_lens.state.backends.sqlite.schema.shape import Shape, read_shape
 from flujo_lens.state.backends.sqlite.schema.tables import INDEXES, create_index
@@ -47,24 +46,17 @@ def _tried(check: str, fix: _Fix, path: Path, timeout: float, stopped: threading
 
 
 def _make_indexes(path: Path, timeout: float, stopped: threading.Event) -> Repaired | None:
-    with taken(path, timeout, stopped=stopped) as db:
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            missing = missing_indexes(read_shape(db, path))
-            for name in missing:
-                db.execute(create_index(name))
-            db.execute("COMMIT")
-        except BaseException:
-            db.rollback()
-            raise
+    with taken(path, timeout, stopped=stopped) as db, transaction(db):
+        missing = missing_indexes(read_shape(db, path))
+        for name in missing:
+            db.execute(create_index(name))
     return Repaired("indexes", f"made {', '.join(missing)}") if missing else None
 
 
 def _fold_wal(path: Path, timeout: float, stopped: threading.Event) -> Repaired | None:
     check_is_sqlite(path)
-    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=min(timeout, 1.0), isolation_level=None)) as db:
+        with closing(connect(path, min(timeout, 1.0))) as db:
             folded = checkpoint(db, truncate=True)
     except sqlite3.Error as error:
         raise translate_write(error, path) from error

@@ -15,10 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 from flujo_lens.errors import BusyError, OperationFailedError
-from flujo_lens.state.backends.sqlite.engine.lock_retry import check_may_write, translate_write
+from flujo_lens.state.backends.sqlite.engine.lock_retry import check_may_write, connect, translate_write
 from flujo_lens.state.backends.sqlite.engine.read_connection import check_is_sqlite, is_busy
 from flujo_lens.state.backends.sqlite.upkeep.backup import alone
 from flujo_lens.state.maintenance import Room, Space
@@ -156,16 +155,11 @@ def taken(
     check_is_sqlite(path)
     check_may_write(path)
     try:
-        with _shared(path, timeout) if force else alone(path, deadline, stopped) as db:
+        with closing(connect(path, timeout)) if force else alone(path, deadline, stopped) as db:
             db.set_progress_handler(stopped.is_set, _STEPS_BETWEEN_LOOKS)
             yield db
     except sqlite3.Error as error:
         raise (_in_use(path, force) if is_busy(error) else translate_write(error, path)) from error
-
-
-def _shared(path: Path, timeout: float) -> closing[sqlite3.Connection]:
-    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-    return closing(sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None))
 
 
 def _in_use(path: Path, force: bool) -> BusyError:

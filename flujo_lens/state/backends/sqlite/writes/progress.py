@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flujo_lens.state.backends.core.validation import check_run_id, check_state
-from flujo_lens.state.backends.sqlite.writes import key_values, row_values, save_sql
+from flujo_lens.state.backends.sqlite.writes import key_values, queries, row_values, save_sql
 from flujo_lens.state.claims import Claim, Progress
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def _state(codec: StateCodec, progress: Progress) -> list[Any] | None:
 
 
 def _announced(codec: StateCodec, progress: Progress) -> tuple[Any, ...] | None:
-    """The row of the run if no table knows it; None where this progress itself makes it known."""
-    if progress.state is not None or progress.run_start is not None:
+    """The row of the run if no table knows it; None where this progress makes it known, or has no part of it."""
+    if progress.state is not None or progress.run_start is not None or not (progress.step or progress.spans):
         return None
     return row_values.announced(codec, {**(progress.step or {}), "run_id": progress.run_id})
 
@@ -81,12 +81,12 @@ def save(db: sqlite3.Connection, rows: Rows, makes_columns: bool) -> bool:
     if rows.state is not None:
         _save_state(db, rows.state)
     if rows.run is not None:
-        save_sql.save_run(db, rows.run)
+        db.execute(queries.SAVE_RUN, rows.run)
     made = rows.step is not None and save_sql.add_step(db, rows.step, rows.announced, makes_columns)
     if rows.spans:
         save_sql.replace_spans(db, rows.run_id, rows.spans, rows.announced)
     if rows.end is not None:
-        save_sql.end_run(db, rows.run_id, rows.end)
+        db.execute(queries.set_by_row("runs", "run_id", list(rows.end)), (*rows.end.values(), rows.run_id))
     if rows.manifest is not None:
         key_values.bind(db, rows.run_id, rows.manifest)
     return made

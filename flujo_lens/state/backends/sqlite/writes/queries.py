@@ -102,23 +102,20 @@ def running_states(columns: str) -> str:
 CLAIM_COLUMNS = ("run_id", "token", *Holder._fields, "taken_at", "beat_at", "lease")
 BEAT = f"UPDATE {lens_tables.CLAIMS} SET beat_at = ? WHERE run_id = ? AND token = ?"
 
-GET_VALUES: Mapping[Space, str] = {
-    "claim": f"SELECT {', '.join(CLAIM_COLUMNS)} FROM {lens_tables.CLAIMS}",
-    "manifest": f"SELECT digest, body FROM {lens_tables.MANIFESTS}",
-    "binding": f"SELECT run_id, digest FROM {lens_tables.RUN_MANIFESTS}",
-    "strip": f"SELECT run_id, body FROM {lens_tables.STRIPS}",
+_COLUMNS: Mapping[Space, tuple[str, ...]] = {
+    "claim": CLAIM_COLUMNS,
+    "manifest": ("digest", "body"),
+    "binding": ("run_id", "digest"),
+    "strip": ("run_id", "body"),
 }
-WITH_KEYS: Mapping[Space, str] = {
-    "claim": f"WHERE run_id IN ({MANY})",
-    "manifest": f"WHERE digest IN ({MANY})",
-    "binding": f"WHERE run_id IN ({MANY})",
-    "strip": f"WHERE run_id IN ({MANY})",
+"""The key, and what its value is made of."""
+
+GET_VALUES = {
+    space: f"SELECT {', '.join(columns)} FROM {lens_tables.OF_SPACE[space]}" for space, columns in _COLUMNS.items()
 }
-REMOVE_VALUE: Mapping[Space, str] = {
-    "claim": f"DELETE FROM {lens_tables.CLAIMS} WHERE run_id = ?",
-    "manifest": f"DELETE FROM {lens_tables.MANIFESTS} WHERE digest = ?",
-    "binding": f"DELETE FROM {lens_tables.RUN_MANIFESTS} WHERE run_id = ?",
-    "strip": f"DELETE FROM {lens_tables.STRIPS} WHERE run_id = ?",
+WITH_KEYS = {space: f"WHERE {columns[0]} IN ({MANY})" for space, columns in _COLUMNS.items()}
+REMOVE_VALUE = {
+    space: f"DELETE FROM {lens_tables.OF_SPACE[space]} WHERE {columns[0]} = ?" for space, columns in _COLUMNS.items()
 }
 PUT_VALUE: Mapping[Space, str] = {
     "claim": insert(lens_tables.CLAIMS, CLAIM_COLUMNS).replace("INSERT", "REPLACE", 1),

@@ -12,7 +12,6 @@ from flujo_lens.state.backends.sqlite.writes import queries
 
 Row = tuple[Any, ...]
 
-
 _LARGE = 8 * 2**20
 """Bytes or characters."""
 
@@ -24,7 +23,6 @@ def save_state(db: sqlite3.Connection, values: Row, is_newest: bool) -> None:
     """Save the row of a state in place of the one before: one statement changes it, a transaction by itself.
 
     Args:
-        db: The connection.
         values: The row.
         is_newest: Whether this run may well be the one that was saved last.
     """
@@ -48,16 +46,6 @@ def save_large_state(db: sqlite3.Connection, values: list[Any]) -> None:
     values.clear()
     db.create_function("lens_take", 1, large.pop)
     db.execute(queries.with_functions([at in large for at in range(len(small))]), small)
-
-
-def save_run(db: sqlite3.Connection, values: Row) -> None:
-    """Save the row of a run in place of what was there; its steps and spans stay."""
-    db.execute(queries.SAVE_RUN, values)
-
-
-def end_run(db: sqlite3.Connection, run_id: str, changes: Mapping[str, Any]) -> None:
-    """Change these columns of a run, if it is there."""
-    db.execute(queries.set_by_row("runs", "run_id", list(changes)), (*changes.values(), run_id))
 
 
 def _announce(db: sqlite3.Connection, run: Row | None) -> None:
@@ -108,13 +96,3 @@ def save_trace(db: sqlite3.Connection, run_id: str, rows: Sequence[Row], run: Ro
     for table in ("spans", "traces"):
         db.execute(queries.delete_of_run(table), {"run": run_id})
     db.executemany(queries.ADD_SPAN, rows)
-
-
-def add_evaluation(db: sqlite3.Connection, values: Row) -> None:
-    """Add an evaluation, of a run that need not be in ``runs``."""
-    db.execute(queries.ADD_EVALUATION, values)
-
-
-def set_system_state(db: sqlite3.Connection, values: Row) -> None:
-    """Set a global key."""
-    db.execute(queries.SET_SYSTEM_STATE, values)
