@@ -138,11 +138,7 @@ class App:
         return asyncio.run(self._with_backend(lambda one: other._with_backend(lambda two: work(one, two))))
 
     def at(self, store: str) -> App:
-        """The same invocation with another store.
-
-        Args:
-            store: As for --store.
-        """
+        """The same invocation with another store."""
         made = replace(self, options=self.options._replace(store=store))
         vars(made)["settings"] = self.settings  # whose notes are printed once
         return made

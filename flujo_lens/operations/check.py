@@ -50,7 +50,6 @@ class CheckedGroup(NamedTuple):
 
     Attributes:
         pipeline_name: Their pipeline.
-        pipeline_version: Its version.
         step_name: The current step of the runs; None if unknown.
         status: ``paused``, ``failed`` or ``running``.
         verdict: One of `VERDICTS`.

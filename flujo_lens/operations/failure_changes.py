@@ -23,7 +23,6 @@ class FailureChange:
     """Failures with one error, of a version or an hour.
 
     Attributes:
-        pipeline_name: The pipeline.
         key: Its version, or the hour (see `flujo_lens.state.groups.Moment`).
         group: The failures.
         runs: Runs of that version (or hour) that started in the window.

@@ -50,11 +50,6 @@ class PortableParts:
         self._now = now or datetime.now(UTC)
         self._without, self._redactor, self._fields = frozenset(without), redactor, fields
 
-    @property
-    def changes_records(self) -> bool:
-        """Whether anything is left out or masked."""
-        return bool(self._without or self._redactor)
-
     def applied(self, records: RecordSpool, lost: Counter[str]) -> RecordSpool:
         """What is moved of some records; what is lost is counted by description."""
         return records.changed(lambda record: self.of(record, lost))
@@ -133,12 +128,7 @@ def _span_without_values(span: Document) -> Document:
 
 
 class Selected:
-    """The records of some of the runs; can be gone through several times.
-
-    Args:
-        records: The records.
-        run_ids: The runs.
-    """
+    """The records of some of the runs; can be gone through several times."""
 
     def __init__(self, records: RecordSpool, run_ids: Collection[str]) -> None:
         self._records, self._ids = records, frozenset(run_ids)

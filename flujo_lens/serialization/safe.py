@@ -123,8 +123,6 @@ class _Later(NamedTuple):
     """A value to be written by code of the application, after orjson is done.
 
     Attributes:
-        value: The value.
-        encoder: Its encoder.
         outer: The enclosing values written by such code, innermost last.
     """
 
@@ -157,7 +155,6 @@ def _filled(
     Args:
         data: The JSON, with gaps.
         later: The values for the gaps.
-        registry: The registry.
         sort_keys: As for `safe_dumps`.
         outer: The enclosing values of each, written by such code; None without any.
     """

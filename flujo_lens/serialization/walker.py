@@ -268,7 +268,6 @@ def walk(value: Any, registry: Registry, default: Encoder | None, report: Report
 
     Args:
         value: Any value.
-        registry: The registry.
         default: A fallback for unknown types.
         report: Called with each lost value.
     """

@@ -90,7 +90,6 @@ class Claim(NamedTuple):
 
     Attributes:
         token: A unique token of this claim.
-        holder: The holder.
         taken_at: When it was taken, in UTC by the holder's clock.
         beat_at: The last heartbeat, in UTC by the holder's clock.
         lease: Seconds from a heartbeat to the expiry of the claim.
@@ -209,7 +208,6 @@ class ResumableGroup(NamedTuple):
 
     Attributes:
         pipeline_name: Their pipeline, see `flujo_lens.state.interpret.named`.
-        pipeline_version: Its version.
         status: ``paused``, ``failed`` or ``running``.
         step_index: The index of the next step; None if unknown.
         step_name: The current step; None if unknown.

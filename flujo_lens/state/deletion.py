@@ -96,7 +96,6 @@ class DeletionPlan:
     """The runs that would be deleted at the moment of the plan. `choice` is specific to the driver.
 
     Attributes:
-        request: The request.
         choice: The runs in the form of the driver; some tens of bytes per run.
         count: Number of runs to delete.
         total: Number of runs in the store.

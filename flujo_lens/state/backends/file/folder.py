@@ -61,7 +61,6 @@ class Reader:
         """The history of a run, sealed as it is; None if it has none, or it may not be read.
 
         Args:
-            run_id: The run.
             light: Whether steps and spans are left out, as of `flujo_lens.state.backends.file.format.history.History`.
             small: Bytes up to which a file is read whole all the same.
         """

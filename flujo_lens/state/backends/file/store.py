@@ -25,7 +25,6 @@ class FileStore:
     else the last save of a run would not be the one that counts.
 
     Args:
-        folder: The folder.
         changes: Writes to it.
     """
 

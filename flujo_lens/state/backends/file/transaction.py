@@ -69,7 +69,6 @@ class FileTransaction:
     """One look at an open folder.
 
     Args:
-        folder: The folder.
         reader: Reads it.
         stop: Set by a caller who does not want the result any more.
         uses_last: Whether the last look at the whole folder will do; of files that have changed since it is not used.

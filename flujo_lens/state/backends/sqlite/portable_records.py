@@ -67,7 +67,6 @@ _KNOWN = frozenset({*TABLES, *KEPT_OF_OURS}) - {"system_state"}
 """The tables of which a record has rows."""
 
 _FIELD_OF = {"final_context_blob": "final_context", "input_blob": "input", "error_blob": "error"}
-_COLUMN_OF = {field: column for column, field in _FIELD_OF.items()}
 _STEP_COLUMNS = ("input_blob", "error_blob", "start_time", "end_time")
 """Columns of ``steps`` that 0.6.11 does not have; made when a step needs one."""
 _STEP_FIELDS = tuple((column, _FIELD_OF.get(column, column)) for column in _STEP_COLUMNS)
@@ -171,7 +170,6 @@ def portable_records(records: Iterable[Record], zone: tzinfo, *, is_set: bool = 
     """The portable form of stored records.
 
     Args:
-        records: The records.
         zone: The zone of naive times in states.
         is_set: Whether it holds for runs whose own times tell another one.
 
@@ -351,7 +349,6 @@ def stored_records(records: Iterable[Record], now: str) -> Iterator[Record]:
     """The stored form of portable records, for a store of the newest schema.
 
     Args:
-        records: The records.
         now: The time for rows that say when they were written.
     """
     for record in records:
@@ -366,7 +363,6 @@ def rows_of(record: Record, now: str) -> Iterator[tuple[str, tuple[str, ...], li
     """Yield the rows of a portable record, in the order in which they can be inserted: a table, columns, values.
 
     Args:
-        record: The record.
         now: The time for rows that say when they were written.
     """
     run_id = record["run_id"]

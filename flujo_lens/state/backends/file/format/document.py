@@ -207,7 +207,6 @@ def load_object(folder: int, name: str, size: int, *, exact: bool = False) -> di
     """The JSON object in a file of about `size` bytes.
 
     Args:
-        folder: The folder.
         name: The file.
         size: About how large it is.
         exact: Whether integers of more than 64 bits keep all their digits: for what may be written back.
@@ -313,7 +312,6 @@ def read_row(folder: int, name: str, wanted: str, is_known: Callable[[os.stat_re
     """The state of the run `wanted` in a file, as it stands there; None if the file is gone, or not the run's.
 
     Args:
-        folder: The folder.
         name: The file.
         wanted: The run.
         is_known: Whether a file of which the system says this is known to be a state of the run.

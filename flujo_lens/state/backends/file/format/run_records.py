@@ -48,7 +48,6 @@ def records_of(
 
     Args:
         places: The folder (``states``) and its sub-folder (``histories``).
-        run_id: The run.
         files: Its files, each with its place.
         history_size: How long its history is, if that stays.
 

@@ -22,7 +22,6 @@ def check(folder: Folder, stop: threading.Event, *, full: bool = False) -> list[
     """Look for what is wrong with a folder.
 
     Args:
-        folder: The folder.
         stop: Ends it when it is set.
         full: Read every history whole, not its end alone.
     """

@@ -201,8 +201,6 @@ def read_rows(
 
     Args:
         session: The store.
-        run_ids: The runs.
-        tables: The tables.
         any_text: Whether a text that is no UTF-8 is a `NoText`; else it is a `sqlite3.OperationalError`, in a fraction
             of the time.
     """

@@ -34,7 +34,6 @@ def put_parts_back(
 
     Args:
         session: The store, inside a transaction.
-        run_id: The run.
         strip: The parts, and when.
         records: The rows of the run by table, record by record.
         insert: Inserts rows of a table.
