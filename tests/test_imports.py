@@ -94,9 +94,6 @@ CIRCLES = {
     ): "parts of one class, in modules of their own, which name its type",
     frozenset({"state.backends.sqlite.deletion.estimate", "state.backends.sqlite.deletion.plan"}): "a type of the plan",
     frozenset(
-        {"state.backends.sqlite.engine.open_stores", "state.backends.sqlite.engine.store"}
-    ): "a type of the store",
-    frozenset(
         {
             "state.backends.file.format.history",
             "state.backends.file.format.progress_lines",

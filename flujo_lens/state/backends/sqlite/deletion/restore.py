@@ -17,7 +17,7 @@ from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.deletion.pacing import HOLD
 from flujo_lens.state.backends.sqlite.deletion.queries import HEADS, ROWID
 from flujo_lens.state.backends.sqlite.deletion.run_records import KEPT_OF_OURS, decoded
-from flujo_lens.state.backends.sqlite.deletion.unstrip import put_parts_back
+from flujo_lens.state.backends.sqlite.deletion.strip import put_parts_back
 from flujo_lens.state.backends.sqlite.engine.session import Session, open_session
 from flujo_lens.state.backends.sqlite.reads.orphans import children
 from flujo_lens.state.backends.sqlite.schema import lens_tables

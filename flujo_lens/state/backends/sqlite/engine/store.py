@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Hashable
 from datetime import tzinfo
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
+from weakref import WeakSet
 
 from flujo_lens.errors import StoreNotFoundError
 from flujo_lens.state.backends.core.change_tokens import file_token
+from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
 from flujo_lens.state.backends.sqlite.engine.connection_thread import ConnectionThread
-from flujo_lens.state.backends.sqlite.engine.open_stores import make_way, open_stores
 from flujo_lens.state.backends.sqlite.engine.read_connection import Reader
 from flujo_lens.state.backends.sqlite.engine.session import Session, open_session
 from flujo_lens.state.unreachable_paths import unreached
@@ -24,6 +26,44 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _RUNS_A_HOP = 200
+_inherited: list[object] = []
+"""What the parent of a fork had open: it is not used, nor closed, which would drop its locks."""
+
+
+class _Stores:
+    """The stores of this process: readers of a file may have to close it."""
+
+    def __init__(self) -> None:
+        self._all: WeakSet[SqliteStore] = WeakSet()
+        self.begin()
+        begin_anew_in_children(self)
+
+    def begin(self) -> None:
+        """Be as new: nobody holds the lock."""
+        self._lock = threading.Lock()
+
+    def add(self, store: SqliteStore) -> None:
+        with self._lock:
+            self._all.add(store)
+
+    def reading(self, path: Path) -> list[SqliteStore]:
+        """Those whose reader has this file."""
+        with self._lock:
+            return [store for store in self._all if store.reader.path == path]
+
+
+_stores = _Stores()
+
+
+def make_way(path: Path, seconds: float = 0.0) -> bool:
+    """Have every connection of this process that reads the file as `Reader.give_way` says closed, in its turn.
+
+    Returns:
+        Whether all of them are, after waiting for `seconds` at most.
+    """
+    turns = [store.thread.post(store.reader.give_way) for store in _stores.reading(path)]
+    end = time.monotonic() + seconds
+    return all(turn.wait(max(0.0, end - time.monotonic())) for turn in turns if turn is not None)
 
 
 class SqliteStore:
@@ -48,10 +88,13 @@ class SqliteStore:
         self.path, self.timeout, self.zone = path, timeout, zone
         self.synchronous, self.migrates = synchronous, migrates
         self.begin()
-        open_stores.add(self)
+        _stores.add(self)
+        begin_anew_in_children(self)
 
     def begin(self) -> None:
         """Be as new: nothing open, no thread."""
+        if "thread" in vars(self):
+            _inherited.append(dict(vars(self)))
         self._session: Session | None = None
         self.reader = Reader(self.path, self.timeout, self._prepare)
         self.thread = ConnectionThread(self.reader.interrupt)
