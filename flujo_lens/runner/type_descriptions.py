@@ -14,17 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import (
-    Annotated,
-    Any,
-    ForwardRef,
-    Literal,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, ForwardRef, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from flujo_lens.serialization.fields import is_typed_dict
 

@@ -6,15 +6,7 @@ import types
 from collections import Counter, abc, deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import (
-    Any,
-    Literal,
-    NoReturn,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from flujo_lens.serialization.fields import (
     JSON_TYPES,

@@ -9,14 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import (
-    Any,
-    NamedTuple,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from flujo_lens.serialization.fields import (
     JSON_TYPES,

@@ -12,14 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Any, cast
 
-from flujo_lens.errors import (
-    ConfigError,
-    LensError,
-    MissingExtraError,
-    UnknownStoreError,
-    UsageError,
-    nearest,
-)
+from flujo_lens.errors import ConfigError, LensError, MissingExtraError, UnknownStoreError, UsageError, nearest
 from flujo_lens.state.unreachable_paths import unreached
 
 if TYPE_CHECKING:

@@ -17,15 +17,7 @@ from flujo_lens.cli.input.archive import STDIN, ArchiveInput, archive_input
 from flujo_lens.cli.input.confirm import check_can_ask, check_writable, confirm
 from flujo_lens.cli.input.target_store import at_target
 from flujo_lens.cli.options import ChangeOptions, PartOptions, TransferOptions, words_of
-from flujo_lens.cli.screens.copy import (
-    Writing,
-    Written,
-    conflict_action,
-    left_out,
-    portable_parts,
-    tell_written,
-    write,
-)
+from flujo_lens.cli.screens.copy import Writing, Written, conflict_action, left_out, portable_parts, tell_written, write
 from flujo_lens.cli.screens.undo import Progress, carry_out
 from flujo_lens.errors import ArchiveError
 from flujo_lens.operations.archive import driver_kind
