@@ -30,12 +30,8 @@ class FailureReport:
     problems: tuple[str, ...] = ()
 
 
-def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool = True) -> AsyncIterator[RunSummary]:
+async def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool = True) -> AsyncIterator[RunSummary]:
     """The failed runs that match, with their errors, except forks that were not resumed yet."""
-    return _failed_runs(backend, wanted, ordered)
-
-
-async def _failed_runs(backend: StateBackend, wanted: RunFilter, ordered: bool) -> AsyncIterator[RunSummary]:
     async for run in backend.iter_runs(wanted._replace(statuses=FAILED), ordered=ordered):
         if unstarted_fork_of(run) is None:
             yield (await with_root_causes(backend, [run]))[0]
