@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,9 @@ def test_ctrl_c_stops_the_statement_and_awaits_its_end() -> None:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
         def again() -> None:  # an interrupt that comes before the statement stops nothing
-            while not ended:
-                connection.interrupt()
+            with suppress(sqlite3.ProgrammingError):  # it may be closed by now
+                while not ended:
+                    connection.interrupt()
 
         thread = ConnectionThread(again_in_thread(again))
         threading.Thread(target=press, daemon=True).start()
