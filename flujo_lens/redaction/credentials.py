@@ -18,7 +18,7 @@ _SCHEMES = (
     "sqlserver|oracle|clickhouse|cockroachdb|snowflake|sqlite|wss?"
 )
 # A path that is made of a URL has one of its slashes left.
-_USER = rf"""(?:{_SLASHES}|\b(?:{_SCHEMES})(?:\+\w+)?:/)[^\s/:@?#\[\]"'<>\\]*:(?!{_PORT})"""
+_USER = rf"""(?:{_SLASHES}|\b(?:{_SCHEMES})(?:\+\w+)?:/)[^\s/:@?#\[\]"'<>\\]*(?:@[\w.-]*)?:(?!{_PORT})"""
 # A password may, wrongly, hold a "/" or an "@": what follows "//user:" is one unless it begins like a port's number.
 _IN_URL = Pattern(rf"""{_USER}(?P<secret>(?:(?!://)(?:[^\s"'`]|["'](?=[\w@]))){{0,400}})@""", re.IGNORECASE)
 # A password whose end, with the host, was cut off.
@@ -37,6 +37,8 @@ _CURL_USER = Pattern(r"""(?<!\S)(?:-u|--user)(?:[ \t]+|=)["']?[^\s:'"]+:(?P<secr
 _SHAPES = Pattern(
     r"\bsk-(?=[\w-]{0,200}[\d#])[\w#-]{16,}"
     r"|\bgh[pousr]_[\w#]{20,}|\bgithub_pat_[\w#]{20,}|\bglpat-[\w#-]{16,}|\bxox[abeoprs]-[\w#-]{10,}"
+    r"|\bhf_[A-Za-z\d#]{20,}|\bnpm_[A-Za-z\d#]{30,}|\bpypi-AgE[\w#-]{16,}|\b[rs]k_live_[\w#]{10,}"
+    r"|\bSG\.[\w#-]{16,}\.[\w#-]{16,}"
     r"|\bAIza[\w#-]{30,}|\beyJ[\w#-]{8,800}\.eyJ[\w#-]{8,}(?:\.[\w#-]*)?"
 )
 _KEY_FILE = Pattern(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?P<secret>.*?)(?:-----END|$)", re.DOTALL)

@@ -45,7 +45,8 @@ class SecretKeys:
     """The globs of secret keys, compared with whole keys.
 
     A key is compared case-folded as it is, and with its words joined by underscores: ``accessToken``,
-    ``Access-Token`` and ``access token`` are also ``access_token``.
+    ``Access-Token`` and ``access token`` are also ``access_token``. ``meta:`` before a key is
+    that of ``lens stats --by meta:KEY``.
 
     Args:
         more: Globs (``*``, ``?``) added to the built-in ones.
@@ -60,7 +61,9 @@ class SecretKeys:
         return re.compile(rf"(?!{_NO_SECRET}\Z)(?:{'|'.join(map(_regex, self.globs))})", re.DOTALL)
 
     def _is_secret(self, key: str) -> bool:
-        return any(self._pattern.fullmatch(form) is not None for form in {key.casefold(), _joined(key)})
+        key = key.removeprefix("meta:")
+        forms = {key.casefold(), _joined(key)}
+        return any(self._pattern.fullmatch(form) is not None for form in forms)
 
     @cached_property
     def words(self) -> tuple[str, ...] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from flujo_lens.redaction.keys import MASK, SecretKeys
@@ -22,12 +23,17 @@ _HOLDS_NAMES = frozenset({
 })  # fmt: skip
 """Keys whose values are ids and names, which are never masked, so that they can be copied."""
 
-_MARKS = ("//", ":/", "sk-", "eyJ", "gh", "glpat-", "xox", "AIza", "PRIVATE KEY", "\\/")
+_MARKS = (
+    "//", ":/", "sk-", "eyJ", "gh", "glpat-", "xox", "AIza", "hf_", "npm_", "pypi-AgE", "k_live_", "SG.",
+    "sig=", "ignature=", "PRIVATE KEY", "\\/",
+)  # fmt: skip
 _SHELL_QUOTE = "'\"'\"'"
 _SHELL_WORD = rf"'[^']*(?:{_SHELL_QUOTE}[^']*)+'"
 _SHORTEST = 4
 """Characters of the shortest text in which there is a key and a secret."""
 
+_NAME = ("name", "key", "Name", "Key")
+_VALUE = frozenset({"value", "Value"})
 _PLAIN = frozenset({type(None), bool, int, float})
 
 
@@ -101,8 +107,21 @@ class Redactor:
         if isinstance(value, Mapping):
             return TOO_DEEP if depth > _DEEPEST else self._mapping(value, depth + 1)
         if isinstance(value, list | tuple | set | frozenset):
-            return TOO_DEEP if depth > _DEEPEST else [self.value(item, depth + 1) for item in value]
+            return TOO_DEEP if depth > _DEEPEST else self._items(list(value), depth + 1)
         return self._object(value, depth)
+
+    def _items(self, items: list[Any], depth: int) -> list[Any]:
+        """The items of a list: also pairs of names and values, and the words of a command line."""
+        if items and all(map(_is_pair, items)):
+            return [[name, self._under(name, value, depth)] for name, value in items]
+        shown = [self.value(item, depth) for item in items]
+        for at, (word, after) in enumerate(pairwise(items), 1):
+            if isinstance(word, str) and _is_flag(word) and isinstance(after, str) and after[:1] != "-":
+                shown[at] = self._under(word[2:], after, depth)
+        return shown
+
+    def _under(self, key: str, value: Any, depth: int) -> Any:
+        return self.masked(value, depth) if self.is_secret(key) else self.value(value, depth)
 
     def _object(self, value: Any, depth: int) -> Any:
         if is_dataclass(value) and not isinstance(value, type):
@@ -116,7 +135,7 @@ class Redactor:
         made: dict[Any, Any] = {}
         for key, item in value.items():
             name = key if isinstance(key, str) else str(key)
-            if self.is_secret(name) or (named and name == "value"):
+            if self.is_secret(name) or (named and name in _VALUE):
                 shown = self.masked(item, depth)
             else:
                 shown = item if name in _HOLDS_NAMES and isinstance(item, str) else self.value(item, depth)
@@ -129,9 +148,9 @@ class Redactor:
 
     def _named_secret(self, value: Mapping[Any, Any]) -> bool:
         """Whether it is a pair of a secret name and a value, as in the environment of a container."""
-        if "value" not in value:
+        if _VALUE.isdisjoint(value):
             return False
-        name = value.get("name", value.get("key"))
+        name = next((value[key] for key in _NAME if key in value), None)
         return isinstance(name, str) and self.is_secret(name)
 
     def under(self, key: str, value: Any) -> Any:
@@ -151,6 +170,14 @@ class Redactor:
         if isinstance(value, list | tuple | set | frozenset):
             return [self.masked(item, depth + 1) for item in value]
         return value if isinstance(value, date | time | timedelta) or not str(value).strip("*") else MASK
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("--") and " " not in word
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str)
 
 
 @cache

@@ -34,9 +34,11 @@ _JOINT = Pattern(
 )
 _FLAG = Pattern(r"""(?:\\*["']\s*,\s*|\\*["']?[ \t]+)(?=\S)""")
 _PAIR = Pattern(r"""\\*["']\s*,\s*(?=[bu]?\\*["'])""")
-_NAMED = Pattern(r"""\\*["']\s*,?\s*\\*["']?value\\*["']?\s*[:=]\s*""")
+_NAMED = Pattern(r"""\\*["']\s*,?\s*\\*["']?[vV]alue\\*["']?\s*[:=]\s*""")
 _NAMES = Pattern(r"""(?:^|[\s{,(<])\\*["']?(?:name|key)\\*["']?\s*[:=]\s*\\*["']$""", re.IGNORECASE)
 _IN_PAIR = Pattern(r"""[(\[]\s*b?\\*["']$""")
+_IN_PAIRS = Pattern(r"""[(\[,]\s*[(\[]\s*b?\\*["']$""")
+_PAIR_END = Pattern(r"""\\*["']\s*[)\]]""")
 _ENCODED = Pattern(r"""(?:(?!%26|%23|%22)[^\s&"'<>])+""", re.IGNORECASE)
 _TAG_BEFORE = Pattern(r"<(?:\w+:)?$")
 _TAG = Pattern(r"(?:\s[^<>]{0,200})?>(?P<value>[^<]*)")
@@ -273,9 +275,13 @@ def _paired(text: str, key: _Key) -> Sequence[Span]:
     if named is not None and _NAMES.search(before):
         return _literal(text, named.end(), key) or ()
     pair = _PAIR.match(text, key.end)
-    if pair is None or not _IN_PAIR.search(before) or not (key.header in _HEADERS or key.header.startswith("x_")):
+    if pair is None or not _IN_PAIR.search(before):
         return ()
-    return _literal(text, pair.end(), key) or ()
+    found = _literal(text, pair.end(), key) or ()
+    if key.header in _HEADERS or key.header.startswith("x_"):
+        return found
+    is_listed = found and _IN_PAIRS.search(before) and _PAIR_END.match(text, found[-1][1])
+    return found if is_listed else ()
 
 
 def _tagged(text: str, key: _Key) -> Sequence[Span]:

@@ -62,7 +62,8 @@ class RowWriter:
         """One item."""
         first, self._empty = self._empty, False
         if self._form == "id":
-            return escape_tsv(_cell(self._view.row(item)[self._view.id])).encode() + b"\n"
+            row = self._redactor.value({self._view.id: self._view.row(item)[self._view.id]})
+            return b"".join(escape_tsv(_cell(value)).encode() + b"\n" for value in row.values())
         row = self._redactor.value(self._view.row(item, self._fields))
         if self._form == "json":
             return (b"[\n" if first else b",\n") + dump(row)

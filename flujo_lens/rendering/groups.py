@@ -82,7 +82,9 @@ def _shown(name: str, at: int) -> Shown:
 def _text(name: str, value: str | None, shown: Human) -> str:
     if value is None:
         return "-"
-    return hour_text(value, shown) if name == "hour" else shown.mask(value) if name.startswith("meta:") else value
+    if name.startswith("meta:"):
+        return shown.under(name, value)
+    return hour_text(value, shown) if name == "hour" else value
 
 
 def hour_text(value: str, shown: Human) -> str:

@@ -76,12 +76,15 @@ class Human(NamedTuple):
     Attributes:
         zone: The time zone of the user.
         style: ``relative``, ``local`` or ``iso``.
+        mask: A text with its secrets masked.
+        under: The value of a key with its secrets masked.
     """
 
     now: datetime
     zone: tzinfo
     style: str = "relative"
     mask: Callable[[str], str] = str
+    under: Callable[[str, str], str] = lambda _, text: text
 
     def time(self, when: datetime | None) -> str:
         """An instant in the chosen style."""

@@ -73,7 +73,7 @@ def table(
     columns = tuple(_of_field(field, view, redactor) for field in fields) if fields else view.table
     if cut:
         columns = tuple(c._replace(style="cut") if c.style == "fold" else c for c in columns)
-    shown = shown._replace(mask=redactor.text)
+    shown = shown._replace(mask=redactor.text, under=redactor.under)
     cells = [[_cell(column, item, shown, is_cut=width is not None) for column in columns] for item in items]
     widths = [max([len(c.title), *(cell_len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
     if width is None:

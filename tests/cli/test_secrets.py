@@ -156,3 +156,14 @@ def test_settings(lens: Lens, line: str) -> None:
     for tty in (True, False):
         assert "hunter2" not in lens(line, tty=tty, width=200).out
     assert "lens:***@db" in lens(line, tty=True, width=200).out
+
+
+@pytest.mark.parametrize("by", ["--by meta:cookie", "--by meta:note --by meta:ssn", "--by meta:note", "--by meta:ssn"])
+def test_groups_by_metadata(lens: Lens, by: str) -> None:
+    metadata = json.dumps({"cookie": "hush-1", "note": "sent Bearer hush-2x to it", "ssn": "hush-3"})
+    lens.edit(("UPDATE workflow_state SET metadata = ? WHERE run_id = 'fail-001'", (metadata,)))
+    lens.write("lens.toml", '[redact]\nkeys = ["ssn"]\n')
+    for form in ("table", "json", "ndjson", "csv", "tsv", "id"):
+        shown = lens(f"stats {by} -o {form}", tty=form == "table")
+        assert (shown.code, "***" in shown.out, "hush" in shown.out) == (0, True, False), (form, shown.out)
+        assert "hush" in lens(f"stats {by} -o {form} --show-secrets").out

@@ -158,3 +158,38 @@ def test_the_words_are_parts_of_the_globs() -> None:
     assert words is not None
     for glob in BUILT_IN_KEYS:
         assert any(word in glob.replace("?", " ") for word in words), glob
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [["api_key", "hush"], ["n", 1]],
+        [("x-api-key", "hush")],
+        {"headers": [["Cookie", "hush"], ["Accept", "x"]]},
+        {"Name": "DB_PASSWORD", "Value": "hush"},
+        {"command": ["tool", "--password", "hush", "run"]},
+        {"meta:cookie": "hush"},
+        "OrderedDict([('n', '1'), ('password', 'hush')])",
+        '{"headers": [["x", "1"], ["api_key", "hush"]]}',
+        "[{'Name': 'DB_PASSWORD', 'Value': 'hush'}]",
+        "cannot reach postgresql://ana@server:hush@db:5432/ops",
+        "GET /file?sig=hush&se=2",
+        "hf_" + "hush1" * 6,
+        "rk_live_" + "hush1" * 4,
+    ],
+)
+def test_pairs_lists_of_words_and_more_forms(value: Any) -> None:
+    shown = Redactor().value(value)
+    assert "hush" not in str(shown)
+    assert Redactor().value(shown) == shown
+
+
+def test_pairs_and_lists_that_hold_no_secret() -> None:
+    for value in (
+        ["password", "email"],
+        [["a", "b"], ["--password"]],
+        ["--password", "--force"],
+        "unique together: ('password', 'email')",
+        "http://ana@host:8080/x@y",
+    ):
+        assert Redactor().value(value) == value
