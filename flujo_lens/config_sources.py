@@ -201,8 +201,12 @@ def _user_config_dir(world: World) -> Path | None:
 
 def _read_named(world: World, config: str, named_by: str) -> SourceFile:
     path = Path(absolute_path(config, world.cwd, world.env))
-    if not os.path.exists(path):
-        raise ConfigError(f"{named_by}: no such file: {path}", file=str(path))
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise ConfigError(f"{named_by}: cannot access {path}: {error.strerror}", file=str(path)) from error
+    except (OSError, ValueError):
+        raise ConfigError(f"{named_by}: no such file: {path}", file=str(path)) from None
     readers = {PYPROJECT: _pyproject_file, FLUJO_TOML: _flujo_file}
     file = readers.get(path.name, _lens_file)(path)
     if file is None:

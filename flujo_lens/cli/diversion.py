@@ -106,6 +106,8 @@ def leave(world: World, code: int) -> None:
     """
     with suppress(RuntimeError):
         start_new_thread(_after_a_while, (world, code))
+    if "--debug" not in sys.argv:
+        sys.unraisablehook = _one_line
     for end in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         with suppress(BaseException):
             end()
@@ -113,6 +115,15 @@ def leave(world: World, code: int) -> None:
         with suppress(Exception):
             stream.flush()
     _exit(code)
+
+
+def _one_line(error: sys.UnraisableHookArgs) -> None:
+    """Print the error of an exit handler without its traceback."""
+    from flujo_lens.runner.application_code import describe
+
+    with suppress(BaseException):
+        told = describe(error.exc_value) if error.exc_value is not None else error.exc_type.__name__
+        sys.stderr.write(f"an exit handler of the application failed: {told}\n")
 
 
 def _after_a_while(world: World, code: int) -> None:

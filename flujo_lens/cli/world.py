@@ -61,6 +61,11 @@ class World:
     owns_process: bool = False
     diverted: Any = None
 
+    @property
+    def stdout_is_closed(self) -> bool:
+        """Whether stdout was closed at the start, so that nothing that is written to it arrives anywhere."""
+        return getattr(self.stdout, "name", None) == os.devnull
+
     @cached_property
     def is_terminal(self) -> bool:
         """Whether stdout is a terminal."""

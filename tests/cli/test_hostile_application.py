@@ -38,6 +38,7 @@ COMPLETING = (
     "os.system('echo of a child'); print('of the step', flush=True)",
     "atexit.register(print, 'at the end')",
     "atexit.register(os.system, 'echo at the end')",
+    "atexit.register(sys.exit, 9)",
     "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN)",
     "signal.setitimer(signal.ITIMER_REAL, 0.5)",
     "os.chdir('/'); os.umask(0o777)",
@@ -119,6 +120,7 @@ def test_steps_that_harm_the_process_leave_the_output_whole(shop: Shop) -> None:
     done = shop.lens.process(f"retry {' '.join(ids)} {APP} --yes -o json")
     assert done.code == 0, done.err
     assert [row["status"] for row in done.json["runs"]] == ["completed"] * len(ids)
+    assert "Traceback" not in done.err
     assert shop.lens("audit", "-o", "json").json[0]["state"] == "finished"
 
 

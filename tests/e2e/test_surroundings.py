@@ -226,6 +226,21 @@ def test_a_folder_that_may_not_be_entered(lens: Lens) -> None:
         shut.chmod(0o700)
 
 
+def test_a_settings_file_in_a_folder_that_may_not_be_entered(lens: Lens) -> None:
+    shut = lens.cwd / "shut"
+    shut.mkdir()
+    lens.write("shut/lens.toml", "")
+    shut.chmod(0)
+    try:
+        for words, env in ((["--config", "shut/lens.toml"], {}), ([], {"LENS_CONFIG": "shut/lens.toml"})):
+            command = [*as_nobody(), sys.executable, "-m", "flujo_lens", "list", *words]
+            done = subprocess.run(command, cwd=lens.cwd, env=lens.environment(env), capture_output=True)
+            assert (done.returncode, b"Permission denied" in done.stderr) == (2, True), done.stderr
+            assert b"no such file" not in done.stderr
+    finally:
+        shut.chmod(0o700)
+
+
 def test_what_is_no_store_says_what_it_is(lens: Lens) -> None:
     (lens.cwd / "holds").mkdir()
     shutil.copy(lens.cwd / "flujo_ops.db", lens.cwd / "holds")
@@ -287,6 +302,12 @@ def test_closed_streams(bare_lens: Lens, redirect: str) -> None:
     assert all(json.loads(line) for line in entries)
     files = [path for path in (bare_lens.cwd / "runs").iterdir() if path.suffix == ".json"]
     assert all(json.loads(path.read_bytes()) for path in files)
+
+
+def test_nothing_is_exported_to_a_closed_stdout(lens: Lens) -> None:
+    script = f"{sys.executable} -m flujo_lens export - >&-"
+    done = subprocess.run(["sh", "-c", script], cwd=lens.cwd, env=lens.environment(), capture_output=True)
+    assert (done.returncode, b"stdout" in done.stderr, b"exported" in done.stderr) == (2, True, False), done.stderr
 
 
 def test_an_empty_answer_from_a_closed_or_empty_stdin_is_none(bare_lens: Lens) -> None:

@@ -95,6 +95,8 @@ def _to_stdout(app: App, asked: ExportArguments, parts: PortableParts) -> int:
         raise UsageError(
             "refusing to write an archive to a terminal", hint="lens export FILE, or pipe it: lens export - | zstd > F"
         )
+    if app.world.stdout_is_closed:
+        raise UsageError("cannot export to stdout: it is closed", hint="lens export FILE writes a file")
     stdout = app.world.stdout
     stdout.flush()
     wanted = app.wanted(asked.filters)

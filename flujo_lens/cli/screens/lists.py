@@ -58,7 +58,7 @@ def waiting_list(app: App, out: Output, filters: FilterOptions, limit: int | Non
         every = app.suggest(with_filters("lens waiting", filters))
         app.note(f"showing the {len(runs):,} that have waited longest, of {len(found):,}; all: {every}")
     if runs and out.is_table:
-        app.note(f"to answer: {app.suggest(answer_command(runs[0]))}")
+        app.note(f"answer: {app.suggest(answer_command(runs[0]))}")
 
 
 def task_list(app: App, out: Output, filters: FilterOptions, parent: str | None, limit: int) -> None:
