@@ -146,7 +146,7 @@ class StateCodec:
             SealedStateError: it is encrypted, and the key is missing or wrong.
             CorruptStoreError: it is sealed and damaged.
         """
-        sealed = [name for name in SEALED_FIELDS if is_sealed(document.get(name))]
+        sealed = _sealed_fields(document)
         if not sealed:
             return document
         plain = {name: self._open(document[name], run_id, name) for name in sealed}
@@ -154,7 +154,7 @@ class StateCodec:
 
     def shown(self, run_id: str, document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, LensError]]:
         """As `opened`, for one who looks: fields that cannot be opened are `SEALED`, and why, by their names."""
-        sealed = [name for name in SEALED_FIELDS if is_sealed(document.get(name))]
+        sealed = _sealed_fields(document)
         if not sealed:
             return document, {}
         plain, errors = dict(document), dict[str, LensError]()
@@ -191,6 +191,12 @@ class StateCodec:
 
             return WorkflowState
         return self._model
+
+
+def _sealed_fields(document: dict[str, Any]) -> list[str]:
+    """The fields of a stored state that are sealed."""
+    kinds = (str, bytes)
+    return [name for name in SEALED_FIELDS if isinstance(value := document.get(name), kinds) and is_sealed(value)]
 
 
 def _first_misfit(error: Exception) -> tuple[str, str]:

@@ -39,9 +39,7 @@ _TOKEN_TOTALS = ("total", "total_tokens", "token_counts")
 
 def tokens_of(value: Any) -> int | None:
     """The tokens of a step: a number, or counts by kind, of which the total or else the sum counts."""
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
+    if value is None or value.__class__ is int or not isinstance(value, Mapping):
         return as_int(value)
     for key in _TOKEN_TOTALS:
         if (total := as_int(value.get(key))) is not None:
@@ -54,9 +52,9 @@ def total_of(pairs: Iterable[tuple[Any, Any]]) -> tuple[float | None, int | None
     """The sums of stored costs and tokens; each None if no step has any."""
     costs, tokens = [], []
     for cost, count in pairs:
-        if (number := as_number(cost)) is not None:
+        if cost is not None and (number := as_number(cost)) is not None:
             costs.append(number)
-        if (whole := tokens_of(count)) is not None:
+        if count is not None and (whole := tokens_of(count)) is not None:
             tokens.append(whole)
     return (round(float(sum(costs)), DIGITS) if costs else None), (sum(tokens) if tokens else None)
 
