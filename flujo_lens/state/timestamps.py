@@ -18,7 +18,7 @@ def parse_instant(text: object, naive: tzinfo = UTC) -> datetime | None:
     """Parse a stored time.
 
     Args:
-        text: The stored value; anything but a text gives None.
+        text: The stored value: a text, or a time in UTC, which is returned as it is; anything else gives None.
         naive: The zone of a text without an offset.
 
     Returns:
@@ -26,7 +26,7 @@ def parse_instant(text: object, naive: tzinfo = UTC) -> datetime | None:
         range.
     """
     if not isinstance(text, str) or text[4:8:3] != "--":
-        return None
+        return text if isinstance(text, datetime) and text.tzinfo is UTC else None
     try:
         when = datetime.fromisoformat(text)
         if when.tzinfo is None:

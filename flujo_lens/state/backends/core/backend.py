@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, tzinfo
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -261,12 +262,17 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
         async def work(tx: Transaction) -> Page[RunSummary]:
             found: list[RunSummary] = []
-            async for run in self.reader.selected(tx, findable_filter(wanted), border_of(after), reverse, limit + 1):
-                if len(found) == limit:
-                    position = (found[-1].created_at, found[-1].run_id) if found else after
-                    return Page(tuple(await self.reader.with_tasks(tx, found)), position)
-                found.append(run)
-            return Page(tuple(await self.reader.with_tasks(tx, found)))
+            pages = self.reader.pages(tx, findable_filter(wanted), border_of(after), reverse, limit + 1)
+            async with aclosing(pages):
+                async for page in pages:
+                    found += page
+                    if len(found) > limit:
+                        break
+            position = None
+            if len(found) > limit:
+                del found[limit:]
+                position = (found[-1].created_at, found[-1].run_id) if found else after
+            return Page(tuple(await self.reader.with_tasks(tx, found)), position)
 
         return await self._store.read(work)
 

@@ -20,7 +20,7 @@ first), so the work has no effect but its writes. For an engine that blocks, the
 suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
 
 What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
-`isinstance`: `AddsRuns`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`, `ListsMembers`, `SelectsMembers`,
+`isinstance`: `AddsRuns`, `ListsRuns`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`, `ListsMembers`, `SelectsMembers`,
 `SkipsLocked`, `MarksRuns`, `TellsChanges`. A driver without them is right, only slower on large stores. One that keeps
 runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
 """
@@ -28,6 +28,7 @@ runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
 from __future__ import annotations
 
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.selection import Member
     from flujo_lens.state.deletion import DeletionRequest, Record, Restored
     from flujo_lens.state.groups import Grouping
+    from flujo_lens.state.interpret import RawRun
     from flujo_lens.state.views import RunSummary
 
 __all__ = [
@@ -62,7 +64,9 @@ __all__ = [
     "CountsRuns",
     "Figures",
     "KeyValues",
+    "ListedRun",
     "ListsMembers",
+    "ListsRuns",
     "MarksRuns",
     "MeasuresRuns",
     "RunIndex",
@@ -260,6 +264,30 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Release connections and threads; may be called twice."""
+        ...
+
+
+class ListedRun(NamedTuple):
+    """What a list shows of a run.
+
+    Attributes:
+        run: What is stored of it, or what `flujo_lens.state.interpret` reads of that, with documents parsed, or what it
+            makes of it.
+        history: Its spans and steps, as far as a list asks for them; None if they have not been read.
+    """
+
+    run: RunRow | RawRun | RunSummary
+    history: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
+
+
+@runtime_checkable
+class ListsRuns(Protocol):
+    """A transaction that reads what a list shows of runs, without what it does not show."""
+
+    def listed(
+        self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
+    ) -> AsyncGenerator[list[ListedRun], None]:
+        """Yield the runs of `scan` page by page; of the first page `limit` are wanted, if it is not None."""
         ...
 
 

@@ -15,6 +15,7 @@ from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, R
 from flujo_lens.state.backends.core.rows import as_object, filled
 from flujo_lens.state.backends.core.validation import check_codec
 from flujo_lens.state.costs import total_of
+from flujo_lens.state.numbers import as_number
 
 _SEALED: dict[str, tuple[str, ...]] = {
     "run": ("final_context",),
@@ -134,10 +135,13 @@ class RunCodec:
 
     def shown_row(self, kind: str, run_id: str, row: JSONObject) -> JSONObject:
         """The same of a row that is parsed."""
-        shown = {name: self._shown_leaf(run_id, name, row[name]) for name in self._sealed_names(kind, row)}
+        names = self._sealed_names(kind, row)
+        if not names:
+            return row
+        shown = {name: self._shown_leaf(run_id, name, row[name]) for name in names}
         if kind == "span" and shown.get("attributes") == SEALED:
             shown["attributes"] = {"unreadable": SEALED}
-        return {**row, **shown} if shown else row
+        return {**row, **shown}
 
     def _shown_leaf(self, run_id: str, name: str, leaf: Any) -> Any:
         try:
@@ -155,17 +159,31 @@ class RunCodec:
         """A run for the rules of `flujo_lens.state.interpret`, without what belongs to it."""
         state = None if row.state is None or row.unreadable else safe_loads(row.state)
         raw = self.raw_of(row.run_id, state, None if row.run is None else safe_loads(row.run))
-        raw.problems += row.problems
+        if row.problems:
+            raw.problems += row.problems
         return raw
 
     def raw_of(self, run_id: str, state: JSONObject | None, run: JSONObject | None) -> interpret.RawRun:
         """The same of documents that are parsed."""
-        errors = dict[str, LensError]()
+        errors: Mapping[str, LensError] = {}
         if state is not None:
             state, errors = self.fields.shown(run_id, state)
             if errors:
                 state = {name: value for name, value in state.items() if name not in errors}
         raw = interpret.raw_from_documents(run_id, state, None if run is None else self.shown_row("run", run_id, run))
+        if errors:
+            raw.problems.append(next(iter(errors.values())).message)
+        return raw
+
+    def opened_raw(self, raw: interpret.RawRun) -> interpret.RawRun:
+        """A run that a driver has read by columns, with what is sealed in it opened."""
+        if not (isinstance(raw.context, str) or isinstance(raw.history, str) or isinstance(raw.last_output, str)):
+            return raw
+        parts = {"pipeline_context": raw.context, "step_history": raw.history, "last_step_output": raw.last_output}
+        opened, errors = self.fields.shown(raw.run_id, parts)
+        if opened is not parts:
+            opened = {name: None if name in errors else value for name, value in opened.items()}
+            raw.context, raw.history, raw.last_output = opened.values()
         if errors:
             raw.problems.append(next(iter(errors.values())).message)
         return raw
@@ -188,7 +206,7 @@ def history_facts(raw: interpret.RawRun, spans: Sequence[JSONObject], steps: Ite
     """Note in `raw` what spans and steps tell of a run that its documents do not: both in the order of saving."""
     raw.root_attributes = next((span["attributes"] for span in spans if span["parent_span_id"] is None), None)
     unended = [span for span in spans if span["end_time"] is None and span["parent_span_id"] is not None]
-    raw.open_span = max(unended, key=lambda span: span["start_time"] or 0.0)["name"] if unended else None
+    raw.open_span = max(unended, key=lambda span: as_number(span["start_time"]) or 0.0)["name"] if unended else None
     steps = list(steps)
     last = {(step.get("step_index"), step.get("step_name")): step for step in steps}.values()
     cost, tokens = total_of((step.get("cost_usd"), step.get("token_counts")) for step in last)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject
-from flujo_lens.state.backends.core.port import CHILD_KINDS, RunRow, Transaction
+from flujo_lens.state.backends.core.port import CHILD_KINDS, ListedRun, ListsRuns, RunRow, Transaction
 from flujo_lens.state.backends.core.run_codec import RunCodec, history_facts
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter, RunSummary
@@ -38,13 +39,16 @@ class RunReader:
         """
         found = [self._codec.raw(row) for row in rows]
         asks = _index_needs_history if index_only else _needs_history
-        needing = [raw for raw in found if asks(raw)]
-        if needing:
-            ids = [raw.run_id for raw in needing]
-            spans, steps = await self._rows_by_run(tx, "span", ids), await self._rows_by_run(tx, "step", ids)
-            for raw in needing:
-                history_facts(raw, spans.get(raw.run_id, ()), steps.get(raw.run_id, ()))
+        await self._put_history(tx, [raw for raw in found if asks(raw)])
         return found
+
+    async def _put_history(self, tx: Transaction, raws: Sequence[interpret.RawRun]) -> None:
+        if not raws:
+            return
+        ids = [raw.run_id for raw in raws]
+        spans, steps = await self._rows_by_run(tx, "span", ids), await self._rows_by_run(tx, "step", ids)
+        for raw in raws:
+            history_facts(raw, spans.get(raw.run_id, ()), steps.get(raw.run_id, ()))
 
     def raw_of(self, record: Mapping[str, Any]) -> interpret.RawRun:
         """The run of a portable record that has all of it (see `flujo_lens.state.portable`)."""
@@ -114,19 +118,64 @@ class RunReader:
         limit: int | None = None,
     ) -> AsyncIterator[RunSummary]:
         """Yield the runs that `wanted` admits, in order; more than `limit` are not asked for where that is safe."""
+        async for page in self.pages(tx, wanted, after, reverse, limit):
+            for run in page:
+                yield run
+
+    async def pages(
+        self,
+        tx: Transaction,
+        wanted: RunFilter,
+        after: tuple[int, str] | None,
+        reverse: bool,
+        limit: int | None = None,
+    ) -> AsyncGenerator[list[RunSummary], None]:
+        """Yield the runs of `selected` as they are read, many at once.
+
+        One who does not read to the end closes it: a generator that is dropped costs its event loop a task.
+        """
+        if isinstance(tx, ListsRuns):
+            async with aclosing(tx.listed(wanted, after, reverse, limit)) as listed:
+                async for found in listed:
+                    yield _admitted(wanted, await self._summaries_of(tx, found))
+            return
         size = _BATCH if limit is None else max(1, min(limit, _BATCH))
         batch: list[RunRow] = []
         async for row in tx.scan(wanted, after, reverse, limit if wanted == _NO_FILTER else None):
             batch.append(row)
             if len(batch) >= size:
-                for run in await self._admitted(tx, wanted, batch):
-                    yield run
+                yield _admitted(wanted, await self.summaries(tx, batch))
                 batch = []
-        for run in await self._admitted(tx, wanted, batch):
-            yield run
+        yield _admitted(wanted, await self.summaries(tx, batch))
 
-    async def _admitted(self, tx: Transaction, wanted: RunFilter, rows: Sequence[RunRow]) -> list[RunSummary]:
-        return [run for run in await self.summaries(tx, rows) if matches(wanted, run)]
+    async def _summaries_of(self, tx: Transaction, found: Sequence[ListedRun]) -> list[RunSummary]:
+        made: list[RunSummary | interpret.RawRun] = [
+            run if isinstance(run, RunSummary) else self._raw_with(run, history) for run, history in found
+        ]
+        lacking = [
+            raw
+            for raw, (run, history) in zip(made, found, strict=True)
+            if isinstance(raw, interpret.RawRun) and history is None and _needs_history(raw)
+        ]
+        await self._put_history(tx, lacking)
+        return [run if isinstance(run, RunSummary) else interpret.summarise(run, self._codec.zone) for run in made]
+
+    def _raw_with(
+        self, run: RunRow | interpret.RawRun, history: tuple[list[JSONObject], list[JSONObject]] | None
+    ) -> interpret.RawRun:
+        raw = self._codec.raw(run) if isinstance(run, RunRow) else self._codec.opened_raw(run)
+        if history is not None and _needs_history(raw):
+            shown = self._codec.shown_row
+            spans, steps = (
+                [shown(kind, raw.run_id, row) for row in rows]
+                for kind, rows in zip(("span", "step"), history, strict=True)
+            )
+            history_facts(raw, spans, steps)
+        return raw
+
+
+def _admitted(wanted: RunFilter, runs: list[RunSummary]) -> list[RunSummary]:
+    return runs if wanted == _NO_FILTER else [run for run in runs if matches(wanted, run)]
 
 
 def _unreadable(row: RunRow) -> RunSummary:
@@ -142,4 +191,6 @@ def _index_needs_history(raw: interpret.RawRun) -> bool:
 def _needs_history(raw: interpret.RawRun) -> bool:
     """Whether spans or steps tell something of a run that its documents may not: name, error, where it stands."""
     statuses = (raw.state_status, raw.run_status)
+    if statuses == ("completed", "completed") and raw.run_name not in interpret.NAMELESS:
+        return False  # as most are
     return _index_needs_history(raw) or "failed" in statuses or raw.state_status in ("running", "paused", None)

@@ -6,10 +6,12 @@ store (a half made schema, no tables of ours) is selected from as an empty table
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any
 
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
+from flujo_lens.state.backends.postgres.uri import literal
 
 FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
 """What Python's calendar has; PostgreSQL has infinities and 294,276 years."""
@@ -85,7 +87,7 @@ def _row(table: str, kind: str, shape: Shape) -> str:
 IDS, ONE = "SELECT id, NULL AS started FROM unnest($1::text[]) AS id", "SELECT $1::text AS id, NULL AS started"
 # An array is planned anew each time, one id is not.
 
-_PARENTS = """wanted.id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
+PARENTS = """wanted.id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
   WHERE parent_run_id = ANY(ARRAY(SELECT id FROM wanted))))"""
 
 
@@ -101,7 +103,7 @@ def runs(shape: Shape, wanted: str, order: str = "", *, parents: bool = False) -
     """
     shown = ", ".join(f"{kind[0]}.{name}" for kind, table in SIDES for name in COLUMNS[table])
     return f"""WITH wanted AS MATERIALIZED ({wanted})
-SELECT wanted.started, wanted.id, {_PARENTS if parents and shape.has_parents else "NULL::boolean"},
+SELECT wanted.started, wanted.id, {PARENTS if parents and shape.has_parents else "NULL::boolean"},
   s.there, s.document, r.there, r.document, {shown}
 FROM wanted {_row("workflow_state", "state", shape)} {_row("runs", "run", shape)}
 WHERE s.there OR r.there {order}"""
@@ -113,34 +115,67 @@ def order(reverse: bool, of: str = "wanted") -> str:
     return f'ORDER BY {of}.started {way}, {of}.id COLLATE "C" {way.split()[0]}'
 
 
+Stored = tuple[frozenset[str], frozenset[str]]
+"""Statuses as `filtering.statuses_stored` has them: those of states, and of runs without one."""
+
+
+def one_of(texts: Iterable[str]) -> str:
+    """A condition that a column is one of these: literals, so that the plan is made for them, and only once."""
+    return f"IN ({', '.join(literal(text) for text in sorted(texts))})"
+
+
+def keys_page(
+    shape: Shape, reverse: bool, size: int, bounds: Mapping[str, Any], statuses: frozenset[str] | None
+) -> tuple[str, list[Any]]:
+    """A query for ids and starts of a page, and its values.
+
+    Args:
+        shape: What there is.
+        reverse: The earliest first.
+        size: Runs at most.
+        bounds: The earliest start (``since``), the one after the latest (``until``), and ``start`` and ``id`` of the
+            run that it begins behind; None for none.
+        statuses: One of them is that of the state, or of a run without one; None for any.
+    """
+    given = {name: value for name, value in bounds.items() if value is not None}
+    return _keys_page(shape, reverse, size, tuple(given), statuses), list(given.values())
+
+
 @lru_cache
-def keys_page(shape: Shape, reverse: bool, has_border: bool, has_statuses: bool) -> str:
-    """Ids and starts of a page: $1 the limit, $2 and $3 the earliest start and the one after the latest, or NULL.
+def _keys_page(shape: Shape, reverse: bool, size: int, given: tuple[str, ...], statuses: frozenset[str] | None) -> str:
+    """First a page of ``runs``, off its index of starts; then the states without a run (background tasks).
 
-    Then come the border's start and id, and the statuses of which one is that of the state, or of a run without one.
-
-    First a page of ``runs``, off its index of starts; then the states without a run (background tasks) that began
-    within that page. A run starts when its row says, a state without one when it was first saved.
+    Of these, the ones that began within that page. A run starts when its row says, a state without one when it was
+    first saved.
     """
     way, beyond = ("ASC", ">") if reverse else ("DESC", "<")
-    after = f'AND (t.created_at, t.run_id COLLATE "C") {beyond} ($4::timestamptz, $5::text)' if has_border else ""
-    since, until = f"coalesce($2::timestamptz, '{FIRST}')", f"coalesce($3::timestamptz, '{LAST}')"
-    span = f"t.created_at BETWEEN {since} AND {until} {after}"
+    at = {name: f"${place}" for place, name in enumerate(given, 1)}
+    limits = [f"t.created_at BETWEEN '{FIRST}' AND '{LAST}'"]
+    if "since" in at:
+        limits.append(f"t.created_at >= {at['since']}::timestamptz")
+    if "until" in at:
+        limits.append(f"t.created_at <= {at['until']}::timestamptz")
+    if "start" in at:
+        limits.append(f'(t.created_at, t.run_id COLLATE "C") {beyond} ({at["start"]}::timestamptz, {at["id"]}::text)')
+    span = " AND ".join(limits)
     states, runs = _both(shape)
     order = f'created_at {way}, run_id COLLATE "C" {way}'
     end, edge, within = ("max", "infinity", "<=") if reverse else ("min", "-infinity", ">=")
-    last = f"SELECT CASE WHEN count(*) < $1 THEN '{edge}'::timestamptz ELSE {end}(created_at) END FROM p"
-    some = f"= ANY(${6 if has_border else 4}::text[])"
-    state = f"SELECT s.status FROM {states} s WHERE s.run_id = t.run_id"
-    of_run = f"AND coalesce(({state}), t.status) {some}" * has_statuses
+    last = f"SELECT CASE WHEN count(*) < {size} THEN '{edge}'::timestamptz ELSE {end}(created_at) END FROM p"
+    of_run = of_state = ""
+    if statuses is not None:
+        of_state = f"AND t.status {one_of(statuses)}"
+        of_run = (
+            f"AND coalesce((SELECT s.status FROM {states} s WHERE s.run_id = t.run_id), t.status) {one_of(statuses)}"
+        )
     return f"""
 SELECT run_id AS id, created_at AS started FROM (
   WITH p AS MATERIALIZED (
-    SELECT t.run_id, t.created_at FROM {runs} t WHERE {span} {of_run} ORDER BY t.{order} LIMIT $1)
+    SELECT t.run_id, t.created_at FROM {runs} t WHERE {span} {of_run} ORDER BY t.{order} LIMIT {size})
   (SELECT * FROM p) UNION ALL
   (SELECT t.run_id, t.created_at FROM {states} t WHERE {span} AND t.created_at {within} ({last})
-   {_without_run(shape)} {f"AND t.status {some}" * has_statuses} ORDER BY t.{order} LIMIT $1)
-) u ORDER BY {order} LIMIT $1"""
+   {_without_run(shape)} {of_state} ORDER BY t.{order} LIMIT {size})
+) u ORDER BY {order} LIMIT {size}"""
 
 
 def _without_run(shape: Shape) -> str:
@@ -148,35 +183,52 @@ def _without_run(shape: Shape) -> str:
     return f"AND (SELECT true FROM {_both(shape)[1]} r WHERE r.run_id = t.run_id) IS NULL"
 
 
-def keys_by_status(shape: Shape) -> str:
-    """Ids and starts of runs by status: $1 those of states, $2 those of runs without a state, $3 the limit.
+@lru_cache
+def keys_by_status(shape: Shape, wanted: Stored, most: int) -> str:
+    """Ids and starts of runs by status, at most so many.
 
-    A paused state is of a failed run only where the run's row does not say something else (see `interpret.status_of`).
+    A paused state is of a failed run only where the run's row does not say something else, a failed one is of a
+    cancelled run only where the row says completed (see `interpret.status_of`): of these, few are looked at.
     """
+    of_states, of_runs = wanted
     states, runs = _both(shape)
-    return f"""SELECT s.run_id, {_START.format("coalesce(r.created_at, s.created_at)")}
-FROM {states} s LEFT JOIN {runs} r ON r.run_id = s.run_id WHERE s.status = ANY($1::text[])
-  AND (s.status = ANY($2::text[]) OR s.status <> 'paused' OR coalesce(r.status, 'failed') = 'failed')
-UNION ALL SELECT r.run_id, {_START.format("r.created_at")} FROM {runs} r
-WHERE r.status = ANY($2::text[]) AND NOT EXISTS (SELECT FROM {states} s WHERE s.run_id = r.run_id) LIMIT $3"""
+    start = _START.format("coalesce(r.created_at, s.created_at)")
+    joined = f"SELECT s.run_id, {start} FROM {states} s {{}} JOIN {runs} r ON r.run_id = s.run_id WHERE s.status"
+    parts = [f"{joined.format('LEFT')} {one_of(of_states & of_runs)}"]
+    if "paused" in of_states - of_runs:
+        parts.append(f"{joined.format('')} = 'paused' AND r.status = 'failed'")
+        alone = _START.format("t.created_at")
+        parts.append(f"SELECT t.run_id, {alone} FROM {states} t WHERE t.status = 'paused' {_without_run(shape)}")
+    if "failed" in of_states - of_runs:
+        parts.append(f"{joined.format('')} = 'failed' AND r.status = 'completed'")
+    parts.append(f"""SELECT r.run_id, {_START.format("r.created_at")} FROM {runs} r
+WHERE r.status {one_of(of_runs)} AND NOT EXISTS (SELECT FROM {states} s WHERE s.run_id = r.run_id)""")
+    return f"{' UNION ALL '.join(parts)} LIMIT {most}"
 
 
 _START = f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN {{0}} END"
 
 
-@lru_cache
-def first_by_status(shape: Shape, reverse: bool, has_border: bool, parents: bool) -> str:
-    """How many keys `keys_by_status` has, and if it is less than $3, a page of $4 `runs` of them after $5 and $6."""
+def page_by_status(reverse: bool, has_border: bool, most: int, size: int) -> str:
+    """A query for ids and starts of the first page in `first_by_status`, behind the run of $1 and $2."""
     beyond, never = ">" if reverse else "<", "'-infinity'::timestamptz"
-    border = f"(coalesce($5::timestamptz, {never}), $6::text)"
+    border = f"(coalesce($1::timestamptz, {never}), $2::text)"
     after = f"""AND (coalesce(started, {never}), id COLLATE "C") {beyond} {border}""" if has_border else ""
-    few = f"SELECT FROM {_both(shape)[0]} s WHERE status = ANY($1::text[]) LIMIT $3"
-    page = f"SELECT id, started FROM k WHERE (SELECT count FROM n) < $3 {after} {order(reverse, 'k')} LIMIT $4"
-    return f"""WITH s AS MATERIALIZED (SELECT count(*) AS count FROM ({few}) AS x),
-k AS MATERIALIZED (SELECT * FROM ({keys_by_status(shape)}) AS k (id, started) WHERE (SELECT count FROM s) < $3),
+    return f"SELECT id, started FROM k WHERE (SELECT count FROM n) < {most} {after} {order(reverse, 'k')} LIMIT {size}"
+
+
+@lru_cache
+def first_by_status(shape: Shape, wanted: Stored, most: int, rows: str, reverse: bool) -> str:
+    """How many keys `keys_by_status` has, and if they are fewer than `most`, the `rows` of a first page of them."""
+    counts = [
+        f"(SELECT count(*) FROM (SELECT FROM {source(table, shape)} t WHERE t.status {one_of(some)} LIMIT {most}) AS x)"
+        for table, some in zip(("workflow_state", "runs"), wanted, strict=True)
+    ]
+    return f"""WITH s AS MATERIALIZED (SELECT greatest({", ".join(counts)}) AS count),
+k AS MATERIALIZED (SELECT * FROM ({keys_by_status(shape, wanted, most)}) AS k (id, started)
+  WHERE (SELECT count FROM s) < {most}),
 n AS MATERIALIZED (SELECT greatest(count(*), (SELECT count FROM s)) AS count FROM k)
-SELECT n.count, page.* FROM n LEFT JOIN ({runs(shape, page, parents=parents)}) AS page ON true
-{order(reverse, "page")}"""
+SELECT n.count, page.* FROM n LEFT JOIN ({rows}) AS page ON true {order(reverse, "page")}"""
 
 
 def keys_of_tasks(shape: Shape) -> str:

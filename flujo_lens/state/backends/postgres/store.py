@@ -76,6 +76,7 @@ class PostgresStore:
         self._shape: Shape | None = None
         self._is_ours = False
         self._several: dict[Any, int] = {}
+        self._many: dict[queries.Stored, int] = {}
 
     # --- connections
 
@@ -307,7 +308,7 @@ class PostgresStore:
                 return await work(self._on(connection, shape, is_fixed=not writes, locked=[run_id] if lock else ()))
 
     def _on(self, connection: Any, shape: Shape, **given: Any) -> Transaction:
-        return PostgresTransaction(connection, shape, self._address.schema or "", **given)
+        return PostgresTransaction(connection, shape, self._address.schema or "", many=self._many, **given)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Transaction]:

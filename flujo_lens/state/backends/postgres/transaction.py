@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from flujo_lens.serialization import safe_dumps, safe_loads
-from flujo_lens.state.backends.core.port import NO_START, ChildKind, ChildRow, RunIndex, RunRow, Space, micros
+from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, Space
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, is_plain, values_of
 from flujo_lens.state.backends.postgres.members import PostgresMembers
-from flujo_lens.state.backends.postgres.queries import storable
+from flujo_lens.state.backends.postgres.queries import Stored, storable
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
-from flujo_lens.state.filtering import are_plain, statuses_stored
+from flujo_lens.state.backends.postgres.walk import PostgresWalk
+from flujo_lens.state.filtering import are_plain
 from flujo_lens.state.traces import span_rows, trace_document
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
 _TABLES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
 _VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings", "strip": "lens_strips"}
-_PAGE, _FIRST, _PREFETCH, _FEW_ROWS = 200, 64, 500, 20
-_FEW = 20_000
-"""Runs of a status up to which they are looked up by it, and not found by walking through all."""
-
+_PREFETCH, _FEW_ROWS = 500, 20
 _DOUBTFUL = frozenset({"failed", "cancelled", "paused", UNREADABLE})
 """Statuses that more than a column decides."""
-_STATE_WIDTH = len(COLUMNS["workflow_state"])
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class PostgresTransaction(PostgresMembers):
+class PostgresTransaction(PostgresWalk, PostgresMembers):
     """Reads and writes rows by way of documents.
 
     Args:
@@ -38,13 +34,22 @@ class PostgresTransaction(PostgresMembers):
         namespace: What tells the advisory locks of this store from those of another in the same database.
         is_fixed: Whether nothing changes during the transaction.
         locked: The runs that it has locked.
+        many: By statuses that many runs have, how often they are not counted again.
     """
 
     def __init__(
-        self, connection: Any, shape: Shape, namespace: str = "", *, is_fixed: bool = False, locked: Iterable[str] = ()
+        self,
+        connection: Any,
+        shape: Shape,
+        namespace: str = "",
+        *,
+        is_fixed: bool = False,
+        locked: Iterable[str] = (),
+        many: dict[Stored, int] | None = None,
     ) -> None:
         self._db, self._shape, self._namespace, self._is_fixed = connection, shape, namespace, is_fixed
         self._childless, self._locked, self._seen = set[str](), set(locked), dict[str, RunRow]()
+        self._many = {} if many is None else many
 
     @property
     def parts(self) -> tuple[Any, Shape]:
@@ -54,105 +59,10 @@ class PostgresTransaction(PostgresMembers):
     # --- runs
 
     async def runs(self, run_ids: Sequence[str]) -> Mapping[str, RunRow]:
-        """Return the runs by id."""
-        ids = storable(run_ids)
-        wanted, given = (queries.ONE, ids[0]) if len(ids) == 1 else (queries.IDS, ids)
-        sql = queries.runs(self._shape, wanted, parents=self._is_fixed and len(ids) <= _PAGE)
-        found = {row.run_id: row for row in map(self._run_row, await self._db.fetch(sql, given))}
-        self._seen |= {run_id: found.get(run_id, RunRow(run_id)) for run_id in ids if run_id in self._locked}
+        """Return the runs by id; what is stored of those that are locked is remembered."""
+        found = await super().runs(run_ids)
+        self._seen |= {run_id: found.get(run_id, RunRow(run_id)) for run_id in run_ids if run_id in self._locked}
         return found
-
-    def _run_row(self, row: Sequence[Any]) -> RunRow:
-        """The run of a row of `queries.runs`; that it has no background tasks is noted."""
-        _, run_id, has_tasks, has_state, state, has_run, run, *rest = row
-        if has_tasks is False:
-            self._childless.add(run_id)
-        if has_state:
-            state = document_of("workflow_state", rest[:_STATE_WIDTH]) if state is None else state.encode()
-        if has_run:
-            run = document_of("runs", rest[_STATE_WIDTH:]) if run is None else run.encode()
-        return RunRow(run_id, state if has_state else None, run if has_run else None)
-
-    async def scan(
-        self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
-    ) -> AsyncIterator[RunRow]:
-        """Yield runs by keyset pages; those without a readable start at the end of time that they belong to.
-
-        Of the hint, statuses that few runs have are looked up, and a time of the start bounds the pages.
-        """
-        wanted = statuses_stored(hint)
-        if hint.parent is not None and are_plain([hint.parent]) and self._shape.has_parents:
-            if hint.parent in self._childless:
-                return
-            found = await self._db.fetch(queries.keys_of_tasks(self._shape), hint.parent, _FEW + 1)
-            if len(found) <= _FEW:
-                async for row in self._of_keys(found, after, reverse):
-                    yield row
-                return
-        elif wanted is not None:
-            count, page = await self._first_of(wanted, after, reverse)
-            for one in page:
-                yield self._run_row(one)
-            if len(page) == _FIRST:
-                found = await self._db.fetch(queries.keys_by_status(self._shape), *map(list, wanted), _FEW + 1)
-                async for row in self._of_keys(found, (micros(page[-1][0]), page[-1][1]), reverse):
-                    yield row
-            if count <= _FEW:
-                return
-        has_times = hint.since is not None or hint.until is not None
-        if not has_times and reverse and (after is None or after[0] == NO_START):
-            async for row in self._unreadable(after, reverse):
-                yield row
-        if reverse or after is None or after[0] != NO_START:
-            border = None if after is None or after[0] == NO_START else after
-            async for row in self._by_start(hint, border, reverse, limit):
-                yield row
-        if not has_times and not reverse:
-            async for row in self._unreadable(after, reverse):
-                yield row
-
-    async def _by_start(
-        self, hint: RunFilter, border: tuple[int, str] | None, reverse: bool, limit: int | None
-    ) -> AsyncIterator[RunRow]:
-        wanted = statuses_stored(hint)
-        size = max(1, min(_PAGE if limit is None else limit, _PAGE if wanted is None else _FIRST))
-        statuses = () if wanted is None else (list(wanted[0]),)
-        is_first = self._is_fixed
-        while True:
-            keys = queries.keys_page(self._shape, reverse, border is not None, wanted is not None)
-            values = () if border is None else (_EPOCH + timedelta(microseconds=border[0]), border[1])
-            sql = queries.runs(self._shape, keys, queries.order(reverse), parents=is_first)
-            found = await self._db.fetch(sql, size, hint.since, hint.until, *values, *statuses)
-            for row in found:
-                yield self._run_row(row)
-            if len(found) < size:
-                return
-            border, is_first = (micros(found[-1][0]), found[-1][1]), False
-            size = _PAGE if limit is None else size
-
-    async def _first_of(
-        self, wanted: tuple[frozenset[str], frozenset[str]], after: tuple[int, str] | None, reverse: bool
-    ) -> tuple[int, Sequence[Any]]:
-        """How many runs have statuses, counted up to `_FEW` + 1, and a first page of them if they are not more."""
-        values: tuple[Any, ...] = ()
-        if after is not None:
-            values = (None if after[0] == NO_START else _EPOCH + timedelta(microseconds=after[0]), after[1])
-        sql = queries.first_by_status(self._shape, reverse, after is not None, self._is_fixed)
-        found = await self._db.fetch(sql, *map(list, wanted), _FEW + 1, _FIRST, *values)
-        return found[0][0], [row[1:] for row in found if row[2] is not None]
-
-    async def _of_keys(
-        self, found: Sequence[Any], after: tuple[int, str] | None, reverse: bool
-    ) -> AsyncIterator[RunRow]:
-        keys = sorted(((micros(start), run_id) for run_id, start in found), reverse=not reverse)
-        if after is not None:
-            keys = [key for key in keys if (key > after if reverse else key < after)]
-        for at in range(0, len(keys), _PAGE):
-            ids = [run_id for _, run_id in keys[at : at + _PAGE]]
-            rows = await self.runs(ids)
-            for run_id in ids:
-                if run_id in rows:
-                    yield rows[run_id]
 
     async def count(self, wanted: RunFilter) -> int | None:
         """Return how many runs the filter admits; None where columns alone do not tell."""
@@ -168,15 +78,6 @@ class PostgresTransaction(PostgresMembers):
     async def statuses(self) -> set[str]:
         """Return all statuses as they are stored."""
         return {row[0] for row in await self._db.fetch(queries.statuses(self._shape))}
-
-    async def _unreadable(self, after: tuple[int, str] | None, reverse: bool) -> AsyncIterator[RunRow]:
-        ids = [row[0] for row in await self._db.fetch(queries.keys_unreadable(self._shape))]
-        if after is not None and after[0] == NO_START:
-            ids = [run_id for run_id in ids if (run_id > after[1] if reverse else run_id < after[1])]
-        found = await self.runs(ids) if ids else {}
-        for run_id in ids if reverse else reversed(ids):
-            if run_id in found:
-                yield found[run_id]
 
     async def ids(self, prefix: str, limit: int) -> list[str]:
         """Return ids by their beginning."""
