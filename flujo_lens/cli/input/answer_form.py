@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.streams import read_line
+from flujo_lens.cli.input.confirm import read_answer
 from flujo_lens.errors import InvalidAnswerError
 from flujo_lens.rendering.text import escape_controls
 
@@ -81,18 +81,8 @@ def _line(app: App, prompt: str) -> str:
 
 
 def _read(app: App, prompt: str) -> str:
-    app.world.stderr.write(app.shown(prompt))
-    app.world.stderr.flush()
-    try:
-        line = read_line(app.world.stdin)
-    except KeyboardInterrupt:
-        app.tell("\nnothing was changed")
-        raise
+    line = read_answer(app, prompt)
     if not line:
-        _give_up(app)
+        app.tell("\nno answer; nothing was changed")
+        raise typer.Exit(1)
     return line.strip()
-
-
-def _give_up(app: App) -> NoReturn:
-    app.tell("\nno answer; nothing was changed")
-    raise typer.Exit(1)

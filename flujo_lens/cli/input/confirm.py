@@ -96,18 +96,27 @@ def answer(app: App, question: str) -> str:
     """Ask a question; return the answer in lower case, "" at the end of the input.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after a message that nothing was changed.
+        KeyboardInterrupt: as for `read_answer`.
     """
-    try:
-        app.world.stderr.write(app.shown(question))
-        app.world.stderr.flush()
-        line = read_line(app.world.stdin)
-    except KeyboardInterrupt:
-        app.tell("\nnothing was changed")
-        raise
+    line = read_answer(app, question)
     if not line:
         app.tell("")  # Ctrl-D leaves the cursor after the question
     return line.strip().lower()
+
+
+def read_answer(app: App, prompt: str) -> str:
+    """The line typed at a prompt with its end; "" at the end of the input.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after a message that nothing was changed.
+    """
+    try:
+        app.world.stderr.write(app.shown(prompt))
+        app.world.stderr.flush()
+        return read_line(app.world.stdin)
+    except KeyboardInterrupt:
+        app.tell("\nnothing was changed")
+        raise
 
 
 def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:

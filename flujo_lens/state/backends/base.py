@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime, timedelta, tzinfo
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.state.backends.core.validation import check_page, check_prefix
+from flujo_lens.state.filtering import needs_details
 from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, StepRecord, SystemEntry
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ JSONObject = dict[str, Any]
 Position = tuple[datetime | None, str]
 """Where a page begins: start and id of the last run of the page before."""
 
-_PAGE = 500
+_PAGE = 2_000
 
 _CAPABILITIES = {
     "list": ("iter_runs", "list_runs", "list_workflows", "list_states"),
@@ -837,16 +839,23 @@ class StateBackend(ABC):
     async def portable_ids(self, wanted: RunFilter) -> AsyncIterator[str]:
         """Yield the ids of the runs that `wanted` admits, the oldest start first.
 
-        The default reads pages, so that nothing is held open while the caller does other things.
+        The default reads pages, so that nothing is held open while the caller does other things, of runs that are
+        read no further than the filter asks for.
         """
         after: Position | None = None
         while True:
-            page = await self.query_runs(wanted, after=after, limit=_PAGE, reverse=True)
-            for run in page.items:
+            page: list[RunSummary] = []
+            pages = self.iter_runs(wanted, after=after, reverse=True, details=needs_details(wanted))
+            async with aclosing(pages) as runs:  # type: ignore[type-var]
+                async for run in runs:
+                    page.append(run)
+                    if len(page) >= _PAGE:
+                        break
+            for run in page:
                 yield run.run_id
-            after = page.next
-            if after is None:
+            if len(page) < _PAGE:
                 return
+            after = (page[-1].created_at, page[-1].run_id)
 
     def read_portable(self, run_ids: Sequence[str]) -> AsyncIterator[Record]:
         """Yield the portable records of these runs, those that there are, in their order. Nothing is written.

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import aclosing
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flujo_lens.state.backends.base import Position
 from flujo_lens.state.backends.core.stored_claims import StoredClaims
 from flujo_lens.state.backends.core.validation import findable_ids
 from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
-from flujo_lens.state.filtering import needs_details
-from flujo_lens.state.views import RunFilter, RunSummary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +17,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.record_spool import RecordSpool
     from flujo_lens.state.deletion import Record, Restored
 
-_PAGE = 2_000
 _HISTORY = ("workflow_state", "runs", "steps", "spans", "evaluations")
 
 
@@ -41,23 +36,6 @@ class SqliteTransfer(StoredClaims):
         from flujo_lens.state.backends.sqlite.portable_records import FIELDS
 
         return FIELDS
-
-    async def portable_ids(self, wanted: RunFilter) -> AsyncIterator[str]:
-        """Yield ids, oldest first, a page at a time, of runs that are read no further than the filter asks for."""
-        after: Position | None = None
-        while True:
-            page: list[RunSummary] = []
-            pages = self.iter_runs(wanted, after=after, reverse=True, details=needs_details(wanted))
-            async with aclosing(pages) as runs:  # type: ignore[type-var]
-                async for run in runs:
-                    page.append(run)
-                    if len(page) >= _PAGE:
-                        break
-            for run in page:
-                yield run.run_id
-            if len(page) < _PAGE:
-                return
-            after = (page[-1].created_at, page[-1].run_id)
 
     async def spool_portable(self, run_ids: Sequence[str]) -> RecordSpool:
         """The records of `read_portable`, read and put together in one transaction."""
