@@ -11,7 +11,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import audit_log
 from flujo_lens.cli.options import ChangeOptions, OutputOptions
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.sidecars import bin_of, made_base, why_nowhere
+from flujo_lens.cli.sidecars import bin_of, log_in_store, made_base, why_nowhere
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.operations.change_report import Recorder
 from flujo_lens.state.backends.base import StateBackend
@@ -26,11 +26,13 @@ def recorder(app: App, backend: StateBackend, words: Sequence[str], asked: Chang
 
     Also removes expired entries from the bin, as every writing command does.
     """
-    base = made_base(app, backend)
+    log = log_in_store(app, backend)
+    base = made_base(app, backend, for_log=log is None)
     if base is not None:
         bin_of(app, backend).expire(app.world.now())
     command = recorded(words, app.settings.redact_keys)
-    return Recorder(audit_log(app, base or _elsewhere(app, backend, asked), asked.audit_file), command, asked.reason)
+    place = log or base or _elsewhere(app, backend, asked)
+    return Recorder(audit_log(app, place, asked.audit_file), command, asked.reason)
 
 
 def _elsewhere(app: App, backend: StateBackend, asked: ChangeOptions) -> Path:

@@ -106,7 +106,7 @@ class App:
 
         Of a driver that needs no event loop, none is made: its import takes a tenth of the time of a short command.
         """
-        backend = self._opened()
+        backend = self.opened()
         if vars(type(backend)).get("needs_loop", True):
             import asyncio
 
@@ -144,9 +144,10 @@ class App:
         return made
 
     async def _with_backend(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
-        return await self._closed_after(self._opened(), work)
+        return await self._closed_after(self.opened(), work)
 
-    def _opened(self) -> StateBackend:
+    def opened(self) -> StateBackend:
+        """The selected store's backend, which the caller shuts down."""
         from flujo_lens.state.registry import open_backend
 
         settings, store = self.settings, self.store

@@ -1,4 +1,7 @@
-"""The files next to a store: bin, lock and audit log. For a store on a server, in a folder of the user."""
+"""The files next to a store: bin, lock and audit log.
+
+For a store on a server, bin and lock are in a folder of the user, and the audit log is in the store.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import actor_of
@@ -14,7 +18,10 @@ from flujo_lens.errors import NotSupportedError, OperationFailedError
 from flujo_lens.folders import state_folder
 from flujo_lens.operations.recycle_bin import Bin
 from flujo_lens.operations.store_lock import StoreLock
-from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.backends.base import StateBackend, overrides
+
+if TYPE_CHECKING:
+    from flujo_lens.operations.audit_server import AuditServer
 
 
 def base_of(app: App, backend: StateBackend) -> Path | None:
@@ -33,17 +40,23 @@ def base_of(app: App, backend: StateBackend) -> Path | None:
     return folder / f"{name}-{sha256(place.encode()).hexdigest()[:12]}" / "store"
 
 
-def made_base(app: App, backend: StateBackend) -> Path | None:
+def made_base(app: App, backend: StateBackend, *, for_log: bool) -> Path | None:
     """Like `base_of`; for a store on a server, creates the folder, readable by its owner alone.
 
+    Args:
+        for_log: Whether it is needed for the audit log. If only lock and bin may be there, and it cannot be created,
+            those say so if they are used.
+
     Raises:
-        OperationFailedError: it cannot be created. Nothing was changed.
+        OperationFailedError: it cannot be created, and the log needs it. Nothing was changed.
     """
     base = base_of(app, backend)
     if base is not None and not isinstance(getattr(backend, "path", None), Path):
         try:
             base.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
+            if not for_log:
+                return base
             raise OperationFailedError(
                 f"cannot create {base.parent}, the folder of the audit log: {error.strerror or error}; "
                 "nothing was changed",
@@ -51,6 +64,15 @@ def made_base(app: App, backend: StateBackend) -> Path | None:
                 path=str(base.parent),
             ) from error
     return base
+
+
+def log_in_store(app: App, backend: StateBackend) -> AuditServer | None:
+    """The audit log that the store itself keeps; None if it is a file."""
+    if getattr(backend, "audit_lines", None) is None:
+        return None
+    from flujo_lens.operations.audit_server import AuditServer
+
+    return AuditServer(app.opened, app.redactor.text(app.store.uri))
 
 
 def gone_path(app: App) -> Path | None:
@@ -75,6 +97,13 @@ def bin_of(app: App, backend: StateBackend) -> Bin:
     """
     settings = app.settings
     return Bin(Bin.sidecar_path(_needed_base(app, backend)), settings.bin_keep, settings.bin_max_runs, app.world.now())
+
+
+def why_no_bin(app: App, backend: StateBackend) -> str | None:
+    """The reason why a store cannot have a bin; None if it can."""
+    if not overrides(type(backend), "restore"):
+        return "this driver has no bin"
+    return why_nowhere(backend) if base_of(app, backend) is None else None
 
 
 def lock_of(app: App, backend: StateBackend, command: Sequence[str], file: Path | None = None) -> StoreLock:

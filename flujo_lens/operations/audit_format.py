@@ -76,7 +76,7 @@ class AuditReport(NamedTuple):
             ``cut``: this line and all after it are missing; ``after a cut``: lines before it are missing.
         torn: Numbers of incomplete lines with later entries: not an error, but a change may have no entry.
         head: SHA-256 of the last valid line, in hex; 64 zeros if there is none.
-        has_length: Whether the length of the log is kept in its head file, so that removed last lines are detected.
+        has_length: Whether the end of the log is recorded separately, so that removed last lines are detected.
         continues: The hash of the last line of an earlier log that was moved away.
     """
 
@@ -95,11 +95,19 @@ class AuditReport(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of the file without its newline; `ended`: whether it had one."""
+    """A line of the log.
+
+    Attributes:
+        number: Counted from 1.
+        data: Without its newline.
+        ended: Whether it had one.
+        end: Its place, as a recorded end counts: in a file the bytes up to and with it, on a server its number.
+    """
 
     number: int
     data: bytes
     ended: bool
+    end: int
 
 
 def new_audit_id(now: datetime) -> str:
@@ -186,14 +194,14 @@ class Chain:
     """Checks the lines of a log one by one, and keeps the first that does not match.
 
     Args:
-        length: The length of the log in bytes in its head file; None without one.
-        digest: The hash of its last line at that length.
+        end: The recorded end of the log, as of `Line.end`; None if there is no record.
+        digest: The hash of the line there.
     """
 
-    def __init__(self, length: int | None = None, digest: str = FIRST) -> None:
-        self._length, self._digest = length, digest
-        self._bytes = self._lines = 0
-        self._is_long_enough = not length
+    def __init__(self, end: int | None = None, digest: str = FIRST) -> None:
+        self._end, self._digest = end, digest
+        self._lines = 0
+        self._is_long_enough = not end
         self._continues: str | None = None
         self._entries = 0
         self._head = FIRST
@@ -222,9 +230,8 @@ class Chain:
         return self._flaw is None
 
     def _measure(self, line: Line) -> None:
-        self._bytes += len(line.data) + line.ended
         self._lines = line.number
-        if self._bytes == self._length and sha256(line.data).hexdigest() == self._digest:
+        if line.end == self._end and sha256(line.data).hexdigest() == self._digest:
             self._is_long_enough = True
 
     def _previous(self) -> str:
@@ -247,5 +254,5 @@ class Chain:
         if self._flaw is None and not self._is_long_enough:
             self._flaw = (self._lines + 1, "cut")
         number, why = self._flaw or (None, None)
-        has_length = self._length is not None
+        has_length = self._end is not None
         return AuditReport(self._entries, number, why, tuple(self._torn), self._head, has_length, self._continues)

@@ -44,6 +44,6 @@ async def migrate(backend: StateBackend, writer: Recorder, now: datetime, *, bac
         backup_note = f"; the backup is {done.backup}" if done.backup else ""
         raise OperationFailedError(
             f"the store was migrated{backup_note}, but the audit entry could not be written: {error.message}",
-            hint=f"check {log.path}; do not repeat the migration",
+            hint=f"check {log.journal.shown}; do not repeat the migration",
         ) from error
     return Migrated(done, audit_id)

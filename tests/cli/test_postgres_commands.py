@@ -48,7 +48,7 @@ class Store:
 
     @property
     def folder(self) -> Path:
-        """Where its audit log is."""
+        """Where its bin is."""
         (found,) = (self.lens.folder / "state" / "flujo-lens").iterdir()
         return found
 
@@ -135,9 +135,7 @@ def test_prune_and_undo_give_the_same_back(store: Store) -> None:
     done = store("prune --older-than 2d --include-paused --max-share 100% --yes -o json").json
     assert (done["done"], done["undo"]) == (dry["matched"], True)
     assert store.sql("SELECT count(*) FROM runs")[0][0] < 3
-    assert sorted(path.name for path in store.folder.iterdir()) == [
-        "store.lens-audit.ndjson", "store.lens-audit.ndjson.head", "store.lens-bin",
-    ]  # fmt: skip
+    assert [path.name for path in store.folder.iterdir()] == ["store.lens-bin"]
     assert store.folder.stat().st_mode & 0o777 == 0o700
     back = store("undo", done["audit_id"], "--yes", "-o", "json")
     assert (back.code, back.json["done"]) == (0, done["done"])
@@ -177,10 +175,14 @@ def test_the_log_elsewhere(store: Store) -> None:
     assert entries[-1]["run_ids"] == ["crashed-001"]
 
 
-def test_without_a_home_there_is_no_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_there_is_no_bin(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flujo_lens.cli.sidecars.state_folder", lambda env: None)
     answer = store("cancel crashed-001 --yes")
-    assert (answer.code, "no home folder" in answer.err) == (2, True)
+    assert (answer.code, "no home folder" in answer.err, "cannot revert" in answer.err) == (0, True, True)
+    answer = store("delete crashed-001 --yes")
+    assert (answer.code, "--no-bin" in answer.err) == (1, True)
+    assert store("delete crashed-001 --yes --no-bin").code == 0
+    assert [entry["command"][1] for entry in store("audit -o json").json] == ["delete", "cancel"]
 
 
 # --- care
@@ -226,7 +228,7 @@ def test_migrate_makes_what_is_missing(empty: Store) -> None:
     assert empty.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")[0][0] == 0
     assert empty("migrate").code == 2
     done = empty("migrate --yes -o json").json
-    assert done["done"] == len(dry["steps"]) == 13
+    assert done["done"] == len(dry["steps"]) == 15
     assert empty("list -o json").json == []
     assert "is current" in empty("migrate --yes").out
 

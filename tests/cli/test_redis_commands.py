@@ -70,9 +70,9 @@ class Store:
         return asyncio.run(run())
 
     def dump(self, prefix: str | None = None) -> dict[str, Any]:
-        """All keys under the prefix as the server serializes them, without those of transactions."""
+        """All keys under the prefix as the server serializes them, without those of transactions and the log."""
         names = sorted(self.server.call("KEYS", f"{self.prefix if prefix is None else prefix}*"))
-        names = [name for name in names if ":lens:tx:" not in name]
+        names = [name for name in names if ":lens:tx:" not in name and ":lens:audit" not in name]
         kinds = self.server.calls([("TYPE", name) for name in names])
         commands: dict[str, tuple[Any, ...]] = {
             "string": ("GET",), "list": ("LRANGE", 0, -1), "hash": ("HGETALL",), "set": ("SMEMBERS",),
@@ -358,7 +358,7 @@ def test_a_server_that_does_not_answer(bare_lens: Lens, scheme: str) -> None:
     ("uri", "said"),
     [
         ("redis://h/x", "the number of a database"),
-        ("redis://h:0x/0", "host:port"),
+        ("redis://h:0x/0", "a port is not a number"),
         ("redis://h/0?prefx=a", "did you mean ?prefix=?"),
         ("redis://h/0?layout=odd", "plain or index"),
         ("redis://h/0?ttl=30", "an age"),
@@ -405,7 +405,7 @@ def test_answers_of_the_server_that_are_errors(own_server: Store) -> None:
     server.call("CONFIG", "SET", "maxmemory", "1")
     _fails(store(save), "no memory left", "lens prune")
     assert len(store("list --all -o id").lines) == runs
-    deleted = store("delete order-1 --yes --no-bin -o json")
+    deleted = store("delete order-1 --yes --no-bin --audit-file log.ndjson -o json")
     assert (deleted.code, deleted.json["done"]) == (0, 1), deleted.err
     server.call("CONFIG", "SET", "maxmemory", "0")
     # A replica.

@@ -176,7 +176,7 @@ def test_a_log_that_fails_afterwards_is_told_with_the_backup(store: Path) -> Non
 
         def check(self) -> None:
             super().check()
-            os.rmdir(self.path.parent)
+            os.rmdir(folder)
 
     folder = store.parent / "log"
     folder.mkdir()

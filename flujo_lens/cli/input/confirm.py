@@ -13,7 +13,7 @@ from flujo_lens.cli.streams import read_line
 from flujo_lens.errors import NoStoreError, ReadOnlyStoreError, UsageError
 
 if TYPE_CHECKING:
-    from flujo_lens.operations.audit import AuditLog
+    from flujo_lens.operations.audit import AuditJournal, AuditLog
 
 
 def check_writable(app: App, *, dry_run: bool = False) -> None:
@@ -119,15 +119,20 @@ def read_answer(app: App, prompt: str) -> str:
         raise
 
 
-def audit_log(app: App, store: Path, file: Path | None) -> AuditLog:
-    """The audit log of a store: at --audit-file, at the path in the settings, or next to the store."""
+def audit_log(app: App, store: Path | AuditJournal, file: Path | None) -> AuditLog:
+    """The audit log of a store: at --audit-file, at the path in the settings, or next to the store or in it.
+
+    Args:
+        store: The path of the store, or the journal in it.
+        file: The value of --audit-file.
+    """
     import platform
 
     from flujo_lens.operations.audit import AuditLog
 
     chosen = app.world.cwd / file if file else app.settings.audit_path
     return AuditLog(
-        chosen or AuditLog.sidecar_path(store),
+        chosen or (AuditLog.sidecar_path(store) if isinstance(store, Path) else store),
         actor=actor_of(app),
         host=platform.node(),
         now=app.world.now,

@@ -12,12 +12,11 @@ from typing import NamedTuple
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import audit_log
 from flujo_lens.cli.output import Output
-from flujo_lens.cli.sidecars import base_of, gone_path, why_nowhere
+from flujo_lens.cli.sidecars import base_of, gone_path, log_in_store, why_nowhere
 from flujo_lens.errors import LensError, NoStoreError, NotSupportedError, StoreNotFoundError
-from flujo_lens.operations.audit import AuditLog
+from flujo_lens.operations.audit import AuditJournal, AuditLog
 from flujo_lens.operations.audit_changes import AuditChange, Newest
 from flujo_lens.operations.audit_format import AuditReport
-from flujo_lens.operations.audit_head import head_path
 from flujo_lens.operations.runs import LEAST_PREFIX, ambiguous
 from flujo_lens.rendering import columns
 from flujo_lens.rendering.text import unescape
@@ -144,7 +143,7 @@ def print_verdict(app: App, out: Output, file: Path | None) -> bool:
     if report.continues:
         app.note(f"this log continues an earlier one, whose last line has the hash {report.continues}")
     if report.entries and not report.has_length:
-        app.note(f"{head_path(log.path).name} is missing, so lines removed from the end cannot be detected")
+        app.note(f"{log.journal.end_place} is missing, so lines removed from the end cannot be detected")
     if report.torn:
         lines = ", ".join(str(number) for number in report.torn)
         app.note(f"incomplete, with later entries after it: line {lines}; a change may have no entry")
@@ -154,7 +153,7 @@ def print_verdict(app: App, out: Output, file: Path | None) -> bool:
 def _verdict(log: AuditLog, report: AuditReport) -> str:
     if report.why is None:
         return f"{_entries(report.entries)}, chain intact"
-    return f"line {report.line} of {log.path} {_WHY[report.why]}"
+    return f"line {report.line} of {log.journal.shown} {_WHY[report.why]}"
 
 
 def _entries(number: int) -> str:
@@ -168,36 +167,40 @@ def _logs(app: App, file: Path | None, wanted: Wanted) -> list[AuditLog]:
     """The selected log; with --all-stores, also those of the other configured stores."""
     if file is not None or not wanted.all_stores or app.settings.audit_path is not None:
         return [_log(app, file)]
-    found = {log.path: log for log in _logs_of_settings(app)}
+    found = {log.journal.shown: log for log in _logs_of_settings(app)}
     try:
         log = _log(app, file)
     except NoStoreError:
         if not app.settings.stores:
             raise
     else:
-        found[log.path] = log
+        found[log.journal.shown] = log
     return list(found.values())
 
 
 def _logs_of_settings(app: App) -> Iterator[AuditLog]:
-    """The logs of the configured stores, without opening the stores."""
-    for entry in app.settings.stores.values():
-        base = _base_of_uri(app, entry.uri)
-        if base is not None and os.path.exists((log := audit_log(app, base, None)).path):
-            yield log
+    """The logs of the configured stores, without opening those at a path; what cannot be read is noted."""
+    for name, entry in app.settings.stores.items():
+        try:
+            place = _place_of(app.at(name), entry.uri)
+            if place is not None and (log := audit_log(app.at(name), place, None)).journal.exists():
+                yield log
+        except LensError as error:
+            app.note(f"not shown: the changes of {name}: {error.message}")
 
 
-def _base_of_uri(app: App, uri: str) -> Path | None:
+def _place_of(app: App, uri: str) -> Path | AuditJournal | None:
+    """The log of a configured store; None for a driver of another package."""
     from flujo_lens.config_sources import place_of
     from flujo_lens.state.registry import BUILT_IN, open_backend, scheme_of
 
     place = place_of(uri)
     if place.startswith("/"):
         return Path(place)
-    try:
-        return base_of(app, open_backend(uri, {})) if scheme_of(uri) in BUILT_IN else None
-    except LensError:
+    if scheme_of(uri) not in BUILT_IN:
         return None
+    backend = open_backend(uri, {})
+    return log_in_store(app, backend) or base_of(app, backend)
 
 
 def _log(app: App, file: Path | None) -> AuditLog:
@@ -214,12 +217,12 @@ def _log(app: App, file: Path | None) -> AuditLog:
     if shared is not None and os.path.exists(shared):
         return audit_log(app, Path(), None)
     gone = gone_path(app)
-    if gone is not None and os.path.exists((log := audit_log(app, gone, None)).path):
+    if gone is not None and (log := audit_log(app, gone, None)).journal.exists():
         return log
 
     async def look(backend: StateBackend) -> AuditLog:
-        log = audit_log(app, _path(app, backend), None)
-        if not os.path.exists(log.path):
+        log = audit_log(app, log_in_store(app, backend) or _path(app, backend), None)
+        if not log.journal.exists():
             await backend.read_facts()
         return log
 
@@ -228,11 +231,11 @@ def _log(app: App, file: Path | None) -> AuditLog:
 
 def _named(app: App, file: Path) -> AuditLog:
     log = audit_log(app, file, file)
-    if not os.path.exists(log.path):
+    if not log.journal.exists():
         raise StoreNotFoundError(
-            f"no audit log at {log.path}",
+            f"no audit log at {log.journal.shown}",
             hint="nothing was created; without --audit-file, lens reads the log next to the store",
-            path=str(log.path),
+            path=log.journal.shown,
         )
     return log
 

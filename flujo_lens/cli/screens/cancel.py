@@ -13,7 +13,7 @@ from flujo_lens.cli.input.confirm import check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, check_free, listed_runs, meant_all, named, typed
 from flujo_lens.cli.options import ChangeOptions, words_of
 from flujo_lens.cli.screens.deletion import store_name
-from flujo_lens.cli.sidecars import base_of, bin_of
+from flujo_lens.cli.sidecars import bin_of, why_no_bin
 from flujo_lens.operations.cancel import Cancelled, CancelPlan, can_keep, cancel, plan_cancel
 from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.deletion_copies import Keeping
@@ -81,9 +81,8 @@ def _keeping(app: App, backend: StateBackend, plan: CancelPlan) -> Keeping:
     keeping = Keeping(store=store_name(app))
     if not plan.runs:
         return keeping
-    if base_of(app, backend) is None or not can_keep(backend):
-        why: str | None = "this driver has no bin"
-    else:
+    why = why_no_bin(app, backend) if can_keep(backend) else "this driver has no bin"
+    if why is None:
         bin = bin_of(app, backend)
         why = bin.why_not(len(plan.runs), len(plan.runs) * _RECORD) or bin.why_unwritable()
         keeping = keeping._replace(bin=None if why else bin)

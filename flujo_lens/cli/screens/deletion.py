@@ -14,7 +14,7 @@ from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.screens.deletion_text import done_lines, folded, is_nothing, short_line
 from flujo_lens.cli.screens.progress import Bar
-from flujo_lens.cli.sidecars import base_of, bin_of, lock_of
+from flujo_lens.cli.sidecars import base_of, bin_of, lock_of, why_no_bin
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.errors import LensError, NotSupportedError, OperationFailedError
 from flujo_lens.operations.change_report import Recorder
@@ -85,8 +85,8 @@ def keeping_of(
     keeping = Keeping(None, archive, store_name(app))
     if not uses_bin or plan.is_empty:
         return keeping, None
-    if not can_keep or base_of(app, backend) is None:
-        return keeping, "this driver has no bin"
+    if why := why_no_bin(app, backend):
+        return keeping, why
     bin = bin_of(app, backend)
     why = bin.why_not(plan.count, plan.size_bytes)
     return (keeping, why) if why else (keeping._replace(bin=bin), None)

@@ -13,6 +13,7 @@ from flujo_lens.serialization import safe_loads
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.core.application_reads import empty_if_missing
+from flujo_lens.state.backends.core.audit_lines import AuditLines
 from flujo_lens.state.backends.core.change_tokens import StoreChanges
 from flujo_lens.state.backends.core.changes import (
     RunChanges,
@@ -85,6 +86,9 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
     """
 
+    keeps_audit = False
+    """Whether the store keeps the audit log of its changes: one on a server, which several machines use."""
+
     def __init__(
         self,
         store: Store,
@@ -100,6 +104,11 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     async def shutdown(self) -> None:
         await self._store.close()
+
+    @property
+    def audit_lines(self) -> AuditLines | None:
+        """The audit log in the store; None if it is kept next to the store."""
+        return AuditLines(self._store) if self.keeps_audit else None
 
     async def _write(self, work: Work[T], run_id: str | None = None) -> T:
         return await self._store.write(work, run_id=run_id)

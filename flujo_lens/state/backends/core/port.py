@@ -89,9 +89,10 @@ T = TypeVar("T")
 ChildKind = Literal["step", "span", "evaluation"]
 CHILD_KINDS: tuple[ChildKind, ...] = ("step", "span", "evaluation")
 
-Space = Literal["claim", "manifest", "binding", "strip", "system"]
+Space = Literal["claim", "manifest", "binding", "strip", "system", "audit", "audit_head"]
 """Key-value spaces: claims by run id, manifests by digest, the digest of a run's manifest by run id, notes of what was
-stripped of a run by run id (see `flujo_lens.state.stripped`), system state."""
+stripped of a run by run id (see `flujo_lens.state.stripped`), system state; of a store that keeps its audit log
+(`CoreBackend.keeps_audit`) its lines by number, and its end."""
 
 NO_START = -(2**53)
 """`RunIndex.started` of a run without a readable start: before all others, and exact as a double."""

@@ -42,6 +42,7 @@ class PostgresBackend(CoreBackend):
     """
 
     any_loop = True
+    keeps_audit = True
 
     def __init__(
         self,

@@ -50,7 +50,8 @@ COLUMNS: dict[str, dict[str, str]] = {
 """The columns of the library that we read and write, by table, with their kind."""
 
 LIBRARY_TABLES = (*COLUMNS, "traces")
-LENS_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_strips", "lens_documents", "lens_schema")
+_KEYED_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_strips", "lens_audit", "lens_audit_head")
+LENS_TABLES = (*_KEYED_TABLES, "lens_documents", "lens_schema")
 VERSION = 1
 """Of our tables: what a later version of lens has made is read, and not written to."""
 
@@ -73,7 +74,7 @@ LIBRARY_DDL = {
 }
 """By table: of those that are there nothing is run, for ``CREATE INDEX IF NOT EXISTS`` locks their tables, too."""
 
-_KEYED = "".join(f'\n{_CREATE}{t} (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);' for t in LENS_TABLES[:4])
+_KEYED = "".join(f'\n{_CREATE}{t} (key text COLLATE "C" PRIMARY KEY, value text NOT NULL);' for t in _KEYED_TABLES)
 LENS_DDL = f"""{_KEYED}
 CREATE TABLE IF NOT EXISTS lens_documents (
   kind text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,

@@ -19,7 +19,10 @@ from flujo_lens.state.traces import span_rows, trace_document
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
 _TABLES: dict[ChildKind, str] = {"step": "steps", "span": "spans", "evaluation": "evaluations"}
-_VALUES = {"claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings", "strip": "lens_strips"}
+_VALUES = {
+    "claim": "lens_claims", "manifest": "lens_manifests", "binding": "lens_bindings", "strip": "lens_strips",
+    "audit": "lens_audit", "audit_head": "lens_audit_head",
+}  # fmt: skip
 _PREFETCH, _FEW_ROWS = 500, 20
 _DOUBTFUL = frozenset({"failed", "cancelled", "paused", UNREADABLE})
 """Statuses that more than a column decides."""

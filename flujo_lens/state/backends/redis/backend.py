@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
+from flujo_lens.state.backends.core.audit_lines import AuditLines
 from flujo_lens.state.backends.core.backend import CoreBackend
 from flujo_lens.state.backends.core.port import RunIndex, RunRow
 from flujo_lens.state.backends.core.validation import check_timeout, check_zone
@@ -41,6 +42,7 @@ class RedisBackend(CoreBackend):
     """
 
     any_loop = True
+    keeps_audit = True
 
     def __init__(
         self,
@@ -68,6 +70,11 @@ class RedisBackend(CoreBackend):
 
     def _indexed(self, row: RunRow) -> RunIndex:
         return self.codec.index(self.codec.raw(row))
+
+    @property
+    def audit_lines(self) -> AuditLines | None:
+        """The audit log in the store; None where states are read as they are, and nothing else is there."""
+        return None if self._server.address.is_plain else super().audit_lines
 
     async def read_statuses(self) -> frozenset[str]:
         """Return the statuses that runs have or had."""

@@ -68,7 +68,7 @@ _MEANINGS = {
     "OOM": _Meaning(
         ReadOnlyStoreError,
         "has no memory left (OOM): nothing was changed",
-        "raise maxmemory; lens prune --older-than 30d makes room, which works without any",
+        "raise maxmemory; lens prune --older-than 30d --audit-file FILE makes room, which works without any",
     ),
     "READONLY": _Meaning(
         ReadOnlyStoreError, "is a read-only replica: nothing was changed", "name the primary; redis-cli role tells it"

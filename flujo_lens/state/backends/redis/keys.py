@@ -20,6 +20,7 @@ A state is at ``PREFIX + run_id``, as plain JSON, where other programs find it. 
     manifest        hash     digest -> manifest
     strip           hash     run id -> what was dropped of it
     system          hash     key -> system state
+    audit           hash     number -> line of the audit log; `audit_head` has its end
     tx:CLIENT-N     string   the number of the last transaction that a client committed; expires
 """
 
@@ -52,7 +53,7 @@ class Keys:
         self.types = {
             **{self.named(name): b"zset" for name in ("order", "updated", "ids", "expires")},
             **{self.named(name): b"set" for name in ("statuses", "parents", "claims", "evaluated")},
-            **{self.named(name): b"hash" for name in ("index", "manifest", "strip", "system")},
+            **{self.named(name): b"hash" for name in ("index", "manifest", "strip", "system", "audit", "audit_head")},
             **{self.named(name): b"string" for name in ("made", "changes")},
         }
 
