@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlunsplit
 
 from flujo_lens.errors import ConfigError
+from flujo_lens.state.backends.core.server_uri import split_server_uri
+
+_EXAMPLE = "postgresql://user@host:5432/database"
 
 
 class Address(NamedTuple):
@@ -33,10 +37,12 @@ def address_of(uri: str) -> Address:
     Raises:
         ConfigError: it is no such URI.
     """
-    parts = urlsplit(uri)
+    parts = split_server_uri(uri, _EXAMPLE)
     if parts.scheme not in ("postgresql", "postgres"):
-        raise ConfigError(f"{parts.scheme}: is not a PostgreSQL scheme", hint="postgresql://user@host:5432/database")
+        raise ConfigError(f"{parts.scheme}: is not a PostgreSQL scheme", hint=_EXAMPLE)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if re.search("[^0-9,]", query.get("port", "")):
+        raise ConfigError("?port= must be a number", hint=_EXAMPLE)
     schema, cache = query.pop("schema", None), query.pop("statement_cache_size", "100")
     if schema == "":
         raise ConfigError("?schema= is empty", hint="postgresql://user@host:5432/database?schema=ops")

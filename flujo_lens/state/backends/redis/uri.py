@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from flujo_lens.errors import ConfigError, nearest
+from flujo_lens.state.backends.core.server_uri import split_server_uri
 
 __all__ = ["Address", "address_of"]
 
@@ -16,6 +17,7 @@ _OURS = ("prefix", "layout", "ttl", "db")
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _PORT = 6379
+_EXAMPLE = "redis://host:6379/0"
 
 
 class Address(NamedTuple):
@@ -53,8 +55,8 @@ def address_of(uri: str) -> Address:
     scheme, mark, rest = uri.partition("://")
     scheme = scheme.lower()
     if scheme not in _SCHEMES or not mark:
-        raise ConfigError(f"{scheme}: is not a Redis scheme", hint="redis://host:6379/0")
-    parts = urlsplit(f"redis://{rest}")
+        raise ConfigError(f"{scheme}: is not a Redis scheme", hint=_EXAMPLE)
+    parts = split_server_uri(f"redis://{rest}", _EXAMPLE)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     login, at, hosts = parts.netloc.rpartition("@")
     is_socket, is_cluster = scheme == "redis+unix", scheme == "redis-cluster"
@@ -102,7 +104,7 @@ def _node(text: str) -> tuple[str, int]:
     if not colon or text.endswith("]"):
         host, port = text, str(_PORT)
     if not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ConfigError(f"cannot read {text} as host:port", hint="redis://host:6379/0")
+        raise ConfigError(f"cannot read {text} as host:port", hint=_EXAMPLE)
     return unquote(host).strip("[]") or "localhost", int(port)
 
 
@@ -115,7 +117,8 @@ def _login(text: str) -> dict[str, str]:
 def _database(query: Mapping[str, str], path: str, is_cluster: bool) -> int:
     text = query.get("db", path) or "0"
     if not text.isdecimal():
-        raise ConfigError(f"cannot read {text} as the number of a database", hint="redis://host:6379/0")
+        shown = "the path" if "@" in text else text  # the rest of a password
+        raise ConfigError(f"cannot read {shown} as the number of a database", hint=_EXAMPLE)
     if is_cluster and int(text):
         raise ConfigError("a cluster only has database 0", hint="?prefix={NAME}: separates its stores")
     return int(text)

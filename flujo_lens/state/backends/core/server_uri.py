@@ -1,0 +1,44 @@
+"""Splitting the URI of a server, without repeating a password that was written wrongly."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from flujo_lens.errors import ConfigError
+
+_HOST = re.compile(r"(\[[^][]*\]|[^][:]*)(?::([0-9]*))?")
+_LAST_PORT = 65_535
+
+
+def split_server_uri(uri: str, example: str) -> SplitResult:
+    """The parts of ``scheme://user:password@host:port,host:port/path?query``, whose hosts and ports can be read.
+
+    A password with a ``/``, ``?``, ``#`` or bracket that is not percent-encoded ends before its end, and its rest
+    would be read as another part; so of such a URI nothing is repeated.
+
+    Args:
+        example: A URI that is right, for the hint.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # its text has the host, which may be a password
+        raise _unreadable("its brackets do not fit, or its password has one", "%5B is [, %5D is ]") from error
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if all(map(_is_host, hosts)):
+        return parts
+    if "@" not in parts.netloc and "@" in uri:
+        raise _unreadable("its password has a /, ? or #", "write these as %2F, %3F and %23, and @ as %40")
+    raise _unreadable(f"a port is not a number up to {_LAST_PORT}", example)
+
+
+def _is_host(text: str) -> bool:
+    found = _HOST.fullmatch(text)
+    return found is not None and int(found[2] or 0) <= _LAST_PORT
+
+
+def _unreadable(why: str, hint: str) -> ConfigError:
+    return ConfigError(f"cannot read the URI of the server: {why}", hint=hint)
