@@ -6,7 +6,7 @@ a column keeps less than was saved, its row comes with the stored document, whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
@@ -148,7 +148,7 @@ WHERE s.there OR r.there {order}"""
 def run_of(row: Any) -> ListedRun | None:
     """The run of a row of `listed`; None where columns of a client's types do not tell its times."""
     if row[3]:
-        return ListedRun(_completed(row))
+        return ListedRun(_completed(row if hasattr(row, "keys") else _named(row)))
     _, run_id, _, _, is_odd, state, run, spans, steps, *columns = row
     if is_odd:
         return None
@@ -160,6 +160,11 @@ def run_of(row: Any) -> ListedRun | None:
     if run is not None:
         put_run(raw, safe_loads(run))
     return ListedRun(raw, history)
+
+
+def _named(row: Sequence[Any]) -> dict[str, Any]:
+    """A row by name that is a part of a wider one, and has lost its names."""
+    return {"id": row[1], **dict(zip(_FIELDS, row[-len(_FIELDS) :], strict=True))}
 
 
 def _completed(row: Mapping[str, Any]) -> RunSummary:
