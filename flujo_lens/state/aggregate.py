@@ -129,6 +129,19 @@ class Histogram:
             low, high = self.ranges.get(bucket, ends)
             self.ranges[bucket] = min(low, ends[0]), max(high, ends[1])
 
+    def add_all(self, values_ms: Sequence[float]) -> None:
+        """Add many durations: they are counted by bucket first, with the least and the greatest of each."""
+        if self._few is not None and self.count + len(values_ms) <= FEW:
+            for value in values_ms:
+                self.add(value)
+            return
+        found: defaultdict[int | None, list[float]] = defaultdict(list)
+        for value in values_ms:
+            found[math.floor(math.log(value) / _STEP) if value > 0 else None].append(value)
+        for bucket, values in found.items():
+            total = 0.0 if bucket is None else sum(values)
+            self.add_bucket(bucket, len(values), total, (min(values), max(values)))
+
     def add_group(self, group: RunGroup) -> None:
         """Add the durations of runs that an engine has counted: of one length each, or of one bucket."""
         low, high = group.ends
@@ -330,6 +343,13 @@ class SpanTally:
         self._count(name, status, 1, int(duration_ms is not None))
         if duration_ms is not None:
             self._durations[name].add(duration_ms)
+
+    def add_all(self, name: str, status: str, durations_ms: Sequence[float | None]) -> None:
+        """Add spans of one name and status with their durations."""
+        known = [ms for ms in durations_ms if ms is not None]
+        self._count(name, status, len(durations_ms), len(known))
+        if known:
+            self._durations[name].add_all(known)
 
     def add_group(
         self,

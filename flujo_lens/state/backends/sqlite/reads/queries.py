@@ -6,11 +6,9 @@ Aliases: ``s`` is ``workflow_state``, ``r`` is ``runs``. The column lists are in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from flujo_lens.state.backends.sqlite.schema.shape import Shape
-from flujo_lens.state.views import UNREADABLE
 
 NO_NAME = "('unknown', '')"
 READABLE = "[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9]*"
@@ -58,15 +56,15 @@ def run_columns(shape: Shape, run_id: str, *, state: bool, run: bool, details: b
         details: Whether blobs are wanted. Without, the step history is read only where status or duration depend on it.
         costs: Whether cost and tokens are wanted, for which the step history is read.
     """
-    s = _Side(shape, _WS, "s", state and shape.has(_WS))
-    r = _Side(shape, _RUNS, "r", run and shape.has(_RUNS))
+    s = Side(shape, _WS, "s", state and shape.has(_WS))
+    r = Side(shape, _RUNS, "r", run and shape.has(_RUNS))
     root, *rare = _rare_columns(shape, run_id, s, r, details)
     rare += _stored_costs(shape, run_id, s, r) if details or costs else ("NULL", "NULL")
     plain = [run_id, *_plain_columns(s, r), root, *_time_columns(s, r), *_number_columns(s, r)]
     return ", ".join([*plain, *_blob_columns(s, r, details, costs), *rare])
 
 
-class _Side:
+class Side:
     """One of the two tables in a query, or its absence."""
 
     def __init__(self, shape: Shape, table: str, alias: str, there: bool) -> None:
@@ -83,7 +81,7 @@ class _Side:
         return f"{self.alias}.run_id IS NOT NULL" if self.there else "0"
 
 
-def _plain_columns(s: _Side, r: _Side) -> list[str]:
+def _plain_columns(s: Side, r: Side) -> list[str]:
     return [
         s.exists,
         r.exists,
@@ -96,7 +94,7 @@ def _plain_columns(s: _Side, r: _Side) -> list[str]:
     ]
 
 
-def _time_columns(s: _Side, r: _Side) -> list[str]:
+def _time_columns(s: Side, r: Side) -> list[str]:
     return [
         s("created_at"),
         s("updated_at"),
@@ -106,7 +104,7 @@ def _time_columns(s: _Side, r: _Side) -> list[str]:
     ]
 
 
-def _number_columns(s: _Side, r: _Side) -> list[str]:
+def _number_columns(s: Side, r: Side) -> list[str]:
     return [
         s("current_step_index"),
         s("total_steps"),
@@ -122,7 +120,7 @@ def _number_columns(s: _Side, r: _Side) -> list[str]:
     ]
 
 
-def _blob_columns(s: _Side, r: _Side, details: bool, costs: bool) -> list[str]:
+def _blob_columns(s: Side, r: Side, details: bool, costs: bool) -> list[str]:
     """metadata, context, history, last_output."""
     unclear = doubtful(s("status"), r.first("status"))
     if not details:
@@ -136,7 +134,7 @@ def _blob_columns(s: _Side, r: _Side, details: bool, costs: bool) -> list[str]:
     return [s("metadata"), context, s("step_history"), "NULL"]
 
 
-def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool) -> list[str]:
+def _rare_columns(shape: Shape, run_id: str, s: Side, r: Side, details: bool) -> list[str]:
     """root_attributes; then failed_step, failed_step_error, open_span: looked up only where needed."""
     nameless = f"COALESCE({r('pipeline_name')}, '') IN {NO_NAME} AND COALESCE({s('pipeline_name')}, '') IN {NO_NAME}"
     no_history = f"{s('step_history')} IS NULL AND COALESCE({s('status')}, {r('status')}) = 'failed'"
@@ -161,7 +159,7 @@ def _rare_columns(shape: Shape, run_id: str, s: _Side, r: _Side, details: bool) 
     ]
 
 
-def _stored_costs(shape: Shape, run_id: str, s: _Side, r: _Side) -> tuple[str, str]:
+def _stored_costs(shape: Shape, run_id: str, s: Side, r: Side) -> tuple[str, str]:
     return _costs_without(s("step_history"), r("total_cost"), shape, run_id)
 
 
@@ -294,7 +292,7 @@ def activity(shape: Shape, ids: str) -> str:
 
     Then context, history and the step of a failed row of ``steps``, where the status depends on them.
     """
-    s, r = _Side(shape, _WS, "s", shape.has(_WS)), _Side(shape, _RUNS, "r", shape.has(_RUNS))
+    s, r = Side(shape, _WS, "s", shape.has(_WS)), Side(shape, _RUNS, "r", shape.has(_RUNS))
     statuses = s.first("status"), r.first("status")
     context = f"CASE WHEN {failed_again(*statuses)} THEN {s('pipeline_context')} END"
     history = f"CASE WHEN {doubtful(*statuses)} THEN {s('step_history')} END"
@@ -352,15 +350,22 @@ def count_all(shape: Shape) -> str:
     """How many runs any table knows."""
     if not (shape.has(_RUNS) and shape.has(_WS)):
         return f"SELECT count(run_id) FROM {_RUNS if shape.has(_RUNS) else _WS}"
-    alone = (
-        "SELECT count(s.run_id) FROM workflow_state s LEFT JOIN runs r ON r.run_id = s.run_id WHERE r.run_id IS NULL"
-    )
-    if not shape.odd and shape.indexed(_RUNS, "run_id") and shape.indexed(_WS, "run_id"):
-        # In order, which is that of both primary keys, the difference is one pass over each: a third of a join's time.
-        # The LIMIT keeps SQLite from dropping the order, which changes no count.
-        states, runs = (f"SELECT run_id FROM {table} WHERE run_id IS NOT NULL" for table in (_WS, _RUNS))
-        alone = f"SELECT count(*) FROM ({states} EXCEPT {runs} ORDER BY 1 LIMIT -1)"
-    return f"SELECT (SELECT count(run_id) FROM runs) + ({alone})"
+    return f"SELECT (SELECT count(run_id) FROM runs) + (SELECT count(*) FROM ({difference(shape, _WS, _RUNS)}))"
+
+
+def difference(shape: Shape, table: str, other: str) -> str:
+    """The ids of a table that another does not have.
+
+    In order, which is that of both primary keys, this is one pass over each: a third of the time of seeking each id.
+    The LIMIT keeps SQLite from dropping the order.
+    """
+    if not (shape.indexed(table, "run_id") and shape.indexed(other, "run_id")):
+        return (
+            f"SELECT run_id FROM {table} t WHERE run_id IS NOT NULL "
+            f"AND NOT EXISTS (SELECT 1 FROM {other} x WHERE x.run_id = t.run_id)"
+        )
+    one, two = (f"SELECT run_id FROM {name} WHERE run_id IS NOT NULL" for name in (table, other))
+    return f"{one} EXCEPT {two} ORDER BY 1 LIMIT -1"
 
 
 def starts_of_runs(shape: Shape) -> str:
@@ -483,100 +488,3 @@ def system_entries(shape: Shape, where: str) -> str:
     """Global keys with their values, by key."""
     updated = shape.col("system_state", "system_state", "updated_at")
     return f"SELECT key, value, {updated} FROM system_state {where} ORDER BY key"
-
-
-# --- statistics
-
-
-def plain_runs(shape: Shape, *, costs: bool = True) -> str:
-    """Runs with a name of their own and a status beyond doubt: what statistics are made of, one row a run.
-
-    The columns: id, name, version, status, start, end, length in milliseconds where it is stored, then (for `costs`)
-    the history as bytes, and cost and tokens without one. The states that are not completed are in ``temp.odd``.
-
-    For `costs` the states are read in the order of their rows: to seek each by its id takes six times as long.
-
-    The LIMIT keeps SQLite from merging the two queries: it would read a history, which lies on pages of its own, once
-    for each mention.
-    """
-    if costs:
-        history = _Side(shape, _WS, "s", True)("step_history")
-        states = "FROM workflow_state s NOT INDEXED CROSS JOIN runs r ON r.run_id = s.run_id"
-        alone = _plain_source(shape, "FROM runs r", "NULL", "NULL", "NULL")
-        alone += " AND NOT EXISTS (SELECT 1 FROM workflow_state x WHERE x.run_id = r.run_id)"
-        source = f"{_plain_source(shape, f'{states} {_ODD}', 's.rowid', 'o.status', history)} UNION ALL {alone}"
-    else:
-        runs = "FROM runs r LEFT JOIN workflow_state s ON s.run_id = r.run_id"
-        source = _plain_source(shape, f"{runs} {_ODD}", "s.rowid", "o.status", "NULL")
-    columns = ["p.run_id", "p.name", "p.version", "p.status", "p.start", "p.end", "p.spent"]
-    if costs:
-        columns += ("CAST(p.history AS BLOB)", *_costs_without("p.history", "p.cost", shape, "p.run_id"))
-    return f"SELECT {', '.join(columns)} FROM ({source} LIMIT -1) p"
-
-
-_ODD = "LEFT JOIN temp.odd o ON o.id = s.rowid"
-
-
-def _plain_source(shape: Shape, source: str, state: str, odd_status: str, history: str) -> str:
-    """The plain runs of a source that has ``r``.
-
-    Args:
-        shape: The columns that there are.
-        source: The FROM.
-        state: SQL for the rowid of the state; NULL where there is none.
-        odd_status: SQL for its status; NULL for a completed one.
-        history: SQL for the history.
-    """
-    r = _Side(shape, _RUNS, "r", True)
-    start, end = r.first(*start_columns(shape)), r.first("end_time", "updated_at")
-    of_state = f"CASE WHEN {state} IS NOT NULL THEN NULLIF(COALESCE({odd_status}, 'completed'), '') END"
-    return (
-        f"SELECT r.run_id AS run_id, r.pipeline_name AS name, {r('pipeline_version')} AS version, "
-        f"COALESCE({of_state}, NULLIF(r.status, ''), '{UNREADABLE}') AS status, "
-        f"{start} AS start, {end} AS end, {_sensible(r('execution_time_ms'))} AS spent, {r('total_cost')} AS cost, "
-        f"{history} AS history {source} WHERE r.run_id IS NOT NULL AND r.pipeline_name NOT IN {NO_NAME} "
-        f"AND NOT COALESCE({doubtful(odd_status, 'r.status')}, 0)"
-    )
-
-
-def odd_runs() -> str:
-    """Ids of the runs that `plain_groups` leaves out."""
-    return (
-        f"SELECT run_id FROM runs WHERE pipeline_name IN {NO_NAME} "
-        "UNION SELECT r.run_id FROM temp.odd o CROSS JOIN workflow_state s ON s.rowid = o.id "
-        f"CROSS JOIN runs r ON r.run_id = s.run_id WHERE {doubtful('o.status', 'r.status')} "
-        "UNION SELECT s.run_id FROM workflow_state s "
-        "WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id)"
-    )
-
-
-def span_groups(source: str) -> str:
-    """Spans (``p`` in the source) by name, status and bucket of duration, with the least and greatest duration."""
-    ms = _span_ms()
-    return (
-        f"SELECT p.name, {_SPAN_STATUS} AS state, count(*), {_bucket(ms)} AS bucket, count({ms}), "
-        f"total(max({ms}, 0.0)), min({ms}), max({ms}) FROM {source} GROUP BY p.name, state, bucket"
-    )
-
-
-def span_lengths(source: str) -> str:
-    """Spans (``p`` in the source), each with name, status and duration."""
-    return f"SELECT p.name, {_SPAN_STATUS}, {_span_ms()} FROM {source}"
-
-
-_SPAN_STATUS = "COALESCE(NULLIF(p.status, ''), 'running')"
-
-
-def _span_ms() -> str:
-    return _sensible("((p.end_time - p.start_time) * 1000.0)")
-
-
-def _sensible(ms: str) -> str:
-    """SQL for a length in milliseconds; NULL for an infinity, and for a text (which is greater than any number)."""
-    return f"CASE WHEN {ms} < 1e15 THEN {ms} END"
-
-
-def _bucket(ms: str) -> str:
-    from flujo_lens.state.aggregate import BUCKET_RATIO
-
-    return f"CASE WHEN {ms} > 0 THEN CAST(floor(ln({ms}) / {math.log(BUCKET_RATIO)!r}) AS INTEGER) END"

@@ -10,8 +10,9 @@ from flujo_lens.state.backends.sqlite.engine.read_connection import translate
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 from flujo_lens.state.backends.sqlite.reads import queries
+from flujo_lens.state.backends.sqlite.reads.plain_runs import odd_runs, plain_runs
 from flujo_lens.state.backends.sqlite.reads.run_selection import select
-from flujo_lens.state.backends.sqlite.reads.statistics import is_plain, note_wanted, odd_runs, plain_runs
+from flujo_lens.state.backends.sqlite.reads.statistics import is_plain, note_wanted
 from flujo_lens.state.sorting import sort_value
 from flujo_lens.state.views import RunFilter
 

@@ -1,0 +1,89 @@
+"""The figures of runs whose name and status SQL tells, without reading more of them: what statistics are made of.
+
+States are not read for the status where an index tells: the states that are not completed, which is what most are, are
+noted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from orjson import loads
+
+from flujo_lens.state.backends.sqlite.engine.session import Session
+from flujo_lens.state.backends.sqlite.reads import queries, statistics_queries
+from flujo_lens.state.costs import DIGITS
+from flujo_lens.state.groups import PlainRun
+from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.views import UNREADABLE, RunSummary
+
+__all__ = ["odd_runs", "plain_runs"]
+
+_MILLISECOND = timedelta(milliseconds=1)
+_MOST = 1e15
+"""Up to this, a number is one for `costs.total_of`, too."""
+
+Costs = tuple[float | None, int | None]
+
+
+def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
+    """The runs of a plain store (see `statistics.is_plain`) without the `odd_runs`, in no order; notes the odd states.
+
+    Without `costs`, cost and tokens are None, and no state is read.
+    """
+    for sql in statistics_queries.note_odd_states():
+        session.rows(sql)
+    if not costs:
+        for row in session.rows(statistics_queries.plain_runs(session.shape)):
+            yield _plain_run(row, (None, None))
+        return
+    for *row, found in session.rows(statistics_queries.plain_states(session.shape)):
+        yield _plain_run(row, _sums(found) or _costs_of(session, row[0]))
+    for row in session.rows(statistics_queries.plain_runs_alone(session.shape)):
+        yield _plain_run(row, _costs_of(session, row[0]))
+
+
+def odd_runs(session: Session, *, details: bool = False) -> Iterator[RunSummary]:
+    """The runs of a plain store that `plain_runs` leaves out, once it has begun."""
+    ids = statistics_queries.odd_runs(session.shape)
+    return session.runs(session.rows(queries.by_ids(session.shape, ids, details=details, costs=True)))
+
+
+def _plain_run(row: Sequence[Any], costs: Costs) -> PlainRun:
+    run_id, name, version, status, start, end, spent = row
+    ms = _elapsed_ms(start, end) if spent is None else spent
+    if status in ("running", UNREADABLE) or (ms is not None and ms < 0):
+        ms = None  # as `interpret` has it
+    return PlainRun(run_id, name, version or "latest", status, start, ms, spent is None and ms is not None, *costs)
+
+
+def _elapsed_ms(start: Any, end: Any) -> float | None:
+    """The time from a stored start to a stored end; None if one of them is none."""
+    first, last = parse_instant(start), parse_instant(end)
+    return (last - first) / _MILLISECOND if first and last else None
+
+
+def _sums(found: str | None) -> Costs | None:
+    """Cost and tokens of a run by the JSON array of `statistics_queries.plain_states`.
+
+    None where that does not tell: a step has no cost or no tokens, or one that is no number.
+    """
+    if found is None or "u" in found or "l" in found:  # null, true, false: see `costs.total_of`
+        return None
+    values = loads(found)
+    half = len(values) // 2
+    try:
+        usd, tokens = sum(values[:half]), sum(values[half:])
+    except TypeError:  # a text, or tokens by kind
+        return None
+    if type(tokens) is not int or max(values) > _MOST or min(values) < -_MOST:
+        return None
+    return round(float(usd), DIGITS), tokens
+
+
+def _costs_of(session: Session, run_id: Any) -> Costs:
+    """Cost and tokens of one run."""
+    sql = queries.by_ids(session.shape, "SELECT ?", details=False, costs=True)
+    return next(((run.cost_usd, run.tokens) for run in session.runs(session.rows(sql, (run_id,)))), (None, None))
