@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from flujo_lens.operations.concurrent_reads import read_together
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.forks import unstarted_fork_of
@@ -64,8 +64,8 @@ async def failure_report(
 ) -> FailureReport:
     """The failed runs that match, grouped by error; stale runs are counted separately."""
     apart = wanted._replace(active_since=None, active_until=None, error=None)
-    failures, silent = await asyncio.gather(
-        _grouped(backend, wanted), silent_ids(backend, apart, now - silent_after, now)
+    failures, silent = await read_together(
+        backend, _grouped(backend, wanted), silent_ids(backend, apart, now - silent_after, now)
     )
     return FailureReport(failures[0].groups(), failures[0].count, len(silent), tuple(failures[1]))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from flujo_lens.operations.concurrent_reads import read_together
 from flujo_lens.operations.failures import FAILED, stale_runs, with_root_causes
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
@@ -67,20 +67,12 @@ async def store_status(
         since: How far back failed and started runs are counted.
     """
     begin = now - since
-    start = asyncio.ensure_future
-    parts = (
-        start(backend.count_runs(wanted)),
-        start(backend.count_runs(wanted._replace(since=begin))),
-        start(_failing(backend, now, wanted, begin)),
-        start(stale_runs(backend, wanted, now, silent_after)),
-        start(_waiting(backend, wanted)),
-        start(_facts(backend)),
+    (runs, started), (failing, usual, failed), (silent, (waiting, oldest), facts) = await read_together(
+        backend,
+        backend.count_started(wanted, begin),
+        _failing(backend, now, wanted, begin),
+        _stale_and_waiting(backend, wanted, now, silent_after),
     )
-    try:
-        runs, started, (failing, usual, failed), silent, (waiting, oldest), facts = await asyncio.gather(*parts)
-    finally:
-        for part in parts:
-            part.cancel()
     return StoreStatus(
         store=store,
         last_write_at=facts.get("last_write_at"),
@@ -99,8 +91,12 @@ async def store_status(
     )
 
 
-async def _facts(backend: StateBackend) -> Mapping[str, Any]:
-    return await backend.read_facts()
+async def _stale_and_waiting(
+    backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta
+) -> tuple[list[RunSummary], tuple[int, RunSummary | None], Mapping[str, Any]]:
+    """The stale runs, the number of waiting ones with the oldest of them, and the facts about the store."""
+    stale = await stale_runs(backend, wanted, now, silent_after)
+    return stale, await _waiting(backend, wanted), await backend.read_facts()
 
 
 async def _failing(

@@ -16,7 +16,7 @@ from stores import ALL, MIXTURE, NEW, OLD, OLDEST, copy, read, runs
 from flujo_lens.errors import BusyError, OperationFailedError
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.backends.sqlite.engine.session import open_session
-from flujo_lens.state.backends.sqlite.reads import index_choice, queries
+from flujo_lens.state.backends.sqlite.reads import index_choice, statistics_queries
 from flujo_lens.state.backends.sqlite.schema.shape import read_shape
 from flujo_lens.state.backends.sqlite.upkeep import indexes
 from flujo_lens.state.backends.sqlite.upkeep.indexes import OURS, optimize
@@ -83,7 +83,7 @@ def test_they_are_used(name: str, tmp_path: Path) -> None:
     steps = steps_of(path, recent_failures)
     assert f"{OURS}workflow_state_status_updated_at (status=? AND updated_at>?)" in steps
     assert f"COVERING INDEX {OURS}runs_status_times (status=?)" in steps
-    spans = queries.span_groups("spans p")
+    spans = statistics_queries.span_lengths("spans p")
     assert f"COVERING INDEX {OURS}spans_figures" in steps_of(path, lambda _: (spans, ()))
 
 

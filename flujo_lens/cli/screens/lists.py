@@ -158,7 +158,7 @@ def print_status(app: App, out: Output, since: str | None) -> bool:
     if since is not None and length.total_seconds() <= 0:
         raise UsageError(f"--since {since} is not in the past", hint="for example --since 12h")
     label, silent_after = app.store_name, app.silent_after
-    status = app.run(lambda backend: store_status(backend, label, now, silent_after, RunFilter(), length))
+    status = app.read(lambda backend: store_status(backend, label, now, silent_after, RunFilter(), length))
     for problem in status.problems:
         app.note(problem)
     if out.is_table and out.options.columns is None:

@@ -411,6 +411,13 @@ class StateBackend(ABC):
             count += 1
         return count
 
+    async def count_started(self, wanted: RunFilter, since: datetime) -> tuple[int, int]:
+        """Return how many runs `wanted` admits, and how many of them started since `since`.
+
+        The default counts twice.
+        """
+        return await self.count_runs(wanted), await self.count_runs(wanted._replace(since=since))
+
     async def read_activity(self, wanted: RunFilter) -> Sequence[tuple[str, datetime | None]]:
         """Return the runs that `wanted` admits, in no order: each id with its last update.
 

@@ -439,7 +439,7 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
 
     async def read_facts(self) -> Mapping[str, Any]:
         """Return ``size_bytes`` (with the WAL), ``last_write_at``, ``notes`` and ``library`` (``0.4`` or ``0.6``)."""
-        from flujo_lens.state.backends.sqlite.reads.statistics import facts
+        from flujo_lens.state.backends.sqlite.reads.store_facts import facts
 
         return await self._store.read(lambda session: facts(session, self._store.reader.path))
 

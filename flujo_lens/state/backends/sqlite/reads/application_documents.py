@@ -10,7 +10,7 @@ from typing import Any
 from flujo_lens.state.backends.core.documents import RECENT_HOURS, stats_document
 from flujo_lens.state.backends.core.rows import moment_before
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
-from flujo_lens.state.backends.sqlite.reads import queries, run_selection, statistics
+from flujo_lens.state.backends.sqlite.reads import queries, run_selection
 from flujo_lens.state.backends.sqlite.reads.load_state import Opener
 from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.views import RunFilter
@@ -20,6 +20,8 @@ Documents = dict[str, dict[str, Any]]
 
 def workflow_stats(session: Session) -> dict[str, Any]:
     """What `get_workflow_stats` returns."""
+    from flujo_lens.state.backends.sqlite.reads import statistics
+
     lately = RunFilter(active_since=moment_before(datetime.now(UTC), hours=RECENT_HOURS))
     recent = sum(1 for _ in run_selection.select(session, lately, None, reverse=False, ordered=False, details=False))
     tasks = statistics.run_stats(session, RunFilter(tasks_only=True))

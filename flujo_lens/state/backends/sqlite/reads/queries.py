@@ -349,8 +349,19 @@ def children_by_status(count: int) -> str:
 def count_all(shape: Shape) -> str:
     """How many runs any table knows."""
     if not (shape.has(_RUNS) and shape.has(_WS)):
-        return f"SELECT count(run_id) FROM {_RUNS if shape.has(_RUNS) else _WS}"
-    return f"SELECT (SELECT count(run_id) FROM runs) + (SELECT count(*) FROM ({difference(shape, _WS, _RUNS)}))"
+        return f"SELECT count(*) FROM {_RUNS if shape.has(_RUNS) else _WS} WHERE run_id IS NOT NULL"
+    runs = "SELECT count(*) FROM runs WHERE run_id IS NOT NULL"
+    return f"SELECT ({runs}) + (SELECT count(*) FROM ({difference(shape, _WS, _RUNS)}))"
+
+
+def note_lone_states(shape: Shape) -> tuple[str, ...]:
+    """Fill ``temp.alone`` with the rows of the states that have no run."""
+    return (
+        "CREATE TEMP TABLE IF NOT EXISTS alone (id INTEGER PRIMARY KEY)",
+        "DELETE FROM temp.alone",
+        f"INSERT INTO temp.alone SELECT s.rowid FROM ({difference(shape, _WS, _RUNS)}) b "
+        f"CROSS JOIN {_WS} s ON s.run_id = b.run_id",
+    )
 
 
 def difference(shape: Shape, table: str, other: str) -> str:
@@ -374,11 +385,12 @@ def starts_of_runs(shape: Shape) -> str:
     return f'SELECT "{start}" FROM runs WHERE "{start}" >= ? AND run_id IS NOT NULL'
 
 
-def starts_of_states(shape: Shape) -> str:
-    """The first saves of states without a run from a text on."""
+def starts_of_lone_states(shape: Shape) -> str:
+    """The first saves from a text on of the states in ``temp.alone``, off their index alone if there is one."""
+    index = shape.index_on(_WS, "created_at")
+    by = f"INDEXED BY {index}" if index else ""
     created = shape.col(_WS, "s", "created_at")
-    alone = "AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id)" if shape.has(_RUNS) else ""
-    return f"SELECT {created} FROM workflow_state s WHERE {created} >= ? AND s.run_id IS NOT NULL {alone}"
+    return f"SELECT {created} FROM {_WS} s {by} WHERE {created} >= ? AND s.rowid IN (SELECT id FROM temp.alone)"
 
 
 def statuses(shape: Shape) -> str:

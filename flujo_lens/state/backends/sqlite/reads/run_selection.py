@@ -23,6 +23,8 @@ from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
+__all__ = ["count", "count_started", "find_ids", "select", "select_page", "select_resuming", "statuses", "with_details"]
+
 WALK_BUDGET = 30_000
 """Rows a walk may look at before all candidates are read and sorted instead."""
 
@@ -180,20 +182,28 @@ def count(session: Session, wanted: RunFilter) -> int | None:
 
         found = count_by_meta(session, wanted)
         return found and found[0] + sum(matches(wanted, run) for run in with_details(session, found[1]))
-    return _count_since(session, wanted)
+    counted = count_started(session, wanted, wanted.since)
+    return counted and counted[1]
 
 
-def _count_since(session: Session, wanted: RunFilter) -> int | None:
-    """How many runs started since a time, off the indexes of starts; None if anything else is asked for."""
-    since, shape = wanted.since, session.shape
+def count_started(session: Session, wanted: RunFilter, since: datetime | None) -> tuple[int, int] | None:
+    """How many runs there are, and how many of them started since a time, off the indexes of ids and starts.
+
+    None if anything else is wanted, or the indexes do not tell.
+    """
+    shape = session.shape
     columns = queries.start_columns(shape)
-    if since is None or wanted != RunFilter(since=since) or len(columns) != 1 or not shape.has("workflow_state"):
+    if since is None or wanted._replace(since=None) != RunFilter() or len(columns) != 1:
         return None
-    if session.value(queries.run_without_start(shape)) is not None:
+    if shape.odd or not shape.has("workflow_state") or session.value(queries.run_without_start(shape)) is not None:
         return None
-    starts = _starts(session, queries.starts_of_runs(shape), "runs", columns[0], since, UTC)
-    alone = _starts(session, queries.starts_of_states(shape), "workflow_state", "created_at", since, session.zone)
-    return starts + alone
+    for sql in queries.note_lone_states(shape):
+        session.rows(sql)
+    alone = session.value("SELECT count(*) FROM temp.alone")
+    every = session.value("SELECT count(*) FROM runs WHERE run_id IS NOT NULL") + alone
+    started = _starts(session, queries.starts_of_runs(shape), "runs", columns[0], since, UTC)
+    lone_starts = queries.starts_of_lone_states(shape)
+    return every, started + _starts(session, lone_starts, "workflow_state", "created_at", since, session.zone)
 
 
 def _starts(session: Session, sql: str, table: str, column: str, since: datetime, naive: tzinfo) -> int:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from flujo_lens.state.aggregate import SpanTally
@@ -14,16 +11,13 @@ from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries, statistics_queries
 from flujo_lens.state.backends.sqlite.reads.plain_runs import odd_runs, plain_runs
 from flujo_lens.state.backends.sqlite.reads.run_selection import select, with_details
-from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape
+from flujo_lens.state.backends.sqlite.schema.shape import Shape
 from flujo_lens.state.groups import GroupedTally, Grouping
 from flujo_lens.state.statistics import SpanStats, Stats
-from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import RunFilter, RunSummary
 
 __all__ = [
-    "facts",
     "is_plain",
-    "last_write",
     "note_wanted",
     "run_stats",
     "span_stats",
@@ -34,37 +28,6 @@ _SCAN_CACHE_KIB = 2 * 1024
 
 _SPANS_AT_ONCE = 20_000
 """Spans of which the lengths are in memory at the same time."""
-
-
-def last_write(session: Session) -> datetime | None:
-    """The newest time among the rows that were written last (the row that a save makes has the highest rowid)."""
-    found: list[datetime | None] = []
-    if session.shape.has("workflow_state", "updated_at"):
-        text = session.value(queries.newest(session.shape, "workflow_state", "updated_at"))
-        found.append(parse_instant(text, session.zone))
-    for column in ("updated_at", "created_at", "end_time", "start_time"):
-        if session.shape.has("runs", column):
-            found.append(parse_instant(session.value(queries.newest(session.shape, "runs", column))))
-    return max((when for when in found if when), default=None)
-
-
-def facts(session: Session, path: Path) -> dict[str, Any]:
-    """What `StateBackend.read_facts` returns."""
-    version = session.shape.version
-    newer = f"the store's schema version {version} is newer than {KNOWN_VERSION}, the newest known one"
-    return {
-        "size_bytes": sum(_size(f"{path}{end}") for end in ("", "-wal")),
-        "last_write_at": last_write(session),
-        "notes": (newer,) if version > KNOWN_VERSION else (),
-        "library": session.shape.series,
-    }
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 def run_stats(session: Session, wanted: RunFilter, grouping: Grouping | None = None, *, failures: bool = True) -> Stats:
