@@ -12,9 +12,9 @@ from typing import Any
 
 from orjson import loads
 
-from flujo_lens.state.backends.sqlite.engine.session import Session
+from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries, statistics_queries
-from flujo_lens.state.costs import DIGITS
+from flujo_lens.state.costs import DIGITS, total_of
 from flujo_lens.state.groups import PlainRun
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunSummary
@@ -22,6 +22,7 @@ from flujo_lens.state.views import UNREADABLE, RunSummary
 __all__ = ["odd_runs", "plain_runs"]
 
 _MILLISECOND = timedelta(milliseconds=1)
+_BATCH = 200
 _MOST = 1e15
 """Up to this, a number is one for `costs.total_of`, too."""
 
@@ -39,10 +40,19 @@ def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
         for row in session.rows(statistics_queries.plain_runs(session.shape)):
             yield _plain_run(row, (None, None))
         return
+    untold: list[list[Any]] = []
     for *row, found in session.rows(statistics_queries.plain_states(session.shape)):
-        yield _plain_run(row, _sums(found) or _costs_of(session, row[0]))
-    for row in session.rows(statistics_queries.plain_runs_alone(session.shape)):
-        yield _plain_run(row, _costs_of(session, row[0]))
+        sums = _sums(found)
+        if sums is not None:
+            yield _plain_run(row, sums)
+            continue
+        untold.append(row)
+        if len(untold) == _BATCH:
+            yield from _with_costs(session, untold)
+            untold = []
+    yield from _with_costs(session, untold)
+    for *row, usd, tokens in session.rows(statistics_queries.plain_runs_alone(session.shape)):
+        yield _plain_run(row, total_of([(usd, tokens)]))
 
 
 def odd_runs(session: Session, *, details: bool = False) -> Iterator[RunSummary]:
@@ -83,7 +93,12 @@ def _sums(found: str | None) -> Costs | None:
     return round(float(usd), DIGITS), tokens
 
 
-def _costs_of(session: Session, run_id: Any) -> Costs:
-    """Cost and tokens of one run."""
-    sql = queries.by_ids(session.shape, "SELECT ?", details=False, costs=True)
-    return next(((run.cost_usd, run.tokens) for run in session.runs(session.rows(sql, (run_id,)))), (None, None))
+def _with_costs(session: Session, rows: Sequence[Sequence[Any]]) -> Iterator[PlainRun]:
+    """Runs of which the costs are in a history that has to be decoded, or in the rows of their steps."""
+    if not rows:
+        return
+    sql = queries.by_ids(session.shape, f"VALUES {', '.join(['(?)'] * len(rows))}", details=False, costs=True)
+    found = session.runs(session.rows(sql, [row[0] for row in rows]))
+    costs = {run.run_id: (run.cost_usd, run.tokens) for run in found}
+    for row in rows:
+        yield _plain_run(row, costs.get(as_text(row[0]), (None, None)))

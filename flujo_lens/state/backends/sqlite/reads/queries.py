@@ -160,10 +160,10 @@ def _rare_columns(shape: Shape, run_id: str, s: Side, r: Side, details: bool) ->
 
 
 def _stored_costs(shape: Shape, run_id: str, s: Side, r: Side) -> tuple[str, str]:
-    return _costs_without(s("step_history"), r("total_cost"), shape, run_id)
+    return costs_without(s("step_history"), r("total_cost"), shape, run_id)
 
 
-def _costs_without(history: str, cost: str, shape: Shape, run_id: str) -> tuple[str, str]:
+def costs_without(history: str, cost: str, shape: Shape, run_id: str) -> tuple[str, str]:
     """Cost and tokens by the rows of ``steps`` (of a repeated step, the last), else by ``runs``, without a history."""
     untold = f"COALESCE({history}, '') IN ('', '[]', 'null')"
     row, has_steps = shape.row("steps"), shape.has("steps", "run_id", "step_index", "step_name")

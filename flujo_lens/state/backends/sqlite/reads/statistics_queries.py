@@ -75,10 +75,12 @@ def _cost_paths(count: int) -> str:
 
 
 def plain_runs_alone(shape: Shape) -> str:
-    """The plain runs that have no state, with the columns of `plain_runs`."""
+    """The plain runs that have no state, with the columns of `plain_runs`, and their cost and tokens."""
     alone = queries.difference(shape, _RUNS, _WS)
     joined = f"FROM ({alone}) b CROSS JOIN runs r ON r.run_id = b.run_id"
-    return f"SELECT {_plain_run(shape, 'NULL')} {joined} WHERE {_is_plain('NULL')}"
+    stored = queries.Side(shape, _RUNS, "r", True)("total_cost")
+    costs = ", ".join(queries.costs_without("NULL", stored, shape, "r.run_id"))
+    return f"SELECT {_plain_run(shape, 'NULL')}, {costs} {joined} WHERE {_is_plain('NULL')}"
 
 
 def _plain_run(shape: Shape, of_state: str) -> str:
