@@ -9,8 +9,6 @@ from typing import Any
 
 from flujo_lens.state.backends.base import StateBackend
 
-__all__ = ["read_together"]
-
 _Part = Coroutine[Any, Any, Any]
 
 

@@ -416,7 +416,8 @@ class StateBackend(ABC):
 
         The default counts twice.
         """
-        return await self.count_runs(wanted), await self.count_runs(wanted._replace(since=since))
+        least = since if wanted.since is None else max(since, wanted.since)
+        return await self.count_runs(wanted), await self.count_runs(wanted._replace(since=least))
 
     async def read_activity(self, wanted: RunFilter) -> Sequence[tuple[str, datetime | None]]:
         """Return the runs that `wanted` admits, in no order: each id with its last update.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.groups import Grouping
     from flujo_lens.state.statistics import PipelineStats, SpanStats, Stats
 
-__all__ = ["SqliteFigures"]
 
 T = TypeVar("T")
 

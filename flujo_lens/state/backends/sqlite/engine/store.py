@@ -27,6 +27,44 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _RUNS_A_HOP = 200
 _LARGE = 64 * 1024 * 1024
+_inherited: list[object] = []
+"""What the parent of a fork had open: it is not used, nor closed, which would drop its locks."""
+
+
+class _Stores:
+    """The stores of this process: readers of a file may have to close it."""
+
+    def __init__(self) -> None:
+        self._all: WeakSet[SqliteStore] = WeakSet()
+        self.begin()
+        begin_anew_in_children(self)
+
+    def begin(self) -> None:
+        """Be as new: nobody holds the lock."""
+        self._lock = threading.Lock()
+
+    def add(self, store: SqliteStore) -> None:
+        with self._lock:
+            self._all.add(store)
+
+    def reading(self, path: Path) -> list[SqliteStore]:
+        """Those whose reader has this file."""
+        with self._lock:
+            return [store for store in self._all if store.reader.path == path]
+
+
+_stores = _Stores()
+
+
+def make_way(path: Path, seconds: float = 0.0) -> bool:
+    """Have every connection of this process that reads the file as `Reader.give_way` says closed, in its turn.
+
+    Returns:
+        Whether all of them are, after waiting for `seconds` at most.
+    """
+    turns = [store.thread.post(store.reader.give_way) for store in _stores.reading(path)]
+    end = time.monotonic() + seconds
+    return all(turn.wait(max(0.0, end - time.monotonic())) for turn in turns if turn is not None)
 
 
 class SqliteStore:

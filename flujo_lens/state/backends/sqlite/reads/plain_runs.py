@@ -19,8 +19,6 @@ from flujo_lens.state.groups import PlainRun
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunSummary
 
-__all__ = ["odd_runs", "plain_runs"]
-
 _MILLISECOND = timedelta(milliseconds=1)
 _BATCH = 200
 _MOST = 1e15

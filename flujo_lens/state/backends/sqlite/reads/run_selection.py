@@ -23,7 +23,6 @@ from flujo_lens.state.views import UNREADABLE, RunFilter, RunSummary
 if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
 
-__all__ = ["count", "count_started", "find_ids", "select", "select_page", "select_resuming", "statuses", "with_details"]
 
 WALK_BUDGET = 30_000
 """Rows a walk may look at before all candidates are read and sorted instead."""

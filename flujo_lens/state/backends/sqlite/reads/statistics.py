@@ -16,13 +16,6 @@ from flujo_lens.state.groups import GroupedTally, Grouping
 from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.views import RunFilter, RunSummary
 
-__all__ = [
-    "is_plain",
-    "note_wanted",
-    "run_stats",
-    "span_stats",
-]
-
 _SCAN_CACHE_KIB = 2 * 1024
 """For a table that is read once in its order. What SQLite sorts in memory is limited by it, too."""
 

@@ -12,8 +12,6 @@ from flujo_lens.state.backends.sqlite.reads import queries
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION
 from flujo_lens.state.timestamps import parse_instant
 
-__all__ = ["facts", "last_write"]
-
 
 def last_write(session: Session) -> datetime | None:
     """The newest time among the rows that were written last (the row that a save makes has the highest rowid)."""
