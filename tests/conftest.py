@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,19 +51,11 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture
-def bare_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lens]:
+def bare_lens(tmp_path: Path) -> Iterator[Lens]:
     """``lens`` in a folder without a store."""
-    for name in ("w", "user", "etc", "home"):
-        (tmp_path / name).mkdir()
-    lens = Lens(tmp_path, {"XDG_CACHE_HOME": str(tmp_path / "cache")})
-    with monkeypatch.context() as patch:
-        patch.chdir(lens.cwd)
-        patch.setenv("TZ", "UTC")
-        patch.setenv("COLUMNS", "100")
-        patch.setenv("XDG_CACHE_HOME", lens.env["XDG_CACHE_HOME"])
-        time.tzset()
+    lens = Lens.made(tmp_path)
+    with lens.entered():
         yield lens
-    time.tzset()
 
 
 @pytest.fixture

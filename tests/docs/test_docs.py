@@ -30,7 +30,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import forks
 import pytest
+from programs import PACKAGE, environment
 from support import DATA, OLD
 
 import flujo_lens
@@ -145,18 +147,11 @@ def _shell(command: str) -> tuple[str, int]:
     """What ``lens ...`` prints on both streams, and its exit code."""
     program, *arguments = shlex.split(command, comments=True)
     assert program == "lens"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}", "XDG_CACHE_HOME": str(Path("cache"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "flujo_lens", *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.stdout, done.returncode
+    env = environment({"PYTHONPATH": f"{PACKAGE.parent}{os.pathsep}{Path.cwd()}", "XDG_CACHE_HOME": str(Path("cache"))})
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    with forks.popen(["-m", "flujo_lens", *arguments], env, **streams) as process:
+        shown, _ = process.communicate(timeout=60)
+    return shown, process.returncode
 
 
 def _fits(found: str, wanted: str) -> bool:

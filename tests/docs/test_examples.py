@@ -7,14 +7,13 @@ the store ``prod``, ``myapp.pipelines:registry``, and the ids of ``lens demo``.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from command_line import parse
+from sample_folder import Sample, of_lens
 from support import Lens
-from test_docs_commands import Sample, fill, of_lens
 
 from flujo_lens.cli.app import COMMANDS, build
 from flujo_lens.cli.examples import Example, examples_of, with_headings
@@ -52,14 +51,6 @@ EVERY = [(name, example.line) for name, command in _built() for example in examp
 
 def _of(line: str, table: dict[str, Any]) -> Any:
     return next((value for begin, value in table.items() if line.startswith(begin)), None)
-
-
-@pytest.fixture
-def sample(bare_lens: Lens) -> Iterator[Sample]:
-    fill(bare_lens)
-    yield Sample(bare_lens)
-    for name in [name for name in sys.modules if name.split(".")[0] == "myapp"]:
-        del sys.modules[name]
 
 
 def _prepare(sample: Sample, step: str) -> None:

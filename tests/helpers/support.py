@@ -13,8 +13,9 @@ import sqlite3
 import struct
 import subprocess
 import termios
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, redirect_stderr, redirect_stdout
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from fcntl import ioctl
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import forks
+import pytest
 
 import flujo_lens
 from flujo_lens.cli.app import run
@@ -119,6 +121,25 @@ class Lens:
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def made(cls, folder: Path) -> Lens:
+        """One with the folders that it needs in `folder`, which is there."""
+        for name in ("w", "user", "etc", "home"):
+            (folder / name).mkdir()
+        return cls(folder, {"XDG_CACHE_HOME": str(folder / "cache")})
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """In this block the process stands in `cwd`, in UTC, before a terminal of 100 columns."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.cwd)
+            patch.setenv("TZ", "UTC")
+            patch.setenv("COLUMNS", "100")
+            patch.setenv("XDG_CACHE_HOME", self.env["XDG_CACHE_HOME"])
+            time.tzset()
+            yield
+        time.tzset()
 
     @property
     def cwd(self) -> Path:
