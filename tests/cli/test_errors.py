@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from programs import python
 from support import Lens, Result, tree
 
 READING = ["list", "status", "failed", "waiting", "stats", "evals"]
@@ -195,8 +195,7 @@ sys.stdin.read()
 @contextmanager
 def _held(path: Path, journal: str) -> Iterator[None]:
     """Another process is in the middle of a write."""
-    command = [sys.executable, "-c", HOLDER, str(path), journal]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with python("-c", HOLDER, path, journal, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         yield

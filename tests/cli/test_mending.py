@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from programs import python
 from support import Lens, tree
 from test_migrate_command import answered
 
@@ -53,8 +54,8 @@ def is_open(lens: Lens) -> closing[sqlite3.Connection]:
 @contextmanager
 def open_elsewhere(lens: Lens, code: str) -> Iterator[int]:
     """The id of a process that ran ``code``, which ends in ``input()``, and waits there until the block is over."""
-    command = [sys.executable, "-c", code.replace("input()", "print(flush=True); input()")]
-    with subprocess.Popen(command, cwd=lens.cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    waiting = code.replace("input()", "print(flush=True); input()")
+    with python("-c", waiting, cwd=lens.cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"
         try:

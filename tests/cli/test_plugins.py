@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from programs import run_python
 from support import Lens
 
 pytestmark = pytest.mark.usefixtures("fresh_processes")
@@ -341,8 +342,7 @@ def _save(lens: Lens, uri: str) -> None:
         "    await (await backend._conn()).aclose()\n"
         "asyncio.run(main())"
     )
-    command = [sys.executable, "-c", code, uri, json.dumps(STATE)]
-    subprocess.run(command, env={**lens.environment(), **_env(lens)}, check=True)
+    run_python("-c", code, uri, json.dumps(STATE), env={**lens.environment(), **_env(lens)}, check=True)
 
 
 def test_the_tutorial_word_for_word(bare_lens: Lens, server: int) -> None:

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,6 +30,7 @@ from cleaning import (
     outcomes,
     rows,
 )
+from programs import python
 from support import DATA, NEW, NOW, OLD, WAL, Lens, tree
 
 from flujo_lens.operations.store_lock import StoreLock
@@ -484,10 +484,8 @@ def holding(lens: Lens, run_id: str) -> subprocess.Popen[bytes]:
         "        sys.stdin.read()\n"
         "asyncio.run(main())\n"
     )
-    command = [sys.executable, "-c", code, run_id]
-    process = subprocess.Popen(
-        command, cwd=lens.cwd, env=lens.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = python("-c", code, run_id, cwd=lens.cwd, env=lens.environment(), **pipes)
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
     return process

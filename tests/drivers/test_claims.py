@@ -8,7 +8,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Coroutine
 from contextlib import closing
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import python
 from stores import ALL, copy
 
 from flujo_lens.errors import LostClaimError, RunHeldError
@@ -83,9 +83,7 @@ def opened(uri: str) -> StateBackend:
 def claimer(uri: str) -> subprocess.Popen[str]:
     """A process that claims a run when it is told to, and lives until it is told to end."""
     code = textwrap.dedent(CLAIM)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = python("-c", code, uri, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -125,6 +123,7 @@ async def claims_of(uri: str) -> list[Claim]:
 
 
 @BOTH
+@pytest.mark.usefixtures("fresh_processes")  # a child of this process, which leaves it unreaped
 def test_a_holder_that_was_killed_is_replaced_at_once(uri_in: Callable[[Path], str], tmp_path: Path) -> None:
     uri = uri_in(tmp_path)
     first = claimer(uri)
@@ -165,7 +164,7 @@ def test_what_another_container_or_machine_of_this_name_has_is_not_known_to_be_g
 
 
 def test_the_start_of_a_process_is_its_own() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = python("-c", "input()", stdin=subprocess.PIPE)
     started = start_of(process.pid)
     assert started
     assert started == start_of(process.pid)

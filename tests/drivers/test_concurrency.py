@@ -9,7 +9,6 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import python
 from stores import NEW, copy, listed, read
 
 from flujo_lens.errors import BusyError, ReadOnlyStoreError, StoreError
@@ -42,14 +42,8 @@ def state(number):
 
 def start(script: str, *arguments: Any) -> subprocess.Popen[str]:
     """A Python process that runs `script` behind `HEAD`."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HEAD + script, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return python("-c", HEAD + script, *arguments, text=True, **pipes)
 
 
 def told(process: subprocess.Popen[str]) -> str:

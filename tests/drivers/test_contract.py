@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from flujo_lens.state.backends.memory import InMemoryBackend
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.backends.sqlite.engine.session import Session
 from flujo_lens.testing.contract import BackendContract, ReadingContract
+
+_filled: dict[type, tuple[datetime, dict[Path, bytes]]] = {}
+"""The moment to which the samples of a driver are relative, and its files with them."""
 
 
 class Placed(BackendContract):
@@ -44,6 +48,27 @@ class Placed(BackendContract):
 
     def backend(self, **options: Any) -> StateBackend:
         raise NotImplementedError
+
+    async def _fill(self, backend: StateBackend) -> None:
+        """Copy a store that was filled less than half a minute ago: to fill one takes longer than most tests."""
+        made = _filled.get(type(self))
+        if made is None or self._now - made[0] > timedelta(seconds=30):
+            made = _filled[type(self)] = self._now, await self._filled_files()
+        self._now, files = made
+        for name, content in files.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_bytes(content)
+
+    async def _filled_files(self) -> dict[Path, bytes]:
+        place = self.folder
+        self.folder = place / "filled"
+        self.folder.mkdir()
+        async with self.backend() as made:
+            await super()._fill(made)
+        files = {path.relative_to(self.folder): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        shutil.rmtree(self.folder)
+        self.folder = place
+        return {name: content for name, content in files.items() if name.parts[0] != "cache"}
 
 
 class TestMemory(BackendContract):

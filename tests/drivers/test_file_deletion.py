@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 import tracemalloc
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from programs import python
 
 from flujo_lens.errors import BusyError, LensError, NotSupportedError, OperationFailedError, SchemaError
 from flujo_lens.serialization.envelope import Envelope
@@ -323,7 +323,7 @@ def test_a_claimed_run_stays(folder: Path) -> None:
 def test_a_folder_whose_lock_is_held_is_busy(folder: Path) -> None:
     put(folder, "a")
     work = f"import fcntl, os; f = os.open({str(folder)!r}, 0); fcntl.flock(f, 2); print(1, flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with python("-c", work, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         with pytest.raises(BusyError):
@@ -469,7 +469,7 @@ _RESTORING = "await backend.restore([r for line in open(sys.argv[2]) for r in js
 def killed(folder: Path, archive: Path, body: str, seconds: float) -> None:
     """Do the work in another process, and kill it so many seconds after it has planned."""
     script = textwrap.dedent(_WORK).replace("{body}", body)
-    with subprocess.Popen([sys.executable, "-c", script, folder, archive], stdout=subprocess.PIPE) as worker:
+    with python("-c", script, folder, archive, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.readline()
         time.sleep(seconds)

@@ -6,14 +6,13 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
-import sys
 import textwrap
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from programs import run_python
 
 from flujo_lens.fs import atomic_write
 from flujo_lens.state.backends.file import FileBackend
@@ -104,7 +103,7 @@ def folder(tmp_path: Path) -> Path:
 _DYING = """
     import asyncio, os, shutil, sys
     from pathlib import Path
-    sys.path.insert(0, sys.argv[1])
+    sys.path[:0] = sys.argv[1].split(os.pathsep)
     from test_file_progress import FileBackend, Holder, progress
 
     CALLS = ["open", "write", "fsync", "ftruncate", "replace", "unlink", "mkdir", "close", "lseek"]
@@ -147,15 +146,9 @@ _DYING = """
 
 def deaths(start: Path, steps: int, run_id: str, claimed: bool) -> list[Path]:
     """Copies of a folder in which the next save died: each at another system call; the last one did not die."""
-    arguments = [str(Path(__file__).parent), str(start), str(steps), run_id, str(claimed)]
-    found = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(_DYING), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join(map(str, (tests / "drivers", tests / "helpers")))
+    found = run_python("-c", textwrap.dedent(_DYING), paths, start, steps, run_id, claimed, check=True)
     return [start.with_name(f"{start.name}-{number}") for number in range(int(found.stdout) + 1)]
 
 

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import pytest
+from programs import python
 
 import flujo_lens
 from flujo_lens.errors import BusyError, InvalidStateError, LensError, OperationFailedError, ReadOnlyStoreError
@@ -52,10 +52,8 @@ def state(**more: Any) -> dict[str, Any]:
 @contextmanager
 def process(code: str, *arguments: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs this code; ended with the test."""
-    command = [sys.executable, "-c", HEAD + code, *map(str, arguments)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, **{**pipes, **options}) as started:
+    with python("-c", HEAD + code, *arguments, **{**pipes, **options}) as started:
         try:
             yield started
         finally:

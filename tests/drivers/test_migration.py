@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import python, run_python
 from stores import MIXTURE, NEW, OLD, OLDEST, WAL, copy, edit, listed, read, traces_of
 
 from flujo_lens.errors import NotAStoreError, OperationFailedError, ReadOnlyStoreError, SchemaError, StoreNotFoundError
@@ -404,13 +404,7 @@ asyncio.run(main())
 
 
 def _saver(path: Path, run_id: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", SAVER, str(path), run_id],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return python("-c", SAVER, path, run_id, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _say(process: subprocess.Popen[str]) -> None:
@@ -461,14 +455,7 @@ print(int(sys.argv[2]) - Counted.left)
 
 
 def _die_at(path: Path, statement: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", KILLED, str(path), str(statement)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_python("-c", KILLED, path, statement)
 
 
 def test_killed_at_any_statement_it_is_the_old_schema_or_the_new_one(tmp_path: Path) -> None:
@@ -504,14 +491,7 @@ def test_a_full_disk_leaves_the_old_schema(tmp_path: Path) -> None:
         "try: migrate(Path(sys.argv[1]), 1)\n"
         "except OperationFailedError as error: print(error)\n"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", script, str(path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    found = run_python("-c", script, path)
     assert "nothing was changed" in found.stdout, found.stderr
     assert planned(path) == words
     assert everything(path) == before

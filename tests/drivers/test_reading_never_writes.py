@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from programs import python
 from stores import NEW, OLD, WAL, copy, listed, make, read, run, runs, state, traces_of
 
 from flujo_lens.errors import (
@@ -327,9 +328,7 @@ class Writer:
     """Another process with the store open, which does what it is told and then waits."""
 
     def __init__(self, path: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self.process = python("-c", WRITER, path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __call__(self, statements: str) -> None:
         assert self.process.stdin is not None
@@ -441,7 +440,7 @@ while True:
         db.close()
         db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
 """
-    other = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
+    other = python("-c", script, path, stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"begun\n"
 

@@ -21,6 +21,7 @@ from typing import Any
 from weakref import WeakSet
 
 import pytest
+from programs import python
 from stores import ALL, NEW, OLD, copy, edit, read, runs
 
 from flujo_lens.errors import OperationFailedError, SchemaError
@@ -766,8 +767,7 @@ def test_killed_at_any_moment_each_run_is_whole_in_the_store_or_kept(tmp_path: P
     for number in range(ROUNDS):
         path, kept = empty(tmp_path), tmp_path / f"kept-{number}"
         many(path, 400)
-        command = [sys.executable, "-c", CHILD, str(path), str(kept)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
+        with python("-c", CHILD, path, kept, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == b"go\n"
             time.sleep(rng.uniform(0, 0.15))
@@ -807,8 +807,8 @@ def test_another_process_commits_all_the_while(tmp_path: Path) -> None:
         finally:
             print(count, flush=True)
     """)
-    command = [sys.executable, "-c", writer, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with python("-c", writer, path, **pipes) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"go\n"
         assert len(ids_of(delete(path, planned(path)))) == 3_000

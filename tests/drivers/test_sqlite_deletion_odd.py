@@ -6,7 +6,6 @@ import asyncio
 import os
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from programs import python
 from stores import ALL, NEW, OLD, copy, edit, read, runs
 from test_sqlite_deletion import (
     LATER,
     NOW,
     OLD_TIME,
-    ROOT,
     YOUNG_TIME,
     Kept_,
     asked,
@@ -442,8 +441,7 @@ def test_what_another_process_saves_after_its_batch_is_there(tmp_path: Path) -> 
             batches.append(batch)
         return batches
 
-    command = [sys.executable, "-c", SAVER, str(path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
+    with python("-c", SAVER, path, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"go\n"
 

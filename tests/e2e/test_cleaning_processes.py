@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from cleaning import aged, entries, findings, ids, many, mentioned, outcomes, rows
+from programs import python
 from support import PACKAGE, Lens, Result, tree
 
 from flujo_lens.operations.archive_reader import survey
@@ -378,8 +379,8 @@ WRITER = """
 
 def test_an_application_writes_all_the_while(lens: Lens) -> None:
     added = many(lens, 1500)
-    command = [sys.executable, "-c", textwrap.dedent(WRITER)]
-    with subprocess.Popen(command, cwd=lens.cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with python("-c", textwrap.dedent(WRITER), cwd=lens.cwd, **pipes) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"go\n"
         assert lens("prune --older-than 30d --max-share 100% --yes --quiet").code == 0

@@ -8,13 +8,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from programs import python
 from support import Lens
 
 from flujo_lens.state.backends.base import StateBackend
@@ -49,10 +49,8 @@ asyncio.run(main())
 
 def _at_work(lens: Lens, store: str, run_id: str) -> subprocess.Popen[str]:
     """A process that works on a run."""
-    command = [sys.executable, "-c", RUN, store, run_id]
-    process = subprocess.Popen(
-        command, cwd=lens.cwd, env=lens.environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    more = {"cwd": lens.cwd, "env": lens.environment(), "start_new_session": True}
+    process = python("-c", RUN, store, run_id, stdout=subprocess.PIPE, text=True, **more)
     assert process.stdout is not None
     assert process.stdout.readline() == "at work\n"
     return process

@@ -95,8 +95,9 @@ def _report(reports: dict[int, int]) -> None:
 
 def become(request: dict[str, Any]) -> None:
     """Take on the folder, variables, streams and arguments of the new process."""
-    if request["cwd"]:
-        os.chdir(request["cwd"])
+    os.chdir(request["cwd"])
+    if request["is_leader"]:
+        os.setsid()
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()

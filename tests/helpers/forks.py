@@ -28,7 +28,7 @@ _START = {"PYTHONPATH": _ROOT, "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"}
 _AT_START = ("PYTHON", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH", "COVERAGE_")
 """How variables begin that a process reads while it starts, or imports."""
 _LATER = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", *_START}
-_PIPES = {"stdin", "stdout", "stderr", "text", "encoding", "cwd", "env"}
+_PIPES = {"stdin", "stdout", "stderr", "text", "encoding", "cwd", "env", "start_new_session"}
 _servers: list[tuple[int, socket.socket, int]] = []
 _is_fresh = False
 
@@ -98,7 +98,13 @@ class _Forked(subprocess.Popen[Any]):
     def _execute_child(self, args: Sequence[str | bytes], *more: Any) -> None:
         cwd, env, pipes = more[4], more[5], more[9:15]
         words = [word.decode("utf-8", "surrogateescape") if isinstance(word, bytes) else word for word in args[1:]]
-        asked = {"words": words, "cwd": cwd and str(cwd), "env": dict(env), "is_strict": self._is_strict}
+        asked = {
+            "words": words,
+            "cwd": os.fsdecode(cwd or os.getcwd()),
+            "env": dict(env),
+            "is_strict": self._is_strict,
+            "is_leader": bool(more[20]),  # start_new_session
+        }
         content = json.dumps(asked).encode()
         files = [place if file == -1 else file for place, file in enumerate((pipes[0], pipes[3], pipes[5]))]
         self._report, theirs = os.pipe()

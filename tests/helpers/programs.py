@@ -53,6 +53,23 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**ours, "PYTHONPATH": str(PACKAGE.parent), "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8", **(env or {})}
 
 
+def python(*words: Any, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[Any]:
+    """A Python process with these arguments; `more` as of `subprocess.Popen`."""
+    return forks.popen([*map(str, words)], environment() if env is None else env, **more)  # type: ignore[no-any-return]
+
+
+def run_python(
+    *words: Any, env: Mapping[str, str] | None = None, text: bool = True, check: bool = False, **more: Any
+) -> subprocess.CompletedProcess[Any]:
+    """A Python process that has ended, with its output."""
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with python(*words, env=env, **pipes, text=text, **more) as process:
+        out, error = process.communicate(timeout=120)
+    done = subprocess.CompletedProcess(words, process.returncode, out, error)
+    assert not check or not done.returncode, error
+    return done
+
+
 def start(
     script: str, *arguments: Any, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import python
 
 from flujo_lens.errors import (
     ArchiveError,
@@ -330,12 +331,13 @@ NO_ZSTD = """
 def test_without_the_extra(tmp_path: Path) -> None:
     pytest.importorskip("zstandard")
     write(tmp_path / "old.ndjson.zst")
-    done = python(NO_ZSTD, str(tmp_path))
+    done = ran_anew(NO_ZSTD, str(tmp_path))
     assert done.stdout == "pip install 'flujo-lens[zstd]'\n" * 2
     assert MissingExtraError.code == "LENS-U7"
 
 
-def python(program: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+def ran_anew(program: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """What a new Python did, which has imported nothing."""
     command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, **more)
 
@@ -620,8 +622,7 @@ def test_killed_while_it_writes(tmp_path: Path, suffix: str) -> None:
 
 def killed_after(path: Path, batches: int, pause: float) -> int:
     """Kill a writer a moment after it has written so many batches; how many it has told of."""
-    command = [sys.executable, "-c", textwrap.dedent(KEEP), str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with python("-c", textwrap.dedent(KEEP), path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = [process.stdout.readline() for _ in range(batches)]
         signal.sigtimedwait([], pause)

@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from programs import python, run_python
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, UnreachableStoreError
 from flujo_lens.operations.audit import AuditLog
@@ -457,7 +458,7 @@ APPEND = """
 
 
 def appender(path: Path, name: str, times: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(APPEND), str(path), name, str(times)])
+    return python("-c", textwrap.dedent(APPEND), path, name, times)
 
 
 def test_several_processes_keep_the_chain(path: Path) -> None:
@@ -596,7 +597,7 @@ def _check_as_another_user(path: Path, exists: bool) -> None:
                 print(error.code)
         """
     imports = "from flujo_lens.operations.audit import AuditLog\nfrom flujo_lens.errors import ReadOnlyStoreError\n"
-    done = subprocess.run([sys.executable, "-c", imports + textwrap.dedent(program)], capture_output=True, check=False)
+    done = run_python("-c", imports + textwrap.dedent(program), text=False)
     assert (done.stdout.split(), done.stderr) == ([b"LENS-S5"] * 2, b"")
     assert path.exists() == exists
 

@@ -8,13 +8,13 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from programs import python
 
 from flujo_lens.errors import NotSupportedError, StoreNotFoundError
 from flujo_lens.operations.doctor import check
@@ -219,8 +219,7 @@ LOCKER = (
 @pytest.mark.parametrize("journal", ["wal", "delete"])
 def test_who_holds_a_lock_is_named(store: Path, journal: str) -> None:
     edit(store, f"PRAGMA journal_mode = {journal}")
-    command = [sys.executable, "-c", LOCKER, str(store)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with python("-c", LOCKER, store, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         found = findings(SQLiteBackend(store))["locks"]

@@ -7,14 +7,13 @@ import os
 import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from programs import run_python
 
 from flujo_lens.errors import (
     BusyError,
@@ -233,7 +232,7 @@ def test_a_process_that_dies_in_the_backup_leaves_the_store_and_no_file_that_loo
     store: Path, call: str
 ) -> None:
     before = dump(store)
-    done = subprocess.run([sys.executable, "-c", KILLED, str(store), call], check=False, timeout=60)
+    done = run_python("-c", KILLED, store, call)
     assert done.returncode == -signal.SIGKILL
     assert not store.with_name(BACKUP).exists()
     assert dump(store) == before

@@ -9,7 +9,6 @@ import os
 import socket
 import stat
 import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import python, run_python
 
 from flujo_lens.errors import BusyError, OperationFailedError, ReadOnlyStoreError
 from flujo_lens.operations.store_lock import StoreLock, holder_of
@@ -50,8 +50,8 @@ def lock_at(path: Path, timeout: float = 0) -> StoreLock:
 @contextmanager
 def another(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock until it is told to end."""
-    command = [sys.executable, "-c", textwrap.dedent(HOLD), str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with python("-c", textwrap.dedent(HOLD), path, **pipes, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         try:
@@ -216,8 +216,7 @@ AS_NOBODY = """
 
 
 def as_nobody(path: Path) -> list[str]:
-    command = [sys.executable, "-c", textwrap.dedent(AS_NOBODY), str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    return run_python("-c", textwrap.dedent(AS_NOBODY), path, check=True).stdout.splitlines()  # type: ignore[no-any-return]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
