@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from libraries import LIBRARIES, MISSING
+from programs import environment, run_python
 
 pytestmark = pytest.mark.skipif(not LIBRARIES, reason=MISSING)
 
@@ -44,6 +45,10 @@ class Shop:
         self.cwd, self.store, self.series = cwd, store, series
         shutil.copyfile(HERE / "library_shop.py", cwd / "library_shop.py")
 
+    @property
+    def _uri(self) -> str:
+        return self.store if self.store.endswith(".db") else f"{self.store}/"
+
     def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
         """A process of the library's Python."""
         python = LIBRARIES[more.pop("series", self.series)]
@@ -52,7 +57,7 @@ class Shop:
             "HOME": str(self.cwd),
             "TZ": "America/Lima",
             "PYTHONPATH": str(HERE.parent.parent),
-            "LENS_STORE": self.store if self.store.endswith(".db") else f"{self.store}/",
+            "LENS_STORE": self._uri,
             "LENS_LEASE": "10m",  # a slow start of the library is not half a minute without a save
         }
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
@@ -69,6 +74,11 @@ class Shop:
             out, err = process.communicate(timeout=240)
         return Done(process.returncode, out, err)
 
+    def show(self, run_id: str) -> Any:
+        """A run as lens shows it, in the Python of the tests."""
+        env = environment({"HOME": str(self.cwd), "TZ": "America/Lima", "LENS_STORE": self._uri})
+        return json.loads(run_python("-m", "flujo_lens", "show", run_id, "-o", "json", cwd=self.cwd, env=env).stdout)
+
     def touch(self, name: str) -> Path:
         """A file that decides what a step does."""
         path = self.cwd / name
@@ -81,7 +91,7 @@ class Shop:
 
     def run(self, run_id: str) -> dict[str, Any]:
         """The run as lens shows it."""
-        return dict(self.lens(f"show {run_id} -o json").json["run"])
+        return dict(self.show(run_id)["run"])
 
 
 @pytest.fixture(params=LIBRARIES or ["none"])
@@ -116,7 +126,7 @@ def test_a_paused_run_is_finished_question_by_question(shop: Shop) -> None:
     assert (last.code, last.json["status"]) == (0, "completed")
     assert last.json["output"] == "finished colour='red' amount=1"
     assert shop.signs() == ["load", "charge", "finish"]
-    steps = shop.lens("show one -o json").json["steps"]
+    steps = shop.show("one")["steps"]
     assert [step["step_name"] for step in steps] == ["load", "approve", "charge", "pick", "finish"]
 
 

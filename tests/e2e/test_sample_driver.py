@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import run_python
 from support import Lens
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.testing.contract import BackendContract
-
-pytestmark = pytest.mark.usefixtures("fresh_processes")
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_driver"
 
@@ -80,8 +79,7 @@ def acme(bare_lens: Lens, installed: Path) -> Lens:
         "        await Flujo(first, pipeline_name='orders', state_backend=backend).run_async('x', run_id='one')\n"
         "asyncio.run(main())\n"
     )
-    words = [sys.executable, "-c", code]
-    subprocess.run(words, check=True, cwd=bare_lens.cwd, env=bare_lens.environment(), timeout=60)
+    run_python("-c", code, check=True, cwd=bare_lens.cwd, env=bare_lens.environment())
     return bare_lens
 
 
