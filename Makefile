@@ -74,7 +74,7 @@ lint: $(VENV)/.tested
 
 # The tests that need no store, server or process: the loop between two edits, under a minute.
 check: lint
-	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/test_imports.py
+	@$(BIN)/python -m pytest -q -n 2 tests/unit
 
 bench: $(VENV)/.tested
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
