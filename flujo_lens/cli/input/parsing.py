@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from flujo_lens.errors import TimeFormatError, UnknownValueError, UsageError
+from flujo_lens.rendering.human import plural
 from flujo_lens.state.stripped import PARTS
 from flujo_lens.state.typed_times import parse_age
 
@@ -24,10 +25,10 @@ def age(text: str, option: str = "--older-than") -> timedelta:
     if asked.isascii() and asked.isdigit():
         raise TimeFormatError(f"{option} {asked} has no unit; nothing was deleted", hint=f"days: {asked}d. {_AGES}")
     if unit in ("m", "s") and asked.isascii() and asked[:-1].isdigit():
-        minutes = "minutes" if unit == "m" else "seconds"
         number = int(asked[:-1][:9])
+        spoken = plural(number, "minute" if unit == "m" else "second")
         months = f"; months: {number * 30}d" if unit == "m" and number <= _MOST_MONTHS else ""
-        raise TimeFormatError(f"{option} {asked} is {asked[:-1]} {minutes}{months}; nothing was deleted", hint=_AGES)
+        raise TimeFormatError(f"{option} {asked} is {spoken}{months}; nothing was deleted", hint=_AGES)
     found = parse_age(asked)
     if found is None or found <= timedelta(0):
         whole = f"whole days or hours: {float(asked[:-1]) * 24:g}h. " if _is_part_of_days(asked) else ""
