@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 from support import OLD, Lens
 
-ODD = ("suspended", "Suspended", "on hold", "a,b", " padded ", "we\tird\\", "COMPLETED", "été", "", None, 5)
+ODD = (" paused ", "suspended", "Suspended", "on hold", "a,b", " padded ", "we\tird\\", "COMPLETED", "été", "", None, 5)
 """What an application, or a newer library, may have written."""
 
 

@@ -33,7 +33,7 @@ def statuses(
     """
     known = {*legal, UNREADABLE}
     names = [name.strip() for text in asked or [] for name in text.split(",")]
-    if known.issuperset(names):
+    if known.issuperset(names) and all(text == text.strip() for text in asked or []):
         return frozenset(names)
     held = frozenset(stored())
     found: set[str] = set()
