@@ -275,6 +275,10 @@ def test_many_contexts_are_not_read_without_being_asked_for(shop: Lens) -> None:
     found = checked(shop, "same", "-o json")
     assert (found.code, {row["verdict"] for row in found.json}) == (0, {"shape-matches"})
     assert "the contexts of 1,003 runs were not read: their shapes match; --deep reads them" in found.err
+    for form in ("github", "junit"):
+        found = checked(shop, "same", f"-o {form}")
+        assert "the contexts of 1,003 runs were not read" in found.err
+    assert "all could resume; 1,003 contexts not read" in checked(shop, "same", "-o github").out
     found = checked(shop, "same", "--deep -o json")
     assert (found.code, found.json[0]["code"], found.json[0]["sample_run_id"]) == (1, "LENS-C5", "more-7")
 

@@ -245,6 +245,7 @@ class _Screen(NamedTuple):
         lacking = _too_few(report.runs, self.asked)
         if self.out.form in _CI:
             self._for_ci(self._checked(report, failing, lacking))
+            self._limits(report)
         else:
             self.out.show(columns.CHECK, report.groups, "")
             self._remarks(report)
@@ -268,13 +269,18 @@ class _Screen(NamedTuple):
         if not report.runs:
             return f"checked 0 runs against {self.target}: no resumable runs in {self.source}"
         worse = f"{report.stranded:,} of them could not resume" if report.stranded else "all could resume"
-        return f"checked {counted} of {self.source} against {self.target}: {worse}"
+        unread = f"; {human.plural(report.unread, 'context')} not read" if report.unread else ""
+        return f"checked {counted} of {self.source} against {self.target}: {worse}{unread}"
 
     def _remarks(self, report: CheckReport) -> None:
-        """Print notes on the limits of the check."""
+        """Print what to do, the limits of the check and its summary."""
         if self.out.is_table:
             for line in self._what_to_do(report.groups):
                 self.out.print(self.app.shown(line))
+        self._limits(report)
+        self.app.note(escape_controls(self._summary(report)))
+
+    def _limits(self, report: CheckReport) -> None:
         if report.unread:
             unread = f"the contexts of {human.plural(report.unread, 'run')} were not read: their shapes match"
             hint = "--deep, with the store, reads them" if self.asked.from_file else "--deep reads them"
@@ -284,7 +290,6 @@ class _Screen(NamedTuple):
             self.app.note(f"{named} without a manifest: checked only by version and step names")
         if self.is_plain and any(group.code == "LENS-C5" for group in report.groups):
             self.app.note(f"{self.target} has no context model: name a Flujo with a context_model if the runs have")
-        self.app.note(escape_controls(self._summary(report)))
 
     def _what_to_do(self, groups: Sequence[CheckedGroup]) -> Iterator[str]:
         stuck = [group for group in groups if group.code is not None]
