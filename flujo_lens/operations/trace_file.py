@@ -164,14 +164,15 @@ def _tree(document: Mapping[str, Any]) -> Span:
 
 def _children(node: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     children = node.get("children")
-    return (child for child in children if isinstance(child, dict) and "name" in child) if children else ()
+    listed = children if isinstance(children, list) else ()
+    return (child for child in listed if isinstance(child, dict) and "name" in child)
 
 
 def _span(document: Mapping[str, Any], children: Iterable[Span] = ()) -> Span:
-    attributes = document.get("attributes")
+    attributes, parent = document.get("attributes"), document.get("parent_span_id")
     return Span(
         span_id=str(document.get("span_id")),
-        parent_span_id=document.get("parent_span_id"),
+        parent_span_id=None if parent is None else str(parent),
         name=str(document["name"]),
         status=str(document.get("status") or "running"),
         start_offset_ms=_number(document.get("start_offset_ms")),

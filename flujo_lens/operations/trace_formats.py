@@ -15,6 +15,9 @@ from flujo_lens.state.traces import nest
 from flujo_lens.state.views import RunSummary, Span
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LARGEST = 1e18
+"""Microseconds; a larger number in an event is no time."""
+
 _STATUS_OF_CODE = {1: "completed", 2: "failed", "STATUS_CODE_OK": "completed", "STATUS_CODE_ERROR": "failed"}
 
 
@@ -45,11 +48,18 @@ def _trees(found: Sequence[_Found], zero: datetime | None) -> list[Span]:
             status=each.status,
             start_offset_ms=(each.start - origins[each.span_id]) / 1_000_000,
             duration_ms=None if each.end is None else (each.end - each.start) / 1_000_000,
-            started_at=None if zero is None else zero + timedelta(microseconds=each.start / 1000),
+            started_at=None if zero is None else _time_of_day(zero, each.start),
             attributes=each.attributes,
         )
         for each in found
     )
+
+
+def _time_of_day(zero: datetime, nanoseconds: int) -> datetime | None:
+    try:
+        return zero + timedelta(microseconds=nanoseconds / 1000)
+    except OverflowError:
+        return None
 
 
 def _root_start(each: _Found, by_id: Mapping[str, _Found]) -> int:
@@ -109,7 +119,7 @@ def _foreign_events(events: Sequence[Mapping[str, Any]]) -> Iterator[_Found]:
     ordered = sorted(events, key=lambda event: (event["ts"], -_times(event)[1]))
     for number, event in enumerate(ordered, 1):
         start, end = _times(event)
-        stack = open_.setdefault((event.get("pid"), event.get("tid")), [])
+        stack = open_.setdefault((str(event.get("pid")), str(event.get("tid"))), [])
         while stack and (stack[-1][0] <= start or stack[-1][0] < end):
             stack.pop()
         parent = stack[-1][1] if stack else None
@@ -135,10 +145,10 @@ def read_otlp(documents: Sequence[Mapping[str, Any]]) -> Trace:
     """The spans of one or more documents, as one list of trees."""
     found: list[_Found] = []
     resource: dict[str, Any] = {}
-    for each in (part for document in documents for part in document["resourceSpans"]):
+    for each in (part for document in documents for part in _objects(document["resourceSpans"])):
         resource = resource or _attributes(_object(each.get("resource")).get("attributes"))
-        for scope in each.get("scopeSpans") or ():
-            found += map(_otlp_span, scope.get("spans") or ())
+        for scope in _objects(each.get("scopeSpans")):
+            found += map(_otlp_span, _objects(scope.get("spans")))
     known = {
         "run_id": resource.get("lens.run_id"),
         "pipeline_name": resource.get("service.name"),
@@ -152,12 +162,14 @@ def read_otlp(documents: Sequence[Mapping[str, Any]]) -> Trace:
 def _otlp_span(document: Mapping[str, Any]) -> _Found:
     attributes = _attributes(document.get("attributes"))
     start, end = _whole(document.get("startTimeUnixNano")), _whole(document.get("endTimeUnixNano"))
-    code = _object(document.get("status")).get("code")
+    code, parent = _object(document.get("status")).get("code"), document.get("parentSpanId")
     ended = end >= start and end > 0 and not attributes.pop("lens.unfinished", False)
-    status = attributes.pop("lens.status", None) or _STATUS_OF_CODE.get(code, "completed" if ended else "running")
+    status = attributes.pop("lens.status", None) or _STATUS_OF_CODE.get(
+        code if isinstance(code, int | str) else 0, "completed" if ended else "running"
+    )
     return _Found(
         str(document.get("spanId")),
-        document.get("parentSpanId") or None,
+        str(parent) if parent else None,
         str(document.get("name")),
         str(status),
         start,
@@ -188,7 +200,7 @@ def _value(value: Any) -> Any:
     if kind == "intValue":
         return _whole(held)
     if kind == "arrayValue":
-        return [_value(item) for item in _object(held).get("values") or ()]
+        return [_value(item) for item in _list(_object(held).get("values"))]
     if kind == "kvlistValue":
         return _attributes(_object(held).get("values") or [])
     if kind == "bytesValue":
@@ -206,7 +218,7 @@ def _bytes(held: Any) -> Any:
 def _whole(value: Any) -> int:
     try:
         return int(value or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 
@@ -214,5 +226,14 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects of a list; what else a damaged file has there is left out."""
+    return (each for each in _list(value) if isinstance(each, dict))
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST

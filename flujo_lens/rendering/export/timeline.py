@@ -12,6 +12,7 @@ from flujo_lens.state.fingerprint import plain_error
 from flujo_lens.state.views import RunSummary, Span
 
 _NS_OF_MS = 1_000_000
+_CENTURY = 100 * 365.25 * 86_400_000.0
 
 
 class TimedSpan(NamedTuple):
@@ -101,8 +102,11 @@ def make_timeline(roots: Sequence[Span], run: RunSummary | None, redactor: Redac
 
 
 def _first_start(roots: Sequence[Span]) -> datetime | None:
+    """The earliest start; None where one is not known, or where they cannot be on one clock."""
     known = [root.started_at for root in roots if root.started_at is not None]
-    return min(known) if known and len(known) == len(roots) else None
+    if not known or len(known) < len(roots) or max(known) - min(known) > timedelta(milliseconds=_CENTURY):
+        return None
+    return min(known) if all(500 < each.year < 9500 for each in known) else None
 
 
 def _places(roots: Sequence[Span], started_at: datetime | None) -> Iterator[_Placed]:
@@ -116,11 +120,19 @@ def _places(roots: Sequence[Span], started_at: datetime | None) -> Iterator[_Pla
         waiting.append((root, None, 0, origin, origin))
     while waiting:
         span, parent, depth, origin, above = waiting.pop()
-        start = above if span.start_offset_ms is None else origin + round(span.start_offset_ms * _NS_OF_MS)
-        end = None if span.duration_ms is None else start + max(round(span.duration_ms * _NS_OF_MS), 0)
+        offset, length = _nanoseconds(span.start_offset_ms), _nanoseconds(span.duration_ms)
+        start = above if offset is None else origin + offset
+        end = None if length is None else start + max(length, 0)
         yield _Placed(span, parent, depth, start, end)
         waiting += [(child, count, depth + 1, origin, start) for child in reversed(span.children)]
         count += 1
+
+
+def _nanoseconds(milliseconds: float | None) -> int | None:
+    """None also for what is more than a century, which viewers could not place: no time of a span."""
+    if milliseconds is None or not abs(milliseconds) < _CENTURY:
+        return None
+    return round(milliseconds * _NS_OF_MS)
 
 
 def _timed(placed: Sequence[_Placed], early: int, last: int, redactor: Redactor) -> tuple[TimedSpan, ...]:
