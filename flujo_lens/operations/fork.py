@@ -14,6 +14,7 @@ from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import Progress
 from flujo_lens.state.forks import FORKED_FROM, fork_error
+from flujo_lens.state.manifests import is_readable
 from flujo_lens.state.stripped import check_whole
 from flujo_lens.state.views import RunDetail
 
@@ -73,9 +74,8 @@ async def plan_fork(backend: StateBackend, run_id: str, step: str) -> ForkPlan:
     at = names.index(step) if step in names else _standing(old, step, names)
     manifest = await _manifest(backend, run_id)
     shape = await backend.get_manifest(manifest) if manifest is not None else None
-    return ForkPlan(
-        old, step, tuple(names[:at]), tuple(names[at:]), manifest, _state(old, done[:at], step, shape or {})
-    )
+    known = shape if shape is not None and is_readable(shape) else {}
+    return ForkPlan(old, step, tuple(names[:at]), tuple(names[at:]), manifest, _state(old, done[:at], step, known))
 
 
 def _new_id(run_id: str) -> str:

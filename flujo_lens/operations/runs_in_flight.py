@@ -20,6 +20,7 @@ from flujo_lens.fs.atomic_write import replace_file, sync_folder
 from flujo_lens.operations.sidecar_files import check_link
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import ResumableGroup
+from flujo_lens.state.manifests import is_readable
 from flujo_lens.state.views import RunFilter
 
 FORMAT = 1
@@ -89,16 +90,17 @@ async def collect(backend: StateBackend, wanted: RunFilter, store: str, now: dat
     """
     groups = tuple(await backend.group_resumable(wanted))
     found = {digest: await manifest(backend, digest) for digest in {group.manifest for group in groups} if digest}
-    shapes = {digest: _without_questions(each) for digest, each in found.items() if each}
+    shapes = {digest: _without_questions(each) for digest, each in found.items() if each is not None}
     return Inflight(groups, shapes, now, store)
 
 
 async def manifest(backend: StateBackend, digest: str) -> JSONObject | None:
-    """A stored manifest; None if the driver has no manifests, or it is missing."""
+    """A stored manifest; None if the driver has no manifests, or it is missing; empty if it cannot be read."""
     try:
-        return await backend.get_manifest(digest)
+        found = await backend.get_manifest(digest)
     except NotSupportedError:
         return None
+    return found if found is None or is_readable(found) else {}
 
 
 def _without_questions(shape: JSONObject) -> JSONObject:

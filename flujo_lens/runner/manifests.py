@@ -12,9 +12,7 @@ from typing import Any
 
 from flujo_lens.runner.dsl import Pipeline, Step
 from flujo_lens.runner.type_descriptions import JSONObject, Shapes
-
-FORMAT = 1
-"""The format of manifests. A manifest of an unknown format counts as missing."""
+from flujo_lens.state.manifests import FORMAT
 
 
 def manifest_of(pipeline: Pipeline, name: str, version: str, context_model: type | None = None) -> JSONObject:

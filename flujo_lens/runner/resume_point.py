@@ -21,6 +21,7 @@ from flujo_lens.runner.verdicts import Place, Verdict, assess
 from flujo_lens.serialization import PlainList, lost_in, safe_serialize
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.interpret import NAMELESS
+from flujo_lens.state.manifests import is_readable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -204,9 +205,10 @@ async def _saved_manifest(backend: StateBackend, run_id: str, code: Code) -> JSO
         digest = await backend.manifest_of(run_id)
         if digest is None or digest == code.digest:
             return None if digest is None else code.manifest
-        return await backend.get_manifest(digest)
+        saved = await backend.get_manifest(digest)
     except NotSupportedError:
         return None
+    return saved if saved is not None and is_readable(saved) else None
 
 
 def _unknown_fields(stored: Stored, model: type[BaseModel]) -> JSONObject:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from flujo_lens.runner.comparison import Comparison, is_called
 from flujo_lens.runner.differences import CODES, MOVES, WORDING, Difference
-from flujo_lens.runner.manifests import FORMAT
 from flujo_lens.runner.migrations import MigrationFunction
 from flujo_lens.runner.type_descriptions import JSONObject
+from flujo_lens.state.manifests import is_readable
 
 VerdictKind = Literal["identical", "compatible", "remapped", "needs-migration", "broken", "names-match", "unknown"]
 
@@ -113,7 +113,7 @@ def assess(
     Returns:
         The verdict; `Verdict.code` is None if the run can resume.
     """
-    if saved is None or not _is_readable(saved):
+    if saved is None or not is_readable(saved):
         return _by_names(current, place)
     unclear = _contradiction(saved["steps"], place)
     if unclear is not None:
@@ -125,11 +125,6 @@ def assess(
     goes_on = code is None
     used = tuple(migrations or ()) if kind == "needs-migration" and goes_on else ()
     return Verdict(kind, code, differences, place.index if goes_on else None, at if goes_on else None, used)
-
-
-def _is_readable(saved: JSONObject) -> bool:
-    """Whether a stored manifest has a supported format; another version of lens may have written it."""
-    return saved.get("format") == FORMAT and {"pipeline", "version", "steps", "context", "types"} <= saved.keys()
 
 
 def _judged(differences: Sequence[Difference], has_path: bool) -> tuple[VerdictKind, str | None]:

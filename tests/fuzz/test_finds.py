@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import HERE, Lens
+
+from flujo_lens import Flujo, SQLiteBackend
 
 PRUNE = "prune --older-than 1h --yes --max-share 100% -o json"
 NO_TIMES: dict[str, Any] = {
@@ -254,3 +259,124 @@ def test_an_audit_entry_that_closes_no_text(lens: Lens) -> None:
     done = lens("audit list --all-stores -o json")
     assert done.code == 0, done.err
     assert "finished" in {row["state"] for row in done.json}
+
+
+# --- files of traces
+
+
+def _paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _paths(item, (*at, key))
+
+
+def _with(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    changed = json.loads(json.dumps(document))
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return changed
+
+
+@pytest.mark.parametrize("form", ["otlp", "chrome", "json", "other chrome", "debug export"])
+def test_a_damaged_file_of_a_trace_is_no_fault_of_lens(lens: Lens, form: str) -> None:
+    """Any value of any type in any place: what can be read is shown, or the file is refused."""
+    if form == "json":
+        lens.write("t.json", lens("trace fail-001 -o json").out)
+    elif form == "other chrome":
+        events = [{"ph": "X", "ts": 1, "dur": 5, "pid": 1, "tid": 1, "name": "a", "args": {"b": 1}}] * 2
+        lens.write("t.json", json.dumps({"traceEvents": events}))
+    elif form == "debug export":
+        child = {"name": "b", "span_id": "2", "start_time": 1.5, "end_time": 2, "attributes": {"c": [1]}}
+        tree = {"name": "a", "span_id": "1", "start_time": 1, "end_time": 2, "status": "completed", "children": [child]}
+        lens.write("t.json", json.dumps({"run_id": "r", "trace_tree": tree}))
+    else:
+        lens(f"trace fail-001 --export {form} t.json")
+    whole = json.loads((lens.cwd / "t.json").read_text())
+    values = (None, True, "", "9" * 30, 10**19, -1e300, [], [5], {}, {"a": {}}, [[]])
+    shown = ("-o json", "", "--spans -o csv", "--export otlp -", "--export svg -", "--export chrome -")
+    for number, path in enumerate(_paths(whole)):
+        value = values[number % len(values)]
+        lens.write("m.json", json.dumps(_with(whole, path, value)))
+        done = lens(f"trace --file m.json {shown[number % len(shown)]}")
+        assert done.code in (0, 1, 2), (path, value, done.err)
+        assert "LENS-X1" not in done.err
+
+
+@pytest.mark.parametrize("form", ["html", "chrome", "otlp", "svg", "mermaid"])
+def test_times_that_no_viewer_can_place(lens: Lens, form: str) -> None:
+    root = {"name": "a", "span_id": "1", "status": "completed", "start_offset_ms": 0.0, "duration_ms": 5.0}
+    for odd in (
+        [{**root, "duration_ms": 1e300}],
+        [{**root, "start_offset_ms": -1e300}],
+        [{**root, "started_at": "9999-12-31T23:59:59Z", "start_offset_ms": 1e9}],
+        [{**root, "started_at": "0001-01-01T00:00:00Z", "start_offset_ms": -1e9}],
+        [
+            {**root, "started_at": "1900-01-01T00:00:00Z"},
+            {**root, "span_id": "2", "started_at": "2900-01-01T00:00:00Z"},
+        ],
+    ):
+        lens.write("t.json", json.dumps(odd))
+        done = lens(f"trace --file t.json --export {form} -")
+        assert (done.code, done.err) == (0, ""), (odd, done.err)
+
+
+# --- manifests
+
+OWN = """
+import enum
+from flujo_lens import Flujo, PipelineContext, Step, step
+
+class Colour(enum.Enum):
+    RED = 1
+
+class Context(PipelineContext):
+    colour: Colour = Colour.RED
+
+@step
+async def load(x: str) -> dict: return {}
+
+@step(aliases=["old"])
+async def fail(x: dict) -> str: raise ValueError("down")
+
+ask = Step.human_in_the_loop("ask", message_for_user="OK?")
+named = {"pipeline_name": "p", "pipeline_version": "1", "context_model": Context}
+pipeline = load >> ask >> fail
+
+@step
+async def more(x: str) -> str: return x
+
+flujo, longer = Flujo(pipeline, **named), Flujo(load >> ask >> fail >> more, **named)
+"""
+
+
+def test_a_damaged_manifest_is_no_fault_of_lens(bare_lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any value of any type in any place: the runs are compared by the names of their steps."""
+    bare_lens.write("own_of_damage.py", OWN)
+    monkeypatch.syspath_prepend(str(bare_lens.cwd))
+    own = importlib.import_module("own_of_damage")
+
+    async def begin() -> None:
+        async with SQLiteBackend("own.db") as store:
+            await Flujo(own.pipeline, state_backend=store, **own.named).run_async("x", run_id="run-1")
+
+    asyncio.run(begin())
+    with closing(sqlite3.connect("own.db")) as store:
+        (body,) = store.execute("SELECT body FROM lens_manifests").fetchone()
+    whole = json.loads(body)
+    values = (None, True, 1.5, "", [], [5], {}, {"a": {}}, [[]])
+    lines = (
+        "check --app own_of_damage:flujo", "check --app own_of_damage:longer -o json", "show run-1", "diff run-1 run-1",
+        "resume run-1 --dry-run --app own_of_damage:longer", "fork run-1 --from-step load --dry-run",
+        "check --save own.json --force",
+    )  # fmt: skip
+    for number, path in enumerate(_paths(whole)):
+        damaged = json.dumps(_with(whole, path, values[number % len(values)]))
+        bare_lens.edit(("UPDATE lens_manifests SET body = ?", (damaged,)), store="own.db")
+        for line in lines[number % 2 :: 2]:
+            done = bare_lens(f"{line} -s own.db")
+            assert done.code != 70, (path, damaged, line, done.err)
