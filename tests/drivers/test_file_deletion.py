@@ -478,10 +478,13 @@ def killed(folder: Path, archive: Path, body: str, seconds: float) -> None:
 
 def whole_runs(folder: Path) -> dict[str, tuple[bytes, bytes]]:
     """The bytes of the runs that a reader sees: each has its state and its history, or the test fails."""
+
+    async def read(backend: FileBackend) -> dict[str, Any]:
+        runs = [run.run_id async for run in backend.iter_runs(RunFilter())]
+        return {r: (await backend.list_run_steps(r), await backend.load_state(r)) for r in sorted(runs)}
+
     found = {}
-    for run_id in ids(folder):
-        steps = use(folder, lambda b, r=run_id: b.list_run_steps(r))
-        state = use(folder, lambda b, r=run_id: b.load_state(r))
+    for run_id, (steps, state) in use(folder, read).items():
         assert state is not None, run_id
         assert len(steps) == 1, run_id
         name = f"{run_id}.json", f".lens-history/{run_id}.ndjson"
