@@ -7,6 +7,7 @@ import io
 import os
 import random
 import shlex
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,25 @@ def line(chance: random.Random) -> str:
 class Place:
     """One copy of a store, and what is run on it."""
 
-    def __init__(self, kind: str, folder: Path, name: str, content: list[tuple[str, dict[str, Any]]]) -> None:
+    def __init__(self, kind: str, folder: Path, name: str) -> None:
         self.folder, self.kind = folder, kind
         self.uri = {"sqlite": f"{name}.db", "files": f"{name}-states", "memory": f"remembered://{name}"}[kind]
-        if kind == "memory":
+
+    def fill(self, content: list[tuple[str, dict[str, Any]]]) -> None:
+        """Make the store."""
+        if self.kind == "memory":
             RememberedBackend.stores[self.uri] = RememberedBackend()
-        elif kind == "files":
-            (folder / self.uri).mkdir()
+        elif self.kind == "files":
+            (self.folder / self.uri).mkdir()
         asyncio.run(self._fill(content))
+
+    def fill_as(self, other: Place, content: list[tuple[str, dict[str, Any]]]) -> None:
+        """Make the store what another is, of the same content: files are copied."""
+        if self.kind == "memory":
+            self.fill(content)
+        else:
+            copied = shutil.copytree if self.kind == "files" else shutil.copyfile
+            copied(self.folder / other.uri, self.folder / self.uri)
 
     def _backend(self) -> StateBackend:
         if self.kind == "memory":
@@ -141,8 +153,10 @@ def test_the_ids_of_a_dry_run_are_those_that_go(kind: str, seed: int, tmp_path: 
     (tmp_path / "lens.toml").write_text(f'[drivers]\nremembered = "{__name__}:RememberedBackend"\n')
     for number in range(LINES):
         content, words = states(chance), line(chance)
-        places = [Place(kind, tmp_path, f"{way}-{number}", content) for way in ("dry", "yes", "asked")]
-        dry, yes, asked = places
+        dry, yes, asked = (Place(kind, tmp_path, f"{way}-{number}") for way in ("dry", "yes", "asked"))
+        dry.fill(content)
+        yes.fill_as(dry, content)
+        asked.fill_as(dry, content)
         code, planned, told = dry.lens(f"{words} --dry-run -o id")
         assert code in (0, 1), (words, told)
         before = dry.ids()
