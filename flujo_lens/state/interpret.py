@@ -292,6 +292,12 @@ def _failing_entry(raw: RawRun) -> Mapping[str, Any]:
     return next((entry for entry in reversed(raw.steps()) if entry.get("success") is False), {})
 
 
+def tells_failure(raw: RawRun) -> bool:
+    """Whether the step history of a failed run tells its step, its error and its costs, so that no rows are asked."""
+    entry = _failing_entry(raw)
+    return bool(entry.get("name") and entry.get("feedback")) and not raw.is_background and None not in cost_of(raw)
+
+
 def step_name_of(raw: RawRun, status: str) -> str | None:
     """The current step; None for a completed run."""
     if status == "completed":

@@ -20,7 +20,8 @@ import pytest
 from servers import PostgresServer
 
 from flujo_lens.errors import ConfigError, UnreachableStoreError
-from flujo_lens.state.backends.postgres import PostgresBackend
+from flujo_lens.state.backends.postgres import PostgresBackend, leases
+from flujo_lens.state.backends.postgres import store as stores
 from flujo_lens.state.views import RunFilter
 
 asyncpg = pytest.importorskip("asyncpg")
@@ -240,12 +241,69 @@ async def _rounds(backend: PostgresBackend) -> tuple[list[int], list[str]]:
         return counts, [await connection.fetchval("SELECT current_setting($1)", name) for name in _SETTINGS]
 
 
-def test_one_message_for_what_is_read_in_one_statement(pg16: PostgresServer) -> None:
+def test_one_message_for_a_save_and_for_what_is_read_in_one_statement(pg16: PostgresServer) -> None:
     pg16.execute("CREATE SCHEMA IF NOT EXISTS rounds", "SELECT 1")
     counts, settings = use(f"{pg16.uri}&schema=rounds", _rounds, pool_size=1)
-    assert counts[2:] == [1, 1, 1]
-    assert max(counts[:2]) <= 4
+    assert counts == [1, 1, 1, 1, 1]
     assert settings == ['"rounds"', "10s", "off", "on"]
+
+
+_TEXTS = (
+    "'",
+    "''; SELECT 1; --",
+    "\\' $1 %s {} E'\\n",
+    "$$ $2::text",
+    "\n\t\u2028",
+    "über 漢 🚀",
+    "\0",
+    "x" * 100_000,
+    "",
+)
+
+
+def test_a_state_comes_back_as_it_was_however_it_is_written(pg16: PostgresServer) -> None:
+    """In the text of a statement, as a parameter, or as a document beside its row."""
+    pg16.execute("CREATE SCHEMA IF NOT EXISTS texts", "SELECT 1")
+
+    async def work(backend: PostgresBackend) -> None:
+        await backend.create_store()
+        await backend.save_state("first", {"status": "running"})
+        for number, text in enumerate(_TEXTS):
+            run_id = f"run {number} ' \\ $1 {text[:9]}".replace("\0", "")
+            for memory in (None, 0.5, 1 / 3):
+                state = {
+                    "run_id": run_id,
+                    "pipeline_name": "it's",
+                    "status": "running",
+                    "created_at": "2026-01-01T00:00:00.000001+00:00",
+                    "updated_at": "2026-01-01T00:00:00+00:00",
+                    "pipeline_context": {text: [text, 1e300, -7, None, True]},
+                    "error_message": text,
+                    "memory_usage_mb": memory,
+                    "is_background_task": True,
+                }
+                await backend.save_state(run_id, state)
+                assert await backend.load_state(run_id) == state
+
+    use(f"{pg16.uri}&schema=texts", work)
+
+
+def test_a_connection_that_is_not_used_is_given_back(pg16: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pg16.execute("CREATE ROLE idle LOGIN SUPERUSER", "CREATE SCHEMA IF NOT EXISTS idle", "SELECT 1")
+    uri = f"{pg16.uri.replace('//postgres:@', '//idle@')}&schema=idle"
+    for module in (leases, stores):
+        monkeypatch.setattr(module, "LONGEST", 0.05)
+
+    async def work(backend: PostgresBackend) -> None:
+        await backend.save_state("r", {"status": "running"})
+        connection = await asyncpg.connect(pg16.uri)
+        async with asyncio.timeout(30):
+            while await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usename = 'idle'"):
+                await asyncio.sleep(0.02)
+        await connection.close()
+        assert (await backend.load_state("r") or {})["status"] == "running"
+
+    use(uri, work)
 
 
 def test_a_pooler_keeps_none_of_our_settings(pg16: PostgresServer) -> None:

@@ -182,3 +182,32 @@ def test_a_list_shows_what_columns_do_not_keep(pg16: PostgresServer) -> None:
         assert str(found["plain-completed"].metadata["m"]) == str(2**80)
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("collation", ["default", "C"])
+def test_prefixes_at_the_ends_of_what_a_text_may_be(pg16: PostgresServer, collation: str) -> None:
+    """Ids are found off the key, and off an index of ours, by code points."""
+    schema = f"prefixes_{collation.lower()}"
+    pg16.execute(f"CREATE SCHEMA {schema}", "SELECT 1")
+    ids = sorted(
+        ["a", "a!", "a~", "aé", "b", "a\U0010ffff", "a\U0010ffffz", "a\ud7ff", "a\ud7ffz", "a\ue000", "A", "_", "a_b"]
+    )
+
+    async def fill(backend: PostgresBackend) -> None:
+        for number, run_id in enumerate(ids):
+            await (backend.save_state(run_id, {}) if number % 2 else backend.save_run_start({"run_id": run_id}))
+
+    async def look(backend: PostgresBackend) -> None:
+        for prefix in ("", "a", "a\ud7ff", "a\U0010ffff", "b", "A", "nothing", "a_", "\U0010ffff"):
+            expected = [run_id for run_id in ids if run_id.startswith(prefix)]
+            assert await backend.find_run_ids(prefix, 20) == expected
+            assert await backend.find_run_ids(prefix, 2) == expected[:2]
+
+    async def work(wanted: Any) -> None:
+        async with PostgresBackend(f"{pg16.uri}&schema={schema}") as backend:
+            await wanted(backend)
+
+    asyncio.run(work(fill))
+    for table in ("runs", "workflow_state"):
+        pg16.execute(f'ALTER TABLE {schema}.{table} ALTER run_id TYPE text COLLATE "{collation}"', "SELECT 1")
+    asyncio.run(work(look))

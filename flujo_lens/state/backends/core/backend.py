@@ -26,6 +26,8 @@ from flujo_lens.state.backends.core.changes import (
 from flujo_lens.state.backends.core.fallbacks import evaluation_of, step_of
 from flujo_lens.state.backends.core.port import (
     CopiesRuns,
+    PutsStates,
+    ReadsStates,
     RunRow,
     Store,
     Transaction,
@@ -153,7 +155,9 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
         await tx.put_run(row, self.codec.index(raw))
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
-        await self._save(RunChanges(check_run_id(run_id), state=self.codec.state(run_id, state)))
+        document = self.codec.state(check_run_id(run_id), state)
+        if not (isinstance(self._store, PutsStates) and await self._store.put_state(run_id, document)):
+            await self._save(RunChanges(run_id, state=document))
 
     async def save_run_start(self, run_data: JSONObject) -> None:
         row = run_row(run_data)
@@ -198,7 +202,7 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     async def load_state(self, run_id: str) -> JSONObject | None:
         """Return the saved state, times as texts, or None."""
         sought = findable(asked_id(run_id))
-        found = self.codec.opened_state((await self._rows([sought])).get(sought))
+        found = self.codec.opened_state(await self._store.read(lambda tx: _state(tx, sought)))
         if found is None:
             return None
         self.codec.check(found)
@@ -538,6 +542,10 @@ async def _nothing(tx: Transaction) -> None:
 
 async def _coroutine(made: Any) -> Any:
     return await made
+
+
+async def _state(tx: Transaction, run_id: str) -> RunRow | None:
+    return await tx.state(run_id) if isinstance(tx, ReadsStates) else (await tx.runs([run_id])).get(run_id)
 
 
 async def _one(tx: Transaction, run_id: str) -> RunRow:

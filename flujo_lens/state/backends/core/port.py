@@ -20,9 +20,9 @@ first), so the work has no effect but its writes. For an engine that blocks, the
 suspend: the whole coroutine runs on the engine's thread, one hop a call (see `run_without_waiting`).
 
 What a driver can do faster than the core's own scan, it offers by a further protocol, which the core asks for by
-`isinstance`: `AddsRuns`, `ListsRuns`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`, `ListsMembers`, `SelectsMembers`,
-`SkipsLocked`, `MarksRuns`, `TellsChanges`. A driver without them is right, only slower on large stores. One that keeps
-runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
+`isinstance`: `AddsRuns`, `ListsRuns`, `ReadsStates`, `PutsStates`, `CountsRuns`, `TellsFigures`, `MeasuresRuns`,
+`ListsMembers`, `SelectsMembers`, `SkipsLocked`, `MarksRuns`, `TellsChanges`. A driver without them is right, only
+slower on large stores. One that keeps runs in a form of its own, which is to come back as it was, is `CopiesRuns`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ __all__ = [
     "ListsRuns",
     "MarksRuns",
     "MeasuresRuns",
+    "PutsStates",
+    "ReadsStates",
     "RunIndex",
     "RunRow",
     "SelectsMembers",
@@ -448,6 +450,24 @@ class AddsRuns(Protocol):
 
     async def add_runs(self, rows: Sequence[RunRow]) -> None:
         """Save runs of which nothing is stored."""
+        ...
+
+
+@runtime_checkable
+class ReadsStates(Protocol):
+    """A transaction that reads the state of a run faster than all of the run."""
+
+    async def state(self, run_id: str) -> RunRow | None:
+        """Return a run without its metadata; None if it has no state."""
+        ...
+
+
+@runtime_checkable
+class PutsStates(Protocol):
+    """A store that saves a state faster than by a transaction: nothing else of the run is read or changed."""
+
+    async def put_state(self, run_id: str, document: bytes) -> bool:
+        """Save a state in place of what there is of it; False if nothing was done, since more is asked for."""
         ...
 
 

@@ -193,4 +193,6 @@ def _needs_history(raw: interpret.RawRun) -> bool:
     statuses = (raw.state_status, raw.run_status)
     if statuses == ("completed", "completed") and raw.run_name not in interpret.NAMELESS:
         return False  # as most are
+    if statuses == ("failed", "failed") and interpret.tells_failure(raw):
+        return _index_needs_history(raw)
     return _index_needs_history(raw) or "failed" in statuses or raw.state_status in ("running", "paused", None)

@@ -36,6 +36,11 @@ _CONTEXT_KEYS = (
     "scratchpad",
 )
 _ENTRY_KEYS = ("name", "success", "feedback", "cost_usd", "token_counts", "latency_s")
+_TELLS = """CASE WHEN {t}.status = 'failed' AND jsonb_typeof({0}) = 'array' THEN
+  jsonb_path_exists({0}, '$[*] ? (@.success == false && @.feedback != "" && @.name != "")')
+  AND jsonb_path_exists({0}, '$[*].cost_usd ? (@ != null)')
+  AND jsonb_path_exists({0}, '$[*].token_counts ? (@ != null)') END"""
+"""Whether a step history probably tells all of a failure (see `interpret.tells_failure`, which decides)."""
 _IS_SEALED = f"jsonb_typeof({{0}}) = 'string' AND starts_with({{0}} #>> '{{{{}}}}', '{ARMOUR}')"
 _CONTEXT = f"""CASE WHEN jsonb_typeof({{0}}) <> 'object' THEN {{0}}::text WHEN {{t}}.status = 'completed' THEN NULL
   WHEN pg_column_size({{0}}) < {_SMALL} THEN {{0}}::text ELSE (SELECT jsonb_object_agg(key, value)::text
@@ -61,6 +66,7 @@ _STATE: dict[str, tuple[str, str]] = {
     "metadata": ("metadata", "{0}::text"),
     "context": ("pipeline_context", _CONTEXT),
     "history": ("step_history", _HISTORY),
+    "tells": ("step_history", _TELLS),
     "last_output": ("last_step_output", f"CASE WHEN {_IS_SEALED} THEN {{0}}::text END"),
 }
 _RUN: dict[str, tuple[str, str]] = {
@@ -104,7 +110,8 @@ _IS_PLAIN = """s.state_status = 'completed' AND r.run_status = 'completed' AND N
   AND num_nonnulls(s.document, r.document, s.context, s.last_output) = 0 AND r.run_name NOT IN ('', 'unknown')
   AND coalesce(s.metadata NOT LIKE '%parent_run_id%' AND s.metadata NOT LIKE '%task_id%', true)"""
 _NEEDS_HISTORY = f"""(coalesce(s.state_status NOT IN ('completed', 'cancelled'), true) OR {_IS_NAMELESS}
-  OR coalesce(r.run_status = 'failed', false))"""
+  OR coalesce(r.run_status = 'failed', false))
+  AND ({_IS_NAMELESS} OR NOT (r.run_status = 'failed' AND s.tells::boolean) IS TRUE)"""
 
 
 def _rows(table: str, kind: str, shape: Shape, shown: Mapping[str, str], some: str = "true") -> str:

@@ -6,7 +6,9 @@ store (a half made schema, no tables of ours) is selected from as an empty table
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +22,10 @@ SNAPSHOT = "SELECT pg_current_snapshot()::text"
 """Which transactions are visible: it changes with each that ends, in all databases of the server."""
 
 SHAPE = f"""
-SELECT c.relname::text, array_agg(a.attname::text) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+SELECT c.relname::text, array_agg(a.attname::text), bool_and(a.attname <> 'run_id' OR a.attcollation = 100) AND (
+  SELECT coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' AND datcollate IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8')
+  FROM pg_database d WHERE datname = current_database())
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE c.relname IN ({", ".join(f"'{name}'" for name in (*LIBRARY_TABLES, *LENS_TABLES))})
   AND pg_table_is_visible(c.oid) AND a.attnum > 0 AND NOT a.attisdropped GROUP BY c.relname
 """
@@ -183,6 +188,10 @@ def _without_run(shape: Shape) -> str:
     return f"AND (SELECT true FROM {_both(shape)[1]} r WHERE r.run_id = t.run_id) IS NULL"
 
 
+_FAILED_ONCE = """AND (t.step_history @> '[{"success": false}]' OR jsonb_typeof(t.step_history) = 'string')"""
+"""What a paused run without metadata needs to be a failed one (see `interpret.failed_again`), if it is not sealed."""
+
+
 @lru_cache
 def keys_by_status(shape: Shape, wanted: Stored, most: int) -> str:
     """Ids and starts of runs by status, at most so many.
@@ -198,7 +207,8 @@ def keys_by_status(shape: Shape, wanted: Stored, most: int) -> str:
     if "paused" in of_states - of_runs:
         parts.append(f"{joined.format('')} = 'paused' AND r.status = 'failed'")
         alone = _START.format("t.created_at")
-        parts.append(f"SELECT t.run_id, {alone} FROM {states} t WHERE t.status = 'paused' {_without_run(shape)}")
+        some = f"t.status = 'paused' {_FAILED_ONCE * shape.has_column('workflow_state', 'step_history')}"
+        parts.append(f"SELECT t.run_id, {alone} FROM {states} t WHERE {some} {_without_run(shape)}")
     if "failed" in of_states - of_runs:
         parts.append(f"{joined.format('')} = 'failed' AND r.status = 'completed'")
     parts.append(f"""SELECT r.run_id, {_START.format("r.created_at")} FROM {runs} r
@@ -229,6 +239,16 @@ k AS MATERIALIZED (SELECT * FROM ({keys_by_status(shape, wanted, most)}) AS k (i
   WHERE (SELECT count FROM s) < {most}),
 n AS MATERIALIZED (SELECT greatest(count(*), (SELECT count FROM s)) AS count FROM k)
 SELECT n.count, page.* FROM n LEFT JOIN ({rows}) AS page ON true {order(reverse, "page")}"""
+
+
+@lru_cache
+def ids(shape: Shape, limit: int, has_end: bool) -> str:
+    """Ids that begin with $1, and lie before $2, the first in each table: off a key in the order of code points."""
+    end = "AND {key} < $2::text" * has_end
+    key = "run_id" if shape.is_bytewise else 'run_id COLLATE "C"'
+    some = f"{key} >= $1::text {end.format(key=key)} AND starts_with(run_id, $1::text)"
+    part = f"(SELECT run_id FROM {{}} t WHERE {some} ORDER BY {key} LIMIT {limit})"
+    return " UNION ALL ".join(part.format(source(table, shape)) for _, table in SIDES)
 
 
 def keys_of_tasks(shape: Shape) -> str:
@@ -316,6 +336,28 @@ def save(shape: Shape, *ways: str) -> str:
     return f"WITH {', '.join(parts)} SELECT"
 
 
+def save_state(shape: Shape, way: str, values: Sequence[Any], namespace: str) -> str:
+    """Lock a run, the first of these values, and write its state in one of the ways of `save`, without parameters."""
+    told = [as_literal(value) for value in values]
+    saved = re.sub(r"\$(\d+)", lambda found: told[int(found[1]) - 1], save(shape, way, ""))
+    return f"SELECT {HELD.format(f'{literal(namespace)} || {told[0]}')}; {saved}"
+
+
+def as_literal(value: Any) -> str:
+    """A value as SQL takes it, to be cast."""
+    if value is None:
+        return "NULL"
+    return literal(value.isoformat() if isinstance(value, datetime) else str(value))
+
+
+@lru_cache
+def state(shape: Shape) -> str:
+    """The state of a run ($1): the document stored for it, and its columns."""
+    return f"""SELECT {kept("s")}, {columns("workflow_state", "s", shape)} FROM {source("workflow_state", shape)} s
+LEFT JOIN {source("lens_documents", shape)} d_s ON (d_s.run_id, d_s.kind, d_s.key) = ($1::text, 'state', '')
+WHERE s.run_id = $1::text"""
+
+
 SIDES = (("state", "workflow_state"), ("run", "runs"))
 _FORGET = "DELETE FROM lens_documents WHERE kind = '{}' AND run_id = $1::text AND key = ''"
 
@@ -372,9 +414,12 @@ SELECT (SELECT count(*) FROM held), (SELECT count(*) FROM r), (SELECT count(*) F
 """Locks ids of a namespace for those who ask as we do, and their rows for everybody; each in an order."""
 
 
+HELD = "pg_advisory_xact_lock(1818585715, hashtext({}))"
+
+
 def lock_one(run_id: str, namespace: str) -> str:
     """The same for one id, as statements without parameters; both are literals."""
-    held = f"SELECT pg_advisory_xact_lock(1818585715, hashtext({namespace} || {run_id}))"
+    held = f"SELECT {HELD.format(f'{namespace} || {run_id}')}"
     rows = "; ".join(f"SELECT FROM {table} WHERE run_id = {run_id} FOR UPDATE" for _, table in SIDES[::-1])
     return f"{held}; {rows}"
 
@@ -386,6 +431,12 @@ r AS MATERIALIZED (SELECT run_id FROM runs {_FREE}), s AS MATERIALIZED (SELECT r
 SELECT id FROM held WHERE (id IN (SELECT run_id FROM r) OR NOT EXISTS (SELECT FROM runs t WHERE t.run_id = id))
   AND (id IN (SELECT run_id FROM s) OR NOT EXISTS (SELECT FROM workflow_state t WHERE t.run_id = id))"""
 """Locks those of ids ($1), of a namespace ($2), that nobody has locked, without waiting for anybody; returns them."""
+
+
+def after_all(prefix: str) -> str | None:
+    """The first text behind all that begin with a prefix, by code points; None if there is none, or none is needed."""
+    last = ord(prefix[-1:] or "\U0010ffff") + 1
+    return prefix[:-1] + chr(last) if last < 0x110000 and not 0xD800 <= last < 0xE000 else None
 
 
 def storable(texts: Iterable[str]) -> list[str]:

@@ -17,8 +17,9 @@ from flujo_lens.state.backends.core.port import Figures, Transaction, Work
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is_cut, translate
 from flujo_lens.state.backends.postgres.figures import SETTINGS, PostgresFigures
+from flujo_lens.state.backends.postgres.leases import LONGEST, Leases
 from flujo_lens.state.backends.postgres.tables import VERSION, Shape, missing_ddl
-from flujo_lens.state.backends.postgres.transaction import PostgresTransaction
+from flujo_lens.state.backends.postgres.transaction import PostgresTransaction, told
 from flujo_lens.state.backends.postgres.uri import Address, literal, quoted
 from flujo_lens.state.views import RunFilter
 
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TRIES, _AGAIN_AFTER = 5, 16
+_LARGEST = 64 << 10
+"""Bytes of a document that is written into a statement; a larger one is a parameter."""
+
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_IN_ORDER = ("workflow_state", "runs")
 _SCHEMA_LOCK = 1818585716
 """Our advisory lock for making tables; the library's own is 4059087070."""
 
@@ -70,7 +75,7 @@ class PostgresStore:
     def __init__(self, address: Address, timeout: float, pool_size: int = 10) -> None:
         self._address, self._timeout, self._size = address, timeout, pool_size
         self._home: asyncio.AbstractEventLoop | None = None
-        self._pool: Any = None
+        self._leases: Leases | None = None
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._choosing = Lock()
         self._shape: Shape | None = None
@@ -87,9 +92,9 @@ class PostgresStore:
         A loop that ends does not say so, and its connections could not be closed any more.
         """
         loop = asyncio.get_running_loop()
-        pool = self._pool_of(loop)
-        if pool is not None:
-            async with (await pool).acquire() as connection:
+        leases = self._leases_of(loop)
+        if leases is not None:
+            async with leases.one() as connection:
                 yield connection
             return
         async with self._slots.setdefault(loop, asyncio.Semaphore(self._size)):
@@ -101,21 +106,22 @@ class PostgresStore:
                 with suppress(*CLIENT_ERRORS):
                     await connection.close(timeout=self._timeout)
 
-    def _pool_of(self, loop: asyncio.AbstractEventLoop) -> Any:
-        """The pool, if it is this loop's: that of the first which is not closed."""
+    def _leases_of(self, loop: asyncio.AbstractEventLoop) -> Leases | None:
+        """Connections of the pool, if it is this loop's: that of the first which is not closed."""
         with self._choosing:
             if self._home is None or self._home.is_closed():
                 self._home = loop
-                self._pool = asyncpg.create_pool(
+                pool = asyncpg.create_pool(
                     self._address.dsn,
                     min_size=0,
                     max_size=self._size,
-                    max_inactive_connection_lifetime=60,
+                    max_inactive_connection_lifetime=LONGEST,
                     init=self._set_up,
                     reset=_nothing,  # all that is set later is set for a transaction
                     **self._options(),
                 )
-            return self._pool if self._home is loop else None
+                self._leases = Leases(pool)
+            return self._leases if self._home is loop else None
 
     def _options(self) -> dict[str, Any]:
         # Digests of rows have their times as texts; of the settings, PgBouncer takes this one.
@@ -161,7 +167,8 @@ class PostgresStore:
         """The tables and columns; looked for again while some are missing, for they may come."""
         if self._shape is None or anew or not self._shape.is_whole:
             rows = await connection.fetch(queries.SHAPE)
-            self._shape = Shape({name: frozenset(columns) for name, columns in rows})
+            columns = {name: frozenset(names) for name, names, _ in rows}
+            self._shape = Shape(columns, is_bytewise=all(row[2] for row in rows if row[0] in _IN_ORDER))
         return self._shape
 
     async def _prepared(self, connection: Any, *, writes: bool, anew: bool = False, creates: bool = True) -> Shape:
@@ -289,6 +296,48 @@ class PostgresStore:
             await asyncio.sleep(0.01 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
+    async def put_state(self, run_id: str, document: bytes) -> bool:
+        """Save a state by one message, unless more has to be known for it than that.
+
+        As `write`, it is not done again where the connection was cut.
+        """
+        sql = self._saving(run_id, document)
+        if sql is None:
+            return False
+        timeout = max(1, int(self._timeout * 1000))
+        begin = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {timeout}"
+        try:
+            async with self._connection() as connection:
+                if not connection.is_own:
+                    return False
+                try:
+                    await connection.execute(f"{begin}; {sql}; COMMIT")
+                finally:
+                    if connection.is_in_transaction():
+                        with suppress(*CLIENT_ERRORS):
+                            await connection.execute("ROLLBACK")
+        except (*_AGAIN, *MISSING):
+            return False
+        except (*CLIENT_ERRORS,) as error:
+            raise translate(error, self._address.shown) from error
+        return True
+
+    def _saving(self, run_id: str, document: bytes) -> str | None:
+        """Statements that save a state; None if there is no store of ours yet, or columns may not keep all of it."""
+        shape = self._shape
+        if shape is None or not (shape.is_whole and self._is_ours) or len(document) > _LARGEST or "\0" in run_id:
+            return None
+        values, is_whole = told(shape, "workflow_state", run_id, document)
+        if is_whole is False:
+            return None
+        way, kept = ("row", []) if is_whole else ("document", [document.decode()])
+        try:
+            sql = queries.save_state(shape, way, [run_id, *values, *kept], self._address.schema or "")
+            sql.encode()
+        except UnicodeEncodeError:  # half a surrogate pair
+            return None
+        return sql
+
     async def _run(
         self, work: Work[T], *, writes: bool, creates: bool = True, anew: bool = False, run_id: str | None = None
     ) -> T:
@@ -363,16 +412,16 @@ class PostgresStore:
     async def close(self) -> None:
         """Close the connections; those of another loop are dropped."""
         with self._choosing:
-            home, pool, self._home, self._pool = self._home, self._pool, None, None
-        if home is None or home.is_closed():
+            home, leases, self._home, self._leases = self._home, self._leases, None, None
+        if home is None or leases is None or home.is_closed():
             return
         if home is not asyncio.get_running_loop():
-            home.call_soon_threadsafe(pool.terminate)
+            home.call_soon_threadsafe(leases.pool.terminate)
             return
         try:
-            await asyncio.wait_for(pool.close(), self._timeout)
+            await asyncio.wait_for(leases.close(), self._timeout)
         except (*CLIENT_ERRORS,):
-            pool.terminate()
+            leases.pool.terminate()
 
 
 async def _nothing(connection: Any) -> None:

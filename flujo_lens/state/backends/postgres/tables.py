@@ -88,13 +88,23 @@ an application has changed the row since, only the row counts. A ``stamp`` of NU
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """Which tables and columns there are; what is missing reads as empty."""
+    """Which tables and columns there are; what is missing reads as empty.
+
+    Attributes:
+        columns: The columns by table.
+        is_bytewise: Whether ids are in the order of their code points by the collation of the database, too.
+    """
 
     columns: dict[str, frozenset[str]]
+    is_bytewise: bool = False
 
     def has(self, *tables: str) -> bool:
         """Whether all of these tables are there."""
         return all(table in self.columns for table in tables)
+
+    def has_column(self, table: str, column: str) -> bool:
+        """Whether a table has a column."""
+        return column in self.columns.get(table, ())
 
     @property
     def is_store(self) -> bool:
@@ -104,7 +114,7 @@ class Shape:
     @property
     def has_parents(self) -> bool:
         """Whether states name the runs that they are background tasks of."""
-        return "parent_run_id" in self.columns.get("workflow_state", ())
+        return self.has_column("workflow_state", "parent_run_id")
 
     @property
     def is_whole(self) -> bool:

@@ -86,10 +86,10 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
         """Return ids by their beginning."""
         if "\0" in prefix:
             return []
-        part = """(SELECT run_id FROM {} t WHERE run_id COLLATE "C" >= $1::text AND starts_with(run_id, $1::text)
-          ORDER BY run_id COLLATE "C" LIMIT $2)"""
-        sql = " UNION ".join(part.format(queries.source(table, self._shape)) for _, table in queries.SIDES)
-        return sorted([row[0] for row in await self._db.fetch(sql, prefix, limit)])[:limit]
+        end = queries.after_all(prefix)
+        given = [prefix] if end is None else [prefix, end]
+        rows = await self._db.fetch(queries.ids(self._shape, limit, end is not None), *given)
+        return sorted({row[0] for row in rows})[:limit]
 
     async def tasks_of(self, run_ids: Sequence[str]) -> list[str]:
         """Return the ids of background tasks."""
@@ -98,6 +98,17 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
             return []
         sql = "SELECT run_id FROM workflow_state WHERE parent_run_id = ANY($1::text[])"
         return [row[0] for row in await self._db.fetch(sql, sought)]
+
+    async def state(self, run_id: str) -> RunRow | None:
+        """Return a run without its metadata."""
+        if not (ids := storable([run_id])):
+            return None
+        row = await self._db.fetchrow(queries.state(self._shape), ids[0])
+        if row is None:
+            return None
+        document, *columns = row
+        data = document_of("workflow_state", columns) if document is None else document.encode()
+        return RunRow(run_id, data)
 
     async def put_run(self, row: RunRow, index: RunIndex) -> None:
         """Save state and metadata, each in its table, what has changed of them; the index is what the columns say."""
@@ -165,13 +176,7 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
         await self._db.execute(sql, *zip(*rows, strict=True))
 
     def _told(self, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool | None]:
-        """What the columns that there are take of a document, and whether that is certainly all; None if it is not."""
-        document = {**safe_loads(data), "run_id": run_id}
-        there, values = self._shape.columns[table], values_of(table, document)
-        is_whole: bool | None = len(there) >= len(COLUMNS[table]) and is_plain(table, data, document)
-        if any(value is not None and name not in COLUMNS[table] for name, value in document.items()):
-            is_whole = None
-        return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there], is_whole
+        return told(self._shape, table, run_id, data)
 
     async def _keep(self, rows: Sequence[tuple[str, str, str, bytes, str | None]]) -> None:
         """Store documents that rows cannot represent, with the digests of these rows."""
@@ -306,3 +311,13 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
 def _child(kind: ChildKind, row: Sequence[Any]) -> ChildRow:
     data = document_of(_TABLES[kind], row[2:-2]) if row[1] is None else row[1].encode()
     return ChildRow(row[0], data, safe_loads(data)["span_id"] if kind == "span" else None)
+
+
+def told(shape: Shape, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool | None]:
+    """What the columns that there are take of a document, and whether that is certainly all; None if it is not."""
+    document = {**safe_loads(data), "run_id": run_id}
+    there, values = shape.columns[table], values_of(table, document)
+    is_whole: bool | None = len(there) >= len(COLUMNS[table]) and is_plain(table, data, document)
+    if any(value is not None and name not in COLUMNS[table] for name, value in document.items()):
+        is_whole = None
+    return [value for name, value in zip(COLUMNS[table], values, strict=True) if name in there], is_whole
