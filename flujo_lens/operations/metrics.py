@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 
 from flujo_lens.state.backends.base import StateBackend
+from flujo_lens.state.known_costs import KnownCosts
 from flujo_lens.state.stale_runs import silent_ids
 from flujo_lens.state.statistics import StoreMetrics
 from flujo_lens.state.views import RunFilter
@@ -20,10 +21,14 @@ _FAILED, _PAUSED, _RUNNING = (frozenset({status}) for status in ("failed", "paus
 
 
 async def store_metrics(
-    backend: StateBackend, now: datetime, silent_after: timedelta, wanted: RunFilter
+    backend: StateBackend, now: datetime, silent_after: timedelta, wanted: RunFilter, known: KnownCosts | None = None
 ) -> StoreMetrics:
-    """Read the figures of the runs that match."""
-    pipelines = tuple(await backend.read_pipelines(wanted))
+    """Read the figures of the runs that match.
+
+    Args:
+        known: As of `StateBackend.read_pipelines`.
+    """
+    pipelines = tuple(await backend.read_pipelines(wanted, known))
     failures, usual = await _failures(backend, now, wanted)
     running, stale, stale_age = await _running(backend, now, silent_after, wanted)
     facts = await backend.read_facts()

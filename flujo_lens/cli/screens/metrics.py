@@ -17,6 +17,7 @@ from flujo_lens.errors import BusyError, LensError, OperationFailedError, Unreac
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.metrics import store_metrics
 from flujo_lens.rendering.export.prometheus import prometheus_text
+from flujo_lens.state.known_costs import KnownCosts
 from flujo_lens.state.statistics import StoreMetrics
 from flujo_lens.state.views import RunFilter
 
@@ -33,8 +34,8 @@ _READABLE = 0o644
 """The permissions of a file for node_exporter, which runs as another user."""
 
 
-def _read(app: App, wanted: RunFilter) -> StoreMetrics:
-    return app.run(lambda backend: store_metrics(backend, app.world.now(), app.silent_after, wanted))
+def _read(app: App, wanted: RunFilter, known: KnownCosts | None = None) -> StoreMetrics:
+    return app.run(lambda backend: store_metrics(backend, app.world.now(), app.silent_after, wanted, known))
 
 
 # --- a file
@@ -82,11 +83,13 @@ class CachedMetrics:
 
     At most a tenth of the time is spent on reading. Figures that took long to read are served until newer ones are
     there, which a thread reads; ``lens_read_timestamp_seconds`` has their age. Of scrapes at the same time, one reads.
+    The costs of an ended run are read once.
     """
 
     def __init__(self, app: App, interval: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._interval, self._clock = app, interval, clock
         self._lock = threading.Lock()
+        self._known = KnownCosts()
         self._text = b""
         self._until = float("-inf")
         self._seconds = 0.0
@@ -136,7 +139,7 @@ class CachedMetrics:
     def _collect(self) -> bytes:
         begun = self._clock()
         try:
-            figures = _read(self._app, RunFilter())
+            figures = _read(self._app, RunFilter(), self._known)
         except Exception as error:  # noqa: BLE001 - a scrape must not end the server
             self._errors += 1
             self._note(error)

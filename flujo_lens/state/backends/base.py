@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flujo_lens.state.claims import Claim, Holder, Progress, ResumableGroup
     from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Restored
     from flujo_lens.state.groups import Grouping
+    from flujo_lens.state.known_costs import KnownCosts
     from flujo_lens.state.maintenance import (
         Finding,
         Migration,
@@ -465,8 +466,14 @@ class StateBackend(ABC):
 
         return await aggregate(self.iter_runs(wanted, ordered=False), wanted)
 
-    async def read_pipelines(self, wanted: RunFilter) -> Sequence[PipelineStats]:
-        """Return `Stats.by_pipeline` of `read_stats` alone, for which a driver may leave the failures unread."""
+    async def read_pipelines(self, wanted: RunFilter, known: KnownCosts | None = None) -> Sequence[PipelineStats]:
+        """Return `Stats.by_pipeline` of `read_stats` alone, for which a driver may leave the failures unread.
+
+        Args:
+            wanted: The filter.
+            known: The costs that earlier calls of this process read. A driver that reads costs out of the states of
+                runs may take those of ended runs from it, and add those that it reads; others ignore it.
+        """
         return (await self.read_stats(wanted)).by_pipeline
 
     async def read_grouped_stats(self, wanted: RunFilter, grouping: Grouping, *, whole: bool = True) -> Stats:

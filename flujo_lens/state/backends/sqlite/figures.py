@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.sqlite.engine.session import Session
     from flujo_lens.state.backends.sqlite.engine.store import SqliteStore
     from flujo_lens.state.groups import Grouping
+    from flujo_lens.state.known_costs import KnownCosts
     from flujo_lens.state.statistics import PipelineStats, SpanStats, Stats
 
 
@@ -31,11 +32,14 @@ class SqliteFigures(StateBackend):
 
         return await self._store.read(lambda session: statistics.run_stats(session, findable_filter(wanted)))
 
-    async def read_pipelines(self, wanted: RunFilter) -> Sequence[PipelineStats]:
+    async def read_pipelines(self, wanted: RunFilter, known: KnownCosts | None = None) -> Sequence[PipelineStats]:
         from flujo_lens.state.backends.sqlite.reads.statistics import run_stats
 
         sought = findable_filter(wanted)
-        return (await self._store.read(lambda session: run_stats(session, sought, failures=False))).by_pipeline
+        stats = await self._store.read(lambda session: run_stats(session, sought, failures=False, known=known))
+        if known is not None:
+            known.forget_others(stats.total)
+        return stats.by_pipeline
 
     async def read_grouped_stats(self, wanted: RunFilter, grouping: Grouping, *, whole: bool = True) -> Stats:
         """Return `read_stats` with groups; those of runs in one pass, those of steps run by run."""

@@ -12,10 +12,12 @@ from typing import Any
 
 from orjson import loads
 
+from flujo_lens.state.aggregate import ENDED
 from flujo_lens.state.backends.sqlite.engine.session import Session, as_text
 from flujo_lens.state.backends.sqlite.reads import queries, statistics_queries
 from flujo_lens.state.costs import DIGITS, total_of
 from flujo_lens.state.groups import PlainRun
+from flujo_lens.state.known_costs import Costs, KnownCosts
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, RunSummary
 
@@ -24,25 +26,44 @@ _BATCH = 200
 _MOST = 1e15
 """Up to this, a number is one for `costs.total_of`, too."""
 
-Costs = tuple[float | None, int | None]
+_STATUS = 3
+_NO_COSTS: Costs = (None, None)
+_Row = Sequence[Any]
+"""The columns of `statistics_queries.plain_runs`."""
+
+_Costed = tuple[_Row, Costs]
 
 
-def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
+def plain_runs(session: Session, *, costs: bool = True, known: KnownCosts | None = None) -> Iterator[PlainRun]:
     """The runs of a plain store (see `statistics.is_plain`) without the `odd_runs`, in no order; notes the odd states.
 
-    Without `costs`, cost and tokens are None, and no state is read.
+    Args:
+        costs: Whether cost and tokens are wanted; without, they are None, and no state is read.
+        known: The costs that are known of ended runs; those of other runs are added.
     """
     for sql in statistics_queries.note_odd_states():
         session.rows(sql)
     if not costs:
-        for row in session.rows(statistics_queries.plain_runs(session.shape)):
-            yield _plain_run(row, (None, None))
-        return
-    untold: list[list[Any]] = []
+        found: Iterator[_Costed] = ((row, _NO_COSTS) for row in _runs(session))
+    elif known is None:
+        found = _read(session)
+    else:
+        found = _not_read_again(session, known) if len(known) else _noted(known, _read(session))
+    for row, sums in found:
+        yield _plain_run(row, sums)
+
+
+def _runs(session: Session) -> Iterator[_Row]:
+    return session.rows(statistics_queries.plain_runs(session.shape))
+
+
+def _read(session: Session) -> Iterator[_Costed]:
+    """The plain runs with their costs; every state is read."""
+    untold: list[_Row] = []
     for *row, found in session.rows(statistics_queries.plain_states(session.shape)):
         sums = _sums(found)
         if sums is not None:
-            yield _plain_run(row, sums)
+            yield row, sums
             continue
         untold.append(row)
         if len(untold) == _BATCH:
@@ -50,7 +71,30 @@ def plain_runs(session: Session, *, costs: bool = True) -> Iterator[PlainRun]:
             untold = []
     yield from _with_costs(session, untold)
     for *row, usd, tokens in session.rows(statistics_queries.plain_runs_alone(session.shape)):
-        yield _plain_run(row, total_of([(usd, tokens)]))
+        yield row, total_of([(usd, tokens)])
+
+
+def _not_read_again(session: Session, known: KnownCosts) -> Iterator[_Costed]:
+    """The plain runs with their costs; only states of runs that are not known are read."""
+    untold: list[_Row] = []
+    for row in _runs(session):
+        sums = known.find(row) if row[_STATUS] in ENDED else None
+        if sums is not None:
+            yield row, sums
+            continue
+        untold.append(row)
+        if len(untold) == _BATCH:
+            yield from _noted(known, _with_costs(session, untold))
+            untold = []
+    yield from _noted(known, _with_costs(session, untold))
+
+
+def _noted(known: KnownCosts, runs: Iterator[_Costed]) -> Iterator[_Costed]:
+    """The same; those of ended runs are known from now on, as long as nothing of the row is another."""
+    for row, sums in runs:
+        if row[_STATUS] in ENDED:
+            known.put(tuple(row), sums)
+        yield row, sums
 
 
 def odd_runs(session: Session, *, details: bool = False) -> Iterator[RunSummary]:
@@ -59,7 +103,7 @@ def odd_runs(session: Session, *, details: bool = False) -> Iterator[RunSummary]
     return session.runs(session.rows(queries.by_ids(session.shape, ids, details=details, costs=True)))
 
 
-def _plain_run(row: Sequence[Any], costs: Costs) -> PlainRun:
+def _plain_run(row: _Row, costs: Costs) -> PlainRun:
     run_id, name, version, status, start, end, spent = row
     ms = _elapsed_ms(start, end) if spent is None else spent
     if status in ("running", UNREADABLE) or (ms is not None and ms < 0):
@@ -91,7 +135,7 @@ def _sums(found: str | None) -> Costs | None:
     return round(float(usd), DIGITS), tokens
 
 
-def _with_costs(session: Session, rows: Sequence[Sequence[Any]]) -> Iterator[PlainRun]:
+def _with_costs(session: Session, rows: Sequence[_Row]) -> Iterator[_Costed]:
     """Runs of which the costs are in a history that has to be decoded, or in the rows of their steps."""
     if not rows:
         return
@@ -99,4 +143,4 @@ def _with_costs(session: Session, rows: Sequence[Sequence[Any]]) -> Iterator[Pla
     found = session.runs(session.rows(sql, [row[0] for row in rows]))
     costs = {run.run_id: (run.cost_usd, run.tokens) for run in found}
     for row in rows:
-        yield _plain_run(row, costs.get(as_text(row[0]), (None, None)))
+        yield row, costs.get(as_text(row[0]), _NO_COSTS)

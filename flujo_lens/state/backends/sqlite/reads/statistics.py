@@ -13,6 +13,7 @@ from flujo_lens.state.backends.sqlite.reads.plain_runs import odd_runs, plain_ru
 from flujo_lens.state.backends.sqlite.reads.run_selection import select, with_details
 from flujo_lens.state.backends.sqlite.schema.shape import Shape
 from flujo_lens.state.groups import GroupedTally, Grouping
+from flujo_lens.state.known_costs import KnownCosts
 from flujo_lens.state.statistics import SpanStats, Stats
 from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -23,15 +24,22 @@ _SPANS_AT_ONCE = 20_000
 """Spans of which the lengths are in memory at the same time."""
 
 
-def run_stats(session: Session, wanted: RunFilter, grouping: Grouping | None = None, *, failures: bool = True) -> Stats:
+def run_stats(
+    session: Session,
+    wanted: RunFilter,
+    grouping: Grouping | None = None,
+    *,
+    failures: bool = True,
+    known: KnownCosts | None = None,
+) -> Stats:
     """Statistics over the runs that `wanted` admits, also by groups of runs.
 
-    Without `failures`, these are not looked at.
+    Without `failures`, these are not looked at; `known` as of `StateBackend.read_pipelines`.
     """
     tally = GroupedTally(grouping or Grouping(()), whole=failures or grouping is None)
     details = grouping is not None and grouping.needs_details
     if wanted == RunFilter() and is_plain(session.shape) and not details:
-        tally.add_plain(plain_runs(session))
+        tally.add_plain(plain_runs(session, known=known))
         for odd in odd_runs(session):
             tally.add(odd, failures=False)
         failed: Iterator[RunSummary] = (
