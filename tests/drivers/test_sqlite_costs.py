@@ -35,11 +35,12 @@ def steps(count: int) -> str:
 
 HISTORIES: list[str | bytes | None] = [
     *map(steps, (1, 2, 3, MOST_STEPS - 1, MOST_STEPS, MOST_STEPS + 1, 40)),
-    *(None, "", "[]", "null", "{}", "7", "not JSON", "[", f" {steps(2)} ", f"{steps(2)[:-1]}, null]", b"\x93lens\x01\x02"),
+    *(None, "", "[]", "null", "{}", "7", "not JSON", "[", f" {steps(2)} "),
+    *(f"{steps(2)[:-1]}, null]", b"\x93lens\x01\x02"),
     json.dumps([step(cost_usd=cost, token_counts=1) for cost in (1, 2.5, -0.25, 1e-9)]),
     *(
         json.dumps([step(cost_usd=value, token_counts=5), step(cost_usd=0.5, token_counts=value)])
-        for value in (None, True, False, "0.1", {"prompt": 3, "completion": 4}, [1], 1e16, 1e300, 2**70, 0, 1.0, 1.5, "null")
+        for value in (None, True, False, "0.1", "null", {"prompt": 3, "completion": 4}, [1], 1e16, 1e300, 2**70, 0, 1.0)
     ),
     json.dumps([step(cost_usd=0.1), step(token_counts=3)]),
     json.dumps([step(cost_usd=float("nan"), token_counts=3), step(cost_usd=0.1, token_counts=3)]),
@@ -53,8 +54,8 @@ def store(path: Path) -> Path:
         for at, history in enumerate(HISTORIES):
             values = (f"cost-{at}", f"p{at % 3}", f"2026-11-21T00:00:{at:02}+00:00")
             db.execute(
-                "INSERT INTO runs (run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at, updated_at)"
-                " VALUES (?1, '', ?2, '1', 'completed', ?3, ?3)",
+                "INSERT INTO runs (run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at,"
+                " updated_at) VALUES (?1, '', ?2, '1', 'completed', ?3, ?3)",
                 values,
             )
             db.execute(
