@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,9 +18,11 @@ from flujo_lens.errors import BusyError, LensError, OperationFailedError, Unreac
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.metrics import store_metrics
 from flujo_lens.rendering.export.prometheus import prometheus_text
-from flujo_lens.state.known_costs import KnownCosts
 from flujo_lens.state.statistics import StoreMetrics
 from flujo_lens.state.views import RunFilter
+
+if TYPE_CHECKING:
+    from flujo_lens.state.known_costs import KnownCosts
 
 _POLL = 0.5
 """Seconds between two looks at whether a signal came."""
@@ -87,6 +90,8 @@ class CachedMetrics:
     """
 
     def __init__(self, app: App, interval: float, clock: Callable[[], float] = time.monotonic) -> None:
+        from flujo_lens.state.known_costs import KnownCosts
+
         self._app, self._interval, self._clock = app, interval, clock
         self._lock = threading.Lock()
         self._known = KnownCosts()
