@@ -207,7 +207,7 @@ class AuditLog:
 
     def _who(self) -> dict[str, str]:
         store = {} if self._store is None else {"store": plain_text(self._store)}
-        return {"actor": plain_text(self._actor), "host": plain_text(self._host), **store}
+        return {"actor": plain_text(self._mask(self._actor)), "host": plain_text(self._host), **store}
 
     # --- reading
 

@@ -167,3 +167,10 @@ def test_groups_by_metadata(lens: Lens, by: str) -> None:
         shown = lens(f"stats {by} -o {form}", tty=form == "table")
         assert (shown.code, "***" in shown.out, "hush" in shown.out) == (0, True, False), (form, shown.out)
         assert "hush" in lens(f"stats {by} -o {form} --show-secrets").out
+
+
+def test_the_name_of_who_changes_a_store(lens: Lens) -> None:
+    assert lens("delete fail-001 --yes", env={"LENS_ACTOR": "job https://ci:hush@host/1"}).code == 0
+    log = (lens.cwd / "flujo_ops.db.lens-audit.ndjson").read_text(encoding="utf-8")
+    assert "hush" not in log
+    assert lens("audit -o json").json[0]["actor"] == "job https://ci:***@host/1"
