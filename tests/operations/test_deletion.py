@@ -45,7 +45,8 @@ class Place:
         else:
             shutil.copytree(DATA / "flujo-0.6.11" / "file-state", self.store)
         self.bin = Bin(Bin.sidecar_path(self.store), timedelta(days=7), 100)
-        self.log = AuditLog(AuditLog.sidecar_path(self.store), actor="ana", host="here", now=lambda: NOW)
+        self.log_path = AuditLog.sidecar_path(self.store)
+        self.log = AuditLog(self.log_path, actor="ana", host="here", now=lambda: NOW)
         self.archive = folder / "kept.ndjson"
 
     def backend(self) -> StateBackend:
@@ -133,7 +134,7 @@ def test_without_a_place_for_the_copy_nothing_goes(place: Place) -> None:
         place.delete(OLD, keeping=Keeping(place.bin, place.folder / "other.ndjson"))
     assert not (place.folder / "other.ndjson").exists()
     place.bin.folder.unlink()
-    place.log.path.mkdir()
+    place.log_path.mkdir()
     with pytest.raises(LensError):
         place.delete(OLD, keeping=Keeping(place.bin, place.folder / "other.ndjson"))
     assert place.ids() == before

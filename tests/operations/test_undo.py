@@ -53,7 +53,8 @@ class Place:
         else:
             shutil.copytree(DATA / "flujo-0.6.11" / "file-state", self.store)
         self.bin = Bin(Bin.sidecar_path(self.store), timedelta(days=7), 100)
-        self.log = AuditLog(AuditLog.sidecar_path(self.store), actor="ana", host="here", now=lambda: NOW)
+        self.log_path = AuditLog.sidecar_path(self.store)
+        self.log = AuditLog(self.log_path, actor="ana", host="here", now=lambda: NOW)
         self.recorder = Recorder(self.log, ["lens", "undo"], "why")
 
     def backend(self) -> StateBackend:
@@ -148,12 +149,12 @@ def test_a_plan_changes_nothing(place: Place) -> None:
 
 def test_it_is_written_down_before(place: Place) -> None:
     item = place.delete(*RUNS)
-    place.log.path.mkdir()
+    place.log_path.mkdir()
     before = place.content()
     with pytest.raises(OperationFailedError):
         place.undo(item)
     assert place.content() == before
-    place.log.path.rmdir()
+    place.log_path.rmdir()
     done = place.undo(item)
     entry, end = place.log.entries()
     assert (end.closes, end.state, dict(end.counts)) == (entry.audit_id, "finished", {"restored": 3})
@@ -268,7 +269,7 @@ def test_a_changed_archive_is_refused_before_anything_is_brought_in(place: Place
     with pytest.raises(CorruptArchiveError):
         place.bring_in(path)
     assert place.content() == before
-    assert not place.log.path.exists()
+    assert not place.log_path.exists()
 
 
 def test_one_that_is_changed_while_it_is_read(place: Place, tmp_path: Path) -> None:
