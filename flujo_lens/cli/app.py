@@ -73,25 +73,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> (module below `flujo_lens.cli.commands`, with the function or, for a group, none; help panel)."""
 
-_CHANGING = (
-    "resume",
-    "retry",
-    "fork",
-    "cancel",
-    "delete",
-    "prune",
-    "undo",
-    "import",
-    "copy",
-    "init",
-    "migrate",
-    "optimize",
-    "doctor",
-    "sweep",
-    "set",
-    "demo",
-)
+_CHANGING = {
+    "resume", "retry", "fork", "cancel", "delete", "prune", "undo", "import", "copy", "init", "migrate", "optimize",
+    "doctor", "tasks", "system", "demo",
+}  # fmt: skip
 """Commands that change something: after an internal error, what they did is not known."""
+_ONLY_WITH = {"doctor": "--fix", "tasks": "sweep", "system": "set"}
+"""The word with which a command changes something that else only reads."""
 
 _CONTEXT = {"help_option_names": ["--help", "-h"]}
 
@@ -267,16 +255,22 @@ def _stray(error: BaseException) -> LensError:
     return fault
 
 
+def _changes(arguments: Sequence[str]) -> bool:
+    """Whether a command line may have changed something."""
+    command = next((word for word in arguments if word in COMMANDS), "")
+    return command in _CHANGING and "--dry-run" not in arguments and _ONLY_WITH.get(command, command) in arguments
+
+
 def _fault(error: Exception, arguments: Sequence[str]) -> LensError:
     typed = next((argument for argument in arguments if not _is_text(argument)), None)
     if isinstance(error, UnicodeEncodeError) and typed is not None:
         return UsageError(f"argument {typed!a} is not UTF-8", hint="arguments must be UTF-8 text")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-        changes = any(word in _CHANGING for word in arguments)
-        hint = "the command itself continued: lens audit list shows what was changed" if changes else None
+        hint = "the command itself continued: lens audit list shows what was changed" if _changes(arguments) else None
         return OperationFailedError(f"cannot write the output: {error.strerror}", hint=hint)
-    changes = any(word in _CHANGING for word in arguments)
-    done = "lens audit list shows what was changed before the error" if changes else "nothing was changed"
+    done = "nothing was changed"
+    if _changes(arguments):
+        done = "lens audit list shows what was changed before the error"
     return InternalError(
         f"internal error in lens: {type(error).__name__}: {error}",
         hint=f"{done}; please report this with the output of the same command and --debug",

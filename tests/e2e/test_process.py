@@ -93,11 +93,17 @@ def test_a_closed_pipe_is_silent_without_stderr(lens: Lens) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-@pytest.mark.parametrize("line", ["list --all", "show fail-001 -o table"])
-def test_a_full_disk(lens: Lens, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "changes"),
+    [
+        ("list --all", False), ("show fail-001 -o table", False), ("doctor", False),
+        ("prune --older-than 1h --dry-run", False), ("cancel crashed-001 --yes", True),
+    ],
+)  # fmt: skip
+def test_a_full_disk(lens: Lens, line: str, changes: bool) -> None:
     code, told = _shell(lens, f"lens {line} >/dev/full")
-    assert (code, told.count("\n")) == (1, 1)
-    assert "No space left" in told
+    assert (code, told.count("error LENS-F1: cannot write the output: No space left")) == (1, 1)
+    assert ("lens audit list shows what was changed" in told) == changes
 
 
 # --- signals
