@@ -32,7 +32,9 @@ async def scrapes(store: Path, rounds: int) -> list[float]:
         async with SQLiteBackend(store) as backend:
             figures = await store_metrics(backend, now, timedelta(hours=1), RunFilter(), known)
         took.append(time.process_time() - began)
-        seen.add(str(figures.pipelines))
+        seen.add(
+            tuple(sorted((each.pipeline_name, each.total, each.cost_usd, each.tokens) for each in figures.pipelines))
+        )
     assert len(seen) == 1
     return took
 
