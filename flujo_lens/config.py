@@ -530,7 +530,7 @@ def _named(world: World, settings: Settings, text: str, source: str) -> StoreCho
         return StoreChoice(absolute_uri(text, world.cwd, world.env), None, source, readonly=False)
     raise UnknownStoreError(
         f'{source} names "{text}": {_no_such_store(text, settings.stores)}',
-        hint=f"a path has a slash or ends in .db: ./{text}",
+        hint=f"a path has a slash or ends in .db{f': ./{text}' if text.isprintable() else ''}",
         value=text,
     )
 

@@ -325,7 +325,7 @@ def _for_people(app: App, error: LensError) -> str:
         return incompatible_text(app, error)
     word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
     lines = [f"{word} {error.code}: {app.shown(error.message)}"]
-    hint = app.repeated.prose(error.hint or "")
+    hint = app.redactor.text(app.repeated.prose(error.hint or ""))  # whole: a secret's name may stand a line before it
     lines += [f"  {app.shown(line)}" for line in hint.splitlines()]
     return "\n".join(_fitting(app, lines))
 
