@@ -105,8 +105,8 @@ def _at_the_store(case: _Case, database: str | None) -> Iterator[Remediation]:
     )
     consequence = "deletes state and history; lens undo can restore them"
     yield Remediation("delete", "remove this state", command_line("delete", run), False, consequence)
-    consequence = "deletes every state older than N days"
-    yield Remediation("prune", "clean up old states", "lens prune --days-old <N>", False, consequence)
+    consequence = "lists runs not updated for 90 days, except paused and live ones; without --dry-run, deletes them"
+    yield Remediation("prune", "clean up old states", "lens prune --days-old 90 --dry-run", False, consequence)
     if database is not None:
         consequence = f"last resort; copy {database} first: deletes all runs in it"
         yield Remediation("database-file", "the database file", None, False, consequence)

@@ -86,7 +86,9 @@ paused. 14 other runs have this problem.
                                (the run cannot be resumed; its history stays)
   6  remove this state         lens delete paused-001
                                (deletes state and history; lens undo can restore them)
-  7  clean up old states       lens prune --days-old <N>   (deletes every state older than N days)
+  7  clean up old states       lens prune --days-old 90 --dry-run
+                               (lists runs not updated for 90 days, except paused and live ones;
+                               without --dry-run, deletes them)
   8  the database file         last resort; copy flujo_ops.db first: deletes all runs in it
 more: lens explain LENS-C4"""
     )
