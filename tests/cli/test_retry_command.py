@@ -114,6 +114,23 @@ def test_more_than_one_is_asked_for(shop: Shop) -> None:
     assert (code, shown.splitlines()[-1]) == (0, "2 runs: 2 resumed, 0 failed again")
 
 
+def test_what_cannot_be_retried_is_known_before_the_question(shop: Shop) -> None:
+    """One that is not retried is named before it; without one that is, or an application, nothing is asked."""
+    shop.fail("one", "two")
+    code, shown = shop.typing("retry one two --app nowhere:registry", [])
+    assert (code, "nowhere" in shown, "[y/N]" in shown) == (2, True, False)
+    asyncio.run(_hold(shop, "two"))
+    code, shown = shop.typing(f"retry one two {APP}", ["n"])
+    assert code == 1
+    assert "two would not be retried: LENS-B2: " in shown.partition("retry it? [y/N]")[0]
+    asyncio.run(_hold(shop, "one"))
+    held = tree(shop.cwd)
+    code, shown = shop.typing(f"retry one two {APP}", [])
+    assert (code, "[y/N]" in shown, shown.count("is held by another process")) == (6, False, 2)
+    assert "2 held by other processes" in shown.splitlines()[-1]
+    assert tree(shop.cwd) == held
+
+
 def test_a_dry_run_changes_nothing(shop: Shop) -> None:
     shop.fail("one")
     before = tree(shop.cwd)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from flujo_lens.cli import exit_codes
 from flujo_lens.cli.application import the_application
 from flujo_lens.cli.change_output import recorder, report_output
 from flujo_lens.cli.context import App
-from flujo_lens.cli.input.confirm import check_writable, confirm
+from flujo_lens.cli.input.confirm import check_can_ask, check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, listed_runs, meant_all, named, typed
 from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions, words_of
 from flujo_lens.cli.output import Output
@@ -22,6 +22,10 @@ from flujo_lens.operations.retry import RetryPlan, plan_named, plan_wanted, retr
 from flujo_lens.rendering.human import plural
 from flujo_lens.rendering.text import escape_controls, escape_tsv
 from flujo_lens.state.backends.base import StateBackend
+
+if TYPE_CHECKING:
+    from flujo_lens.operations.resume import Outcome
+    from flujo_lens.runner.application import Application
 
 _HELD = ("LENS-B2", "LENS-B3")
 """Codes of runs that another process holds or has taken over."""
@@ -48,10 +52,50 @@ def run_retry(app: App, asked: RetryArguments) -> int:
     check_writable(app, dry_run=asked.change.dry_run)
     out = report_output(app, asked.change, ("table", "json", "ndjson", "id"))
     plan = _planned(app, asked)
-    asks = len(plan.runs) > 1 and not asked.change.dry_run
-    if asks and not confirm(app, f"retry these {len(plan.runs):,}?", asked.yes, listed_runs(plan.runs)):
-        return exit_codes.FAILED
-    return _carried_out(app, out, plan, asked)
+    asks = len(plan.runs) > 1 and not (asked.change.dry_run or asked.yes)
+    if asks:
+        check_can_ask(app, asked.yes)
+    application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs else None
+    if asks and application is not None:
+        looked = app.run(lambda backend: _looked(app, backend, application, plan, asked))
+        refused = {outcome.run_id: outcome for outcome in looked if outcome.code}
+        if len(refused) == len(looked):
+            return _all_refused(app, out, plan, looked)
+        if not _agreed(app, plan, refused):
+            return exit_codes.FAILED
+    return _carried_out(app, out, plan, asked, application)
+
+
+async def _looked(
+    app: App, backend: StateBackend, application: Application, plan: RetryPlan, asked: RetryArguments
+) -> list[Outcome]:
+    """Whether each run could be retried, as a dry run tells."""
+    from flujo_lens.operations.resume import check_library, preview_retry
+
+    async def one(run_id: str) -> Outcome:
+        return await preview_retry(backend, application, run_id, app.world.now(), asked.code.pipeline_version)
+
+    await check_library(backend, application)
+    return (await retry(plan, one, None, concurrency=1, stop=Stop(), watch=lambda _: None))[0]
+
+
+def _agreed(app: App, plan: RetryPlan, refused: Mapping[str, Outcome]) -> bool:
+    """Ask whether to retry the runs, after a list of them and of those that would be refused."""
+    going = [run for run in plan.runs if run.run_id not in refused]
+    refusals = [_refusal(outcome.document() | {"code": outcome.code}) for outcome in refused.values()]
+    question = "retry it?" if len(going) == 1 else f"retry these {len(going):,}?"
+    return confirm(app, question, False, [*listed_runs(going), *refusals[:MOST_SHOWN]])
+
+
+def _all_refused(app: App, out: Output, plan: RetryPlan, looked: Sequence[Outcome]) -> int:
+    """Report that no run can be retried, without a question; return the exit code."""
+    watch = _Watch(out, app.world.stdout)
+    for outcome in looked:
+        watch(outcome)
+    skipped = len(plan.others) + plan.stripped
+    rows = [outcome.document() | {"code": outcome.code} for outcome in looked]
+    _report(app, out, plan, rows, Report(len(looked) + skipped, 0, skipped, len(looked), 0))
+    return exit_codes.PARTIAL
 
 
 def _planned(app: App, asked: RetryArguments) -> RetryPlan:
@@ -79,11 +123,10 @@ def _planned(app: App, asked: RetryArguments) -> RetryPlan:
     return plan
 
 
-def _carried_out(app: App, out: Output, plan: RetryPlan, asked: RetryArguments) -> int:
-    from flujo_lens.operations.resume import Outcome, check_library, preview_retry, retry_run
+def _carried_out(app: App, out: Output, plan: RetryPlan, asked: RetryArguments, application: Application | None) -> int:
+    from flujo_lens.operations.resume import check_library, preview_retry, retry_run
 
     is_dry = asked.change.dry_run
-    application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs else None
     stop, watches = Stop(), list[_Watch]()
 
     async def work(backend: StateBackend) -> tuple[list[Outcome], Report]:
