@@ -10,7 +10,7 @@ from datetime import timedelta, tzinfo
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from flujo_lens.cli.hints import Repeated
+from flujo_lens.cli.hints import Repeated, lacks_application, with_placeholder
 from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
 from flujo_lens.cli.world import World, silence
 from flujo_lens.errors import LensError, OperationFailedError, UnknownValueError, UnreachableStoreError, UsageError
@@ -213,8 +213,12 @@ class App:
         self.world.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))
 
     def suggest(self, command: str) -> str:
-        """A command to suggest, with the store and application options of this one."""
-        return self.repeated.command(command)
+        """A command to suggest, with the store and application options of this one.
+
+        If neither the options nor the settings name an application that the command needs, it gets a placeholder.
+        """
+        made = self.repeated.command(command)
+        return with_placeholder(made) if lacks_application(made) and self.settings.resume_app is None else made
 
     def output(
         self, options: OutputOptions, formats: tuple[str, ...] | None = None, *, is_document: bool = False

@@ -69,6 +69,18 @@ class Repeated(NamedTuple):
         return " ".join([found[0], *words])
 
 
+def lacks_application(command: str) -> bool:
+    """Whether a command line needs an application of which it names none."""
+    name = command.split(" ", 2)[1:2]
+    return name in [[one] for one in _WITH_CODE] and "--app " not in command and "--save" not in command
+
+
+def with_placeholder(command: str) -> str:
+    """A command line with ``--app MODULE:NAME`` after its other options."""
+    options, dashes, run_id = command.partition(" -- ")
+    return f"{options} --app MODULE:NAME{dashes}{run_id}"
+
+
 def with_filters(command: str, filters: FilterOptions, *, without: Sequence[str] = ()) -> str:
     """A command line with the filters of this one, except those in `without`."""
     words = [

@@ -69,9 +69,11 @@ def test_the_next_command_finds_the_run(bare_lens: Lens) -> None:
     (line,) = [line for line in shown.lines if "lens resume" in line]
     typed = shlex.split(line.removeprefix("next: ").partition(" \u00b7 ")[0].strip())[1:]
     assert typed[:5] == ["resume", "--store", "my runs.db", "one", "--question"]
-    assert typed[6:] == ["--input", "ANSWER"]
-    done = shop.lens.process(*typed, "--app", "shop:registry")
+    assert typed[6:] == ["--input", "ANSWER", "--app", "MODULE:NAME"]
+    done = shop.lens.process(*typed[:-1], "shop:registry")
     assert done.out == "charged ANSWER\n"
+    shop.lens.write("lens.toml", '[resume]\napp = "shop:registry"\n')
+    assert "MODULE:NAME" not in shop.lens("fork", "one", "--from-step", "load", "--store", "my runs.db").out
     refused = shop.lens("resume", "one", "--store", "my runs.db", "--from", "x", "-o", "json")
     assert refused.code == 2
 
