@@ -503,9 +503,10 @@ def test_a_loop_that_is_closed_in_the_middle_of_a_call_leaves_the_next_one_worki
 
 def test_a_caller_that_is_cancelled_twice_is_gone_at_once_and_the_thread_goes_on() -> None:
     async def work() -> None:
-        worker, go_on = ConnectionThread(lambda: None), threading.Event()
-        task = asyncio.ensure_future(worker.run(lambda: go_on.wait(30)))
-        await asyncio.sleep(0.01)
+        worker, begun, go_on = ConnectionThread(lambda: None), threading.Event(), threading.Event()
+        task = asyncio.ensure_future(worker.run(lambda: (begun.set(), go_on.wait(30))))
+        while not begun.is_set():  # before, it is not begun at all
+            await asyncio.sleep(0.001)
         task.cancel()
         assert not (await asyncio.wait([task], timeout=0.05))[0], "it waits for the end of the function"
         task.cancel()
