@@ -143,7 +143,7 @@ def print_verdict(app: App, out: Output, file: Path | None) -> bool:
     if report.continues:
         app.note(f"this log continues an earlier one, whose last line has the hash {report.continues}")
     if report.entries and not report.has_length:
-        app.note(f"{log.journal.end_place} is missing, so lines removed from the end cannot be detected")
+        app.note(f"{log.journal.end_place} is missing or unreadable, so lines removed from the end cannot be detected")
     if report.torn:
         lines = ", ".join(str(number) for number in report.torn)
         app.note(f"incomplete, with later entries after it: line {lines}; a change may have no entry")
