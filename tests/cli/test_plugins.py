@@ -274,8 +274,8 @@ def test_a_uri_that_the_driver_does_not_accept(three: Lens) -> None:
     three.write("lens.toml", '[drivers]\nacme = "acme_picky:Backend"\n')
     for uri, words in (
         ("acme://ana:hunter2@host", "LookupError: no table in acme://ana:***@host"),
-        ("redis://[::1/0", "does not accept this URI"),
-        ("postgresql://[::1/d", "does not accept this URI"),
+        ("redis://[::1/0", "its brackets do not fit"),
+        ("postgresql://[::1/d", "its brackets do not fit"),
     ):
         refused = three("list", "-s", uri)
         assert (refused.code, refused.out) == (2, "")

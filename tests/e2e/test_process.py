@@ -97,7 +97,7 @@ def test_a_closed_pipe_is_silent_without_stderr(lens: Lens) -> None:
     ("line", "changes"),
     [
         ("list --all", False), ("show fail-001 -o table", False), ("doctor", False),
-        ("prune --older-than 1h --dry-run", False), ("cancel crashed-001 --yes", True),
+        ("prune --older-than 1h --max-share 100% --dry-run", False), ("cancel crashed-001 --yes", True),
     ],
 )  # fmt: skip
 def test_a_full_disk(lens: Lens, line: str, changes: bool) -> None:

@@ -20,7 +20,7 @@ SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL parallel_tuple_cost = 0.001"
 _ODD = "CASE WHEN odd THEN run_id END"
 
 _EXACT = 5 * FEW
-"""Up to so many lengths are told one by one, so that percentiles are exact."""
+"""Up to so many lengths are listed one by one, so that percentiles are exact."""
 
 _SMALL = 64 << 20
 _SIZE = (
@@ -64,7 +64,7 @@ class PostgresFigures:
         return sum(row[0] for row in rows if row[1] is None), [row[1] for row in rows if row[1] is not None]
 
     async def groups(self, wanted: RunFilter, grouping: Grouping) -> tuple[list[RunGroup], list[str]]:
-        """Return the runs that `wanted` admits, counted, and the odd ones. Of few runs, each length is told."""
+        """Return the runs that `wanted` admits, counted, and the odd ones. Of few runs, each length is listed."""
         if (await self._db.fetchval(_SIZE) or 0) < _SMALL:
             return await self._groups(wanted, grouping, "ms")
         found, odd = await self._groups(wanted, grouping, _BUCKET.format("ms"))

@@ -338,9 +338,9 @@ def save(shape: Shape, *ways: str) -> str:
 
 def save_state(shape: Shape, way: str, values: Sequence[Any], namespace: str) -> str:
     """Lock a run, the first of these values, and write its state in one of the ways of `save`, without parameters."""
-    told = [as_literal(value) for value in values]
-    saved = re.sub(r"\$(\d+)", lambda found: told[int(found[1]) - 1], save(shape, way, ""))
-    return f"SELECT {HELD.format(f'{literal(namespace)} || {told[0]}')}; {saved}"
+    given = [as_literal(value) for value in values]
+    saved = re.sub(r"\$(\d+)", lambda found: given[int(found[1]) - 1], save(shape, way, ""))
+    return f"SELECT {HELD.format(f'{literal(namespace)} || {given[0]}')}; {saved}"
 
 
 def as_literal(value: Any) -> str:

@@ -19,7 +19,7 @@ from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is
 from flujo_lens.state.backends.postgres.figures import SETTINGS, PostgresFigures
 from flujo_lens.state.backends.postgres.leases import LONGEST, Leases
 from flujo_lens.state.backends.postgres.tables import VERSION, Shape, missing_ddl
-from flujo_lens.state.backends.postgres.transaction import PostgresTransaction, told
+from flujo_lens.state.backends.postgres.transaction import PostgresTransaction, values_for
 from flujo_lens.state.backends.postgres.uri import Address, literal, quoted
 from flujo_lens.state.views import RunFilter
 
@@ -327,7 +327,7 @@ class PostgresStore:
         shape = self._shape
         if shape is None or not (shape.is_whole and self._is_ours) or len(document) > _LARGEST or "\0" in run_id:
             return None
-        values, is_whole = told(shape, "workflow_state", run_id, document)
+        values, is_whole = values_for(shape, "workflow_state", run_id, document)
         if is_whole is False:
             return None
         way, kept = ("row", []) if is_whole else ("document", [document.decode()])

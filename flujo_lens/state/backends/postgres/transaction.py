@@ -119,21 +119,21 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
             if seen is not None and getattr(seen, kind) == document:
                 way = ""
             elif document is not None:
-                told, is_whole = self._told(table, row.run_id, document)
+                given, is_whole = self._values_for(table, row.run_id, document)
                 way = "row" if is_whole else "document" if is_whole is None else ""
                 if is_whole is False:
-                    await self._put(kind, table, row.run_id, document, told)
+                    await self._put(kind, table, row.run_id, document, given)
                 else:
-                    values += told if is_whole else [*told, document.decode()]
+                    values += given if is_whole else [*given, document.decode()]
             ways.append(way)
         if any(ways):
             await self._db.execute(queries.save(self._shape, *ways), *values)
         if row.run_id in self._locked:
             self._seen[row.run_id] = row
 
-    async def _put(self, kind: str, table: str, run_id: str, document: bytes, told: Sequence[Any]) -> None:
+    async def _put(self, kind: str, table: str, run_id: str, document: bytes, given: Sequence[Any]) -> None:
         """Write a row, and also the document where the row, as it is found, does not represent all of it."""
-        key, stamp, *found = await self._db.fetchrow(queries.put(table, "run_id", kind, self._shape), *told)
+        key, stamp, *found = await self._db.fetchrow(queries.put(table, "run_id", kind, self._shape), *given)
         if not is_faithful(table, document, found):
             await self._keep([(kind, run_id, key, document, stamp)])
 
@@ -146,9 +146,9 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
 
     async def _add(self, kind: str, table: str, rows: Sequence[tuple[str, bytes]], by: str = "id") -> None:
         """Write new rows, all at once; those of a run stay in their order, and have rising keys."""
-        told = [self._told(table, *row) for row in rows]
-        odd = {run_id for (run_id, _), (_, is_whole) in zip(rows, told, strict=True) if not is_whole}
-        both = list(zip(rows, (values for values, _ in told), strict=True))
+        given = [self._values_for(table, *row) for row in rows]
+        odd = {run_id for (run_id, _), (_, is_whole) in zip(rows, given, strict=True) if not is_whole}
+        both = list(zip(rows, (values for values, _ in given), strict=True))
         await self._copy(table, [values for (run_id, _), values in both if run_id not in odd])
         others = [(row, values) for row, values in both if row[0] in odd]
         if not others:
@@ -175,8 +175,8 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
         sql = queries.add(table, self._shape, "run_id", returns=False)
         await self._db.execute(sql, *zip(*rows, strict=True))
 
-    def _told(self, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool | None]:
-        return told(self._shape, table, run_id, data)
+    def _values_for(self, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool | None]:
+        return values_for(self._shape, table, run_id, data)
 
     async def _keep(self, rows: Sequence[tuple[str, str, str, bytes, str | None]]) -> None:
         """Store documents that rows cannot represent, with the digests of these rows."""
@@ -313,7 +313,7 @@ def _child(kind: ChildKind, row: Sequence[Any]) -> ChildRow:
     return ChildRow(row[0], data, safe_loads(data)["span_id"] if kind == "span" else None)
 
 
-def told(shape: Shape, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool | None]:
+def values_for(shape: Shape, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool | None]:
     """What the columns that there are take of a document, and whether that is certainly all; None if it is not."""
     document = {**safe_loads(data), "run_id": run_id}
     there, values = shape.columns[table], values_of(table, document)
