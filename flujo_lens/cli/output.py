@@ -192,6 +192,8 @@ class Output:
 
         fields = self.fields(view) if self.options.columns is not None else ()
         width, header = self.app.world.columns if self.folds else None, not self.options.no_header
+        if self.options.time is not None or self.options.utc:  # the style of times is asked for, so they stay
+            view = view._replace(table=tuple(c._replace(need=95) if c.title == "STARTED" else c for c in view.table))
         self.print(table(view, items, self.human, self.redactor, width, fields, header=header))
 
     def next(self, *commands: str) -> None:

@@ -14,8 +14,9 @@ from flujo_lens.state.statistics import GroupStats
 _FIELDS = {"pipeline": "pipeline_name", "version": "pipeline_version", "step": "step_name"}
 """The public names of what runs are grouped by, where they differ from those of ``--by``."""
 
-_NEEDS = {"COST": 93, "COMPLETED": 55, "PAUSED": 52, "RUNNING": 52, "CANCELLED": 51}
-"""On a narrow terminal, the cost and the trend of a group count more than its statuses."""
+_NEEDS = {"COST": 93, "COMPLETED": 88}
+"""On a narrow terminal, the cost and the trend of a group count more than its statuses, and the total tells how many
+completed."""
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS = ".:-=+*#@"
