@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from flujo_lens.operations.concurrent_reads import read_together
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.forks import unstarted_fork_of
+from flujo_lens.state.forks import ID_PART, unstarted_fork_of
 from flujo_lens.state.stale_runs import silent_ids, with_signs
 from flujo_lens.state.statistics import FailureGroup
 from flujo_lens.state.views import RunFilter, RunSummary
@@ -35,6 +35,12 @@ async def failed_runs(backend: StateBackend, wanted: RunFilter, *, ordered: bool
     async for run in backend.iter_runs(wanted._replace(statuses=FAILED), ordered=ordered):
         if unstarted_fork_of(run) is None:
             yield (await with_root_causes(backend, [run]))[0]
+
+
+async def unstarted_forks(backend: StateBackend, run_ids: Iterable[str]) -> dict[str, RunSummary]:
+    """Those of these runs that are forks and were not resumed yet, by id; only runs with the id of a fork are read."""
+    found = await backend.read_summaries([run_id for run_id in run_ids if ID_PART in run_id])
+    return {run.run_id: run for run in found if unstarted_fork_of(run) is not None}
 
 
 async def with_root_causes(backend: StateBackend, runs: Sequence[RunSummary]) -> list[RunSummary]:

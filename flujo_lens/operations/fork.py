@@ -13,7 +13,7 @@ from flujo_lens.errors import NotSupportedError, OperationFailedError, RunNotFou
 from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import Progress
-from flujo_lens.state.forks import FORKED_FROM, fork_error
+from flujo_lens.state.forks import FORKED_FROM, ID_PART, fork_error
 from flujo_lens.state.manifests import is_readable
 from flujo_lens.state.stripped import check_whole
 from flujo_lens.state.views import RunDetail
@@ -80,7 +80,7 @@ async def plan_fork(backend: StateBackend, run_id: str, step: str) -> ForkPlan:
 
 def _new_id(run_id: str) -> str:
     """A new id for a fork of a run."""
-    return f"{run_id}-fork-{secrets.token_hex(4)}"
+    return f"{run_id}{ID_PART}{secrets.token_hex(4)}"
 
 
 async def fork(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime, timedelta
 
+from flujo_lens.operations.failures import unstarted_forks
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.known_costs import KnownCosts
 from flujo_lens.state.stale_runs import silent_ids
@@ -47,13 +48,20 @@ async def store_metrics(
 
 
 async def _failures(backend: StateBackend, now: datetime, wanted: RunFilter) -> tuple[Counter[str], float]:
-    """The runs that failed in the last hour by pipeline, and the average per hour of the day before."""
+    """The runs that failed in the last hour by pipeline, and the average per hour of the day before.
+
+    Forks that were not resumed yet have not failed.
+    """
     recent: Counter[str] = Counter()
     before = 0
     window = _narrowed(wanted, _FAILED)
     first = now - RECENT * (USUAL_OVER + 1)
     window = window._replace(active_since=max(first, window.active_since or first))
-    async for run in backend.iter_runs(window, ordered=False, details=False):
+    found = [run async for run in backend.iter_runs(window, ordered=False, details=False)]
+    forks = await unstarted_forks(backend, (run.run_id for run in found))
+    for run in found:
+        if run.run_id in forks:
+            continue
         if run.updated_at is not None and run.updated_at >= now - RECENT:
             recent[run.pipeline_name] += 1
         else:

@@ -7,10 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from flujo_lens.operations.concurrent_reads import read_together
-from flujo_lens.operations.failures import FAILED, stale_runs, with_root_causes
+from flujo_lens.operations.failures import FAILED, stale_runs, unstarted_forks, with_root_causes
 from flujo_lens.state.aggregate import Failures
 from flujo_lens.state.backends.base import StateBackend
-from flujo_lens.state.forks import unstarted_fork_of
 from flujo_lens.state.statistics import StoreStatus
 from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -67,7 +66,7 @@ async def store_status(
         since: How far back failed and started runs are counted.
     """
     begin = now - since
-    (runs, started), (failing, usual, failed), (silent, (waiting, oldest), facts) = await read_together(
+    (runs, started), (failing, usual, failed, forked), (silent, (waiting, oldest), facts) = await read_together(
         backend,
         backend.count_started(wanted, begin),
         _failing(backend, now, wanted, begin),
@@ -87,7 +86,7 @@ async def store_status(
         problems=tuple(facts.get("notes", ())),
         since=begin,
         failed_since=failed,
-        started_since=started,
+        started_since=started - forked,
     )
 
 
@@ -101,25 +100,31 @@ async def _stale_and_waiting(
 
 async def _failing(
     backend: StateBackend, now: datetime, wanted: RunFilter, begin: datetime
-) -> tuple[Failures, float, int]:
-    """The failures of the last hour, the average per hour of the day before, and their number since `begin`."""
+) -> tuple[Failures, float, int, int]:
+    """The failures of the last hour, the average per hour of the day before, and their number since `begin`.
+
+    The last is the number of forks that were made since then and not resumed yet: they are no failures, nor started.
+    """
     day = now - _WINDOW * (USUAL_OVER + 1)
     recent = wanted._replace(statuses=FAILED, active_since=min(day, begin))
     lately: list[str] = []
     before = since = 0
-    for run_id, updated_at in await backend.read_activity(recent):
-        if updated_at is None:
+    found = await backend.read_activity(recent)
+    forks = await unstarted_forks(backend, (run_id for run_id, _ in found))
+    for run_id, updated_at in found:
+        if updated_at is None or run_id in forks:
             continue
         since += updated_at >= begin
         if updated_at >= now - _WINDOW:
             lately.append(run_id)
         else:
             before += updated_at >= day
+    made = [run.created_at for run in forks.values()] if not wanted.statuses or wanted.statuses >= FAILED else []
+    forked = sum(when is not None and when >= begin for when in made)
     failing = Failures()
     for run in await with_root_causes(backend, await backend.read_summaries(lately)):
-        if unstarted_fork_of(run) is None:
-            failing.add_run(run)
-    return failing, before / USUAL_OVER, since
+        failing.add_run(run)
+    return failing, before / USUAL_OVER, since, forked
 
 
 async def _waiting(backend: StateBackend, wanted: RunFilter) -> tuple[int, RunSummary | None]:

@@ -10,6 +10,9 @@ from flujo_lens.state.views import RunSummary
 FORKED_FROM = "forked_from"
 """The metadata key of a fork with the id of its original run."""
 
+ID_PART = "-fork-"
+"""What the id of every fork has between that of its original run and some random letters."""
+
 
 def fork_error(old_id: str) -> str:
     """The error message of a fork until it is resumed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 
@@ -138,12 +139,20 @@ def test_the_way_out_that_a_refused_resume_tells(bare_lens: Lens) -> None:
 
 
 def test_a_fork_that_nobody_has_resumed_has_not_failed(shop: Shop) -> None:
+    counts = ("failing", "failed_since", "started_since")
+    before = shop.lens("status -o json").json
     new = shop.lens("fork done --from-step charge -o id").lines[0]
     assert shop.lens("failed --flat -o id").lines == []
-    assert shop.lens("status -o json").json["failing"] == []
+    after = shop.lens("status -o json").json
+    assert [after[name] for name in counts] == [before[name] for name in counts]
+    assert after["failing"] == []
+    assert not re.search(r"^lens_failures_recent\{.* 1", shop.lens("stats -o prometheus").out, re.MULTILINE)
     assert "nothing to retry" in shop.lens("retry --pipeline billing --app shop:registry --yes").out
     assert f"forked from done, not started yet: lens resume {new}" in shop.lens("show", new, "-o", "table").out
     shop.lens.write("broken", "")
     assert shop.lens.process("resume", new, "--app", "shop:registry").code == 1
     assert shop.lens("failed --flat -o id").lines == [new]
-    assert shop.lens("status -o json").json["failing"][0]["count"] == 1
+    after = shop.lens("status -o json").json
+    assert (after["failing"][0]["count"], after["failed_since"]) == (1, before["failed_since"] + 1)
+    assert after["started_since"] == before["started_since"] + 1
+    assert re.search(r"^lens_failures_recent\{.* 1", shop.lens("stats -o prometheus").out, re.MULTILINE)
