@@ -40,6 +40,12 @@ def hold(lens: Lens, run_id: str) -> None:
     asyncio.run(claim())
 
 
+def test_a_cancellation_is_the_last_write_of_the_store(any_lens: Lens) -> None:
+    assert any_lens("cancel paused-001 --yes").code == 0
+    updated = any_lens("show paused-001 -o json").json["run"]["updated_at"]
+    assert any_lens("status -o json").json["last_write_at"] == updated
+
+
 def test_a_paused_run_is_cancelled_and_its_history_stays(any_lens: Lens) -> None:
     before = any_lens("show paused-001 -o json").json
     done = any_lens("cancel paused-001 --yes --reason withdrawn -o json")

@@ -412,6 +412,11 @@ def newest(shape: Shape, table: str, column: str, direction: str = "DESC") -> st
     return f"SELECT {column} FROM {table} ORDER BY {shape.row(table)} {direction} LIMIT 1"
 
 
+def newest_cancelled(table: str) -> str:
+    """The last updates of cancelled runs, one for each form in which times are written."""
+    return f"SELECT max(updated_at) FROM {table} WHERE status = 'cancelled' GROUP BY substr(updated_at, 11, 1)"
+
+
 def columns_of_runs(shape: Shape, table: str, names: Sequence[str]) -> str:
     """The id and some columns of runs, ids as JSON."""
     columns = ", ".join(["t.run_id", *(shape.col(table, "t", name) for name in names)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from flujo_lens.state.timestamps import parse_instant
 
 
 def last_write(session: Session) -> datetime | None:
-    """The newest time among the rows that were written last (the row that a save makes has the highest rowid)."""
+    """The newest time among the rows that were written last, and of cancelled runs.
+
+    The row that a save makes has the highest rowid; a cancellation changes a row where it is.
+    """
     found: list[datetime | None] = []
     if session.shape.has("workflow_state", "updated_at"):
         text = session.value(queries.newest(session.shape, "workflow_state", "updated_at"))
@@ -22,6 +25,10 @@ def last_write(session: Session) -> datetime | None:
     for column in ("updated_at", "created_at", "end_time", "start_time"):
         if session.shape.has("runs", column):
             found.append(parse_instant(session.value(queries.newest(session.shape, "runs", column))))
+    for table in ("workflow_state", "runs"):
+        if session.shape.has(table, "status", "updated_at"):
+            zone = session.zone if table == "workflow_state" else UTC
+            found += [parse_instant(text, zone) for (text,) in session.rows(queries.newest_cancelled(table))]
     return max((when for when in found if when), default=None)
 
 
