@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from datetime import timedelta
 
 import pytest
@@ -283,6 +284,28 @@ def test_the_state_alone(lens: Lens) -> None:
     assert "paused-001" not in ids(lens, "waiting -o id")
     assert lens(f"undo {entries(lens)[0]['audit_id']} --yes").code == 0
     assert rows(path_of(lens)) == before
+
+
+def test_the_state_alone_of_a_completed_run(lens: Lens) -> None:
+    done = min(ids(lens, "list --status completed --top-level -o id"))
+    before = rows(path_of(lens))
+    deleted = lens(f"delete {done} --state-only --yes")
+    assert "cancelled" not in deleted.out
+    assert lens(f"show {done} -o json").json["run"]["status"] == "completed"
+    assert lens(f"undo {entries(lens)[0]['audit_id']} --yes").code == 0
+    assert rows(path_of(lens)) == before
+    quiet = lens(f"delete {done} --state-only --yes -q")
+    assert quiet.lines[0].startswith("deleted the state of 1 run, ")
+
+
+def test_figures_that_go_with_a_state_are_named(lens: Lens) -> None:
+    figures = "costs, tokens and durations of steps are in the state and go with it (lens prune --strip keeps them)"
+    with sqlite3.connect(path_of(lens)) as db:
+        [(some,)] = db.execute("SELECT run_id FROM workflow_state WHERE step_history LIKE '[{%' LIMIT 1")
+        [(none,)] = db.execute("SELECT run_id FROM workflow_state WHERE coalesce(step_history, '[]') = '[]' LIMIT 1")
+    assert f"{figures}" in lens(f"delete {some} --state-only --dry-run").out
+    assert figures not in lens(f"delete {none} --state-only --dry-run").out
+    assert figures in lens(f"delete {some} --state-only --yes").err
 
 
 def test_the_state_alone_of_files(file_lens: Lens) -> None:

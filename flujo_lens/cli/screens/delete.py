@@ -72,7 +72,7 @@ def run_delete(app: App, asked: DeleteArguments) -> int:
         say(app, [*lines, *copy_lines(app, plan, None, not asked.no_bin)])
         if not confirm(app, "delete it?" if plan.count == 1 else f"delete these {plan.count:,}?", asked.yes):
             return exit_codes.FAILED
-    for line in alive if asked.yes else ():
+    for line in [*alive, *[line for line in states if line == _FIGURES]] if asked.yes else ():
         app.note(line)
     command = asked.words(app.options.store, plan.request.run_ids or ())
     one = _one(shown, asked) if plan.count == 1 else None
@@ -138,7 +138,14 @@ def _with(plan: DeletionPlan, asked: DeleteArguments) -> str:
     history = hung(plan.rows)
     if not history:
         return "; it is all that is stored of the run"
-    return f"; {'its' if plan.count == 1 else 'their'} {history} stay, marked as cancelled"
+    return f"; {'its' if plan.count == 1 else 'their'} {history} stay{_marked(plan)}"
+
+
+def _marked(plan: DeletionPlan) -> str:
+    completed = plan.by_status.get("completed", 0)
+    if completed == plan.count:
+        return ""
+    return ", marked as cancelled unless completed" if completed else ", marked as cancelled"
 
 
 def _one(shown: Sequence[RunSummary], asked: DeleteArguments) -> str:
@@ -157,9 +164,13 @@ def _alive_line(shown: Sequence[RunSummary], now: datetime, silent_after: timede
 
 
 async def _state_lines(backend: StateBackend, shown: Sequence[RunSummary]) -> list[str]:
-    """A line for each run without a state, for --state-only."""
-    stateless = [run.run_id for run in shown if await backend.load_state(run.run_id) is None]
-    return [f"{run_id} has no state: nothing to delete" for run_id in stateless]
+    """A line for each run without a state, and one on the figures that go, for --state-only."""
+    states = {run.run_id: await backend.load_state(run.run_id) for run in shown}
+    lines = [f"{run_id} has no state: nothing to delete" for run_id, state in states.items() if state is None]
+    return lines + [_FIGURES] * any(state.get("step_history") for state in states.values() if state is not None)
+
+
+_FIGURES = "costs, tokens and durations of steps are in the state and go with it (lens prune --strip keeps them)"
 
 
 async def _tasks_left(backend: StateBackend, ids: Sequence[str]) -> int:

@@ -180,7 +180,7 @@ def short_line(done: Deletion, undo: str = "") -> str:
     did = "strip" if plan.request.strip else "delete"
     verb = f"would {did}" if done.is_dry else {"strip": "stripped", "delete": "deleted"}[did]
     count = plan.count if done.is_dry else done.deleted
-    parts = [f"{verb} {human.plural(count, 'run')}"]
+    parts = [f"{verb} {_states(plan, count)}{human.plural(count, 'run')}"]
     parts += [f"{number:,} rows without a run"] if (number := _orphans(done)) else []
     parts += [
         f"kept {number:,} {why}"
@@ -198,6 +198,11 @@ def short_line(done: Deletion, undo: str = "") -> str:
     parts += [f"undo: {undo}"] if done.can_undo and done.audit_id else []
     parts += ["no undo"] if done.deleted and not (done.can_undo or done.archive) else []
     return escape_controls(", ".join(parts))
+
+
+def _states(plan: DeletionPlan, count: int) -> str:
+    """``the states of `` before a number of runs, of which the states alone go."""
+    return f"the {'state' if count == 1 else 'states'} of " if plan.request.state_only and count else ""
 
 
 def _orphans(done: Deletion) -> int:
@@ -219,7 +224,11 @@ def done_lines(done: Deletion, keep: timedelta, undo: str, one: str | None = Non
     lines = []
     if done.deleted or not done.orphans:
         counts = f" ({statuses(done.by_status)})" if done.by_status else ""
-        what = one if one and done.deleted == 1 else f"{human.plural(done.deleted, 'run')}{counts}"
+        what = (
+            one
+            if one and done.deleted == 1
+            else f"{_states(done.plan, done.deleted)}{human.plural(done.deleted, 'run')}{counts}"
+        )
         lines.append(
             f"Stripped {what} of {stripped(done.rows)}." if strip else f"Deleted {what}{hanging(rows)}{stays}."
         )

@@ -315,7 +315,7 @@ class _Batch:
                 return await self._strip(tx, going, skipped)
             ids = [member.run_id for member in going]
             rows, _ = await _measured(tx, ids, self._asked)
-            await self._remove(tx, ids)
+            await self._remove(tx, {member.run_id: member.status for member in going})
             return Deleted(tuple(ids), dict(Counter(member.status for member in going)), rows, tuple(skipped))
 
         return await self._store.write(work)
@@ -381,13 +381,16 @@ class _Batch:
             return "stateless"
         return why
 
-    async def _remove(self, tx: Transaction, ids: Sequence[str]) -> None:
+    async def _remove(self, tx: Transaction, status_of: Mapping[str, str]) -> None:
+        ids = list(status_of)
         if not self._asked.state_only:
             await tx.drop(ids)
             return
         for row in (await tx.runs(ids)).values():
-            changes = {"status": "cancelled"}
-            run = None if row.run is None else self._core.codec.merged("run", row.run_id, row.run, changes)
+            status = "completed" if status_of[row.run_id] == "completed" else "cancelled"
+            run = row.run
+            if run is not None and safe_loads(run).get("status") != status:
+                run = self._core.codec.merged("run", row.run_id, run, {"status": status})
             await self._core.put(tx, RunRow(row.run_id, None, run))
 
 
