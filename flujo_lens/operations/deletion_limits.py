@@ -16,7 +16,7 @@ _ROOM, _ROOM_OF_RUN = 128 << 10, 40 << 10
 UNATTENDED_SHARE = 0.5
 """The default of ``--max-share`` for unattended deletions."""
 
-_NARROWER = "--dry-run shows them; to delete fewer, use a longer --older-than or a filter\nto allow it, raise {}"
+_NARROWER = "to delete fewer, use a longer --older-than or a filter"
 
 
 class Bounds(NamedTuple):
@@ -32,8 +32,11 @@ class Bounds(NamedTuple):
     share: float | None = None
     is_default: bool = False
 
-    def check(self, plan: DeletionPlan) -> None:
+    def check(self, plan: DeletionPlan, *, is_shown: bool = False) -> None:
         """Check that a plan is within the limits.
+
+        Args:
+            is_shown: Whether the plan was shown, as a dry run does.
 
         Raises:
             OperationFailedError: it exceeds them; nothing was deleted.
@@ -41,23 +44,33 @@ class Bounds(NamedTuple):
         if self.most is not None and plan.count > self.most:
             raise OperationFailedError(
                 f"{plan.count:,} runs match, more than --max-delete {self.most:,}; nothing was deleted",
-                hint=_NARROWER.format("--max-delete"),
+                hint=_hint("to allow it, raise --max-delete", is_shown),
                 matched=plan.count,
             )
-        if self.share is not None and plan.count > self.share * plan.total:
-            raise self._too_large(plan, self.share)
+        if self.share is not None and self.exceeds_share(plan):
+            raise self._too_large(plan, self.share, is_shown)
 
-    def _too_large(self, plan: DeletionPlan, share: float) -> OperationFailedError:
+    def exceeds_share(self, plan: DeletionPlan) -> bool:
+        """Whether a plan deletes more than the share of all runs."""
+        return self.share is not None and plan.count > self.share * plan.total
+
+    def _too_large(self, plan: DeletionPlan, share: float, is_shown: bool) -> OperationFailedError:
         given = f"--max-share {share * 100:g}%"
         what = f"{given}, the default with --yes" if self.is_default else given
-        allow = "--max-share 100% allows it; without --yes, lens asks on a terminal" if self.is_default else None
+        allow = "to allow it, raise --max-share"
+        if self.is_default:
+            allow = "--max-share 100% allows it; without --yes, lens asks on a terminal"
         return OperationFailedError(
             f"{plan.count:,} of {plan.total:,} runs ({plan.count / plan.total:.1%}) match, more than {what}; "
             "nothing was deleted",
-            hint=_NARROWER.format("--max-share") if allow is None else f"{_NARROWER.partition(chr(10))[0]}\n{allow}",
+            hint=_hint(allow, is_shown),
             matched=plan.count,
             total=plan.total,
         )
+
+
+def _hint(allow: str, is_shown: bool) -> str:
+    return f"{'' if is_shown else '--dry-run shows them; '}{_NARROWER}\n{allow}"
 
 
 def check_may_write(store: Path | None) -> None:

@@ -18,6 +18,7 @@ from support import Lens, tree
 from flujo_lens import errors
 from flujo_lens.cli.exit_codes import exit_code_of
 from flujo_lens.operations.explain import Explanation, explain, explanations
+from flujo_lens.rendering.plain_markdown import plain_text
 from flujo_lens.runner import differences
 from flujo_lens.runner.incompatibility import StateIncompatibilityError
 
@@ -124,8 +125,19 @@ def test_classes_that_are_named_exist(page: Explanation) -> None:
 @pytest.mark.parametrize("typed", ["LENS-B1", "lens-b1", "B1", "b1", " b1 "])
 def test_a_code_may_be_typed_in_several_ways(bare_lens: Lens, typed: str) -> None:
     shown = bare_lens("explain", typed)
-    assert (shown.code, shown.out, shown.err) == (0, explain("LENS-B1").text, "")
+    assert (shown.code, shown.out, shown.err) == (0, plain_text(explain("LENS-B1").text), "")
     assert tree(bare_lens.cwd) == {}
+
+
+@every_page
+def test_a_page_in_a_pipe_is_the_text_of_the_screen(page: Explanation) -> None:
+    """Without the marks of Markdown, and with the words of the screen, whose commands stand on lines of their own."""
+    text = plain_text(page.text)
+    assert not re.search("`|^#", text, re.MULTILINE)
+    marks = re.sub(r"^```[a-z]*$|^#+ |`", "", page.text, flags=re.MULTILINE)
+    assert text.split() == marks.split()
+    for command in (line for _, code in FENCED.findall(page.text) for line in code.splitlines()):
+        assert f"    {command}".rstrip() in text.splitlines()
 
 
 def test_a_page_as_fields(bare_lens: Lens) -> None:
@@ -179,7 +191,7 @@ def test_a_page_in_colour_has_no_colours(bare_lens: Lens) -> None:
 
 def test_a_terminal_that_cannot_show_all_letters(bare_lens: Lens) -> None:
     shown = bare_lens("explain B1", tty=True, encoding="ascii")
-    assert shown.out == explain("B1").text
+    assert shown.out == plain_text(explain("B1").text)
 
 
 @pytest.mark.parametrize("typed", ["S88", "lens-s88", "LENS-S88"])
@@ -215,7 +227,7 @@ def test_broken_settings_keep_nobody_from_reading_about_them(bare_lens: Lens, li
 
 
 def test_the_store_does_not_matter(bare_lens: Lens) -> None:
-    assert bare_lens("explain S1 --store nowhere.db").out == explain("S1").text
+    assert bare_lens("explain S1 --store nowhere.db").out == plain_text(explain("S1").text)
 
 
 # --- the package and the documentation

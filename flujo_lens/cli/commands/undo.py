@@ -38,6 +38,6 @@ def undo(
     from flujo_lens.cli.screens.undo import UndoArguments, list_bin, run_undo
 
     if audit_id is None:
-        list_bin(app, change, run or (), no_header=no_header)
+        list_bin(app, change, run or (), yes=yes, no_header=no_header)
     elif code := run_undo(app, UndoArguments(audit_id, tuple(run or ()), yes, change)):
         raise typer.Exit(code)

@@ -15,7 +15,7 @@ def print_codes(out: Output) -> None:
 
 
 def print_page(out: Output, code: str) -> None:
-    """Print a page: rendered on a terminal, as Markdown in a pipe, or its fields in a machine format."""
+    """Print a page: rendered on a terminal, as plain text in a pipe, or its fields in a machine format."""
     _needs_no_settings(out)
     page = explain(code)
     if out.form == "json":
@@ -25,7 +25,9 @@ def print_page(out: Output, code: str) -> None:
     elif out.is_table and out.app.world.unicode and (out.folds or out.options.output is not None):
         _draw(out, page)
     else:
-        out.write(page.text.encode())
+        from flujo_lens.rendering.plain_markdown import plain_text
+
+        out.write(plain_text(page.text).encode())
 
 
 def _draw(out: Output, page: Explanation) -> None:

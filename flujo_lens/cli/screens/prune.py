@@ -13,7 +13,7 @@ from flujo_lens.cli.change_output import report_output
 from flujo_lens.cli.context import App
 from flujo_lens.cli.empty_result import pipeline_note
 from flujo_lens.cli.input import parsing
-from flujo_lens.cli.input.confirm import answer, check_can_ask, check_writable
+from flujo_lens.cli.input.confirm import answer, can_ask, check_can_ask, check_writable
 from flujo_lens.cli.input.contradictions import refuse_combination
 from flujo_lens.cli.options import ChangeOptions, FilterOptions, PruneOptions, words_of
 from flujo_lens.cli.screens.deletion import (
@@ -65,7 +65,7 @@ def run_prune(app: App, asked: PruneArguments) -> int:
     plan, uses_bin = plans.unattended, not asked.what.no_bin
     if asked.change.dry_run:
         report_dry(app, out, plan, archive, uses_bin, _plan_text(app, asked, plans, archive))
-        bounds.check(plan)
+        _check_dry(app, bounds, plan, asks=can_ask(app) and not asked.yes)
         return exit_codes.OK
     bounds.check(plan)
     if not (asked.yes or plans.shown.is_empty):
@@ -113,6 +113,19 @@ def _bounds(asked: PruneArguments) -> Bounds:
         return Bounds(what.max_delete, parsing.share(what.max_share))
     unattended = asked.yes or asked.change.dry_run
     return Bounds(what.max_delete, UNATTENDED_SHARE if unattended else None, is_default=True)
+
+
+def _check_dry(app: App, bounds: Bounds, plan: DeletionPlan, *, asks: bool) -> None:
+    """Check the plan of a dry run. The default share is only noted where the command would ask."""
+    if not (asks and bounds.is_default):
+        bounds.check(plan, is_shown=True)
+        return
+    bounds._replace(share=None).check(plan, is_shown=True)
+    if bounds.exceeds_share(plan):
+        app.note(
+            f"{plan.count:,} of {plan.total:,} runs are more than --max-share {UNATTENDED_SHARE:.0%}, the default with "
+            "--yes; without --yes, lens asks"
+        )
 
 
 def _duration(asked: PruneArguments) -> float | None:

@@ -38,9 +38,11 @@ class UndoArguments(NamedTuple):
     change: ChangeOptions
 
 
-def list_bin(app: App, change: ChangeOptions, runs: Sequence[str], *, no_header: bool = False) -> None:
+def list_bin(
+    app: App, change: ChangeOptions, runs: Sequence[str], *, yes: bool = False, no_header: bool = False
+) -> None:
     """Print the contents of the bin, newest first."""
-    if runs or change.dry_run:
+    if runs or yes or change.dry_run:
         raise UsageError("these options need an AUDIT_ID; nothing was changed", hint="lens undo lists the ids")
     out = app.output(OutputOptions(output=change.output, json=change.json, no_header=no_header))
 
