@@ -434,7 +434,7 @@ def _default_entry(file: SourceFile, stores: Mapping[str, StoreEntry], world: Wo
 
 def _no_such_store(name: str, stores: Mapping[str, StoreEntry]) -> str:
     if not stores:
-        return "no such store; no file names any"
+        return "no such store; no settings file names a store"
     near = nearest(name, stores)
     return f"no such store. {f'Did you mean {near}? ' if near else ''}Stores: {', '.join(stores)}"
 
@@ -481,7 +481,7 @@ def _store_row(world: World, default: DefaultStore | None) -> Setting:
     return Setting("store", usual.uri, usual.source) if usual else Setting("store", None, "default")
 
 
-def choose_store(world: World, settings: Settings, store: str | None = None) -> StoreChoice:
+def choose_store(world: World, settings: Settings, store: str | None = None, *, source: str = "--store") -> StoreChoice:
     """Select the store. It is not opened, and need not exist.
 
     A store given by path or URI is read-only if a file names the same store as read-only.
@@ -490,13 +490,14 @@ def choose_store(world: World, settings: Settings, store: str | None = None) -> 
         world: The environment and the folders.
         settings: The settings of the files.
         store: ``--store``: a store's name, a URI or a path.
+        source: What gives `store`, for errors.
 
     Raises:
         UnknownStoreError: An option or a variable is not the name of a store, a URI or a path.
         ConfigError: The chosen store needs a variable that is not set.
         NoStoreError: No store is selected.
     """
-    choice = _chosen(world, settings, store)
+    choice = _chosen(world, settings, store, source)
     if choice.name is not None or choice.readonly:
         return choice
     for entry in settings.stores.values():
@@ -505,9 +506,9 @@ def choose_store(world: World, settings: Settings, store: str | None = None) -> 
     return choice
 
 
-def _chosen(world: World, settings: Settings, store: str | None) -> StoreChoice:
+def _chosen(world: World, settings: Settings, store: str | None, source: str) -> StoreChoice:
     if store is not None:
-        return _named(world, settings, store, "--store")
+        return _named(world, settings, store, source)
     for variable in (LENS_STORE, FLUJO_STATE_URI):
         if world.env.get(variable):
             choice = _named(world, settings, world.env[variable], variable)

@@ -217,6 +217,8 @@ def run(arguments: Sequence[str], world: World) -> int:
     try:
         code = root().main(args=arguments, prog_name="lens", standalone_mode=False, obj=app)
         world.stdout.flush()
+        if (note := app.repeated.password_note()) and not {"--quiet", "-q"} & {*arguments}:
+            app.tell(note)
         return int(code or exit_codes.OK)
     except BrokenPipeError:
         silence(world.stdout)
@@ -326,7 +328,7 @@ def _for_people(app: App, error: LensError) -> str:
     word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
     lines = [f"{word} {error.code}: {app.shown(error.message)}"]
     hint = app.redactor.text(app.repeated.prose(error.hint or ""))  # whole: a secret's name may stand a line before it
-    lines += [f"  {app.shown(line)}" for line in hint.splitlines()]
+    lines += [f"  {app.shown(line)}" for line in [*hint.splitlines(), app.repeated.password_note()] if line]
     return "\n".join(_fitting(app, lines))
 
 

@@ -33,12 +33,14 @@ class App:
     Attributes:
         repeated: Options of this command line to repeat in suggested commands.
         shows_secrets: Whether --show-secrets was given.
+        store_from: What names the store, for errors.
     """
 
     world: World
     options: CommonOptions = field(default_factory=CommonOptions)
     repeated: Repeated = field(default_factory=Repeated)
     shows_secrets: bool = False
+    store_from: str = "--store"
 
     def with_options(self, options: CommonOptions) -> App:
         """A copy with the options of a command; options given before the command apply where it has none."""
@@ -76,7 +78,7 @@ class App:
         """The selected store, and the source of that choice."""
         from flujo_lens.config import choose_store
 
-        choice = choose_store(self._config_world, self.settings, self.options.store)
+        choice = choose_store(self._config_world, self.settings, self.options.store, source=self.store_from)
         if choice.overridden:
             self.note(choice.overridden)
         return choice
@@ -138,8 +140,8 @@ class App:
         return asyncio.run(self._with_backend(lambda one: other._with_backend(lambda two: work(one, two))))
 
     def at(self, store: str) -> App:
-        """The same invocation with another store."""
-        made = replace(self, options=self.options._replace(store=store))
+        """The same invocation with another store, which an argument names."""
+        made = replace(self, options=self.options._replace(store=store), store_from="the store argument")
         vars(made)["settings"] = self.settings  # whose notes are printed once
         return made
 

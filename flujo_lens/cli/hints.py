@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flujo_lens.cli.options import FilterOptions
@@ -25,10 +26,16 @@ _NAMES = {"--store": "--store", "-s": "--store", "--config": "--config", "--app"
 _OF_CODE = ("--app", "--app-dir")
 
 
-class Repeated(NamedTuple):
-    """The options of this command line to repeat: pairs of a name and a value, each name once."""
+@dataclass(frozen=True)
+class Repeated:
+    """The options of this command line to repeat: pairs of a name and a value, each name once.
+
+    Attributes:
+        passwordless: The stores whose passwords were left out of a suggested command.
+    """
 
     options: tuple[tuple[str, str], ...] = ()
+    passwordless: set[str] = field(default_factory=set, compare=False)
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Repeated:
@@ -62,11 +69,39 @@ class Repeated(NamedTuple):
         there = found.string[found.end() :].partition("\n")[0]
         takes_code = found["name"] in _WITH_CODE and "--save" not in there  # --save needs no code
         words = [
-            f"{name} {shlex.quote(_shown(value))}"
+            f"{name} {shlex.quote(self._value(value))}"
             for name, value in self.options
             if (takes_code or name not in _OF_CODE) and f"{name} " not in there
         ]
         return " ".join([found[0], *words])
+
+    def _value(self, value: str) -> str:
+        """The value of an option, without a password."""
+        shown = _shown(_without_password(value))
+        if shown != _shown(value):
+            self.passwordless.add(shown)
+        return shown
+
+    def password_note(self) -> str | None:
+        """How the suggested commands get the password that was left out of them; None if none was."""
+        for uri in self.passwordless:
+            if uri.lower().startswith(("postgres:", "postgresql:")):
+                return "the commands leave out the password: set PGPASSWORD, or use ~/.pgpass"
+            return "the commands leave out the password: name the store under [stores] in lens.toml, with ${VARIABLE}"
+        return None
+
+
+def _without_password(value: str) -> str:
+    """A URI without its password; any other value as it is."""
+    scheme, mark, rest = value.partition("://")
+    if not mark:
+        return value
+    login, at, hosts = rest.rpartition("@")
+    user = login.partition(":")[0]
+    rest = f"{user}{at if user else ''}{hosts}"
+    place, query, options = rest.partition("?")
+    kept = "&".join(one for one in options.split("&") if not one.lower().startswith("password="))
+    return f"{scheme}://{place}{query if kept else ''}{kept}"
 
 
 def lacks_application(command: str) -> bool:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import Any
 
 from flujo_lens.errors import UsageError, nearest
 
 _TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
+_SHARED = ("--all", "--by", "--count", "--cursor", "--dry-run", "--limit", "--reverse", "--search", "--sort", "--yes")
+"""Options of several commands: where one is missing, it is no misspelling of another."""
+
 _KINDS = {"int range": "whole number", "integer": "whole number", "float range": "number", "float": "number"}
+_RANGES = (
+    (re.compile(r"(\S+) is not in the range x>=(\S+)"), r"must be \2 or more, not \1"),
+    (re.compile(r"(\S+) is not in the range x<=(\S+)"), r"must be \2 or less, not \1"),
+    (re.compile(r"(\S+) is not in the range x>(\S+)"), r"must be more than \2, not \1"),
+    (re.compile(r"(\S+) is not in the range (\S+)<=x<=(\S+)"), r"must be from \2 to \3, not \1"),
+    (re.compile(r"^Option '(--[\w-]+)' requires (\d+) arguments"), r"\1 takes \2 values"),
+)
 _NAMES_OF_OPTION = re.compile(r"^(Invalid value for) '(--[\w-]+)'(?: / '-\w')?")
 
 
@@ -27,6 +38,8 @@ def _sentence(error: Any) -> str:
     if hasattr(error, "possibilities"):
         return _unknown_option(error)
     message = _NAMES_OF_OPTION.sub(r"\1 \2", _text(error).strip().rstrip("."))
+    for found, words in _RANGES:
+        message = found.sub(words, message)
     for kind, name in _KINDS.items():
         message = message.replace(f"is not a valid {kind}", f"is not a {name}")
     return message[:1].lower() + message[1:]
@@ -34,6 +47,8 @@ def _sentence(error: Any) -> str:
 
 def _unknown_option(error: Any) -> str:
     names = [name for param in error.ctx.command.params for name in param.opts] if error.ctx else []
+    if error.option_name in _SHARED:
+        return f"unknown option {error.option_name}."  # typed as it is meant, of another command
     near = nearest(error.option_name, [*names, "--help"]) or next(iter(error.possibilities or ()), None)
     return f"unknown option {error.option_name}." + (f" Did you mean {near}?" if near else "")
 
@@ -44,9 +59,21 @@ def _hint(error: Any, arguments: Sequence[str], commands: Collection[str]) -> st
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx else f"lens {named}".rstrip()
     text = _text(error)
+    if "issing argument 'RUN'" in text and named == "diff":
+        left = next((word for word in arguments[arguments.index(named) + 1 :] if not word.startswith("-")), "run-1")
+        right = "run-2" if left in ("@latest", "run-1") else "@latest"
+        return f"name two runs by ids from lens list: {path} {shlex.quote(left)} {right}\n{path} --help"
+    if "'--export' requires" in text:
+        return f"{_export(arguments)}\n{path} --help"
     if "issing argument 'RUN'" in text:
         return f"name a run by an id from lens list, or the newest: {path} @latest\n{path} --help"
     if "unexpected extra argument" in text and named in _TAKE_NO_RUN:
         extra = shlex.quote(text.partition("(s) (")[2].rstrip(")"))
         return f"one run: lens show {extra}; part of an id: lens list --search {extra}\n{path} --help"
     return f"{path} --help"
+
+
+def _export(arguments: Sequence[str]) -> str:
+    """The option with both values, the first one as typed."""
+    form = next((two for one, two in pairwise(arguments) if one == "--export"), "html")
+    return f"a format and a file: --export {shlex.quote(form)} FILE"

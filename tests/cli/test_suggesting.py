@@ -52,7 +52,47 @@ def test_only_a_command_is_one() -> None:
 
 
 def test_a_password_is_not_printed() -> None:
-    assert "secret" not in Repeated((("--store", "postgresql://me:secret@db/x"),)).command("lens list")
+    """It is left out, so that the command asks for it elsewhere, and a line says where."""
+    for uri, typed, where in (
+        ("postgresql://me:secret@db:1/x?ssl=1", "postgresql://me@db:1/x?ssl=1", "PGPASSWORD"),
+        ("postgresql://db/x?password=secret", "postgresql://db/x", "PGPASSWORD"),
+        ("redis://:secret@db/0", "redis://db/0", "[stores] in lens.toml"),
+    ):
+        repeated = Repeated((("--store", uri),))
+        assert repeated.password_note() is None
+        assert shlex.split(repeated.command("lens list")) == ["lens", "list", "--store", typed]
+        assert where in str(repeated.password_note())
+    plain = Repeated((("--store", "postgresql://me@db/x"),))
+    assert (plain.command("lens list")[-20:], plain.password_note()) == ("postgresql://me@db/x", None)
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("diff fail-001", "lens diff fail-001 @latest"),
+        (
+            "copy flujo_ops.db mystore",
+            'the store argument names "mystore": no such store; no settings file names a store',
+        ),
+        ("failed --by version --version 9.9", "lens failed --by version --hours 720 --version 9.9"),
+        ("trace fail-001 --export svg", "--export svg FILE"),
+        ("list -n 0", "--limit: must be 1 or more, not 0"),
+        ("list --store postgresql://me:pw@127.0.0.1:1/x --timeout 1", "pg_isready -h 127.0.0.1 -p 1 tells"),
+        ("list --store redis://:pw@127.0.0.1:1/0 --timeout 1", "redis-cli -h 127.0.0.1 -p 1 ping tells"),
+    ],
+)
+def test_a_hint_has_what_was_typed(lens: Lens, line: str, hint: str) -> None:
+    lens.env.pop("LENS_STORE", None)
+    assert hint in lens(line).err
+
+
+def test_an_option_of_another_command_is_no_misspelling(lens: Lens) -> None:
+    assert "Did you mean" not in lens("waiting --sort x").err
+    assert "Did you mean --store?" in lens("waiting --stor x").err
+
+
+def test_undo_without_an_id_restores_nothing(lens: Lens) -> None:
+    assert (lens("undo").code, lens("undo --yes").code, lens("undo --dry-run").code) == (0, 2, 2)
 
 
 def test_nothing_is_repeated_of_settings_and_variables(lens: Lens) -> None:

@@ -45,7 +45,7 @@ def test_an_old_screen_is_noticed_and_mended(tmp_path: Path) -> None:
     assert _run(folder=tmp_path).returncode == 0
     made = page.read_text(encoding="utf-8")
     assert made.startswith("before\n\n```console\n$ lens waiting\nWAITS ")
-    assert made.endswith("--input ANSWER\n```\n\nbehind\n")
+    assert made.endswith("--input ANSWER --app MODULE:NAME\n```\n\nbehind\n")
     assert _run("--check", folder=tmp_path).returncode == 0
 
 

@@ -282,7 +282,7 @@ def test_an_unknown_name_tells_the_nearest(world: World, write: Write) -> None:
 
 
 def test_an_unknown_name_where_no_file_names_any(world: World) -> None:
-    with pytest.raises(UnknownStoreError, match="no file names any") as caught:
+    with pytest.raises(UnknownStoreError, match="no settings file names a store") as caught:
         chosen(world, "prod")
     assert "./prod" in (caught.value.hint or "")
 
@@ -637,7 +637,7 @@ WRONG = [
         1,
         r'default names "prd".*Did you mean prod\? Stores: prod',
     ),
-    ('default = "prod"', 1, "no such store; no file names any"),
+    ('default = "prod"', 1, "no such store; no settings file names a store"),
     ('a = "x"\nb = [1,\n', 2, "not valid TOML"),
     ("default = prod", 1, "not valid TOML"),
     (f"timeout = {'9' * 5000}", 1, "not valid TOML"),

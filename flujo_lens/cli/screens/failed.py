@@ -36,7 +36,9 @@ class FailedArguments(NamedTuple):
         """A ``lens failed`` command for the same runs, with `more` options."""
         is_flat = self.flat if flat is None else flat
         hours = "" if self.hours is None else f" --hours {self.hours:g}"
-        return with_filters(f"lens failed{more}{' --flat' if is_flat else ''}{hours}", self.filters, without=without)
+        by = f" --by {self.by}" if self.by and not is_flat else ""
+        shape = f"{by}{' --flat' if is_flat else ''}"
+        return with_filters(f"lens failed{more}{shape}{hours}", self.filters, without=without)
 
 
 def show_failed(app: App, out: Output, asked: FailedArguments) -> None:
@@ -122,7 +124,7 @@ def _show_changes(app: App, out: Output, wanted: RunFilter, asked: FailedArgumen
             f"of the same length before"
         )
     if most and len(found) > most:
-        every = app.suggest(asked.command(f" --by {by} -n {len(found)}"))
+        every = app.suggest(asked.command(f" -n {len(found)}"))
         app.note(f"{len(found) - most:,} more: {every}")
     if found and out.is_table:
         one = asked.command(f" --error {glob_of(found[0].group.error)}", flat=True, without=("error",))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, urlsplit
+import shlex
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from flujo_lens.errors import ConfigError
 
@@ -42,3 +43,12 @@ def _is_host(text: str) -> bool:
 
 def _unreadable(why: str, hint: str) -> ConfigError:
     return ConfigError(f"cannot read the URI of the server: {why}", hint=hint)
+
+
+def host_options(uri: str) -> str:
+    """`` -h HOST -p PORT`` of a server's URI, as psql and redis-cli take them; of several hosts, the first."""
+    hosts = uri.partition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[2]
+    found = _HOST.fullmatch(hosts.partition(",")[0])
+    host, port = found.groups() if found else ("", None)
+    named = f" -h {shlex.quote(unquote(host).strip('[]'))}" if host else ""
+    return f"{named} -p {port}" if port else named

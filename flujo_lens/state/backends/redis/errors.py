@@ -6,6 +6,7 @@ Servers before version 7 answer some errors without a class of their own, so the
 from __future__ import annotations
 
 import builtins
+import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from flujo_lens.errors import (
     ReadOnlyStoreError,
     UnreachableStoreError,
 )
+from flujo_lens.state.backends.core.server_uri import host_options
 
 __all__ = ["CLIENT_ERRORS", "code_of", "is_cut", "translate"]
 
@@ -150,13 +152,17 @@ def translate(error: BaseException, where: str, key: bytes | None = None) -> Len
         meaning = _MEANINGS[code]
         return meaning.kind(f"{where} {meaning.said.format(text=text)}", hint=meaning.hint.format())
     if isinstance(error, TimeoutError | builtins.TimeoutError):
-        return UnreachableStoreError(f"cannot reach {where}: it does not answer", hint=_UP)
+        return UnreachableStoreError(f"cannot reach {where}: it does not answer", hint=_up(where))
     if isinstance(error, ResponseError):
         return OperationFailedError(f"{where}: {text}; nothing was changed")
     cause = str(error.__cause__ or error.__context__ or "")
     if "certificate" in cause and cause not in text:
         text = f"{text}: {cause}"
-    return UnreachableStoreError(f"cannot reach {where}: {text.rstrip('.')}", hint=_UP)
+    return UnreachableStoreError(f"cannot reach {where}: {text.rstrip('.')}", hint=_up(where))
 
 
-_UP = "is the server up? redis-cli -h HOST -p PORT ping tells"
+def _up(where: str) -> str:
+    """How to find out whether the server runs."""
+    scheme, _, rest = where.partition("://")
+    to = f" -s {shlex.quote(rest.partition('?')[0])}" if scheme == "redis+unix" else host_options(where)
+    return f"is the server up? redis-cli{to}{' --tls' if scheme == 'rediss' else ''} ping tells"
