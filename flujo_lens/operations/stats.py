@@ -36,13 +36,24 @@ async def grouped_statistics(backend: StateBackend, wanted: RunFilter, grouping:
 
 
 def sorted_stats(stats: Stats, sort: Sort) -> Stats:
-    """The statistics with their groups in the order `sort`, or their pipelines if there are no groups."""
+    """The statistics with their groups in the order `sort`, or their pipelines if there are no groups.
+
+    Groups of runs without a value of what they are grouped by come last.
+    """
     if stats.by:
         at = stats.by.index(sort.field) if sort.field in stats.by else None
-        return replace(stats, groups=_sorted(stats.groups, sort, lambda group: _key(group, sort.field, at)))
+        ordered = _sorted(stats.groups, sort, lambda group: _key(group, sort.field, at))
+        return replace(stats, groups=tuple(sorted(ordered, key=lambda group: None in group.key)))
     by_name: Callable[[PipelineStats], Any] = lambda item: item.pipeline_name  # noqa: E731
     key = by_name if sort.field == "pipeline" else lambda item: _figure(item, sort.field)
     return replace(stats, by_pipeline=_sorted(stats.by_pipeline, sort, key))
+
+
+def newest_groups(stats: Stats, unit: str, count: int) -> tuple[GroupStats, ...]:
+    """The groups of the last days or hours, in the order in which they are; `unit` as of `Grouping.of_time`."""
+    at = stats.by.index(unit)
+    by_age = sorted(range(len(stats.groups)), key=lambda i: (stats.groups[i].key[at] or "", -i), reverse=True)
+    return tuple(stats.groups[i] for i in sorted(by_age[:count]))
 
 
 def _sorted(items: tuple[T, ...], sort: Sort, key: Callable[[T], Any]) -> tuple[T, ...]:

@@ -211,10 +211,13 @@ class GroupTally:
         return found
 
     def groups(self) -> tuple[GroupStats, ...]:
-        """The groups: by time, in the order of what they are grouped by; else the largest first."""
+        """The groups: by time, in the order of what they are grouped by; else the largest first.
+
+        Those of runs without a value come last.
+        """
         made = [group.stats(key) for key, group in self._groups.items()]
         if self._grouping.of_time is None:
-            made.sort(key=lambda group: (-group.total, *map(_sortable, group.key)))
+            made.sort(key=lambda group: (None in group.key, -group.total, *map(_sortable, group.key)))
         else:
             made.sort(key=lambda group: tuple(map(_sortable, group.key)))
         return tuple(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import sqlite3
 from datetime import datetime, timedelta
@@ -146,6 +147,28 @@ def test_cost_by_version_and_by_metadata(costs: Lens) -> None:
     by = costs("stats --by meta:customer --by version --sort cost -n 1 -s costs.db -o csv").lines
     assert by[0].startswith("meta:customer,pipeline_version,total,by_status,duration_ms,cost_usd,tokens")
     assert by[1].startswith("ben,1.0,4,")
+
+
+@pytest.mark.parametrize("sort", ["", "--sort runs", "--sort cost:asc", "--sort meta:customer"])
+def test_runs_without_a_value_come_last(lens: Lens, sort: str) -> None:
+    lens.edit("UPDATE workflow_state SET metadata = '{\"customer\": \"a\"}' WHERE run_id IN ('paused-001', 'fail-001')")
+    groups = lens(f"stats --by meta:customer {sort} -o json").json["groups"]
+    assert groups[-1]["meta:customer"] is None, groups
+    assert max(groups, key=lambda group: group["total"]) is groups[-1]
+
+
+def test_the_newest_hours_are_kept_in_their_order(lens: Lens) -> None:
+    for number, run_id in enumerate(("paused-001", "fail-001", "order-001")):
+        for table in ("workflow_state", "runs"):
+            lens.edit(f"UPDATE {table} SET created_at = '2026-11-2{number}T03:00:00+00:00' WHERE run_id = '{run_id}'")
+    every = [group["hour"] for group in lens("stats --by hour --utc -o json").json["groups"] if group["hour"]]
+    assert len(every) > 2
+    kept = lens("stats --by hour --utc -n 2 -o tsv").tsv
+    assert [row["hour"] for row in kept] == every[-2:]
+    first = lens("stats --by hour --sort hour:asc --utc -n 2 -o tsv").tsv
+    assert [row["hour"] for row in first] == every[:2]
+    shown = lens("stats --by hour --utc --status completed,failed,paused -n 2", tty=True)
+    assert re.search(r"\d+ more groups: lens stats --by hour -n \d+ --utc --status ", shown.out + shown.err)
 
 
 def test_steps_and_models_are_counted_by_execution(costs: Lens) -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
-from flujo_lens.cli.options import FilterOptions
+from flujo_lens.cli.options import FilterOptions, OutputOptions, words_of
 from flujo_lens.cli.output import Output
-from flujo_lens.operations.stats import FIGURES, grouped_statistics, sorted_stats, statistics
+from flujo_lens.operations.stats import FIGURES, grouped_statistics, newest_groups, sorted_stats, statistics
 from flujo_lens.rendering import columns, human
 from flujo_lens.rendering.columns import View
 from flujo_lens.rendering.groups import group_view, grouped_stats_view, total_line, with_statuses
-from flujo_lens.rendering.text import one_line
+from flujo_lens.rendering.text import one_line, quoted
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.sorting import parse_sort
 from flujo_lens.state.statistics import Durations, Stats
@@ -21,6 +21,7 @@ from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.state.groups import Grouping
+    from flujo_lens.state.statistics import GroupStats
 
 T = TypeVar("T")
 FEW_ROWS = 20
@@ -35,11 +36,12 @@ class StatsArguments(NamedTuple):
     sort: str | None = None
     limit: int | None = None
 
-    def command(self, more: str) -> str:
-        """A ``lens stats`` command for the same runs and groups, with `more` options."""
-        by = "".join(f" --by {name}" for name in self.by or [])
-        sort = f" --sort {self.sort}" if self.sort else ""
-        return with_filters(f"lens stats{by}{sort}{more}", self.filters)
+    def command(self, count: int, options: OutputOptions) -> str:
+        """A ``lens stats`` command for the same runs and groups that prints `count` rows in the same form."""
+        by = "".join(f" --by {quoted(name)}" for name in self.by or [])
+        sort = f" --sort {quoted(self.sort)}" if self.sort else ""
+        printed = "".join(f" {word}" for word in words_of(options, "utc", "time", "no_header", "show_secrets"))
+        return with_filters(f"lens stats{by}{sort} -n {count}{printed}", self.filters)
 
 
 def print_stats(app: App, out: Output, asked: StatsArguments) -> None:
@@ -81,7 +83,7 @@ class _Screen:
         """Print the statistics."""
         view = self._group_view(stats) if stats.by else columns.PIPELINE
         document = grouped_stats_view(view) if stats.by else columns.STATS
-        rows = self._first(stats.groups if stats.by else stats.by_pipeline)
+        rows = self._first_groups(stats) if stats.by else self._first(stats.by_pipeline)
         if self.out.is_table and self.out.options.columns is None:
             self._draw(stats, view)
             if not stats.total:
@@ -98,19 +100,27 @@ class _Screen:
     def _first(self, rows: tuple[T, ...], few: int | None = None) -> tuple[T, ...]:
         return rows[: self.asked.limit or few]
 
+    def _first_groups(self, stats: Stats, few: int | None = None) -> tuple[GroupStats, ...]:
+        """The first groups; in the order of time the newest, which are the last."""
+        count, unit = self.asked.limit or few, self.grouping.of_time
+        if count is None or unit is None or self.asked.sort is not None:
+            return self._first(stats.groups, few)
+        return newest_groups(stats, unit, count)
+
     def _draw(self, stats: Stats, view: View) -> None:
         self._draw_head(stats)
-        parts: tuple[tuple[View, tuple[object, ...], str, int], ...]
+        few = FEW_ROWS if self.out.folds else None
         if stats.by:
-            parts = ((view, stats.groups, "groups", _FEW_GROUPS),)
+            groups = self._first_groups(stats, _FEW_GROUPS if self.out.folds else None)
+            self._draw_rows(view, groups, len(stats.groups), "groups")
         else:
-            parts = (
-                (with_statuses(columns.PIPELINE, stats.by_pipeline), stats.by_pipeline, "pipelines", FEW_ROWS),
-                (columns.FAILURE, stats.failures, "errors", FEW_ROWS),
-                (columns.SPAN_NAME, stats.spans, "names of spans", FEW_ROWS),
+            parts: tuple[tuple[View, tuple[object, ...], str], ...] = (
+                (with_statuses(columns.PIPELINE, stats.by_pipeline), stats.by_pipeline, "pipelines"),
+                (columns.FAILURE, stats.failures, "errors"),
+                (columns.SPAN_NAME, stats.spans, "names of spans"),
             )
-        for part in parts:
-            self._draw_rows(*part)
+            for each, rows, what in parts:
+                self._draw_rows(each, self._first(rows, few), len(rows), what)
         self._note_durations(stats)
 
     def _draw_head(self, stats: Stats) -> None:
@@ -127,16 +137,15 @@ class _Screen:
         if costs := total_line(stats.cost_usd, stats.tokens):
             self.out.print(Text(costs))
 
-    def _draw_rows(self, view: View, rows: tuple[object, ...], what: str, few: int) -> None:
+    def _draw_rows(self, view: View, shown: tuple[object, ...], count: int, what: str) -> None:
         from rich.text import Text
 
-        shown = self._first(rows, few if self.out.folds else None)
         if shown:
             self.out.print(Text())
             self.out.table(view, shown)
-        if len(shown) < len(rows):
-            every = self.app.suggest(self.asked.command(" -o json"))
-            self.app.note(f"{len(rows) - len(shown):,} more {what}: {every}")
+        if len(shown) < count:
+            every = self.app.suggest(self.asked.command(count, self.out.options))
+            self.app.note(f"{count - len(shown):,} more {what}: {every}")
 
     def _note_durations(self, stats: Stats) -> None:
         """Say what the durations include, and which percentiles are approximate."""
