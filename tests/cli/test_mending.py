@@ -233,6 +233,8 @@ class TestOptimize:
         assert (shown.code, shown.err) == (0, "")
         assert "create the index lens_idx_spans_figures on spans(name, status, start_time, end_time)" in shown.out
         assert re.search(r"needs .* free in /", shown.out)
+        assert "VACUUM" in shown.out
+        assert "VACUUM" not in well("optimize --dry-run").out
         dry = well("optimize --vacuum --dry-run -o json").json
         assert [dry[name] for name in REPORT] == [5, 0, 0, 0, 5, True, None]
         assert tree(well.cwd) == before
@@ -250,6 +252,13 @@ class TestOptimize:
         after = well("list --all -o json").json, well("stats -o json").json, well("failed --hours 90000 -o json").json
         assert after == before
         assert well("doctor --full").code == 0
+
+    def test_doctor_counts_the_indexes_that_it_would_make(self, well: Lens) -> None:
+        before = next(row for row in well("doctor -o json").json if row["check"] == "indexes")
+        assert (before["ok"], before["count"], before["fix"]) == (True, 3, "lens optimize makes them")
+        assert well("optimize --yes").code == 0
+        after = next(row for row in well("doctor -o json").json if row["check"] == "indexes")
+        assert (after["ok"], after["count"], after["detail"]) == (True, 0, "all are there")
 
     def test_a_second_time_the_indexes_are_there(self, well: Lens) -> None:
         well("optimize --yes")

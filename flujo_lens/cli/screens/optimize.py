@@ -61,7 +61,8 @@ def _plan_lines(plan: OptimizationPlan) -> list[str]:
     if plan.vacuum:
         lines.append("  rewrite the file without its free space (VACUUM)")
         lines += [f"    needs {_room(room.needed, room.free)} in {room.folder}" for room in plan.rooms]
-    return [*lines, "VACUUM blocks all other writers; it is refused while another process has the store open"]
+    blocks = "VACUUM blocks all other writers; it is" if plan.vacuum else "this is"
+    return [*lines, f"{blocks} refused while another process has the store open"]
 
 
 _ON_A_SERVER = (

@@ -24,6 +24,7 @@ from flujo_lens.state.backends.sqlite.reads.lock_yield import LockYielder
 from flujo_lens.state.backends.sqlite.reads.orphans import Orphans, find_orphans
 from flujo_lens.state.backends.sqlite.schema.migrations import read_layout
 from flujo_lens.state.backends.sqlite.schema.shape import KNOWN_VERSION, Shape
+from flujo_lens.state.backends.sqlite.upkeep.indexes import missing_of_ours
 from flujo_lens.state.backends.sqlite.upkeep.repair import missing_indexes
 from flujo_lens.state.deletion import ORPHANS_AGE
 from flujo_lens.state.interpret import BAD, decode
@@ -211,12 +212,20 @@ def _indexes(session: Session, path: Path) -> Finding:
         return Finding("indexes", True, None, "nothing can be changed in a store of this schema")
     missing = missing_indexes(session.shape)
     if not missing:
-        return Finding("indexes", True, 0, "all are there")
+        return _optional_indexes(session, path)
     names = ", ".join(missing)
     detail = f"{names} missing: lists and clean-ups take longer"
     if older:
         return Finding("indexes", True, len(missing), detail, "lens migrate makes them")
     return Finding("indexes", False, len(missing), detail, "lens doctor --fix makes them", f"make {names}")
+
+
+def _optional_indexes(session: Session, path: Path) -> Finding:
+    absent = missing_of_ours(session.connection, path)
+    if not absent:
+        return Finding("indexes", True, 0, "all are there")
+    detail = f"failures and statistics of large stores are slow without {', '.join(index.name for index in absent)}"
+    return Finding("indexes", True, len(absent), detail, "lens optimize makes them")
 
 
 def _locks(path: Path) -> Finding:

@@ -51,7 +51,8 @@ def _wanted(shape: Shape) -> Iterator[_Index]:
         yield _Index(f"{OURS}spans_figures", "spans", ("name", "status", "start_time", "end_time"))
 
 
-def _missing(connection: sqlite3.Connection, path: Path) -> list[_Index]:
+def missing_of_ours(connection: sqlite3.Connection, path: Path) -> list[_Index]:
+    """The indexes that `optimize` would make."""
     there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
     return [index for index in _wanted(read_shape(connection, path)) if index.name not in there]
 
@@ -64,7 +65,9 @@ def plan(connection: sqlite3.Connection, path: Path, *, vacuum: bool) -> Optimiz
     """
     read_layout(connection, path)
     rooms = rooms_of_vacuum(connection, path) if vacuum else ()
-    return OptimizationPlan(path, tuple(map(str, _missing(connection, path))), vacuum, read_space(connection), rooms)
+    return OptimizationPlan(
+        path, tuple(map(str, missing_of_ours(connection, path))), vacuum, read_space(connection), rooms
+    )
 
 
 def optimize(
@@ -108,7 +111,7 @@ def _vacuumed(db: sqlite3.Connection, path: Path) -> Space:
 def _make(db: sqlite3.Connection, path: Path) -> list[_Index]:
     with transaction(db):
         read_layout(db, path)
-        missing = _missing(db, path)
+        missing = missing_of_ours(db, path)
         for index in missing:
             db.execute(index.sql)
         db.execute("ANALYZE")
