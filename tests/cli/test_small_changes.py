@@ -162,7 +162,7 @@ class TestSystemSet:
     def test_a_dry_run_changes_nothing(self, lens: Lens) -> None:
         before = tree(lens.cwd)
         shown = lens("system", "set", "new", "{}", "--dry-run")
-        assert shown.out == "new would be set, which did not exist; nothing was changed (--dry-run)\n"
+        assert shown.out == "new would be set (a new key); nothing was changed (--dry-run)\n"
         assert lens("system", "set", "new", "{}", "--dry-run", "-o", "json").json["left"] == 1
         assert tree(lens.cwd) == before
 

@@ -22,7 +22,9 @@ def failed(
     by: Annotated[
         str | None,
         typer.Option(
-            "--by", help="What is new since which version or hour, against the usual: version or hour.", metavar="WHAT"
+            "--by",
+            help="New failures by version or hour, compared with the usual number: version or hour.",
+            metavar="WHAT",
         ),
     ] = None,
     limit: LimitOption = None,
@@ -31,7 +33,7 @@ def failed(
 
     lens failed --hours 1                           the last hour
     lens failed --error "RateLimitError*" --flat    the runs of one group
-    lens failed --by version                        what is new since which version
+    lens failed --by version                        new failures of each version
     lens failed --by version --version 2.0.0        what is new in version 2.0.0
     """
     from flujo_lens.cli.screens.failed import FailedArguments, show_failed

@@ -41,7 +41,7 @@ def list_runs(
     Background tasks are included, as are runs with only a history or only a state.
 
     lens list --status failed --since 2h        recent failures
-    lens list --sort cost -n 10 --since 7d      the dearest ten runs of the week
+    lens list --sort cost -n 10 --since 7d      the ten most expensive runs of the week
     lens list --meta customer=4711 -o id        only ids, for a script
     """
     from flujo_lens.cli import paging

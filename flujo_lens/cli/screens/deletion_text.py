@@ -151,7 +151,7 @@ def _kept_lines(plan: DeletionPlan) -> list[str]:
         (kept.unknown_age, "of unknown age: a time is missing, unreadable or in the future"),
         (
             kept.family,
-            "because another run of their family (a run and its background tasks) is newer or not selected",
+            "because another run of the same family (a run and its background tasks) is newer or not selected",
         ),
         (kept.last, "as the last of their pipeline (--keep-last)"),
         (kept.held, "that may be alive: held by a process, or recently active; --force deletes them, too"),

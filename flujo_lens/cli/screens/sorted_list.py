@@ -18,7 +18,7 @@ _FIRST = {
     "started": ("newest", "oldest"),
     "updated": ("last updated", "longest without an update"),
     "duration": ("longest", "shortest"),
-    "cost": ("dearest", "cheapest"),
+    "cost": ("most expensive", "cheapest"),
     "tokens": ("largest by tokens", "smallest by tokens"),
     "size": ("largest", "smallest"),
 }

@@ -114,7 +114,7 @@ def set_value(app: App, key: str, text: str, asked: ChangeOptions) -> None:
 
 
 def _set_line(key: str, was_set: bool, dry_run: bool) -> str:
-    how = "replacing its value" if was_set else "which did not exist"
+    how = ", replacing its value" if was_set else " (a new key)"
     if dry_run:
-        return f"{quoted(key)} would be set, {how}; nothing was changed (--dry-run)"
-    return f"{quoted(key)} is set, {how}"
+        return f"{quoted(key)} would be set{how}; nothing was changed (--dry-run)"
+    return f"{quoted(key)} is set{how}"

@@ -171,7 +171,7 @@ def _free_pages(session: Session) -> Finding:
     if not free:
         return Finding("free pages", True, 0, "none")
     share = 100 * free / pages
-    detail = f"{share:.0f} % of the file ({free * size:,} bytes) are free: the next runs use them, the disk does not"
+    detail = f"{share:.0f} % of the file ({free * size:,} bytes) are free for new runs; the file keeps its size"
     fix = "lens optimize --vacuum gives them back, while nothing else uses the file" if share >= 25 else None
     return Finding("free pages", True, free, detail, fix)
 
