@@ -44,7 +44,7 @@ class DeletionRequest(NamedTuple):
             lack them already are left out.
         cutoff: Runs last updated before this instant are old enough; None for any age.
         run_ids: Only these runs, without their families; age, pauses and the filter do not apply.
-        state_only: Of `run_ids`, delete the state and keep the history, marked cancelled unless the run is completed.
+        state_only: Of `run_ids`, delete the state and keep the history, marked cancelled.
         keep_last: Number of runs to keep of each pipeline: the last started that match the filter.
         keep_paused: Whether to keep families with a paused run.
         keep_unknown: Whether to keep families with a status other than `RUN_STATUSES`.

@@ -290,8 +290,8 @@ def test_the_state_alone_of_a_completed_run(lens: Lens) -> None:
     done = min(ids(lens, "list --status completed --top-level -o id"))
     before = rows(path_of(lens))
     deleted = lens(f"delete {done} --state-only --yes")
-    assert "cancelled" not in deleted.out
-    assert lens(f"show {done} -o json").json["run"]["status"] == "completed"
+    assert "marked as cancelled" in deleted.out
+    assert lens(f"show {done} -o json").json["run"]["status"] == "cancelled"
     assert lens(f"undo {entries(lens)[0]['audit_id']} --yes").code == 0
     assert rows(path_of(lens)) == before
     quiet = lens(f"delete {done} --state-only --yes -q")

@@ -346,7 +346,7 @@ def test_a_state_goes_and_its_history_stays(folder: Path) -> None:
     before, kept = files(folder), []
     assert delete(folder, kept, run_ids=("a", "b"), state_only=True) == ["a", "b"]
     assert sorted(files(folder)) == [".lens-history/a.ndjson"]
-    assert use(folder, lambda b: b.get_run_details("a"))["status"] == "completed"
+    assert use(folder, lambda b: b.get_run_details("a"))["status"] == "cancelled"
     assert restore(folder, kept).run_ids == ("a", "b")
     assert files(folder).keys() == before.keys()
     assert {name: found[0] for name, found in files(folder).items()} == {

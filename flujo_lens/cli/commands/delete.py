@@ -14,9 +14,7 @@ def delete(
     app: App,
     change: ChangeOptions,
     runs: RunsArgument,
-    state_only: Annotated[
-        bool, typer.Option("--state-only", help="Keep the history (marked cancelled unless completed).")
-    ] = False,
+    state_only: Annotated[bool, typer.Option("--state-only", help="Keep the history, marked cancelled.")] = False,
     family: Annotated[bool, typer.Option("--family", help="Also delete their background tasks.")] = False,
     ignore_missing: Annotated[bool, typer.Option("--ignore-missing", help="Ignore ids without a run.")] = False,
     force: HeldOption = False,

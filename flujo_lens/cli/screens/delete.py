@@ -138,14 +138,7 @@ def _with(plan: DeletionPlan, asked: DeleteArguments) -> str:
     history = hung(plan.rows)
     if not history:
         return "; it is all that is stored of the run"
-    return f"; {'its' if plan.count == 1 else 'their'} {history} stay{_marked(plan)}"
-
-
-def _marked(plan: DeletionPlan) -> str:
-    completed = plan.by_status.get("completed", 0)
-    if completed == plan.count:
-        return ""
-    return ", marked as cancelled unless completed" if completed else ", marked as cancelled"
+    return f"; {'its' if plan.count == 1 else 'their'} {history} stay, marked as cancelled"
 
 
 def _one(shown: Sequence[RunSummary], asked: DeleteArguments) -> str:

@@ -315,7 +315,7 @@ class _Batch:
                 return await self._strip(tx, going, skipped)
             ids = [member.run_id for member in going]
             rows, _ = await _measured(tx, ids, self._asked)
-            await self._remove(tx, {member.run_id: member.status for member in going})
+            await self._remove(tx, ids)
             return Deleted(tuple(ids), dict(Counter(member.status for member in going)), rows, tuple(skipped))
 
         return await self._store.write(work)
@@ -381,16 +381,13 @@ class _Batch:
             return "stateless"
         return why
 
-    async def _remove(self, tx: Transaction, status_of: Mapping[str, str]) -> None:
-        ids = list(status_of)
+    async def _remove(self, tx: Transaction, ids: Sequence[str]) -> None:
         if not self._asked.state_only:
             await tx.drop(ids)
             return
         for row in (await tx.runs(ids)).values():
-            status = "completed" if status_of[row.run_id] == "completed" else "cancelled"
-            run = row.run
-            if run is not None and safe_loads(run).get("status") != status:
-                run = self._core.codec.merged("run", row.run_id, run, {"status": status})
+            changes = {"status": "cancelled"}
+            run = None if row.run is None else self._core.codec.merged("run", row.run_id, row.run, changes)
             await self._core.put(tx, RunRow(row.run_id, None, run))
 
 

@@ -170,17 +170,13 @@ async def restore_run(core: CoreBackend, tx: Transaction, records: Iterator[Reco
     return True
 
 
-_MARKS = ("cancelled", "completed")
-"""What a history says after its state was deleted alone."""
-
-
 async def _put_state_back(core: CoreBackend, tx: Transaction, record: Record, there: RunRow | None) -> bool:
     """Restore the state of a run with a history; the history gets its old status."""
     row = there or RunRow(record["run_id"])
     if row.state is not None:
         return False
     run = row.run
-    if run is not None and record["run"] is not None and safe_loads(run).get("status") in _MARKS:
+    if run is not None and record["run"] is not None and safe_loads(run).get("status") == "cancelled":
         run = core.codec.merged("run", row.run_id, run, {"status": safe_loads(record["run"].encode())["status"]})
     await core.put(tx, RunRow(row.run_id, data_of(record["state"]), run))
     return True

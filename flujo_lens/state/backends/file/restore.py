@@ -122,7 +122,7 @@ def _place_at_once(places: Places, histories: int, placed: Sequence[tuple[Restor
 
 
 def _take_back_the_mark(histories: int, run_id: str, size: int) -> None:
-    """Cut off the line that said how the run ended, if nothing else was added to the history since."""
+    """Cut off the line that said that the run was cancelled, if nothing else was added to the history since."""
     for name in history.names_found(histories, run_id):
         file = os.open(name, os.O_RDWR | os.O_NOFOLLOW, dir_fd=histories)
         try:

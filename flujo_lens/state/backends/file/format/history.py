@@ -35,7 +35,7 @@ _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 _WRITING = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _BLOCK = 64 * 1024
 LONGEST_MARK = 16 * 1024
-_MARKS = tuple({"kind": "run_end", "status": status} for status in ("cancelled", "completed"))
+_MARK = {"kind": "run_end", "status": "cancelled"}
 _LONG = 1 << 20
 """Bytes from which on a line is long."""
 
@@ -227,11 +227,11 @@ class _Lines:
 
 
 def is_mark(tail: bytes) -> bool:
-    """Whether the end of a history is one line that says nothing but that the run was cancelled, or completed."""
+    """Whether the end of a history is one line that says nothing but that the run was cancelled."""
     with suppress(ValueError):
         line = safe_loads(tail)
         is_one = tail.count(b"\n") == 1 and isinstance(line, dict)
-        return is_one and any({**mark, "run_id": line.get("run_id"), "at": line.get("at")} == line for mark in _MARKS)
+        return is_one and _MARK.items() <= line.items() and set(line) == {*_MARK, "run_id", "at"}
     return False
 
 

@@ -71,10 +71,10 @@ def delete_some(
     return {}
 
 
-def delete_states(session: Session, ids: Sequence[Any], status: str) -> dict[str, int]:
-    """Delete the states of these runs; their history gets a status, and says what had failed."""
+def cancel(session: Session, ids: Sequence[Any]) -> dict[str, int]:
+    """Delete the states of these runs; their history says that they were cancelled, and what had failed."""
     if not ids:
         return {}
     if session.shape.has("runs", "status"):
-        session.rows(queries.mark_ended(session.shape, len(ids)), [status, *ids])
+        session.rows(queries.mark_cancelled(session.shape, len(ids)), ids)
     return {"workflow_state": session.rows(queries.delete("workflow_state", len(ids)), ids).rowcount}

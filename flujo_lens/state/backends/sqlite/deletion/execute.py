@@ -24,7 +24,7 @@ from flujo_lens.state.backends.core.selection import Chooser, Families, Member, 
 from flujo_lens.state.backends.sqlite.deletion import queries
 from flujo_lens.state.backends.sqlite.deletion.batches import Batch, Family, Going, Seen, count_heads, sign, without
 from flujo_lens.state.backends.sqlite.deletion.copies import Copying
-from flujo_lens.state.backends.sqlite.deletion.delete_rows import count_rows, delete_all, delete_some, delete_states
+from flujo_lens.state.backends.sqlite.deletion.delete_rows import cancel, count_rows, delete_all, delete_some
 from flujo_lens.state.backends.sqlite.deletion.estimate import ids_of
 from flujo_lens.state.backends.sqlite.deletion.pacing import HOLD, LONGEST, Pacing
 from flujo_lens.state.backends.sqlite.deletion.plan import Choice, Key, RunReader
@@ -233,20 +233,11 @@ class Deletion:
         if self._plan.request.strip:
             return self._strip(session, members, ids, skipped)
         if self._plan.request.state_only:
-            rows = self._delete_states(session, going)
+            rows = cancel(session, ids)
         else:
             rows = delete_all(session, ids, count_heads(members))
         statuses = Counter(member.status for member in members)
         return Deleted(tuple(member.run_id for member in members), dict(statuses), rows, tuple(skipped))
-
-    def _delete_states(self, session: Session, going: Sequence[Going]) -> dict[str, int]:
-        """Delete the states alone; the history of what is not completed says that it was cancelled."""
-        is_completed = [all(member.status == "completed" for member in one.members) for one in going]
-        completed = self._ids(session, [one for one, is_so in zip(going, is_completed, strict=True) if is_so])
-        others = self._ids(session, [one for one, is_so in zip(going, is_completed, strict=True) if not is_so])
-        done = Counter(delete_states(session, completed, "completed"))
-        done.update(delete_states(session, others, "cancelled"))
-        return dict(done)
 
     def _strip(
         self, session: Session, members: Sequence[Member], ids: Sequence[Any], skipped: Sequence[Skipped]

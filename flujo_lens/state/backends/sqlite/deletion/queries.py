@@ -155,13 +155,13 @@ def emptied(table: str, columns: Sequence[str]) -> str:
     return f"UPDATE {table} SET {sets} WHERE run_id = ? AND ({any_of})"
 
 
-def mark_ended(shape: Shape, count: int) -> str:
-    """Notes in the history of some runs a status, and with which error their state goes."""
+def mark_cancelled(shape: Shape, count: int) -> str:
+    """Notes in the history of some runs that they were cancelled, and with which error their state goes."""
     error = ""
     if all(shape.has(table, "error_message") for table in HEADS):
         last = f"SELECT s.error_message FROM {_WS} s WHERE s.run_id = {_RUNS}.run_id"
         error = f", error_message = coalesce(nullif(error_message, ''), ({last}), error_message)"
-    return f"UPDATE {_RUNS} SET status = ?{error} WHERE run_id IN {_marks(count)}"
+    return f"UPDATE {_RUNS} SET status = 'cancelled'{error} WHERE run_id IN {_marks(count)}"
 
 
 # --- records
@@ -193,10 +193,10 @@ def heads_of(heads: Sequence[str], count: int) -> str:
     return " UNION ".join(f"SELECT run_id FROM {table} WHERE run_id IN {_marks(count)}" for table in heads)
 
 
-def unmark_ended(columns: Sequence[str]) -> str:
-    """Gives columns of a run's history their values, if it still says that it was cancelled or is completed."""
+def unmark_cancelled(columns: Sequence[str]) -> str:
+    """Gives columns of a run's history their values, if it still says that it was cancelled."""
     sets = ", ".join(f"{name} = ?" for name in columns)
-    return f"UPDATE {_RUNS} SET {sets} WHERE run_id = ? AND status IN ('cancelled', 'completed')"
+    return f"UPDATE {_RUNS} SET {sets} WHERE run_id = ? AND status = 'cancelled'"
 
 
 def _marks(count: int) -> str:

@@ -247,7 +247,7 @@ def _restore_state(into: _Into, run_id: Any, tables: Mapping[str, Any]) -> bool:
         had = dict(zip(tables["runs"]["columns"], tables["runs"]["rows"][0], strict=True))
         names = [name for name in ("status", "error_message") if name in had and into.shape.has("runs", name)]
         values = [*(decoded(had[name])[0] for name in names), run_id]
-        into.db.execute(queries.unmark_ended(names), values)
+        into.db.execute(queries.unmark_cancelled(names), values)
     return True
 
 
