@@ -112,8 +112,9 @@ def lacks_application(command: str) -> bool:
 
 def with_placeholder(command: str) -> str:
     """A command line with ``--app MODULE:NAME`` after its other options."""
-    options, dashes, run_id = command.partition(" -- ")
-    return f"{options} --app MODULE:NAME{dashes}{run_id}"
+    words = shlex.split(command)
+    end = words.index("--") if "--" in words else len(words)
+    return shlex.join([*words[:end], "--app", "MODULE:NAME", *words[end:]])
 
 
 def with_filters(command: str, filters: FilterOptions, *, without: Sequence[str] = ()) -> str:

@@ -78,7 +78,7 @@ def test_the_old_run_is_cancelled(shop: Shop) -> None:
 def test_where_a_paused_run_stands(shop: Shop) -> None:
     made = shop.lens("fork waits --from-step approve")
     assert made.lines[1:3] == ["  kept: load", "  runs again: no finished step"]
-    new = made.lines[3].rpartition(" ")[2]
+    new = made.lines[3].split()[3]
     assert shop.run(new)["pause_message"] is None
 
 

@@ -152,5 +152,5 @@ def test_a_suggested_command_takes_an_id_like_an_option(lens: Lens, run_id: str)
     first = next(number for number, line in enumerate(lines) if line.startswith("next: "))
     commands = [line.removeprefix("next: ").strip().removeprefix("lens ") for line in lines[first:]]
     trace = next(command for command in commands if command.startswith("trace"))
-    assert f"resume -- {run_id}" in commands
+    assert f"resume --app MODULE:NAME -- {run_id}" in commands
     assert lens(trace).code == 0

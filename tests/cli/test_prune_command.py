@@ -594,6 +594,14 @@ def test_more_than_half_of_all_runs_needs_a_word_where_nobody_is_asked(lens: Len
     assert lens(f"prune --older-than 1h --max-share 90% {more}").code == 0
 
 
+def test_on_a_terminal_a_dry_run_only_notes_what_the_command_would_ask_for(lens: Lens) -> None:
+    noted = answered(lens, "prune --older-than 1h --dry-run", "")
+    assert (noted.code, "27 of 30 runs are more than --max-share 50%" in noted.out) == (0, True)
+    for limit in ("--yes", "--max-share 50%", "--max-delete 26"):
+        refused = answered(lens, f"prune --older-than 1h --dry-run {limit}", "")
+        assert (refused.code, "--dry-run shows them" in refused.out) == (1, False), limit
+
+
 def test_half_of_all_runs_may_go(lens: Lens) -> None:
     many(lens, 30)
     assert lens("prune --older-than 30d --yes").code == 0

@@ -8,7 +8,8 @@ import pytest
 from pipelines import Shop
 from support import Lens
 
-from flujo_lens.cli.hints import Repeated
+from flujo_lens.cli.hints import Repeated, with_placeholder
+from flujo_lens.errors import command_line
 
 OPTIONS = "--store 'my runs.db'"
 
@@ -45,6 +46,15 @@ def test_what_was_given(arguments: str, options: tuple[tuple[str, str], ...]) ->
 )
 def test_commands_in_texts(text: str, told: str) -> None:
     assert Repeated((("--store", "my runs.db"), ("--app", "m:a"))).prose(text) == told
+
+
+@pytest.mark.parametrize("run_id", ["r1", "a -- b", "it's", "-x", "--"])
+def test_the_placeholder_of_an_application_is_no_part_of_an_id(run_id: str) -> None:
+    made = with_placeholder(command_line("resume", run_id, "--input ANSWER"))
+    rest = ["--", run_id] if run_id.startswith("-") else []
+    first = [] if rest else [run_id]
+    options = ["--input", "ANSWER", "--app", "MODULE:NAME"]
+    assert shlex.split(made) == ["lens", "resume", *first, *options, *rest]
 
 
 def test_only_a_command_is_one() -> None:
