@@ -308,6 +308,7 @@ def test_acknowledged_saves_outlive_the_server(safe_server: PostgresServer, roun
             )
 
     use(uri, look)
+    safe_server.once(safe_server.uri, f"DROP SCHEMA kill{round_} CASCADE", "SELECT 1")
 
 
 @pytest.mark.parametrize("strip", [frozenset[str](), frozenset({"spans", "outputs", "state"})], ids=["prune", "strip"])
@@ -364,6 +365,7 @@ def test_a_prune_that_the_server_did_not_outlive(
     assert use(uri, again) == len(whole)
     assert use(uri, left) == {}
     assert {record["run_id"] for record in kept} == {f"run-{number}" for number in range(count)}
+    safe_server.once(safe_server.uri, f"DROP SCHEMA {schema} CASCADE", "SELECT 1")
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
@@ -407,6 +409,7 @@ def test_a_copy_that_the_server_did_not_outlive(safe_server: PostgresServer, rou
             assert await digests(target) == everything
 
     asyncio.run(work())
+    safe_server.once(safe_server.uri, f"DROP SCHEMA copy{round_} CASCADE", "SELECT 1")
 
 
 def test_a_read_is_tried_again_after_its_connection_was_cut(pg16: PostgresServer) -> None:

