@@ -19,6 +19,8 @@ pytest.importorskip("redis")
         ("ana:HUSH#x@h/0", "password"),
         ("ana:HUSH?x@h/0", "password"),
         ("ana:HUSH/x@h:1/0", "password"),
+        ("ana:p@HUSH/x@h/0", "password"),
+        ("ana:1234/HUSH@h/0", "password"),
         ("ana:HUSH[x@h/0", "brackets"),
         ("ana:HUSH]x@h/0", "brackets"),
         ("ana:x@[::1/0", "brackets"),
@@ -39,8 +41,12 @@ def test_hosts_that_are_right(hosts: str) -> None:
     open_backend(f"redis://ana:a%2Fb%40c@{hosts.split(',')[0]}/0")
 
 
-@pytest.mark.parametrize("uri", ["postgresql://h/ops?port=HUSH", "redis://ana:1234/HUSH@h/0"])
-def test_what_else_is_no_number(uri: str) -> None:
+def test_a_port_among_the_options() -> None:
     with pytest.raises(ConfigError) as told:
-        open_backend(uri)
+        open_backend("postgresql://h/ops?port=HUSH")
     assert "HUSH" not in str(told.value)
+
+
+def test_a_socket_with_an_at() -> None:
+    open_backend("redis+unix:///run/redis@1.sock")
+    open_backend("postgresql:///ops?host=/run/pg@1")

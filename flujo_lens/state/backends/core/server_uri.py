@@ -29,9 +29,10 @@ def split_server_uri(uri: str, example: str) -> SplitResult:
     except ValueError as error:  # its text has the host, which may be a password
         raise _unreadable("its brackets do not fit, or its password has one", "%5B is [, %5D is ]") from error
     hosts = parts.netloc.rpartition("@")[2].split(",")
-    if all(map(_is_host, hosts)):
+    has_rest = bool(hosts[0]) and "@" in parts.path  # of a password: an @ in a database's name is %40
+    if all(map(_is_host, hosts)) and not has_rest:
         return parts
-    if "@" not in parts.netloc and "@" in uri:
+    if has_rest or ("@" not in parts.netloc and "@" in uri):
         raise _unreadable("its password has a /, ? or #", "write these as %2F, %3F and %23, and @ as %40")
     raise _unreadable(f"a port is not a number up to {_LAST_PORT}", example)
 

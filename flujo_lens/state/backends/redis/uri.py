@@ -117,8 +117,7 @@ def _login(text: str) -> dict[str, str]:
 def _database(query: Mapping[str, str], path: str, is_cluster: bool) -> int:
     text = query.get("db", path) or "0"
     if not text.isdecimal():
-        shown = "the path" if "@" in text else text  # the rest of a password
-        raise ConfigError(f"cannot read {shown} as the number of a database", hint=_EXAMPLE)
+        raise ConfigError(f"cannot read {text} as the number of a database", hint=_EXAMPLE)
     if is_cluster and int(text):
         raise ConfigError("a cluster only has database 0", hint="?prefix={NAME}: separates its stores")
     return int(text)
