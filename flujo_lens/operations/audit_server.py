@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from flujo_lens.errors import ReadOnlyStoreError
-from flujo_lens.operations.audit_format import FIRST, Line
+from flujo_lens.operations.audit_chain import FIRST, Line
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.core.audit_lines import AuditLines
 

@@ -21,7 +21,7 @@ from flujo_lens.errors import BusyError, ReadOnlyStoreError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.audit import AuditLog
-from flujo_lens.operations.audit_format import new_audit_id
+from flujo_lens.operations.audit_chain import new_audit_id
 from flujo_lens.operations.change_report import error_code
 from flujo_lens.operations.deletion_copies import Copies, Keeping
 from flujo_lens.operations.deletion_limits import check_may_write, check_room

@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flujo_lens.errors import BusyError, NotSupportedError, OperationFailedError, RunNotFoundError, command_line
-from flujo_lens.runner.answers import NO_ANSWER, Reply
 from flujo_lens.runner.application_code import application_code, as_exception
 from flujo_lens.runner.context import PipelineContext
 from flujo_lens.runner.incompatibility import StateIncompatibilityError
 from flujo_lens.runner.interrupts import terminable
 from flujo_lens.runner.lease import RunLease, lease_of
+from flujo_lens.runner.reply import NO_ANSWER, Reply
 from flujo_lens.runner.resume_point import Fitted, fit
 from flujo_lens.runner.stored_run import Stored, load_whole
 from flujo_lens.runner.value_checks import checked_answer

@@ -15,8 +15,8 @@ from flujo_lens.cli.output import Output
 from flujo_lens.cli.sidecars import base_of, gone_path, log_in_store, why_nowhere
 from flujo_lens.errors import LensError, NoStoreError, NotSupportedError, StoreNotFoundError
 from flujo_lens.operations.audit import AuditJournal, AuditLog
+from flujo_lens.operations.audit_chain import AuditReport
 from flujo_lens.operations.audit_changes import AuditChange, Newest
-from flujo_lens.operations.audit_format import AuditReport
 from flujo_lens.operations.runs import LEAST_PREFIX, ambiguous
 from flujo_lens.rendering import columns
 from flujo_lens.rendering.text import unescape
