@@ -39,6 +39,7 @@ class Shown(NamedTuple):
             a key.
         pair: Columns with the same name here are kept or dropped together.
         lines: Maximum number of lines of a folded text, which is cut after them; 0 for all.
+        below: If not None: where the column has no room, its cell is on a line below the row, after this text.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Shown(NamedTuple):
     masks: bool = False
     pair: str = ""
     lines: int = 0
+    below: str | None = None
 
     def text(self, item: Any, shown: Human) -> str:
         """The text of a cell with secrets masked, except in ids and names."""
@@ -128,7 +130,7 @@ def _progress(run: Any, _: Human) -> str:
 
 
 def _status(run: Any, _: Human) -> str:
-    return "running (dead)" if run.stale == GONE else run.status
+    return "stale" if run.stale else str(run.status)
 
 
 def _run_note(run: Any, shown: Human) -> str:
@@ -445,6 +447,19 @@ def _came_to(change: Any, _: Human) -> str:
     return f"{change.state}: {change.error}" if change.error else str(change.state)
 
 
+def _done(change: Any, _: Human) -> str:
+    """The command of a change without its reason, which has a column of its own."""
+    import shlex
+
+    return shlex.join(word for word in change.command if not word.startswith("--reason="))
+
+
+def _counts(change: Any, _: Human) -> str:
+    """The counts of a change; those that are zero only if all are."""
+    counts = {what: n for what, n in change.counts.items() if n} or dict(list(change.counts.items())[:1])
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items())
+
+
 AUDIT = View(
     name="audit",
     fields=plain_fields(
@@ -456,11 +471,11 @@ AUDIT = View(
         Shown("WHO", lambda entry, _: entry.actor, 80),
         Shown("HOST", lambda entry, _: entry.host, 40),
         Shown("STORE", lambda entry, _: entry.store or "-", 30, "fold"),
-        Shown("DID", _typed, 90, "fold"),
+        Shown("DID", _done, 90, "fold"),
         Shown("STATE", _came_to, 85),
-        Shown("COUNTS", lambda entry, _: ", ".join(f"{n:,} {what}" for what, n in entry.counts.items()), 70),
+        Shown("COUNTS", _counts, 70, pair="result", below=""),
         Shown("RUNS", lambda entry, _: human.count(entry.run_count), 50, "right"),
-        Shown("REASON", lambda entry, _: entry.reason or "", 60, "fold"),
+        Shown("REASON", lambda entry, _: entry.reason or "", 70, "fold", pair="result", below="reason: "),
     ),
     id="audit_id",
 )
