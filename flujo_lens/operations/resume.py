@@ -148,7 +148,7 @@ async def check_free(backend: StateBackend, stored: Stored, now: datetime, lease
     raise BusyError(
         f"{stored.run_id} was saved {(now - saved).total_seconds():.0f} s ago, and it has no claim that tells "
         "whether its process is alive",
-        hint=f"wait until {lease:.0f} s have passed without a save; if the process is dead: --force",
+        hint=f"wait until {lease:.0f} s have passed without a save; if the process is gone: --force",
         run_id=stored.run_id,
     )
 

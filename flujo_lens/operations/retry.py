@@ -62,7 +62,7 @@ async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
     if not statuses <= RETRIED:
         raise UsageError(
             f"{', '.join(sorted(statuses - RETRIED))} runs cannot be retried; nothing was changed",
-            hint="retry takes failed runs, and running ones whose process is dead; for paused runs: lens resume RUN",
+            hint="retry takes failed runs, and running ones whose process is gone; for paused runs: lens resume RUN",
         )
     chosen = wanted._replace(statuses=statuses, top_level=True)
     found = [run async for run in backend.iter_runs(chosen)]

@@ -43,7 +43,7 @@ class TestSweep:
         assert entry["command"] == ["lens", "tasks", "sweep", "--silent-for=2h", "--reason=host died"]
         assert (entry["reason"], entry["counts"], entry["run_ids"]) == ("host died", {"tasks": 1}, [task])
         run = lens("show", task, "-o", "json").json["run"]
-        assert (run["status"], run["error_message"]) == ("failed", "timed out: no sign for 2 hours")
+        assert (run["status"], run["error_message"]) == ("failed", "timed out: no activity for 2 hours")
 
     def test_nothing_else_is_changed(self, lens: Lens) -> None:
         task = dead_task(lens)
@@ -118,7 +118,7 @@ class TestSweep:
 
         asyncio.run(claim())
         assert lens("tasks sweep --dry-run -o json").json["matched"] == 0
-        silent = {row["check"]: row["count"] for row in lens("doctor -o json").json}["silent runs"]
+        silent = {row["check"]: row["count"] for row in lens("doctor -o json").json}["stale runs"]
         assert silent == len(lens("list --status running -o id").lines) - 1
 
     def test_where_the_log_cannot_be_written_nothing_is_changed(self, lens: Lens) -> None:

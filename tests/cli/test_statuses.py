@@ -87,6 +87,8 @@ def test_every_command_takes_them(lens: Lens, command: str) -> None:
     assert wrong.code == 2
     assert 'unknown status "suspnded". Did you mean suspended? Statuses: running, paused, ' in wrong.err
     assert "on hold" in wrong.err
+    assert ("lens list --status running" in lens(f"{command} --status stale").err) is True
+    assert "lens list --status running" not in wrong.err
 
 
 def test_a_wrong_one_is_one_that_nobody_knows(odd: Lens) -> None:

@@ -151,8 +151,12 @@ class RunScreen:
     def _dead(self) -> str:
         """Why a running run is stale, for the title."""
         if self.run.stale == GONE:
-            return " (process is gone)"
-        return f" (no activity for {self.out.human.since(self.run.updated_at)})" if self.run.stale == INACTIVE else ""
+            return " (stale: process is gone)"
+        return (
+            f" (stale: no activity for {self.out.human.since(self.run.updated_at)})"
+            if self.run.stale == INACTIVE
+            else ""
+        )
 
     def facts(self) -> Iterator[Text]:
         """Its times, progress and cost, and what is special about it."""
@@ -207,7 +211,7 @@ class RunScreen:
         last = steps[-1].step_name if steps else None
         if run.status in ("paused", "running", "cancelled") and run.step_name and run.step_name != last:
             index = (steps[-1].step_index if steps else -1) or 0
-            status = "running (dead)" if run.stale == GONE else run.status
+            status = "stale" if run.stale else run.status
             steps.append(StepRecord(index + 1 if steps else 0, run.step_name, status))
         return steps
 
