@@ -263,7 +263,7 @@ class PruneOptions(NamedTuple):
         _option(
             _LIMIT,
             "--batch-size",
-            help="Maximum number of runs per transaction (default 100).",
+            help="Maximum number of runs per transaction (default 100, at most 1000).",
             metavar="N",
             min=1,
             max=1000,
