@@ -40,6 +40,8 @@ class Shown(NamedTuple):
         pair: Columns with the same name here are kept or dropped together.
         lines: Maximum number of lines of a folded text, which is cut after them; 0 for all.
         below: If not None: where the column has no room, its cell is on a line below the row, after this text.
+        times: ``keep`` for the column of times that stays if a style of times is requested, ``add`` for one that is
+            there only then.
     """
 
     title: str
@@ -50,6 +52,7 @@ class Shown(NamedTuple):
     pair: str = ""
     lines: int = 0
     below: str | None = None
+    times: str = ""
 
     def text(self, item: Any, shown: Human) -> str:
         """The text of a cell with secrets masked, except in ids and names."""
@@ -64,6 +67,12 @@ class View(NamedTuple):
     fields: tuple[Field, ...]
     table: tuple[Shown, ...]
     id: str
+
+    def with_times(self, *, is_asked: bool) -> View:
+        """The view with the columns of times that are needed if a style of times is requested, or without them."""
+        if is_asked:
+            return self._replace(table=tuple(c._replace(need=95) if c.times else c for c in self.table))
+        return self._replace(table=tuple(c for c in self.table if c.times != "add"))
 
     def row(self, item: Any, fields: tuple[Field, ...] | None = None) -> dict[str, Any]:
         """The public fields of one item."""
@@ -195,7 +204,7 @@ RUN = View(
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),
         Shown("PIPELINE", _pipeline, 70, "name"),
         Shown("STATUS", _status, 90, "status"),
-        Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60),
+        Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60, times="keep"),
         Shown("TIME", lambda run, _: human.duration(run.duration_ms), 30, "right"),
         Shown("STEP", _progress, 20, "right"),
         Shown("NOTE", _run_note, 80, "fold", masks=True, lines=2),
@@ -208,6 +217,7 @@ WAITING = View(
     fields=(*RUN.fields, Field("question", question_of)),
     table=(
         Shown("WAITS", lambda run, shown: shown.since(run.updated_at), 80),
+        Shown("SINCE", lambda run, shown: shown.time(run.updated_at), times="add"),
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),
         Shown("PIPELINE", _pipeline, 50, "name"),
         Shown("STEP", lambda run, _: run.step_name or "-", 40, masks=True),
@@ -223,7 +233,7 @@ TASK = View(
         Shown("TASK", lambda run, _: run.run_id, 100, "id"),
         Shown("STATUS", _status, 90, "status"),
         Shown("STEP", lambda run, _: run.metadata.get("step_name") or run.step_name or "-", 60),
-        Shown("LAST SAVE", lambda run, shown: shown.time(run.updated_at), 50),
+        Shown("LAST SAVE", lambda run, shown: shown.time(run.updated_at), 50, times="keep"),
         Shown("PARENT", lambda run, _: run.parent_run_id or "-", 40),
         Shown("ERROR", lambda run, _: plain_error(run.background_error or run.error_message or ""), 80, "fold"),
     ),
@@ -275,6 +285,7 @@ SPAN = View(
         Shown("SPAN", lambda span, _: span.span_id, 60, "id"),
         Shown("NAME", lambda span, _: span.name, 100),
         Shown("STATUS", lambda span, _: span.status, 90, "status"),
+        Shown("STARTED", lambda span, shown: shown.time(span.started_at), times="add"),
         Shown("OFFSET", lambda span, _: human.duration(span.start_offset_ms), 50, "right"),
         Shown("TIME", lambda span, _: human.duration(span.duration_ms), 80, "right"),
         Shown("ERROR", lambda span, _: _span_error(span), 70, "fold"),
@@ -296,7 +307,7 @@ FAILURE = View(
     table=(
         Shown("RUNS", lambda group, _: human.count(group.count), 100, "right"),
         Shown("FIRST", lambda group, shown: shown.time(group.first_at), 30),
-        Shown("LAST", lambda group, shown: shown.time(group.last_at), 70),
+        Shown("LAST", lambda group, shown: shown.time(group.last_at), 70, times="keep"),
         Shown("STEP", lambda group, _: group.step_name or "-", 60),
         Shown("ERROR", lambda group, _: group.error, 100, "fold"),
         Shown("EXAMPLE", lambda group, _: group.sample_run_id, 80, "id"),
@@ -418,7 +429,7 @@ EVALUATION = View(
         Shown("RUN", lambda found, _: found.run_id, 100, "id"),
         Shown("STEP", lambda found, _: found.step_name or "-", 60),
         Shown("SCORE", lambda found, _: "-" if found.score is None else f"{found.score:g}", 95, "right"),
-        Shown("WHEN", lambda found, shown: shown.time(found.created_at), 50),
+        Shown("WHEN", lambda found, shown: shown.time(found.created_at), 50, times="keep"),
         Shown("FEEDBACK", lambda found, _: found.feedback or "", 80, "fold"),
     ),
     id="run_id",
@@ -429,7 +440,7 @@ SYSTEM = View(
     fields=plain_fields("key", "value", "updated_at"),
     table=(
         Shown("KEY", lambda entry, _: entry.key, 100, "id"),
-        Shown("UPDATED", lambda entry, shown: shown.time(entry.updated_at), 50),
+        Shown("UPDATED", lambda entry, shown: shown.time(entry.updated_at), 50, times="keep"),
         Shown("VALUE", lambda entry, shown: human_value(entry.value, "value", shown), 90, "fold"),
     ),
     id="key",

@@ -126,5 +126,5 @@ def test_spans_of_a_status_that_the_trace_has(lens: Lens) -> None:
 
 def test_a_saved_check_knows_its_own_statuses(lens: Lens) -> None:
     assert lens("check --save there.json").code == 0
-    wrong = lens("check --from there.json --app x:y --status pausd --store nowhere")
+    wrong = lens("check --from there.json --app x:y --status pausd", env={"LENS_STORE": "nowhere"})
     assert 'unknown status "pausd". Did you mean paused?' in wrong.err
