@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from flujo_lens.cli.options import OutputOptions
 from flujo_lens.errors import UnknownValueError, UsageError
 from flujo_lens.redaction import Redactor
-from flujo_lens.rendering.columns import Field, View, choose_fields
 from flujo_lens.rendering.data import FORMATS, RowWriter, check_format
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.json_text import document, dump
+from flujo_lens.rendering.views import Field, View, choose_fields
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

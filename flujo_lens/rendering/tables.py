@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flujo_lens.redaction import Redactor
-from flujo_lens.rendering.columns import Field, Shown, View, human_value
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.text import escape_controls, one_line
+from flujo_lens.rendering.views import Field, Shown, View, human_value
 
 STATUS_STYLES = {
     "completed": "green",

@@ -12,8 +12,9 @@ from flujo_lens.cli.paging import note_problems
 from flujo_lens.cli.screens.lists import answer_command
 from flujo_lens.operations.runs import read_run
 from flujo_lens.rendering import human
-from flujo_lens.rendering.columns import RUN, STEP, View, plain_fields
+from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.text import escape_controls, one_line, run_command, unescape
+from flujo_lens.rendering.views import View, plain_fields
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.stripped import PARTS, Stripped
 from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord

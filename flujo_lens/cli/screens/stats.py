@@ -12,9 +12,9 @@ from flujo_lens.cli.options import FilterOptions, OutputOptions, words_of
 from flujo_lens.cli.output import Output
 from flujo_lens.operations.stats import FIGURES, grouped_statistics, newest_groups, sorted_stats, statistics
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.columns import View
 from flujo_lens.rendering.groups import group_view, grouped_stats_view, total_line, with_statuses
 from flujo_lens.rendering.text import one_line, quoted
+from flujo_lens.rendering.views import View
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.sorting import parse_sort
 from flujo_lens.state.statistics import Durations, Stats

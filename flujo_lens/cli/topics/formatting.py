@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flujo_lens.cli.context import App
 
 if TYPE_CHECKING:
-    from flujo_lens.rendering.columns import View
+    from flujo_lens.rendering.views import View
 
 FORMATS: dict[str, str] = {
     "table": "for people, in the width of the terminal",
