@@ -84,7 +84,7 @@ class CommonOptions(NamedTuple):
     color: Annotated[
         str | None, _option(_COMMON, "--color", help="Use color: auto, always or never.", metavar="WHEN")
     ] = None
-    quiet: Annotated[bool, _option(_COMMON, "--quiet", "-q", help="Print no notes on stderr.")] = False
+    quiet: Annotated[bool, _option(_COMMON, "--quiet", "-q", help="Print no notes, and one line of a report.")] = False
     debug: Annotated[bool, _option(_COMMON, "--debug", help="Show the traceback of an error.")] = False
 
 

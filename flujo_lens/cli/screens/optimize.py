@@ -43,7 +43,14 @@ def run_optimization(app: App, asked: OptimizeArguments, change: ChangeOptions) 
         return await optimize(backend, plan, recorder(app, backend, words, change), force=asked.force)
 
     done = app.run(work)
-    tell(app, out, _document(plan, done, dry_run=False), (), _done_lines(plan, done))
+    tell(
+        app,
+        out,
+        _document(plan, done, dry_run=False),
+        (),
+        _done_lines(plan, done),
+        f"optimized {plan.store}: {_sizes(done.optimized.after)}",
+    )
 
 
 def _planned(plan: OptimizationPlan, force: bool) -> list[str]:

@@ -210,6 +210,8 @@ class _Watch:
             return None if outcome.code or outcome.status == "failed" else escape_tsv(outcome.run_id)
         if self._out.form == "ndjson":
             return dump(self._out.redactor.value(outcome.document() | {"code": outcome.code})).decode()
+        if self._out.app.options.quiet:
+            return None
         return escape_controls(_outcome_line(outcome, self._out.redactor.text))
 
 
