@@ -32,8 +32,6 @@ from flujo_lens.errors import (
 from flujo_lens.state.backends.core.connection_errors import connection_reason
 from flujo_lens.state.backends.core.server_uri import host_options
 
-__all__ = ["CLIENT_ERRORS", "code_of", "is_cut", "translate"]
-
 CLIENT_ERRORS = (RedisError, OSError, TimeoutError)
 _ANSWERED = (AuthenticationError, AuthorizationError, BusyLoadingError, MaxConnectionsError)
 _CODES = {
