@@ -86,10 +86,8 @@ _FIELDS = [field.name for field in fields(RawRun)]
 _FIELDS = _FIELDS[_FIELDS.index("has_run") + 1 : _FIELDS.index("last_output") + 1]
 """In this order columns are selected, and given to `RawRun`."""
 
-_PLAIN_FROM = 11
-"""Where these begin in a row; those before them are in `listed`."""
-
-_METADATA, _HISTORY_AT = _FIELDS.index("metadata"), _FIELDS.index("history")
+_PLAIN_FROM, _METADATA, _HISTORY_AT = 11, _FIELDS.index("metadata"), _FIELDS.index("history")
+"""Where they begin in a row of `listed`, and where two of them are behind that."""
 
 _RUN_NAMES = {name: column for name, (column, _) in _RUN.items()}
 _STEP = dict.fromkeys(("step_index", "step_name", "status", "token_counts"), "{0}") | {"cost_usd": "{0}::text::float8"}
@@ -176,9 +174,8 @@ def run_of(row: Any) -> ListedRun | None:
 
 
 def _completed(run_id: str, columns: Sequence[Any]) -> RunSummary:
-    text, history = columns[_METADATA], columns[_HISTORY_AT]
-    metadata = {} if text is None or text == "{}" else safe_loads(text)
-    return summarise_completed(run_id, columns, metadata, decode(history))
+    metadata = {} if (text := columns[_METADATA]) is None or text == "{}" else safe_loads(text)
+    return summarise_completed(run_id, columns, metadata, decode(columns[_HISTORY_AT]))
 
 
 def _put_blobs(raw: RawRun) -> None:
