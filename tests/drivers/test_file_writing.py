@@ -25,9 +25,9 @@ import flujo_lens
 from flujo_lens.errors import BusyError, InvalidStateError, LensError, OperationFailedError, ReadOnlyStoreError
 from flujo_lens.fs import atomic_write
 from flujo_lens.fs.locks import Lock, try_lock
+from flujo_lens.state.backends.core import folder_lock as locks
 from flujo_lens.state.backends.core.port import Transaction
 from flujo_lens.state.backends.file import FileBackend
-from flujo_lens.state.backends.file.fs import locks
 from flujo_lens.state.views import RunFilter
 
 T = TypeVar("T")

@@ -28,6 +28,10 @@ _IDLE = 5.0
 """Seconds after which a thread without work ends."""
 
 
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """The caller does not want the result any more."""
+
+
 class _Job(ThreadCall):
     """A call, and what it has to come after."""
 

@@ -22,6 +22,7 @@ from time import monotonic
 
 from flujo_lens.errors import BusyError, OperationFailedError
 from flujo_lens.fs.atomic_write import drafted, settle, sweep
+from flujo_lens.state.backends.core.folder_lock import folder_lock
 from flujo_lens.state.backends.file.folder import opened
 from flujo_lens.state.backends.file.format import document as documents
 from flujo_lens.state.backends.file.format import history
@@ -29,9 +30,8 @@ from flujo_lens.state.backends.file.format.document import HISTORY
 from flujo_lens.state.backends.file.format.progress_lines import batch_of, before_of, saved_line
 from flujo_lens.state.backends.file.format.tombstone_writer import bury, bury_histories, remove_at_once
 from flujo_lens.state.backends.file.format.tombstones import are_there
-from flujo_lens.state.backends.file.fs.locks import folder_lock
-from flujo_lens.state.backends.file.fs.os_errors import translated
 from flujo_lens.state.backends.file.index.state_table import Stamp
+from flujo_lens.state.backends.file.os_errors import translated
 
 Stop = threading.Event
 

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 from flujo_lens.errors import BusyError
 from flujo_lens.fs.locks import try_lock, unlock
 from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
-from flujo_lens.state.backends.file.index.state_table import Stopped
+from flujo_lens.state.backends.core.worker_pool import Stopped
 
 _SHORTEST, _LONGEST = 0.001, 0.05
 """Seconds between two tries; held is the lock for less than the shortest."""
