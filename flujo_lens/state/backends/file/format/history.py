@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -137,7 +138,7 @@ def read(
         file = os.open(name, _READING, dir_fd=histories)
     except FileNotFoundError:
         return None
-    with os.fdopen(file, "rb", _BLOCK) as lines:
+    with _stream(file) as lines:
         found = _Lines(codec, light, opened)
         before = b""
         for line in _whole_lines(lines, found.may_skip):
@@ -154,6 +155,18 @@ def read(
         if found.bad:
             history.problems.append(f"{found.bad} lines of {HISTORY}/{printable(name)} do not parse")
     return history
+
+
+def _stream(file: int) -> BinaryIO:
+    """A descriptor as a stream, which takes it; a small file is read at once."""
+    try:
+        data = os.read(file, _BLOCK)
+        if len(data) == _BLOCK:
+            os.lseek(file, 0, os.SEEK_SET)
+            return os.fdopen(os.dup(file), "rb", _BLOCK)
+        return BytesIO(data)
+    finally:
+        os.close(file)
 
 
 def history_of_lines(lines: Iterable[bytes], codec: StateCodec, name: str) -> History | None:

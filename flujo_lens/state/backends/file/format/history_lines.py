@@ -138,7 +138,8 @@ def _line(codec: StateCodec, found: JSONObject, opened: bool) -> Line:
 def _opened(codec: StateCodec, run_id: str, kind: object, data: Any) -> tuple[JSONObject, dict[str, LensError]]:
     if is_sealed(data):
         return _opened_whole(codec, run_id, str(kind), data)
-    if kind == "evaluation":
+    is_flat = kind not in ("spans", "trace")
+    if kind == "evaluation" or (is_flat and not any(map(is_sealed, data.values()))):
         return data, {}
     errors: dict[str, LensError] = {}
 
@@ -149,7 +150,7 @@ def _opened(codec: StateCodec, run_id: str, kind: object, data: Any) -> tuple[JS
             errors[key] = error
             return SEALED
 
-    if kind not in ("spans", "trace"):
+    if is_flat:
         return {name: opened(name, name, leaf) for name, leaf in data.items()}, errors
     spans = data.get("spans")
     if spans is None:
