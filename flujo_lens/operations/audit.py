@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flujo_lens.errors import LensError
-from flujo_lens.operations.audit_chain import (
+from flujo_lens.operations.audit_file import AuditFile
+from flujo_lens.operations.audit_format import (
     AuditEntry,
     AuditReport,
     Chain,
@@ -27,7 +28,6 @@ from flujo_lens.operations.audit_chain import (
     sealed,
     written_time,
 )
-from flujo_lens.operations.audit_file import AuditFile
 from flujo_lens.redaction import masked_text
 
 

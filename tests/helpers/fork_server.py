@@ -1,7 +1,6 @@
 """Forks Python processes that have the package imported already; `forks` asks for them. Not to be imported.
 
-Arguments are the number of its socket, and modules to import instead of the package. It runs until the other end of its
-socket is closed. A request is a length and a JSON object, with four files: stdin,
+It runs until the other end of its socket is closed. A request is a length and a JSON object, with four files: stdin,
 stdout, stderr, and one that gets the status of the process when it has ended. The answer is its pid.
 """
 
@@ -30,12 +29,8 @@ _EARLIER = [path for path in sys.path[1:] if path not in os.environ["PYTHONPATH"
 """Where modules are found without PYTHONPATH; sys.path[0] is the folder of this file."""
 
 
-def preload(wanted: list[str]) -> None:
+def preload() -> None:
     """Import what a start of lens or of an application costs the most for."""
-    for name in wanted:
-        __import__(name)
-    if wanted:
-        return
     for name in ("aiosqlite", "pydantic", "rich.console", "rich.table", "typer.rich_utils", "asyncpg", "redis.asyncio"):
         with suppress(ImportError):
             __import__(name)
@@ -109,8 +104,8 @@ def become(request: dict[str, Any]) -> None:
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     added = os.environ.get("PYTHONPATH")
     sys.path[:] = [*(os.path.abspath(path) for path in added.split(os.pathsep)), *_EARLIER] if added else [*_EARLIER]
-    if registry := sys.modules.get("flujo_lens.state.registry"):
-        registry._PLACES = registry._places()  # type: ignore[attr-defined]  # sys.path was not yet what it would be
+    registry = sys.modules["flujo_lens.state.registry"]
+    registry._PLACES = registry._places()  # it is imported before sys.path is what it would be
     if request["is_strict"]:
         sys.warnoptions[:] = ["error"]
         warnings.simplefilter("error")
@@ -177,7 +172,7 @@ def end(error: BaseException | None) -> None:
 
 
 if __name__ == "__main__":
-    preload(sys.argv[2:])
+    preload()
     gc.collect()
     gc.freeze()
     wanted = serve(socket.socket(fileno=int(sys.argv[1])))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 
 import pytest
 import registered_types
-from programs import run_python
+from programs import environment
 from pydantic import BeforeValidator, Field, create_model
 from registered_types import (
     TWO,
@@ -314,5 +316,11 @@ def test_generated_contexts_are_the_same_in_another_process(store: str, tmp_path
     uri = f"sqlite:///{tmp_path}/store.db" if store == "sqlite" else (tmp_path / "runs").as_uri()
     program = str(Path(registered_types.__file__))
     for status in ("failed", "completed"):
-        done = run_python(program, status, uri, "0", last)
+        done = subprocess.run(
+            [sys.executable, program, status, uri, "0", str(last)],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert (done.returncode, done.stdout) == (0, "all equal\n"), done.stderr[-2000:]

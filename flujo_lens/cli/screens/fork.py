@@ -60,11 +60,10 @@ def run_fork(app: App, asked: ForkArguments) -> None:
         "cancelled": done.is_cancelled,
     }
     ids = [done.run_id] if done.run_id is not None else []
-    lines, brief = _lines(plan, done), ""
+    lines = _lines(plan, done)
     if done.run_id is not None:
-        brief = escape_controls(lines[0])
         lines.append(f"next: {app.suggest(run_command('resume', done.run_id))}")
-    tell(app, out, document, ids, [escape_controls(line) for line in lines], brief)
+    tell(app, out, document, ids, [escape_controls(line) for line in lines])
 
 
 def _lines(plan: ForkPlan, done: Forked) -> list[str]:

@@ -44,7 +44,8 @@ def _list_topics(app: App) -> None:
 
 
 def _print_topic(app: App, name: str) -> None:
-    from flujo_lens.cli.topics.layout import WIDEST, laid_out
+    from flujo_lens.cli.screens.deletion_text import folded
 
     module = importlib.import_module(f"flujo_lens.cli.topics.{name.replace('-', '_')}")
-    app.say_masked(laid_out(module.lines(app), app.world.columns if app.world.is_terminal else WIDEST))
+    lines = list(module.lines(app))
+    app.say_masked(folded(lines, app.world.columns) if app.world.is_terminal else lines)

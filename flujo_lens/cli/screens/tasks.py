@@ -76,8 +76,7 @@ def sweep_tasks(app: App, filters: FilterOptions, silence: StaleAge, parent: str
         return await sweep(backend, limited, now, silent_for, record)
 
     swept = app.run(work)
-    lines = _swept_lines(swept, human.age(silent_for))
-    tell(app, out, swept.report.document(), swept.run_ids, lines, "" if swept.report.dry_run else lines[0])
+    tell(app, out, swept.report.document(), swept.run_ids, _swept_lines(swept, human.age(silent_for)))
 
 
 def _swept_lines(swept: Swept, silent_for: str) -> list[str]:

@@ -34,7 +34,6 @@ from flujo_lens.state.backends.core.port import (
     ValueWork,
     Work,
     micros,
-    provided,
 )
 from flujo_lens.state.backends.core.rows import (
     as_saved,
@@ -157,8 +156,7 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
         document = self.codec.state(check_run_id(run_id), state)
-        quick = provided(self._store, PutsStates)
-        if quick is None or not await quick.put_state(run_id, document):
+        if not (isinstance(self._store, PutsStates) and await self._store.put_state(run_id, document)):
             await self._save(RunChanges(run_id, state=document))
 
     async def save_run_start(self, run_data: JSONObject) -> None:
@@ -547,8 +545,7 @@ async def _coroutine(made: Any) -> Any:
 
 
 async def _state(tx: Transaction, run_id: str) -> RunRow | None:
-    quick = provided(tx, ReadsStates)
-    return (await tx.runs([run_id])).get(run_id) if quick is None else await quick.state(run_id)
+    return await tx.state(run_id) if isinstance(tx, ReadsStates) else (await tx.runs([run_id])).get(run_id)
 
 
 async def _one(tx: Transaction, run_id: str) -> RunRow:

@@ -43,13 +43,15 @@ from flujo_lens.state.backends.file.transaction import FileTransaction
 from flujo_lens.state.backends.file.writes import Changes, Stop
 from flujo_lens.state.filtering import matches, needs_details
 from flujo_lens.state.timestamps import local_zone, parse_instant
-from flujo_lens.state.traces import build_trees
+from flujo_lens.state.traces import build_trees, flatten
 from flujo_lens.state.traces import span_rows as read_span_rows
 from flujo_lens.state.views import RunFilter, RunSummary, Span
 
 if TYPE_CHECKING:
+    from flujo_lens.state.aggregate import SpanTally
     from flujo_lens.state.backends.core.port import RunRow, Transaction
-    from flujo_lens.state.backends.file.index.run_selection import Pick, Snapshot
+    from flujo_lens.state.backends.file.index.joined_table import RunEntry
+    from flujo_lens.state.backends.file.index.run_selection import Snapshot
     from flujo_lens.state.claims import Progress
     from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, Record, Restored
     from flujo_lens.state.maintenance import Finding, Repaired
@@ -116,7 +118,7 @@ class FileRunReader(RunReader):
 
     async def with_tasks(self, tx: Transaction, runs: Sequence[RunSummary]) -> list[RunSummary]:
         assert isinstance(tx, FileTransaction)
-        tasks = tx.snapshot.tasks
+        tasks = tx.snapshot.tasks([run.run_id for run in runs])
         return [run._replace(tasks=tasks[run.run_id]) if run.run_id in tasks else run for run in runs]
 
 
@@ -134,7 +136,7 @@ class FileBackend(CoreBackend):
     cache directory (see `flujo_lens.state.backends.file.index.cache`), which may be deleted at any time.
 
     Writing is safe from several tasks, threads and processes at once (see
-    `flujo_lens.state.backends.file.writes` and `flujo_lens.state.backends.file.fs.locks`). What several tasks do to
+    `flujo_lens.state.backends.file.writes` and `flujo_lens.state.backends.core.folder_lock`). What several tasks do to
     one run by one backend is done in the order of their calls, so that the last save counts; runs do not wait for
     each other. A call that is cancelled while it waits for its turn or for the lock changes nothing; one that is
     past that is done to its end.
@@ -319,29 +321,24 @@ class FileBackend(CoreBackend):
         """Yield the runs that `wanted` admits, of those that were there at the first step."""
         wanted, border = findable_filter(wanted), border_of(after)
 
-        def select(stop: Stop) -> tuple[Snapshot, list[Pick]]:
+        def look(stop: Stop) -> Snapshot:
             with self._folder.reading() as reader:
-                snapshot = self._folder.snapshot(reader.folder, stop)
-            picks = snapshot.select(wanted, border, reverse)
-            return snapshot, sorted(picks, reverse=not reverse) if ordered else picks
+                return self._folder.snapshot(reader.folder, stop)
 
-        snapshot, picks = await self._files.run(select)
-        if not (details or needs_details(wanted)):
-            for run in snapshot.light(picks):
-                yield run
-            return
-        for at in range(0, len(picks), _BATCH):
-            for run in await self._batch(snapshot, picks[at : at + _BATCH], wanted):
+        snapshot = await self._files.run(look)
+        pages = snapshot.pages(wanted, border, reverse, ordered=ordered, first=_BATCH)
+        while (page := await self._files.run(lambda stop: next(pages, None))) is not None:
+            is_light = not (details or needs_details(wanted))
+            for run in snapshot.light(page) if is_light else await self._batch(snapshot, page, wanted):
                 yield run
 
-    async def _batch(self, snapshot: Snapshot, picks: Sequence[Pick], wanted: RunFilter) -> list[RunSummary]:
-        """The runs of some picks that `wanted` admits, with all that their files tell now."""
+    async def _batch(self, snapshot: Snapshot, page: Sequence[RunEntry], wanted: RunFilter) -> list[RunSummary]:
+        """The runs of a page that `wanted` admits, with all that their files tell now."""
 
         async def work(tx: Transaction) -> list[RunSummary]:
             assert isinstance(tx, FileTransaction)
             tx.snapshot = snapshot
-            rows = (row for row in map(tx.row, [pick[1] for pick in picks]) if row is not None)
-            runs = [(await self.reader.summaries(tx, [row]))[0] for row in rows]
+            runs = [(await self.reader.summaries(tx, [row]))[0] for row in tx.rows([run.run_id for run in page])]
             return [run for run in await self.reader.with_tasks(tx, runs) if matches(wanted, run)]
 
         return await self._files.read(work)
@@ -364,13 +361,25 @@ class FileBackend(CoreBackend):
 
     async def read_span_stats(self, wanted: RunFilter) -> tuple[SpanStats, ...]:
         """Return counts and durations of spans by name; of runs with spans alone the files are read."""
-        from flujo_lens.state.aggregate import aggregate_spans
-        from flujo_lens.state.traces import flatten
+        from flujo_lens.state.aggregate import SpanTally
 
-        runs = [run.run_id async for run in self.iter_runs(wanted, ordered=False, details=False)]
-        traced = set(self._folder.last.histories_with("span")) if self._folder.last else set()
-        trees = [await self.read_spans(run_id) for run_id in runs if run_id in traced]
-        return aggregate_spans(flatten(roots) for roots in trees)
+        tally = SpanTally()
+        batch: list[str] = []
+        async for run in self.iter_runs(wanted, ordered=False, details=False):
+            batch.append(run.run_id)
+            if len(batch) == _BATCH:
+                await self._add_spans_of(batch, tally)
+                batch = []
+        await self._add_spans_of(batch, tally)
+        return tally.stats()
+
+    async def _add_spans_of(self, run_ids: Sequence[str], tally: SpanTally) -> None:
+        def traced(stop: Stop) -> list[str]:
+            return list(self._folder.last.histories_with("span", run_ids)) if self._folder.last else []
+
+        for run_id in await self._files.run(traced):
+            for span in flatten(await self.read_spans(run_id)):
+                tally.add(span.name, span.status, span.duration_ms)
 
     def get_workflow_stats_sync(self) -> JSONObject:
         """`get_workflow_stats` without an event loop, in the thread that calls."""

@@ -18,11 +18,16 @@ from flujo_lens.state.backends.file.format import history as file_history
 from flujo_lens.state.backends.file.format import key_files
 from flujo_lens.state.backends.file.index.run_selection import Snapshot, instant
 from flujo_lens.state.timestamps import parse_instant
+from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.file.folder import Reader
-    from flujo_lens.state.backends.file.index.state_table import Rows, Stamp
+    from flujo_lens.state.backends.file.index.joined_table import RunEntry
+    from flujo_lens.state.backends.file.index.state_table import Stamp, StateRow
     from flujo_lens.state.deletion import DeletionRequest
+
+_ALONE = "parent IS NULL AND NOT EXISTS (SELECT 1 FROM runs AS tasks WHERE tasks.parent = runs.run_id)"
+"""A run without background tasks, that is none itself."""
 
 
 class Candidates:
@@ -32,7 +37,7 @@ class Candidates:
         reader: Reads the folder.
         snapshot: The runs as they were at a look.
         asked: The request.
-        admitted: The runs that the filter admits, its statuses apart; None for all.
+        admitted: The runs that the filter admits, its statuses apart; None if the index tells them.
         run_ids: The runs whose claims matter; None for all.
     """
 
@@ -45,54 +50,49 @@ class Candidates:
         run_ids: Sequence[str] | None,
     ) -> None:
         self._reader, self._snapshot, self._asked, self._admitted = reader, snapshot, asked, admitted
+        self._filter = RunFilter() if admitted is not None else asked.wanted._replace(statuses=frozenset())
         stored = {} if reader.histories is None else key_files.read(reader.histories, "claim", run_ids)
         claims = claims_in(stored).values()
         self._held = {claim.run_id: str(claim.holder) for claim in claims if not claim.has_ended(asked.now)}
 
     def families(self) -> Iterator[list[Member]]:
         """All runs, with their background tasks; those without any one by one, as most are."""
-        parents = self._snapshot.table.parent
-        named = {parent for parent in parents if parent is not None}
-        related = []
-        for run_id, at in self._snapshot.row_of.items():
-            if parents[at] is None and run_id not in named:
-                yield [self.member(run_id)]
-            else:
-                related.append(run_id)
-        yield from families(map(self.member, related))
+        for page in self._snapshot.entries(_ALONE):
+            self._admit(page)
+            for run in page:
+                yield [self.member(run)]
+        related: list[Member] = []
+        for page in self._snapshot.entries(f"NOT ({_ALONE})"):
+            self._admit(page)
+            related += map(self.member, page)
+        yield from families(related)
 
-    def member(self, run_id: str) -> Member:
+    def _admit(self, page: Sequence[RunEntry]) -> None:
+        """Ask which runs of a page the filter admits, if the index tells that."""
+        if self._filter != RunFilter():
+            self._admitted = self._snapshot.admitted(self._filter, [run.run_id for run in page])
+
+    def member(self, run: RunEntry) -> Member:
         """A run that is there."""
-        at, table = self._snapshot.row_of[run_id], self._snapshot.table
         return Member(
-            run_id,
-            table.status[at] or "",
-            table.pipeline[at] or "",
-            self._updated(run_id),
-            started=self._snapshot.started(at) if self._asked.keep_last is not None else None,
-            admitted=self._admitted is None or run_id in self._admitted,
-            parent=table.parent[at],
-            held=run_id in self._held,
-            key=self._held.get(run_id),
+            run.run_id,
+            run.status,
+            run.pipeline,
+            self._updated(run),
+            started=instant(run.started) if self._asked.keep_last is not None else None,
+            admitted=self._admitted is None or run.run_id in self._admitted,
+            parent=run.parent,
+            held=run.run_id in self._held,
+            key=self._held.get(run.run_id),
         )
 
-    def _updated(self, run_id: str) -> datetime | None:
+    def _updated(self, run: RunEntry) -> datetime | None:
         """The last update; None if one of its times, in any of its files, cannot be read."""
-        known: list[int] = []
+        known = [] if run.sign is None else [run.sign]
         texts: list[object] = []
-        states, histories = self._snapshot.states, self._snapshot.histories
-        for row in self._snapshot.rows_of(run_id):
-            if not states.readable[row]:
-                return None
-            times = (states.created[row], states.updated[row])
-            known += [time for time in times if isinstance(time, int)]
+        for row in self._snapshot.rows_of(run.run_id) if run.undated else ():
+            times = (row.created, row.updated)
             texts += self._read_times(row) if None in times else [time for time in times if isinstance(time, str)]
-        at = self._snapshot.history_of.get(run_id)
-        if at is not None and histories is not None:
-            if not histories.dated[at]:
-                return None
-            updated = histories.updated[at]
-            known += [] if updated is None else [updated]
         return self._newest(known, texts)
 
     def _newest(self, known: Sequence[int], texts: Sequence[object]) -> datetime | None:
@@ -101,17 +101,16 @@ class Candidates:
             return last_sign(texts, () if newest is None else (newest,), (self._snapshot.zone,), self._asked.now)
         return newest if newest is not None and newest <= self._asked.now else None
 
-    def _read_times(self, row: int) -> Sequence[object]:
+    def _read_times(self, row: StateRow) -> Sequence[object]:
         """The times in a file of which the table does not tell one: there may be none, or one that is no time."""
-        found = documents.read_document(self._reader.folder, self._snapshot.states.name[row])
+        found = documents.read_document(self._reader.folder, row.name)
         state = found.state if found else None
         return ("unreadable",) if state is None else [state.get(name) for name in ("created_at", "updated_at")]
 
 
 def old_orphans(reader: Reader, snapshot: Snapshot, before: datetime) -> list[str]:
     """Histories without a run, of which everything can be read and is older than `before`."""
-    alone = [run_id for run_id in snapshot.histories_with("evaluation") if run_id not in snapshot.row_of]
-    return [run_id for run_id in alone if _is_old(reader, run_id, before)]
+    return [run_id for run_id in snapshot.strays() if _is_old(reader, run_id, before)]
 
 
 def _is_old(reader: Reader, run_id: str, before: datetime) -> bool:
@@ -148,13 +147,6 @@ def _holds(folder: int, name: str, run_id: str) -> bool:
 
 def stamps_known(snapshot: Snapshot, run_id: str) -> Mapping[tuple[str, str], Stamp]:
     """The files of a run as they were at a look, each with its stamp."""
-    found = {("states", snapshot.states.name[row]): _stamp(snapshot.states, row) for row in snapshot.rows_of(run_id)}
-    at = snapshot.history_of.get(run_id)
-    if at is not None and snapshot.histories is not None:
-        found["histories", snapshot.histories.name[at]] = _stamp(snapshot.histories, at)
-    return found
-
-
-def _stamp(table: Rows, row: int) -> Stamp:
-    modified, changed, size, inode = (column[row] for column in table.columns[1:5])
-    return modified, changed, size, inode
+    found = {("states", row.name): row[1:5] for row in snapshot.rows_of(run_id)}
+    history = snapshot.history_of(run_id)
+    return found if history is None else {**found, ("histories", history.name): history[1:5]}

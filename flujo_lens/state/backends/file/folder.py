@@ -8,7 +8,6 @@ import shlex
 import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import tzinfo
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +18,8 @@ from flujo_lens.errors import NAME_ANOTHER, LensError, NotAStoreError
 from flujo_lens.state.backends.core.change_tokens import folder_token
 from flujo_lens.state.backends.file.format import document as documents
 from flujo_lens.state.backends.file.format.tombstones import Graves, read_graves
-from flujo_lens.state.backends.file.index.cache import Catalogue
-from flujo_lens.state.backends.file.index.run_selection import Snapshot
-from flujo_lens.state.backends.file.index.state_table import Scan
+from flujo_lens.state.backends.file.index.catalogue import Catalogue, Look
+from flujo_lens.state.backends.file.index.run_selection import SEVERAL_FILES, Snapshot
 from flujo_lens.state.unreachable_paths import databases_in, unreached
 
 if TYPE_CHECKING:
@@ -88,7 +86,7 @@ class Folder:
 
     def __init__(self, path: Path, zone: tzinfo, cache_dir: Path | None, codec: StateCodec) -> None:
         self.path, self.zone, self.codec = path, zone, codec
-        self._catalogue = Catalogue(path, cache_dir, codec)
+        self._catalogue = Catalogue(path, zone, cache_dir, codec)
         self.last: Snapshot | None = None
         """The runs as they were at the last look."""
         self._good_until = 0.0
@@ -109,25 +107,24 @@ class Folder:
         self._catalogue.forget()
         self.last = None
 
-    def scan(self, folder: int, stop: threading.Event) -> tuple[Scan, Snapshot]:
-        """The folder as it is now.
+    def snapshot(self, folder: int, stop: threading.Event) -> Snapshot:
+        """The runs of an open folder as it is now.
 
         Raises:
             NotAStoreError: it holds files, and not one is a run.
         """
         began = monotonic()
         found = self._catalogue.refresh(folder, stop)
-        if found.has_history:
-            _pass_over_graves(folder, found)
-        self.last = snapshot = Snapshot(found, self.zone)
+        self.last = snapshot = Snapshot(found, self._again)
         self._good_until = monotonic() + max(_FRESH, _SHARE * (monotonic() - began))
-        if snapshot.strange and not snapshot.row_of and not found.has_history:
+        if not found.has_history and not snapshot.has_runs() and snapshot.strange:
             raise _no_states(self.path, snapshot.strange)
-        return found, snapshot
+        return snapshot
 
-    def snapshot(self, folder: int, stop: threading.Event) -> Snapshot:
-        """The runs of the folder as it is now; see `scan`."""
-        return self.scan(folder, stop)[1]
+    def _again(self, look: Look, error: Exception) -> Look:
+        self._catalogue.give_up(look.index, error)
+        with opened(self.path) as folder:
+            return self._catalogue.refresh(folder, threading.Event())
 
     def look(self, stop: threading.Event) -> Snapshot:
         """The runs of the folder as it is now, whatever lies in it; see `opened` for the errors."""
@@ -144,13 +141,11 @@ class Folder:
     def facts(self, stop: threading.Event) -> dict[str, Any]:
         """Size of the store's files in bytes, the newest update of a run, and what is odd."""
         with self.reading() as reader:
-            found, snapshot = self.scan(reader.folder, stop)
-            extra = sum(documents.size_of(reader.folder, name) for name in (*found.leftovers, *found.blobs))
-            history = sum(_sizes(reader.histories))
-        sizes = zip(found.table.size, found.table.run_id, strict=True)
-        states = sum(size for size, run_id in sizes if run_id is not None)
-        size = states + extra + history
-        return {"size_bytes": size, "last_write_at": snapshot.last_save(), "notes": _notes(found, snapshot)}
+            snapshot = self.snapshot(reader.folder, stop)
+            look = snapshot.look
+            extra = sum(documents.size_of(reader.folder, name) for name in (*look.leftovers, *look.blobs))
+            size = snapshot.size() + extra + sum(_sizes(reader.histories))
+        return {"size_bytes": size, "last_write_at": snapshot.last_save(), "notes": _notes(snapshot)}
 
 
 @contextmanager
@@ -172,32 +167,18 @@ def opened(path: Path) -> Iterator[int]:
         raise _read_error(path, error) from error
 
 
-def _pass_over_graves(folder: int, found: Scan) -> None:
-    """Leave out the files that are as good as gone."""
-    with documents.history_folder(folder) as histories:
-        graves = read_graves(folder, histories)
-    if not graves:
-        return
-    names = found.table.name
-    found.table = found.table.take(at for at, name in enumerate(names) if name not in graves.states)
-    if found.histories is not None:
-        table = found.histories.table
-        rows = (at for at, name in enumerate(table.name) if name not in graves.histories)
-        found.histories = replace(found.histories, table=table.take(rows))
-
-
 def _sizes(folder: int | None) -> Iterator[int]:
     for name in () if folder is None else os.listdir(folder):
         yield documents.size_of(folder or 0, name)
 
 
-def _notes(found: Scan, snapshot: Snapshot) -> tuple[str, ...]:
+def _notes(snapshot: Snapshot) -> tuple[str, ...]:
     counted = (
-        (snapshot.unreadable(), "files do not parse"),
-        (len(found.leftovers), f"leftovers of interrupted saves (*{documents.LEFTOVER})"),
-        (len(snapshot.rivals), "runs are in several files each"),
+        (snapshot.unreadable()[0], "files do not parse"),
+        (len(snapshot.look.leftovers), f"leftovers of interrupted saves (*{documents.LEFTOVER})"),
+        (snapshot.number(SEVERAL_FILES), "runs are in several files each"),
         (snapshot.strange, "files are no workflow states"),
-        (found.histories.unreadable if found.histories else 0, "histories may not be read"),
+        (snapshot.look.unreadable, "histories may not be read"),
     )
     return tuple(f"{count} {words}" for count, words in counted if count)
 

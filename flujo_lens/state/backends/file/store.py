@@ -12,6 +12,7 @@ from flujo_lens.state.backends.core.worker_pool import Workers
 from flujo_lens.state.backends.file.folder import Folder, Reader
 from flujo_lens.state.backends.file.transaction import FileTransaction, NeedsLook
 from flujo_lens.state.backends.file.writes import Changes, Stop
+from flujo_lens.state.views import RunFilter
 
 T = TypeVar("T")
 _LOOKS = 2
@@ -81,6 +82,13 @@ class FileStore:
 
     def clone(self) -> FileStore:
         return FileStore(self.folder, self.changes)
+
+    async def count(self, wanted: RunFilter) -> int:
+        def counted(stop: Stop) -> int:
+            with self.folder.reading() as reader:
+                return self.folder.snapshot(reader.folder, stop).count(wanted)
+
+        return await self.run(counted)
 
     async def change_token(self) -> Hashable:
         return await self.run(lambda stop: self.folder.change_token())

@@ -28,6 +28,7 @@ from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.serialization.codec import SEALED
 from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, Space
 from flujo_lens.state.backends.core.stored_claims import claims_in
+from flujo_lens.state.backends.core.worker_pool import Stopped
 from flujo_lens.state.backends.file.deletion import Candidates, old_orphans, stamps_known, stamps_of
 from flujo_lens.state.backends.file.folder import Folder, Reader
 from flujo_lens.state.backends.file.format import document as documents
@@ -37,14 +38,15 @@ from flujo_lens.state.backends.file.format.history import History
 from flujo_lens.state.backends.file.format.history_lines import line_of
 from flujo_lens.state.backends.file.format.history_rewrite import lines_of
 from flujo_lens.state.backends.file.format.run_records import records_of
-from flujo_lens.state.backends.file.fs.os_errors import check_writable
-from flujo_lens.state.backends.file.index.run_selection import Snapshot, in_order
-from flujo_lens.state.backends.file.index.state_table import Stamp, Stopped
+from flujo_lens.state.backends.file.index.run_selection import Snapshot
+from flujo_lens.state.backends.file.index.state_table import Stamp
+from flujo_lens.state.backends.file.os_errors import check_writable
 from flujo_lens.state.backends.file.writes import Changes, Places, Stop
 from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.selection import Member
+    from flujo_lens.state.backends.file.index.cache import Place
     from flujo_lens.state.claims import Claim
     from flujo_lens.state.deletion import DeletionRequest, Record, Restored
 
@@ -56,6 +58,11 @@ _HELD = 256
 
 _ROW = 512
 """Bytes of a file that count as a row."""
+
+_AT_ONCE = 1_000
+"""Runs that are measured together."""
+
+_PLACES: tuple[Place, ...] = ("states", "histories")
 
 _SMALL = 1 << 20
 """Bytes up to which a history is read whole at once."""
@@ -120,17 +127,20 @@ class FileTransaction:
     async def scan(
         self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
     ) -> AsyncIterator[RunRow]:
-        picks = self.snapshot.select(hint, after, reverse)
-        for _, run_id, _ in in_order(picks, reverse, limit or _PAGE):
-            row = self.row(run_id)
-            if row is not None:
+        for page in self.snapshot.pages(hint, after, reverse, first=limit or _PAGE):
+            for row in self.rows([run.run_id for run in page]):
                 yield row
 
     async def ids(self, prefix: str, limit: int) -> list[str]:
-        return sorted(run_id for run_id in self.snapshot.row_of if run_id.startswith(prefix))[:limit]
+        return self.snapshot.ids(prefix, limit)
 
     async def tasks_of(self, run_ids: Sequence[str]) -> list[str]:
-        return [run_id for parent in run_ids for run_id in self.snapshot.tasks_of(parent)]
+        return self.snapshot.tasks_of(run_ids)
+
+    def rows(self, run_ids: Sequence[str]) -> Iterator[RunRow]:
+        """What there is of these runs, of which the index tells."""
+        self.snapshot.hold(run_ids)
+        return (row for row in map(self.row, run_ids) if row is not None)
 
     def row(self, run_id: str) -> RunRow | None:
         """What there is of a run; None if it is gone."""
@@ -233,23 +243,21 @@ class FileTransaction:
 
     def totals(self) -> tuple[int, int]:
         graves = self._reader.graves
-        return len(self.snapshot.row_of), max(len(graves.states), len(graves.histories))
+        return self.snapshot.count(RunFilter()), max(len(graves.states), len(graves.histories))
 
     async def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
         if self._uses_last and not (self._folder.is_recent and self._are_unchanged(run_ids)):
             self._look()
         found = Candidates(self._reader, self.snapshot, asked, None, run_ids)
-        return [found.member(run_id) for run_id in run_ids if run_id in self.snapshot.row_of]
+        known = self.snapshot.known(run_ids)
+        return [found.member(known[run_id]) for run_id in run_ids if run_id in known]
 
     def _are_unchanged(self, run_ids: Sequence[str]) -> bool:
         """Whether the files of these runs are as they were at the last look."""
-        snapshot = self.snapshot
-        return all(stamps_known(snapshot, one) == stamps_of(self._reader, snapshot, one) for one in run_ids)
+        self.snapshot.hold(run_ids)
+        return all(stamps_known(self.snapshot, one) == self._stamps(one) for one in run_ids)
 
     def families(self, asked: DeletionRequest, admitted: Collection[str] | None) -> Iterator[list[Member]]:
-        wanted = asked.wanted._replace(statuses=frozenset())
-        if admitted is None and wanted != RunFilter():
-            admitted = {pick[1] for pick in self.snapshot.select(wanted)}
         return Candidates(self._reader, self.snapshot, asked, admitted, None).families()
 
     async def orphans(self, before: datetime) -> list[str]:
@@ -264,13 +272,17 @@ class FileTransaction:
     async def measure(self, run_ids: Sequence[str], kinds: Sequence[ChildKind]) -> tuple[dict[str, int], int]:
         counts: Counter[str] = Counter()
         size = 0
-        for run_id in run_ids:
-            if run_id not in self.snapshot.row_of:
-                history = self.history(run_id, light=True)
-                counts["evaluations"] += len(history.evaluations) if history else 0
-            for (place, _), stamp in stamps_known(self.snapshot, run_id).items():
-                counts[place] += run_id in self.snapshot.row_of
-                size += stamp[2]
+        for at in range(0, len(run_ids), _AT_ONCE):
+            some = run_ids[at : at + _AT_ONCE]
+            known = self.snapshot.known(some)
+            for place in _PLACES:
+                sizes = self.snapshot.sizes(place, list(known))
+                counts[place] += len(sizes)
+                size += sum(sizes)
+            alone = [run_id for run_id in some if run_id not in known]
+            size += sum(self.snapshot.sizes("histories", alone))
+            histories = [self.history(run_id, light=True) for run_id in alone]
+            counts["evaluations"] += sum(len(history.evaluations) for history in histories if history)
         return dict(counts), size
 
     async def records(self, run_ids: Sequence[str], *, state_only: bool) -> AsyncIterator[tuple[Record, int]]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENDING",
     "HISTORY",
+    "INODE",
     "LEFTOVER",
     "Document",
     "UnreadableFile",
@@ -55,6 +56,9 @@ __all__ = [
 ENDING = ".json"
 HISTORY = ".lens-history"
 """The sub-folder of histories."""
+
+INODE = 2**63 - 1
+"""The part of an inode's number that a file is known by: what SQLite holds."""
 
 _BLOB = "_granular_blobs:"
 _LONGEST = 255
@@ -367,4 +371,4 @@ def _open_history(folder: int) -> int | None:
 
 def stamp_of(found: os.stat_result) -> tuple[int, int, int, int]:
     """What a file is known by: its modification time, change time, size and inode."""
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino & INODE

@@ -1,221 +1,147 @@
-"""A cache of what lists need of a folder, so that unchanged files are not read again.
+"""The index of a folder: what lists need of every file, so that unchanged files are not read again.
 
-One small SQLite file a folder in the user's cache directory, with one row for the table of states and one for that of
-histories: its columns as JSON, which is read in a fraction of the time that rows of their own would take, and a digest
-of that. A time without a zone is kept as the text that the file holds, so the setting for naive times may change and
-the cache holds. Which rows count, see `flujo_lens.state.backends.file.index.state_table`.
+One small SQLite file a folder and time zone in the user's cache directory. A row of ``states`` and of ``histories`` is
+a file; which of them count, see `flujo_lens.state.backends.file.index.state_table`. A row of ``runs`` is a run as both
+tell of it together, and is derived from them: ``dirty`` has the ids of those that are to be derived again, so that a
+process that dies on any line leaves no run behind that is older than its files.
 
-Anything wrong with the cache (missing, cut off, altered, another version, another owner, a directory that cannot be
-written, another process that writes it) means that there is none; it never is an error.
+Several processes use one index. Each writes some rows at a time; These writes are counted, and every row has
+the number of the one that wrote it (``look``): a look at the folder leaves alone what was written since it began, which
+is newer than what it has seen. A run keeps the number of the one that it came with (``born``), so that a list that is
+read page by page has no runs but those that were there at its first page.
+
+What becomes of a file that is damaged or cannot be used: `flujo_lens.state.backends.core.cache_file`.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from hashlib import blake2b
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Literal
 
-import orjson
+from flujo_lens.state.backends.core.cache_file import CacheDatabase, CacheFile, Kind, Row
+from flujo_lens.state.backends.file.index.history_table import HistoryRow
+from flujo_lens.state.backends.file.index.joined_table import Micros, RunEntry, in_force, joined
+from flujo_lens.state.backends.file.index.state_table import StateRow
 
-from flujo_lens.folders import cache_folder
-from flujo_lens.state.backends.core.fork_hooks import begin_anew_in_children
-from flujo_lens.state.backends.file.format.document import history_folder
-from flujo_lens.state.backends.file.index.state_table import Rows, Scan, Table, scan
+Place = Literal["states", "histories"]
 
-if TYPE_CHECKING:
-    import sqlite3
+_CHUNK, _DERIVED = 2_000, 1_000
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "states": StateRow._fields,
+    "histories": HistoryRow._fields,
+    "runs": RunEntry._fields,
+}
+_RUN_ID = StateRow._fields.index("run_id")
+"""Where the run is in a row of a file."""
 
-    from flujo_lens.serialization.codec import StateCodec
-    from flujo_lens.state.backends.file.index.history_table import HistoryTable
+_DIRTY = (
+    f"SELECT dirty.run_id, {', '.join(f's.{name}' for name in StateRow._fields)}, "
+    f"{', '.join(f'h.{name}' for name in HistoryRow._fields)} "
+    f"FROM (SELECT run_id FROM dirty ORDER BY run_id LIMIT {_DERIVED}) AS dirty "
+    "LEFT JOIN states AS s ON s.run_id = dirty.run_id LEFT JOIN histories AS h ON h.run_id = dirty.run_id "
+    "ORDER BY dirty.run_id"
+)
+"""The files of some runs that are to be derived again."""
 
-R = TypeVar("R", bound=Rows)
-
-WORTH_WRITING = 64
-"""The cache is written when more than one row in so many has changed: reading a few files is cheaper."""
-
-_VERSION = 4
-_FOLDER_MODE, _FILE_MODE = 0o700, 0o600
-_IN_USE = (5, 6)
-"""What SQLite says of a file that another process writes: SQLITE_BUSY and SQLITE_LOCKED."""
+_KEYS = {"states": "name", "histories": "name", "runs": "run_id"}
+_MOMENTS = ("created", "updated", "start")
+_TEXTS = frozenset(
+    ("name", "run_id", "status", "pipeline", "version", "parent", "root_pipeline", "root_version", *_MOMENTS)
+)
 
 
-class IndexFile:
-    """The cache of one folder.
+class Index(CacheDatabase):
+    """An open index.
 
     Args:
-        cache_dir: The directory for caches; made if it is missing. None for the user's own.
-        folder: The folder of the store. A cache inside it is none: reading never writes there.
+        file: The file that processes share.
+        micros: Reads a time of a state.
+        kind: As of `CacheDatabase`.
     """
 
-    def __init__(self, cache_dir: Path | None, folder: Path) -> None:
-        chosen = cache_folder(os.environ) if cache_dir is None else cache_dir
-        self.path = None if chosen is None else _index_path(chosen, folder)
+    version = 5
 
-    def load(self, kind: type[R]) -> R:
-        """A table, empty if the cache is missing or in any way wrong."""
-        try:
-            with self._opened() as db:
-                return kind.empty() if db is None else _load(db, kind)
-        except _errors():
-            return kind.empty()
+    def __init__(self, file: CacheFile, micros: Micros, kind: Kind = "shared") -> None:
+        self.micros = micros
+        super().__init__(file, kind)
 
-    def save(self, table: Rows) -> None:
-        """Put `table` in place of what was there; nothing happens where that is not possible."""
-        for is_last in (False, True):
-            try:
-                with self._opened(writes=True) as db:
-                    if db is not None:
-                        _save(db, table)
-                return
-            except _errors() as error:
-                if is_last or getattr(error, "sqlite_errorcode", None) in _IN_USE:
-                    return
-            self._forget()
+    def schema(self) -> Iterator[str]:
+        yield "CREATE TABLE dirty (run_id TEXT PRIMARY KEY) WITHOUT ROWID"
+        for table, columns in _COLUMNS.items():
+            key, last = _KEYS[table], "born" if table == "runs" else "look"
+            typed = (f"{name} TEXT PRIMARY KEY" if name == key else _typed(name, table) for name in columns)
+            yield f"CREATE TABLE {table} ({', '.join(typed)}, {last} INT) WITHOUT ROWID"
+        for place in ("states", "histories"):
+            yield f"CREATE INDEX {place}_by_run ON {place} (run_id)"
+        yield "CREATE INDEX runs_by_start ON runs (started, run_id)"
+        yield "CREATE INDEX runs_by_parent ON runs (parent) WHERE parent IS NOT NULL"
 
-    @contextmanager
-    def _opened(self, *, writes: bool = False) -> Iterator[sqlite3.Connection | None]:
-        """The file; None if it is not there, or belongs to another user."""
-        import sqlite3
+    def stamps(self, place: Place) -> Iterator[list[Row]]:
+        """The names and stamps of files, whether they are settled, and their runs, by name."""
+        columns = "name, modified, changed, size, inode, settled, run_id"
+        query = f"SELECT {columns} FROM {place} WHERE name > CAST(? AS TEXT) ORDER BY name LIMIT {_CHUNK}"
+        last = ""
+        while page := self.rows(query, (last,)):
+            yield page
+            last = page[-1][0]
 
-        if writes and self.path is not None:
-            os.makedirs(os.path.dirname(self.path), _FOLDER_MODE, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, _FILE_MODE))
-        if self.path is None or os.stat(self.path).st_uid != os.geteuid():
-            yield None
+    def put(
+        self, place: Place, rows: Sequence[Row], gone: Sequence[str], before: Iterable[str | None], since: int
+    ) -> None:
+        """Put rows in place of those of the same files, and remove those of files that are gone.
+
+        Args:
+            place: The table.
+            rows: The rows.
+            gone: The names of files.
+            before: The runs that these files held.
+            since: The number of the look; what was written later stays.
+        """
+        if not rows and not gone:
             return
-        with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as db:
-            yield db
+        ids = {*before, *(row[_RUN_ID] for row in rows)} - {None}
+        with self.writing() as look:
+            self.each("INSERT OR IGNORE INTO dirty VALUES (CAST(? AS TEXT))", [(run_id,) for run_id in sorted(ids)])
+            self.each(_upsert(place), [(*row, look, since) for row in rows])
+            self.each(f"DELETE FROM {place} WHERE name = CAST(? AS TEXT) AND look <= ?", [(n, since) for n in gone])
 
-    def _forget(self) -> None:
-        for name in (self.path, f"{self.path}-journal"):
-            with suppress(OSError):
-                os.unlink(name or "")
+    def derive(self) -> None:
+        """Derive the runs of the files that have changed."""
+        while self.rows("SELECT 1 FROM dirty LIMIT 1"):
+            with self.writing() as look:
+                groups = groupby(self.rows(_DIRTY), lambda row: row[0])
+                runs = {run_id: self._joined(run_id, list(rows)) for run_id, rows in groups}
+                self.each(_upsert("runs"), [(*run, look) for run in runs.values() if run is not None])
+                lost = [(run_id,) for run_id, run in runs.items() if run is None]
+                self.each("DELETE FROM runs WHERE run_id = CAST(? AS TEXT)", lost)
+                last = next(reversed(runs), "")
+                self.each("DELETE FROM dirty WHERE run_id <= CAST(? AS TEXT)", [(last,)])
 
-
-def _errors() -> tuple[type[Exception], ...]:
-    import sqlite3
-
-    return OSError, sqlite3.Error, ValueError, OverflowError
-
-
-def _index_path(cache_dir: Path, folder: Path) -> str | None:
-    """The file of a folder's cache; None if it would be inside the folder."""
-    real, cache = os.path.realpath(folder), os.path.realpath(cache_dir)
-    if cache == real or cache.startswith(os.path.join(real, "")):
-        return None
-    return os.path.join(cache, f"files-{blake2b(os.fsencode(real), digest_size=16).hexdigest()}.sqlite")
-
-
-# --- tables
-
-
-def _load(db: sqlite3.Connection, kind: type[R]) -> R:
-    found = "SELECT digest, columns FROM tables WHERE name = ? AND version = ?"
-    row = db.execute(found, (kind.__name__, _VERSION)).fetchone()
-    if row is None or not isinstance(row[1], bytes) or row[0] != _digest(row[1]):
-        return kind.empty()
-    columns = orjson.loads(row[1])
-    return kind.of(columns) if len(columns) == kind.width() else kind.empty()
+    def _joined(self, run_id: str, rows: Sequence[Row]) -> RunEntry | None:
+        """A run by the rows of its files: one row with all, as a rule."""
+        first, end = rows[0], 1 + len(StateRow._fields)
+        states = {row[1]: StateRow._make(row[1:end]) for row in rows if row[1] is not None}.values()
+        history = None if first[end] is None else HistoryRow._make(rows[-1][end:])
+        return joined(run_id, in_force(states, self.micros), history, self.micros)
 
 
-def _save(db: sqlite3.Connection, table: Rows) -> None:
-    db.execute("PRAGMA synchronous = OFF")
-    db.execute("BEGIN IMMEDIATE")
-    db.execute("CREATE TABLE IF NOT EXISTS tables (name TEXT PRIMARY KEY, version INT, digest TEXT, columns BLOB)")
-    columns = _dump(table)
-    row = (type(table).__name__, _VERSION, _digest(columns), columns)
-    db.execute("INSERT OR REPLACE INTO tables VALUES (?, ?, ?, ?)", row)
-    db.execute("COMMIT")
+def _typed(name: str, table: str) -> str:
+    if table != "runs" and name in _MOMENTS:  # a number, or a text
+        return name
+    return f"{name} {'TEXT' if name in _TEXTS - set(_MOMENTS) else 'INT'}"
 
 
-def _digest(columns: bytes) -> str:
-    return blake2b(columns, digest_size=16).hexdigest()
-
-
-def _dump(table: Rows) -> bytes:
-    try:
-        return orjson.dumps(list(table.columns))
-    except orjson.JSONEncodeError:
-        clean = (at for at, row in enumerate(zip(*table.columns, strict=True)) if _dumps(row))
-        return orjson.dumps(list(table.take(clean).columns))
-
-
-def _dumps(row: tuple[Any, ...]) -> bool:
-    """False for texts with lone surrogates: names that are no UTF-8, and escapes in a file."""
-    try:
-        orjson.dumps(row)
-    except orjson.JSONEncodeError:
-        return False
-    return True
-
-
-# --- tables that are kept
-
-
-class _Kept(Generic[R]):
-    """A table, kept from call to call and from process to process."""
-
-    def __init__(self, index: IndexFile, kind: type[R]) -> None:
-        self._index = index
-        self.table = index.load(kind)
-        self._stale = 0
-
-    def keep(self, settled: R, reread: int) -> None:
-        """Keep these rows, of which so many are new; written if enough has changed since they were."""
-        count, before = len(settled.columns[0]), len(self.table.columns[0])
-        self._stale += max(reread, before - (count - reread))
-        if self._stale * WORTH_WRITING > count:
-            self._index.save(settled)
-            self._stale = 0
-        self.table = settled
-
-
-class Catalogue:
-    """The tables of a folder's states and histories, kept from call to call and from process to process.
-
-    Args:
-        folder: The folder of the store.
-        cache_dir: See `IndexFile`.
-        codec: Reads histories.
-    """
-
-    def __init__(self, folder: Path, cache_dir: Path | None, codec: StateCodec) -> None:
-        self._folder, self._cache_dir, self._codec = folder, cache_dir, codec
-        self.begin()
-        begin_anew_in_children(self)
-
-    def begin(self) -> None:
-        """Be as new: nothing is kept."""
-        self._states: _Kept[Table] | None = None
-        self._histories: _Kept[HistoryTable] | None = None
-        self._lock = threading.Lock()
-
-    def refresh(self, folder: int, stop: threading.Event) -> Scan:
-        """The folder as it is now; see `scan`. A folder without histories costs nothing for them."""
-        with self._lock:
-            if self._states is None:
-                self._states = _Kept(IndexFile(self._cache_dir, self._folder), Table)
-            found = scan(folder, self._states.table, stop)
-            self._states.keep(found.settled(), found.reread)
-            if found.has_history:
-                self._add_histories(folder, found, stop)
-            return found
-
-    def _add_histories(self, folder: int, found: Scan, stop: threading.Event) -> None:
-        from flujo_lens.state.backends.file.index.history_table import HistoryTable, scan_histories
-
-        if self._histories is None:
-            self._histories = _Kept(IndexFile(self._cache_dir, self._folder), HistoryTable)
-        with history_folder(folder) as histories:
-            if histories is not None:
-                found.histories = scan_histories(folder, histories, self._histories.table, self._codec, stop)
-                self._histories.keep(found.histories.kept, found.histories.reread)
-
-    def forget(self) -> None:
-        """Let go of what is kept in memory."""
-        with self._lock:
-            self._states = self._histories = None
+def _upsert(table: str) -> str:
+    """Put a row; of a file only if the one that is there was not written since a look."""
+    key, columns = _KEYS[table], _COLUMNS[table]
+    last = "born" if table == "runs" else "look"
+    texts = _TEXTS - set(_MOMENTS)
+    values = ", ".join("CAST(? AS TEXT)" if name in texts else "?" for name in columns)
+    changed = [name for name in (*columns, *(() if table == "runs" else ("look",))) if name != key]
+    update = ", ".join(f"{name} = excluded.{name}" for name in changed)
+    guard = "" if table == "runs" else " WHERE look <= ?"
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}, {last}) VALUES ({values}, ?) "
+        f"ON CONFLICT ({key}) DO UPDATE SET {update}{guard}"
+    )

@@ -1,77 +1,128 @@
-"""States and histories side by side: one table of runs, with the status, name and times that both tell together."""
+"""States and histories side by side: a run with the status, name and times that both tell together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from flujo_lens.state import interpret
-from flujo_lens.state.backends.file.index.history_table import HistoryTable
+from flujo_lens.state.backends.core.port import NO_START
+from flujo_lens.state.backends.file.index.history_table import HistoryRow
 from flujo_lens.state.backends.file.index.state_table import (
     FAILED_UNSEEN,
     PAUSED_UNASKED,
     PAUSED_UNLESS_FAILED,
     Moment,
-    Table,
+    StateRow,
 )
 from flujo_lens.state.views import UNREADABLE
 
 _ASKS = {"hitl_data": {"last_hitl_step": "a step"}}
 _CONTEXTS: dict[int, dict[str, Any]] = {PAUSED_UNASKED: {"hitl_data": {}}, PAUSED_UNLESS_FAILED: {}}
-"""Contexts that mean what a `Table` keeps of the real ones."""
+"""Contexts that mean what a `StateRow` keeps of the real ones."""
 
 Micros = Callable[[Moment], int | None]
 
 
-def joined(states: Table, row_of: dict[str, int], histories: HistoryTable, micros: Micros) -> Table:
-    """A table of the states as their histories correct them, and of the runs that have left history alone.
+class RunEntry(NamedTuple):
+    """A run, by its start and what filters ask for.
+
+    Attributes:
+        started: In microseconds since 1970, or `NO_START`.
+        updated: The last update that is shown; None if no time of the run can be read.
+        readable: Whether its state parses; true if it has none.
+        files: The number of files that hold its state.
+        sign: The newest time that is known for certain, for a deletion.
+        undated: Whether there may be a later one: times without a zone, or that are missing. They are in the files.
+    """
+
+    run_id: str
+    started: int
+    updated: int | None
+    status: str
+    pipeline: str
+    version: str
+    parent: str | None
+    background: bool
+    readable: bool
+    files: int
+    sign: int | None
+    undated: bool
+
+
+def in_force(rows: Iterable[StateRow], micros: Micros) -> list[StateRow]:
+    """The files that hold a run, the one that counts first: it was saved last, and is readable if one of them is."""
+
+    def last_saved(row: StateRow) -> tuple[bool, int, int, str]:
+        saved = _newest(micros(row.created), micros(row.updated))
+        return bool(row.readable), NO_START if saved is None else saved, row.modified, row.name
+
+    found = list(rows)
+    return found if len(found) < 2 else sorted(found, key=last_saved, reverse=True)
+
+
+def joined(run_id: str, states: Sequence[StateRow], history: HistoryRow | None, micros: Micros) -> RunEntry | None:
+    """A run by its state as its history corrects it, or by its history alone; None if there is no run.
 
     Args:
-        states: One row a file; it is not changed.
-        row_of: The row that counts by run id; runs without a state are added.
-        histories: One row a history.
+        states: The files of its state, the one that counts first.
+        history: Its history.
         micros: Reads a time of a state.
     """
-    table = states.take(range(len(states.name)))
-    for at, run_id in enumerate(histories.run_id):
-        row = None if run_id is None else row_of.get(run_id)
-        if row is not None and table.readable[row]:
-            _correct(table, row, histories, at, micros)
-        elif row is None and run_id is not None and histories.has_run[at]:
-            row_of[run_id] = len(table.name)
-            table.extend(_alone(run_id, histories, at))
-    return table
-
-
-def _alone(run_id: str, histories: HistoryTable, at: int) -> Table:
-    start = histories.start[at]
-    status, pipeline, version = _kind(None, 0, None, None, *_of_history(histories, at))
-    facts = [run_id, start if isinstance(start, int) else None, histories.updated[at], status, pipeline, version]
-    return Table.of([value] for value in ("", 0, 0, 0, 0, *facts, None, False, True, 0))
-
-
-def _correct(table: Table, row: int, histories: HistoryTable, at: int, micros: Micros) -> None:
-    start = histories.start[at]
-    saved = (micros(table.created[row]), micros(table.updated[row]))
-    doubt = table.doubt[row] or 0
-    kind = _kind(
-        "paused" if doubt == PAUSED_UNASKED else table.status[row],
-        doubt,
-        table.pipeline[row],
-        table.version[row],
-        *_of_history(histories, at),
+    if not states:
+        return None if history is None or not history.has_run else _alone(run_id, history)
+    row = states[0]
+    created, updated = row.created, row.updated
+    if isinstance(created, str) or isinstance(updated, str):
+        created, updated = micros(created), micros(updated)
+    updated = _newest(created, updated)
+    kind = row.status or "", row.pipeline or "", row.version or ""
+    if history is not None and row.readable:
+        doubt = row.doubt or 0
+        status = "paused" if doubt == PAUSED_UNASKED else row.status
+        kind = _kind(status, doubt, row.pipeline, row.version, *_of_history(history))
+        if history.start is not None:
+            created = history.start if isinstance(history.start, int) else None
+        updated = _newest(created, updated, history.updated)
+    return RunEntry(
+        run_id,
+        NO_START if created is None else created,
+        updated,
+        *kind,
+        row.parent,
+        bool(row.background),
+        bool(row.readable),
+        len(states),
+        *_sign(states, history),
     )
-    table.status[row], table.pipeline[row], table.version[row] = kind
-    table.updated[row] = max((when for when in (*saved, histories.updated[at]) if when is not None), default=None)
-    if start is not None:
-        table.created[row] = start if isinstance(start, int) else None
 
 
-def _of_history(histories: HistoryTable, at: int) -> tuple[Any, ...]:
-    columns = (histories.status, histories.pipeline, histories.version)
-    roots = (histories.root_pipeline, histories.root_version)
-    return *(column[at] for column in (*columns, *roots)), histories.step_failed[at]
+def _alone(run_id: str, history: HistoryRow) -> RunEntry:
+    start = history.start if isinstance(history.start, int) else None
+    kind = _kind(None, 0, None, None, *_of_history(history))
+    updated = _newest(start, history.updated)
+    started = NO_START if start is None else start
+    return RunEntry(run_id, started, updated, *kind, None, False, True, 0, *_sign((), history))
+
+
+def _newest(*times: int | None) -> int | None:
+    known = [when for when in times if when is not None]
+    return max(known) if known else None
+
+
+def _sign(states: Sequence[StateRow], history: HistoryRow | None) -> tuple[int | None, bool]:
+    """`RunEntry.sign` and `RunEntry.undated`; none if one of the times cannot be read."""
+    times = [time for row in states for time in (row.created, row.updated)]
+    if not all(row.readable for row in states) or (history is not None and not history.dated):
+        return None, False
+    known = [time for time in times if isinstance(time, int)]
+    return _newest(*known, None if history is None else history.updated), len(known) < len(times)
+
+
+def _of_history(history: HistoryRow) -> tuple[Any, ...]:
+    own = (history.status, history.pipeline, history.version)
+    return *own, history.root_pipeline, history.root_version, bool(history.step_failed)
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Selecting runs of a folder of JSON files: by what is known of all, then by the files of those left."""
+"""Selecting runs of a folder of JSON files, page by page, by what its index tells of them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, tzinfo
 from functools import cached_property
-from heapq import nlargest, nsmallest
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.core.port import NO_START
 from flujo_lens.state.backends.file.format import document as documents
-from flujo_lens.state.backends.file.index.state_table import MICROSECOND, Moment, Scan
-from flujo_lens.state.timestamps import EPOCH, parse_instant
+from flujo_lens.state.backends.file.index.catalogue import Look, micros_of
+from flujo_lens.state.backends.file.index.history_table import HistoryRow
+from flujo_lens.state.backends.file.index.joined_table import RunEntry, in_force
+from flujo_lens.state.backends.file.index.state_table import StateRow
+from flujo_lens.state.timestamps import EPOCH
 from flujo_lens.state.views import RunFilter, RunSummary
 
-Pick = tuple[int, str, int]
-"""Start in microseconds since 1970 (`NO_START` without a readable one), run id, row; sorted like this."""
+if TYPE_CHECKING:
+    from flujo_lens.state.backends.file.index.cache import Place
 
+_AT_ONCE = 500
+"""Runs that one query names."""
 
-def _micros(when: datetime) -> int:
-    return (when - EPOCH) // MICROSECOND
+_BORN = "born <= $seen"
+"""What leaves out runs that have come since."""
+
+SEVERAL_FILES, HISTORY_ALONE, UNDATED = "files > 1", "files = 0", "updated IS NULL AND readable"
+"""Odd runs, as conditions of `Snapshot.number`."""
+
+_COLUMNS = ", ".join(RunEntry._fields)
+_RUN_ID = StateRow._fields.index("run_id")
+_FLAGS = {"step": "has_run", "span": "spans", "evaluation": "evaluations"}
+_WITHOUT_RUN = "NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_id = histories.run_id)"
 
 
 def instant(micros: int | None) -> datetime | None:
@@ -29,227 +41,264 @@ def instant(micros: int | None) -> datetime | None:
     return None if micros is None or micros == NO_START else EPOCH + timedelta(microseconds=micros)
 
 
-_Test = Callable[[int], bool]
-
-
 class Snapshot:
     """The runs of a folder at one moment, each once.
 
-    Of several files with one run id the one that was saved last counts, but a readable one before any other.
-
-    `row_of` has their rows in `table` by run id, `rivals` the rows of the runs that several files hold,
-    `strange` is how many files are no runs. A run that has left history alone has a row without a file's name.
+    Of several files with one run id the one that was saved last counts, but a readable one before any other. Runs that
+    have come since are not there; of those that have changed it tells what a later look has told.
 
     Args:
-        found: What the folder holds.
-        zone: The zone of naive times.
+        look: What the folder holds.
+        again: Looks anew, by another index, when that one fails.
     """
 
-    def __init__(self, found: Scan, zone: tzinfo) -> None:
-        self.table = self.states = found.table
-        self.zone = zone
-        ids = self.table.run_id
-        row_of = dict(zip(ids, range(len(ids)), strict=True))
-        row_of.pop(None, None)
-        self.row_of = cast("dict[str, int]", row_of)
-        none = ids.count(None)
-        self.strange = found.foreign + none
-        self.rivals: dict[str, list[int]] = self._rivals() if len(row_of) + none < len(ids) else {}
-        for run_id, rows in self.rivals.items():
-            self.row_of[run_id] = rows[0]
-        self.histories = found.histories.table if found.histories else None
-        if self.histories is not None:
-            from flujo_lens.state.backends.file.index.joined_table import joined
+    def __init__(self, look: Look, again: Callable[[Look, Exception], Look]) -> None:
+        self._look, self._again = look, again
+        self._states: dict[str, list[StateRow]] = {}
 
-            self.table = joined(self.table, self.row_of, self.histories, self._micros_of)
+    # --- by what lists ask for
 
-    def _rivals(self) -> dict[str, list[int]]:
-        """The rows of the runs that several files hold, the one that counts first."""
-        rows: dict[str, list[int]] = {}
-        for at, run_id in enumerate(self.table.run_id):
-            if run_id is not None and self.row_of[run_id] != at:
-                rows.setdefault(run_id, [self.row_of[run_id]]).append(at)
-        return {run_id: sorted(found, key=self._last_saved, reverse=True) for run_id, found in rows.items()}
+    def pages(
+        self,
+        wanted: RunFilter,
+        after: tuple[int, str] | None = None,
+        reverse: bool = False,
+        *,
+        ordered: bool = True,
+        first: int = _AT_ONCE,
+    ) -> Iterator[list[RunEntry]]:
+        """The runs behind `after` that `wanted` admits, texts and metadata apart.
 
-    def _last_saved(self, at: int) -> tuple[bool, int, int, str]:
-        updated, table = self._updated(at), self.table
-        saved = NO_START if updated is None else updated
-        return bool(table.readable[at]), saved, table.modified[at], table.name[at]
+        Args:
+            wanted: The filter.
+            after: A position, as of `flujo_lens.state.backends.core.port.Transaction.scan`.
+            reverse: The oldest first.
+            ordered: Whether they come by their start; else by their ids.
+            first: The number of runs of the first page; more are on the others.
+        """
+        conditions, values = conditions_of(wanted)
+        key = ("started", "run_id") if ordered or after is not None else ("run_id",)
+        return self.entries(conditions, values, key, after, reverse=reverse or len(key) == 1, first=first)
 
-    def _micros_of(self, moment: Moment) -> int | None:
-        if isinstance(moment, str):
-            when = parse_instant(moment, self.zone)
-            return None if when is None else _micros(when)
-        return moment
+    def entries(
+        self,
+        conditions: str,
+        values: Sequence[Any] = (),
+        key: Sequence[str] = ("run_id",),
+        after: Sequence[Any] | None = None,
+        *,
+        reverse: bool = True,
+        first: int = _AT_ONCE,
+    ) -> Iterator[list[RunEntry]]:
+        """The runs for which a condition holds, in pages, in the order of a key."""
+        than, direction = (">", "ASC") if reverse else ("<", "DESC")
+        border = f"({', '.join(key)}) {than} ({', '.join('CAST(? AS TEXT)' if k == 'run_id' else '?' for k in key)})"
+        order = ", ".join(f"{name} {direction}" for name in key)
+        size = first
+        while True:
+            query = f"SELECT {_COLUMNS} FROM runs WHERE {_BORN} AND {border if after else 1} AND {conditions}"
+            rows = self._rows(f"{query} ORDER BY {order} LIMIT {size}", (*(after or ()), *values))
+            page = [RunEntry._make(row) for row in rows]
+            if page:
+                yield page
+            if len(page) < size:
+                return
+            after, size = [getattr(page[-1], name) for name in key], _AT_ONCE
 
-    def _created(self, at: int) -> int | None:
-        return self._micros_of(self.table.created[at])
+    def count(self, wanted: RunFilter) -> int:
+        """The number of runs that `wanted` admits, texts and metadata apart."""
+        conditions, values = conditions_of(wanted)
+        return self._count(f"SELECT count(*) FROM runs WHERE {_BORN} AND {conditions}", values)
 
-    def started(self, at: int) -> datetime | None:
-        """The start of the run in a row of the table."""
-        return instant(self._created(at))
+    def ids(self, prefix: str, limit: int) -> list[str]:
+        """The first ids with a prefix."""
+        query = f"SELECT run_id FROM runs WHERE run_id >= CAST(? AS TEXT) AND {_BORN} ORDER BY run_id LIMIT {limit}"
+        return [row[0] for row in self._rows(query, (prefix,)) if row[0].startswith(prefix)]
 
-    def _updated(self, at: int) -> int | None:
-        times = (self._micros_of(self.table.created[at]), self._micros_of(self.table.updated[at]))
-        return max((when for when in times if when is not None), default=None)
-
-    # --- by the table
-
-    def select(self, wanted: RunFilter, after: tuple[int, str] | None = None, reverse: bool = False) -> list[Pick]:
-        """The runs behind `after` that `wanted` admits, texts and metadata apart; in no order."""
-        tests, created = self._tests(wanted), self.table.created
-        rows: Iterable[tuple[str, int]] = self.row_of.items()
-        if tests:
-            rows = [pair for pair in rows if all(test(pair[1]) for test in tests)]
-        picks = [
-            (start if type(start := created[at]) is int else self._start(start), run_id, at) for run_id, at in rows
-        ]
-        return _behind(picks, after, reverse)
-
-    def _start(self, moment: Moment) -> int:
-        start = self._micros_of(moment)
-        return NO_START if start is None else start
-
-    def _tests(self, wanted: RunFilter) -> list[_Test]:
-        table, statuses = self.table, wanted.statuses
-        equal = (
-            (table.pipeline, wanted.pipeline),
-            (table.version, wanted.version),
-            (table.parent, wanted.parent),
-            (table.background, False if wanted.top_level else None),
-            (table.background, True if wanted.tasks_only else None),
-        )
-        tests = [_equals(column, value) for column, value in equal if value is not None]
-        if statuses:
-            tests.append(lambda at: table.status[at] in statuses)
-        if wanted.since or wanted.until:
-            tests.append(_within(self._created, wanted.since, wanted.until))
-        if wanted.active_since or wanted.active_until:
-            tests.append(_within(self._updated, wanted.active_since, wanted.active_until))
-        return tests
-
-    def light(self, picks: Iterable[Pick]) -> Iterator[RunSummary]:
+    def light(self, entries: Iterable[RunEntry]) -> Iterator[RunSummary]:
         """The runs without what only their files tell."""
-        table = self.table
-        for _, run_id, at in picks:
-            if not table.readable[at]:
-                problem = documents.problem_of(table.name[at])
-                yield interpret.unreadable(run_id, problem, instant(self._created(at)))
+        for run in entries:
+            if not run.readable:
+                problem = documents.problem_of(next(iter(self.files_of(run.run_id)), run.run_id))
+                yield interpret.unreadable(run.run_id, problem, instant(run.started))
                 continue
             yield RunSummary(
-                run_id=run_id,
-                pipeline_name=table.pipeline[at] or "",
-                pipeline_version=table.version[at] or "",
-                status=table.status[at] or "",
-                created_at=instant(self._created(at)),
-                updated_at=instant(self._updated(at)),
-                parent_run_id=table.parent[at],
-                is_background_task=bool(table.background[at]),
+                run_id=run.run_id,
+                pipeline_name=run.pipeline,
+                pipeline_version=run.version,
+                status=run.status,
+                created_at=instant(run.started),
+                updated_at=instant(run.updated),
+                parent_run_id=run.parent,
+                is_background_task=bool(run.background),
             )
 
-    def problems(self, run_id: str) -> tuple[str, ...]:
-        """What is odd about a run apart from what its own file says: that several files hold it."""
-        if run_id not in self.rivals:
-            return ()
-        names = ", ".join(map(documents.printable, self.files_of(run_id)))
-        return (f"several files hold this run, the one saved last first: {names}",)
+    def tasks_of(self, run_ids: Sequence[str]) -> list[str]:
+        """The ids of the background tasks of some runs."""
+        return [row[0] for row in self._of_some(f"SELECT run_id FROM runs WHERE {_BORN} AND parent IN", run_ids)]
 
-    def tasks_of(self, parent: str) -> list[str]:
-        """The ids of the background tasks of a run."""
-        return self._tasks.get(parent, [])
-
-    @cached_property
-    def _tasks(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        parents = self.table.parent
-        for run_id, at in self.row_of.items():
-            if (parent := parents[at]) is not None:
-                found.setdefault(parent, []).append(run_id)
-        return found
-
-    @cached_property
-    def tasks(self) -> dict[str, dict[str, int]]:
-        """Background tasks by status, by parent."""
+    def tasks(self, run_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+        """The numbers of background tasks by status, by parent."""
         counts: dict[str, dict[str, int]] = {}
-        table = self.table
-        for at, parent in enumerate(table.parent):
-            if parent is not None and self.row_of[table.run_id[at] or ""] == at:
-                by_status = counts.setdefault(parent, {})
-                status = table.status[at] or ""
-                by_status[status] = by_status.get(status, 0) + 1
+        for parent, status in self._of_some(f"SELECT parent, status FROM runs WHERE {_BORN} AND parent IN", run_ids):
+            by_status = counts.setdefault(parent, {})
+            by_status[status] = by_status.get(status, 0) + 1
         return counts
 
-    # --- about the whole
+    # --- about single runs
 
-    def histories_with(self, what: str) -> list[str]:
-        """The ids of what has a history in which there may be such rows: ``step``, ``span`` or ``evaluation``."""
-        table = self.histories
-        if table is None:
-            return []
-        columns = {"step": table.has_run, "span": table.spans, "evaluation": table.evaluations}
-        return [run_id for run_id, has in zip(table.run_id, columns[what], strict=True) if run_id is not None and has]
+    def admitted(self, wanted: RunFilter, run_ids: Sequence[str]) -> set[str]:
+        """Those of these runs that `wanted` admits, texts and metadata apart."""
+        conditions, values = conditions_of(wanted)
+        some = ", ".join(["CAST(? AS TEXT)"] * len(run_ids))
+        query = f"SELECT run_id FROM runs WHERE {conditions} AND run_id IN ({some})"
+        return {row[0] for row in self._rows(query, (*values, *run_ids))}
 
-    @cached_property
-    def by_name(self) -> dict[str, int]:
-        """Rows by the names of files."""
-        return {name: at for at, name in enumerate(self.table.name) if name}
+    def known(self, run_ids: Sequence[str]) -> dict[str, RunEntry]:
+        """Those of these runs that are there."""
+        rows = self._of_some(f"SELECT {_COLUMNS} FROM runs WHERE {_BORN} AND run_id IN", run_ids)
+        return {run.run_id: run for run in map(RunEntry._make, rows)}
 
-    def is_known(self, run_id: str, name: str, found: os.stat_result) -> bool:
-        """Whether a file of which the system says this is a state of the run, as it was when the folder was read."""
-        at, table = self.by_name.get(name), self.table
-        if at is None or table.run_id[at] != run_id or not table.readable[at]:
-            return False
-        return documents.stamp_of(found) == (table.modified[at], table.changed[at], table.size[at], table.inode[at])
+    def hold(self, run_ids: Sequence[str]) -> None:
+        """Look up the files of some runs, about which questions will follow."""
+        self._states = self._rows_of(run_ids)
 
-    def rows_of(self, run_id: str) -> list[int]:
-        """The rows of a run in the table of states, the one that counts first."""
-        rows = self.rivals.get(run_id) or [self.row_of[run_id]] if run_id in self.row_of else []
-        return [row for row in rows if row < len(self.states.name)]
+    def rows_of(self, run_id: str) -> list[StateRow]:
+        """The files that hold a run, the one that counts first."""
+        found = self._states.get(run_id)
+        return self._rows_of([run_id])[run_id] if found is None else found
+
+    def _rows_of(self, run_ids: Sequence[str]) -> dict[str, list[StateRow]]:
+        found: dict[str, list[StateRow]] = {run_id: [] for run_id in run_ids}
+        for row in self._of_some(f"SELECT {', '.join(StateRow._fields)} FROM states WHERE run_id IN", run_ids):
+            found[row[_RUN_ID]].append(StateRow._make(row))
+        return {run_id: in_force(rows, self._look.index.micros) for run_id, rows in found.items()}
 
     def files_of(self, run_id: str) -> list[str]:
         """The names of the files that hold a run, the one that counts first."""
-        return [self.states.name[row] for row in self.rows_of(run_id)]
+        return [row.name for row in self.rows_of(run_id)]
+
+    def is_known(self, run_id: str, name: str, found: os.stat_result) -> bool:
+        """Whether a file of which the system says this is a state of the run, as it was when the folder was read."""
+        stamp = documents.stamp_of(found)
+        return any(row.name == name and row.readable and row[1:5] == stamp for row in self.rows_of(run_id))
+
+    def problems(self, run_id: str) -> tuple[str, ...]:
+        """What is odd about a run apart from what its own file says: that several files hold it."""
+        rows = self.rows_of(run_id)
+        if len(rows) < 2:
+            return ()
+        names = ", ".join(documents.printable(row.name) for row in rows)
+        return (f"several files hold this run, the one saved last first: {names}",)
+
+    def history_of(self, run_id: str) -> HistoryRow | None:
+        """The history of a run."""
+        rows = self._of_some(f"SELECT {', '.join(HistoryRow._fields)} FROM histories WHERE run_id IN", [run_id])
+        return HistoryRow._make(rows[-1]) if rows else None
+
+    def histories_with(self, what: str, run_ids: Sequence[str] | None = None) -> Iterator[str]:
+        """The ids of what has a history in which there may be such rows: ``step``, ``span`` or ``evaluation``."""
+        query = f"SELECT run_id FROM histories WHERE {_FLAGS[what]} AND run_id"
+        if run_ids is not None:
+            yield from (row[0] for row in self._of_some(f"{query} IN", run_ids))
+            return
+        last = ""
+        while rows := self._rows(f"{query} > CAST(? AS TEXT) ORDER BY run_id LIMIT {_AT_ONCE}", (last,)):
+            yield from (row[0] for row in rows)
+            last = rows[-1][0]
+
+    def strays(self) -> list[str]:
+        """The ids of histories with evaluations that are no runs."""
+        return [row[0] for row in self._rows(f"SELECT run_id FROM histories WHERE evaluations AND {_WITHOUT_RUN}")]
+
+    def sizes(self, place: Place, run_ids: Sequence[str]) -> list[int]:
+        """The sizes of the files of some runs."""
+        return [row[0] for row in self._of_some(f"SELECT size FROM {place} WHERE run_id IN", run_ids)]
+
+    # --- about the whole
+
+    @property
+    def zone(self) -> tzinfo:
+        """The zone of naive times."""
+        return self._look.zone
+
+    @property
+    def look(self) -> Look:
+        """What else the folder holds."""
+        return self._look
+
+    def has_runs(self) -> bool:
+        """Whether there is one."""
+        return bool(self._rows(f"SELECT 1 FROM runs WHERE {_BORN} LIMIT 1"))
 
     @cached_property
-    def history_of(self) -> dict[str, int]:
-        """Rows in the table of histories by run id."""
-        table = self.histories
-        return {} if table is None else {run_id: at for at, run_id in enumerate(table.run_id) if run_id is not None}
+    def strange(self) -> int:
+        """How many files are no runs."""
+        return self._look.foreign + self._count("SELECT count(*) FROM states WHERE run_id IS NULL")
+
+    def size(self) -> int:
+        """The bytes of the files of states."""
+        return self._count("SELECT sum(size) FROM states WHERE run_id IS NOT NULL")
 
     def last_save(self) -> datetime | None:
         """The newest update of all readable runs."""
-        times = (self._updated(at) for at in self.row_of.values() if self.table.readable[at])
-        return instant(max((when for when in times if when is not None), default=None))
+        return instant(self._rows("SELECT max(updated) FROM runs WHERE readable")[0][0])
 
-    def unreadable(self) -> int:
-        """How many files do not parse."""
-        return self.table.readable.count(False)
+    def number(self, condition: str) -> int:
+        """How many runs there are with this."""
+        return self._count(f"SELECT count(*) FROM runs WHERE {condition}")
+
+    def unreadable(self) -> tuple[int, str]:
+        """How many files do not parse, and one of them."""
+        count, name = self._rows("SELECT count(*), min(name) FROM states WHERE NOT readable")[0]
+        return count, name or ""
+
+    def history_names(self) -> Iterator[str]:
+        """The names of all histories."""
+        return (row[0] for page in self._look.index.stamps("histories") for row in page)
+
+    # --- queries
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        import sqlite3
+
+        try:
+            return self._asked(query, values)
+        except sqlite3.Error as error:
+            self._look = self._again(self._look, error)
+        return self._asked(query, values)
+
+    def _asked(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self._look.index.rows(query.replace(_BORN, f"born <= {self._look.seen}"), values)
+
+    def _count(self, query: str, values: Sequence[Any] = ()) -> int:
+        return int(self._rows(query, values)[0][0] or 0)
+
+    def _of_some(self, query: str, run_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The rows of a query that ends with ``IN``."""
+        found = []
+        for at in range(0, len(run_ids), _AT_ONCE):
+            some = run_ids[at : at + _AT_ONCE]
+            found += self._rows(f"{query} ({', '.join(['CAST(? AS TEXT)'] * len(some))})", some)
+        return found
 
 
-def in_order(picks: list[Pick], reverse: bool, first: int) -> Iterator[Pick]:
-    """The picks, sorted; all are sorted only if more than the `first` ones are asked for."""
-    few = (nsmallest if reverse else nlargest)(first, picks)
-    yield from few
-    if len(few) < len(picks):
-        yield from sorted(picks, reverse=not reverse)[len(few) :]
-
-
-def _behind(picks: list[Pick], border: tuple[int, str] | None, reverse: bool) -> list[Pick]:
-    if border is None:
-        return picks
-    return [pick for pick in picks if (pick[:2] > border if reverse else pick[:2] < border)]
-
-
-def _equals(column: Sequence[Any], value: Any) -> _Test:
-    return lambda at: bool(column[at] == value)
-
-
-def _within(time_of: Callable[[int], int | None], since: datetime | None, until: datetime | None) -> _Test:
-    low = None if since is None else _micros(since)
-    high = None if until is None else _micros(until)
-
-    def test(at: int) -> bool:
-        when = time_of(at)
-        return when is not None and (low is None or when >= low) and (high is None or when < high)
-
-    return test
+def conditions_of(wanted: RunFilter) -> tuple[str, list[Any]]:
+    """A filter as a condition on ``runs``, and the values in it; without texts and metadata."""
+    tests: list[tuple[str, list[Any]]]
+    equal = {"pipeline": wanted.pipeline, "version": wanted.version, "parent": wanted.parent}
+    tests = [(f"{name} = CAST(? AS TEXT)", [value]) for name, value in equal.items() if value is not None]
+    if wanted.statuses:
+        tests.append((f"status IN ({', '.join(['CAST(? AS TEXT)'] * len(wanted.statuses))})", sorted(wanted.statuses)))
+    tests += [("NOT background", [])] if wanted.top_level else []
+    tests += [("background", [])] if wanted.tasks_only else []
+    if wanted.since or wanted.until:
+        tests.append((f"started <> {NO_START}", []))
+    bounds = (
+        ("started", ">=", wanted.since),
+        ("started", "<", wanted.until),
+        ("updated", ">=", wanted.active_since),
+        ("updated", "<", wanted.active_until),
+    )
+    tests += [(f"{name} {than} ?", [micros_of(when)]) for name, than, when in bounds if when is not None]
+    return " AND ".join(test for test, _ in tests) or "1", [value for _, values in tests for value in values]

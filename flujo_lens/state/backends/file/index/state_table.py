@@ -1,34 +1,29 @@
-"""What `list` needs of every file of a folder, as columns, and how it is gathered.
+"""What a list needs of a file of a state: a row of the index, and how it is gathered.
 
 A row counts as long as the file's modification time, change time, size and inode are what the system says
-now. Two writes within one tick of the file system's clock could leave all four equal, so a row is kept only
-if the file had been at rest for two seconds when its folder was scanned: a later write then has another change
+now. Two writes within one tick of the file system's clock could leave all four equal, so a row is settled only
+if the file had been at rest for two seconds when its folder was looked at: a later write then has another change
 time, which (other than the modification time) no program can set. What has changed within the last two
 seconds is read each time.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 from flujo_lens.state import interpret
+from flujo_lens.state.backends.core.worker_pool import Stopped
 from flujo_lens.state.backends.file.format import document as documents
-from flujo_lens.state.backends.file.format.document import HISTORY, UnreadableFile
+from flujo_lens.state.backends.file.format.document import UnreadableFile
 from flujo_lens.state.timestamps import EPOCH, parse_instant
 
-if TYPE_CHECKING:
-    from flujo_lens.state.backends.file.index.history_table import HistoryScan
-
 REST_NS = 2_000_000_000
-"""How long a file must have been at rest before its row is kept; no file system's clock is coarser."""
+"""How long a file must have been at rest before its row is settled; no file system's clock is coarser."""
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -38,8 +33,11 @@ Moment = int | str | None
 Stamp = tuple[int, int, int, int]
 """A file's modification time, change time, size and inode."""
 
+Named = tuple[str, Stamp | None]
+"""A file's name, and its stamp; None if it could not be looked at, or is no regular file."""
+
 Facts = tuple[Any, ...]
-"""What a file tells for the columns from `Table.run_id` on, as it stands there."""
+"""What a file tells for the columns from `StateRow.run_id` on, as it stands there."""
 
 _NO_STAMP: Stamp = (0, 0, 0, 0)
 _NO_RUN: Facts = (None,) * 10
@@ -56,188 +54,49 @@ PAUSED_UNLESS_FAILED = 3
 """Paused: failed, if the history says that the run did."""
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """The caller does not want the result any more."""
-
-
-class Rows:
-    """What tables have in common: named tuples of columns that begin with `name` and the four parts of a `Stamp`.
-
-    Columns, because so many small objects would cost more than all that is done with them.
-    """
-
-    __slots__ = ()
-
-    @classmethod
-    def empty(cls) -> Self:
-        """A table without rows."""
-        return cls.of([] for _ in range(cls.width()))
-
-    @classmethod
-    def width(cls) -> int:
-        """How many columns there are."""
-        return len(cast("Any", cls)._fields)
-
-    @classmethod
-    def of(cls, columns: Iterable[list[Any]]) -> Self:
-        """A table of these columns."""
-        return cast("Self", cast("Any", cls)._make(columns))
-
-    @property
-    def columns(self) -> tuple[list[Any], ...]:
-        """All columns."""
-        return cast("tuple[list[Any], ...]", self)
-
-    def extend(self, other: Self) -> None:
-        """Add the rows of another table."""
-        for column, more in zip(self.columns, other.columns, strict=True):
-            column += more
-
-    def take(self, rows: Iterable[int]) -> Self:
-        """A new table of some rows."""
-        chosen = list(rows)
-        return self.of([column[at] for at in chosen] for column in self.columns)
-
-
-class _TableColumns(NamedTuple):
-    name: list[str]
-    modified: list[int]
-    changed: list[int]
-    size: list[int]
-    inode: list[int]
-    run_id: list[str | None]
-    created: list[Moment]
-    updated: list[Moment]
-    status: list[str | None]
-    pipeline: list[str | None]
-    version: list[str | None]
-    parent: list[str | None]
-    background: list[bool | None]
-    readable: list[bool | None]
-    doubt: list[int | None]
-
-
-class Table(Rows, _TableColumns):
-    """Files of states, one a row. One that is no run has None as `run_id` and as `readable`.
+class StateRow(NamedTuple):
+    """A file of a state. One that is no run has None as `run_id` and as `readable`.
 
     `modified` and `changed` are in nanoseconds. `doubt` is how the status of a state depends on what a history says of
     the run: one of `FAILED_UNSEEN`, `PAUSED_UNASKED`, `PAUSED_UNLESS_FAILED`, or 0.
     """
 
-    __slots__ = ()
-
-
-@dataclass(slots=True)
-class Scan:
-    """A folder at one moment."""
-
-    table: Table = field(default_factory=Table.empty)
-    moving: set[str] = field(default_factory=set)
-    """Names of files whose rows must not be kept."""
-    reread: int = 0
-    """Rows that are new and may be kept."""
-    foreign: int = 0
-    """Files of other names than a store's."""
-    leftovers: list[str] = field(default_factory=list)
-    blobs: list[str] = field(default_factory=list)
-    has_history: bool = False
-    """Whether there is a sub-folder of histories."""
-    histories: HistoryScan | None = None
-
-    def settled(self) -> Table:
-        """The rows that may be kept."""
-        if not self.moving:
-            return self.table
-        return self.table.take(at for at, name in enumerate(self.table.name) if name not in self.moving)
-
-
-# --- scanning
+    name: str
+    modified: int
+    changed: int
+    size: int
+    inode: int
+    settled: bool
+    run_id: str | None
+    created: Moment
+    updated: Moment
+    status: str | None
+    pipeline: str | None
+    version: str | None
+    parent: str | None
+    background: bool | None
+    readable: bool | None
+    doubt: int | None
 
 
 def at_rest() -> int:
-    """Nanoseconds since 1970: what changed last before this may be kept."""
+    """Nanoseconds since 1970: what changed last before this may be settled."""
     return time.time_ns() - REST_NS
 
 
-def scan(folder: int, known: Table, stop: threading.Event) -> Scan:
-    """Look at every file of a folder; read those of which `known` has no row that holds.
+def read_states(
+    folder: int, files: Iterable[Named], rested: int, stop: threading.Event
+) -> tuple[Sequence[tuple[Any, ...]], list[str]]:
+    """What the files tell, as of `StateRow`, and the names of those that are gone, or no files.
+
+    No more is done here with each than must be: what runs between two parses runs on cold caches.
 
     Raises:
         Stopped: `stop` was set on the way.
-        OSError: the folder cannot be read.
-    """
-    found = Scan()
-    rested = at_rest()
-    holding, others = unchanged(folder, _names(folder, found), known, stop)
-    if not others and len(holding) == len(known.name):
-        found.table = known
-        return found
-    read = _table_of(_read(folder, others, found, stop))
-    found.moving.update(name for name, changed in zip(read.name, read.changed, strict=True) if changed > rested)
-    found.reread = sum(name not in found.moving for name in read.name)
-    found.table = known.take(holding)
-    found.table.extend(read)
-    return found
-
-
-def _names(folder: int, found: Scan) -> list[str]:
-    """The names of the files that can be runs; the others are counted."""
-    names = []
-    with os.scandir(folder) as listing:
-        for file in listing:
-            name = file.name
-            if name.endswith(documents.ENDING):
-                names.append(name)
-            elif name.endswith(documents.LEFTOVER):
-                found.leftovers.append(name)
-            elif name == HISTORY and file.is_dir(follow_symlinks=False):
-                found.has_history = True
-            elif _is_file(file):
-                found.foreign += 1
-    found.blobs = [name for name in names if documents.is_blob(name)]
-    return [name for name in names if not documents.is_blob(name)] if found.blobs else names
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link that leads in a circle, or where access is denied
-        return False
-
-
-def unchanged(
-    folder: int, names: list[str], known: Rows, stop: threading.Event
-) -> tuple[list[int], list[tuple[str, Stamp | None]]]:
-    """The rows of `known` that hold, and the other files. A second look at a big folder spends its time here."""
-    known_names, modified, changed, size, inode = known.columns[:5]
-    row_of = dict(zip(known_names, range(len(known_names)), strict=True)).get
-    holding: list[int] = []
-    others: list[tuple[str, Stamp | None]] = []
-    for name in names:
-        if stop.is_set():
-            raise Stopped
-        try:
-            now = os.stat(name, dir_fd=folder)
-        except OSError:
-            others.append((name, None))
-            continue
-        stamp = now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino
-        at = row_of(name)
-        if at is not None and stamp == (modified[at], changed[at], size[at], inode[at]):
-            holding.append(at)
-        else:
-            others.append((name, stamp if stat.S_ISREG(now.st_mode) else None))
-    return holding, others
-
-
-def _read(
-    folder: int, files: list[tuple[str, Stamp | None]], found: Scan, stop: threading.Event
-) -> list[tuple[str, Stamp, Facts | None]]:
-    """What the files tell; those that are gone, or no files, are left out.
-
-    No more is done here with each than must be: what runs between two parses runs on cold caches.
     """
     rows: list[tuple[str, Stamp, Facts | None]] = []
+    gone: list[str] = []
+    forbidden: set[str] = set()
     for name, stamp in files:
         if stop.is_set():
             raise Stopped
@@ -246,13 +105,13 @@ def _read(
                 stamp = _second_look(folder, name)
             rows.append((name, stamp, _facts_of(documents.load_object(folder, name, stamp[2]))))
         except FileNotFoundError:
-            continue
+            gone.append(name)
         except UnreadableFile as error:
             if isinstance(error.__cause__, OSError):
                 # Whether this user may read the file can change without a change of the file.
-                found.moving.add(name)
+                forbidden.add(name)
             rows.append((name, stamp or _NO_STAMP, _unreadable(stamp or _NO_STAMP)))
-    return rows
+    return _rows_of(rows, rested, forbidden), gone
 
 
 def _second_look(folder: int, name: str) -> Stamp:
@@ -260,7 +119,7 @@ def _second_look(folder: int, name: str) -> Stamp:
     now = documents.stat_document(folder, name)
     if now is None:
         raise FileNotFoundError
-    return now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino
+    return documents.stamp_of(now)
 
 
 def _facts_of(state: dict[str, Any]) -> Facts | None:
@@ -305,23 +164,26 @@ def _unreadable(stamp: Stamp) -> Facts:
     return (None, when, when, None, None, None, None, False, False, 0)
 
 
-def _table_of(rows: list[tuple[str, Stamp, Facts | None]]) -> Table:
+def _rows_of(
+    rows: Sequence[tuple[str, Stamp, Facts | None]], rested: int, forbidden: set[str]
+) -> Sequence[tuple[Any, ...]]:
     """The rows with what they tell by the rules of everything that is shown."""
     if not rows:
-        return Table.empty()
+        return ()
     names, stamps, facts = zip(*rows, strict=True)
-    modified, changed, size, inode = map(list, zip(*stamps, strict=True))
+    modified, changed, size, inode = zip(*stamps, strict=True)
     ids, created, updated, statuses, pipelines, versions, parents, background, readable, doubts = zip(
         *(one or _NO_RUN for one in facts), strict=True
     )
     moments = [moment_of(text) for text in created]
     kinds = [_kind(*kind) for kind in zip(_texts(statuses), _texts(pipelines), _texts(versions), strict=True)]
-    return Table(
-        name=list(names),
+    columns: tuple[Sequence[Any], ...] = cast("Any", StateRow)(
+        name=names,
         modified=modified,
         changed=changed,
         size=size,
         inode=inode,
+        settled=[at <= rested and name not in forbidden for name, at in zip(names, changed, strict=True)],
         run_id=[one and documents.run_id_of(run_id, name) for one, run_id, name in zip(facts, ids, names, strict=True)],
         created=moments,
         updated=[m if u == c else moment_of(u) for m, c, u in zip(moments, created, updated, strict=True)],
@@ -330,9 +192,10 @@ def _table_of(rows: list[tuple[str, Stamp, Facts | None]]) -> Table:
         version=[kind[2] for kind in kinds],
         parent=_texts(parents),
         background=[bool(one) for one in background],
-        readable=list(readable),
-        doubt=list(doubts),
+        readable=readable,
+        doubt=doubts,
     )
+    return list(zip(*columns, strict=True))
 
 
 def moment_of(text: Any) -> Moment:

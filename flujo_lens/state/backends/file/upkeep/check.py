@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from flujo_lens.state.backends.core.worker_pool import Stopped
 from flujo_lens.state.backends.file.folder import Folder, Reader
 from flujo_lens.state.backends.file.format import history as file_history
 from flujo_lens.state.backends.file.format.document import LEFTOVER, printable
-from flujo_lens.state.backends.file.index.run_selection import Snapshot
-from flujo_lens.state.backends.file.index.state_table import Scan, Stopped
+from flujo_lens.state.backends.file.index.run_selection import HISTORY_ALONE, SEVERAL_FILES, UNDATED, Snapshot
 from flujo_lens.state.backends.file.upkeep.repair import old_leftovers
 from flujo_lens.state.maintenance import Finding
-from flujo_lens.state.views import UNREADABLE, RunFilter
 
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 
@@ -26,30 +25,29 @@ def check(folder: Folder, stop: threading.Event, *, full: bool = False) -> list[
         full: Read every history whole, not its end alone.
     """
     with folder.reading() as reader:
-        found, snapshot = folder.scan(reader.folder, stop)
+        snapshot = folder.snapshot(reader.folder, stop)
         return [
             _unreadable(snapshot),
-            _leftovers(reader, found),
+            _leftovers(reader, snapshot),
             _rivals(snapshot),
             _times(snapshot),
             _stateless(snapshot),
             _unfinished(reader),
-            *_histories(reader, found, folder, stop, full),
+            *_histories(reader, snapshot, folder, stop, full),
         ]
 
 
 def _unreadable(snapshot: Snapshot) -> Finding:
-    table = snapshot.table
-    names = [name for name, readable in zip(table.name, table.readable, strict=True) if readable is False]
-    if not names:
+    count, name = snapshot.unreadable()
+    if not count:
         return Finding("unreadable files", True, 0, "every file of a run parses")
-    detail = f"files that do not parse, such as {printable(names[0])}: their runs cannot go on"
+    detail = f"files that do not parse, such as {printable(name)}: their runs cannot go on"
     fix = "`lens list --status unreadable` has them all; restore them from a backup, or move them out of the folder"
-    return Finding("unreadable files", False, len(names), detail, fix)
+    return Finding("unreadable files", False, count, detail, fix)
 
 
-def _leftovers(reader: Reader, found: Scan) -> Finding:
-    count = len(found.leftovers)
+def _leftovers(reader: Reader, snapshot: Snapshot) -> Finding:
+    count = len(snapshot.look.leftovers)
     if not count:
         return Finding("leftovers", True, 0, "no save was interrupted")
     old = len(old_leftovers(reader.folder))
@@ -61,17 +59,17 @@ def _leftovers(reader: Reader, found: Scan) -> Finding:
 
 
 def _rivals(snapshot: Snapshot) -> Finding:
-    if not snapshot.rivals:
+    count = snapshot.number(SEVERAL_FILES)
+    if not count:
         return Finding("runs in several files", True, 0, "every run has one file")
-    run_id = min(snapshot.rivals)
+    run_id = next(snapshot.entries(SEVERAL_FILES, first=1))[0].run_id
     names = ", ".join(map(printable, snapshot.files_of(run_id)))
     detail = f"runs that several files hold, such as {run_id}: {names}; the one that was saved last (the first) counts"
-    return Finding("runs in several files", False, len(snapshot.rivals), detail, "move the others out of the folder")
+    return Finding("runs in several files", False, count, detail, "move the others out of the folder")
 
 
 def _times(snapshot: Snapshot) -> Finding:
-    runs = snapshot.light(snapshot.select(RunFilter()))
-    count = sum(run.updated_at is None and run.status != UNREADABLE for run in runs)
+    count = snapshot.number(UNDATED)
     if not count:
         return Finding("unreadable times", True, 0, "every run has a time that can be read")
     detail = "runs without a time that can be read: they are of unknown age, and no clean-up takes them"
@@ -80,7 +78,7 @@ def _times(snapshot: Snapshot) -> Finding:
 
 
 def _stateless(snapshot: Snapshot) -> Finding:
-    count = snapshot.table.name.count("")
+    count = snapshot.number(HISTORY_ALONE)
     if not count:
         return Finding("histories without a state", True, 0, "every history has its state")
     return Finding("histories without a state", True, count, "runs with a history alone: their states were deleted")
@@ -95,19 +93,20 @@ def _unfinished(reader: Reader) -> Finding:
     return Finding("unfinished deletions", False, count, detail, fix)
 
 
-def _histories(reader: Reader, found: Scan, folder: Folder, stop: threading.Event, full: bool) -> Iterator[Finding]:
-    if reader.histories is None or found.histories is None:
+def _histories(
+    reader: Reader, snapshot: Snapshot, folder: Folder, stop: threading.Event, full: bool
+) -> Iterator[Finding]:
+    if reader.histories is None:
         return
-    count = found.histories.unreadable
+    count = snapshot.look.unreadable
     fix = "let the user who runs lens read them" if count else None
     detail = "histories that may not be read" if count else "every history may be read"
     yield Finding("unreadable histories", not count, count, detail, fix)
-    names = found.histories.table.name
-    torn = sum(_is_torn(reader.histories, name, stop) for name in names)
+    torn = sum(_is_torn(reader.histories, name, stop) for name in snapshot.history_names())
     detail = "histories whose last write was interrupted: that line is passed over, and cut off by the next write"
     yield Finding("torn lines", True, torn, detail if torn else "every history ends with a whole line")
     if full:
-        yield _bad_lines(reader.folder, reader.histories, names, folder, stop)
+        yield _bad_lines(reader.folder, reader.histories, snapshot.history_names(), folder, stop)
 
 
 def _is_torn(histories: int, name: str, stop: threading.Event) -> bool:
@@ -125,7 +124,7 @@ def _is_torn(histories: int, name: str, stop: threading.Event) -> bool:
         os.close(file)
 
 
-def _bad_lines(states: int, histories: int, names: list[str], folder: Folder, stop: threading.Event) -> Finding:
+def _bad_lines(states: int, histories: int, names: Iterable[str], folder: Folder, stop: threading.Event) -> Finding:
     count, some = 0, ""
     for name in names:
         if stop.is_set():
