@@ -46,6 +46,15 @@ def span_rows(spans: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
     ]
 
 
+def step_inputs(rows: Iterable[SpanRow]) -> dict[str, list[Any]]:
+    """The inputs of steps by the names of their spans, in order of start."""
+    found: dict[str, list[Any]] = {}
+    for row in sorted(rows, key=lambda row: (row.start is None, row.start or 0.0)):
+        if "step_input" in row.attributes:
+            found.setdefault(row.name, []).append(row.attributes["step_input"])
+    return found
+
+
 def spans_of_tree(tree: Mapping[str, Any], parent: str | None = None) -> list[SpanRow]:
     """The spans of a stored trace tree (children under ``children``), parents first.
 

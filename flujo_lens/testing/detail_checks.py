@@ -43,6 +43,15 @@ class DetailChecks(Harness):
             wanted_figures = [(e["attempts"], e["cost_usd"], e["token_counts"], e["latency_s"] * 1000) for e in entries]
             equal(figures, wanted_figures, f"the steps of {sample.run_id}: attempts, cost, tokens, time")
 
+    @on_sample_history
+    async def test_steps_have_the_inputs_of_their_spans(self, backend: StateBackend) -> None:
+        detail = await backend.read_run("order-1")
+        assert detail is not None
+        names = {span.name for root in await backend.read_spans("order-1") for span in root.children}
+        actual = [(step.step_name, step.input) for step in detail.steps if step.step_name in names]
+        wanted = [(name, f"into {name}") for name in ("load", "pack")]
+        equal(actual, wanted, "steps that have a span, and their inputs")
+
     @on_samples
     async def test_a_run_names_its_tasks(self, backend: StateBackend) -> None:
         await backend.list_background_tasks("order-1")

@@ -444,7 +444,10 @@ class StateBackend(ABC):
         return [prefix][:limit] if await self.load_state(prefix) is not None else []
 
     async def read_run(self, run_id: str) -> RunDetail | None:
-        """Return all about one run, or None if no table knows the id."""
+        """Return all about one run, or None if no table knows the id.
+
+        The input of a step is that of its row, else `step_input` of the span of its name.
+        """
         from flujo_lens.state.backends.core.fallbacks import gather_run
 
         return await gather_run(self, run_id)

@@ -65,7 +65,7 @@ from flujo_lens.state.backends.core.validation import (
 )
 from flujo_lens.state.claims import Claim, Progress
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.traces import build_trees
+from flujo_lens.state.traces import build_trees, step_inputs
 from flujo_lens.state.traces import span_rows as read_span_rows
 from flujo_lens.state.views import Evaluation, Page, RunDetail, RunFilter, RunSummary, Span, SystemEntry
 
@@ -309,7 +309,7 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
             children = await self._tasks(tx, sought)
             return RunDetail(
                 run=run,
-                steps=tuple(interpret.steps_of(raw, map(step_of, steps), {})),
+                steps=tuple(interpret.steps_of(raw, map(step_of, steps), step_inputs(read_span_rows(spans)))),
                 state=None if state is None else as_saved(state),
                 pause=interpret.pause_of(raw, run.status),
                 children=children,

@@ -20,7 +20,7 @@ from flujo_lens.state.filtering import matches, sort_key
 from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.statistics import SpanStats
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.traces import build_trees, flatten, span_rows
+from flujo_lens.state.traces import build_trees, flatten, span_rows, step_inputs
 from flujo_lens.state.views import Evaluation, RunDetail, RunFilter, RunSummary, Span, StepRecord
 
 
@@ -72,16 +72,17 @@ async def gather_run(backend: StateBackend, run_id: str) -> RunDetail | None:
     if state is None and details is None:
         return None
     rows = await backend.list_run_steps(run_id) if overrides(type(backend), "list_run_steps") else []
+    spans = await backend.get_spans(run_id) if overrides(type(backend), "get_spans") else []
     raw = interpret.raw_from_documents(run_id, state, details)
     run = interpret.summarise(raw)
     return RunDetail(
         run=run,
-        steps=tuple(interpret.steps_of(raw, [step_of(row) for row in rows], {})),
+        steps=tuple(interpret.steps_of(raw, [step_of(row) for row in rows], step_inputs(span_rows(spans)))),
         state=state,
         pause=interpret.pause_of(raw, run.status),
         children=await _children(backend, run_id),
         final_output=None if state is None else state.get("last_step_output"),
-        has_spans=overrides(type(backend), "get_spans"),
+        has_spans=bool(spans),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from flujo_lens.state.backends.sqlite.reads.load_state import Opener, open_blobs
 from flujo_lens.state.interpret import BAD, RawRun, decode, pause_of, steps_of
 from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.timestamps import parse_instant
-from flujo_lens.state.traces import SpanRow, build_trees, spans_of_tree
+from flujo_lens.state.traces import SpanRow, build_trees, spans_of_tree, step_inputs
 from flujo_lens.state.views import Evaluation, RunDetail, Span, StepRecord, SystemEntry
 
 _STATE_BLOBS = ("pipeline_context", "last_step_output", "step_history", "metadata")
@@ -89,7 +89,7 @@ def read_run(session: Session, run_id: str, value: Opener) -> RunDetail | None:
             raw.problems.append("context is sealed" if context == _SEALED else "context does not parse")
         raw.put("last_output", state.get("last_step_output"))
     rows = span_rows(session, run_id, value)
-    steps = steps_of(raw, _steps(session, run_id, value), _inputs(rows))
+    steps = steps_of(raw, _steps(session, run_id, value), step_inputs(rows))
     run = session.summary(raw)
     return RunDetail(
         run=run,
@@ -117,15 +117,6 @@ def _final_output(session: Session, run_id: str, state: dict[str, Any] | None, v
     blob = session.value("SELECT final_context_blob FROM runs WHERE run_id = ?", (run_id,))
     found = value(run_id, "final_context", blob)
     return None if found is blob else found
-
-
-def _inputs(rows: Sequence[SpanRow]) -> dict[str, list[Any]]:
-    """Step inputs by span name, in order of start."""
-    found: dict[str, list[Any]] = {}
-    for row in sorted(rows, key=lambda row: (row.start is None, row.start or 0.0)):
-        if "step_input" in row.attributes:
-            found.setdefault(row.name, []).append(row.attributes["step_input"])
-    return found
 
 
 def _steps(session: Session, run_id: str, value: Opener) -> list[StepRecord]:
