@@ -9,6 +9,10 @@ COMPAT := .compat
 # Byte code of the tests is kept, whatever the caller's environment says: a run without it takes 30 s more.
 export PYTHONDONTWRITEBYTECODE :=
 
+# One more than the two cores of the machine of CI, for tests also wait; WORKERS=8 for a larger one.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
 # Linting, compiling the tests and making the library's environment have a core each.
 MAKEFLAGS += --jobs=2
 
@@ -29,16 +33,22 @@ help:
 	@echo "make manual   update the man pages and the generated pages of docs/reference"
 	@echo "make clean    remove all build results"
 
+SOURCES := pyproject.toml README.md $(shell find flujo_lens -name '*.py' -o -name '*.json' -o -name '*.md' 2>/dev/null)
+VENV_OF = $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)' \
+	&& { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); }
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
 # The package is installed, not linked: that is what users run, and its byte code is compiled once.
-$(VENV)/.installed: pyproject.toml README.md $(shell find flujo_lens -name '*.py' -o -name '*.json' -o -name '*.md' 2>/dev/null)
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+$(VENV)/.installed: $(SOURCES)
+	@$(VENV_OF)
+	@$(INSTALL) .
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test]'
-	@touch $@
+# At once with what the tests need: to build the package twice takes ten seconds more.
+$(VENV)/.tested: $(SOURCES)
+	@$(VENV_OF)
+	@$(INSTALL) '.[test]'
+	@touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
 	@rm -rf .demo && mkdir -p .demo
@@ -56,21 +66,21 @@ $(COMPAT)/0.4/.installed: tests/compat/environments.sh
 
 compat: $(VENV)/.tested
 	@PYTHON=$(PYTHON) tests/compat/environments.sh $(COMPAT)
-	@LENS_COMPAT=1 $(BIN)/python -m pytest -q -n 2 tests/compat
+	@LENS_COMPAT=1 $(PYTEST) tests/compat
 	@LENS_FLUJO_PYTHON=$(abspath $(COMPAT))/0.4/bin/python \
 		$(BIN)/python -m pytest -q tests/e2e/test_cleaning_processes.py -k library
 
 test: lint compiled $(COMPAT)/0.4/.installed
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	@$(PYTEST)
 
-# While mypy runs: else each of the two workers compiles all tests (20 s) at its start.
+# While mypy runs: else each of the workers compiles all tests (20 s) at its start.
 compiled: $(VENV)/.tested
 	@$(BIN)/python -m pytest -q --collect-only >/dev/null 2>&1 || true
 
 # The floor is in pyproject.toml; CONTRIBUTING.md says which lines are not covered, and why.
 coverage: $(VENV)/.tested $(COMPAT)/0.4/.installed
 	@$(BIN)/python -m coverage erase
-	@$(BIN)/python -m coverage run -m pytest -q -n 2
+	@$(BIN)/python -m coverage run -m pytest -q -n $(WORKERS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 
@@ -83,7 +93,7 @@ lint: $(VENV)/.tested
 check: lint unit
 
 unit: $(VENV)/.tested
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit
+	@$(PYTEST) tests/unit
 
 bench: $(VENV)/.tested
 	@$(BIN)/python tests/benchmarks/run.py $(BENCH)
@@ -93,7 +103,7 @@ bench: $(VENV)/.tested
 	@test -z "$(BEFORE)" || { echo; $(BIN)/python tests/benchmarks/bench_builds.py --before $(BEFORE); }
 
 soak: $(VENV)/.tested
-	@LENS_SOAK=1 $(BIN)/python -m pytest -q -n 2
+	@LENS_SOAK=1 $(PYTEST)
 
 goldens: $(VENV)/.tested
 	@LENS_UPDATE_GOLDENS=1 $(BIN)/python -m pytest -q tests/cli tests/unit/test_rendering.py || true
@@ -104,7 +114,7 @@ readme: $(VENV)/.tested
 	@git --no-pager diff --stat -- README.md
 
 $(VENV)/.documented: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[docs]'
+	@$(INSTALL) '.[docs]'
 	@touch $@
 
 docs: $(VENV)/.documented
@@ -115,7 +125,7 @@ docs-serve: $(VENV)/.documented
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 $(VENV)/.released: $(VENV)/.installed tools/requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tools/requirements.txt
+	@$(INSTALL) -r tools/requirements.txt
 	@touch $@
 
 # DIST names single steps: make dist DIST="build check".
