@@ -82,6 +82,7 @@ __all__ = [
     "UnreachableStoreError",
     "UsageError",
     "command_line",
+    "install_command",
     "nearest",
 ]
 
@@ -196,7 +197,7 @@ class MissingExtraError(UsageError):
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtraError:
         """Build the error for a `package` that the `extra` installs."""
-        return cls(f"the package {package} is not installed", hint=f"pip install 'flujo-lens[{extra}]'")
+        return cls(f"the package {package} is not installed", hint=install_command(extra, package))
 
 
 class NoStoreError(UsageError):
@@ -353,7 +354,7 @@ class RunHeldError(BusyError):
 
         `pid` is the id of its process, if it is alive on this machine: then the claim does not expire.
         """
-        until = f"if that process is dead, the claim expires at {ends_at}"
+        until = f"if that process is gone, the claim expires at {ends_at}"
         if pid is not None:
             until = f"that process is alive on this machine; the claim ends with it (kill {pid})"
         return cls(
@@ -517,6 +518,39 @@ def command_line(command: str, run_id: str, options: str = "") -> str:
     quoted = shlex.quote(run_id)
     words = [command, options, "--", quoted] if run_id.startswith("-") else [command, quoted, options]
     return " ".join(["lens", *filter(None, words)])
+
+
+def install_command(extra: str, package: str) -> str:
+    """The command that installs the packages of an extra into the environment of this process.
+
+    It names the packages, so that it also works for an installation from a clone or a wheel. `package` is used if the
+    metadata of this package do not name them.
+    """
+    import shlex
+    import sys
+    from importlib.util import find_spec
+
+    needed = shlex.join(_packages_of(extra) or [package])
+    if os.path.exists(os.path.join(sys.prefix, "pipx_metadata.json")):
+        return f"pipx inject {shlex.quote(os.path.basename(sys.prefix))} {needed}"
+    if os.path.exists(os.path.join(sys.prefix, "uv-receipt.toml")) or find_spec("pip") is None:
+        return f"uv pip install --python {shlex.quote(sys.executable)} {needed}"
+    return f"{shlex.quote(sys.executable)} -m pip install {needed}"
+
+
+def _packages_of(extra: str) -> list[str]:
+    """The requirements of an extra, as pip takes them: ``asyncpg>=0.29``."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        found = [line.partition(";") for line in requires("flujo-lens") or ()]
+    except PackageNotFoundError:
+        return []
+    return [
+        needed.strip()
+        for needed, _, marker in found
+        if marker.strip() in (f"extra == '{extra}'", f'extra == "{extra}"')
+    ]
 
 
 def nearest(value: str, legal: Iterable[str]) -> str | None:

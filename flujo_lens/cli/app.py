@@ -244,7 +244,7 @@ def run(arguments: Sequence[str], world: World) -> int:
         return _tell(app, _stray(error), arguments)
     finally:
         if world.diverted is not None:
-            from flujo_lens.cli.diversion import undo
+            from flujo_lens.cli.application_output import undo
 
             undo(world)
 
@@ -377,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     _flush_what_came_before(world)
     if world.diverted is not None:
-        from flujo_lens.cli.diversion import leave
+        from flujo_lens.cli.application_output import leave
 
         leave(world, code)
     sys.exit(code)

@@ -39,7 +39,7 @@ def the_application(app: App, given: str | None, folder: Path | None) -> Applica
     Raises:
         UsageError: no application is configured, or it cannot be imported.
     """
-    from flujo_lens.cli.diversion import divert, spare_of
+    from flujo_lens.cli.application_output import divert, spare_of
     from flujo_lens.cli.process_exit import exits_guarded
     from flujo_lens.cli.process_state import ProcessState
     from flujo_lens.runner.application import load_application

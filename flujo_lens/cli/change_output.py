@@ -49,8 +49,14 @@ def report_output(app: App, asked: ChangeOptions, formats: tuple[str, ...] = ("t
     return app.output(OutputOptions(output=asked.output, json=asked.json), (*formats, "tsv"))
 
 
-def tell(app: App, out: Output, document: dict[str, Any], ids: Sequence[str], lines: Sequence[str]) -> None:
-    """Print a report: as one JSON document, as ids, or as text."""
+def tell(
+    app: App, out: Output, document: dict[str, Any], ids: Sequence[str], lines: Sequence[str], brief: str = ""
+) -> None:
+    """Print a report: as one JSON document, as ids, or as text.
+
+    Args:
+        brief: The line that --quiet leaves of the text; "" for all of it.
+    """
     from flujo_lens.cli.screens.deletion_text import folded
 
     if out.form == "json":
@@ -59,4 +65,5 @@ def tell(app: App, out: Output, document: dict[str, Any], ids: Sequence[str], li
     if out.form == "id":
         out.ids(ids)
         return
+    lines = [brief] if brief and app.options.quiet else lines
     app.say(folded(map(app.shown, lines), app.world.columns))

@@ -121,7 +121,7 @@ class App:
 
     def run_steps(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         """`run` for work that calls an application's code, isolated from lens's streams, tasks and signals."""
-        from flujo_lens.cli.diversion import divert, spare_of
+        from flujo_lens.cli.application_output import divert, spare_of
         from flujo_lens.cli.process_state import kept
         from flujo_lens.runner.protected_loop import drive
 

@@ -11,12 +11,13 @@ from typer.core import TyperCommand, TyperGroup
 
 @contextmanager
 def _as_the_world_is(command: Any, ctx: Any) -> Iterator[None]:
-    """Set the colours and width of the world, and headings for the examples."""
+    """Set the colours and width of the world, and headings for the examples; leave out ranges of numbers."""
     from typer import rich_utils
 
     from flujo_lens.cli.examples import examples_of, with_headings
 
     world = ctx.obj.world
+    rich_utils.RANGE_STRING = ""
     if not world.colour(None, world.is_terminal):
         rich_utils.COLOR_SYSTEM = None
     if world.is_terminal:
@@ -36,6 +37,11 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         with _as_the_world_is(self, ctx):
             super().format_help(ctx, formatter)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the line of usage; Typer would have braces around a required argument."""
+        pieces = super().collect_usage_pieces(ctx)
+        return [piece[1:-1] if piece.startswith("{") and piece.endswith("}") else piece for piece in pieces]
 
 
 class Group(TyperGroup):

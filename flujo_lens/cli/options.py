@@ -84,7 +84,7 @@ class CommonOptions(NamedTuple):
     color: Annotated[
         str | None, _option(_COMMON, "--color", help="Use color: auto, always or never.", metavar="WHEN")
     ] = None
-    quiet: Annotated[bool, _option(_COMMON, "--quiet", "-q", help="Print no notes on stderr.")] = False
+    quiet: Annotated[bool, _option(_COMMON, "--quiet", "-q", help="Print no notes, and one line of a report.")] = False
     debug: Annotated[bool, _option(_COMMON, "--debug", help="Show the traceback of an error.")] = False
 
 
@@ -136,6 +136,20 @@ class Formats(NamedTuple):
         return Annotated[str | None, _option(_OUTPUT, "--output", "-o", help=text, metavar="FORMAT")]
 
 
+ColumnsOption = Annotated[
+    str | None, _option(_OUTPUT, "--columns", help="Fields to print, in this order.", metavar="A,B,C")
+]
+NoHeaderOption = Annotated[bool, _option(_OUTPUT, "--no-header", help="Omit the header of tables, csv and tsv.")]
+RawOption = Annotated[
+    bool, _option(_OUTPUT, "--raw", help="In csv: no apostrophe before cells that begin with = + - @.")
+]
+UtcOption = Annotated[bool, _option(_OUTPUT, "--utc", help="Print times in UTC.")]
+TimeOption = Annotated[
+    str | None, _option(_OUTPUT, "--time", help="Times on screens: iso, relative or local.", metavar="STYLE")
+]
+SecretsOption = Annotated[bool, _option(_OUTPUT, "--show-secrets", help="Do not mask secrets.")]
+
+
 class OutputOptions(NamedTuple):
     """How results are printed."""
 
@@ -144,18 +158,23 @@ class OutputOptions(NamedTuple):
         _option(_OUTPUT, "--output", "-o", help="Format: table, json, ndjson, csv, tsv or id.", metavar="FORMAT"),
     ] = None
     json: JsonOption = False
-    columns: Annotated[
-        str | None, _option(_OUTPUT, "--columns", help="Fields to print, in this order.", metavar="A,B,C")
-    ] = None
-    no_header: Annotated[bool, _option(_OUTPUT, "--no-header", help="Omit the header of tables, csv and tsv.")] = False
-    raw: Annotated[
-        bool, _option(_OUTPUT, "--raw", help="In csv: no apostrophe before cells that begin with = + - @.")
-    ] = False
-    utc: Annotated[bool, _option(_OUTPUT, "--utc", help="Print times in UTC.")] = False
-    time: Annotated[
-        str | None, _option(_OUTPUT, "--time", help="Times in tables: iso, relative or local.", metavar="STYLE")
-    ] = None
-    show_secrets: Annotated[bool, _option(_OUTPUT, "--show-secrets", help="Do not mask secrets.")] = False
+    columns: ColumnsOption = None
+    no_header: NoHeaderOption = False
+    raw: RawOption = False
+    utc: UtcOption = False
+    time: TimeOption = None
+    show_secrets: SecretsOption = False
+
+
+class RowOptions(NamedTuple):
+    """The `OutputOptions` without a format, for a command that has one among its `ChangeOptions`."""
+
+    columns: ColumnsOption = None
+    no_header: NoHeaderOption = False
+    raw: RawOption = False
+    utc: UtcOption = False
+    time: TimeOption = None
+    show_secrets: SecretsOption = False
 
 
 class ChangeOptions(NamedTuple):
@@ -263,7 +282,7 @@ class PruneOptions(NamedTuple):
         _option(
             _LIMIT,
             "--batch-size",
-            help="Maximum number of runs per transaction (default 100).",
+            help="Maximum number of runs per transaction (default 100, at most 1000).",
             metavar="N",
             min=1,
             max=1000,
@@ -315,6 +334,15 @@ def words_of(options: Any, *names: str) -> list[str]:
     return words
 
 
+def given(options: Any) -> dict[str, Any]:
+    """The options that were given, by their names."""
+    return {
+        f"--{name.replace('_', '-')}": value
+        for name, value in options._asdict().items()
+        if value != options._field_defaults[name]
+    }
+
+
 _GROUPS = (
     AppOptions,
     CommonOptions,
@@ -323,6 +351,7 @@ _GROUPS = (
     ChangeOptions,
     PartOptions,
     PruneOptions,
+    RowOptions,
     TransferOptions,
 )
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from flujo_lens.cli.options import OutputOptions
 from flujo_lens.errors import UnknownValueError, UsageError
 from flujo_lens.redaction import Redactor
-from flujo_lens.rendering.columns import Field, View, choose_fields
 from flujo_lens.rendering.data import FORMATS, RowWriter, check_format
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.json_text import document, dump
+from flujo_lens.rendering.views import Field, View, choose_fields
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -97,7 +97,7 @@ class Output:
 
         style = self.options.time or ("local" if self.options.utc else "relative")
         zone = UTC if self.options.utc else self.app.zone
-        return Human(self.app.world.now(), zone, style, self.redactor.text)
+        return Human(self.app.world.now(), zone, style, self.redactor.text, is_asked=self.options.time is not None)
 
     def fields(self, view: View) -> tuple[Field, ...]:
         """The fields to print."""
@@ -192,8 +192,7 @@ class Output:
 
         fields = self.fields(view) if self.options.columns is not None else ()
         width, header = self.app.world.columns if self.folds else None, not self.options.no_header
-        if self.options.time is not None or self.options.utc:  # the style of times is asked for, so they stay
-            view = view._replace(table=tuple(c._replace(need=95) if c.title == "STARTED" else c for c in view.table))
+        view = view.with_times(is_asked=self.options.time is not None or self.options.utc)
         self.print(table(view, items, self.human, self.redactor, width, fields, header=header))
 
     def next(self, *commands: str) -> None:

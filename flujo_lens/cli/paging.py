@@ -10,7 +10,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.options import FilterOptions, words_of
 from flujo_lens.cli.output import Output
-from flujo_lens.rendering.columns import View
+from flujo_lens.rendering.views import View
 from flujo_lens.state.backends.base import Position, StateBackend
 from flujo_lens.state.views import Page, RunFilter, RunSummary
 

@@ -43,7 +43,7 @@ class World:
         width: Width of a line in cells; None for the terminal's.
         stdout_tty: Whether stdout is a terminal; None to detect it.
         owns_process: Whether the process ends with this invocation, so that nothing prints to stdout after it.
-        diverted: The streams diverted by `flujo_lens.cli.diversion`; None until an application is imported.
+        diverted: The streams diverted by `flujo_lens.cli.application_output`; None until an application is imported.
     """
 
     stdin: TextIO = field(default_factory=lambda: sys.stdin or _nowhere("r"))

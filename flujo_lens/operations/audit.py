@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flujo_lens.errors import LensError
-from flujo_lens.operations.audit_file import AuditFile
-from flujo_lens.operations.audit_format import (
+from flujo_lens.operations.audit_chain import (
     AuditEntry,
     AuditReport,
     Chain,
@@ -28,6 +27,7 @@ from flujo_lens.operations.audit_format import (
     sealed,
     written_time,
 )
+from flujo_lens.operations.audit_file import AuditFile
 from flujo_lens.redaction import masked_text
 
 

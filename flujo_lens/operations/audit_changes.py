@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from flujo_lens.operations.audit_format import AuditEntry, State
+from flujo_lens.operations.audit_chain import AuditEntry, State
 
 
 class AuditChange(NamedTuple):

@@ -21,7 +21,7 @@ from typing import Any
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError, UnreachableStoreError
 from flujo_lens.fs.atomic_write import sync_folder, write_all
 from flujo_lens.fs.locks import lock
-from flujo_lens.operations.audit_format import FIRST, Line, parsed
+from flujo_lens.operations.audit_chain import FIRST, Line, parsed
 from flujo_lens.operations.audit_head import Head, head_path, read_head, write_head
 from flujo_lens.operations.sidecar_files import last_line, open_own, settled_size, sidecar_path
 

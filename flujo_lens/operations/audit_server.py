@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from flujo_lens.errors import ReadOnlyStoreError
-from flujo_lens.operations.audit_format import FIRST, Line
+from flujo_lens.operations.audit_chain import FIRST, Line
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.backends.core.audit_lines import AuditLines
 
 T = TypeVar("T")
+
+_ELSEWHERE = (
+    "if it is the log alone that cannot be written: --audit-file FILE, or path under [audit] in lens.toml, names a file"
+)
 
 
 class AuditServer:
@@ -56,10 +60,9 @@ class AuditServer:
         try:
             self._done(lambda lines: lines.append(lambda previous: make(previous or FIRST, {}).removesuffix(b"\n")))
         except ReadOnlyStoreError as error:
-            hint = f"{error.hint}\n" if error.hint else ""
+            elsewhere = _ELSEWHERE if "denied" in error.message else None
             raise ReadOnlyStoreError(
-                f"cannot write the audit log: {error.message}",
-                hint=f"{hint}--audit-file FILE, or path under [audit] in lens.toml, keeps the log elsewhere",
+                f"the store is read-only: {error.message}", hint="\n".join(filter(None, (error.hint, elsewhere)))
             ) from error
 
     def lines(self) -> Iterator[Line]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flujo_lens.errors import NotSupportedError, RunNotFoundError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_format import Header
-from flujo_lens.operations.audit_format import new_audit_id
+from flujo_lens.operations.audit_chain import new_audit_id
 from flujo_lens.operations.change_report import Recorder, Report
 from flujo_lens.operations.deletion_copies import Copies, Keeping
 from flujo_lens.state.backends.base import StateBackend, overrides

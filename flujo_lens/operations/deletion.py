@@ -21,10 +21,11 @@ from flujo_lens.errors import BusyError, ReadOnlyStoreError
 from flujo_lens.operations.archive import driver_kind
 from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.audit import AuditLog
-from flujo_lens.operations.audit_format import new_audit_id
+from flujo_lens.operations.audit_chain import new_audit_id
 from flujo_lens.operations.change_report import error_code
 from flujo_lens.operations.deletion_copies import Copies, Keeping
-from flujo_lens.operations.deletion_limits import check_may_write, check_room
+from flujo_lens.operations.deletion_limits import check_room
+from flujo_lens.operations.store_permissions import check_may_write
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.deletion import Deleted, DeletionPlan
 from flujo_lens.state.maintenance import Space

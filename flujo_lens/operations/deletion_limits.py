@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from flujo_lens.errors import OperationFailedError, ReadOnlyStoreError
+from flujo_lens.errors import OperationFailedError
 from flujo_lens.state.deletion import DeletionPlan
 
 _ROOM, _ROOM_OF_RUN = 128 << 10, 40 << 10
@@ -71,21 +70,6 @@ class Bounds(NamedTuple):
 
 def _hint(allow: str, is_shown: bool) -> str:
     return f"{'' if is_shown else '--dry-run shows them; '}{_NARROWER}\n{allow}"
-
-
-def check_may_write(store: Path | None) -> None:
-    """Check that a store at a path is writable, before creating files next to it.
-
-    Raises:
-        ReadOnlyStoreError: it is not; nothing was deleted.
-    """
-    if store is None or not os.path.exists(store) or os.access(store, os.W_OK):
-        return
-    raise ReadOnlyStoreError(
-        f"{store} is not writable: {os.strerror(errno.EACCES)}; nothing was deleted",
-        hint="run lens as the user that owns it",
-        path=str(store),
-    )
 
 
 def _log_of(store: Path) -> int:

@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from flujo_lens.errors import LensError, OperationFailedError, ReadOnlyStoreError, UsageError
+from flujo_lens.errors import LensError, OperationFailedError, UsageError
 from flujo_lens.fs.atomic_write import sync_folder, whole_file, write_all
 from flujo_lens.operations.archive_compression import Form, pack
 from flujo_lens.operations.archive_format import (
@@ -130,7 +130,7 @@ def check_export_path(path: Path, *, overwrite: bool) -> None:
 
     Raises:
         UsageError: it exists, or its folder does not.
-        ReadOnlyStoreError: its folder is not writable.
+        OperationFailedError: its folder is not writable.
     """
     if not path.parent.is_dir():
         raise UsageError(f"no such folder: {path.parent}; nothing was written", hint=f"mkdir -p {path.parent}")
@@ -149,7 +149,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[int]:
     """A descriptor of a file of mode 0600, which gets its name at the end of the block; on an error nothing is left.
 
     Raises:
-        UsageError, ReadOnlyStoreError, OperationFailedError: it cannot be created or written.
+        UsageError, OperationFailedError: it cannot be created or written.
     """
     check_export_path(path, overwrite=overwrite)
     draft = path.with_name(f".{path.name[:200]}.lens-{os.getpid()}.part")
@@ -173,6 +173,7 @@ def packed_into(file: int, form: Form) -> Sink:
 
 
 def _not_written(path: Path, error: OSError) -> LensError:
-    kind = ReadOnlyStoreError if error.errno in _READ_ONLY else OperationFailedError
     hint = "df -h shows the free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give another file"
-    return kind(f"cannot write {path}: {error.strerror or error}; no file was left", hint=hint, path=str(path))
+    return OperationFailedError(
+        f"cannot write {path}: {error.strerror or error}; no file was left", hint=hint, path=str(path)
+    )

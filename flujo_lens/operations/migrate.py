@@ -18,7 +18,9 @@ class Migrated(NamedTuple):
     audit_id: str | None = None
 
 
-async def migrate(backend: StateBackend, writer: Recorder, now: datetime, *, backup: bool) -> Migrated:
+async def migrate(
+    backend: StateBackend, writer: Recorder, now: datetime, *, backup: bool, force: bool = False
+) -> Migrated:
     """Migrate a store and record it. If the log is not writable, nothing is changed.
 
     A process that dies in between leaves a migrated store without an entry.
@@ -26,6 +28,7 @@ async def migrate(backend: StateBackend, writer: Recorder, now: datetime, *, bac
     Args:
         writer: Records the migration after it is done, when its steps are known.
         backup: Whether to make a backup first.
+        force: Whether to migrate also while another process has the store open.
 
     Raises:
         OperationFailedError: it was migrated, but could not be recorded.
@@ -33,7 +36,7 @@ async def migrate(backend: StateBackend, writer: Recorder, now: datetime, *, bac
     """
     log = writer.log
     log.check()
-    done = await backend.migrate(now, backup=backup)
+    done = await backend.migrate(now, backup=backup, **({"force": True} if force else {}))
     if not done.steps:
         return Migrated(done)
     try:

@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flujo_lens.errors import BusyError, NotSupportedError, OperationFailedError, RunNotFoundError, command_line
-from flujo_lens.runner.answers import NO_ANSWER, Reply
 from flujo_lens.runner.application_code import application_code, as_exception
 from flujo_lens.runner.context import PipelineContext
 from flujo_lens.runner.incompatibility import StateIncompatibilityError
 from flujo_lens.runner.interrupts import terminable
 from flujo_lens.runner.lease import RunLease, lease_of
+from flujo_lens.runner.reply import NO_ANSWER, Reply
 from flujo_lens.runner.resume_point import Fitted, fit
 from flujo_lens.runner.stored_run import Stored, load_whole
 from flujo_lens.runner.value_checks import checked_answer
@@ -148,7 +148,7 @@ async def check_free(backend: StateBackend, stored: Stored, now: datetime, lease
     raise BusyError(
         f"{stored.run_id} was saved {(now - saved).total_seconds():.0f} s ago, and it has no claim that tells "
         "whether its process is alive",
-        hint=f"wait until {lease:.0f} s have passed without a save; if the process is dead: --force",
+        hint=f"wait until {lease:.0f} s have passed without a save; if the process is gone: --force",
         run_id=stored.run_id,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -24,6 +25,34 @@ _LOOKS = 0.05
 
 Work = Callable[[str], Awaitable[Outcome]]
 Watch = Callable[[Outcome], None]
+
+
+class Pace:
+    """Spaces the starts of runs evenly.
+
+    Args:
+        interval: Seconds between two starts; 0 for no limit.
+        clock: Seconds of a monotonic clock.
+        sleep: Waits for a number of seconds.
+    """
+
+    def __init__(
+        self,
+        interval: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._interval, self._clock, self._sleep = interval, clock, sleep
+        self._next: float | None = None
+
+    async def turn(self) -> None:
+        """Wait until the next run may start."""
+        if not self._interval:
+            return
+        now = self._clock()
+        start = now if self._next is None else max(now, self._next)
+        self._next = start + self._interval
+        await self._sleep(start - now)
 
 
 class RetryPlan(NamedTuple):
@@ -62,7 +91,7 @@ async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
     if not statuses <= RETRIED:
         raise UsageError(
             f"{', '.join(sorted(statuses - RETRIED))} runs cannot be retried; nothing was changed",
-            hint="retry takes failed runs, and running ones whose process is dead; for paused runs: lens resume RUN",
+            hint="retry takes failed runs, and running ones whose process is gone; for paused runs: lens resume RUN",
         )
     chosen = wanted._replace(statuses=statuses, top_level=True)
     found = [run async for run in backend.iter_runs(chosen)]
@@ -73,7 +102,14 @@ async def plan_wanted(backend: StateBackend, wanted: RunFilter) -> RetryPlan:
 
 
 async def retry(
-    plan: RetryPlan, work: Work, record: Recorder | None, *, concurrency: int, stop: Stop, watch: Watch
+    plan: RetryPlan,
+    work: Work,
+    record: Recorder | None,
+    *,
+    concurrency: int,
+    stop: Stop,
+    watch: Watch,
+    pace: Pace | None = None,
 ) -> tuple[list[Outcome], Report]:
     """Retry the runs of a plan, after writing an audit entry.
 
@@ -85,6 +121,7 @@ async def retry(
         record: The recorder; None for a dry run.
         concurrency: Maximum number of runs at a time.
         watch: Called with the outcome of each run.
+        pace: When runs may start; None for at once. A dry run ignores it.
 
     Raises:
         LensError: the log cannot be written; nothing was changed.
@@ -104,7 +141,7 @@ async def retry(
         watch(outcome)
 
     async def change() -> None:
-        await _all(ids, work, concurrency, stop, finished)
+        await _all(ids, work, concurrency, pace or Pace(), stop, finished)
 
     audit_id, _ = await record.recorded({"runs": len(ids)}, ids, change, lambda _: _counted(done, len(ids)))
     failed = sum(outcome.status == "failed" or outcome.code is not None for outcome in done)
@@ -119,9 +156,10 @@ def _counted(done: Sequence[Outcome], matched: int) -> tuple[dict[str, int], lis
     return {**ended, **left}, [one.run_id for one in done if one.code is None]
 
 
-async def _all(ids: Sequence[str], work: Work, concurrency: int, stop: Stop, finished: Watch) -> None:
+async def _all(ids: Sequence[str], work: Work, concurrency: int, pace: Pace, stop: Stop, finished: Watch) -> None:
     waiting = iter(ids)
-    workers = [asyncio.create_task(_worker(waiting, work, stop, finished)) for _ in range(min(concurrency, len(ids)))]
+    count = min(concurrency, len(ids))
+    workers = [asyncio.create_task(_worker(waiting, work, pace, stop, finished)) for _ in range(count)]
     watcher = asyncio.create_task(_stopped(stop, workers))
     try:
         await asyncio.gather(*workers)
@@ -131,8 +169,13 @@ async def _all(ids: Sequence[str], work: Work, concurrency: int, stop: Stop, fin
             await watcher
 
 
-async def _worker(waiting: Iterator[str], work: Work, stop: Stop, finished: Watch) -> None:
+async def _worker(waiting: Iterator[str], work: Work, pace: Pace, stop: Stop, finished: Watch) -> None:
     for run_id in waiting:
+        try:
+            await pace.turn()
+        except asyncio.CancelledError:
+            if not stop:
+                raise
         if stop:
             return
         try:

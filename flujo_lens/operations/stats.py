@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.groups import Grouping
 from flujo_lens.state.sorting import Sort
-from flujo_lens.state.stale_runs import claims_of, gone_runs
+from flujo_lens.state.stale_runs import silent_ids
 from flujo_lens.state.statistics import GroupStats, PipelineStats, Stats
 from flujo_lens.state.views import RunFilter
 
@@ -20,11 +21,14 @@ FIGURES = ("runs", "failed", "cost", "tokens", "duration", "avg", "p50", "p95", 
 """What groups and pipelines can be sorted by, apart from what they are grouped by; ``duration`` is the average."""
 
 
-async def statistics(backend: StateBackend, wanted: RunFilter) -> Stats:
-    """Counts, durations, costs and failures of the runs that match, and their spans by name."""
+async def statistics(backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta) -> Stats:
+    """Counts, durations, costs and failures of the runs that match, and their spans by name.
+
+    `silent_after` is the time without activity from which a running run counts as stale.
+    """
     stats, spans = await asyncio.gather(backend.read_stats(wanted), backend.read_span_stats(wanted))
-    gone = await gone_runs(backend, wanted, (await claims_of(backend)).values()) if "running" in stats.by_status else []
-    return replace(stats, spans=spans, gone=len(gone))
+    stale = await silent_ids(backend, wanted, now - silent_after, now) if "running" in stats.by_status else []
+    return replace(stats, spans=spans, stale=len(stale))
 
 
 async def grouped_statistics(backend: StateBackend, wanted: RunFilter, grouping: Grouping, *, whole: bool) -> Stats:

@@ -27,7 +27,7 @@ import orjson
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, ReadOnlyStoreError
 from flujo_lens.fs.atomic_write import write_all
 from flujo_lens.fs.locks import try_lock
-from flujo_lens.operations.audit_format import plain_text, written_time
+from flujo_lens.operations.audit_chain import plain_text, written_time
 from flujo_lens.operations.sidecar_files import sidecar_path
 from flujo_lens.state.claims import Holder
 from flujo_lens.state.timestamps import parse_instant

@@ -7,107 +7,14 @@ can combine several fields.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from flujo_lens.errors import UnknownValueError
 from flujo_lens.rendering import human
 from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.views import Field, Shown, View, human_value, plain_fields
 from flujo_lens.state.fingerprint import plain_error
 from flujo_lens.state.questions import question_of
 from flujo_lens.state.views import GONE
-
-Getter = Callable[[Any], Any]
-
-
-class Field(NamedTuple):
-    """A public field of a view."""
-
-    name: str
-    get: Getter
-
-
-class Shown(NamedTuple):
-    """A column of a table.
-
-    Attributes:
-        cell: Maps a row to the text of the cell.
-        need: Priority: on a narrow terminal, the columns with the lowest are dropped; 100 is never dropped.
-        style: ``status`` to colour by status, ``right`` to align numbers, ``id``, ``name``,
-            ``fold`` for text that may wrap.
-        masks: Whether the cell masks secrets itself, since a name before a text, such as "step:", could look like
-            a key.
-        pair: Columns with the same name here are kept or dropped together.
-        lines: Maximum number of lines of a folded text, which is cut after them; 0 for all.
-    """
-
-    title: str
-    cell: Callable[[Any, Human], str]
-    need: int = 50
-    style: str = ""
-    masks: bool = False
-    pair: str = ""
-    lines: int = 0
-
-    def text(self, item: Any, shown: Human) -> str:
-        """The text of a cell with secrets masked, except in ids and names."""
-        cell = self.cell(item, shown)
-        return cell if self.masks or self.style in ("id", "name", "status") else shown.mask(cell)
-
-
-class View(NamedTuple):
-    """A kind of rows: its public fields, and its table columns."""
-
-    name: str
-    fields: tuple[Field, ...]
-    table: tuple[Shown, ...]
-    id: str
-
-    def row(self, item: Any, fields: tuple[Field, ...] | None = None) -> dict[str, Any]:
-        """The public fields of one item."""
-        return {field.name: field.get(item) for field in fields or self.fields}
-
-
-def plain_fields(*names: str) -> tuple[Field, ...]:
-    return tuple(Field(name, _attribute(name)) for name in names)
-
-
-def _attribute(name: str) -> Getter:
-    return lambda item: item[name] if isinstance(item, Mapping) else getattr(item, name)
-
-
-def choose_fields(view: View, asked: str | None) -> tuple[Field, ...]:
-    """The fields of ``--columns a,b,c``, in that order.
-
-    Raises:
-        UnknownValueError: a field does not exist; the message lists the legal ones.
-    """
-    if asked is None:
-        return view.fields
-    by_name = {field.name: field for field in view.fields}
-    names = [name.strip() for name in asked.split(",") if name.strip()]
-    for name in names or [asked]:
-        if name not in by_name:
-            raise UnknownValueError.of("column", name, list(by_name))
-    return tuple(by_name[name] for name in names)
-
-
-def human_value(value: Any, name: str, shown: Human) -> str:
-    """The value of a field as a table cell for ``--columns``."""
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        return shown.time(value)
-    if name == "duration_ms" and isinstance(value, int | float):
-        return human.duration(value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    from flujo_lens.rendering.json_text import compact
-
-    return compact(value)
-
 
 # --- runs
 
@@ -128,7 +35,7 @@ def _progress(run: Any, _: Human) -> str:
 
 
 def _status(run: Any, _: Human) -> str:
-    return "running (dead)" if run.stale == GONE else run.status
+    return "stale" if run.stale else str(run.status)
 
 
 def _run_note(run: Any, shown: Human) -> str:
@@ -193,7 +100,7 @@ RUN = View(
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),
         Shown("PIPELINE", _pipeline, 70, "name"),
         Shown("STATUS", _status, 90, "status"),
-        Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60),
+        Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60, times="keep"),
         Shown("TIME", lambda run, _: human.duration(run.duration_ms), 30, "right"),
         Shown("STEP", _progress, 20, "right"),
         Shown("NOTE", _run_note, 80, "fold", masks=True, lines=2),
@@ -206,6 +113,7 @@ WAITING = View(
     fields=(*RUN.fields, Field("question", question_of)),
     table=(
         Shown("WAITS", lambda run, shown: shown.since(run.updated_at), 80),
+        Shown("SINCE", lambda run, shown: shown.time(run.updated_at), times="add"),
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),
         Shown("PIPELINE", _pipeline, 50, "name"),
         Shown("STEP", lambda run, _: run.step_name or "-", 40, masks=True),
@@ -221,7 +129,7 @@ TASK = View(
         Shown("TASK", lambda run, _: run.run_id, 100, "id"),
         Shown("STATUS", _status, 90, "status"),
         Shown("STEP", lambda run, _: run.metadata.get("step_name") or run.step_name or "-", 60),
-        Shown("LAST SAVE", lambda run, shown: shown.time(run.updated_at), 50),
+        Shown("LAST SAVE", lambda run, shown: shown.time(run.updated_at), 50, times="keep"),
         Shown("PARENT", lambda run, _: run.parent_run_id or "-", 40),
         Shown("ERROR", lambda run, _: plain_error(run.background_error or run.error_message or ""), 80, "fold"),
     ),
@@ -273,6 +181,7 @@ SPAN = View(
         Shown("SPAN", lambda span, _: span.span_id, 60, "id"),
         Shown("NAME", lambda span, _: span.name, 100),
         Shown("STATUS", lambda span, _: span.status, 90, "status"),
+        Shown("STARTED", lambda span, shown: shown.time(span.started_at), times="add"),
         Shown("OFFSET", lambda span, _: human.duration(span.start_offset_ms), 50, "right"),
         Shown("TIME", lambda span, _: human.duration(span.duration_ms), 80, "right"),
         Shown("ERROR", lambda span, _: _span_error(span), 70, "fold"),
@@ -294,7 +203,7 @@ FAILURE = View(
     table=(
         Shown("RUNS", lambda group, _: human.count(group.count), 100, "right"),
         Shown("FIRST", lambda group, shown: shown.time(group.first_at), 30),
-        Shown("LAST", lambda group, shown: shown.time(group.last_at), 70),
+        Shown("LAST", lambda group, shown: shown.time(group.last_at), 70, times="keep"),
         Shown("STEP", lambda group, _: group.step_name or "-", 60),
         Shown("ERROR", lambda group, _: group.error, 100, "fold"),
         Shown("EXAMPLE", lambda group, _: group.sample_run_id, 80, "id"),
@@ -416,7 +325,7 @@ EVALUATION = View(
         Shown("RUN", lambda found, _: found.run_id, 100, "id"),
         Shown("STEP", lambda found, _: found.step_name or "-", 60),
         Shown("SCORE", lambda found, _: "-" if found.score is None else f"{found.score:g}", 95, "right"),
-        Shown("WHEN", lambda found, shown: shown.time(found.created_at), 50),
+        Shown("WHEN", lambda found, shown: shown.time(found.created_at), 50, times="keep"),
         Shown("FEEDBACK", lambda found, _: found.feedback or "", 80, "fold"),
     ),
     id="run_id",
@@ -427,7 +336,7 @@ SYSTEM = View(
     fields=plain_fields("key", "value", "updated_at"),
     table=(
         Shown("KEY", lambda entry, _: entry.key, 100, "id"),
-        Shown("UPDATED", lambda entry, shown: shown.time(entry.updated_at), 50),
+        Shown("UPDATED", lambda entry, shown: shown.time(entry.updated_at), 50, times="keep"),
         Shown("VALUE", lambda entry, shown: human_value(entry.value, "value", shown), 90, "fold"),
     ),
     id="key",
@@ -445,6 +354,19 @@ def _came_to(change: Any, _: Human) -> str:
     return f"{change.state}: {change.error}" if change.error else str(change.state)
 
 
+def _done(change: Any, _: Human) -> str:
+    """The command of a change without its reason, which has a column of its own."""
+    import shlex
+
+    return shlex.join(word for word in change.command if not word.startswith("--reason="))
+
+
+def _counts(change: Any, _: Human) -> str:
+    """The counts of a change; those that are zero only if all are."""
+    counts = {what: n for what, n in change.counts.items() if n} or dict(list(change.counts.items())[:1])
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items())
+
+
 AUDIT = View(
     name="audit",
     fields=plain_fields(
@@ -456,11 +378,11 @@ AUDIT = View(
         Shown("WHO", lambda entry, _: entry.actor, 80),
         Shown("HOST", lambda entry, _: entry.host, 40),
         Shown("STORE", lambda entry, _: entry.store or "-", 30, "fold"),
-        Shown("DID", _typed, 90, "fold"),
+        Shown("DID", _done, 90, "fold"),
         Shown("STATE", _came_to, 85),
-        Shown("COUNTS", lambda entry, _: ", ".join(f"{n:,} {what}" for what, n in entry.counts.items()), 70),
+        Shown("COUNTS", _counts, 70, pair="result", below=""),
         Shown("RUNS", lambda entry, _: human.count(entry.run_count), 50, "right"),
-        Shown("REASON", lambda entry, _: entry.reason or "", 60, "fold"),
+        Shown("REASON", lambda entry, _: entry.reason or "", 70, "fold", pair="result", below="reason: "),
     ),
     id="audit_id",
 )

@@ -9,9 +9,9 @@ from typing import Any
 
 from flujo_lens.errors import UnknownValueError, UsageError
 from flujo_lens.redaction import Redactor
-from flujo_lens.rendering.columns import Field, View
 from flujo_lens.rendering.json_text import compact, dump, utc
 from flujo_lens.rendering.text import escape_csv, escape_tsv, harmless
+from flujo_lens.rendering.views import Field, View
 
 FORMATS = ("table", "json", "ndjson", "csv", "tsv", "id")
 

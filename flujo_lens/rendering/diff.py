@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flujo_lens.rendering import human
-from flujo_lens.rendering.columns import Shown, View
 from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.views import Shown, View
 
 
 class SideRow(NamedTuple):

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flujo_lens.rendering import human
-from flujo_lens.rendering.columns import RUN, Field, Shown, View
+from flujo_lens.rendering.columns import RUN
 from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.views import Field, Shown, View
 
 
 def _time(run: Any, shown: Human) -> str:

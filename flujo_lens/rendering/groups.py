@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.columns import STATUS_NEEDS, Field, Shown, View, status_count
+from flujo_lens.rendering.columns import STATUS_NEEDS, status_count
 from flujo_lens.rendering.human import Human
+from flujo_lens.rendering.views import Field, Shown, View
 from flujo_lens.state.statistics import GroupStats
 
 _FIELDS = {"pipeline": "pipeline_name", "version": "pipeline_version", "step": "step_name"}

@@ -76,6 +76,7 @@ class Human(NamedTuple):
     Attributes:
         zone: The time zone of the user.
         style: ``relative``, ``local`` or ``iso``.
+        is_asked: Whether the style was requested, so that screens show no other.
         mask: A text with its secrets masked.
         under: The value of a key with its secrets masked.
     """
@@ -85,6 +86,7 @@ class Human(NamedTuple):
     style: str = "relative"
     mask: Callable[[str], str] = str
     under: Callable[[str, str], str] = lambda _, text: text
+    is_asked: bool = False
 
     def time(self, when: datetime | None) -> str:
         """An instant in the chosen style."""
@@ -93,6 +95,10 @@ class Human(NamedTuple):
         if self.style == "iso":
             return when.astimezone(UTC).isoformat().replace("+00:00", "Z")
         return self.ago(when) if self.style == "relative" else self.clock(when)
+
+    def moment(self, when: datetime | None) -> str:
+        """An instant in the requested style; without one, as ``2026-11-20 19:11:08Z (3h ago)``."""
+        return self.time(when) if self.is_asked else f"{self.clock(when)} ({self.ago(when)})"
 
     def ago(self, when: datetime | None) -> str:
         """``3h ago``, or ``in 3h`` for the future."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from flujo_lens.rendering import human
-from flujo_lens.rendering.columns import RUN, Shown, View, plain_fields
+from flujo_lens.rendering.columns import RUN
+from flujo_lens.rendering.views import Shown, View, plain_fields
 
 _SORTED: dict[str, Shown] = {
     "updated": Shown("UPDATED", lambda run, shown: shown.time(run.updated_at), 95),

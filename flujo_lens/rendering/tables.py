@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from textwrap import wrap
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from flujo_lens.redaction import Redactor
-from flujo_lens.rendering.columns import Field, Shown, View, human_value
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.text import escape_controls, one_line
+from flujo_lens.rendering.views import Field, Shown, View, human_value
 
 STATUS_STYLES = {
     "completed": "green",
     "failed": "red",
     "running": "yellow",
-    "running (dead)": "yellow",
     "stale": "yellow",
     "paused": "cyan",
     "cancelled": "dim",
@@ -80,8 +80,8 @@ def table(
         return _whole(columns, cells, widths, header)
     kept = fit(columns, widths, width)
     most = [c.lines if not cut or c.style == "id" else 1 for c in columns]
-    cells = [[_cut(cell, kept.get(i, 0), most[i]) for i, cell in enumerate(row)] for row in cells]
-    parts: list[Table | Text] = [_part(columns, kept, header)]
+    cells = [[_cut(cell, kept[i], most[i]) if i in kept else cell for i, cell in enumerate(row)] for row in cells]
+    parts: list[Table | Text | Padding] = [_part(columns, kept, header)]
     first, whole = next(iter(kept), 0), _total([kept.get(i, 0) for i in range(len(columns))], list(kept))
     for row in cells:
         alone = [i for i in kept if columns[i].style == "id" and kept[i] < cell_len(row[i]) <= width]
@@ -93,7 +93,14 @@ def table(
         assert isinstance(part, Table)
         part.add_row(*(Text("") if i in alone else _styled(columns[i], row[i]) for i in kept))
         parts += [Text(" " * (whole - cell_len(row[i])) + row[i]) for i in alone if i != first]
+        parts += _below(columns, row, kept)
     return Group(*parts)
+
+
+def _below(columns: Sequence[Shown], row: Sequence[str], kept: Container[int]) -> list[Padding]:
+    """The cells of a row that are shown below it, for want of room."""
+    cells = [f"{c.below}{row[i]}" for i, c in enumerate(columns) if c.below is not None and i not in kept and row[i]]
+    return [Padding(Text(" · ".join(cells)), (0, 0, 0, 4), expand=False)] if cells else []
 
 
 def _cut(cell: str, width: int, most: int) -> str:

@@ -75,7 +75,7 @@ def form_of(schema: Any) -> tuple[FormField, ...]:
 
 def answer_adapter(schema: Any) -> Any:
     """An adapter like pydantic's ``TypeAdapter`` that also creates values of registered classes."""
-    from flujo_lens.serialization.registered import adapter_of, names_registered
+    from flujo_lens.serialization.annotated_data import adapter_of, names_registered
 
     adapter = adapter_of(schema)
     return _RegisteredAdapter(schema, adapter) if names_registered(schema) else adapter
@@ -93,7 +93,7 @@ class _RegisteredAdapter(NamedTuple):
         Raises:
             ValidationError: it does not fit.
         """
-        from flujo_lens.serialization.registered import with_registered
+        from flujo_lens.serialization.annotated_data import with_registered
 
         return self.adapter.validate_python(with_registered(data, self.schema, []))
 

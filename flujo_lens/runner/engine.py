@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any, Generic, overload
 
 from flujo_lens.errors import NotSupportedError, RunNotFoundError, UsageError
-from flujo_lens.runner.answers import NO_ANSWER, Reply
 from flujo_lens.runner.context import PipelineContext, make_context
 from flujo_lens.runner.dsl import Pipeline, Step
 from flujo_lens.runner.event_loops import loop_runs, run_to_end
@@ -15,6 +14,7 @@ from flujo_lens.runner.execution import Answer, Execution
 from flujo_lens.runner.interrupts import terminable
 from flujo_lens.runner.lease import RunLease, lease_of
 from flujo_lens.runner.registry import PipelineRegistry
+from flujo_lens.runner.reply import NO_ANSWER, Reply
 from flujo_lens.runner.results import ContextT, PipelineResult, ReadyResult
 from flujo_lens.runner.resume_point import Code, Fitted, Source, fit
 from flujo_lens.runner.run_record import Record, new_run_id

@@ -12,9 +12,9 @@ from pydantic.errors import PydanticUserError
 from flujo_lens.errors import InvalidAnswerError
 from flujo_lens.runner.answer_forms import answer_adapter, wanted
 from flujo_lens.runner.application_code import as_exception, describe
+from flujo_lens.serialization.annotated_data import Failure, adapter_of, names_registered, with_registered
 from flujo_lens.serialization.building import build
 from flujo_lens.serialization.fields import classes_in, validate_by_name
-from flujo_lens.serialization.registered import Failure, adapter_of, names_registered, with_registered
 from flujo_lens.serialization.registry import current_registry
 
 T = TypeVar("T")

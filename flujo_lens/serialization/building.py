@@ -248,6 +248,6 @@ class _Builder:
 
 
 def _has_registered(target: Any) -> bool:
-    from flujo_lens.serialization.registered import names_registered
+    from flujo_lens.serialization.annotated_data import names_registered
 
     return names_registered(target)

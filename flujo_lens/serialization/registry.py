@@ -34,7 +34,7 @@ class Registry:
         has_plain_instants: Whether no serializer is registered for `datetime`.
         encoders: A cache of `flujo_lens.serialization.encoders`.
         quick_encoders: A cache of encoders for use inside orjson.
-        annotations: A cache of `flujo_lens.serialization.registered`: whether an annotation has a registered class.
+        annotations: A cache of `flujo_lens.serialization.annotated_data`: whether an annotation has a registered class.
         overrides_natives: Whether a serializer is registered for a type that orjson writes natively.
     """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flujo_lens.state.numbers import as_int, as_number
+from flujo_lens.state.numbers import BEYOND_SENSE, as_int, as_number
 from flujo_lens.state.views import Span, StepRecord
 
 DIGITS = 9
@@ -57,6 +57,28 @@ def total_of(pairs: Iterable[tuple[Any, Any]]) -> tuple[float | None, int | None
         if count is not None and (whole := tokens_of(count)) is not None:
             tokens.append(whole)
     return (round(float(sum(costs)), DIGITS) if costs else None), (sum(tokens) if tokens else None)
+
+
+def total_of_history(entries: Iterable[Any]) -> tuple[float | None, int | None, int]:
+    """As `total_of`, of the entries of a step history, and how many of them are objects.
+
+    Nearly all have a plain number each, so these are taken first.
+    """
+    costs, tokens, count = [], [], 0
+    for entry in entries:
+        if not isinstance(entry, dict):
+            continue
+        count += 1
+        cost, many = entry.get("cost_usd"), entry.get("token_counts")
+        if cost.__class__ is float and -BEYOND_SENSE < cost < BEYOND_SENSE:
+            costs.append(cost)
+        elif cost is not None and (number := as_number(cost)) is not None:
+            costs.append(number)
+        if many.__class__ is int and -BEYOND_SENSE < many < BEYOND_SENSE:
+            tokens.append(many)
+        elif many is not None and (whole := tokens_of(many)) is not None:
+            tokens.append(whole)
+    return (round(float(sum(costs)), DIGITS) if costs else None), (sum(tokens) if tokens else None), count
 
 
 def model_in(values: Any) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import orjson
 
-from flujo_lens.state.costs import model_in, tokens_of, total_of
+from flujo_lens.state.costs import model_in, tokens_of, total_of, total_of_history
 from flujo_lens.state.numbers import as_int, as_number
 from flujo_lens.state.timestamps import parse_instant
 from flujo_lens.state.views import UNREADABLE, Pause, RunSummary, StepRecord
@@ -34,7 +34,7 @@ INVALID_TIME = "is not a valid time"
 NAMELESS = ("", "unknown", None)
 VERSIONLESS = ("", "latest", None)
 _TIMES = ("the start", "the last save", "the state's start", "the last update", "the end")
-_MILLISECOND = timedelta(milliseconds=1)
+MILLISECOND = timedelta(milliseconds=1)
 
 
 class _Bad:
@@ -160,11 +160,27 @@ class RawRun:
 
     def steps(self) -> list[Mapping[str, Any]]:
         """The entries of the step history, if they are objects."""
-        if "steps" not in self._decoded:
+        found: list[Mapping[str, Any]] | None = self._decoded.get("steps")
+        if found is None:
             value = self.read("history")
             entries = value if isinstance(value, list) else []
-            self._decoded["steps"] = [entry for entry in entries if isinstance(entry, dict)]
-        return cast("list[Mapping[str, Any]]", self._decoded["steps"])
+            found = self._decoded["steps"] = [entry for entry in entries if isinstance(entry, dict)]
+        return found
+
+    def failing_entry(self) -> Mapping[str, Any]:
+        """The last entry of a step that failed, else an empty one."""
+        found: Mapping[str, Any] | None = self._decoded.get("failing")
+        if found is None:
+            entries = reversed(self.steps())
+            found = self._decoded["failing"] = next((one for one in entries if one.get("success") is False), {})
+        return found
+
+    def total(self) -> tuple[float | None, int | None]:
+        """Cost and tokens of the step history."""
+        found: tuple[float | None, int | None] | None = self._decoded.get("total")
+        if found is None:
+            found = self._decoded["total"] = total_of_history(self.steps())[:2]
+        return found
 
 
 def raw_from_documents(run_id: str, state: Mapping[str, Any] | None, run: Mapping[str, Any] | None = None) -> RawRun:
@@ -288,13 +304,9 @@ def named(raw: RawRun) -> tuple[str, str]:
     return "unknown", _text(version) or "latest"
 
 
-def _failing_entry(raw: RawRun) -> Mapping[str, Any]:
-    return next((entry for entry in reversed(raw.steps()) if entry.get("success") is False), {})
-
-
 def tells_failure(raw: RawRun) -> bool:
     """Whether the step history of a failed run tells its step, its error and its costs, so that no rows are asked."""
-    entry = _failing_entry(raw)
+    entry = raw.failing_entry()
     return bool(entry.get("name") and entry.get("feedback")) and not raw.is_background and None not in cost_of(raw)
 
 
@@ -305,7 +317,7 @@ def step_name_of(raw: RawRun, status: str) -> str | None:
     if raw.is_background:
         found: Any = raw.mapping("metadata").get("step_name")
     elif status == "failed":
-        found = _failing_entry(raw).get("name") or raw.failed_step
+        found = raw.failing_entry().get("name") or raw.failed_step
     elif status == "paused":
         found = _paused_step(raw)
     else:
@@ -333,7 +345,7 @@ def _error(raw: RawRun, status: str) -> str | None:
     if status != "failed":
         return stored
     background = raw.background_error or raw.mapping("metadata").get("background_error")
-    feedback = _failing_entry(raw).get("feedback")
+    feedback = raw.failing_entry().get("feedback")
     return _text(stored or background or feedback or decode(raw.failed_step_error) or None)
 
 
@@ -365,9 +377,9 @@ def _duration(raw: RawRun, status: str, start: datetime | None, last_save: datet
         return stored
     if raw.has_run:
         end = parse_instant(raw.run_end) or parse_instant(raw.run_updated) or last_save
-        return (end - start) / _MILLISECOND if start and end and end >= start else None
+        return (end - start) / MILLISECOND if start and end and end >= start else None
     spent = as_number(raw.state_ms)
-    return spent if spent is not None else _busy_ms(raw)
+    return spent if spent is not None else busy_ms(raw.steps())
 
 
 def _is_wall_time(raw: RawRun) -> bool:
@@ -377,16 +389,17 @@ def _is_wall_time(raw: RawRun) -> bool:
 
 def cost_of(raw: RawRun) -> tuple[float | None, int | None]:
     """Cost and tokens of a run: the sums over its step history, or else what its rows tell."""
-    cost, tokens = total_of([(entry.get("cost_usd"), entry.get("token_counts")) for entry in raw.steps()])
+    cost, tokens = raw.total()
     if cost is not None and tokens is not None:
         return cost, tokens
     stored = total_of([(raw.stored_cost, raw.stored_tokens)])
     return stored[0] if cost is None else cost, stored[1] if tokens is None else tokens
 
 
-def _busy_ms(raw: RawRun) -> float | None:
+def busy_ms(steps: Iterable[Any]) -> float | None:
     """The sum of the steps' durations, for a store without ``runs``."""
-    spent = [s for s in (as_number(entry.get("latency_s")) for entry in raw.steps()) if s is not None]
+    entries = (entry.get("latency_s") for entry in steps if isinstance(entry, dict))
+    spent = [s for s in map(as_number, entries) if s is not None]
     return round(sum(spent) * 1000, 3) if spent else None
 
 
@@ -444,43 +457,6 @@ def summarise(raw: RawRun, naive: tzinfo = UTC) -> RunSummary:
         cost_usd=(total := cost_of(raw))[0],  # behind `problems`: a history that is read for it alone adds none
         tokens=total[1],
         counts_waiting=duration is not None and _is_wall_time(raw),
-    )
-
-
-def summarise_completed(row: Mapping[str, Any], metadata: Mapping[str, Any], history: Any) -> RunSummary:
-    """The summary of a run that has completed, by columns that are what they should be: most of a page is of such.
-
-    The same as `summarise`, whose other rules such a run has no need of, in a third of the time.
-
-    Args:
-        row: By the names of `RawRun`: times are `datetime`, both statuses are ``completed``, ``runs`` has the name.
-        metadata: Decoded, without a parent or a task.
-        history: The decoded step history.
-    """
-    steps = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
-    cost, tokens = total_of([(entry.get("cost_usd"), entry.get("token_counts")) for entry in steps])
-    started, updated, saved = row["run_start"], row["run_updated"], row["state_updated"]
-    spent, end = as_number(row["run_ms"]), updated or saved
-    is_wall_time = spent is None and started and end and end >= started
-    return RunSummary(
-        run_id=row["id"],
-        pipeline_name=row["run_name"],
-        pipeline_version=row["run_version"] or "latest",
-        status="completed",
-        created_at=started or row["state_created"],
-        updated_at=max(filter(None, (started, saved, row["state_created"], updated)), default=None),
-        duration_ms=(end - started) / _MILLISECOND if is_wall_time else spent,
-        current_step_index=row["step_index"],
-        total_steps=row["state_total"] or row["run_total"] or len(steps) or None,
-        error_message=row["state_error"],
-        parent_run_id=row["parent_run_id"],
-        task_id=row["task_id"],
-        is_background_task=bool(row["is_background"]),
-        metadata=metadata,
-        background_error=row["background_error"],
-        cost_usd=cost,
-        tokens=tokens,
-        counts_waiting=bool(is_wall_time),
     )
 
 

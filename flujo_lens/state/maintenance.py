@@ -159,11 +159,11 @@ def _words(span: timedelta) -> str:
 def silent_finding(count: int, silent_after: timedelta) -> Finding:
     """The finding on running runs without activity for `silent_after`."""
     if not count:
-        return Finding("silent runs", True, 0, "all running runs were recently active")
+        return Finding("stale runs", True, 0, "all running runs were recently active")
     border = _words(silent_after)
     detail = f"running runs without activity for {border}, or whose process is gone: they died, or hang"
     fix = (
         "lens list --status running lists them; lens resume RUN continues one, "
         "lens cancel RUN ends it, lens tasks sweep marks stale background tasks as failed"
     )
-    return Finding("silent runs", False, count, detail, fix)
+    return Finding("stale runs", False, count, detail, fix)

@@ -12,7 +12,15 @@ from contextlib import contextmanager, suppress
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Any, cast
 
-from flujo_lens.errors import ConfigError, LensError, MissingExtraError, UnknownStoreError, UsageError, nearest
+from flujo_lens.errors import (
+    ConfigError,
+    LensError,
+    MissingExtraError,
+    UnknownStoreError,
+    UsageError,
+    install_command,
+    nearest,
+)
 from flujo_lens.state.unreachable_paths import unreached
 
 if TYPE_CHECKING:
@@ -141,8 +149,8 @@ _PLACES = _places()
 def _missing(driver: str, module: str) -> UsageError:
     extra = EXTRAS.get(module.partition(".")[0])
     if extra is not None:
-        hint = f"pip install 'flujo-lens[{extra}]'"
-        return MissingExtraError(f"the driver {driver} needs the package {module}", hint=hint)
+        message = f"the driver {driver} needs the package {module}"
+        return MissingExtraError(message, hint=install_command(extra, module))
     return ConfigError(
         f"cannot load the driver {driver}: no module named {module}",
         hint="drivers are imported from installed packages, not from the current folder",

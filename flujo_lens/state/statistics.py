@@ -77,7 +77,7 @@ class SpanStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Statistics of the runs that match a filter. `gone`: number of runs whose process is known to be dead."""
+    """Statistics of the runs that match a filter. `stale`: number of those that are stale."""
 
     total: int
     by_status: Mapping[str, int]
@@ -87,7 +87,7 @@ class Stats:
     since: datetime | None = None
     until: datetime | None = None
     problems: tuple[str, ...] = ()
-    gone: int = 0
+    stale: int = 0
     cost_usd: float | None = None
     tokens: int | None = None
     by: tuple[str, ...] = ()

@@ -172,7 +172,7 @@ class CleanupChecks(Harness):
         await self._save_task(backend, "run", 25 * _HOUR, is_background_task=False, metadata={})
         equal(await backend.cleanup_stale_background_tasks(), 1, "how many were given up")
         state = await backend.load_state("dead") or {}
-        why = "timed out: no sign for 24 hours"
+        why = "timed out: no activity for 24 hours"
         actual = (state["status"], state["error_message"], state["background_error"], state["pipeline_context"])
         equal(actual, ("failed", why, why, {"n": 1}), "the state of the dead one")
         saved = instant(state["updated_at"])
@@ -203,7 +203,11 @@ class CleanupChecks(Harness):
         statuses = {row["run_id"]: row["status"] for row in await backend.list_states()}
         failed = sorted(run_id for run_id, status in statuses.items() if status == "failed")
         equal(failed, ["dead", "dead too"], "the failed states")
-        equal((await backend.load_state("dead") or {})["error_message"], "timed out: no sign for 24 hours", "the error")
+        equal(
+            (await backend.load_state("dead") or {})["error_message"],
+            "timed out: no activity for 24 hours",
+            "the error",
+        )
         equal(list(await backend.fail_stale_tasks(named, cutoff, 24)), [], "those that were the second time")
 
     @on_nothing

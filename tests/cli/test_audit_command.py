@@ -73,7 +73,7 @@ def test_an_id_as_it_is_printed(lens: Lens) -> None:
 
 
 def test_what_was_cut_off_is_said(lens: Lens, path: Path) -> None:
-    assert lens("audit -n 2").err == "showing the newest 2 of 3; more: lens audit list -n N\n"
+    assert lens("audit -n 2").err == "showing the newest 2 of 3; all: lens audit list -n 3\n"
     assert lens("audit -n 3").err == ""
 
 

@@ -63,6 +63,11 @@ REFUSED = [
     ("retry fail-001 --status failed", "run ids", "filters"),
     ("resume paused-001 --input a --input-json 1", "--input", "--input-json"),
     ("undo --dry-run", "lens undo", ""),
+    ("undo --reason tidy", "--reason", "AUDIT_ID"),
+    ("undo --audit-file other.ndjson", "--audit-file", "AUDIT_ID"),
+    ("undo 20261121 --columns runs", "AUDIT_ID", "--columns"),
+    ("trace --file saved.json --store flujo_ops.db", "--file", "--store"),
+    ("check --from a.json --app x:y --store flujo_ops.db", "--from", "--store"),
     ("demo --store other.db", "--store", "lens demo other.db"),
 ]
 
@@ -192,9 +197,15 @@ def test_nothing_failed_leads_further_back(lens: Lens) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "number"), [("failed --hours 99", 1), ("failed --flat --hours 99", 1), ("waiting", 2)]
+    ("command", "number"),
+    [("failed --hours 99", 1), ("failed --flat --hours 99", 1), ("waiting", 2), ("evals", 1), ("audit list", 2)],
 )
 def test_limit_cuts_off_and_says_so(lens: Lens, command: str, number: int) -> None:
+    lens.edit(
+        "INSERT INTO evaluations (run_id, score) VALUES ('fail-001', 0.1), ('fail-001', 0.2), ('paused-001', 0.3)"
+    )
+    for key in "abc":
+        lens(f"system set {key} {{}}")
     whole = lens(f"{command} -o id")
     cut = lens(f"{command} -o id -n {number}")
     assert cut.lines == whole.lines[:number]

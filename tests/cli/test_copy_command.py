@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import random
@@ -10,43 +9,16 @@ import re
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cleaning import COUNTED, many, rows
 from servers import PostgresServer, RedisServer
+from stores import digests, digests_there
 from support import OLD, Lens, Result, tree
-
-from flujo_lens.errors import NotAStoreError, StoreNotFoundError
-from flujo_lens.operations.transfer import groups_of
-from flujo_lens.state.portable import digests_of
-from flujo_lens.state.registry import open_backend
-from flujo_lens.state.views import RunFilter
 
 SOAK = bool(os.environ.get("LENS_SOAK"))
 ROUNDS, RUNS = (50, 400) if SOAK else (1, 150)
-
-
-def digests(uri: str | Path) -> dict[str, str]:
-    """The digest of each run of a store."""
-
-    async def work() -> dict[str, str]:
-        found: dict[str, str] = {}
-        async with open_backend(str(uri), {}) as backend:
-            async for group in groups_of(backend, RunFilter()):
-                found |= digests_of(group)
-        return found
-
-    return asyncio.run(work())
-
-
-def digests_there(uri: str | Path) -> dict[str, str]:
-    """The same of a store that may not be made yet."""
-    try:
-        return digests(uri)
-    except (NotAStoreError, StoreNotFoundError):
-        return {}
 
 
 def listed(lens: Lens, store: str) -> Any:

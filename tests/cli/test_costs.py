@@ -171,6 +171,20 @@ def test_the_newest_hours_are_kept_in_their_order(lens: Lens) -> None:
     assert re.search(r"\d+ more groups: lens stats --by hour -n \d+ --utc --status ", shown.out + shown.err)
 
 
+def test_a_limit_holds_for_every_list_of_the_document(lens: Lens) -> None:
+    whole, first = lens("stats -o json"), lens("stats -o json -n 1")
+    for name in ("by_pipeline", "failures", "spans"):
+        assert first.json[name] == whole.json[name][:1], name
+    assert {name: first.json[name] for name in ("total", "by_status")} == {
+        name: whole.json[name] for name in ("total", "by_status")
+    }
+    assert whole.err == ""
+    assert f"{len(whole.json['spans']) - 1} more names of spans: lens stats -n {len(whole.json['spans'])}" in first.err
+    assert "more pipelines: lens stats -n " in lens("stats -o csv -n 1").err
+    grouped = lens("stats --by status -o json -n 2")
+    assert grouped.json["groups"] == lens("stats --by status -o json").json["groups"][:2]
+
+
 def test_steps_and_models_are_counted_by_execution(costs: Lens) -> None:
     rows = costs("stats --by step,model -s costs.db -o json").json["groups"]
     found = {(row["step_name"], row["model"]): (row["total"], row["cost_usd"]) for row in rows}

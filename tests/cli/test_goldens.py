@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support import HERE, NEW, OLD, WAL, Lens, Result
 
-from flujo_lens.operations.audit_format import FIRST, sealed
+from flujo_lens.operations.audit_chain import FIRST, sealed
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens"
 UPDATE = os.environ.get("LENS_UPDATE_GOLDENS") == "1"

@@ -18,6 +18,7 @@ from flujo_lens.cli.synonyms import SYNONYMS
 from flujo_lens.cli.topics import ALSO, TOPICS
 from flujo_lens.cli.topics.environment import VARIABLES
 from flujo_lens.cli.topics.formatting import FORMATS
+from flujo_lens.cli.topics.layout import WIDEST, laid_out
 from flujo_lens.operations.explain import explanations
 from flujo_lens.rendering import data
 
@@ -113,3 +114,22 @@ def test_filters_are_those_of_the_program(bare_lens: Lens) -> None:
     for name in FilterOptions._fields:
         assert f"\n  --{name.replace('_', '-')}" in text
     assert re.search(r"Commands: list, .*\btasks list\b", text)
+
+
+def test_a_topic_is_folded_at_its_text() -> None:
+    lines = [
+        "A paragraph of eight words at the margin.",
+        "",
+        "  NAME  what it is, in more words than fit",
+        "      a, bc, def, ghij, klmno, pqrstu, vwxyz, abcdefgh",
+    ]
+    assert list(laid_out(lines, 40)) == [
+        "A paragraph of eight words at the",
+        "margin.",
+        "",
+        "  NAME  what it is, in more words than",
+        "        fit",
+        "      a, bc, def, ghij, klmno, pqrstu,",
+        "      vwxyz, abcdefgh",
+    ]
+    assert max(map(len, laid_out(["word " * 99], 300))) <= WIDEST

@@ -140,7 +140,7 @@ class TestDoctorFix:
             done = slow("doctor --fix --yes --timeout 0.1 -o json")
         assert done.code == 1
         assert (done.json["done"], done.json["failed"]) == (0, 1)
-        assert "another process has it open" in done.json["fixes"][0]["left"]
+        assert "is open in another process" in done.json["fixes"][0]["left"]
         assert indexes(slow).isdisjoint(LOST)
 
     def test_a_large_wal_is_folded_in(self, well: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +222,7 @@ class TestFindings:
         assert "list --status running lists them" in named
 
     def test_the_silent_runs_are_those_of_the_hint(self, lens: Lens) -> None:
-        count = {row["check"]: row["count"] for row in lens("doctor -o json").json}["silent runs"]
+        count = {row["check"]: row["count"] for row in lens("doctor -o json").json}["stale runs"]
         assert len(lens("list --status running --active-until 1h -o id").lines) == count > 0
 
 
@@ -298,7 +298,7 @@ class TestOptimize:
             assert f"the processes {pid} (" in well("doctor").out
             refused = well("optimize --vacuum --yes --timeout 0.1")
             assert (refused.code, refused.out) == (7, "")
-            assert "while another process has it open; nothing was changed" in refused.err
+            assert "is open in another process, and this needs it alone; nothing was changed" in refused.err
         assert "no other process has the store open" in well("doctor").out
         assert well("optimize --vacuum --yes --timeout 0.1").code == 0
 
@@ -365,7 +365,11 @@ AS_NOBODY = """
 import os, sys
 from flujo_lens.cli.app import main
 def run(store):
-    for words in ("prune --older-than 1h --max-share 100% --yes", "optimize --yes", "system set a {}"):
+    for words in (
+        "prune --older-than 1h --max-share 100% --yes", "optimize --yes", "system set a {}", "delete fail-001 --yes",
+        "cancel paused-001 --yes", "resume paused-001 --input yes --app none:none", "migrate --yes",
+        "fork fail-001 --from-step load", "retry fail-001 --app none:none --yes", "tasks sweep", "doctor --fix --yes",
+    ):
         sys.argv = ["lens", *words.split(), "--store", store]
         try:
             main()
@@ -375,23 +379,35 @@ def run(store):
         print(code, flush=True)
 run("warm.db")  # the modules are loaded by one who may read them
 print("--", flush=True)
+print("--", file=sys.stderr, flush=True)
 if os.geteuid() == 0:
     os.setuid(65534)
 run("flujo_ops.db")
 """
 
 
-def test_beside_a_file_that_may_not_be_written_nothing_is_left(lens: Lens) -> None:
+@pytest.mark.parametrize(
+    ("folder_mode", "file_mode", "words"),
+    [
+        (0o777, 0o444, "you cannot write to this file (-r--r--r-- "),
+        (0o555, 0o666, "you cannot write to its folder (dr-xr-xr-x "),
+    ],
+)
+def test_a_store_that_may_not_be_written_is_said_to_be_read_only(
+    lens: Lens, folder_mode: int, file_mode: int, words: str
+) -> None:
+    """By every command that changes it, before anything else, and nothing is left beside it."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         for store in ("warm.db", "flujo_ops.db"):
             shutil.copyfile(lens.cwd / "flujo_ops.db", folder / store)
-        folder.chmod(0o777)
-        (folder / "flujo_ops.db").chmod(0o444)
+        folder.chmod(folder_mode)
+        (folder / "flujo_ops.db").chmod(file_mode)
         command = [sys.executable, "-c", AS_NOBODY]
         done = subprocess.run(command, cwd=folder, env=lens.environment(), capture_output=True, text=True)
-        codes = done.stdout.split("--\n")[1].split()
-        assert (codes, done.stderr.count("LENS-S5")) == (["5", "5", "5"], 3)
-        beside = {path.name for path in folder.glob("flujo_ops.db*")}
-        log = "flujo_ops.db.lens-audit.ndjson"
-        assert beside == {"flujo_ops.db", log, f"{log}.head"}
+        codes, said = done.stdout.split("--\n")[1].split(), done.stderr.split("--\n", 1)[1]
+        assert codes == ["5"] * 11
+        assert said.count(f"the store {folder.resolve()}/flujo_ops.db is read-only: {words}") == 11
+        assert said.count("\n  run lens as the user that owns it: sudo -u ") + said.count("chmod u+w ") == 11
+        assert ("--audit-file" in said, "--lock-file" in said) == (False, False)
+        assert {path.name for path in folder.glob("flujo_ops.db*")} == {"flujo_ops.db"}

@@ -145,6 +145,28 @@ def test_somebody_has_the_store_open(old_lens: Lens) -> None:
     assert backups(old_lens) == []
 
 
+def test_force_migrates_what_somebody_has_open(old_lens: Lens) -> None:
+    """Their connection goes on, and sees the new schema; a lock that they hold is waited for, and refused at last."""
+    ids = old_lens("list --all -o id").lines
+    with closing(sqlite3.connect(old_lens.cwd / "flujo_ops.db", isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = wal")
+        (count,) = db.execute("SELECT count(*) FROM runs").fetchone()
+        assert old_lens("migrate --yes --timeout 0.1").code == 7
+        db.execute("BEGIN IMMEDIATE")
+        refused = old_lens("migrate --yes --force --timeout 0.1")
+        assert (refused.code, "is locked by another process; nothing was changed" in refused.err) == (7, True)
+        db.execute("ROLLBACK")
+        dry = old_lens("migrate --dry-run --force").out
+        assert "what other processes save during the backup is not in it" in dry
+        done = old_lens("migrate --yes --force -o json")
+        assert (done.code, done.json["done"] > 0) == (0, True), done.err
+        assert db.execute("SELECT count(*), count(updated_at) FROM runs").fetchone() == (count, count)
+    assert old_lens("list --all -o id").lines == ids
+    assert old_lens("migrate --dry-run").out == "nothing to migrate: the schema is current\n"
+    (entry,) = [row for row in old_lens("audit list -o json").json if row["state"] == "finished"]
+    assert "--force" in entry["command"]
+
+
 def test_a_store_that_the_settings_call_read_only(old_lens: Lens) -> None:
     old_lens.write("lens.toml", 'default = "prod"\n[stores.prod]\nuri = "flujo_ops.db"\nreadonly = true\n')
     before = tree(old_lens.cwd)

@@ -1,7 +1,11 @@
-"""SQLite stores that lack a column, each in turn: what it would say is unknown, and every command still works."""
+"""SQLite stores that lack a column, each in turn: what it would say is unknown, and every command still works.
+
+Every column of the newest schema; of the older each fourth, or all with LENS_SOAK.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -39,7 +43,8 @@ def test_each_column_in_turn(bare_lens: Lens, library: str, table: str, monkeypa
     time.tzset()
     bare_lens.store(library)
     faults = []
-    for column in columns(table, bare_lens):
+    step = 1 if library == NEW or "LENS_SOAK" in os.environ else 4
+    for column in columns(table, bare_lens)[::step]:
         bare_lens.store(library)
         without(bare_lens, table, column)
         for line in LINES:

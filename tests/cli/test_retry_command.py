@@ -13,7 +13,9 @@ import pytest
 from pipelines import Shop
 from support import Lens, Result, tree
 
+from flujo_lens.cli.input.parsing import interval
 from flujo_lens.operations.audit import AuditLog
+from flujo_lens.operations.retry import Pace
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.claims import Holder
 
@@ -228,3 +230,47 @@ def test_the_log_cannot_grow_any_more_in_the_middle(shop: Shop) -> None:
     assert [shop.run(run_id)["status"] for run_id in ("one", "two")] == ["completed", "completed"]
     assert shop.lens("audit", "verify").code == 0
     assert shop.lens("audit", "-o", "json").json[0]["state"] == "started"
+
+
+def test_a_rate_spaces_the_starts(shop: Shop) -> None:
+    """The second run of two at one an hour has not begun when the first is done, and Ctrl-C leaves it as it is."""
+    shop.fail("one", "two")
+    command = f"retry one two {APP} --yes -o ndjson --rate 1/h --concurrency 2"
+    with shop.lens.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["run_id"] == "one"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shop.signs().count("charge") == 3  # both had failed there before
+    assert shop.run("two")["error_message"] == "ValueError: no such customer"
+    (entry,), (closing,) = shop.entries(), shop.ends()
+    assert "--rate=1/h" in entry["command"]
+    assert closing["counts"] == {"completed": 1, "left": 1}
+
+
+def test_the_starts_of_a_pace_are_evenly_spaced() -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def turns() -> None:
+        now = 100.0
+        pace = Pace(interval("12/m"), clock=lambda: now, sleep=sleep)
+        for _ in range(3):
+            await pace.turn()
+        now += 60  # unused time is not made up for
+        await pace.turn()
+        await pace.turn()
+
+    asyncio.run(turns())
+    assert slept == [0, 5, 10, 0, 5]
+
+
+@pytest.mark.parametrize("rate", ["0/m", "10", "/m", "x/m", "-1/m", "1.5/m", "5/d", "10/m/h", ""])
+def test_what_is_no_rate(bare_lens: Lens, rate: str) -> None:
+    bare_lens.store()
+    refused = bare_lens("retry", "fail-001", "--rate", rate, "--app", "shop:registry")
+    assert refused.code == 2
+    assert "--rate takes a number of runs per minute" in refused.err

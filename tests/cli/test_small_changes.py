@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Lens, tree
+from support import OLD, Lens, tree
 
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.claims import Holder
@@ -43,7 +44,7 @@ class TestSweep:
         assert entry["command"] == ["lens", "tasks", "sweep", "--silent-for=2h", "--reason=host died"]
         assert (entry["reason"], entry["counts"], entry["run_ids"]) == ("host died", {"tasks": 1}, [task])
         run = lens("show", task, "-o", "json").json["run"]
-        assert (run["status"], run["error_message"]) == ("failed", "timed out: no sign for 2 hours")
+        assert (run["status"], run["error_message"]) == ("failed", "timed out: no activity for 2 hours")
 
     def test_nothing_else_is_changed(self, lens: Lens) -> None:
         task = dead_task(lens)
@@ -118,7 +119,7 @@ class TestSweep:
 
         asyncio.run(claim())
         assert lens("tasks sweep --dry-run -o json").json["matched"] == 0
-        silent = {row["check"]: row["count"] for row in lens("doctor -o json").json}["silent runs"]
+        silent = {row["check"]: row["count"] for row in lens("doctor -o json").json}["stale runs"]
         assert silent == len(lens("list --status running -o id").lines) - 1
 
     def test_where_the_log_cannot_be_written_nothing_is_changed(self, lens: Lens) -> None:
@@ -221,3 +222,23 @@ class TestSystemSet:
         assert file_lens("system", "set", "k", '{"v": "é"}').code == 0
         assert file_lens("system get k").json == {"v": "é"}
         assert Path(file_lens.cwd / "states.lens-audit.ndjson").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("cancel paused-001 fail-001 --yes", r"cancelled 2 runs, undo: lens undo \S+"),
+        ("fork fail-001 --from-step load", r"fail-001-fork-\w+ continues at load; fail-001 is unchanged"),
+        ("tasks sweep", r"1 background task marked failed: no activity for 1h"),
+        ("optimize --yes", r"optimized .*flujo_ops.db: \S+ KiB.*"),
+        ("migrate --yes --store old.db", r"migrated .*old.db, backup: .*old.db.lens-backup-\S+"),
+    ],
+)
+def test_quiet_leaves_one_line(lens: Lens, command: str, line: str) -> None:
+    """Of what was done; a dry run stays whole."""
+    lens.store(OLD, to="old.db")
+    dry = lens(f"{command.replace(' --yes', '')} --dry-run --quiet")
+    assert (dry.code, len(dry.lines) > 1) == (0, True), dry.err
+    done = lens(f"{command} --quiet")
+    assert (done.code, done.err, len(done.lines)) == (0, "", 1), done.out
+    assert re.fullmatch(line, done.lines[0])

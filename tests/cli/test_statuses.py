@@ -87,6 +87,8 @@ def test_every_command_takes_them(lens: Lens, command: str) -> None:
     assert wrong.code == 2
     assert 'unknown status "suspnded". Did you mean suspended? Statuses: running, paused, ' in wrong.err
     assert "on hold" in wrong.err
+    assert ("lens list --status running" in lens(f"{command} --status stale").err) is True
+    assert "lens list --status running" not in wrong.err
 
 
 def test_a_wrong_one_is_one_that_nobody_knows(odd: Lens) -> None:
@@ -124,5 +126,5 @@ def test_spans_of_a_status_that_the_trace_has(lens: Lens) -> None:
 
 def test_a_saved_check_knows_its_own_statuses(lens: Lens) -> None:
     assert lens("check --save there.json").code == 0
-    wrong = lens("check --from there.json --app x:y --status pausd --store nowhere")
+    wrong = lens("check --from there.json --app x:y --status pausd", env={"LENS_STORE": "nowhere"})
     assert 'unknown status "pausd". Did you mean paused?' in wrong.err

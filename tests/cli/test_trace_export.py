@@ -27,7 +27,7 @@ from flujo_lens.rendering.export.axis import ticks
 from flujo_lens.rendering.export.lanes import assign_lanes
 from flujo_lens.rendering.export.mermaid import MOST_CHARACTERS
 from flujo_lens.rendering.export.svg import MOST_ROWS
-from flujo_lens.rendering.export.timeline import Timeline, make_timeline
+from flujo_lens.rendering.export.timeline import Failure, Timeline, make_timeline
 from flujo_lens.state.views import RunSummary, Span
 
 ZERO = datetime(2026, 11, 20, 19, 11, 8, 689190, tzinfo=UTC)
@@ -281,6 +281,40 @@ def test_a_picture_is_xml_that_shows_every_span() -> None:
     assert made.get("aria-label") == "Trace of run-1: failed, 8 spans"
     for box in made.iter(f"{SVG}rect"):
         assert 0 <= float(box.get("x", 0)) <= float(box.get("x", 0)) + float(box.get("width", 0)) <= 800.5
+
+
+REFUSED = span("charge", 40.0, 50.0, status="failed", feedback="ValueError: declined by //u:hush@pay, code 51 " * 9)
+FAILED = span("root", 0.0, 100.0, span("load", 1.0, 9.0, status="failed", feedback="try 1"), REFUSED, status="failed")
+
+
+def test_a_failed_run_has_its_step_and_error_at_the_top() -> None:
+    """In three lines at most, of which none is wider than the picture; secrets are masked."""
+    made = ElementTree.fromstring(exported("svg", FAILED))
+    texts = ["".join(each.itertext()) for each in made.iter(f"{SVG}text")]
+    assert texts[2].startswith("charge: ValueError: declined by //u:***@pay, code 51 ValueError")
+    assert [text[-1] for text in texts[2:5]] == [text[-1] for text in texts[2:4]] + ["…"]
+    assert all(len(text) <= 112 for text in texts[2:5])
+    assert made.get("aria-label", "").startswith("Trace of run-1: failed, 3 spans. charge: ValueError: declined")
+    page = json.loads(_Elements(exported("html", FAILED).decode()).texts["script"][0])
+    assert (page["failure"]["span"], page["failure"]["step"]) == (2, "charge")
+    chart = exported("mermaid", FAILED).decode()
+    assert "charge (50.0 ms)#58; ValueError#58; declined by //u#58;#42;#42;#42;#64;pay, code 51" in chart
+
+
+@pytest.mark.parametrize(
+    ("roots", "run", "expected"),
+    [
+        ((EXAMPLE,), RUN, None),
+        ((EXAMPLE,), RUN._replace(error_message="E: no", step_name="late"), Failure(None, "late", "E: no")),
+        ((span("root", 0.0, 9.0, REFUSED),), RUN._replace(error_message="x"), Failure(1, "charge", None)),
+        ((FAILED,), RUN._replace(status="completed", error_message="x"), None),
+        ((span("root", 0.0, 9.0, span("in", 1.0, 2.0, status="failed"), status="failed"),), RUN, Failure(1, "in", "")),
+    ],
+)  # fmt: skip
+def test_the_failure_of_a_run(roots: tuple[Span, ...], run: RunSummary, expected: Failure | None) -> None:
+    found = make_timeline(roots, run, Redactor()).failure
+    assert found is None if expected is None else found is not None and found[:2] == expected[:2]
+    assert found is None or expected is None or expected.error is None or found.error == expected.error
 
 
 def test_a_picture_of_very_many_spans_says_what_it_lacks() -> None:

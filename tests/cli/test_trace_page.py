@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from browser import chromium
-from test_trace_export import EXAMPLE, HOSTILE, exported, span
+from test_trace_export import EXAMPLE, FAILED, HOSTILE, exported, span
 
 READY = "document.documentElement.dataset.ready"
 ACTIVE = "document.querySelector('.row.active b').textContent"
-READABLE = "h1, #facts, .name b, .name em, .num, .track > span, aside dd, aside dt, #axis span"
+READABLE = "h1, #facts, #failure:not([hidden]), .name b, .name em, .num, .track > span, aside dd, aside dt, #axis span"
 RATIO = """(element) => {
   const light = (colour) => {
     const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((c) => c / 255)
@@ -146,6 +146,25 @@ def test_texts_can_be_read_and_rows_are_a_tree(browser: Any, saved: Any, scheme:
     assert ring == "solid2px"
     assert opened.run("[...document.querySelectorAll('button')].every((b) => b.textContent || b.ariaLabel)") is True
     opened.close()
+
+
+def test_a_failed_run_opens_at_its_error(browser: Any, saved: Any) -> None:
+    opened = Opened(browser, saved(FAILED))
+    assert opened.active == "charge"
+    assert opened.page.is_visible("#failure")
+    assert opened.run("document.getElementById('failure').textContent").startswith(
+        "charge: ValueError: declined by //u:***@"
+    )
+    assert opened.run("document.querySelector('#details .error').textContent").startswith("ValueError: declined")
+    assert opened.run("document.activeElement.id") == "tree"
+    opened.press("Home")
+    assert opened.active == "root"
+    opened.page.click("#failure")
+    assert opened.active == "charge"
+    opened.close()
+    whole = Opened(browser, saved(EXAMPLE))
+    assert (whole.active, whole.page.is_visible("#failure")) == ("root", False)
+    whole.close()
 
 
 def test_stored_text_is_data(browser: Any, saved: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from rich.cells import cell_len
 from support import Lens
 
 KEYS = {
@@ -70,3 +71,20 @@ def test_stats_have_every_status_that_is_not_zero(demo: Lens, monkeypatch: pytes
         (line,) = (line for line in lines if line.startswith(f"{row['pipeline_name']} "))
         shown = {status: line[: ends[status]].split()[-1] for status in row["by_status"]}
         assert shown == {status: str(count) for status, count in row["by_status"].items()}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
+def test_a_change_has_its_result_and_reason(demo: Lens, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """In columns, or below the row where there is no room."""
+    monkeypatch.chdir(demo.cwd)
+    (demo.cwd / "flujo_ops.db.lens-audit.ndjson").unlink(missing_ok=True)
+    (demo.cwd / "flujo_ops.db.lens-audit.ndjson.head").unlink(missing_ok=True)
+    if not (demo.cwd / "flujo_ops.db").exists():
+        assert demo("demo flujo_ops.db").code == 0
+    reason = "TICKET-4711: 顧客がすべてのデータの削除を求めました, as agreed with the data protection officer"
+    assert demo(f"system set watermark:crm '{{}}' --reason '{reason}'").code == 0
+    shown = demo("audit", tty=True, width=width)
+    assert "1 keys" in shown.out
+    assert "".join(reason.split()) in "".join(shown.out.split()) or width >= 120
+    assert [line for line in shown.lines if cell_len(line) > width] == []
+    assert shown.out.count("TICKET-4711") == 1  # and not once more in the command

@@ -7,7 +7,6 @@ the package from here, and brings typer, rich, pydantic, orjson and the rest wit
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from forks import popen
 from libraries import LIBRARIES, MISSING
 from programs import environment, run_python
 
@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(not LIBRARIES, reason=MISSING)
 
 HERE = Path(__file__).resolve().parent
 APP = "--app library_shop:registry"
+IMPORTED = ("flujo", "flujo_lens.cli.app")
+"""What its processes have imported when they begin, but where a test says that they are new."""
 
 
 class Done(NamedTuple):
@@ -52,16 +54,16 @@ class Shop:
     def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
         """A process of the library's Python."""
         python = LIBRARIES[more.pop("series", self.series)]
-        env = {
-            "PATH": os.environ["PATH"],
+        variables = {
             "HOME": str(self.cwd),
             "TZ": "America/Lima",
-            "PYTHONPATH": str(HERE.parent.parent),
             "LENS_STORE": self._uri,
             "LENS_LEASE": "10m",  # a slow start of the library is not half a minute without a save
         }
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-        return subprocess.Popen([python, *words], cwd=self.cwd, env=env, text=True, **pipes)
+        return popen(  # type: ignore[no-any-return]
+            words, environment(variables), python=python, imported=IMPORTED, cwd=self.cwd, text=True, **pipes
+        )
 
     def begin(self, pipeline: str, run_id: str) -> None:
         """Begin a run, as far as it goes."""
@@ -130,6 +132,7 @@ def test_a_paused_run_is_finished_question_by_question(shop: Shop) -> None:
     assert [step["step_name"] for step in steps] == ["load", "approve", "charge", "pick", "finish"]
 
 
+@pytest.mark.usefixtures("fresh_processes")
 def test_a_failed_run_goes_on_at_the_step_that_failed(shop: Shop) -> None:
     broken = shop.touch("broken")
     shop.begin("orders", "one")

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import pytest
 import rich_state
 from libraries import LIBRARIES, MISSING
+from programs import environment, run_python
 
 from flujo_lens.errors import SchemaError
 from flujo_lens.serialization import safe_serialize
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.skipif(not PYTHON, reason=MISSING)
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = [str(HERE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+MODULES = ("flujo", "flujo.state.backends.sqlite", "flujo.state.backends.file", "flujo.utils.serialization")
+"""What its processes have imported when they begin: all but ours."""
 Library = Callable[..., Any]
 
 
@@ -46,14 +49,16 @@ def library(tmp_path: Path) -> Library:
 
     def ask(task: str, store: Path, script: str = "library_process.py") -> Any:
         answer = tmp_path / "answer.json"
-        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TZ": "UTC", "PYTHONPATH": os.pathsep.join(PACKAGES)}
-        done = subprocess.run(
-            [PYTHON, HERE / script, task, store, answer],
-            env=env,
+        variables = {"HOME": str(tmp_path), "TZ": "UTC", "PYTHONPATH": os.pathsep.join(PACKAGES)}
+        done = run_python(
+            HERE / script,
+            task,
+            store,
+            answer,
+            env=environment(variables),
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
+            python=PYTHON,
+            imported=MODULES,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(answer.read_text())

@@ -207,11 +207,11 @@ def test_tasks_without_a_sign_fail(folder: Path) -> None:
         loaded = use(folder, lambda b, i=run_id: b.load_state(i))
         assert loaded is not None
         assert loaded["status"] == "failed"
-        assert loaded["error_message"] == loaded["background_error"] == "timed out: no sign for 24 hours"
+        assert loaded["error_message"] == loaded["background_error"] == "timed out: no activity for 24 hours"
         assert datetime.fromisoformat(loaded["updated_at"]) >= before
     assert {name: (folder / name).read_bytes() for name in untouched} == untouched
     (run,) = use(folder, lambda b: b.get_failed_background_tasks("p"))
-    assert (run["run_id"], run["background_error"]) == ("stale", "timed out: no sign for 24 hours")
+    assert (run["run_id"], run["background_error"]) == ("stale", "timed out: no activity for 24 hours")
     assert use(folder, lambda b: b.cleanup_stale_background_tasks()) == 0
 
 
@@ -221,7 +221,7 @@ def test_hours_are_what_is_asked(folder: Path) -> None:
     assert use(folder, lambda b: b.cleanup_stale_background_tasks(1.5)) == 1
     loaded = use(folder, lambda b: b.load_state("r"))
     assert loaded is not None
-    assert loaded["error_message"] == "timed out: no sign for 1.5 hours"
+    assert loaded["error_message"] == "timed out: no activity for 1.5 hours"
 
 
 def test_a_task_that_has_saved_since_the_look_goes_on(folder: Path) -> None:

@@ -104,7 +104,7 @@ async def test_a_background_task_is_told_by_its_metadata() -> None:
     await backend.save_state("task", state)
     assert await backend.cleanup_stale_background_tasks(30.5) == 0
     assert await backend.cleanup_stale_background_tasks(29.5) == 1
-    assert (await backend.load_state("task") or {})["error_message"] == "timed out: no sign for 29.5 hours"
+    assert (await backend.load_state("task") or {})["error_message"] == "timed out: no activity for 29.5 hours"
 
 
 def test_threads_that_write_clean_up_and_count() -> None:

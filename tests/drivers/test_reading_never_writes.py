@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from programs import python
+from programs import environment, python, run_python
 from stores import NEW, OLD, WAL, copy, listed, make, read, run, runs, state, traces_of
 
 from flujo_lens.errors import (
@@ -176,16 +176,8 @@ def every(store):
 
 def _commands(script: str, *arguments: str, cwd: Path) -> None:
     """Run `script` after `COMMANDS` in a process of its own."""
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / "cache"), "HOME": str(cwd)}
-    found = subprocess.run(
-        [sys.executable, "-B", "-c", COMMANDS + script, *arguments],
-        cwd=cwd,
-        env={**env, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    own = {"XDG_CACHE_HOME": str(cwd / "cache"), "HOME": str(cwd), "PYTHONDONTWRITEBYTECODE": "1"}
+    found = run_python("-c", COMMANDS + script, *arguments, cwd=cwd, env=environment(own))
     assert found.returncode == 0, found.stderr[-3000:]
 
 

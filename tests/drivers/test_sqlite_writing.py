@@ -563,7 +563,7 @@ def test_dead_background_tasks_are_marked_failed(tmp_path: Path) -> None:
     assert read(path, lambda b: b.cleanup_stale_background_tasks(24)) == 2
     found = rows(path, "SELECT run_id, error_message, background_error, updated_at > ? FROM workflow_state "
                        "WHERE status = 'failed' ORDER BY run_id", lately)  # fmt: skip
-    why = "timed out: no sign for 24 hours"
+    why = "timed out: no activity for 24 hours"
     assert found == [("dead", why, why, 1), ("told by its metadata", why, why, 1)]
     assert read(path, lambda b: b.cleanup_stale_background_tasks(24)) == 0
 

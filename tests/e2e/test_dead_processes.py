@@ -77,21 +77,21 @@ def dead(request: pytest.FixtureRequest, bare_lens: Lens) -> Iterator[Lens]:
 def test_every_screen_says_that_the_process_is_gone(dead: Lens) -> None:
     pid = dead.env["DEAD"]
     listed = dead.terminal("list", width=160).out
-    assert re.search(rf"order-dead .*running \(dead\).*process is gone \(pid {pid} on .*\), at wait", listed)
-    assert re.search(r"order-alive .*running  .*at wait", listed)
+    assert re.search(rf"order-dead .*stale.*process is gone \(pid {pid} on .*\), at wait", listed)
+    assert re.search(r"order-alive .*running.*at wait", listed)
     shown = dead.terminal("show order-dead", width=160).out
-    assert "running (process is gone)" in re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert "running (stale: process is gone)" in re.sub(r"\x1b\[[\d;]*m", "", shown)
     assert f"was held by pid {pid}" in shown
     assert "lens resume order-dead" in shown
     alive = dead.terminal("show order-alive", width=160).out
     assert ("gone" in alive, "lens resume" in alive, "held by pid" in alive) == (False, False, True)
     assert "1 running, process gone" in dead.process("status -o table").out
-    assert "2 running (1 dead)" in dead.process("stats -o table").out
+    assert "2 running (1 stale)" in dead.process("stats -o table").out
     assert "1 stale (lens list --status running)" in dead.process("failed").err
     assert "process is gone" in dead.process("trace order-dead -o table").out
     assert "said to be running" not in dead.process("delete order-dead --dry-run").out
     checked = {row["check"]: row for row in dead.process("doctor -o json").json}
-    assert (checked["silent runs"]["ok"], checked["silent runs"]["count"]) == (False, 1)
+    assert (checked["stale runs"]["ok"], checked["stale runs"]["count"]) == (False, 1)
 
 
 def test_machines_read_it_in_fields_of_their_own(dead: Lens) -> None:

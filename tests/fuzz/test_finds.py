@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from support import HERE, Lens
 
 from flujo_lens import Flujo, SQLiteBackend
 
+SOAK = "LENS_SOAK" in os.environ
 PRUNE = "prune --older-than 1h --yes --max-share 100% -o json"
 NO_TIMES: dict[str, Any] = {
     "list": [1],
@@ -172,7 +174,8 @@ def test_what_has_no_row_numbers_is_read_and_not_changed(lens: Lens, table: str,
     before = lens("list --all").out
     lens.edit(*make(table))
     assert lens("list --all -o id").lines == [line.split("\t")[0] for line in before.splitlines()[1:]]
-    for words in READING:
+    half = len(table) % 2  # the other half with the other tables
+    for words in READING if SOAK else READING[half::2]:
         done = lens(*words.split())
         assert done.code in (0, 1), (words, done.err)
     for words in CHANGING:
@@ -377,6 +380,6 @@ def test_a_damaged_manifest_is_no_fault_of_lens(bare_lens: Lens, monkeypatch: py
     for number, path in enumerate(_paths(whole)):
         damaged = json.dumps(_with(whole, path, values[number % len(values)]))
         bare_lens.edit(("UPDATE lens_manifests SET body = ?", (damaged,)), store="own.db")
-        for line in lines[number % 2 :: 2]:
+        for line in lines if SOAK else lines[number % 4 :: 4]:
             done = bare_lens(f"{line} -s own.db")
             assert done.code != 70, (path, damaged, line, done.err)

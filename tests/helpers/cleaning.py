@@ -154,4 +154,4 @@ def left_in_pipe(lens: Lens, line: str, content: bytes) -> tuple[int, bytes]:
 def findings(lens: Lens, *more: str) -> Sequence[str]:
     """The checks of ``lens doctor`` that find something wrong, but for what is old by itself."""
     found = lens(f"doctor -o json {' '.join(more)}").json
-    return [row["check"] for row in found if not row["ok"] and row["check"] != "silent runs"]
+    return [row["check"] for row in found if not row["ok"] and row["check"] != "stale runs"]

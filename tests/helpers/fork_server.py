@@ -1,6 +1,7 @@
 """Forks Python processes that have the package imported already; `forks` asks for them. Not to be imported.
 
-It runs until the other end of its socket is closed. A request is a length and a JSON object, with four files: stdin,
+Arguments are the number of its socket, and modules to import instead of the package. It runs until the other end of its
+socket is closed. A request is a length and a JSON object, with four files: stdin,
 stdout, stderr, and one that gets the status of the process when it has ended. The answer is its pid.
 """
 
@@ -29,8 +30,12 @@ _EARLIER = [path for path in sys.path[1:] if path not in os.environ["PYTHONPATH"
 """Where modules are found without PYTHONPATH; sys.path[0] is the folder of this file."""
 
 
-def preload() -> None:
+def preload(wanted: list[str]) -> None:
     """Import what a start of lens or of an application costs the most for."""
+    for name in wanted:
+        __import__(name)
+    if wanted:
+        return
     for name in ("aiosqlite", "pydantic", "rich.console", "rich.table", "typer.rich_utils", "asyncpg", "redis.asyncio"):
         with suppress(ImportError):
             __import__(name)
@@ -104,8 +109,8 @@ def become(request: dict[str, Any]) -> None:
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     added = os.environ.get("PYTHONPATH")
     sys.path[:] = [*(os.path.abspath(path) for path in added.split(os.pathsep)), *_EARLIER] if added else [*_EARLIER]
-    registry = sys.modules["flujo_lens.state.registry"]
-    registry._PLACES = registry._places()  # it is imported before sys.path is what it would be
+    if registry := sys.modules.get("flujo_lens.state.registry"):
+        registry._PLACES = registry._places()  # type: ignore[attr-defined]  # sys.path was not yet what it would be
     if request["is_strict"]:
         sys.warnoptions[:] = ["error"]
         warnings.simplefilter("error")
@@ -172,7 +177,7 @@ def end(error: BaseException | None) -> None:
 
 
 if __name__ == "__main__":
-    preload()
+    preload(sys.argv[2:])
     gc.collect()
     gc.freeze()
     wanted = serve(socket.socket(fileno=int(sys.argv[1])))

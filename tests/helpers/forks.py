@@ -29,7 +29,8 @@ _AT_START = ("PYTHON", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_W
 """How variables begin that a process reads while it starts, or imports."""
 _LATER = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", *_START}
 _PIPES = {"stdin", "stdout", "stderr", "text", "encoding", "cwd", "env", "start_new_session"}
-_servers: list[tuple[int, socket.socket, int]] = []
+_servers: dict[tuple[str, ...], tuple[int, socket.socket]] = {}
+"""By what they run and import: the process of the tests that has it, and the socket to it."""
 _is_fresh = False
 
 
@@ -44,16 +45,26 @@ def fresh() -> Iterator[None]:
         _is_fresh = before
 
 
-def popen(words: Sequence[str | bytes], env: Mapping[str, str], *, is_strict: bool = False, **more: Any) -> Any:
-    """`subprocess.Popen` of this Python with `words`: a forked process where that is the same, else a new one.
+def popen(
+    words: Sequence[str | bytes],
+    env: Mapping[str, str],
+    *,
+    is_strict: bool = False,
+    python: str = sys.executable,
+    imported: Sequence[str] = (),
+    **more: Any,
+) -> Any:
+    """`subprocess.Popen` of a Python with `words`: a forked process where that is the same, else a new one.
 
     Args:
         is_strict: Warnings are errors.
+        python: Another Python than this one.
+        imported: What the forked process has imported; all of the package without it.
         more: Arguments of `subprocess.Popen`.
     """
     if _is_fresh or not _can_fork(env, more):
-        return subprocess.Popen([sys.executable, *(["-W", "error"] if is_strict else []), *words], env=env, **more)
-    return _Forked([sys.executable, *words], env=env, is_strict=is_strict, **more)
+        return subprocess.Popen([python, *(["-W", "error"] if is_strict else []), *words], env=env, **more)
+    return _Forked([python, *words], env=env, is_strict=is_strict, server=_server(python, *imported), **more)
 
 
 def _can_fork(env: Mapping[str, str], more: Mapping[str, Any]) -> bool:
@@ -67,17 +78,17 @@ def _can_fork(env: Mapping[str, str], more: Mapping[str, Any]) -> bool:
     return not any(name.startswith(_AT_START) and name not in _LATER for name in env)
 
 
-def _server() -> socket.socket:
-    """The server of this process of the tests."""
-    if not _servers or _servers[0][0] != os.getpid():
+def _server(*what: str) -> socket.socket:
+    """The server of this process of the tests that runs a Python, and has imported modules."""
+    if _servers.get(what, (0,))[0] != os.getpid():
         ours, theirs = socket.socketpair()
         environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **_START}
-        command = [sys.executable, str(_SERVER), str(theirs.fileno())]
+        command = [what[0], str(_SERVER), str(theirs.fileno()), *what[1:]]
         process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         theirs.close()
-        _servers[:] = [(os.getpid(), ours, process.pid)]
+        _servers[what] = os.getpid(), ours
         atexit.register(_end, process, ours)
-    return _servers[0][1]
+    return _servers[what][1]
 
 
 def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
@@ -91,8 +102,8 @@ class _Forked(subprocess.Popen[Any]):
     Only three methods of `subprocess.Popen` that have no public name know how a process begins and ends.
     """
 
-    def __init__(self, words: Sequence[str | bytes], *, is_strict: bool, **more: Any) -> None:
-        self._is_strict = is_strict
+    def __init__(self, words: Sequence[str | bytes], *, is_strict: bool, server: socket.socket, **more: Any) -> None:
+        self._is_strict, self._server = is_strict, server
         super().__init__(words, **more)
 
     def _execute_child(self, args: Sequence[str | bytes], *more: Any) -> None:
@@ -108,7 +119,7 @@ class _Forked(subprocess.Popen[Any]):
         content = json.dumps(asked).encode()
         files = [place if file == -1 else file for place, file in enumerate((pipes[0], pipes[3], pipes[5]))]
         self._report, theirs = os.pipe()
-        server = _server()
+        server = self._server
         socket.send_fds(server, [len(content).to_bytes(8, "big")], [*files, theirs])
         server.sendall(content)
         os.close(theirs)

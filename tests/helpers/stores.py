@@ -12,8 +12,12 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flujo_lens.errors import NotAStoreError, StoreNotFoundError
+from flujo_lens.operations.transfer import groups_of
 from flujo_lens.state.backends.sqlite import SQLiteBackend
 from flujo_lens.state.backends.sqlite.schema.tables import CREATE
+from flujo_lens.state.portable import digests_of
+from flujo_lens.state.registry import open_backend
 from flujo_lens.state.views import RunDetail, RunFilter, RunSummary, Span
 
 T = TypeVar("T")
@@ -38,6 +42,27 @@ def read(path: Path, work: Callable[[SQLiteBackend], Awaitable[T]], zone: tzinfo
             return await work(backend)
 
     return asyncio.run(opened())
+
+
+def digests(uri: str | Path) -> dict[str, str]:
+    """The digest of each run of a store."""
+
+    async def work() -> dict[str, str]:
+        found: dict[str, str] = {}
+        async with open_backend(str(uri), {}) as backend:
+            async for group in groups_of(backend, RunFilter()):
+                found |= digests_of(group)
+        return found
+
+    return asyncio.run(work())
+
+
+def digests_there(uri: str | Path) -> dict[str, str]:
+    """The same of a store that may not be made yet."""
+    try:
+        return digests(uri)
+    except (NotAStoreError, StoreNotFoundError):
+        return {}
 
 
 async def listed(backend: SQLiteBackend, wanted: RunFilter | None = None, **more: Any) -> list[RunSummary]:

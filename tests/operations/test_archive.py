@@ -332,7 +332,7 @@ def test_without_the_extra(tmp_path: Path) -> None:
     pytest.importorskip("zstandard")
     write(tmp_path / "old.ndjson.zst")
     done = ran_anew(NO_ZSTD, str(tmp_path))
-    assert done.stdout == "pip install 'flujo-lens[zstd]'\n" * 2
+    assert done.stdout == f"{sys.executable} -m pip install 'zstandard>=0.22'\n" * 2
     assert MissingExtraError.code == "LENS-U7"
 
 
@@ -500,12 +500,12 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 
 
 def test_no_more_than_a_batch_is_held(path: Path) -> None:
-    batches = [[run(f"{number}-{each}", 200) for each in range(20)] for number in range(50)]
+    batches = [[run(f"{number}-{each}", 200) for each in range(5)] for number in range(50)]
     write(path, batches)
     size = sum(len(json.dumps(batch)) for batch in batches)
     tracemalloc.start()
     with read_archive(path) as archive:
-        assert sum(len(records) for records in archive.groups()) == 1000
+        assert sum(len(records) for records in archive.groups()) == 250
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < size / 3

@@ -26,8 +26,8 @@ from programs import python, run_python
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, UnreachableStoreError
 from flujo_lens.operations.audit import AuditLog
+from flujo_lens.operations.audit_chain import new_audit_id
 from flujo_lens.operations.audit_changes import Newest
-from flujo_lens.operations.audit_format import new_audit_id
 from flujo_lens.operations.audit_head import head_path
 from flujo_lens.operations.sidecar_files import last_line
 

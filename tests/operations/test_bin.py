@@ -12,7 +12,7 @@ import pytest
 from flujo_lens.errors import AmbiguousRunError, ArchiveError, BusyError, OperationFailedError, RunNotFoundError
 from flujo_lens.operations.archive import ArchiveWriter
 from flujo_lens.operations.archive_format import Header
-from flujo_lens.operations.audit_format import new_audit_id
+from flujo_lens.operations.audit_chain import new_audit_id
 from flujo_lens.operations.recycle_bin import Bin
 
 NOW = datetime(2026, 11, 21, 3, 11, 8, tzinfo=UTC)

@@ -110,7 +110,7 @@ BREAKS = {
     "unreadable values": ("UPDATE workflow_state SET pipeline_context = '{\"a\": '",),
     "unreadable times": ("UPDATE workflow_state SET updated_at = 'lately'",),
     "indexes": ("DROP INDEX idx_runs_status",),
-    "silent runs": (
+    "stale runs": (
         f"UPDATE workflow_state SET status = 'running', created_at = {LONG_AGO}, updated_at = {LONG_AGO}",
         f"UPDATE runs SET status = 'running', created_at = {LONG_AGO}, updated_at = {LONG_AGO}, end_time = NULL",
     ),
@@ -131,7 +131,7 @@ def test_real_stores_of_any_version_are_whole_but_for_their_killed_runs(tmp_path
     for path in (DATA / name).glob("flujo_ops.db*"):
         shutil.copyfile(path, tmp_path / path.name)
     found = findings(SQLiteBackend(tmp_path / "flujo_ops.db", zone=UTC), full=full)
-    assert wrong(found) <= {"silent runs", "orphans in spans"}
+    assert wrong(found) <= {"stale runs", "orphans in spans"}
     assert all(finding.count is not None for finding in found.values())
 
 
@@ -262,7 +262,7 @@ def test_a_silent_run_in_a_folder(folder: Path) -> None:
     old = "2026-11-20T00:00:00+00:00"
     state = {**STATE, "run_id": "r2", "status": "running", "created_at": old, "updated_at": old}
     (folder / "r2.json").write_text(json.dumps(state))
-    assert wrong(findings(in_folder(folder))) == {"silent runs"}
+    assert wrong(findings(in_folder(folder))) == {"stale runs"}
 
 
 def test_what_a_crash_leaves_is_counted_and_harmless(folder: Path) -> None:

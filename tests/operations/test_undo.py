@@ -24,7 +24,7 @@ from flujo_lens.errors import (
 from flujo_lens.operations.archive import ArchiveWriter, driver_kind
 from flujo_lens.operations.archive_format import Header
 from flujo_lens.operations.audit import AuditLog
-from flujo_lens.operations.audit_format import new_audit_id
+from flujo_lens.operations.audit_chain import new_audit_id
 from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.deletion import Stop
 from flujo_lens.operations.recycle_bin import Bin, BinItem

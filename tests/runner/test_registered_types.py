@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 
 import pytest
 import registered_types
-from programs import environment
+from programs import run_python
 from pydantic import BeforeValidator, Field, create_model
 from registered_types import (
     TWO,
@@ -316,11 +314,5 @@ def test_generated_contexts_are_the_same_in_another_process(store: str, tmp_path
     uri = f"sqlite:///{tmp_path}/store.db" if store == "sqlite" else (tmp_path / "runs").as_uri()
     program = str(Path(registered_types.__file__))
     for status in ("failed", "completed"):
-        done = subprocess.run(
-            [sys.executable, program, status, uri, "0", str(last)],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_python(program, status, uri, "0", last)
         assert (done.returncode, done.stdout) == (0, "all equal\n"), done.stderr[-2000:]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import examples
 
+from flujo_lens.state.completed_runs import summarise_completed_documents
 from flujo_lens.state.filtering import matches, needs_details, sort_key
 from flujo_lens.state.interpret import (
     BAD,
@@ -386,3 +387,64 @@ def test_which_filters_need_blobs() -> None:
 def test_the_order_is_by_start_then_id() -> None:
     runs = [RunSummary("b", created_at=T0), RunSummary("a", created_at=T0), RunSummary("z"), RunSummary("A")]
     assert [run.run_id for run in sorted(runs, key=sort_key)] == ["A", "z", "a", "b"]
+
+
+# --- the short way for runs that have completed
+
+_TEXTS = st.sampled_from([None, "", "orders", "unknown", "latest", "2"])
+_WHEN = st.sampled_from(
+    [None, "", "2026-03-01T10:00:00+00:00", "2026-03-01T10:00:07.5", "2026-02-30T10:00:00", "no", 7]
+)
+_NUMBERS = st.sampled_from([None, 0, 3, 2.0, 2.5, "4", 10**19, True])
+_ENTRIES = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({}, optional={"cost_usd": _NUMBERS, "token_counts": _NUMBERS, "latency_s": _NUMBERS}),
+        st.sampled_from([None, 1, OK, FAILED, {"token_counts": {"in": 3, "out": 4}}]),
+    ),
+    max_size=3,
+)
+_STATES = st.fixed_dictionaries(
+    {"status": st.sampled_from(["completed"] * 9 + ["failed"]), "pipeline_name": _TEXTS},
+    optional={
+        "pipeline_version": _TEXTS,
+        "created_at": _WHEN,
+        "updated_at": _WHEN,
+        "step_history": st.one_of(_ENTRIES, st.sampled_from([None, "", {}, "lens1:x"])),
+        "metadata": st.sampled_from([None, {}, {"k": 1}, {"parent_run_id": "p"}, {"task_id": 7}, "", []]),
+        "pipeline_context": st.sampled_from([None, {"a": 1}, [], "lens1:x"]),
+        "total_steps": _NUMBERS,
+        "current_step_index": _NUMBERS,
+        "execution_time_ms": _NUMBERS,
+        "error_message": st.sampled_from([None, "", "bad", 3]),
+        "is_background_task": st.sampled_from([None, False, True]),
+        "parent_run_id": _TEXTS,
+        "background_error": _TEXTS,
+    },
+)
+_RUNS = st.none() | st.fixed_dictionaries(
+    {"status": st.sampled_from(["completed"] * 9 + ["failed"]), "pipeline_name": _TEXTS},
+    optional={
+        "pipeline_version": _TEXTS,
+        "created_at": _WHEN,
+        "updated_at": _WHEN,
+        "end_time": _WHEN,
+        "total_steps": _NUMBERS,
+        "execution_time_ms": _NUMBERS,
+        "total_cost": _NUMBERS,
+        "error_message": st.sampled_from([None, "bad"]),
+    },
+)
+
+
+@often
+@given(_STATES, _RUNS)
+def test_the_short_way_says_the_same(state: dict[str, Any], run: dict[str, Any] | None) -> None:
+    zone = timezone(timedelta(hours=-5))
+    quick = summarise_completed_documents("x", state, run, zone)
+    assert quick is None or quick == summarise(raw_from_documents("x", state, run), zone)
+
+
+def test_the_short_way_is_taken() -> None:
+    state = {"status": "completed", "pipeline_name": "p", "created_at": "2026-03-01T10:00:00Z", "step_history": [OK]}
+    for run in (None, {"status": "completed", "pipeline_name": "p", "created_at": "2026-03-01T10:00:00Z"}):
+        assert summarise_completed_documents("x", state, run) is not None

@@ -19,13 +19,13 @@ from rich.cells import cell_len
 from flujo_lens.errors import UnknownValueError
 from flujo_lens.redaction import Redactor
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.columns import Field, View, choose_fields
 from flujo_lens.rendering.data import RowWriter
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.json_text import compact, document
 from flujo_lens.rendering.tables import fit, make_console, table
 from flujo_lens.rendering.text import escape_controls, escape_tsv, one_line, unescape
 from flujo_lens.rendering.trace import tree_lines
+from flujo_lens.rendering.views import Field, View, choose_fields
 from flujo_lens.state.statistics import FailureGroup
 from flujo_lens.state.views import RunSummary, Span
 

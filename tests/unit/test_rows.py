@@ -143,7 +143,7 @@ def test_a_stale_task_is_one_that_runs_and_is_silent(change: dict[str, Any], sta
 
 
 def test_a_task_that_is_given_up_says_why() -> None:
-    why = "timed out: no sign for 24 hours"
+    why = "timed out: no activity for 24 hours"
     changes = {"status": "failed", "error_message": why, "background_error": why, "updated_at": TEXT}
     assert vocabulary.timed_out(24.0, TEXT) == changes
 

@@ -22,6 +22,9 @@ def retry(
     concurrency: Annotated[
         int, typer.Option("--concurrency", help="Maximum number of runs at once.", min=1, metavar="N")
     ] = 1,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Start at most N runs per minute (or N/s, N/h).", metavar="N/m")
+    ] = None,
     yes: YesOption = False,
 ) -> None:
     """Resume failed runs, each at the step that failed.
@@ -30,8 +33,9 @@ def retry(
 
     lens retry run-1 run-2 --app myapp.pipelines:registry
     lens retry --error "RateLimit*" --since 2h --concurrency 4 --yes
+    lens retry --status failed --rate 10/m --yes     one every six seconds
     """
     from flujo_lens.cli.screens.retry import RetryArguments, run_retry
 
-    if exit_code := run_retry(app, RetryArguments(tuple(runs or ()), filters, code, concurrency, yes, change)):
+    if exit_code := run_retry(app, RetryArguments(tuple(runs or ()), filters, code, concurrency, rate, yes, change)):
         raise typer.Exit(exit_code)

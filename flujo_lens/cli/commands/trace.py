@@ -56,10 +56,13 @@ def trace(
     lens trace @failed                            where the newest failed run failed
     lens trace @failed --export html trace.html   a page to open in a browser
     """
+    from flujo_lens.cli.input.contradictions import refuse_combination
     from flujo_lens.cli.screens.trace import SpanChoice, print_trace
 
     if (run is None) == (file is None):
         raise UsageError("trace takes either a RUN or --file FILE", hint="lens trace @latest")
+    if file is not None:
+        refuse_combination("--file", {"--store": app.options.store}, "a saved trace is read without a store")
     if overwrite and export is None:
         raise UsageError("--overwrite applies only to --export", hint="lens trace @latest --export html trace.html")
     choice = SpanChoice(flat, status, name, depth)

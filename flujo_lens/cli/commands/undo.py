@@ -7,12 +7,15 @@ from typing import Annotated
 import typer
 
 from flujo_lens.cli.context import App
-from flujo_lens.cli.options import ChangeOptions, YesOption
+from flujo_lens.cli.options import ChangeOptions, Formats, RowOptions, YesOption, given
+
+FORMATS = ("table", "json", "ndjson", "csv", "tsv", "id")
 
 
 def undo(
     app: App,
-    change: ChangeOptions,
+    change: Annotated[ChangeOptions, Formats(FORMATS)],
+    rows: RowOptions,
     audit_id: Annotated[
         str | None,
         typer.Argument(
@@ -26,7 +29,6 @@ def undo(
         typer.Option("--run", help="Restore only this run; repeatable.", metavar="RUN", show_default=False),
     ] = None,
     yes: YesOption = False,
-    no_header: Annotated[bool, typer.Option("--no-header", help="Omit the header of the list in a pipe.")] = False,
 ) -> None:
     """Undo a delete, prune or cancel.
 
@@ -35,9 +37,12 @@ def undo(
     lens undo                  the contents of the bin
     lens undo 20261121 --run run-1
     """
+    from flujo_lens.cli.input.contradictions import refuse_combination
     from flujo_lens.cli.screens.undo import UndoArguments, list_bin, run_undo
 
     if audit_id is None:
-        list_bin(app, change, run or (), yes=yes, no_header=no_header)
-    elif code := run_undo(app, UndoArguments(audit_id, tuple(run or ()), yes, change)):
+        list_bin(app, change, rows, run or (), yes=yes)
+        return
+    refuse_combination("AUDIT_ID", given(rows), "they apply to the list of what can be restored: lens undo")
+    if code := run_undo(app, UndoArguments(audit_id, tuple(run or ()), yes, change)):
         raise typer.Exit(code)

@@ -24,7 +24,7 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
 
     Raises:
         UsageError: a variable and a file name different stores, or the settings may be by another user.
-        ReadOnlyStoreError: the settings make the store read-only.
+        ReadOnlyStoreError: the settings make the store read-only, or it is at a path that this user cannot write.
     """
     choice = app.store
     if choice.overridden:
@@ -38,6 +38,18 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
             f"the settings make the store {app.store_name} read-only; nothing was changed",
             hint=f"readonly = true is set in {choice.readonly_at}\n--dry-run shows what would be done",
         )
+    if not dry_run:
+        _check_permissions(app)
+
+
+def _check_permissions(app: App) -> None:
+    """Check the permissions of a store at a path, before a question, and before files next to it are."""
+    from flujo_lens.config_sources import place_of
+    from flujo_lens.operations.store_permissions import check_may_write
+
+    place = place_of(app.store.uri)
+    if place.startswith("/"):
+        check_may_write(Path(place))
 
 
 def _check_settings(app: App, dry_run: bool) -> None:

@@ -14,6 +14,9 @@ from flujo_lens.state.views import RUN_STATUSES, UNREADABLE, RunFilter
 _MOST_NAMED = 20
 """Maximum number of statuses named in an error."""
 
+_OF_STALE = ("stale", "silent", "dead", "stuck", "hanging", "crashed", "lost")
+_STALE = "stale runs are running ones without activity: lens list --status running marks them"
+
 
 def statuses(
     asked: list[str] | None, stored: Callable[[], Collection[str]], legal: tuple[str, ...] = RUN_STATUSES
@@ -62,6 +65,7 @@ def _refused(name: str, legal: tuple[str, ...], held: Iterable[str]) -> set[str]
     more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
     raise UnknownValueError(
         f'unknown status "{asked}". {f"Did you mean {near}? " if near else ""}Statuses: {", ".join(named)}{more}',
+        hint=_STALE if asked.casefold() in _OF_STALE else None,
         value=asked,
     )
 

@@ -1,4 +1,4 @@
-"""Parsing of ages, shares and durations for ``lens prune``; ambiguous values are refused."""
+"""Parsing of ages, shares, durations and rates; ambiguous values are refused."""
 
 from __future__ import annotations
 
@@ -68,6 +68,21 @@ def length(text: str, option: str) -> timedelta:
     if not found:
         raise TimeFormatError(f'{option} takes a duration, not "{text}"', hint=f"{option} 10m; or 90s, 2h")
     return found
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def interval(text: str) -> float:
+    """Parse a rate: seconds between two starts, 6.0 for ``10/m``.
+
+    Raises:
+        UsageError: it is not a rate, or zero.
+    """
+    number, slash, unit = (part.strip() for part in text.partition("/"))
+    if not (slash and number.isascii() and number.isdigit() and int(number[:9]) and unit in _UNITS):
+        raise UsageError(f'--rate takes a number of runs per minute, not "{text}"', hint="--rate 10/m; or 2/s, 100/h")
+    return _UNITS[unit] / int(number[:9])
 
 
 def share(text: str) -> float:

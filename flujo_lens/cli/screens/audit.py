@@ -4,6 +4,7 @@ without a log from a missing store."""
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,11 +16,11 @@ from flujo_lens.cli.output import Output
 from flujo_lens.cli.sidecars import base_of, gone_path, log_in_store, why_nowhere
 from flujo_lens.errors import LensError, NoStoreError, NotSupportedError, StoreNotFoundError
 from flujo_lens.operations.audit import AuditJournal, AuditLog
+from flujo_lens.operations.audit_chain import AuditReport
 from flujo_lens.operations.audit_changes import AuditChange, Newest
-from flujo_lens.operations.audit_format import AuditReport
 from flujo_lens.operations.runs import LEAST_PREFIX, ambiguous
 from flujo_lens.rendering import columns
-from flujo_lens.rendering.text import unescape
+from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.typed_times import parse_when
 
@@ -65,6 +66,7 @@ def audit_list(app: App, out: Output, file: Path | None, wanted: Wanted) -> None
     since = None if wanted.since is None else parse_when(wanted.since, app.world.now(), app.zone)
     logs = _logs(app, file, wanted)
     is_shared = file is not None or app.settings.audit_path is not None
+    more = _again(file, wanted)
     wanted = wanted._replace(
         all_stores=wanted.all_stores or not is_shared
     )  # a log next to a store has only entries of that store
@@ -75,7 +77,7 @@ def audit_list(app: App, out: Output, file: Path | None, wanted: Wanted) -> None
             break
     narrowed = wanted.run is not None or since is not None or found.elsewhere
     out.show(columns.AUDIT, found.changes, "no entry matches" if narrowed else "no changes by lens yet")
-    _note(app, found, wanted)
+    _note(app, found, wanted.limit, more)
 
 
 def _meant(app: App, logs: Sequence[AuditLog], run: str) -> Iterator[str]:
@@ -121,9 +123,19 @@ def is_of_store(written: str | None, meant: str | None) -> bool:
     return written is None or meant is None or written == meant or same_store(written, meant)
 
 
-def _note(app: App, found: _Found, wanted: Wanted) -> None:
-    if found.total > wanted.limit:
-        app.note(f"showing the newest {wanted.limit} of {found.total:,}; more: lens audit list -n N")
+def _again(file: Path | None, wanted: Wanted) -> str:
+    """The command line of this list, without its limit."""
+    options = {"--run": wanted.run, "--since": wanted.since, "--audit-file": file}
+    words = [
+        f" {name} {shlex.quote(escape_controls(str(value)))}" for name, value in options.items() if value is not None
+    ]
+    return f"lens audit list{''.join(words)}{' --all-stores' if wanted.all_stores else ''}"
+
+
+def _note(app: App, found: _Found, limit: int, again: str) -> None:
+    if found.total > limit:
+        every = app.suggest(f"{again} -n {found.total}")
+        app.note(f"showing the newest {limit:,} of {found.total:,}; all: {every}")
     if found.elsewhere:
         app.note(f"not shown: {_entries(found.elsewhere)} of other stores; --all-stores shows them")
     if found.unsure:

@@ -65,11 +65,14 @@ def run_cancel(app: App, asked: CancelArguments) -> int:
         return await cancel(backend, plan, record, keeping, now, force=asked.force)
 
     done = app.run(work)
-    lines = _report_lines(done.run_ids, plan, done.report)
+    lines, brief = _report_lines(done.run_ids, plan, done.report), ""
+    if not done.report.dry_run:
+        brief = f"cancelled {plural(len(done.run_ids), 'run')}"
     if done.can_undo and not done.report.dry_run:
         undo = app.suggest(f"lens undo {done.report.audit_id}")
         lines.append(f"To undo within {age(app.settings.bin_keep)}: {undo}")
-    tell(app, out, done.document(), done.run_ids, lines)
+        brief += f", undo: {undo}"
+    tell(app, out, done.document(), done.run_ids, lines, brief)
     return exit_codes.PARTIAL if done.report.done < len(plan.runs) and not done.report.dry_run else exit_codes.OK
 
 

@@ -82,6 +82,8 @@ def _tell_ci(out: Output, error: Exception) -> None:
 
 
 def _checked(app: App, filters: FilterOptions, out: Output, asked: CheckArguments) -> bool:
+    if asked.from_file is not None:
+        refuse_combination("--from", {"--store": app.options.store}, "the file is checked without a store")
     age = _checked_options(asked)
     saved = None if asked.from_file is None else _young_enough(app, asked.from_file, age)
     wanted = app.wanted(filters, saved and (lambda: {group.status for group in saved.groups}))

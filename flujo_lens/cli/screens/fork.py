@@ -60,10 +60,11 @@ def run_fork(app: App, asked: ForkArguments) -> None:
         "cancelled": done.is_cancelled,
     }
     ids = [done.run_id] if done.run_id is not None else []
-    lines = _lines(plan, done)
+    lines, brief = _lines(plan, done), ""
     if done.run_id is not None:
+        brief = escape_controls(lines[0])
         lines.append(f"next: {app.suggest(run_command('resume', done.run_id))}")
-    tell(app, out, document, ids, [escape_controls(line) for line in lines])
+    tell(app, out, document, ids, [escape_controls(line) for line in lines], brief)
 
 
 def _lines(plan: ForkPlan, done: Forked) -> list[str]:

@@ -44,8 +44,7 @@ def _list_topics(app: App) -> None:
 
 
 def _print_topic(app: App, name: str) -> None:
-    from flujo_lens.cli.screens.deletion_text import folded
+    from flujo_lens.cli.topics.layout import WIDEST, laid_out
 
     module = importlib.import_module(f"flujo_lens.cli.topics.{name.replace('-', '_')}")
-    lines = list(module.lines(app))
-    app.say_masked(folded(lines, app.world.columns) if app.world.is_terminal else lines)
+    app.say_masked(laid_out(module.lines(app), app.world.columns if app.world.is_terminal else WIDEST))

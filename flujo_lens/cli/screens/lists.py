@@ -86,9 +86,13 @@ def evaluation_list(app: App, out: Output, run: str | None, limit: int) -> None:
 
     async def work(backend: StateBackend) -> Sequence[Evaluation]:
         run_id = None if run is None else await resolve_run(backend, run, unescape(run))
-        return await backend.read_evaluations(run_id, limit)
+        return await backend.read_evaluations(run_id, limit + 1)
 
-    out.show(columns.EVALUATION, app.read(work), "no evaluation scores")
+    found = app.read(work)
+    out.show(columns.EVALUATION, found[:limit], "no evaluation scores")
+    if len(found) > limit:
+        of = f" {quoted(run)}" if run is not None else ""
+        app.note(f"showing the newest {limit:,}; more: {app.suggest(f'lens evals -n {limit * 10}{of}')}")
 
 
 async def _entries(backend: StateBackend) -> Sequence[SystemEntry]:

@@ -27,6 +27,7 @@ class MigrateArguments(NamedTuple):
     no_backup: bool
     yes: bool
     print_sql: bool = False
+    force: bool = False
 
     @property
     def backup(self) -> bool:
@@ -37,30 +38,32 @@ class MigrateArguments(NamedTuple):
 def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> None:
     """Print the plan, ask, execute it and report."""
     if asked.print_sql:
-        _print_sql(app, change)
+        _print_sql(app, change, asked.force)
         return
     check_writable(app, dry_run=change.dry_run)
     out, now = report_output(app, change, ("table", "json")), app.world.now()
     plan, done = app.run(lambda backend: backend.plan_migration(now)), None
     if plan.steps and plan.store is not None and not change.dry_run:
-        if not confirm(app, "migrate?", asked.yes, _plan_lines(plan, asked.backup)):
+        if not confirm(app, "migrate?", asked.yes, _plan_lines(plan, asked)):
             raise typer.Exit(1)
 
         async def work(backend: StateBackend) -> Migrated:
-            words = ["lens", "migrate", *words_of(asked, "no_backup", "yes"), *change.words(app.options.store)]
-            return await migrate(backend, recorder(app, backend, words, change), now, backup=asked.backup)
+            words = ["lens", "migrate", *words_of(asked, "no_backup", "force", "yes"), *change.words(app.options.store)]
+            return await migrate(
+                backend, recorder(app, backend, words, change), now, backup=asked.backup, force=asked.force
+            )
 
         done = app.run(work)
-    tell(app, out, _document(plan, asked, change.dry_run, done), (), _lines(plan, asked.backup, done))
+    tell(app, out, _document(plan, asked, change.dry_run, done), (), _lines(plan, asked, done), _brief(plan, done))
 
 
-def _print_sql(app: App, change: ChangeOptions) -> None:
+def _print_sql(app: App, change: ChangeOptions, force: bool) -> None:
     """Print the migration as a script.
 
     Raises:
         UsageError: the store has none.
     """
-    refuse_combination("--print-sql", {"--output": change.output, "--json": change.json})
+    refuse_combination("--print-sql", {"--output": change.output, "--json": change.json, "--force": force})
     now = app.world.now()
     sql = app.run(lambda backend: backend.plan_migration(now)).sql
     if sql is None:
@@ -72,7 +75,7 @@ def _print_sql(app: App, change: ChangeOptions) -> None:
         app.note("nothing to migrate: the schema is current")
 
 
-def _plan_lines(plan: MigrationPlan, backup: bool) -> list[str]:
+def _plan_lines(plan: MigrationPlan, asked: MigrateArguments) -> list[str]:
     if plan.place is not None:
         return [
             f"{plan.place} is missing {plan.lacks}:",
@@ -82,8 +85,9 @@ def _plan_lines(plan: MigrationPlan, backup: bool) -> list[str]:
     return [
         f"{plan.path} ({human.size(plan.size_bytes)}) has an older schema:",
         *(f"  {step}" for step in plan.steps),
-        f"backup: {plan.backup}" if backup else "no backup",
-        f"needs up to {_room(plan, backup)}",
+        f"backup: {plan.backup}" if asked.backup else "no backup",
+        *["--force: what other processes save during the backup is not in it"] * (asked.force and asked.backup),
+        f"needs up to {_room(plan, asked.backup)}",
         "applications with the library before 0.6 may fail on the migrated store",
     ]
 
@@ -94,13 +98,20 @@ def _room(plan: MigrationPlan, backup: bool) -> str:
     return f"{human.size(needed)} of the disk, which has {human.size(free)} free{enough}"
 
 
-def _lines(plan: MigrationPlan, backup: bool, done: Migrated | None) -> list[str]:
+def _lines(plan: MigrationPlan, asked: MigrateArguments, done: Migrated | None) -> list[str]:
     if not plan.steps or (done and not done.migration.steps):
         return ["nothing to migrate: the schema is current"]
     if done is None:
-        return [*_plan_lines(plan, backup), "nothing was changed (--dry-run)"]
+        return [*_plan_lines(plan, asked), "nothing was changed (--dry-run)"]
     steps, copy = done.migration
     return [f"migrated {plan.store}:", *(f"  {step}" for step in steps), *([f"backup: {copy}"] if copy else [])]
+
+
+def _brief(plan: MigrationPlan, done: Migrated | None) -> str:
+    """What --quiet leaves of a migration."""
+    if done is None or not done.migration.steps:
+        return ""
+    return f"migrated {plan.store}{f', backup: {done.migration.backup}' if done.migration.backup else ''}"
 
 
 def _document(plan: MigrationPlan, asked: MigrateArguments, dry_run: bool, done: Migrated | None) -> dict[str, Any]:

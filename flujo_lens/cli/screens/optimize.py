@@ -33,9 +33,9 @@ def run_optimization(app: App, asked: OptimizeArguments, change: ChangeOptions) 
     out = report_output(app, change, ("table", "json"))
     plan = app.run(lambda backend: backend.plan_optimization(vacuum=asked.vacuum))
     if plan.store is None or change.dry_run:
-        tell(app, out, _document(plan, None, change.dry_run), (), _planned(plan))
+        tell(app, out, _document(plan, None, change.dry_run), (), _planned(plan, asked.force))
         return
-    if not confirm(app, "optimize?", asked.yes, _plan_lines(plan)):
+    if not confirm(app, "optimize?", asked.yes, _plan_lines(plan, asked.force)):
         raise typer.Exit(1)
 
     async def work(backend: StateBackend) -> Done:
@@ -43,16 +43,23 @@ def run_optimization(app: App, asked: OptimizeArguments, change: ChangeOptions) 
         return await optimize(backend, plan, recorder(app, backend, words, change), force=asked.force)
 
     done = app.run(work)
-    tell(app, out, _document(plan, done, dry_run=False), (), _done_lines(plan, done))
+    tell(
+        app,
+        out,
+        _document(plan, done, dry_run=False),
+        (),
+        _done_lines(plan, done),
+        f"optimized {plan.store}: {_sizes(done.optimized.after)}",
+    )
 
 
-def _planned(plan: OptimizationPlan) -> list[str]:
+def _planned(plan: OptimizationPlan, force: bool) -> list[str]:
     if plan.store is None:
         return ["nothing to optimize: this store has neither indexes nor free space"]
-    return [*_plan_lines(plan), "nothing was changed (--dry-run)"]
+    return [*_plan_lines(plan, force), "nothing was changed (--dry-run)"]
 
 
-def _plan_lines(plan: OptimizationPlan) -> list[str]:
+def _plan_lines(plan: OptimizationPlan, force: bool) -> list[str]:
     lines = [f"{plan.store} ({_sizes(plan.space)}):"]
     lines += [f"  create the index {index}" for index in plan.indexes]
     lines.append("  update the query statistics (ANALYZE)")
@@ -61,8 +68,11 @@ def _plan_lines(plan: OptimizationPlan) -> list[str]:
     if plan.vacuum:
         lines.append("  rewrite the file without its free space (VACUUM)")
         lines += [f"    needs {_room(room.needed, room.free)} in {room.folder}" for room in plan.rooms]
-    blocks = "VACUUM blocks all other writers; it is" if plan.vacuum else "this is"
-    return [*lines, f"{blocks} refused while another process has the store open"]
+    blocks = "VACUUM" if plan.vacuum else "this"
+    if force:
+        return [*lines, f"{blocks} blocks all other writers, also those that have the store open now (--force)"]
+    also = f"{blocks} blocks all other writers; it is" if plan.vacuum else "this is"
+    return [*lines, f"{also} refused while another process has the store open, unless --force"]
 
 
 _ON_A_SERVER = (

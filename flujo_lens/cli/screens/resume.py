@@ -94,7 +94,7 @@ class ResumeArguments(NamedTuple):
 def run_resume(app: App, asked: ResumeArguments) -> int:
     """Resume a run, and report; return the exit code."""
     from flujo_lens.operations.resume import resume_run, stored_outcome
-    from flujo_lens.runner.answers import NO_ANSWER, Reply
+    from flujo_lens.runner.reply import NO_ANSWER, Reply
 
     if not asked.change.dry_run:
         check_writable(app)
@@ -191,7 +191,7 @@ def _answer(app: App, prepared: Prepared, given: Any) -> Any:
     """
     from flujo_lens.errors import NotWaitingError
     from flujo_lens.runner.answer_forms import wanted
-    from flujo_lens.runner.answers import NO_ANSWER
+    from flujo_lens.runner.reply import NO_ANSWER
     from flujo_lens.runner.value_checks import checked_answer
 
     run_id, step = prepared.stored.run_id, prepared.step or ""

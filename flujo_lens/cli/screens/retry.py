@@ -10,6 +10,7 @@ from flujo_lens.cli.application import the_application
 from flujo_lens.cli.change_output import recorder, report_output
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import check_can_ask, check_writable, confirm
+from flujo_lens.cli.input.parsing import interval
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, listed_runs, meant_all, named, typed
 from flujo_lens.cli.options import AppOptions, ChangeOptions, FilterOptions, words_of
 from flujo_lens.cli.output import Output
@@ -18,7 +19,7 @@ from flujo_lens.cli.world import silence
 from flujo_lens.errors import OperationFailedError, UsageError
 from flujo_lens.operations.change_report import Report
 from flujo_lens.operations.deletion import Stop
-from flujo_lens.operations.retry import RetryPlan, plan_named, plan_wanted, retry
+from flujo_lens.operations.retry import Pace, RetryPlan, plan_named, plan_wanted, retry
 from flujo_lens.rendering.human import plural
 from flujo_lens.rendering.text import escape_controls, escape_tsv
 from flujo_lens.state.backends.base import StateBackend
@@ -38,12 +39,13 @@ class RetryArguments(NamedTuple):
     filters: FilterOptions
     code: AppOptions
     concurrency: int
+    rate: str | None
     yes: bool
     change: ChangeOptions
 
     def words(self, store: str | None, run_ids: list[str]) -> list[str]:
         """The command line with long options."""
-        options = [*self.code.words(), *words_of(self, "filters", "yes"), *self.change.words(store)]
+        options = [*self.code.words(), *words_of(self, "rate", "filters", "yes"), *self.change.words(store)]
         return ["lens", "retry", f"--concurrency={self.concurrency}", *options, *(named(run_ids) if self.runs else [])]
 
 
@@ -51,6 +53,7 @@ def run_retry(app: App, asked: RetryArguments) -> int:
     """Find the runs, ask, resume them and report; return the exit code."""
     check_writable(app, dry_run=asked.change.dry_run)
     out = report_output(app, asked.change, ("table", "json", "ndjson", "id"))
+    pace = Pace(interval(asked.rate) if asked.rate is not None else 0.0)
     plan = _planned(app, asked)
     asks = len(plan.runs) > 1 and not (asked.change.dry_run or asked.yes)
     if asks:
@@ -63,7 +66,7 @@ def run_retry(app: App, asked: RetryArguments) -> int:
             return _all_refused(app, out, plan, looked)
         if not _agreed(app, plan, refused):
             return exit_codes.FAILED
-    return _carried_out(app, out, plan, asked, application)
+    return _carried_out(app, out, plan, asked, application, pace)
 
 
 async def _looked(
@@ -123,7 +126,9 @@ def _planned(app: App, asked: RetryArguments) -> RetryPlan:
     return plan
 
 
-def _carried_out(app: App, out: Output, plan: RetryPlan, asked: RetryArguments, application: Application | None) -> int:
+def _carried_out(
+    app: App, out: Output, plan: RetryPlan, asked: RetryArguments, application: Application | None, pace: Pace
+) -> int:
     from flujo_lens.operations.resume import check_library, preview_retry, retry_run
 
     is_dry = asked.change.dry_run
@@ -141,7 +146,7 @@ def _carried_out(app: App, out: Output, plan: RetryPlan, asked: RetryArguments, 
         writer = None if is_dry else recorder(app, backend, command, asked.change)
         watch = _Watch(out, app.world.stdout)
         watches.append(watch)
-        return await retry(plan, one, writer, concurrency=asked.concurrency, stop=stop, watch=watch)
+        return await retry(plan, one, writer, concurrency=asked.concurrency, stop=stop, watch=watch, pace=pace)
 
     with heard(stop):
         done, report = (app.run if is_dry else app.run_steps)(work)
@@ -205,6 +210,8 @@ class _Watch:
             return None if outcome.code or outcome.status == "failed" else escape_tsv(outcome.run_id)
         if self._out.form == "ndjson":
             return dump(self._out.redactor.value(outcome.document() | {"code": outcome.code})).decode()
+        if self._out.app.options.quiet:
+            return None
         return escape_controls(_outcome_line(outcome, self._out.redactor.text))
 
 

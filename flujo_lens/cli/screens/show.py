@@ -14,6 +14,7 @@ from flujo_lens.operations.runs import read_run
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.text import escape_controls, one_line, run_command, unescape
+from flujo_lens.rendering.views import View, plain_fields
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.stripped import PARTS, Stripped
 from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord
@@ -55,13 +56,13 @@ def print_run(app: App, out: Output, text: str, parts: ShowParts) -> None:
     """Print a run: as a screen, a JSON document, or rows of its steps."""
     detail, note = _read(app, text)
     if out.form == "json" and out.options.columns is None:
-        out.document(_document(detail, parts, note))
+        out.document(_document(detail, _step_view(out, parts), parts, note))
     elif out.form == "id":
         out.rows(RUN, [detail.run])
     elif out.form == "ndjson" and out.options.columns is None:
-        out.line(_document(detail, parts, note))
+        out.line(_document(detail, _step_view(out, parts), parts, note))
     elif not out.is_table or out.options.columns is not None:
-        out.show(STEP, detail.steps, "no steps stored")
+        out.show(_step_view(out, parts), detail.steps, "no steps stored")
     else:
         RunScreen(app, out, detail, parts, note).draw()
     note_problems(app, [detail.run])
@@ -73,11 +74,11 @@ def stripped_line(app: App, note: Stripped) -> str:
     return f"{note.reasons()}{undo}"
 
 
-def _document(detail: RunDetail, parts: ShowParts, note: Stripped | None) -> dict[str, Any]:
+def _document(detail: RunDetail, view: View, parts: ShowParts, note: Stripped | None) -> dict[str, Any]:
     pause = detail.pause
     document = {
         "run": RUN.row(detail.run),
-        "steps": [_step(step, parts) for step in detail.steps],
+        "steps": [view.row(step) for step in detail.steps],
         "pause": _pause(detail, pause) if pause else None,
         "children": [child.run_id for child in detail.children],
     }
@@ -86,15 +87,17 @@ def _document(detail: RunDetail, parts: ShowParts, note: Stripped | None) -> dic
     return {**document, "state": detail.state} if parts.state else document
 
 
+def _step_view(out: Output, parts: ShowParts) -> View:
+    """The columns of steps, with their inputs if those were requested."""
+    with_input = STEP._replace(fields=(*STEP.fields, *plain_fields("input")))
+    asked = [name.strip() for name in (out.options.columns or "").split(",")]
+    return with_input if parts.inputs or "input" in asked else STEP
+
+
 def _pause(detail: RunDetail, pause: Pause) -> dict[str, Any]:
     from flujo_lens.state.questions import question_of
 
     return {"step": pause.step, "message": pause.message, "question": question_of(detail.run)}
-
-
-def _step(step: StepRecord, parts: ShowParts) -> dict[str, Any]:
-    row = STEP.row(step)
-    return {**row, "input": step.input} if parts.inputs else row
 
 
 class RunScreen:
@@ -151,21 +154,25 @@ class RunScreen:
     def _dead(self) -> str:
         """Why a running run is stale, for the title."""
         if self.run.stale == GONE:
-            return " (process is gone)"
-        return f" (no activity for {self.out.human.since(self.run.updated_at)})" if self.run.stale == INACTIVE else ""
+            return " (stale: process is gone)"
+        return (
+            f" (stale: no activity for {self.out.human.since(self.run.updated_at)})"
+            if self.run.stale == INACTIVE
+            else ""
+        )
 
     def facts(self) -> Iterator[Text]:
         """Its times, progress and cost, and what is special about it."""
         from rich.text import Text
 
         run, shown = self.run, self.out.human
-        facts = [f"started {shown.clock(run.created_at)} ({shown.ago(run.created_at)})"]
+        facts = [f"started {shown.moment(run.created_at)}"]
         if run.created_at is None:
             facts = ["no start time stored"]
         if run.duration_ms is not None:
             facts.append(f"ran {human.duration(run.duration_ms)}")
         elif run.status == "running":
-            facts.append(f"last save {shown.ago(run.updated_at)}")
+            facts.append(f"last save {shown.time(run.updated_at)}")
         if run.holder is not None:
             facts.append(f"{'was ' if run.stale else ''}held by {escape_controls(run.holder)}")
         yield Text(", ".join([*facts, self._progress(), self._spent()]))
@@ -207,7 +214,7 @@ class RunScreen:
         last = steps[-1].step_name if steps else None
         if run.status in ("paused", "running", "cancelled") and run.step_name and run.step_name != last:
             index = (steps[-1].step_index if steps else -1) or 0
-            status = "running (dead)" if run.stale == GONE else run.status
+            status = "stale" if run.stale else run.status
             steps.append(StepRecord(index + 1 if steps else 0, run.step_name, status))
         return steps
 

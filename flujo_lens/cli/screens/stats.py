@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
@@ -11,9 +12,9 @@ from flujo_lens.cli.options import FilterOptions, OutputOptions, words_of
 from flujo_lens.cli.output import Output
 from flujo_lens.operations.stats import FIGURES, grouped_statistics, newest_groups, sorted_stats, statistics
 from flujo_lens.rendering import columns, human
-from flujo_lens.rendering.columns import View
 from flujo_lens.rendering.groups import group_view, grouped_stats_view, total_line, with_statuses
 from flujo_lens.rendering.text import one_line, quoted
+from flujo_lens.rendering.views import View
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.sorting import parse_sort
 from flujo_lens.state.statistics import Durations, Stats
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FEW_ROWS = 20
+_SPANS = "names of spans"
+_GAP = " " * 3
 _FEW_GROUPS = 100
 
 
@@ -63,7 +66,7 @@ def print_stats(app: App, out: Output, asked: StatsArguments) -> None:
     async def work(backend: StateBackend) -> Stats:
         if grouping.by:
             return await grouped_statistics(backend, wanted, grouping, whole=whole)
-        return await statistics(backend, wanted)
+        return await statistics(backend, wanted, app.world.now(), app.silent_after)
 
     stats = app.run(work)
     for problem in stats.problems:
@@ -89,9 +92,11 @@ class _Screen:
             if not stats.total:
                 self.app.note_no_runs("no runs match", self.wanted)
         elif self.out.form == "json":
-            self.out.document(document.row(stats, self.out.fields(document)))
+            self.out.document(document.row(self._limited(stats), self.out.fields(document)))
         else:
             self.out.show(view, rows, "no runs match", self.wanted)
+            every, what = (stats.groups, "groups") if stats.by else (stats.by_pipeline, "pipelines")
+            self._note_more(len(rows), len(every), what)
 
     def _group_view(self, stats: Stats) -> View:
         unicode = self.app.world.unicode
@@ -107,6 +112,19 @@ class _Screen:
             return self._first(stats.groups, few)
         return newest_groups(stats, unit, count)
 
+    def _limited(self, stats: Stats) -> Stats:
+        """The statistics with the first rows of each list, as many as ``--limit``; the totals are those of all."""
+        if self.asked.limit is None:
+            return stats
+        first: dict[str, Any] = {}
+        parts = (("groups", "groups"), ("by_pipeline", "pipelines"), ("failures", "errors"), ("spans", _SPANS))
+        for name, what in parts:
+            every = getattr(stats, name)
+            rows = self._first_groups(stats) if name == "groups" else self._first(every)
+            self._note_more(len(rows), len(every), what)
+            first[name] = rows
+        return replace(stats, **first)
+
     def _draw(self, stats: Stats, view: View) -> None:
         self._draw_head(stats)
         few = FEW_ROWS if self.out.folds else None
@@ -117,7 +135,7 @@ class _Screen:
             parts: tuple[tuple[View, tuple[object, ...], str], ...] = (
                 (with_statuses(columns.PIPELINE, stats.by_pipeline), stats.by_pipeline, "pipelines"),
                 (columns.FAILURE, stats.failures, "errors"),
-                (columns.SPAN_NAME, stats.spans, "names of spans"),
+                (columns.SPAN_NAME, stats.spans, _SPANS),
             )
             for each, rows, what in parts:
                 self._draw_rows(each, self._first(rows, few), len(rows), what)
@@ -128,12 +146,16 @@ class _Screen:
 
         from flujo_lens.rendering.tables import STATUS_STYLES
 
-        line = Text(human.plural(stats.total, "run"), style="bold")
+        lines = [Text(human.plural(stats.total, "run"), style="bold")]
+        width = self.app.world.columns if self.out.folds else None
         for status, number in stats.by_status.items():
-            line.append("   ")
-            dead = f" ({stats.gone:,} dead)" if status == "running" and stats.gone else ""
-            line.append(f"{number:,} {one_line(status)}{dead}", STATUS_STYLES.get(status, ""))
-        self.out.print(line)
+            stale = f" ({stats.stale:,} stale)" if status == "running" and stats.stale else ""
+            part = Text(f"{number:,} {one_line(status)}{stale}", STATUS_STYLES.get(status, ""))
+            if width is not None and lines[-1].cell_len + len(_GAP) + part.cell_len > width:
+                lines.append(Text(" " * len(human.plural(stats.total, "run"))))
+            lines[-1].append(_GAP).append_text(part)
+        for line in lines:
+            self.out.print(line)
         if costs := total_line(stats.cost_usd, stats.tokens):
             self.out.print(Text(costs))
 
@@ -143,9 +165,12 @@ class _Screen:
         if shown:
             self.out.print(Text())
             self.out.table(view, shown)
-        if len(shown) < count:
+        self._note_more(len(shown), count, what)
+
+    def _note_more(self, shown: int, count: int, what: str) -> None:
+        if shown < count:
             every = self.app.suggest(self.asked.command(count, self.out.options))
-            self.app.note(f"{count - len(shown):,} more {what}: {every}")
+            self.app.note(f"{count - shown:,} more {what}: {every}")
 
     def _note_durations(self, stats: Stats) -> None:
         """Say what the durations include, and which percentiles are approximate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC
+from datetime import UTC, datetime
 
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,7 @@ _Line = tuple[str, str, Text, str]
 
 def draw_status(app: App, out: Output, status: StoreStatus) -> None:
     """Print the status: a line per finding, with the next command."""
-    written = out.human.ago(status.last_write_at) if status.last_write_at else "never"
+    written = out.human.time(status.last_write_at) if status.last_write_at else "never"
     lines = [(label, style, text, app.suggest(command)) for label, style, text, command in _lines(app, out, status)]
     out.print(Text(one_line(status.store), style="bold"))
     for line, command in _laid_out([*lines, ("written", "", Text(written), "")], app.world.columns):
@@ -101,12 +101,18 @@ def _about(usual: float) -> str:
 
 def _group(out: Output, group: FailureGroup) -> Text:
     where = f" at {one_line(group.step_name)}" if group.step_name else ""
-    first = group.first_at.astimezone(UTC if out.options.utc else out.human.zone) if group.first_at else None
-    since = f", first {first:%H:%M}" if first else ""
+    since = f", first {_first(out, group.first_at)}" if group.first_at else ""
     return Text(
         f"{group.count:,}  {one_line(out.redactor.text(group.error), 120 if out.folds else 0)}{where}{since}",
         style="red",
     )
+
+
+def _first(out: Output, when: datetime) -> str:
+    """The time of day, which tells enough of the last hour, unless a style of times is requested."""
+    if out.human.is_asked:
+        return out.human.time(when)
+    return f"{when.astimezone(UTC if out.options.utc else out.human.zone):%H:%M}"
 
 
 def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
@@ -124,7 +130,7 @@ def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
     for run in status.silent[:_MOST]:
         where = f" at {one_line(run.step_name)}" if run.step_name else ""
         why = f", {escape_controls(run.holder)} is gone" if run.stale == GONE and run.holder else ""
-        yield "", "", Text(f"  {escape_controls(run.run_id)}{where}, {out.human.ago(run.updated_at)}{why}"), ""
+        yield "", "", Text(f"  {escape_controls(run.run_id)}{where}, {out.human.time(run.updated_at)}{why}"), ""
     if len(status.silent) > _MOST:
         yield "", "", Text(f"  and {len(status.silent) - _MOST:,} more"), ""
 

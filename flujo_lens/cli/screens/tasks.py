@@ -76,7 +76,8 @@ def sweep_tasks(app: App, filters: FilterOptions, silence: StaleAge, parent: str
         return await sweep(backend, limited, now, silent_for, record)
 
     swept = app.run(work)
-    tell(app, out, swept.report.document(), swept.run_ids, _swept_lines(swept, human.age(silent_for)))
+    lines = _swept_lines(swept, human.age(silent_for))
+    tell(app, out, swept.report.document(), swept.run_ids, lines, "" if swept.report.dry_run else lines[0])
 
 
 def _swept_lines(swept: Swept, silent_for: str) -> list[str]:

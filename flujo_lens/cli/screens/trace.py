@@ -100,7 +100,7 @@ def _draw(app: App, out: Output, trace: Trace, roots: Sequence[Span]) -> None:
         title = (
             Text(escape_controls(run.run_id), style="bold")
             .append("   ")
-            .append_text(status_text(run.status).append(" (process is gone)" if run.stale == GONE else ""))
+            .append_text(status_text(run.status).append(" (stale: process is gone)" if run.stale == GONE else ""))
         )
         title.append(f"   {escape_controls(f'{run.pipeline_name} {run.pipeline_version}')}", style="not bold")
         if run.duration_ms is not None:

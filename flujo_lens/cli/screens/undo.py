@@ -10,7 +10,7 @@ from flujo_lens.cli.change_output import recorder, report_output, tell
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import can_ask, check_writable, confirm
 from flujo_lens.cli.input.run_arguments import MOST_SHOWN, listed
-from flujo_lens.cli.options import ChangeOptions, OutputOptions
+from flujo_lens.cli.options import ChangeOptions, OutputOptions, RowOptions, given
 from flujo_lens.cli.screens.progress import Bar
 from flujo_lens.cli.sidecars import base_of, bin_of, bin_of_gone, lock_of
 from flujo_lens.cli.signals import code_of, heard
@@ -38,13 +38,15 @@ class UndoArguments(NamedTuple):
     change: ChangeOptions
 
 
-def list_bin(
-    app: App, change: ChangeOptions, runs: Sequence[str], *, yes: bool = False, no_header: bool = False
-) -> None:
+def list_bin(app: App, change: ChangeOptions, rows: RowOptions, runs: Sequence[str], *, yes: bool = False) -> None:
     """Print the contents of the bin, newest first."""
-    if runs or yes or change.dry_run:
-        raise UsageError("these options need an AUDIT_ID; nothing was changed", hint="lens undo lists the ids")
-    out = app.output(OutputOptions(output=change.output, json=change.json, no_header=no_header))
+    needs = {"--run": runs, "--yes": yes, **given(change._replace(output=None, json=False))}
+    if needing := [name for name, value in needs.items() if value]:
+        verb = "needs" if len(needing) == 1 else "need"
+        raise UsageError(
+            f"{' and '.join(needing)} {verb} an AUDIT_ID; nothing was changed", hint="lens undo lists the ids"
+        )
+    out = app.output(OutputOptions(change.output, change.json, *rows))
 
     async def look(backend: StateBackend) -> list[BinItem]:
         found = bin_of(app, backend).items()

@@ -37,7 +37,9 @@ def lines(app: App) -> Iterator[str]:
     width = max(map(len, VARIABLES)) + 2
     yield from (f"  {name:<{width}}{about}" for name, about in VARIABLES.items())
     yield ""
-    yield "An option takes precedence over a variable, and a variable over a file of settings. A command that changes a"
-    yield "store refuses if a variable and a file name different stores. In a file, ${NAME} is replaced by a variable."
+    yield (
+        "An option takes precedence over a variable, and a variable over a file of settings. A command that changes a "
+        "store refuses if a variable and a file name different stores. In a file, ${NAME} is replaced by a variable."
+    )
     yield ""
     yield "lens config shows every setting, its value, and where it came from."

@@ -18,9 +18,11 @@ def lines(app: App) -> Iterator[str]:
         if code in errors:
             yield f"       {', '.join(errors[code])}"
     yield ""
-    yield "lens explain CODE explains an error code. A pipe that is closed early, as by head, is not an error: 0."
-    yield "With -o json, the error is a JSON document on stderr, with its code, message and hint."
-    yield "Codes and meanings do not change within a major version."
+    yield (
+        "lens explain CODE explains an error code. A pipe that is closed early, as by head, is not an error: 0. "
+        "With -o json, the error is a JSON document on stderr, with its code, message and hint. "
+        "Codes and meanings do not change within a major version."
+    )
 
 
 def _error_codes() -> dict[int, list[str]]:

@@ -19,6 +19,7 @@ def lines(app: App) -> Iterator[str]:
     yield from (f"  {typed:<{width}}{about}" for typed, about in options)
     yield ""
     yield f"Statuses: {', '.join(RUN_STATUSES)}. Also those that the store has from elsewhere."
+    yield ""
     yield f"Commands: {', '.join(_commands())}."
     yield ""
     yield from _RULES
@@ -49,7 +50,9 @@ def _commands() -> Iterator[str]:
 _RULES = (
     "--error matches the whole error: * is any text, ? one character, and [ is a plain character. Case is ignored.",
     "  lens list --error '*timeout*'        errors that contain it",
+    "",
     "--search finds the text in the run id, pipeline, error and pause message. Case is ignored.",
+    "",
     "--meta compares a value of the metadata as text; with several, all must match.",
     "  lens list --meta customer=4711 --meta region=eu",
 )
@@ -60,6 +63,6 @@ _TIMES = (
     "  2026-11-20                 a day; its first instant",
     "  2026-11-20T19:11:08-05:00  an instant; without an offset, local time",
     "",
-    "--since and --until are about the start of a run, --active-since and --active-until about its last update. A run",
+    "--since and --until are about the start of a run, --active-since and --active-until about its last update. A run "
     "at exactly the time of --since matches, at that of --until it does not.",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flujo_lens.cli.context import App
 
 if TYPE_CHECKING:
-    from flujo_lens.rendering.columns import View
+    from flujo_lens.rendering.views import View
 
 FORMATS: dict[str, str] = {
     "table": "for people, in the width of the terminal",
@@ -23,8 +23,6 @@ FORMATS: dict[str, str] = {
 
 def lines(app: App) -> Iterator[str]:
     """The formats, the default of each, columns, times and colors."""
-    from textwrap import wrap
-
     yield "-o FORMAT, or --output FORMAT:"
     yield ""
     yield from (f"  {name:<8}{about}" for name, about in FORMATS.items())
@@ -35,9 +33,7 @@ def lines(app: App) -> Iterator[str]:
     yield ""
     for view, commands in _views():
         yield f"  {commands}"
-        yield from wrap(
-            ", ".join(field.name for field in view.fields), 96, initial_indent=_INDENT, subsequent_indent=_INDENT
-        )
+        yield f"{_INDENT}{', '.join(field.name for field in view.fields)}"
     yield ""
     yield from _TIMES
 
@@ -65,14 +61,15 @@ def _views() -> Iterator[tuple[View, str]]:
 
 _INDENT = " " * 6
 _DEFAULTS = (
-    "Without -o, a terminal gets a screen or table. In a pipe or file, lists are TSV: list, failed, waiting, spans,",
-    "tasks, evals, system, audit, undo. Documents are the plain text of their screen, without color, with nothing",
-    "cut or folded: status, show, trace, stats, diff, doctor, check, config, stores, explain. With --columns, they are",
+    "Without -o, a terminal gets a screen or table. In a pipe or file, lists are TSV: list, failed, waiting, spans, "
+    "tasks, evals, system, audit, undo. Documents are the plain text of their screen, without color, with nothing "
+    "cut or folded: status, show, trace, stats, diff, doctor, check, config, stores, explain. With --columns, they are "
     "TSV, too.",
+    "",
     "Scripts should name the format: a screen may change with every version.",
 )
 _TIMES = (
-    "Times are UTC with a Z in machine formats. On screens, they are ages (3h ago); --time local and --time iso show",
+    "Times are UTC with a Z in machine formats. On screens, they are ages (3h ago); --time local and --time iso show "
     "instants, --utc in UTC.",
     "",
     "Colors mark statuses only, and never alone: --color always, --color never, NO_COLOR and FORCE_COLOR.",

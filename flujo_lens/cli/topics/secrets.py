@@ -13,8 +13,10 @@ def lines(app: App) -> Iterator[str]:
 
     yield "Every command prints secrets as ***, in every format, unless --show-secrets. The audit log never has them."
     yield ""
-    yield "Text values of these keys are masked. * matches any characters, ? one; case is ignored, and"
-    yield "accessToken, access-token and access token match access_token."
+    yield (
+        "Text values of these keys are masked. * matches any characters, ? one; case is ignored, and "
+        "accessToken, access-token and access token match access_token."
+    )
     yield ""
     yield from _in_columns(BUILT_IN_KEYS)
     yield ""
@@ -34,8 +36,10 @@ def lines(app: App) -> Iterator[str]:
     yield ""
     yield from _WITHOUT_KEY
     yield ""
-    yield "Numbers, true, false and null are never masked, nor are run ids and step names. Archives and the"
-    yield "store itself are not masked."
+    yield (
+        "Numbers, true, false and null are never masked, nor are run ids and step names. Archives and the "
+        "store itself are not masked."
+    )
 
 
 _FORMS = (
@@ -50,8 +54,10 @@ _FORMS = (
 _WITHOUT_KEY = (
     "  postgresql://user:***@host/db             passwords in URLs",
     "  Bearer ***  Basic ***                     credentials of HTTP",
-    "  tokens that begin with sk-, ghp_, gho_, ghs_, github_pat_, glpat-, xoxb-, AIza or eyJ; private keys in PEM;",
-    "  signatures in URLs (sig=, X-Amz-Signature=); curl -u user:***",
+    "  sk-, ghp_, gho_, ghs_, github_pat_        tokens with these beginnings, also glpat-, xoxb-, AIza and eyJ",
+    "  -----BEGIN PRIVATE KEY-----               private keys in PEM",
+    "  sig=***  X-Amz-Signature=***              signatures in URLs",
+    "  curl -u user:***                          passwords of curl",
 )
 
 

@@ -341,6 +341,17 @@
     area.remove();
   }
 
+  // --- why the run failed, at first sight
+
+  function showFailure(failure) {
+    if (!failure) { $("failure").remove(); return; }
+    const box = $("failure");
+    box.textContent = failure.error ? `${failure.step ? `${failure.step}: ` : ""}${failure.error}` : `failed at ${failure.step}`;
+    box.hidden = false;
+    box.disabled = failure.span === null;
+    box.addEventListener("click", () => { select(failure.span); tree.focus(); });
+  }
+
   // --- search, failed spans, the critical path
 
   let texts = null;
@@ -505,13 +516,15 @@
   $("status").textContent = trace.status;
   $("status").classList.add(`t-${status(trace.status)}`);
   $("facts").textContent = trace.facts.join(" · ");
+  showFailure(trace.failure);
   $("failed").disabled = !failures.length;
   if (failures.length) $("failed").textContent = `Next failed (${failures.length})`;
   list();
   showWindow();
   search();
   axis();
-  describe();
+  if (trace.failure && trace.failure.span !== null) select(trace.failure.span);
+  else describe();
   tree.focus({ preventScroll: true });
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
 })();

@@ -62,6 +62,7 @@ def _document(timeline: Timeline) -> dict[str, Any]:
         "title": one_line(timeline.title),
         "status": one_line(timeline.status),
         "facts": list(_facts(timeline)),
+        "failure": timeline.failure and timeline.failure._asdict(),
         "length": timeline.length,
         "run": None if run is None else _run(timeline),
         "spans": [_span(timeline, at, root) for at, root in enumerate(_roots(timeline))],

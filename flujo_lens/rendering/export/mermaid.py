@@ -80,4 +80,5 @@ def _task(timeline: Timeline, at: int) -> str:
 
 def _label(span: TimedSpan) -> str:
     time = "unfinished" if span.unfinished else human.duration((span.end - span.start) / _NS_OF_MS)
-    return f"{span.name[:_LONGEST_NAME]} ({time})"
+    error = f": {span.error}" if span.error else ""
+    return f"{span.name[: _LONGEST_NAME // 2 if error else _LONGEST_NAME]} ({time}){error}"

@@ -105,7 +105,7 @@ class _Families:
         yield self._gauge(
             "lens_oldest_running_seconds", "Time since the start of the oldest running run.", figures.running_age
         )
-        yield self._gauge("lens_stale_runs", "Running runs without a sign of life.", figures.stale)
+        yield self._gauge("lens_stale_runs", "Stale runs: running, but without activity.", figures.stale)
         yield self._gauge(
             "lens_oldest_stale_seconds", "Time since the last update of the stale run updated first.", figures.stale_age
         )

@@ -19,6 +19,7 @@ MOST_ROWS = 1_000
 
 _WIDTH, _MARGIN, _ROW = 800, 20, 24
 _TOP = 104
+_LINE, _MOST_LINES = 18, 3
 _LABELS, _BARS = 318, 338
 _BAR_WIDTH = _WIDTH - _MARGIN - _BARS
 _INDENT, _DEEPEST = 14, 10
@@ -48,8 +49,11 @@ def svg_picture(timeline: Timeline) -> tuple[str, int]:
     """The picture, and the number of spans below its last row."""
     rows = min(len(timeline.spans), MOST_ROWS)
     rest = len(timeline.spans) - rows
-    height = _TOP + (rows + bool(rest)) * _ROW + _MARGIN
+    error = _failure_lines(timeline)
+    down = len(error) * _LINE + 10 if error else 0
+    height = down + _TOP + (rows + bool(rest)) * _ROW + _MARGIN
     label = f"Trace of {timeline.title}: {timeline.status}, {human.plural(len(timeline.spans), 'span')}"
+    label = ". ".join([label, *([" ".join(error)] if error else [])])
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
         f' role="img" aria-label="{_xml(label)}">',
@@ -57,7 +61,9 @@ def svg_picture(timeline: Timeline) -> tuple[str, int]:
         f"<style>{_STYLE.strip()}</style>",
         f'<rect class="bg" width="{_WIDTH}" height="{height}"/>',
         *_head(timeline),
-        *_axis(timeline, height),
+        *_failure(error),
+        f'<g transform="translate(0 {down})">',
+        *_axis(timeline, height - down),
         *(
             part
             for at, above in zip(range(rows), _rows_above(timeline), strict=False)
@@ -67,7 +73,7 @@ def svg_picture(timeline: Timeline) -> tuple[str, int]:
     ]
     if rest:
         parts.append(_text(_MARGIN, _TOP + rows * _ROW + 16, f"{rest:,} more spans", "dim"))
-    return "\n".join([*parts, "</svg>\n"]), rest
+    return "\n".join([*parts, "</g>", "</svg>\n"]), rest
 
 
 def _head(timeline: Timeline) -> Iterator[str]:
@@ -84,6 +90,23 @@ def _head(timeline: Timeline) -> Iterator[str]:
     if timeline.started_at is not None:
         parts.append(f"started {utc(timeline.started_at.replace(microsecond=0))}")
     yield _text(_MARGIN, 58, _cut(" · ".join(filter(None, parts)), 112), "dim")
+
+
+def _failure_lines(timeline: Timeline) -> list[str]:
+    """The failing step and its error, in at most `_MOST_LINES` lines."""
+    found = timeline.failure
+    if found is None:
+        return []
+    room = int((_WIDTH - 2 * _MARGIN - 12) / _CHAR)
+    text = ": ".join(filter(None, map(one_line, found[1:]))) if found.error else f"failed at {one_line(found.step)}"
+    return _folded(text, room, _MOST_LINES)
+
+
+def _failure(lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield f'<rect class="b-failed" x="{_MARGIN}" y="70" width="3" height="{len(lines) * _LINE}" rx="1.5"/>'
+    for at, line in enumerate(lines):
+        yield _text(_MARGIN + 12, 83 + at * _LINE, line, "w-failed")
 
 
 def _axis(timeline: Timeline, height: int) -> Iterator[str]:
@@ -174,6 +197,19 @@ def _text(x: float, y: float, text: str, style: str) -> str:
 def _cut(text: str, cells: int) -> str:
     text = one_line(text)
     return text if cell_len(text) <= cells else f"{set_cell_size(text, cells - 1).rstrip()}…"
+
+
+def _folded(text: str, cells: int, most: int) -> list[str]:
+    """`text` in at most `most` lines, the last of which is cut."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and cell_len(longer) <= cells:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    rest = " ".join(lines[most - 1 :])
+    return [_cut(line, cells) for line in [*lines[: most - 1], *([rest] if rest else [])]]
 
 
 def _xml(text: str) -> str:

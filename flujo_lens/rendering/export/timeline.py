@@ -43,6 +43,14 @@ class Segment(NamedTuple):
     end: int
 
 
+class Failure(NamedTuple):
+    """Why a run failed. `span` is the index of the failing span, None if none says so; `error` is one line, or ""."""
+
+    span: int | None
+    step: str
+    error: str
+
+
 class Timeline(NamedTuple):
     """The spans, parents before their children. `started_at` is the time of day of nanosecond 0, None if unknown."""
 
@@ -74,6 +82,20 @@ class Timeline(NamedTuple):
         """Number of failed spans."""
         return sum(span.status == "failed" for span in self.spans)
 
+    @property
+    def failure(self) -> Failure | None:
+        """Why the run failed; None if it did not, or nothing but its status says so."""
+        if self.status != "failed":
+            return None
+        way = list(_failing(self.spans))
+        error = next((self.spans[at].error for at in reversed(way) if self.spans[at].error), "")
+        if self.run is not None and self.run.error_message and not error:
+            error = plain_text(plain_error(self.run.error_message))
+        if len(way) > 1 or (way and self.spans[way[0]].error):
+            return Failure(way[-1], self.spans[way[-1]].name, error)
+        step = plain_text(self.run.step_name or "") if self.run is not None else ""
+        return Failure(None, step, error) if error else None
+
 
 class _Placed(NamedTuple):
     span: Span
@@ -99,6 +121,22 @@ def make_timeline(roots: Sequence[Span], run: RunSummary | None, redactor: Redac
         started_at += timedelta(microseconds=early / 1000)
     length = max((span.end for span in spans), default=0)
     return Timeline(_masked_run(run, redactor), spans, started_at, length, tuple(_critical_path(spans, length)))
+
+
+def _failing(spans: Sequence[TimedSpan]) -> Iterator[int]:
+    """The failed spans from a root down to where the failure began: of several failed children, the last to end.
+
+    If no root failed, from the failed span that ended last.
+    """
+    failed = [at for at, span in enumerate(spans) if span.status == "failed"]
+    below: dict[int | None, list[int]] = {}
+    for at in failed:
+        below.setdefault(spans[at].parent, []).append(at)
+    among = below.get(None, failed)
+    while among:
+        found = max(among, key=lambda at: (spans[at].end, -at))
+        yield found
+        among = below.get(found, [])
 
 
 def _first_start(roots: Sequence[Span]) -> datetime | None:

@@ -713,15 +713,16 @@ class StateBackend(ABC):
         """
         raise self._lacks("plan_migration")
 
-    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+    async def migrate(self, now: datetime, *, backup: bool = True, force: bool = False) -> Migration:
         """Bring the store to the newest schema, all of it or nothing; up to date already, do nothing.
 
         Args:
             now: The current time, in UTC; a backup is named by it.
             backup: Whether to make a copy first, which is whole and on the disk before anything is changed.
+            force: Do it also while another process has the store open, where that matters.
 
         Raises:
-            BusyError: another process has the store open.
+            BusyError: another process has the store open, or with `force`, holds a lock.
             OperationFailedError: there is no room for it, or a write failed.
             StoreError: as `plan_migration`, or the store cannot be written.
         """

@@ -63,7 +63,7 @@ class ReadingBackend(StateBackend):
         await self.read_facts()
         return MigrationPlan()
 
-    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+    async def migrate(self, now: datetime, *, backup: bool = True, force: bool = False) -> Migration:
         """Do nothing: see `plan_migration`."""
         from flujo_lens.state.maintenance import Migration
 

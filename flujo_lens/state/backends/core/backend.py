@@ -34,6 +34,7 @@ from flujo_lens.state.backends.core.port import (
     ValueWork,
     Work,
     micros,
+    provided,
 )
 from flujo_lens.state.backends.core.rows import (
     as_saved,
@@ -156,7 +157,8 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     async def save_state(self, run_id: str, state: JSONObject) -> None:
         document = self.codec.state(check_run_id(run_id), state)
-        if not (isinstance(self._store, PutsStates) and await self._store.put_state(run_id, document)):
+        quick = provided(self._store, PutsStates)
+        if quick is None or not await quick.put_state(run_id, document):
             await self._save(RunChanges(run_id, state=document))
 
     async def save_run_start(self, run_data: JSONObject) -> None:
@@ -545,7 +547,8 @@ async def _coroutine(made: Any) -> Any:
 
 
 async def _state(tx: Transaction, run_id: str) -> RunRow | None:
-    return await tx.state(run_id) if isinstance(tx, ReadsStates) else (await tx.runs([run_id])).get(run_id)
+    quick = provided(tx, ReadsStates)
+    return (await tx.runs([run_id])).get(run_id) if quick is None else await quick.state(run_id)
 
 
 async def _one(tx: Transaction, run_id: str) -> RunRow:

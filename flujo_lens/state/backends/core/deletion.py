@@ -23,6 +23,7 @@ from flujo_lens.state.backends.core.port import (
     CHILD_KINDS,
     ChildKind,
     CopiesRuns,
+    CountsDropped,
     ListsMembers,
     MarksRuns,
     MeasuresRuns,
@@ -259,7 +260,7 @@ async def _measured(tx: Transaction, ids: Sequence[str], asked: DeletionRequest)
     kinds: Sequence[ChildKind] = () if asked.state_only else CHILD_KINDS
     if isinstance(tx, MeasuresRuns) and not asked.state_only:
         counts, size = await tx.measure(ids, kinds)
-        return {_COUNTED.get(kind, kind): count for kind, count in counts.items() if count}, size
+        return _named(counts), size
     found, size = Counter[str](), 0
     for row in (await tx.runs(ids)).values():
         found["states"] += row.state is not None
@@ -270,6 +271,10 @@ async def _measured(tx: Transaction, ids: Sequence[str], asked: DeletionRequest)
             found[_COUNTED[kind]] += 1
             size += len(child.data)
     return {name: count for name, count in found.items() if count}, size
+
+
+def _named(counts: Mapping[str, int]) -> dict[str, int]:
+    return {_COUNTED.get(kind, kind): count for kind, count in counts.items() if count}
 
 
 # --- deleting
@@ -314,8 +319,7 @@ class _Batch:
             if self._asked.strip:
                 return await self._strip(tx, going, skipped)
             ids = [member.run_id for member in going]
-            rows, _ = await _measured(tx, ids, self._asked)
-            await self._remove(tx, ids)
+            rows = await self._removed(tx, ids)
             return Deleted(tuple(ids), dict(Counter(member.status for member in going)), rows, tuple(skipped))
 
         return await self._store.write(work)
@@ -353,12 +357,13 @@ class _Batch:
         if asked.run_ids is None and not asked.strip:
             others = await self._members(tx, [i for i in await tx.tasks_of(list(members)) if i not in members])
             everyone |= {member.run_id: member for member in others}
+        tasks = [member for member in everyone.values() if member.parent is not None]
         rows = await tx.runs(list(members)) if asked.state_only else {}
         going: list[Member] = []
         skipped: list[Skipped] = []
         for run_ids in self._families:
             family = [members[run_id] for run_id in run_ids if run_id in members]
-            why = self._why_not(family, everyone, rows) if family else ""
+            why = self._why_not(family, tasks, rows) if family else ""
             if free is not None and any(member.run_id not in free for member in family):
                 why = why or "changed"
             if why:
@@ -375,20 +380,25 @@ class _Batch:
             return await _with_notes(tx, self._asked, found)
         return await _members(self._core, tx, self._asked, list((await tx.runs(run_ids)).values()))
 
-    def _why_not(self, family: Sequence[Member], everyone: Mapping[str, Member], rows: Mapping[str, RunRow]) -> str:
-        why = why_not(self._asked, family, everyone.values())
+    def _why_not(self, family: Sequence[Member], tasks: Sequence[Member], rows: Mapping[str, RunRow]) -> str:
+        why = why_not(self._asked, family, tasks)
         if not why and self._asked.state_only and not any(rows[member.run_id].state for member in family):
             return "stateless"
         return why
 
-    async def _remove(self, tx: Transaction, ids: Sequence[str]) -> None:
+    async def _removed(self, tx: Transaction, ids: Sequence[str]) -> dict[str, int]:
+        """Remove these runs, or their states; return how many rows that were."""
+        if isinstance(tx, CountsDropped) and not self._asked.state_only:
+            return _named(await tx.drop_counted(ids))
+        rows, _ = await _measured(tx, ids, self._asked)
         if not self._asked.state_only:
             await tx.drop(ids)
-            return
+            return rows
         for row in (await tx.runs(ids)).values():
             changes = {"status": "cancelled"}
             run = None if row.run is None else self._core.codec.merged("run", row.run_id, row.run, changes)
             await self._core.put(tx, RunRow(row.run_id, None, run))
+        return rows
 
 
 async def _delete_orphans(store: Store, ids: Sequence[str], keep: BackupCallback | None) -> Deleted:

@@ -157,7 +157,7 @@ def cancelled(now: str) -> JSONObject:
 
 def timed_out(stale_hours: float, now: str) -> JSONObject:
     """The fields of the state of a background task that is given up at `now`."""
-    why = f"timed out: no sign for {stale_hours:g} hours"
+    why = f"timed out: no activity for {stale_hours:g} hours"
     return {"status": "failed", "error_message": why, "background_error": why, "updated_at": now}
 
 

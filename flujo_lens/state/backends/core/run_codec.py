@@ -155,15 +155,18 @@ class RunCodec:
             return None
         return self.fields.shown(row.run_id, safe_loads(row.state))[0]
 
+    def parsed(self, row: RunRow) -> tuple[JSONObject | None, JSONObject | None]:
+        """The state and the metadata of a run as they are stored; a state that is unreadable is None."""
+        state = None if row.state is None or row.unreadable else safe_loads(row.state)
+        return state, None if row.run is None else safe_loads(row.run)
+
     def raw(self, row: RunRow) -> interpret.RawRun:
         """A run for the rules of `flujo_lens.state.interpret`, without what belongs to it."""
-        state = None if row.state is None or row.unreadable else safe_loads(row.state)
-        raw = self.raw_of(row.run_id, state, None if row.run is None else safe_loads(row.run))
-        if row.problems:
-            raw.problems += row.problems
-        return raw
+        return self.raw_of(row.run_id, *self.parsed(row), row.problems)
 
-    def raw_of(self, run_id: str, state: JSONObject | None, run: JSONObject | None) -> interpret.RawRun:
+    def raw_of(
+        self, run_id: str, state: JSONObject | None, run: JSONObject | None, problems: Sequence[str] = ()
+    ) -> interpret.RawRun:
         """The same of documents that are parsed."""
         errors: Mapping[str, LensError] = {}
         if state is not None:
@@ -173,6 +176,7 @@ class RunCodec:
         raw = interpret.raw_from_documents(run_id, state, None if run is None else self.shown_row("run", run_id, run))
         if errors:
             raw.problems.append(next(iter(errors.values())).message)
+        raw.problems += problems
         return raw
 
     def opened_raw(self, raw: interpret.RawRun) -> interpret.RawRun:

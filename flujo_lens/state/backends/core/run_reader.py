@@ -9,8 +9,9 @@ from typing import Any
 
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject
-from flujo_lens.state.backends.core.port import CHILD_KINDS, ListedRun, ListsRuns, RunRow, Transaction
+from flujo_lens.state.backends.core.port import CHILD_KINDS, ListedRun, ListsRuns, RunRow, Transaction, provided
 from flujo_lens.state.backends.core.run_codec import RunCodec, history_facts
+from flujo_lens.state.completed_runs import summarise_completed_documents
 from flujo_lens.state.filtering import matches
 from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -86,9 +87,20 @@ class RunReader:
 
     async def summaries(self, tx: Transaction, rows: Sequence[RunRow]) -> list[RunSummary]:
         """The runs as operators read them."""
-        readable = await self.raws(tx, [row for row in rows if not row.unreadable])
-        found = {raw.run_id: interpret.summarise(raw, self._codec.zone) for raw in readable}
-        return [found[row.run_id] if not row.unreadable else _unreadable(row) for row in rows]
+        found, raws = dict[str, RunSummary](), list[interpret.RawRun]()
+        for row in rows:
+            if row.unreadable:
+                found[row.run_id] = _unreadable(row)
+                continue
+            state, run = self._codec.parsed(row)
+            quick = summarise_completed_documents(row.run_id, state, run, self._codec.zone) if state else None
+            if quick is not None and not row.problems:
+                found[row.run_id] = quick
+            else:
+                raws.append(self._codec.raw_of(row.run_id, state, run, row.problems))
+        await self._put_history(tx, [raw for raw in raws if _needs_history(raw)])
+        found |= {raw.run_id: interpret.summarise(raw, self._codec.zone) for raw in raws}
+        return [found[row.run_id] for row in rows]
 
     async def sizes(self, tx: Transaction, run_ids: Sequence[str]) -> dict[str, int]:
         """What these runs take: the bytes of their documents, and of those that belong to them."""
@@ -134,8 +146,8 @@ class RunReader:
 
         One who does not read to the end closes it: a generator that is dropped costs its event loop a task.
         """
-        if isinstance(tx, ListsRuns):
-            async with aclosing(tx.listed(wanted, after, reverse, limit)) as listed:
+        if (quick := provided(tx, ListsRuns)) is not None:
+            async with aclosing(quick.listed(wanted, after, reverse, limit)) as listed:
                 async for found in listed:
                     yield _admitted(wanted, await self._summaries_of(tx, found))
             return

@@ -210,19 +210,19 @@ def in_batches(found: Iterable[Sequence[str]], most: int) -> Iterator[list[Seque
         yield batch
 
 
-def why_not(asked: DeletionRequest, family: Sequence[Member], all_members: Iterable[Member]) -> str:
+def why_not(asked: DeletionRequest, family: Sequence[Member], tasks: Iterable[Member]) -> str:
     """Why a family of a plan, as it is now, has to stay (see `Skipped`); "" if it goes.
 
     Args:
         family: What there is of it, the run itself first.
-        all_members: All runs as they are now: one that is a task of the family's and not in it has come since.
+        tasks: All background tasks as they are now: one of the family's that is not in it has come since.
     """
     if asked.run_ids is not None:
         return "held" if not asked.force and any(member.held for member in family) else ""
     if asked.strip and any(member.is_stripped for member in family):
         return "changed"
     ids = {member.run_id for member in family}
-    if not asked.strip and any(member.parent in ids and member.run_id not in ids for member in all_members):
+    if not asked.strip and any(member.parent in ids and member.run_id not in ids for member in tasks):
         return "changed"
     reason, _ = Chooser(asked, Families()).reason_to_stay(family)
     return skipped_why(reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from flujo_lens.errors import ConfigError
 
@@ -48,8 +48,12 @@ def _unreadable(why: str, hint: str) -> ConfigError:
 
 def host_options(uri: str) -> str:
     """`` -h HOST -p PORT`` of a server's URI, as psql and redis-cli take them; of several hosts, the first."""
-    hosts = uri.partition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[2]
+    address, _, query = uri.partition("://")[2].partition("?")
+    hosts = address.partition("/")[0].rpartition("@")[2]
     found = _HOST.fullmatch(hosts.partition(",")[0])
     host, port = found.groups() if found else ("", None)
-    named = f" -h {shlex.quote(unquote(host).strip('[]'))}" if host else ""
-    return f"{named} -p {port}" if port else named
+    if not hosts:
+        named = dict(parse_qsl(query))
+        host, port = (named.get(name, "").partition(",")[0] for name in ("host", "port"))
+    options = f" -h {shlex.quote(unquote(host).strip('[]'))}" if host else ""
+    return f"{options} -p {shlex.quote(port)}" if port else options

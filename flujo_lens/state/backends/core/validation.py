@@ -18,6 +18,8 @@ from flujo_lens.state.views import RunFilter
 _URI = r"[A-Za-z][A-Za-z0-9+.-]+:/"
 """The beginning of a URI, also of one that `Path` has taken a slash from."""
 
+_NO_FILTER = RunFilter()
+
 
 # --- texts
 
@@ -118,6 +120,8 @@ def findable_ids(run_ids: Sequence[str]) -> list[str]:
 
 def findable_filter(wanted: RunFilter) -> RunFilter:
     """The filter with its texts as `findable` has them."""
+    if wanted == _NO_FILTER:
+        return wanted
     names = ("pipeline", "version", "search", "error", "parent")
     texts: dict[str, Any] = {name: findable(value) for name in names if isinstance(value := getattr(wanted, name), str)}
     statuses = frozenset(findable(status) for status in wanted.statuses)

@@ -84,7 +84,7 @@ class PostgresBackend(CoreBackend):
         steps = tuple(missing_steps(shape))
         return MigrationPlan(place=self._shown, steps=steps, size_bytes=size, sql=self._server.script(shape))
 
-    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+    async def migrate(self, now: datetime, *, backup: bool = True, force: bool = False) -> Migration:
         """Make the tables that are missing, the library's and ours, in one transaction. There is no backup."""
         from flujo_lens.state.maintenance import Migration
 

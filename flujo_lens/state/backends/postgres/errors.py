@@ -20,6 +20,7 @@ from flujo_lens.errors import (
     StoreNotFoundError,
     UnreachableStoreError,
 )
+from flujo_lens.state.backends.core.connection_errors import connection_reason
 from flujo_lens.state.backends.core.server_uri import host_options
 
 CLIENT_ERRORS = (
@@ -100,6 +101,8 @@ def _unreachable(error: BaseException, where: str, code: str, text: str) -> Lens
         text = "it does not answer"
     elif code.startswith("28"):
         return UnreachableStoreError(f"cannot log in at {where}: {text}", hint="check the user and the password")
+    elif isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        text = connection_reason(error) or text
     hint = f"is the server up? pg_isready{host_options(where)} tells"
     if isinstance(error, ssl.SSLError):
         hint = "sslrootcert=FILE names who signs the server's certificate, sslmode=require takes any"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS
@@ -26,21 +25,12 @@ class Leases:
         self._waiting = 0
         self._sweep: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[Any]:
+    def one(self) -> _Lease:
         """A connection for the block."""
-        connection = await self._taken()
-        try:
-            yield connection
-        except BaseException:
-            await self.pool.release(connection)
-            raise
-        if self._waiting or connection.is_closed():
-            await self.pool.release(connection)
-        else:
-            self._keep(connection)
+        return _Lease(self)
 
-    async def _taken(self) -> Any:
+    async def taken(self) -> Any:
+        """A connection; `given_back` takes it again."""
         while self._free:
             connection, _ = self._free.pop()
             if not connection.is_closed():
@@ -51,6 +41,13 @@ class Leases:
             return await (await self.pool).acquire()
         finally:
             self._waiting -= 1
+
+    async def given_back(self, connection: Any, *, is_good: bool) -> None:
+        """Keep a connection for the next caller, unless it is broken, or others wait for one."""
+        if is_good and not self._waiting and not connection.is_closed():
+            self._keep(connection)
+        else:
+            await self.pool.release(connection)
 
     def _keep(self, connection: Any) -> None:
         loop = asyncio.get_running_loop()
@@ -63,10 +60,10 @@ class Leases:
         old = [pair for pair in self._free if loop.time() - pair[1] >= LONGEST]
         self._free = [pair for pair in self._free if pair not in old]
         for connection, _ in old:
-            self._task = loop.create_task(self._given_back(connection))
+            self._task = loop.create_task(self._released(connection))
         self._sweep = loop.call_later(LONGEST, self._give_back_old) if self._free else None
 
-    async def _given_back(self, connection: Any) -> None:
+    async def _released(self, connection: Any) -> None:
         with suppress(*CLIENT_ERRORS):
             await self.pool.release(connection)
 
@@ -76,5 +73,19 @@ class Leases:
             self._sweep.cancel()
             self._sweep = None
         while self._free:
-            await self._given_back(self._free.pop()[0])
+            await self._released(self._free.pop()[0])
         await self.pool.close()
+
+
+class _Lease:
+    """A connection for a block."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases, self._connection = leases, None
+
+    async def __aenter__(self) -> Any:
+        self._connection = connection = await self._leases.taken()
+        return connection
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        await self._leases.given_back(self._connection, is_good=kind is None)

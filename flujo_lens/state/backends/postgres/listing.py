@@ -19,7 +19,8 @@ from flujo_lens.state.backends.core.port import ListedRun, RunRow
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.queries import FIRST, LAST
 from flujo_lens.state.backends.postgres.tables import Shape
-from flujo_lens.state.interpret import RawRun, decode, put_run, summarise_completed
+from flujo_lens.state.completed_runs import summarise_completed
+from flujo_lens.state.interpret import RawRun, decode, put_run
 from flujo_lens.state.views import RunSummary
 
 _TIME = f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN {{0}} END"
@@ -84,6 +85,9 @@ _RUN: dict[str, tuple[str, str]] = {
 _FIELDS = [field.name for field in fields(RawRun)]
 _FIELDS = _FIELDS[_FIELDS.index("has_run") + 1 : _FIELDS.index("last_output") + 1]
 """In this order columns are selected, and given to `RawRun`."""
+
+_PLAIN_FROM, _METADATA, _HISTORY_AT = 11, _FIELDS.index("metadata"), _FIELDS.index("history")
+"""Where they begin in a row of `listed`, and where two of them are behind that."""
 
 _RUN_NAMES = {name: column for name, (column, _) in _RUN.items()}
 _STEP = dict.fromkeys(("step_index", "step_name", "status", "token_counts"), "{0}") | {"cost_usd": "{0}::text::float8"}
@@ -155,7 +159,7 @@ WHERE s.there OR r.there {order}"""
 def run_of(row: Any) -> ListedRun | None:
     """The run of a row of `listed`; None where columns of a client's types do not tell its times."""
     if row[3]:
-        return ListedRun(_completed(row if hasattr(row, "keys") else _named(row)))
+        return ListedRun(_completed(row[1], row[_PLAIN_FROM:]))
     _, run_id, _, _, is_odd, state, run, spans, steps, *columns = row
     if is_odd:
         return None
@@ -169,15 +173,9 @@ def run_of(row: Any) -> ListedRun | None:
     return ListedRun(raw, history)
 
 
-def _named(row: Sequence[Any]) -> dict[str, Any]:
-    """A row by name that is a part of a wider one, and has lost its names."""
-    return {"id": row[1], **dict(zip(_FIELDS, row[-len(_FIELDS) :], strict=True))}
-
-
-def _completed(row: Mapping[str, Any]) -> RunSummary:
-    text, history = row["metadata"], row["history"]
-    metadata = {} if text is None or text == "{}" else safe_loads(text)
-    return summarise_completed(row, metadata, decode(history))
+def _completed(run_id: str, columns: Sequence[Any]) -> RunSummary:
+    metadata = {} if (text := columns[_METADATA]) is None or text == "{}" else safe_loads(text)
+    return summarise_completed(run_id, columns, metadata, decode(columns[_HISTORY_AT]))
 
 
 def _put_blobs(raw: RawRun) -> None:

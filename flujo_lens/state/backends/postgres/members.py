@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -40,7 +41,7 @@ class PostgresMembers:
         """Yield runs, or the ids of odd ones, each with whether it may belong to a family of several."""
         facts = Facts(self._shape, RunFilter())
         columns = self._columns(facts, asked, admitted is None)
-        related = f"(parent IS NOT NULL OR run_id IN ({self._parents()}))"
+        related = "(parent IS NOT NULL OR run_id IN (SELECT id FROM parents))"
         alone = ["admitted"]
         if asked.wanted.statuses:
             alone.append(f"status = ANY({facts.given(list(asked.wanted.statuses), 'text[]')})")
@@ -48,7 +49,8 @@ class PostgresMembers:
             cutoff, now = facts.given(asked.cutoff, "timestamptz"), facts.given(asked.now, "timestamptz")
             alone.append(f"(updated < {cutoff} OR updated > {now})")
         every = facts.select(f"{columns}, {related} AS related", odd=None, join=self._claims())
-        sql = f"SELECT * FROM ({every}) AS m WHERE odd OR related OR ({' AND '.join(alone)})"
+        sql = f"WITH parents AS MATERIALIZED ({self._parents()}) SELECT * FROM ({every}) AS m"
+        sql += f" WHERE odd OR related OR ({' AND '.join(alone)})"
         sql += ' ORDER BY started, run_id COLLATE "C"'
         await self._db.execute("SET LOCAL work_mem = '64MB'")
         async for row in self._db.cursor(sql, *facts.values, prefetch=_PREFETCH):
@@ -72,9 +74,9 @@ class PostgresMembers:
         named = ["p.parent_run_id"] * ("parent_run_id" in columns)
         named += ["p.metadata ->> 'parent_run_id'"] * ("metadata" in columns)
         if not named:
-            return "SELECT NULL::text"
+            return "SELECT NULL::text AS id"
         parent = f"coalesce({', '.join(named)})"
-        return f"SELECT {parent} FROM workflow_state p WHERE {parent} <> ''"
+        return f"SELECT {parent} AS id FROM workflow_state p WHERE {parent} <> ''"
 
     async def orphan_ids(self) -> list[str]:
         """Return the ids that have evaluations and no run."""
@@ -90,6 +92,8 @@ class PostgresMembers:
 
     async def lock_free(self, run_ids: Sequence[str]) -> set[str]:
         """Lock those of these runs that no other transaction has locked, without waiting; return them."""
+        # A plan for the ids of each batch would take longer to make than to run.
+        await self._db.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         rows = await self._db.fetch(queries.LOCK_FREE, sorted(queries.storable(run_ids)), self._namespace)
         return {row[0] for row in rows}
 
@@ -116,24 +120,30 @@ class PostgresMembers:
                 "SELECT kind, count(*), sum(length(document)) FROM lens_documents"
                 " WHERE run_id = ANY($1::text[]) AND stamp IS NULL GROUP BY kind"
             )
-        counts: dict[str, int] = {}
-        size = 0
+        counts, size = Counter[str](), 0
         for kind, count, taken in await self._db.fetch(" UNION ALL ".join(parts), queries.storable(run_ids)):
-            counts[kind] = counts.get(kind, 0) + count
+            counts[kind] += count
             size += int(taken or 0)
         return counts, size
 
     async def drop(self, run_ids: Iterable[str]) -> None:
-        """Remove runs with all that belongs to them, in one statement: their foreign keys find nothing left."""
+        """Remove runs with all that belongs to them."""
+        await self.drop_counted(list(run_ids))
+
+    async def drop_counted(self, run_ids: Sequence[str]) -> Mapping[str, int]:
+        """Remove runs, and count what goes, in one statement: their foreign keys find nothing left."""
         self._seen.clear()
-        tables = ("steps", "spans", "traces", "evaluations", "runs", "workflow_state", "lens_documents")
         keyed = ("lens_claims", "lens_bindings", "lens_strips")
-        gone = [
-            f"{table}_ AS (DELETE FROM {table} WHERE {column} = ANY($1::text[]))"
-            for column, names in (("run_id", tables), ("key", keyed))
-            for table in names
-        ]
-        await self._db.execute(f"WITH {', '.join(gone)} SELECT", queries.storable(run_ids))
+        gone = [f"{table}_ AS (DELETE FROM {table} WHERE key = ANY($1::text[]))" for table in keyed]
+        for table in (*_KINDS.values(), "traces", "lens_documents"):
+            returned = "kind, stamp" if table == "lens_documents" else "1"
+            gone.append(f"{table}_ AS (DELETE FROM {table} WHERE run_id = ANY($1::text[]) RETURNING {returned})")
+        counts = [f"SELECT '{kind}', count(*) FROM {table}_" for kind, table in _KINDS.items()]
+        counts.append("SELECT kind, count(*) FROM lens_documents_ WHERE stamp IS NULL GROUP BY kind")
+        sql, found = f"WITH {', '.join(gone)} {' UNION ALL '.join(counts)}", Counter[str]()
+        for kind, count in await self._db.fetch(sql, queries.storable(run_ids)):
+            found[kind] += count
+        return found
 
 
 def _member(asked: DeletionRequest, row: Sequence[Any]) -> Member:
@@ -143,14 +153,5 @@ def _member(asked: DeletionRequest, row: Sequence[Any]) -> Member:
         found = claims_in({run_id: claim.encode()}).get(run_id)
         holder = found.holder if found is not None and not found.has_ended(asked.now) else None
     last: datetime | None = updated if updated is not None and updated <= asked.now else None
-    return Member(
-        run_id,
-        status,
-        pipeline,
-        last,
-        started=started,
-        admitted=admitted,
-        parent=parent,
-        held=holder is not None,
-        key=holder,
-    )
+    known = {"started": started, "admitted": admitted, "parent": parent}
+    return Member(run_id, status, pipeline, last, held=holder is not None, key=holder, **known)

@@ -6,7 +6,6 @@ store (a half made schema, no tables of ours) is selected from as an empty table
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -92,8 +91,10 @@ def _row(table: str, kind: str, shape: Shape) -> str:
 IDS, ONE = "SELECT id, NULL AS started FROM unnest($1::text[]) AS id", "SELECT $1::text AS id, NULL AS started"
 # An array is planned anew each time, one id is not.
 
-PARENTS = """wanted.id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
-  WHERE parent_run_id = ANY(ARRAY(SELECT id FROM wanted))))"""
+PARENTS = """CASE WHEN (SELECT true FROM workflow_state WHERE parent_run_id IS NOT NULL LIMIT 1)
+  THEN wanted.id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
+    WHERE parent_run_id = ANY(ARRAY(SELECT id FROM wanted)))) ELSE false END"""
+"""Whether a run has background tasks; in many stores no run has any."""
 
 
 @lru_cache
@@ -179,7 +180,7 @@ SELECT run_id AS id, created_at AS started FROM (
     SELECT t.run_id, t.created_at FROM {runs} t WHERE {span} {of_run} ORDER BY t.{order} LIMIT {size})
   (SELECT * FROM p) UNION ALL
   (SELECT t.run_id, t.created_at FROM {states} t WHERE {span} AND t.created_at {within} ({last})
-   {_without_run(shape)} {of_state} ORDER BY t.{order} LIMIT {size})
+   AND t.run_id NOT IN (SELECT run_id FROM p) {_without_run(shape)} {of_state} ORDER BY t.{order} LIMIT {size})
 ) u ORDER BY {order} LIMIT {size}"""
 
 
@@ -188,7 +189,7 @@ def _without_run(shape: Shape) -> str:
     return f"AND (SELECT true FROM {_both(shape)[1]} r WHERE r.run_id = t.run_id) IS NULL"
 
 
-_FAILED_ONCE = """AND (t.step_history @> '[{"success": false}]' OR jsonb_typeof(t.step_history) = 'string')"""
+_FAILED_ONCE = """t.step_history @> '[{"success": false}]' OR jsonb_typeof(t.step_history) = 'string'"""
 """What a paused run without metadata needs to be a failed one (see `interpret.failed_again`), if it is not sealed."""
 
 
@@ -202,17 +203,18 @@ def keys_by_status(shape: Shape, wanted: Stored, most: int) -> str:
     of_states, of_runs = wanted
     states, runs = _both(shape)
     start = _START.format("coalesce(r.created_at, s.created_at)")
-    joined = f"SELECT s.run_id, {start} FROM {states} s {{}} JOIN {runs} r ON r.run_id = s.run_id WHERE s.status"
-    parts = [f"{joined.format('LEFT')} {one_of(of_states & of_runs)}"]
+    both = f"SELECT s.run_id, {start} FROM {states} s LEFT JOIN {runs} r ON r.run_id = s.run_id WHERE s.status"
+    parts = [f"{both} {one_of(of_states & of_runs)}"]
+    of_state = "s.run_id IS NULL"
     if "paused" in of_states - of_runs:
-        parts.append(f"{joined.format('')} = 'paused' AND r.status = 'failed'")
-        alone = _START.format("t.created_at")
-        some = f"t.status = 'paused' {_FAILED_ONCE * shape.has_column('workflow_state', 'step_history')}"
-        parts.append(f"SELECT t.run_id, {alone} FROM {states} t WHERE {some} {_without_run(shape)}")
+        of_state += " OR s.status = 'paused' AND r.status = 'failed'"
+        some = f"AND ({_FAILED_ONCE})" if shape.has_column("workflow_state", "step_history") else ""
+        alone = f"SELECT t.run_id, {_START.format('t.created_at')} FROM {states} t"
+        parts.append(f"{alone} WHERE t.status = 'paused' {some} {_without_run(shape)}")
     if "failed" in of_states - of_runs:
-        parts.append(f"{joined.format('')} = 'failed' AND r.status = 'completed'")
+        parts.append(f"{both} = 'failed' AND r.status = 'completed'")
     parts.append(f"""SELECT r.run_id, {_START.format("r.created_at")} FROM {runs} r
-WHERE r.status {one_of(of_runs)} AND NOT EXISTS (SELECT FROM {states} s WHERE s.run_id = r.run_id)""")
+LEFT JOIN {states} s ON s.run_id = r.run_id WHERE r.status {one_of(of_runs)} AND ({of_state})""")
     return f"{' UNION ALL '.join(parts)} LIMIT {most}"
 
 
@@ -258,24 +260,27 @@ def keys_of_tasks(shape: Shape) -> str:
 FROM {states} s LEFT JOIN {runs} r ON r.run_id = s.run_id WHERE s.parent_run_id = $1::text LIMIT $2"""
 
 
-def count(shape: Shape, statuses: bool, since: bool, until: bool) -> str:
+@lru_cache
+def count(shape: Shape, statuses: frozenset[str], since: bool, until: bool) -> str:
     """How many runs there are: of statuses (of the state, else of the run), begun from a time on, up to a time.
 
-    Those that are asked for are the parameters, in this order.
+    The times are the parameters, in this order. Few runs are found by an index, of status or start.
     """
     states, runs = _both(shape)
-    status, start = "coalesce(s.status, r.status)", "coalesce(r.created_at, s.created_at)"
-    asked = [
-        *[f"{status} = ANY({{}}::text[])"] * statuses,
-        *[f"{start} >= {{}}::timestamptz"] * since,
-        *[f"{start} <= {{}}::timestamptz"] * until,
-    ]
-    conditions = [one.format(f"${at}") for at, one in enumerate(asked, 1)]
-    if since or until:
-        conditions.append(f"{start} BETWEEN '{FIRST}' AND '{LAST}'")
-    return (
-        f"SELECT count(*) FROM {states} s FULL JOIN {runs} r USING (run_id) WHERE {' AND '.join(conditions) or 'true'}"
+    some, times = [f"{{0}}.status {one_of(statuses)}"] * bool(statuses), ["{0}.created_at >= $1::timestamptz"] * since
+    times += [f"{{0}}.created_at <= ${1 + since}::timestamptz"] * until
+    alone = "NOT EXISTS (SELECT FROM {} o WHERE o.run_id = {{0}}.run_id)"
+    if times:  # a run begins when its row says, a state without one when it was first saved
+        times.append(f"{{0}}.created_at BETWEEN '{FIRST}' AND '{LAST}'")
+        status = f"coalesce((SELECT o.status FROM {states} o WHERE o.run_id = r.run_id), r.status)"
+        of_run, of_state = [status + text[len("{0}.status") :] for text in some], [alone.format(runs), *some]
+    else:
+        of_run, of_state = [alone.format(states), *some], some
+    counts = (
+        f"(SELECT count(*) FROM {table} {alias} WHERE {' AND '.join([*times, *asked]).format(alias) or 'true'})"
+        for alias, table, asked in (("s", states, of_state), ("r", runs, of_run))
     )
+    return f"SELECT {' + '.join(counts)}"
 
 
 def statuses(shape: Shape) -> str:
@@ -336,11 +341,14 @@ def save(shape: Shape, *ways: str) -> str:
     return f"WITH {', '.join(parts)} SELECT"
 
 
-def save_state(shape: Shape, way: str, values: Sequence[Any], namespace: str) -> str:
-    """Lock a run, the first of these values, and write its state in one of the ways of `save`, without parameters."""
-    given = [as_literal(value) for value in values]
-    saved = re.sub(r"\$(\d+)", lambda found: given[int(found[1]) - 1], save(shape, way, ""))
-    return f"SELECT {HELD.format(f'{literal(namespace)} || {given[0]}')}; {saved}"
+def plan_save_state(shape: Shape, way: str) -> str:
+    """Let the server keep the plan of `save_state` for a connection."""
+    return f"PREPARE lens_save_{way} AS {save(shape, way, '')}; PREPARE lens_lock_{way} AS {_HOLD}"
+
+
+def save_state(way: str, given: Sequence[str], namespace: str) -> str:
+    """Lock a run, the first of these literals, and write its state in one of the ways of `save`, as it is planned."""
+    return f"EXECUTE lens_lock_{way}({namespace}, {given[0]}); EXECUTE lens_save_{way}({', '.join(given)})"
 
 
 def as_literal(value: Any) -> str:
@@ -415,6 +423,7 @@ SELECT (SELECT count(*) FROM held), (SELECT count(*) FROM r), (SELECT count(*) F
 
 
 HELD = "pg_advisory_xact_lock(1818585715, hashtext({}))"
+_HOLD = f"SELECT {HELD.format('$1::text || $2::text')}"
 
 
 def lock_one(run_id: str, namespace: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -38,9 +38,18 @@ _SCHEMA_LOCK = 1818585716
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection; is_own: whether it has its settings, and keeps them."""
+    """A connection.
+
+    Attributes:
+        is_own: Whether it has its settings, and keeps them.
+        planned: The ways in which states are saved that the server has plans for, and for which tables.
+    """
 
     is_own = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.planned: dict[str, Shape] = {}
 
 
 class _SeveralStatementsError(Exception):
@@ -85,18 +94,17 @@ class PostgresStore:
 
     # --- connections
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
+    def _connection(self) -> AbstractAsyncContextManager[Any]:
         """A connection of the pool; in another event loop than the pool's, one that is closed again.
 
         A loop that ends does not say so, and its connections could not be closed any more.
         """
         loop = asyncio.get_running_loop()
         leases = self._leases_of(loop)
-        if leases is not None:
-            async with leases.one() as connection:
-                yield connection
-            return
+        return self._single_connection(loop) if leases is None else leases.one()
+
+    @asynccontextmanager
+    async def _single_connection(self, loop: asyncio.AbstractEventLoop) -> AsyncIterator[Any]:
         async with self._slots.setdefault(loop, asyncio.Semaphore(self._size)):
             connection = await asyncpg.connect(self._address.dsn, **self._options())
             try:
@@ -117,7 +125,7 @@ class PostgresStore:
                     max_size=self._size,
                     max_inactive_connection_lifetime=LONGEST,
                     init=self._set_up,
-                    reset=_nothing,  # all that is set later is set for a transaction
+                    reset=_rolled_back,  # all that is set later is set for a transaction
                     **self._options(),
                 )
                 self._leases = Leases(pool)
@@ -157,9 +165,7 @@ class PostgresStore:
             yield
             await connection.execute("COMMIT")
         finally:
-            if connection.is_in_transaction():
-                with suppress(*CLIENT_ERRORS):
-                    await connection.execute("ROLLBACK")
+            await _rolled_back(connection)
 
     # --- what there is
 
@@ -173,18 +179,16 @@ class PostgresStore:
 
     async def _prepared(self, connection: Any, *, writes: bool, anew: bool = False, creates: bool = True) -> Shape:
         shape = await self._shape_of(connection, anew=anew)
+        missing = f"{self._address.shown} has no tables of a state store"
         if writes and not (creates or shape.is_store):
-            raise StoreNotFoundError(
-                f"{self._address.shown} has no tables of a state store",
-                hint="nothing was created; ?schema=NAME names another schema",
-            )
+            raise StoreNotFoundError(missing, hint="nothing was created; ?schema=NAME names another schema")
         if writes and not self._is_ours:
             await self._check_version(connection, shape)
         if writes and not shape.is_whole:
             shape = await self._made(connection)
         if not shape.is_store:
             raise NotAStoreError(
-                f"{self._address.shown} has no tables of a state store",
+                missing,
                 hint="nothing was created; ?schema=NAME names another schema, lens migrate makes the tables",
                 empty=True,
             )
@@ -271,13 +275,13 @@ class PostgresStore:
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` on one moment; once more where the connection was cut, or the tables changed during it."""
+        try:
+            return await self._run(work, writes=False)
+        except (*CLIENT_ERRORS,) as error:
+            anew = isinstance(error, MISSING)
+            if not (anew or is_cut(error)):
+                raise translate(error, self._address.shown) from error
         with self._translated():
-            try:
-                return await self._run(work, writes=False)
-            except (*CLIENT_ERRORS,) as error:
-                anew = isinstance(error, MISSING)
-                if not (anew or is_cut(error)):
-                    raise
             return await self._run(work, writes=False, anew=anew)
 
     async def write(self, work: Work[T], *, creates: bool = True, run_id: str | None = None) -> T:
@@ -297,33 +301,35 @@ class PostgresStore:
         raise AssertionError("the last attempt returns or raises")
 
     async def put_state(self, run_id: str, document: bytes) -> bool:
-        """Save a state by one message, unless more has to be known for it than that.
-
-        As `write`, it is not done again where the connection was cut.
-        """
-        sql = self._saving(run_id, document)
-        if sql is None:
+        """Save a state by one message, unless more has to be known for it. As `write`, it is not done again."""
+        if (given := self._state_literals(run_id, document)) is None:
             return False
-        timeout = max(1, int(self._timeout * 1000))
-        begin = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {timeout}"
         try:
             async with self._connection() as connection:
-                if not connection.is_own:
-                    return False
-                try:
-                    await connection.execute(f"{begin}; {sql}; COMMIT")
-                finally:
-                    if connection.is_in_transaction():
-                        with suppress(*CLIENT_ERRORS):
-                            await connection.execute("ROLLBACK")
+                return connection.is_own and await self._saved(connection, *given)
         except (*_AGAIN, *MISSING):
             return False
         except (*CLIENT_ERRORS,) as error:
             raise translate(error, self._address.shown) from error
+
+    async def _saved(self, connection: _Connection, way: str, values: Sequence[str]) -> bool:
+        """Save a state by statements that the server has planned for this connection."""
+        shape = cast("Shape", self._shape)
+        if way not in connection.planned:
+            await connection.execute(queries.plan_save_state(shape, way))
+        if connection.planned.setdefault(way, shape) is not shape:
+            return False
+        sql = queries.save_state(way, values, literal(self._address.schema or ""))
+        timeout = max(1, int(self._timeout * 1000))
+        begin = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {timeout}"
+        try:
+            await connection.execute(f"{begin}; {sql}; COMMIT")
+        finally:
+            await _rolled_back(connection)
         return True
 
-    def _saving(self, run_id: str, document: bytes) -> str | None:
-        """Statements that save a state; None if there is no store of ours yet, or columns may not keep all of it."""
+    def _state_literals(self, run_id: str, document: bytes) -> tuple[str, list[str]] | None:
+        """How a state is saved, and its values; None if there is no store of ours yet, or columns may not keep it."""
         shape = self._shape
         if shape is None or not (shape.is_whole and self._is_ours) or len(document) > _LARGEST or "\0" in run_id:
             return None
@@ -331,12 +337,12 @@ class PostgresStore:
         if is_whole is False:
             return None
         way, kept = ("row", []) if is_whole else ("document", [document.decode()])
+        given = [queries.as_literal(value) for value in (run_id, *values, *kept)]
         try:
-            sql = queries.save_state(shape, way, [run_id, *values, *kept], self._address.schema or "")
-            sql.encode()
+            "".join(given).encode()
         except UnicodeEncodeError:  # half a surrogate pair
             return None
-        return sql
+        return way, given
 
     async def _run(
         self, work: Work[T], *, writes: bool, creates: bool = True, anew: bool = False, run_id: str | None = None
@@ -424,5 +430,8 @@ class PostgresStore:
             leases.pool.terminate()
 
 
-async def _nothing(connection: Any) -> None:
-    """What is done with a connection that goes back to its pool."""
+async def _rolled_back(connection: Any) -> None:
+    """End a transaction that failed."""
+    if connection.is_in_transaction():
+        with suppress(*CLIENT_ERRORS):
+            await connection.execute("ROLLBACK")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 _DDL = """
 CREATE TABLE IF NOT EXISTS workflow_state (
@@ -116,7 +117,7 @@ class Shape:
         """Whether states name the runs that they are background tasks of."""
         return self.has_column("workflow_state", "parent_run_id")
 
-    @property
+    @cached_property
     def is_whole(self) -> bool:
         """Whether nothing is missing, ours included."""
         return self.has(*LIBRARY_TABLES, *LENS_TABLES)

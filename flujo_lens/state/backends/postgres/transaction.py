@@ -74,9 +74,8 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
         if wanted.statuses & _DOUBTFUL or not are_plain(wanted.statuses):
             return None
         until = None if wanted.until is None else wanted.until - timedelta(microseconds=1)
-        given = (list(wanted.statuses) or None, wanted.since, until)
-        sql = queries.count(self._shape, *(value is not None for value in given))
-        return int(await self._db.fetchval(sql, *(value for value in given if value is not None)))
+        sql = queries.count(self._shape, wanted.statuses, wanted.since is not None, until is not None)
+        return int(await self._db.fetchval(sql, *(value for value in (wanted.since, until) if value is not None)))
 
     async def statuses(self) -> set[str]:
         """Return all statuses as they are stored."""
@@ -119,7 +118,7 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
             if seen is not None and getattr(seen, kind) == document:
                 way = ""
             elif document is not None:
-                given, is_whole = self._values_for(table, row.run_id, document)
+                given, is_whole = values_for(self._shape, table, row.run_id, document)
                 way = "row" if is_whole else "document" if is_whole is None else ""
                 if is_whole is False:
                     await self._put(kind, table, row.run_id, document, given)
@@ -146,7 +145,7 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
 
     async def _add(self, kind: str, table: str, rows: Sequence[tuple[str, bytes]], by: str = "id") -> None:
         """Write new rows, all at once; those of a run stay in their order, and have rising keys."""
-        given = [self._values_for(table, *row) for row in rows]
+        given = [values_for(self._shape, table, *row) for row in rows]
         odd = {run_id for (run_id, _), (_, is_whole) in zip(rows, given, strict=True) if not is_whole}
         both = list(zip(rows, (values for values, _ in given), strict=True))
         await self._copy(table, [values for (run_id, _), values in both if run_id not in odd])
@@ -174,9 +173,6 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
             return
         sql = queries.add(table, self._shape, "run_id", returns=False)
         await self._db.execute(sql, *zip(*rows, strict=True))
-
-    def _values_for(self, table: str, run_id: str, data: bytes) -> tuple[list[Any], bool | None]:
-        return values_for(self._shape, table, run_id, data)
 
     async def _keep(self, rows: Sequence[tuple[str, str, str, bytes, str | None]]) -> None:
         """Store documents that rows cannot represent, with the digests of these rows."""

@@ -53,7 +53,7 @@ def address_of(uri: str) -> Address:
             raise ConfigError(f"{name}: there is no file {query[name]}", hint="give the path of a file in PEM format")
     # As libpq writes it, "options" comes with %20 for blanks, never with a plus.
     dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
-    shown = _shown(parts.netloc, parts.path, schema, query.get("host"))
+    shown = _shown(parts.netloc, parts.path, schema, query)
     return Address(dsn, schema, int(cache), shown, _place(parts.netloc, parts.path, schema, query))
 
 
@@ -77,8 +77,11 @@ def _place(netloc: str, path: str, schema: str | None, query: dict[str, str]) ->
     return f"postgresql://{hosts}{path}{'?' if telling else ''}{telling}"
 
 
-def _shown(netloc: str, path: str, schema: str | None, host: str | None) -> str:
+def _shown(netloc: str, path: str, schema: str | None, query: dict[str, str]) -> str:
     login, at, hosts = netloc.rpartition("@")
     user, colon, _ = login.partition(":")
-    where = f"{user}{':***' if colon else ''}{at}{hosts or host or ''}"
-    return f"postgresql://{where}{path}{f'?schema={schema}' if schema else ''}"
+    named: dict[str, str] = {} if hosts else {name: query[name] for name in ("host", "port") if name in query}
+    if schema:
+        named["schema"] = schema
+    telling = urlencode(named, safe="/,", quote_via=quote)
+    return f"postgresql://{user}{':***' if colon else ''}{at}{hosts}{path}{'?' if telling else ''}{telling}"

@@ -78,13 +78,14 @@ class PostgresWalk:
     ) -> AsyncGenerator[list[Any], None]:
         """Of the hint, statuses that few runs have are looked up, and a time of the start bounds the pages."""
         size = max(1, min(_PAGE if limit is None else limit, _PAGE))
-        by_key = self._by_parent if hint.parent is not None else self._by_status
-        async with aclosing(by_key(form, hint, after, reverse, size)) as found:
-            if (first := await anext(found, None)) is not None:
-                yield first
-                async for page in found:
-                    yield page
-                return
+        if hint.parent is not None or hint.statuses:
+            by_key = self._by_parent if hint.parent is not None else self._by_status
+            async with aclosing(by_key(form, hint, after, reverse, size)) as found:
+                if (first := await anext(found, None)) is not None:
+                    yield first
+                    async for page in found:
+                        yield page
+                    return
         has_times = hint.since is not None or hint.until is not None
         if not has_times and reverse and (after is None or after[0] == NO_START):
             yield await self._unreadable(form, after, reverse)

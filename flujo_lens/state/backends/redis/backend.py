@@ -102,7 +102,7 @@ class RedisBackend(CoreBackend):
         steps = (f"put {count:,} states into the index",) if count else ()
         return MigrationPlan(place=self._shown, steps=steps, lacks="an index", copied_by="redis-cli --rdb FILE")
 
-    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+    async def migrate(self, now: datetime, *, backup: bool = True, force: bool = False) -> Migration:
         """Put into the index what it lacks, in batches; the states stay as they are. There is no backup."""
         from flujo_lens.state.maintenance import Migration
 

@@ -28,8 +28,6 @@ try:
 except ImportError:  # pragma: no cover - redis without the extra
     hiredis = None  # type: ignore[assignment]
 
-__all__ = ["Command", "Connections", "Link"]
-
 Command = tuple[Any, ...]
 
 

@@ -29,9 +29,8 @@ from flujo_lens.errors import (
     ReadOnlyStoreError,
     UnreachableStoreError,
 )
+from flujo_lens.state.backends.core.connection_errors import connection_reason
 from flujo_lens.state.backends.core.server_uri import host_options
-
-__all__ = ["CLIENT_ERRORS", "code_of", "is_cut", "translate"]
 
 CLIENT_ERRORS = (RedisError, OSError, TimeoutError)
 _ANSWERED = (AuthenticationError, AuthorizationError, BusyLoadingError, MaxConnectionsError)
@@ -158,6 +157,8 @@ def translate(error: BaseException, where: str, key: bytes | None = None) -> Len
     cause = str(error.__cause__ or error.__context__ or "")
     if "certificate" in cause and cause not in text:
         text = f"{text}: {cause}"
+    else:
+        text = connection_reason(error) or text
     return UnreachableStoreError(f"cannot reach {where}: {text.rstrip('.')}", hint=_up(where))
 
 

@@ -11,8 +11,6 @@ from flujo_lens.state.backends.redis.connection import Command
 from flujo_lens.state.backends.redis.keys import Keys
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
-__all__ = ["FINISHED", "Entry", "entry_filter", "listed", "removal", "sources", "statuses_stored", "unlisted"]
-
 FINISHED = frozenset({"completed", "cancelled"})
 """Runs that a ttl applies to: a failed one can go on yet."""
 
@@ -99,6 +97,12 @@ def sources(keys: Keys, hint: RunFilter) -> list[bytes]:
         return [keys.of("tasks", hint.parent)]
     statuses = statuses_stored(hint)
     return [keys.order] if statuses is None else [keys.of("status", status) for status in sorted(statuses)]
+
+
+def start_bounds(hint: RunFilter) -> tuple[bytes, bytes]:
+    """Between which scores the runs that a filter admits are, by their start."""
+    low = b"-inf" if hint.since is None else b"%d" % (micros(hint.since) - _ZONES)
+    return low, b"+inf" if hint.until is None else b"%d" % (micros(hint.until) + _ZONES)
 
 
 def entry_filter(hint: RunFilter) -> Callable[[RunIndex], bool] | None:

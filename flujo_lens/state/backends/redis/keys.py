@@ -28,8 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["RESERVED", "Keys"]
-
 RESERVED = ":lens:"
 """What no run id begins with."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
     from flujo_lens.state.backends.redis.store import RedisStore
 
-__all__ = ["Caretaker"]
-
 LIMIT = 5.0
 """Seconds that a look at the index takes, unless everything is to be looked at."""
 

@@ -12,8 +12,6 @@ from flujo_lens.state.backends.redis.connection import Command
 from flujo_lens.state.backends.redis.keys import Keys
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["PlainTransaction", "found_states"]
-
 _PAGE = 500
 
 

@@ -17,22 +17,9 @@ from flujo_lens.errors import NotAStoreError
 from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, Space
 from flujo_lens.state.backends.redis.connection import Command
 from flujo_lens.state.backends.redis.errors import code_of, translate
-from flujo_lens.state.backends.redis.index import Entry, entry_filter, sources
+from flujo_lens.state.backends.redis.index import Entry, entry_filter, sources, start_bounds
 from flujo_lens.state.backends.redis.keys import RESERVED, Keys
 from flujo_lens.state.views import RunFilter
-
-__all__ = [
-    "IDS_AT_ONCE",
-    "Channel",
-    "Nowhere",
-    "ReadTransaction",
-    "RestartError",
-    "checked",
-    "is_storable",
-    "key_of",
-    "missing",
-    "row_of",
-]
 
 _BEGINNING = re.compile(rb"\s*\{\s*[\"}]")
 _PAGE, IDS_AT_ONCE, _INDEX_AT_ONCE = 200, 200, 2_000
@@ -167,9 +154,10 @@ class ReadTransaction:
         if after is not None:
             after = await self._border(after)
         size = _PAGE if limit is None else max(1, min(limit, _PAGE))
-        more = entry_filter(hint)
+        more, bounds = entry_filter(hint), start_bounds(hint)
         while True:
-            places = await self._page(sources(self.keys, hint), after, reverse, _INDEX_AT_ONCE if more else size)
+            many = _INDEX_AT_ONCE if more else size
+            places = await self._page(sources(self.keys, hint), after, reverse, many, bounds)
             if not places:
                 await self._ensure_made()
             ids = [run_id for _, run_id in places]
@@ -179,7 +167,7 @@ class ReadTransaction:
                 for run_id in wanted[at : at + size]:
                     if run_id in found:
                         yield found[run_id]
-            if len(places) < (_INDEX_AT_ONCE if more else size):
+            if len(places) < many:
                 return
             after = places[-1]
 
@@ -189,23 +177,28 @@ class ReadTransaction:
         return after if score is None else (int(float(score)), after[1])
 
     async def _page(
-        self, sources: Sequence[bytes], after: tuple[int, str] | None, reverse: bool, size: int
+        self,
+        sources: Sequence[bytes],
+        after: tuple[int, str] | None,
+        reverse: bool,
+        size: int,
+        bounds: tuple[bytes, bytes],
     ) -> list[tuple[int, str]]:
-        """The next `size` places behind a border, of all sources together."""
-        pages = [await self._page_of(source, after, reverse, size) for source in sources]
+        """The next `size` places behind a border and between bounds, of all sources together."""
+        pages = [await self._page_of(source, after, reverse, size, bounds) for source in sources]
         merged = heapq.merge(*pages, reverse=not reverse)
         return list(dict.fromkeys(merged))[:size] if len(pages) > 1 else pages[0]
 
     async def _page_of(
-        self, source: bytes, after: tuple[int, str] | None, reverse: bool, size: int
+        self, source: bytes, after: tuple[int, str] | None, reverse: bool, size: int, bounds: tuple[bytes, bytes]
     ) -> list[tuple[int, str]]:
         """As `_page`. Redis pages by score alone, so members of the border's score are read and left out again."""
         found: list[tuple[int, str]] = []
-        start = b"-inf" if reverse else b"+inf"
+        start, end = bounds if reverse else bounds[::-1]
         if after is not None:
             start = b"%d" % after[0]
         command = "ZRANGEBYSCORE" if reverse else "ZREVRANGEBYSCORE"
-        end, offset, many = b"+inf" if reverse else b"-inf", 0, size + (after is not None)
+        offset, many = 0, size + (after is not None)
         while len(found) < size:
             flat = (await self.ask([(command, source, start, end, "WITHSCORES", "LIMIT", offset, many)]))[0]
             places = [(int(float(score)), member.decode()) for member, score in zip(flat[::2], flat[1::2], strict=True)]

@@ -16,8 +16,6 @@ from flujo_lens.state.backends.redis.connection import Command
 from flujo_lens.state.backends.redis.index import Entry
 from flujo_lens.state.backends.redis.keys import Keys
 
-__all__ = ["Known", "Memory", "guarded", "whole_script"]
-
 _SCRIPT = b"""
 local count = tonumber(ARGV[2])
 local found = redis.call('MGET', unpack(KEYS, 1, count))

@@ -40,8 +40,6 @@ from flujo_lens.state.backends.redis.uri import Address
 from flujo_lens.state.backends.redis.write_transaction import AppliedError, WriteTransaction
 from flujo_lens.state.views import RunFilter
 
-__all__ = ["RedisStore"]
-
 T = TypeVar("T")
 _REREADS, _MOVES = 8, 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05

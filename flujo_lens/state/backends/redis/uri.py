@@ -10,8 +10,6 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from flujo_lens.errors import ConfigError, nearest
 from flujo_lens.state.backends.core.server_uri import split_server_uri
 
-__all__ = ["Address", "address_of"]
-
 _SCHEMES = ("redis", "rediss", "redis+unix", "redis-cluster")
 _OURS = ("prefix", "layout", "ttl", "db")
 _TLS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")

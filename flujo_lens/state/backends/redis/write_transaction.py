@@ -26,8 +26,6 @@ from flujo_lens.state.backends.redis.read_transaction import (
 )
 from flujo_lens.state.backends.redis.script import Known
 
-__all__ = ["AppliedError", "WriteTransaction"]
-
 
 class AppliedError(Exception):
     """The transaction was committed before; its answer was lost."""

@@ -543,14 +543,15 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
 
         return await self._store.read(lambda session: plan_migration(session.connection, self._store.reader.path, now))
 
-    async def migrate(self, now: datetime, *, backup: bool = True) -> Migration:
+    async def migrate(self, now: datetime, *, backup: bool = True, force: bool = False) -> Migration:
         """Bring the file to the newest schema, in one transaction, after a copy of it.
 
-        It takes the file for itself. What this process has open is closed; that of another is a BusyError.
+        It takes the file for itself. What this process has open is closed; that of another is a BusyError, unless
+        `force`: then it is a writer like others, and what they save during the copy is in the store alone.
         """
         from flujo_lens.state.backends.sqlite.upkeep.backup import migrate_safely
 
-        return await self._store.alone(partial(migrate_safely, now=now, backup=backup))
+        return await self._store.alone(partial(migrate_safely, now=now, backup=backup, force=force))
 
     async def check(self, now: datetime, silent_after: timedelta, *, full: bool = False) -> Sequence[Finding]:
         """Look for what is wrong; unless `full`, the pages of a large file for a few seconds, and values by samples."""

@@ -237,7 +237,7 @@ def _words(table: _Table) -> str:
     return f"{table.name} {what}: it {' and '.join(table.differences())}"
 
 
-def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) -> list[str]:
+def migrate(path: Path, timeout: float, stopped: threading.Event | None = None, *, force: bool = False) -> list[str]:
     """Bring a store to the newest schema, in one transaction; a second time it has nothing to do.
 
     It takes the file for itself: a program that knows the old schema must not have it open. When two processes
@@ -247,6 +247,7 @@ def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) 
         path: The database file.
         timeout: Seconds to wait for others to close it.
         stopped: Ends the waiting when it is set.
+        force: Do it also while others have it open, as soon as none of them holds a lock.
 
     Returns:
         What was done, in words.
@@ -258,7 +259,9 @@ def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) 
     check_is_sqlite(path)
     check_may_write(path)
     try:
-        return retry_while_locked(lambda: _migrate(path), time.monotonic() + timeout, stopped or threading.Event())
+        return retry_while_locked(
+            lambda: _migrate(path, force), time.monotonic() + timeout, stopped or threading.Event()
+        )
     except sqlite3.Error as error:
         if not is_busy(error):
             raise translate_write(error, path) from error
@@ -269,13 +272,14 @@ def migrate(path: Path, timeout: float, stopped: threading.Event | None = None) 
         ) from error
 
 
-def _migrate(path: Path) -> list[str]:
+def _migrate(path: Path, force: bool) -> list[str]:
     with closing(connect(path, SLICE)) as db:
         if not read_layout(db, path).is_older:
             return []
     with closing(connect(path, SLICE)) as db:
-        # In WAL mode only this sees whether anybody else is there; it must come before the first access.
-        db.execute("PRAGMA locking_mode = exclusive")
+        if not force:
+            # In WAL mode only this sees whether anybody else is there; it must come before the first access.
+            db.execute("PRAGMA locking_mode = exclusive")
         db.execute("PRAGMA foreign_keys = off")
         db.execute("PRAGMA legacy_alter_table = on")
         with transaction(db, "EXCLUSIVE"):

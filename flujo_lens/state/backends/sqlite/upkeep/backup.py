@@ -81,7 +81,13 @@ def check_room(plan: MigrationPlan, folder: Path, backup: bool) -> None:
 
 
 def migrate_safely(
-    path: Path, timeout: float, now: datetime, *, backup: bool = True, stopped: threading.Event | None = None
+    path: Path,
+    timeout: float,
+    now: datetime,
+    *,
+    backup: bool = True,
+    force: bool = False,
+    stopped: threading.Event | None = None,
 ) -> Migration:
     """Bring a store to the newest schema, after a copy of it was made and is on the disk.
 
@@ -90,10 +96,11 @@ def migrate_safely(
         timeout: Seconds to wait for others to close it.
         now: The current time, in UTC; names the backup.
         backup: Whether to make a copy.
+        force: Do it also while another process has the file open.
         stopped: Ends the waiting and the copying when it is set.
 
     Raises:
-        BusyError: another process has the file open. Nothing was changed.
+        BusyError: another process has the file open, or with `force`, holds a lock. Nothing was changed.
         OperationFailedError: there is no room, or a write failed. Nothing was changed.
         StoreError: as `migrations.migrate`. Nothing was changed.
     """
@@ -102,18 +109,22 @@ def migrate_safely(
     check_is_sqlite(path)
     check_may_write(path)
     try:
-        with alone(path, deadline, stopped) as db:
+        with closing(connect(path, timeout)) if force else alone(path, deadline, stopped) as db:
             plan = plan_migration(db, path, now)
             if plan.backup is None:
                 return Migration()
             check_room(plan, path.parent, backup)
             if backup:
                 made = back_up(db, path, plan.backup, stopped)
-        return Migration(tuple(migrate(path, max(0.0, deadline - time.monotonic()), stopped)), made)
+        left = max(0.0, deadline - time.monotonic())
+        return Migration(tuple(migrate(path, left, stopped, force=force)), made)
     except SchemaError as error:
-        raise (_busy(path) if _is_about_locks(error) else error) from error.__cause__
+        cause = error.__cause__
+        if not (isinstance(cause, sqlite3.Error) and is_busy(cause)):
+            raise
+        raise (translate_write(cause, path) if force else _busy(path)) from cause
     except sqlite3.Error as error:
-        raise (_busy(path) if is_busy(error) else translate_write(error, path)) from error
+        raise (_busy(path) if is_busy(error) and not force else translate_write(error, path)) from error
 
 
 def back_up(db: sqlite3.Connection, path: Path, target: Path, stopped: threading.Event | None = None) -> Path:
@@ -195,15 +206,11 @@ def _size(path: Path) -> int:
     return sum(os.stat(f"{path}{end}").st_size for end in ("", "-wal") if os.path.exists(f"{path}{end}"))
 
 
-def _is_about_locks(error: SchemaError) -> bool:
-    return isinstance(error.__cause__, sqlite3.Error) and is_busy(error.__cause__)
-
-
 def _busy(path: Path) -> BusyError:
     return BusyError(
         f"{path} cannot be migrated while another process has it open; nothing was changed",
         hint="stop the processes that use the store, then `lens migrate` again, or wait longer: --timeout SECONDS\n"
-        "lens doctor names the processes",
+        "lens doctor names the processes; --force migrates nevertheless",
         path=str(path),
     )
 

@@ -166,6 +166,6 @@ def _in_use(path: Path, force: bool) -> BusyError:
     if force:
         why, hint = "is locked by another process", "try later, or wait longer: --timeout SECONDS"
     else:
-        why = "cannot be vacuumed while another process has it open"
+        why = "is open in another process, and this needs it alone"
         hint = "stop what uses the store, or wait longer: --timeout SECONDS\nlens doctor names the processes"
     return BusyError(f"{path} {why}; nothing was changed", hint=hint, path=str(path))
