@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -204,7 +204,7 @@ async def main(uri: str) -> None:
             "a rare status": (lambda: backend.query_runs(failed), lambda: connection.fetch(FAILED)),
             "save_state": (lambda: backend.save_state("saved", state), save),
             "load_state": (lambda: backend.load_state(one), load),
-            "statistics": (lambda: statistics(backend, RunFilter()), figures),
+            "statistics": (lambda: statistics(backend, RunFilter(), datetime.now(UTC), timedelta(hours=1)), figures),
             "its count": (
                 lambda: backend.count_runs(RunFilter(statuses=frozenset({"completed"}))),
                 lambda: connection.fetch("SELECT count(*) FROM workflow_state WHERE status = 'completed'"),
@@ -256,6 +256,7 @@ async def _prune(backend: PostgresBackend, connection: Any, uri: str) -> None:
             began, before = time.perf_counter(), clock.now()
             count = await prune(backend, connection, cutoff)
             taken, spent = time.perf_counter() - began, clock.now() - before
+        await connection.execute("DELETE FROM workflow_state WHERE run_id LIKE 'other-%'")
         print(f"  {name:12} {count:,} runs in {taken:.1f} s, {spent:.1f} s of CPU; {', '.join(told)}")
 
 
