@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flujo_lens.cli.output import Output
     from flujo_lens.config import Settings, StoreChoice
     from flujo_lens.redaction import Redactor
+    from flujo_lens.serialization.envelope import KeptSealed
     from flujo_lens.state.backends.base import StateBackend
     from flujo_lens.state.views import RunFilter, RunSummary
 
@@ -97,11 +98,15 @@ class App:
 
     # --- the store
 
-    def run(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
-        """Open the store, run `work` with it, close it, and return the result."""
+    def run(self, work: Callable[[StateBackend], Awaitable[T]], *, keeps_sealed: bool = False) -> T:
+        """Open the store, run `work` with it, close it, and return the result.
+
+        Args:
+            keeps_sealed: Whether `work` saves states, which stay encrypted if they were.
+        """
         import asyncio  # here: help and completion need no event loop
 
-        return asyncio.run(self._with_backend(work))
+        return asyncio.run(self._with_backend(work, keeps_sealed=keeps_sealed))
 
     def read(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         """`run` for work that awaits nothing but the store's reading methods.
@@ -131,7 +136,7 @@ class App:
             with kept(spare_of(self.world)):
                 return await work(backend)
 
-        return drive(self._with_backend(guarded))
+        return drive(self._with_backend(guarded, keeps_sealed=True))
 
     def run_with(self, other: App, work: Callable[[StateBackend, StateBackend], Awaitable[T]]) -> T:
         """`run` with two stores: this one and that of `other`."""
@@ -145,16 +150,28 @@ class App:
         vars(made)["settings"] = self.settings  # whose notes are printed once
         return made
 
-    async def _with_backend(self, work: Callable[[StateBackend], Awaitable[T]]) -> T:
-        return await self._closed_after(self.opened(), work)
+    async def _with_backend(self, work: Callable[[StateBackend], Awaitable[T]], *, keeps_sealed: bool = False) -> T:
+        return await self._closed_after(self.opened(self._envelope() if keeps_sealed else None), work)
 
-    def opened(self) -> StateBackend:
+    def _envelope(self) -> KeptSealed | None:
+        """What keeps encrypted states encrypted, where the environment has keys."""
+        if not (self.world.env.get("LENS_KEY") or self.world.env.get("LENS_KEY_FILE")):
+            return None
+        from flujo_lens.serialization.envelope import KeptSealed
+        from flujo_lens.serialization.keys import KeyRing
+
+        ring = KeyRing.from_environment(self.world.env)
+        return None if ring is None else KeptSealed(ring)
+
+    def opened(self, envelope: KeptSealed | None = None) -> StateBackend:
         """The selected store's backend, which the caller shuts down."""
         from flujo_lens.state.registry import open_backend
 
         settings, store = self.settings, self.store
         settings.check_trusted(f"drivers.{store.uri.partition('://')[0].lower()}")
-        return open_backend(store.uri, settings.drivers, timeout=settings.timeout, zone=settings.timezone)
+        return open_backend(
+            store.uri, settings.drivers, timeout=settings.timeout, zone=settings.timezone, envelope=envelope
+        )
 
     async def _closed_after(self, backend: StateBackend, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         try:

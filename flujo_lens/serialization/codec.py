@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from flujo_lens.errors import RESTORE, CorruptStoreError, InvalidStateError, LensError
-from flujo_lens.serialization.envelope import TAG, Envelope, armour, is_sealed, open_sealed, wrap
+from flujo_lens.serialization.envelope import TAG, Envelope, KeptSealed, armour, is_sealed, open_sealed, wrap
 from flujo_lens.serialization.loading import may_have_long_numbers, safe_loads
 from flujo_lens.serialization.lossy import words_of
 from flujo_lens.serialization.safe import safe_dumps, safe_serialize
@@ -41,7 +41,7 @@ class StateCodec:
         self,
         serializer_default: Callable[[Any], Any] | None = None,
         *,
-        envelope: Envelope | None = None,
+        envelope: Envelope | KeptSealed | None = None,
         validate: type[Any] | Literal[True] | None = None,
     ) -> None:
         self._default, self._envelope = serializer_default, envelope
@@ -100,6 +100,8 @@ class StateCodec:
 
     def _open(self, stored: bytes | str, run_id: str, field: str) -> Any:
         data = open_sealed(stored, run_id, field, self._keys)
+        if isinstance(self._envelope, KeptSealed):
+            self._envelope.opened(run_id, stored)
         try:
             return safe_loads(data)
         except ValueError as error:

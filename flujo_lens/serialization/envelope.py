@@ -19,6 +19,7 @@ Keys have names, so that they can be rotated: `KeyRing` writes with its first ke
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from flujo_lens.errors import RESTORE, ConfigError, CorruptStoreError, MissingEx
 if TYPE_CHECKING:
     from flujo_lens.serialization.keys import KeyRing
 
-__all__ = ["ARMOUR", "TAG", "Envelope", "armour", "is_sealed", "open_sealed", "wrap"]
+__all__ = ["ARMOUR", "TAG", "Envelope", "KeptSealed", "armour", "is_sealed", "open_sealed", "wrap"]
 
 TAG = b"\x93lens\x01"
 ARMOUR = "lens1:"
@@ -92,6 +93,31 @@ class Envelope:
         else:
             how, packed = _ZSTD, zstandard().ZstdCompressor().compress(data)
         return (how, packed) if len(packed) < len(data) else (_PLAIN, data)
+
+
+class KeptSealed:
+    """An envelope that encrypts what is saved of runs that were encrypted when they were read, and of no others.
+
+    A fork or a background task of such a run is encrypted, too. Used by ``lens resume``, which has the keys of the
+    environment, and does not know the envelope of the application.
+
+    Attributes:
+        keys: As of `Envelope`.
+    """
+
+    def __init__(self, keys: KeyRing) -> None:
+        self.keys, self._envelope, self._runs = keys, Envelope("zlib", keys=keys), set[str]()
+
+    def opened(self, run_id: str, stored: bytes | str) -> None:
+        """Note that a sealed field of a run was read."""
+        sealed = b64decode(stored[len(ARMOUR) :]) if isinstance(stored, str) else stored
+        if sealed[len(TAG) + 1 :].startswith(_AES):
+            self._runs.add(run_id)
+
+    def seal(self, data: bytes, run_id: str, field: str) -> bytes:
+        """As `Envelope.seal`."""
+        origin = re.split("-fork-|_bg_", run_id)[0]
+        return self._envelope.seal(data, run_id, field) if {run_id, origin} & self._runs else data
 
 
 def is_sealed(stored: object) -> bool:

@@ -168,7 +168,12 @@ def _with_defaults(found: type[Any]) -> type[StateBackend]:
 
 
 def open_backend(
-    uri: str, drivers: Mapping[str, str] | None = None, *, timeout: float = 10.0, zone: tzinfo | None = None
+    uri: str,
+    drivers: Mapping[str, str] | None = None,
+    *,
+    timeout: float = 10.0,
+    zone: tzinfo | None = None,
+    envelope: Any = None,
 ) -> StateBackend:
     """The backend of a store. Creates and reads nothing.
 
@@ -177,6 +182,7 @@ def open_backend(
         drivers: Drivers by scheme, with precedence over built-in ones: ``MODULE:CLASS`` each.
         timeout: Seconds to wait for a lock or connection.
         zone: The zone of naive local times.
+        envelope: Compression and encryption of what is saved, if the driver takes one.
 
     Raises:
         ConfigError: the driver does not accept the URI.
@@ -185,7 +191,8 @@ def open_backend(
     driver = load_driver(driver_name(scheme_of(uri), drivers or {}))
     make: Any = getattr(driver, "from_uri", driver)
     takes = inspect.signature(make).parameters
-    options = {name: value for name, value in (("timeout", timeout), ("zone", zone)) if name in takes}
+    given = {"timeout": timeout, "zone": zone, **({} if envelope is None else {"envelope": envelope})}
+    options = {name: value for name, value in given.items() if name in takes}
     try:
         return cast("StateBackend", make(uri, **options))
     except LensError:

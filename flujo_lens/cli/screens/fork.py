@@ -49,7 +49,7 @@ def run_fork(app: App, asked: ForkArguments) -> None:
         record = None if asked.change.dry_run else partial(recorder, app, backend, words, asked.change)
         return plan, await fork(backend, plan, now, record, cancels_old=asked.cancel_old)
 
-    plan, done = app.run(work)
+    plan, done = app.run(work, keeps_sealed=True)
     document = {
         **done.report.document(),
         "run_id": done.run_id,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from copy import copy
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from flujo_lens.errors import NotAStoreError, StoreNotFoundError
 from flujo_lens.serialization.envelope import is_sealed
@@ -182,9 +182,9 @@ class FileBackend(CoreBackend):
         self.codec, self.reader = codec, FileRunReader(codec)
 
     @classmethod
-    def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None) -> FileBackend:
+    def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None, envelope: Any = None) -> Self:
         """The backend for a ``file:`` URI or a path."""
-        return cls(folder_of_uri(uri), timeout=timeout, zone=zone)
+        return cls(folder_of_uri(uri), timeout=timeout, zone=zone, envelope=envelope)
 
     # --- saving
 

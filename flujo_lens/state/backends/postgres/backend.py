@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from flujo_lens.state.backends.core.backend import CoreBackend
 from flujo_lens.state.backends.core.validation import check_timeout, check_zone
@@ -63,9 +63,9 @@ class PostgresBackend(CoreBackend):
         super().__init__(store, zone=zone, serializer_default=serializer_default, envelope=envelope, validate=validate)
 
     @classmethod
-    def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None) -> PostgresBackend:
+    def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None, envelope: Any = None) -> Self:
         """The backend for a ``postgresql:`` URI, as the command line uses it."""
-        return cls(uri, timeout=timeout, zone=zone, pool_size=4)
+        return cls(uri, timeout=timeout, zone=zone, envelope=envelope, pool_size=4)
 
     async def read_statuses(self) -> frozenset[str]:
         """Return the statuses of both tables, and those that are stored separately."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from flujo_lens.state.backends.core.audit_lines import AuditLines
 from flujo_lens.state.backends.core.backend import CoreBackend
@@ -64,9 +64,9 @@ class RedisBackend(CoreBackend):
         )
 
     @classmethod
-    def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None) -> RedisBackend:
+    def from_uri(cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None, envelope: Any = None) -> Self:
         """The backend for a URI, as the command line uses it."""
-        return cls(uri, timeout=timeout, zone=zone, pool_size=4)
+        return cls(uri, timeout=timeout, zone=zone, envelope=envelope, pool_size=4)
 
     def _indexed(self, row: RunRow) -> RunIndex:
         return self.codec.index(self.codec.raw(row))

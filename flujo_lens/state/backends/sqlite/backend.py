@@ -139,10 +139,16 @@ class SQLiteBackend(StoreChanges, SqliteTransfer, SqliteFigures):
 
     @classmethod
     def from_uri(
-        cls, uri: str, *, timeout: float = 10.0, zone: tzinfo | None = None, migrate: bool = False
+        cls,
+        uri: str,
+        *,
+        timeout: float = 10.0,
+        zone: tzinfo | None = None,
+        envelope: Any = None,
+        migrate: bool = False,
     ) -> SQLiteBackend:
         """The backend for a ``sqlite:`` URI or a path, as the command line uses it: it migrates only on demand."""
-        return cls(path_of_uri(uri), timeout=timeout, zone=zone, migrate=migrate)
+        return cls(path_of_uri(uri), timeout=timeout, zone=zone, envelope=envelope, migrate=migrate)
 
     @property
     def db_path(self) -> Path:
