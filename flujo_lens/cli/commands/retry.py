@@ -33,7 +33,7 @@ def retry(
 
     lens retry run-1 run-2 --app myapp.pipelines:registry
     lens retry --error "RateLimit*" --since 2h --concurrency 4 --yes
-    lens retry --status failed --rate 10/m --yes     one every six seconds
+    lens retry --status failed --rate 10/s --yes     ten a second
     """
     from flujo_lens.cli.screens.retry import RetryArguments, run_retry
 
