@@ -260,10 +260,18 @@ class App:
             self.tell("\n".join([text, *reasons(self.run, wanted)]))
 
     def tell(self, text: str) -> None:
-        """Print lines on stderr, each as `shown`."""
+        """Print lines on stderr, each as `shown`; on a terminal folded, but those with a command, to copy them."""
         from flujo_lens.rendering.text import escape_controls
 
-        self.write_error("\n".join(map(escape_controls, self.redactor.text(text).split("\n"))))
+        lines = [escape_controls(line) for line in self.redactor.text(text).split("\n")]
+        self.write_error("\n".join(part for line in lines for part in self._fitting(line)))
+
+    def _fitting(self, line: str) -> list[str]:
+        if len(line) <= self.world.columns or "lens " in line or not self.stderr_is_terminal:
+            return [line]
+        from flujo_lens.cli.screens.deletion_text import folded
+
+        return folded([line], self.world.columns)
 
     def write_error(self, text: str) -> None:
         """Print lines on stderr unchanged, except characters outside its encoding, which are escaped."""
@@ -283,8 +291,12 @@ class App:
     @property
     def stderr_colour(self) -> bool:
         """Whether to use colour on stderr."""
-        terminal = self.world.stderr.isatty() if self.world.stderr_tty is None else self.world.stderr_tty
-        return self.world.colour(self.options.color, terminal)
+        return self.world.colour(self.options.color, self.stderr_is_terminal)
+
+    @property
+    def stderr_is_terminal(self) -> bool:
+        """Whether stderr is a terminal."""
+        return self.world.stderr.isatty() if self.world.stderr_tty is None else self.world.stderr_tty
 
     @property
     def silent_after(self) -> timedelta:

@@ -21,14 +21,19 @@ FIGURES = ("runs", "failed", "cost", "tokens", "duration", "avg", "p50", "p95", 
 """What groups and pipelines can be sorted by, apart from what they are grouped by; ``duration`` is the average."""
 
 
-async def statistics(backend: StateBackend, wanted: RunFilter, now: datetime, silent_after: timedelta) -> Stats:
-    """Counts, durations, costs and failures of the runs that match, and their spans by name.
-
-    `silent_after` is the time without activity from which a running run counts as stale.
-    """
+async def statistics(backend: StateBackend, wanted: RunFilter) -> Stats:
+    """Counts, durations, costs and failures of the runs that match, and their spans by name."""
     stats, spans = await asyncio.gather(backend.read_stats(wanted), backend.read_span_stats(wanted))
-    stale = await silent_ids(backend, wanted, now - silent_after, now) if "running" in stats.by_status else []
-    return replace(stats, spans=spans, stale=len(stale))
+    return replace(stats, spans=spans)
+
+
+async def with_stale(
+    backend: StateBackend, wanted: RunFilter, stats: Stats, now: datetime, silent_after: timedelta
+) -> Stats:
+    """The statistics with the number of stale runs, those without activity for `silent_after`."""
+    if not stats.by_status.get("running"):
+        return stats
+    return replace(stats, stale=len(await silent_ids(backend, wanted, now - silent_after, now)))
 
 
 async def grouped_statistics(backend: StateBackend, wanted: RunFilter, grouping: Grouping, *, whole: bool) -> Stats:

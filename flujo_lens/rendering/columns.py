@@ -412,13 +412,21 @@ CONFIG = View(
     id="key",
 )
 
+
+def _short_driver(driver: str) -> str:
+    """A driver of our own by the last part of its module."""
+    return driver.removeprefix(_OWN_DRIVERS).partition(":")[0] if driver.startswith(_OWN_DRIVERS) else driver
+
+
+_OWN_DRIVERS = "flujo_lens.state.backends."
+
 STORE = View(
     name="store",
     fields=plain_fields("name", "uri", "driver", "capabilities", "default", "readonly"),
     table=(
         Shown("NAME", lambda row, _: row["name"] or "-", 100, "id"),
         Shown("", lambda row, _: " ".join(word for word in ("default", "readonly") if row[word]), 60, "fold"),
-        Shown("DRIVER", lambda row, _: row["driver"], 70, "fold"),
+        Shown("DRIVER", lambda row, _: _short_driver(row["driver"]), 70, "fold"),
         Shown("CAN", lambda row, _: ", ".join(row["capabilities"]) or "-", 40, "fold"),
         Shown("URI", lambda row, _: row["uri"], 90, "id"),
     ),

@@ -15,9 +15,8 @@ from flujo_lens.state.statistics import GroupStats
 _FIELDS = {"pipeline": "pipeline_name", "version": "pipeline_version", "step": "step_name"}
 """The public names of what runs are grouped by, where they differ from those of ``--by``."""
 
-_NEEDS = {"COST": 93, "COMPLETED": 88}
-"""On a narrow terminal, the cost and the trend of a group count more than its statuses, and the total tells how many
-completed."""
+_NEEDS = {"COST": 88}
+"""On a narrow terminal, the trend of a group counts less than its statuses, and more than its cost."""
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS = ".:-=+*#@"
@@ -30,8 +29,13 @@ def spark_line(counts: Sequence[int], *, unicode: bool = True) -> str:
     return "".join(bars[(count * len(bars) - 1) // top] if count else nothing for count in counts)
 
 
-def group_view(by: Sequence[str], groups: Sequence[GroupStats], *, of_steps: bool, unicode: bool) -> View:
-    """The view of groups; statuses that none of `groups` has get no column in tables."""
+def group_view(
+    by: Sequence[str], groups: Sequence[GroupStats], *, of_steps: bool, unicode: bool, narrow: bool = False
+) -> View:
+    """The view of groups; statuses that none of `groups` has get no column in tables.
+
+    With `narrow`, a cell of a trend in tables stands for two.
+    """
     names = [_FIELDS.get(name, name) for name in by]
     keys = [Field(name, _key(at)) for at, name in enumerate(names)]
     shown = [_shown(name, at) for at, name in enumerate(by)]
@@ -41,13 +45,19 @@ def group_view(by: Sequence[str], groups: Sequence[GroupStats], *, of_steps: boo
         *columns.counted_fields(),
         *([Field("trend", lambda group: list(group.trend))] if timed else []),
     )
-    title = "BY HOUR" if timed and len(groups[0].trend) == 24 else "BY 5 MIN"
-    trend = Shown(title, lambda group, _: spark_line(group.trend, unicode=unicode), 92)
+    of_day = timed and len(groups[0].trend) == 24
+    title = ("BY 2 HOURS" if narrow else "BY HOUR") if of_day else "BY 10 MIN" if narrow else "BY 5 MIN"
+    trend = Shown(title, lambda group, _: spark_line(_joined(group.trend, 1 + narrow), unicode=unicode), 89)
     table = (*shown, *columns.counted_columns("STEPS" if of_steps else "RUNS"), *([trend] if timed else []))
     view = with_statuses(View("group", fields, table, names[0]), groups)
     return view._replace(
         table=tuple(column._replace(need=_NEEDS.get(column.title, column.need)) for column in view.table)
     )
+
+
+def _joined(counts: Sequence[int], number: int) -> list[int]:
+    """The sums of so many counts each."""
+    return [sum(counts[at : at + number]) for at in range(0, len(counts), number)]
 
 
 def with_statuses(view: View, items: Iterable[Any]) -> View:

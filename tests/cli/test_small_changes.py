@@ -66,7 +66,7 @@ class TestSweep:
         task = dead_task(lens)
         assert lens("tasks sweep -o id").lines == [task]
         assert lens("tasks sweep -o id").lines == []
-        assert lens("tasks sweep").out == "no running background task is without activity for 1h\n"
+        assert lens("tasks sweep").out == "no stale background tasks: none without activity for 1h\n"
         assert len(entries(lens)) == 1
 
     @pytest.mark.parametrize(

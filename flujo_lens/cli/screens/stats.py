@@ -10,7 +10,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.hints import with_filters
 from flujo_lens.cli.options import FilterOptions, OutputOptions, words_of
 from flujo_lens.cli.output import Output
-from flujo_lens.operations.stats import FIGURES, grouped_statistics, newest_groups, sorted_stats, statistics
+from flujo_lens.operations.stats import FIGURES, grouped_statistics, newest_groups, sorted_stats, statistics, with_stale
 from flujo_lens.rendering import columns, human
 from flujo_lens.rendering.groups import group_view, grouped_stats_view, total_line, with_statuses
 from flujo_lens.rendering.text import one_line, quoted
@@ -28,6 +28,8 @@ T = TypeVar("T")
 FEW_ROWS = 20
 _SPANS = "names of spans"
 _GAP = " " * 3
+_ROOM_FOR_TREND, _FEW_STATUSES = 100, 3
+"""On a terminal with fewer columns, and more statuses, a cell of a trend stands for two."""
 _FEW_GROUPS = 100
 
 
@@ -65,8 +67,10 @@ def print_stats(app: App, out: Output, asked: StatsArguments) -> None:
 
     async def work(backend: StateBackend) -> Stats:
         if grouping.by:
-            return await grouped_statistics(backend, wanted, grouping, whole=whole)
-        return await statistics(backend, wanted, app.world.now(), app.silent_after)
+            found = await grouped_statistics(backend, wanted, grouping, whole=whole)
+        else:
+            found = await statistics(backend, wanted)
+        return found if whole else await with_stale(backend, wanted, found, app.world.now(), app.silent_after)
 
     stats = app.run(work)
     for problem in stats.problems:
@@ -100,7 +104,9 @@ class _Screen:
 
     def _group_view(self, stats: Stats) -> View:
         unicode = self.app.world.unicode
-        return group_view(stats.by, stats.groups, of_steps=self.grouping.of_steps, unicode=unicode)
+        statuses = {status for group in stats.groups for status, number in group.by_status.items() if number}
+        narrow = self.out.folds and self.app.world.columns < _ROOM_FOR_TREND and len(statuses) > _FEW_STATUSES
+        return group_view(stats.by, stats.groups, of_steps=self.grouping.of_steps, unicode=unicode, narrow=narrow)
 
     def _first(self, rows: tuple[T, ...], few: int | None = None) -> tuple[T, ...]:
         return rows[: self.asked.limit or few]

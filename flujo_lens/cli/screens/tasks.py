@@ -83,7 +83,7 @@ def sweep_tasks(app: App, filters: FilterOptions, silence: StaleAge, parent: str
 def _swept_lines(swept: Swept, silent_for: str) -> list[str]:
     report, ids = swept.report, swept.run_ids
     if not report.matched:
-        return [f"no running background task is without activity for {silent_for}"]
+        return [f"no stale background tasks: none without activity for {silent_for}"]
     verb = "would be marked failed" if report.dry_run else "marked failed"
     lines = [f"{human.plural(len(ids), 'background task')} {verb}: no activity for {silent_for}"]
     lines += listed(ids, suffix=" (-o id has them all)")
