@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import forks
+import pytest
 
 import flujo_lens
 
 PACKAGE = Path(flujo_lens.__file__).resolve().parent
 STRICT = ["-W", "error"]
+UNMEASURED = pytest.mark.skipif("coverage" in sys.modules, reason="coverage handles SIGTERM and writes a file itself")
+"""Of a test that is right only without ``make coverage``."""
 
 TEN_STEPS = """
 import os, sys, time

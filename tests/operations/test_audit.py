@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from programs import python, run_python
+from programs import UNMEASURED, python, run_python
 
 from flujo_lens.errors import BusyError, LensError, OperationFailedError, UnreachableStoreError
 from flujo_lens.operations.audit import AuditLog
@@ -572,6 +572,7 @@ def test_where_there_is_no_file(path: Path) -> None:
     refused(path, OperationFailedError)
 
 
+@UNMEASURED
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
 @pytest.mark.parametrize("exists", [True, False])
 def test_where_it_may_not_be_written(exists: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import ended, ran, start, told
+from programs import UNMEASURED, ended, ran, start, told
 
 from flujo_lens import Flujo, InMemoryBackend, Pipeline, SQLiteBackend, Step, step
 from flujo_lens.errors import BusyError, ConfigError, LostClaimError, RunHeldError
@@ -127,7 +127,7 @@ def test_a_dead_holder_is_replaced_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("body", ["wait", "wait_in_a_thread"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=UNMEASURED), signal.SIGINT])
 @pytest.mark.parametrize(
     "call", ["flujo({}).run('x', run_id='r')", "asyncio.run(flujo({}).run_async('x', run_id='r'))"]
 )
