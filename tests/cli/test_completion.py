@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -158,6 +159,7 @@ class Shell:
     def __init__(self, kind: str, lens: Lens) -> None:
         env = {**lens.environment(), "PATH": f"{lens.folder / 'bin'}:{os.environ['PATH']}", "TERM": "xterm"}
         env |= {"HOME": str(lens.folder / "home"), "PS1": "$ ", "COLUMNS": "200", "LINES": "50"}
+        self.shown = b""
         self._master, slave = pty.openpty()
         words = ["setsid", "--ctty", "--wait", *STARTS[kind]]  # fish asks for a terminal that is its own
         self._process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, cwd=lens.cwd, env=env)
@@ -174,7 +176,7 @@ class Shell:
 
     def _drain(self, quiet: float) -> None:
         while select.select([self._master], [], [], quiet)[0]:
-            os.read(self._master, 65536)
+            self.shown += os.read(self._master, 65536)
 
     def await_words(self) -> list[str]:
         """The words that `lens` was called with."""
@@ -203,6 +205,26 @@ def _completed(shell: Shell, begun: str, is_there: Callable[[list[str]], bool], 
         if is_there(words):
             break
     return words
+
+
+def test_zsh_lists_values_without_a_description_alone(odd: Lens) -> None:
+    """No ``--`` after them, which zsh has before a description."""
+    if shutil.which("zsh") is None:
+        pytest.skip("there is no zsh")
+    shell = Shell("zsh", odd)
+    try:
+        for wait in (0, 2, 6):
+            shell.shown = b""
+            shell.send("lens list --status \t\t")
+            time.sleep(wait)
+            shell.send("\x15")
+            listed = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shell.shown.decode(errors="replace"))
+            if "cancelled" in listed:
+                break
+        assert all(status in listed for status in ("running", "paused", "completed", "failed", "cancelled")), listed
+        assert not re.search(r"(running|paused|completed|failed|cancelled) +--", listed), listed
+    finally:
+        shell.close()
 
 
 @pytest.mark.parametrize("kind", STARTS)
