@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from flujo_lens.cli.hints import Repeated, lacks_application, with_placeholder
 from flujo_lens.cli.options import CommonOptions, FilterOptions, OutputOptions
 from flujo_lens.cli.world import World, silence
-from flujo_lens.errors import LensError, OperationFailedError, UnknownValueError, UnreachableStoreError, UsageError
+from flujo_lens.errors import (
+    LensError,
+    OperationFailedError,
+    StoreNotFoundError,
+    UnknownValueError,
+    UnreachableStoreError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from flujo_lens.cli.output import Output
@@ -169,17 +176,30 @@ class App:
 
         settings, store = self.settings, self.store
         settings.check_trusted(f"drivers.{store.uri.partition('://')[0].lower()}")
-        return open_backend(
-            store.uri, settings.drivers, timeout=settings.timeout, zone=settings.timezone, envelope=envelope
-        )
+        try:
+            return open_backend(
+                store.uri, settings.drivers, timeout=settings.timeout, zone=settings.timezone, envelope=envelope
+            )
+        except StoreNotFoundError as error:
+            error.hint = self._with_setting(error.hint)
+            raise
 
     async def _closed_after(self, backend: StateBackend, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         try:
             return await work(backend)
         except Exception as error:
-            raise _as_lens_error(error, backend, self.store.uri) from error
+            found = _as_lens_error(error, backend, self.store.uri)
+            if isinstance(found, StoreNotFoundError | UnreachableStoreError):
+                found.hint = self._with_setting(found.hint)
+            raise found from error
         finally:
             await backend.shutdown()
+
+    def _with_setting(self, hint: str | None) -> str | None:
+        """The hint of an error about the store, after the setting that names the store."""
+        entry = self.settings.stores.get(self.store.name or "")
+        named = None if entry is None else f'it is the store "{entry.name}" of {entry.source}'
+        return "\n".join(filter(None, (named, hint))) or None
 
     def wanted(self, options: FilterOptions, statuses: Callable[[], Collection[str]] | None = None) -> RunFilter:
         """The filter described by the options.

@@ -426,3 +426,12 @@ def test_config_tells_the_store_of_the_option(lens: Lens) -> None:
     value, source = rows["store"]
     assert value.endswith("/flujo_ops.db")
     assert source == "--store"
+
+
+def test_an_error_about_a_named_store_has_the_setting_that_names_it(bare_lens: Lens) -> None:
+    bare_lens.write("lens.toml", 'default = "gone"\n[stores.gone]\nuri = "gone.db"\n')
+    for line in ("list", "list --store gone"):
+        refused = bare_lens(line)
+        assert refused.code == 5
+        assert 'it is the store "gone" of /proc/self/cwd/lens.toml:2\n' in refused.err
+    assert "it is the store" not in bare_lens("list --store ./gone.db").err
