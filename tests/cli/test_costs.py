@@ -185,6 +185,12 @@ def test_a_limit_holds_for_every_list_of_the_document(lens: Lens) -> None:
     assert grouped.json["groups"] == lens("stats --by status -o json").json["groups"][:2]
 
 
+def test_an_empty_store_is_said_to_be_empty(bare_lens: Lens) -> None:
+    assert bare_lens("init empty.db").code == 0
+    assert "no runs in this store" in bare_lens("stats -s empty.db").err
+    assert "no runs match" in bare_lens("stats -s empty.db --status failed -o csv").err
+
+
 def test_steps_and_models_are_counted_by_execution(costs: Lens) -> None:
     rows = costs("stats --by step,model -s costs.db -o json").json["groups"]
     found = {(row["step_name"], row["model"]): (row["total"], row["cost_usd"]) for row in rows}

@@ -88,17 +88,18 @@ class _Screen:
 
     def show(self, stats: Stats) -> None:
         """Print the statistics."""
+        nothing = "no runs match" if self.wanted != RunFilter() else "no runs in this store"
         view = self._group_view(stats) if stats.by else columns.PIPELINE
         document = grouped_stats_view(view) if stats.by else columns.STATS
         rows = self._first_groups(stats) if stats.by else self._first(stats.by_pipeline)
         if self.out.is_table and self.out.options.columns is None:
             self._draw(stats, view)
             if not stats.total:
-                self.app.note_no_runs("no runs match", self.wanted)
+                self.app.note_no_runs(nothing, self.wanted)
         elif self.out.form == "json":
             self.out.document(document.row(self._limited(stats), self.out.fields(document)))
         else:
-            self.out.show(view, rows, "no runs match", self.wanted)
+            self.out.show(view, rows, nothing, self.wanted)
             every, what = (stats.groups, "groups") if stats.by else (stats.by_pipeline, "pipelines")
             self._note_more(len(rows), len(every), what)
 
