@@ -34,7 +34,7 @@ def check_may_write(store: Path | None) -> None:
 def _obstacle(store: Path) -> tuple[str, Path] | None:
     """What cannot be written, in words and as a path."""
     path = Path(os.path.realpath(store))
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     if path.is_dir():
         return None if os.access(path, os.W_OK | os.X_OK) else (f"you cannot write to this folder{_owned(path)}", path)

@@ -105,7 +105,7 @@ def test_the_last_saved_keeps_the_highest_rowid(store: Path) -> None:
 
 def test_it_is_refused_while_somebody_has_the_store_open(store: Path, reading: sqlite3.Connection) -> None:
     size = store.stat().st_size
-    with pytest.raises(BusyError, match="another process has it open; nothing was changed") as refused:
+    with pytest.raises(BusyError, match="is open in another process, and this needs it alone") as refused:
         vacuum(store, 0.05)
     assert "lens doctor" in (refused.value.hint or "")
     assert store.stat().st_size == size

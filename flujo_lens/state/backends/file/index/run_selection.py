@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flujo_lens.state.backends.file.index.cache import Place
 
 _AT_ONCE = 500
+_LAST_ROW = 2**63 - 1
 """Runs that one query names."""
 
 _BORN = "born <= $seen"
@@ -74,7 +75,7 @@ class Snapshot:
             after: A position, as of `flujo_lens.state.backends.core.port.Transaction.scan`.
             reverse: The oldest first.
             ordered: Whether they come by their start; else by their ids.
-            first: The number of runs of the first page; more are on the others.
+            first: The number of runs of the first page, up to `_AT_ONCE`, of which the others have as many.
         """
         conditions, values = conditions_of(wanted)
         key = ("started", "run_id") if ordered or after is not None else ("run_id",)
@@ -94,7 +95,7 @@ class Snapshot:
         than, direction = (">", "ASC") if reverse else ("<", "DESC")
         border = f"({', '.join(key)}) {than} ({', '.join('CAST(? AS TEXT)' if k == 'run_id' else '?' for k in key)})"
         order = ", ".join(f"{name} {direction}" for name in key)
-        size = first
+        size = min(first, _AT_ONCE)
         while True:
             query = f"SELECT {_COLUMNS} FROM runs WHERE {_BORN} AND {border if after else 1} AND {conditions}"
             rows = self._rows(f"{query} ORDER BY {order} LIMIT {size}", (*(after or ()), *values))
@@ -112,7 +113,8 @@ class Snapshot:
 
     def ids(self, prefix: str, limit: int) -> list[str]:
         """The first ids with a prefix."""
-        query = f"SELECT run_id FROM runs WHERE run_id >= CAST(? AS TEXT) AND {_BORN} ORDER BY run_id LIMIT {limit}"
+        query = f"SELECT run_id FROM runs WHERE run_id >= CAST(? AS TEXT) AND {_BORN} ORDER BY run_id"
+        query += f" LIMIT {min(limit, _LAST_ROW)}"
         return [row[0] for row in self._rows(query, (prefix,)) if row[0].startswith(prefix)]
 
     def light(self, entries: Iterable[RunEntry]) -> Iterator[RunSummary]:
