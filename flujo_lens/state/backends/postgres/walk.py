@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from flujo_lens.state.backends.core.port import NO_START, ListedRun, RunRow, micros
-from flujo_lens.state.backends.postgres import listing, queries
+from flujo_lens.state.backends.postgres import list_columns, queries
 from flujo_lens.state.backends.postgres.mapping import document_of
 from flujo_lens.state.backends.postgres.queries import Stored, storable
 from flujo_lens.state.backends.postgres.tables import COLUMNS, Shape
@@ -43,7 +43,7 @@ def _row_of(row: Sequence[Any]) -> RunRow:
 
 
 _DOCUMENTS = _Form(queries.runs, _row_of)
-_LISTED = _Form(listing.listed, listing.run_of)
+_LISTED = _Form(list_columns.listed, list_columns.run_of)
 
 
 class PostgresWalk:
