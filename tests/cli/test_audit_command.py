@@ -88,9 +88,9 @@ def test_entries_without_ids_are_said(lens: Lens, path: Path) -> None:
 @pytest.mark.parametrize("store", ["flujo_ops.db", "sqlite:///flujo_ops.db", "states"])
 def test_a_store_without_a_log(lens: Lens, line: str, store: str) -> None:
     lens.files(to="states")
-    before = tree(lens.folder)
+    before = tree(lens.cwd)
     assert lens(f"{line} -s {store}").code == 0
-    assert tree(lens.folder) == before
+    assert tree(lens.cwd) == before
 
 
 def test_reading_changes_nothing(lens: Lens, path: Path) -> None:

@@ -25,7 +25,8 @@ VARIABLES: dict[str, str] = {
     "XDG_STATE_HOME": "Folder of the audit logs and bins of servers (default ~/.local/state).",
     "TZ": "The time zone of times on screens, and of times that are typed without one.",
     "PYTHONPATH": "More folders to import drivers and applications from.",
-    "SQLITE_TMPDIR": "Folder of the temporary files of lens optimize --vacuum; else TMPDIR.",
+    "TMPDIR": "Folder of temporary files: of imports, and of lists of a folder without a cache (default /tmp).",
+    "SQLITE_TMPDIR": "Folder of the temporary files of SQLite, such as those of lens optimize --vacuum; else TMPDIR.",
 }
 """Environment variable -> its use."""
 
