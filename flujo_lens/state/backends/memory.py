@@ -19,10 +19,9 @@ _TABLES = ("run", "step", "span", "evaluation", "claim", "manifest", "binding", 
 class InMemoryBackend(CoreBackend):
     """Keeps everything in the memory of one process, serialized as a store would keep it.
 
-    So what comes out is what a persistent backend gives: copies, in their JSON form (times as texts), and nothing
-    that a caller changes after saving changes anything here. Every call is atomic and waits for nothing but a lock
-    that is held for the time of it: a backend may be shared by threads with event loops of their own. Naive times are
-    read as UTC.
+    What comes out is what a persistent backend gives: copies in their JSON form (times as texts), so no object of a
+    caller changes what is stored. Every call is atomic, under a lock that is held only during it: a backend may be
+    shared by threads with event loops of their own. Naive times are read as UTC.
 
     Args:
         serializer_default: As of `flujo_lens.serialization.codec.StateCodec`; so are envelope and validate.
@@ -31,11 +30,7 @@ class InMemoryBackend(CoreBackend):
     any_loop = True
 
     def __init__(
-        self,
-        *,
-        serializer_default: Callable[[Any], Any] | None = None,
-        envelope: Any = None,
-        validate: Any = None,
+        self, *, serializer_default: Callable[[Any], Any] | None = None, envelope: Any = None, validate: Any = None
     ) -> None:
         super().__init__(MemoryStore(), serializer_default=serializer_default, envelope=envelope, validate=validate)
 
@@ -48,8 +43,7 @@ class MemoryStore:
     """
 
     def __init__(self, tables: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        self._lock = threading.RLock()
-        self._writes = 0
+        self._lock, self._writes = threading.RLock(), 0
         self.tables: dict[str, dict[str, Any]] = {name: dict((tables or {}).get(name, {})) for name in _TABLES}
 
     async def read(self, work: Work[T]) -> T:
@@ -109,13 +103,11 @@ class _MemoryTransaction:
     async def scan(
         self, hint: RunFilter, after: tuple[int, str] | None, reverse: bool, limit: int | None
     ) -> AsyncIterator[RunRow]:
-        found = {
-            run_id: row for run_id, (row, index) in self._tables["run"].items() if hint.parent in (None, index.parent)
-        }
-        order = sorted(((self._tables["run"][run_id][1].started, run_id) for run_id in found), reverse=not reverse)
-        for key in order:
+        runs = self._tables["run"].items()
+        found = [((index.started, run_id), row) for run_id, (row, index) in runs if hint.parent in (None, index.parent)]
+        for key, row in sorted(found, reverse=not reverse):
             if after is None or (key > after if reverse else key < after):
-                yield found[key[1]]
+                yield row
 
     async def ids(self, prefix: str, limit: int) -> list[str]:
         return sorted(run_id for run_id in self._tables["run"] if run_id.startswith(prefix))[:limit]
