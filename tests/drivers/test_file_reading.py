@@ -823,6 +823,26 @@ class TestIndex:
             assert self.light(place)["lone\ud800"] == "failed"
         assert read == []
 
+    def test_lone_surrogates_and_times_without_a_zone(self, place: Place) -> None:
+        at = "2026-11-21T00:00:00"
+        place.put("lone.json", state("lone\ud800", at))
+        place.put("split.json", state("split", "2026-11-21\ud80000:00:00"))
+        place.put("late.json", state("late", "2026-11-22T00:00:00+00:00"))
+        for _ in range(2):
+            found = place.use(lambda b: collect(b, RunFilter(until=datetime(2026, 11, 22, tzinfo=UTC))))
+            assert {"lone\ud800", "split"} < {run.run_id for run in found} < {"lone\ud800", "split", *"abc", "torn"}
+            assert {run.created_at for run in found} == {datetime(2026, 11, 21, tzinfo=UTC)}
+
+    @pytest.mark.parametrize("year", [2300, 1600])
+    def test_a_file_time_beyond_64_bits(self, place: Place, year: int) -> None:
+        when = int((datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 10**9
+        for name in ("a.json", "torn.json"):
+            os.utime(place.folder / name, ns=(when, when))
+        for _ in range(2):
+            assert self.light(place).keys() == {"a", "b", "c", "torn"}
+        place.use(lambda b: b.delete_state("a"))
+        assert self.light(place).keys() == {"b", "c", "torn"}
+
     def test_two_stores_two_indexes(self, place: Place, tmp_path: Path) -> None:
         self.light(place)
         other = tmp_path / "other"

@@ -278,5 +278,16 @@ def _boot() -> str:
 
 
 def _encoded(values: Values) -> list[Any]:
-    """Texts as bytes, for those that have lone surrogates: names that are no UTF-8, and escapes in a file."""
-    return [value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value for value in values]
+    """Texts that have lone surrogates as bytes: names that are no UTF-8, and escapes in a file. The others stay texts,
+    as columns of any type keep them.
+    """
+    return [value if _is_plain(value) else value.encode("utf-8", "surrogatepass") for value in values]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True

@@ -165,7 +165,7 @@ def _is_text(run_id: str) -> bool:
 
 def instant_of(nanoseconds: int) -> datetime:
     """The instant of a file's time."""
-    return EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    return EPOCH + timedelta(microseconds=_bounded(nanoseconds) // 1000)
 
 
 def is_state(found: dict[str, Any]) -> bool:
@@ -370,5 +370,10 @@ def _open_history(folder: int) -> int | None:
 
 
 def stamp_of(found: os.stat_result) -> tuple[int, int, int, int]:
-    """What a file is known by: its modification time, change time, size and inode."""
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino & INODE
+    """What a file is known by: its modification time, change time, size and inode, each of at most 64 bits."""
+    return _bounded(found.st_mtime_ns), _bounded(found.st_ctime_ns), found.st_size, found.st_ino & INODE
+
+
+def _bounded(nanoseconds: int) -> int:
+    """A file's time, which may be any, between the years 1677 and 2262."""
+    return max(-INODE, min(nanoseconds, INODE))

@@ -60,7 +60,7 @@ class Index(CacheDatabase):
         kind: As of `CacheDatabase`.
     """
 
-    version = 5
+    version = 6
 
     def __init__(self, file: CacheFile, micros: Micros, kind: Kind = "shared") -> None:
         self.micros = micros

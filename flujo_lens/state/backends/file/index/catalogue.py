@@ -214,7 +214,7 @@ def _compared(
                 stamp = now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino & INODE
                 if row is not None and row[:_SETTLED] == (name, *stamp, 1):
                     continue
-                others.append((name, stamp if stat.S_ISREG(now.st_mode) else None))
+                others.append((name, documents.stamp_of(now) if stat.S_ISREG(now.st_mode) else None))
             except OSError:
                 others.append((name, None))
             if row is not None:

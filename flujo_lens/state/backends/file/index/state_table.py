@@ -209,7 +209,7 @@ def moment_of(text: Any) -> Moment:
     if when.tzinfo is UTC:
         return (when - EPOCH) // MICROSECOND
     if when.tzinfo is None:
-        return str(text)
+        return text if text.isascii() else when.isoformat()
     aware = parse_instant(text)
     return None if aware is None else (aware - EPOCH) // MICROSECOND
 
