@@ -145,6 +145,38 @@ def test_a_list_shows_what_the_documents_tell(pg16: PostgresServer, monkeypatch:
     asyncio.run(work())
 
 
+def test_columns_that_hold_another_kind_of_json(pg16: PostgresServer) -> None:
+    uri = f"{pg16.uri}&schema=odd_kinds"
+    at = "timestamptz '2026-01-01'"
+
+    async def create() -> None:
+        async with PostgresBackend(uri) as backend:
+            await backend.create_store()
+
+    async def work() -> None:
+        async with PostgresBackend(uri) as backend:
+            runs = await _same(backend)
+            assert [run.metadata for run in runs] == [{"b": 2}, {"a": 1}, {}, {}, {}, {}]
+            assert [run.cost_usd for run in runs] == [0.1, None, None, None, None, None]
+
+    history = _literal(json.dumps([_ENTRY]))
+    pg16.execute("CREATE SCHEMA odd_kinds", "SELECT 1")
+    asyncio.run(create())
+    rows = [
+        statement
+        for number, metadata in enumerate(("null", "[1]", '"text"', "5", '{"a": 1}', json.dumps('{"b": 2}')))
+        for statement in (
+            f"INSERT INTO odd_kinds.workflow_state VALUES ('r-{number}', 'p', 'orders', '1', 0, '{{}}', NULL,"
+            f" {history if number == 5 else 'NULL'}, 'completed', {at}, {at}, 0, NULL, NULL, NULL,"
+            f" '{metadata}', false, NULL, NULL, NULL)",
+            f"INSERT INTO odd_kinds.runs VALUES ('r-{number}', 'p', 'orders', '2', 'completed', {at}, {at},"
+            " NULL, NULL, 1, NULL)",
+        )
+    ]
+    pg16.execute(*rows, "SELECT 1")
+    asyncio.run(work())
+
+
 def test_a_list_shows_what_columns_do_not_keep(pg16: PostgresServer) -> None:
     """Values that are stored as documents, sealed parts with their key and without, and spans and steps with more."""
     pg16.execute("CREATE SCHEMA kept", "SELECT 1")
