@@ -113,7 +113,7 @@ _IS_NAMELESS = _NAMELESS.format("r.run_name", "s.state_name")
 _IS_PLAIN = """s.state_status = 'completed' AND r.run_status = 'completed' AND NOT (s.odd OR r.odd)
   AND num_nonnulls(s.document, r.document, s.context, s.last_output) = 0 AND r.run_name NOT IN ('', 'unknown')
   AND coalesce(s.metadata NOT LIKE '%parent_run_id%' AND s.metadata NOT LIKE '%task_id%', true)
-  AND coalesce(s.metadata NOT LIKE '"%', true) AND coalesce(s.history NOT LIKE '"%', true)"""
+  AND coalesce(s.metadata LIKE '{%', true) AND coalesce(s.history NOT LIKE '"%', true)"""
 _NEEDS_HISTORY = f"""(coalesce(s.state_status NOT IN ('completed', 'cancelled'), true) OR {_IS_NAMELESS}
   OR coalesce(r.run_status = 'failed', false))
   AND ({_IS_NAMELESS} OR NOT (r.run_status = 'failed' AND s.tells::boolean) IS TRUE)"""
@@ -175,9 +175,7 @@ def run_of(row: Any) -> ListedRun | None:
 
 
 def _completed(run_id: str, columns: Sequence[Any]) -> RunSummary:
-    metadata = {} if (text := columns[_METADATA]) is None or text == "{}" else safe_loads(text)
-    metadata = metadata if isinstance(metadata, dict) else {}
-    return summarise_completed(run_id, columns, metadata, decode(columns[_HISTORY_AT]))
+    return summarise_completed(run_id, columns, safe_loads(columns[_METADATA] or "{}"), decode(columns[_HISTORY_AT]))
 
 
 def _put_blobs(raw: RawRun) -> None:
