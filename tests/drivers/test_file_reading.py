@@ -833,6 +833,20 @@ class TestIndex:
             assert {"lone\ud800", "split"} < {run.run_id for run in found} < {"lone\ud800", "split", *"abc", "torn"}
             assert {run.created_at for run in found} == {datetime(2026, 11, 21, tzinfo=UTC)}
 
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_pages_behind_a_lone_surrogate(self, place: Place, reverse: bool) -> None:
+        place.put("lone.json", state("b\ud800"))
+
+        async def work(backend: FileBackend) -> None:
+            whole = await collect(backend, RunFilter(), reverse=reverse)
+            lone = next(number for number, run in enumerate(whole) if run.run_id == "b\ud800")
+            after = (whole[lone].created_at, "b\ud800")
+            page = await backend.query_runs(RunFilter(), after=after, reverse=reverse)
+            rest = await collect(backend, RunFilter(), after=after, reverse=reverse)
+            assert list(page.items) == rest == whole[lone + 1 :] != []
+
+        place.use(work)
+
     @pytest.mark.parametrize("year", [2300, 1600])
     def test_a_file_time_beyond_64_bits(self, place: Place, year: int) -> None:
         when = int((datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()) * 10**9

@@ -252,6 +252,10 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     # --- what operators read
 
+    def _border_of(self, after: Position | None) -> tuple[int, str] | None:
+        """A position in a list, as `Transaction.scan` takes it."""
+        return None if after is None else (micros(after[0]), findable(after[1]))
+
     async def iter_runs(
         self,
         wanted: RunFilter,
@@ -267,7 +271,7 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
                 yield run
             return
         async with self._store.snapshot() as tx:
-            async for run in self.reader.selected(tx, findable_filter(wanted), border_of(after), reverse):
+            async for run in self.reader.selected(tx, findable_filter(wanted), self._border_of(after), reverse):
                 yield run
 
     async def query_runs(
@@ -277,7 +281,7 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
         async def work(tx: Transaction) -> Page[RunSummary]:
             found: list[RunSummary] = []
-            pages = self.reader.pages(tx, findable_filter(wanted), border_of(after), reverse, limit + 1)
+            pages = self.reader.pages(tx, findable_filter(wanted), self._border_of(after), reverse, limit + 1)
             async with aclosing(pages):
                 async for page in pages:
                     found += page
@@ -553,11 +557,6 @@ async def _state(tx: Transaction, run_id: str) -> RunRow | None:
 
 async def _one(tx: Transaction, run_id: str) -> RunRow:
     return (await tx.runs([run_id])).get(run_id) or RunRow(run_id)
-
-
-def border_of(after: Position | None) -> tuple[int, str] | None:
-    """A position in a list, as `Transaction.scan` takes it."""
-    return None if after is None else (micros(after[0]), findable(after[1]))
 
 
 def stored_documents(row: RunRow) -> tuple[JSONObject | None, JSONObject | None]:

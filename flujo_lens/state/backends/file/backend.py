@@ -12,8 +12,8 @@ from flujo_lens.errors import NotAStoreError, StoreNotFoundError
 from flujo_lens.serialization.envelope import is_sealed
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject, Position
-from flujo_lens.state.backends.core.backend import CoreBackend, border_of
-from flujo_lens.state.backends.core.port import run_without_waiting
+from flujo_lens.state.backends.core.backend import CoreBackend
+from flujo_lens.state.backends.core.port import micros, run_without_waiting
 from flujo_lens.state.backends.core.rows import (
     as_object,
     as_saved,
@@ -309,6 +309,9 @@ class FileBackend(CoreBackend):
         state = self.codec.opened_state(row)
         return None if state is None else as_saved(state)
 
+    def _border_of(self, after: Position | None) -> tuple[int, str] | None:
+        return None if after is None else (micros(after[0]), after[1])  # ids in files may have lone surrogates
+
     async def iter_runs(
         self,
         wanted: RunFilter,
@@ -319,7 +322,7 @@ class FileBackend(CoreBackend):
         details: bool = True,
     ) -> AsyncIterator[RunSummary]:
         """Yield the runs that `wanted` admits, of those that were there at the first step."""
-        wanted, border = findable_filter(wanted), border_of(after)
+        wanted, border = findable_filter(wanted), self._border_of(after)
 
         def look(stop: Stop) -> Snapshot:
             with self._folder.reading() as reader:
