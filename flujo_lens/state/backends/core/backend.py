@@ -92,6 +92,9 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     keeps_audit = False
     """Whether the store keeps the audit log of its changes: one on a server, which several machines use."""
 
+    has_odd_ids = False
+    """Whether ids in the store may have lone surrogates."""
+
     def __init__(
         self,
         store: Store,
@@ -254,7 +257,7 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
 
     def _border_of(self, after: Position | None) -> tuple[int, str] | None:
         """A position in a list, as `Transaction.scan` takes it."""
-        return None if after is None else (micros(after[0]), findable(after[1]))
+        return None if after is None else (micros(after[0]), after[1] if self.has_odd_ids else findable(after[1]))
 
     async def iter_runs(
         self,

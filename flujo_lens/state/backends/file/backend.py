@@ -13,7 +13,7 @@ from flujo_lens.serialization.envelope import is_sealed
 from flujo_lens.state import interpret
 from flujo_lens.state.backends.base import JSONObject, Position
 from flujo_lens.state.backends.core.backend import CoreBackend
-from flujo_lens.state.backends.core.port import micros, run_without_waiting
+from flujo_lens.state.backends.core.port import run_without_waiting
 from flujo_lens.state.backends.core.rows import (
     as_object,
     as_saved,
@@ -159,6 +159,7 @@ class FileBackend(CoreBackend):
     """
 
     any_loop = True
+    has_odd_ids = True
 
     def __init__(
         self,
@@ -308,9 +309,6 @@ class FileBackend(CoreBackend):
             return None
         state = self.codec.opened_state(row)
         return None if state is None else as_saved(state)
-
-    def _border_of(self, after: Position | None) -> tuple[int, str] | None:
-        return None if after is None else (micros(after[0]), after[1])  # ids in files may have lone surrogates
 
     async def iter_runs(
         self,

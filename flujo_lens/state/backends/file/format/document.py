@@ -375,5 +375,4 @@ def stamp_of(found: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def _bounded(nanoseconds: int) -> int:
-    """A file's time, which may be any, between the years 1677 and 2262."""
-    return max(-INODE, min(nanoseconds, INODE))
+    return max(-INODE, min(nanoseconds, INODE))  # from 1677 to 2262
