@@ -11,7 +11,8 @@ from flujo_lens.state.views import RunDetail, RunFilter
 
 LEAST_PREFIX = 4
 MOST_CANDIDATES = 10
-_NEWEST = {"@latest": frozenset[str](), "@failed": frozenset({"failed"}), "@paused": frozenset({"paused"})}
+NEWEST = {"@latest": frozenset[str](), "@failed": frozenset({"failed"}), "@paused": frozenset({"paused"})}
+"""Words for the newest run, and the statuses that it may have; any if empty."""
 
 
 async def resolve_run(backend: StateBackend, text: str, unescaped: str | None = None) -> str:
@@ -67,11 +68,11 @@ async def with_tasks(backend: StateBackend, run_ids: Sequence[str]) -> list[str]
 
 
 async def _newest(backend: StateBackend, word: str) -> str:
-    if word not in _NEWEST:
-        raise UsageError(f'unknown word "{word}"', hint=f"use one of {', '.join(_NEWEST)}")
-    page = await backend.query_runs(RunFilter(statuses=_NEWEST[word]), limit=1)
+    if word not in NEWEST:
+        raise UsageError(f'unknown word "{word}"', hint=f"use one of {', '.join(NEWEST)}")
+    page = await backend.query_runs(RunFilter(statuses=NEWEST[word]), limit=1)
     if not page.items:
-        kind = f"{word[1:]} run" if _NEWEST[word] else "run"
+        kind = f"{word[1:]} run" if NEWEST[word] else "run"
         raise RunNotFoundError(f"{word}: no {kind} in this store", run_id=word)
     return page.items[0].run_id
 

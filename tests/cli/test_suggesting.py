@@ -147,3 +147,14 @@ def test_a_table_in_a_file_has_no_blanks_at_the_end_of_a_line(lens: Lens) -> Non
         found = lens(f"{command} -o table")
         assert found.lines
         assert [line for line in found.lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize(
+    ("word", "listed"), [("@latest", "lens list -n 1 -o id"), ("@paused", "lens list --status paused -n 1 -o id")]
+)
+def test_words_for_the_newest_run_are_refused_without_a_terminal(lens: Lens, word: str, listed: str) -> None:
+    refused = lens(f"cancel {word} --yes")
+    assert refused.code == 3
+    assert f"{word} is accepted only on a terminal, without --yes; nothing was changed" in refused.err
+    assert listed in refused.err
+    assert lens(listed.removeprefix("lens ")).lines

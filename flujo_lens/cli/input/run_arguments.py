@@ -8,7 +8,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.input.confirm import can_ask
 from flujo_lens.cli.streams import read_text
 from flujo_lens.errors import BusyError, RunNotFoundError, UsageError
-from flujo_lens.operations.runs import resolve_run, run_exists
+from flujo_lens.operations.runs import NEWEST, resolve_run, run_exists
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.views import RunSummary
@@ -48,6 +48,13 @@ async def meant(backend: StateBackend, text: str, takes_prefixes: bool) -> str:
     for spelling in dict.fromkeys((text, unescape(text))):
         if await run_exists(backend, spelling):
             return spelling
+    if text in NEWEST:
+        raise RunNotFoundError(
+            f"{text} is accepted only on a terminal, without --yes; nothing was changed",
+            hint="\n".join(f"lens list --status {status} -n 1 -o id" for status in NEWEST[text])
+            or "lens list -n 1 -o id",
+            run_id=text,
+        )
     raise RunNotFoundError(
         f'no run "{text}" in this store; nothing was changed',
         hint="lens list --search TEXT finds runs by part of the id; prefixes are accepted only on a terminal "
