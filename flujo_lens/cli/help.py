@@ -17,6 +17,7 @@ def _as_the_world_is(command: Any, ctx: Any) -> Iterator[None]:
     from flujo_lens.cli.examples import examples_of, with_headings
 
     world = ctx.obj.world
+    before = rich_utils.RANGE_STRING, rich_utils.COLOR_SYSTEM, rich_utils.MAX_WIDTH
     rich_utils.RANGE_STRING = ""
     if not world.colour(None, world.is_terminal):
         rich_utils.COLOR_SYSTEM = None
@@ -29,6 +30,7 @@ def _as_the_world_is(command: Any, ctx: Any) -> Iterator[None]:
         yield
     finally:
         command.help = text
+        rich_utils.RANGE_STRING, rich_utils.COLOR_SYSTEM, rich_utils.MAX_WIDTH = before
 
 
 class Command(TyperCommand):
