@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta, tzinfo
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flujo_lens.cli.hints import Repeated, lacks_application, with_placeholder
@@ -95,6 +96,14 @@ class App:
     def store_name(self) -> str:
         """The name of the selected store in the settings, or its URI without passwords."""
         return self.store.name or self.redactor.text(self.store.uri)
+
+    @property
+    def store_path(self) -> Path | None:
+        """The path of the selected store; None for a server."""
+        from flujo_lens.config_sources import place_of
+
+        place = place_of(self.store.uri)
+        return Path(place) if place.startswith("/") else None
 
     @cached_property
     def zone(self) -> tzinfo:

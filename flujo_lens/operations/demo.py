@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flujo_lens.errors import OperationFailedError, UsageError
+from flujo_lens.operations.new_store import create_store
 
 SAMPLE = "demo.json"
 _CLOCK_ZERO = 86_400.0
@@ -39,6 +40,7 @@ async def make_demo(path: Path, now: datetime) -> int:
     with _folder_in(path.parent) as folder:
         draft = Path(folder, path.name)
         async with SQLiteBackend(draft) as backend:
+            await create_store(backend)
             for run in sample["runs"]:
                 await _Run(run, now).save(backend)
             for row in sample["evaluations"]:

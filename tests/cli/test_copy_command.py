@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import stat
 import subprocess
 import time
 from typing import Any
@@ -88,7 +89,9 @@ def test_it_asks_before_it_writes_into_a_store_that_has_runs(lens: Lens) -> None
     lens.store(OLD, to="old.db")
     before = tree(lens.cwd)
     unasked = lens("copy old.db flujo_ops.db --on-conflict skip")
-    assert (unasked.code, "cannot ask for confirmation" in unasked.err) == (2, True)
+    assert unasked.code == 2
+    assert 'to ask "copy 24 runs to flujo_ops.db, which has 30 runs?"; nothing was changed' in unasked.err
+    assert "to answer yes: --yes" in unasked.err
     no = lens("copy old.db flujo_ops.db --on-conflict skip", tty=True, typed="n\n")
     assert (no.code, "which has 30 runs?" in no.err) == (1, True)
     assert tree(lens.cwd) == before
@@ -417,3 +420,38 @@ def test_tables_for_analysis(lens: Lens) -> None:
     assert not (lens.cwd / "y.spans.parquet").exists()
     assert set(parquet.read_table(lens.cwd / "y.steps.parquet").column("output").to_pylist()) == {None}
     assert lens("export z.parquet --without state").code == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "umask", "mode"), [(0o644, 0o022, 0o644), (0o660, 0o027, 0o640), (0o600, 0o022, 0o600)]
+)
+def test_a_copy_is_readable_by_no_more_users_than_its_source(lens: Lens, source: int, umask: int, mode: int) -> None:
+    os.chmod(lens.cwd / "flujo_ops.db", source)
+    before = os.umask(umask)
+    try:
+        assert lens("copy flujo_ops.db new.db").code == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(lens.cwd / "new.db").st_mode) == mode
+
+
+def test_a_new_store_is_its_owners_alone(lens: Lens) -> None:
+    """Whatever makes it, and whatever the umask; a folder, too."""
+    lens.store()
+    before = os.umask(0o022)
+    try:
+        lines = (
+            "copy flujo_ops.db folder/",
+            "copy folder/ back.db",
+            "export runs.ndjson",
+            "import runs.ndjson -s into.db",
+        )
+        for line in (*lines, "import runs.ndjson -s into/", "init empty.db", "init empty/", "demo demo.db"):
+            assert lens(line).code == 0, line
+        modes = {
+            name: stat.S_IMODE(os.stat(lens.cwd / name).st_mode)
+            for name in ("folder", "back.db", "into.db", "into", "empty.db", "empty", "demo.db")
+        }
+    finally:
+        os.umask(before)
+    assert modes == {name: 0o600 if "." in name else 0o700 for name in modes}

@@ -31,7 +31,7 @@ def test_the_documents_own_command_line(lens: Lens) -> None:
     assert shown.out.splitlines()[:3] == [
         "  fail-001 (failed, payments 1.0.0) with 2 steps and 3 spans",
         "lens undo can restore it within 7d",
-        "delete it? [y/N] y",
+        "delete fail-001? [y/N] y",
     ]
     assert gone(lens, "fail-001")
 
@@ -163,7 +163,7 @@ def test_anything_but_yes_changes_nothing(lens: Lens, answer: str) -> None:
     before = tree(lens.cwd)
     shown = answered(lens, "delete fail-001 paused-001", answer)
     assert (shown.code, shown.out.endswith("nothing was changed\n")) == (1, True)
-    assert "delete these 2? [y/N] " in shown.out
+    assert "delete these 2 runs? [y/N] " in shown.out
     assert "2 runs (1 paused, 1 failed) with 3 steps and 6 spans" in shown.out
     assert tree(lens.cwd) == before
 

@@ -108,7 +108,7 @@ def test_the_question_names_paused_runs_first_and_apart(lens: Lens) -> None:
     shown = answered(lens, "prune --older-than 30d", "n\n").out
     first = next(line for line in shown.splitlines() if line.startswith("  ") and "/" not in line)
     assert first == "  paused      3   could still be resumed (lens waiting)"
-    assert "Delete them? [y the 27 that are not paused / a all 30 / N] " in shown
+    assert "y deletes the 27 that are not paused; a deletes all 30\nDelete them? [y/a/N] " in shown
     assert "lens undo can restore them within 7d" in shown
 
 
@@ -119,7 +119,7 @@ def test_y_keeps_the_paused_ones_and_a_takes_all(lens: Lens) -> None:
     assert (kept.code, ids(lens)) == (0, PAUSED)
     assert "kept 3 paused" in kept.out
     only_paused = answered(lens, "prune --older-than 30d", "n\n").out
-    assert "Delete them? [a all 3 / N] " in only_paused
+    assert "a deletes all 3\nDelete them? [a/N] " in only_paused
     taken = answered(lens, f"prune --older-than 30d -s {copy.name}", "a\n")
     assert (taken.code, ids(lens, f"list -s {copy.name} -o id")) == (0, set())
     assert "kept" not in taken.out
@@ -162,7 +162,7 @@ def test_statuses_that_lens_does_not_know_stay_where_nobody_is_asked(lens: Lens,
     assert "1 of unknown status" in quiet
     asked = answered(lens, "prune --older-than 30d", "a\n")
     others = "" if more else "paused or "
-    assert f"[a {'it' if more else 'all 4'} / N]" in asked.out, others
+    assert f"a deletes {'it' if more else 'all 4'}\n" in asked.out, others
     assert ids(lens) == set()
 
 

@@ -124,7 +124,7 @@ def test_what_cannot_be_retried_is_known_before_the_question(shop: Shop) -> None
     asyncio.run(_hold(shop, "two"))
     code, shown = shop.typing(f"retry one two {APP}", ["n"])
     assert code == 1
-    assert "two would not be retried: LENS-B2: " in shown.partition("retry it? [y/N]")[0]
+    assert "two would not be retried: LENS-B2: " in shown.partition("retry one? [y/N]")[0]
     asyncio.run(_hold(shop, "one"))
     held = tree(shop.cwd)
     code, shown = shop.typing(f"retry one two {APP}", [])

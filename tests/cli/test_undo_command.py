@@ -268,7 +268,7 @@ def test_a_store_that_holds_runs_needs_a_yes(lens: Lens) -> None:
     assert tree(lens.cwd) == before
     shown = answered(lens, "import a.ndjson", "y\n")
     assert shown.code == 0
-    assert "import 3 runs of sqlite:///x.db?" in shown.out
+    assert "import 3 runs of sqlite:///x.db to " in shown.out
 
 
 def test_an_empty_store_needs_none(bare_lens: Lens) -> None:

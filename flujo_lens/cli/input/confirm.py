@@ -44,12 +44,10 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
 
 def _check_permissions(app: App) -> None:
     """Check the permissions of a store at a path, before a question, and before files next to it are."""
-    from flujo_lens.config_sources import place_of
     from flujo_lens.operations.store_permissions import check_may_write
 
-    place = place_of(app.store.uri)
-    if place.startswith("/"):
-        check_may_write(Path(place))
+    if app.store_path is not None:
+        check_may_write(app.store_path)
 
 
 def _check_settings(app: App, dry_run: bool) -> None:
@@ -62,8 +60,11 @@ def _check_settings(app: App, dry_run: bool) -> None:
             )
 
 
-def check_can_ask(app: App, yes: bool) -> None:
+def check_can_ask(app: App, yes: bool, question: str) -> None:
     """Check that there is a terminal to ask on, unless --yes was given.
+
+    Args:
+        question: What would be asked; the error names it.
 
     Raises:
         UsageError: there is no terminal. Nothing was read from stdin.
@@ -71,8 +72,8 @@ def check_can_ask(app: App, yes: bool) -> None:
     if yes or can_ask(app):
         return
     raise UsageError(
-        "cannot ask for confirmation: not a terminal; nothing was changed",
-        hint="--yes does not ask; --dry-run shows what would be done",
+        f'not a terminal, to ask "{question}"; nothing was changed',
+        hint="to answer yes: --yes; to see what would be done: --dry-run",
     )
 
 
@@ -93,7 +94,7 @@ def confirm(app: App, question: str, yes: bool, lines: Iterable[str] = ()) -> bo
     Raises:
         UsageError: as for `check_can_ask`.
     """
-    check_can_ask(app, yes)
+    check_can_ask(app, yes, question)
     if yes:
         return True
     for line in lines:

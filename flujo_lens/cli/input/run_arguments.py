@@ -27,7 +27,7 @@ def typed(app: App, runs: Sequence[str], asks: bool, command: str) -> list[str]:
         return list(runs)
     if asks:
         raise UsageError(
-            "cannot ask for confirmation while stdin has the ids; nothing was read or changed",
+            f"stdin has the ids: not a terminal, to ask whether to {command} the runs; nothing was read or changed",
             hint=f"... | lens {command} - --yes, or --dry-run first",
         )
     read = [line for line in read_text(app.world.stdin).split("\n") if line]

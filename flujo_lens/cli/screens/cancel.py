@@ -51,9 +51,8 @@ def run_cancel(app: App, asked: CancelArguments) -> int:
     plan = app.run(look)
     check_cancellable(plan.held, asked.force)
     if asks and plan.runs:
-        question = (
-            "cancel it? it cannot be resumed then" if len(plan.runs) == 1 else f"cancel these {len(plan.runs):,}?"
-        )
+        one = plan.runs[0].run_id if len(plan.runs) == 1 else None
+        question = f"cancel {one or f'these {len(plan.runs):,} runs'}, never to be resumed?"
         if not confirm(app, question, asked.yes, listed_runs(plan.runs)):
             return exit_codes.FAILED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from flujo_lens.cli import exit_codes
@@ -19,6 +20,7 @@ from flujo_lens.cli.sidecars import lock_of
 from flujo_lens.cli.signals import code_of, heard
 from flujo_lens.errors import NotSupportedError, StoreNotFoundError, UnknownValueError, UsageError
 from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.new_store import create_store
 from flujo_lens.operations.portable_parts import PARTS, PortableParts
 from flujo_lens.operations.transfer import (
     CONFLICTS,
@@ -78,7 +80,7 @@ def run_copy(app: App, asked: CopyArguments) -> int:
     async def work(one: StateBackend, two: StateBackend) -> int:
         parts = portable_parts(app, two, without, redact=asked.parts.redact)
         writing = Transfer(two, parts, into, done, on_conflict=action, verify=asked.writing.verify)
-        made = Writing(writing, into, asked.change, asked.words(), "copying", "copied")
+        made = Writing(writing, into, asked.change, asked.words(), "copying", "copied", source.store_path)
         return await write(target, two, groups_of(one, wanted), done, made)
 
     code = source.run_with(target, work)
@@ -151,6 +153,7 @@ class Writing(NamedTuple):
         change: The options of the change.
         verb: What is done, for the progress bar: ``copying``.
         done: The same in the past tense, for the audit log: ``copied``.
+        like: The file that runs are copied from, whose permissions a new store gets.
     """
 
     transfer: Transfer
@@ -159,6 +162,7 @@ class Writing(NamedTuple):
     words: Sequence[str]
     verb: str
     done: str
+    like: Path | None = None
 
 
 async def write(app: App, target: StateBackend, groups: Groups, done: Transferred, how: Writing) -> int:
@@ -168,7 +172,7 @@ async def write(app: App, target: StateBackend, groups: Groups, done: Transferre
         await transfer(target, groups, how.transfer, done, None, stop=stop)
         return exit_codes.OK
     if not how.into.exists:
-        await target.create_store()
+        await create_store(target, app.store_path, how.like)
     writer = recorder(app, target, how.words, how.change)
     with (
         lock_of(app, target, writer.command),

@@ -67,10 +67,11 @@ def run_delete(app: App, asked: DeleteArguments) -> int:
         report_dry(app, out, plan, None, not asked.no_bin, text)
         app.run(lambda backend: check_bin(app, backend, plan, not asked.no_bin))
         return exit_codes.OK
-    check_can_ask(app, asked.yes)
+    question = _question(plan)
+    check_can_ask(app, asked.yes, question)
     if not (asked.yes or plan.is_empty):
         say(app, [*lines, *copy_lines(app, plan, None, not asked.no_bin)])
-        if not confirm(app, "delete it?" if plan.count == 1 else f"delete these {plan.count:,}?", asked.yes):
+        if not confirm(app, question, asked.yes):
             return exit_codes.FAILED
     for line in [*alive, *[line for line in states if line == _FIGURES]] if asked.yes else ():
         app.note(line)
@@ -82,6 +83,11 @@ def run_delete(app: App, asked: DeleteArguments) -> int:
         needs_bin=asked.yes, stays=stays,
     )  # fmt: skip
     return carry_out(app, out, plan, None, not asked.no_bin, work)
+
+
+def _question(plan: DeletionPlan) -> str:
+    ids = plan.request.run_ids or ()
+    return f"delete {ids[0]}?" if len(ids) == plan.count == 1 else f"delete these {plan.count:,} runs?"
 
 
 async def _plan(

@@ -71,7 +71,8 @@ def fix_findings(app: App, options: OutputOptions, asked: FixArguments) -> bool:
     if not repairable or asked.change.dry_run:
         _report(app, out, found, None, asked.change.dry_run)
         return _report_health(app, found)
-    if not confirm(app, "repair this?", asked.yes, [f"{finding.check}: {finding.repair}" for finding in repairable]):
+    question = f"repair {human.plural(len(repairable), 'problem')} of {app.shown(app.store_name)}?"
+    if not confirm(app, question, asked.yes, [f"{finding.check}: {finding.repair}" for finding in repairable]):
         raise typer.Exit(1)
 
     words = asked.words(app.options.store)

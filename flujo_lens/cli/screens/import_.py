@@ -25,6 +25,7 @@ from flujo_lens.operations.archive_compression import LIMITS, Limits
 from flujo_lens.operations.archive_reader import Survey, read_archive, survey
 from flujo_lens.operations.change_report import Recorder
 from flujo_lens.operations.deletion import Stop
+from flujo_lens.operations.new_store import create_store
 from flujo_lens.operations.portable_archive import check_convertible, groups_in
 from flujo_lens.operations.restore import Restoration, plan_restore, restore_runs, store_is_empty
 from flujo_lens.operations.transfer import Transfer, Transferred, look_at
@@ -61,7 +62,7 @@ def run_import(app: App, asked: ImportArguments) -> int:
     conflict_action(asked.writing, "skip")
     left_out(asked.parts)
     if str(asked.file) == STDIN and not (asked.yes or asked.change.dry_run or app.run(_is_empty)):
-        check_can_ask(app, asked.yes)  # before reading anything
+        check_can_ask(app, asked.yes, f"import into {app.shown(app.store_name)}, which holds runs?")  # before reading
     with archive_input(app, asked.file) as given:
         with read_archive(given.path, asked.limits, given.source) as archive:
             first = archive.header.driver
@@ -89,10 +90,11 @@ def _restored(app: App, asked: ImportArguments, given: ArchiveInput) -> int:
 
     async def work(backend: StateBackend, writer: Recorder, stop: Stop, progress: Progress) -> Restoration:
         if plan.run_ids and plan.store_is_empty:
-            await backend.create_store()
+            await create_store(backend)
         return await restore_runs(backend, plan, writer, stop=stop, progress=progress)
 
-    question = f"import {human.plural(len(plan.run_ids), 'run')} of {plan.found.header.store}?"
+    into = app.shown(app.options.store or app.store_name)
+    question = f"import {human.plural(len(plan.run_ids), 'run')} of {plan.found.header.store} to {into}?"
     yes = asked.yes or plan.store_is_empty
     return carry_out(app, plan, asked.change, yes, asked.words(), question, work)
 
@@ -125,8 +127,8 @@ def _transferred(app: App, asked: ImportArguments, given: ArchiveInput) -> int:
     out, done = report_output(app, asked.change), Transferred(matched, asked.change.dry_run)
     shown = app.shown(app.options.store or app.store.name or app.store.uri)
     if into.runs and matched and not asked.change.dry_run:
-        question = f"import {human.plural(matched, 'run')} of {found.header.store}?"
-        if not confirm(app, question, asked.yes, [f"{shown} has {human.plural(into.runs, 'run')}"]):
+        question = f"import {human.plural(matched, 'run')} of {found.header.store} to {shown}, which has {into.runs:,}?"
+        if not confirm(app, question, asked.yes):
             return exit_codes.FAILED
 
     async def work(backend: StateBackend) -> int:

@@ -9,6 +9,7 @@ from flujo_lens.cli.input.target_store import at_target
 from flujo_lens.cli.options import ChangeOptions
 from flujo_lens.errors import UsageError
 from flujo_lens.operations.change_report import Report
+from flujo_lens.operations.new_store import create_store
 from flujo_lens.operations.transfer import Target, look_at
 from flujo_lens.rendering import human
 from flujo_lens.state.backends.base import StateBackend
@@ -27,7 +28,7 @@ def run_init(app: App, uri: str, change: ChangeOptions) -> None:
         found = await look_at(backend)
         if found.exists or change.dry_run:
             return found, None
-        await backend.create_store()
+        await create_store(backend)
         writer = recorder(app, backend, ["lens", "init", uri, *change.words(None)], change)
         entry = writer.log.append(command=writer.command, reason=writer.reason, counts={"created": 1}, run_ids=())
         return found, entry

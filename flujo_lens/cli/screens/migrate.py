@@ -44,7 +44,7 @@ def run_migration(app: App, asked: MigrateArguments, change: ChangeOptions) -> N
     out, now = report_output(app, change, ("table", "json")), app.world.now()
     plan, done = app.run(lambda backend: backend.plan_migration(now)), None
     if plan.steps and plan.store is not None and not change.dry_run:
-        if not confirm(app, "migrate?", asked.yes, _plan_lines(plan, asked)):
+        if not confirm(app, f"migrate {app.shown(app.store_name)}?", asked.yes, _plan_lines(plan, asked)):
             raise typer.Exit(1)
 
         async def work(backend: StateBackend) -> Migrated:

@@ -35,7 +35,7 @@ def run_optimization(app: App, asked: OptimizeArguments, change: ChangeOptions) 
     if plan.store is None or change.dry_run:
         tell(app, out, _document(plan, None, change.dry_run), (), _planned(plan, asked.force))
         return
-    if not confirm(app, "optimize?", asked.yes, _plan_lines(plan, asked.force)):
+    if not confirm(app, f"optimize {app.shown(app.store_name)}?", asked.yes, _plan_lines(plan, asked.force)):
         raise typer.Exit(1)
 
     async def work(backend: StateBackend) -> Done:

@@ -60,7 +60,7 @@ def run_prune(app: App, asked: PruneArguments) -> int:
     request, bounds = _request(app, asked), _bounds(asked)
     archive = _archive(app, asked, request.now)
     if not asked.change.dry_run:
-        check_can_ask(app, asked.yes)
+        check_can_ask(app, asked.yes, "delete the runs that match?")
     plans = _planned(app, request, asked)
     plan, uses_bin = plans.unattended, not asked.what.no_bin
     if asked.change.dry_run:
@@ -255,23 +255,27 @@ def _plan_text(app: App, asked: PruneArguments, plans: _Plans, archive: Path | N
 
 
 def _ask(app: App, plans: _Plans) -> DeletionPlan | None:
-    """Ask; return the confirmed plan, or None."""
-    choice = "[y/N]" if plans.whole is None else f"[{_choices(plans.unattended, plans.whole)} / N]"
-    do = "Strip" if plans.shown.request.strip else "Delete"
-    typed = answer(app, f"{do} {'it' if plans.shown.count == 1 else 'them'}? {choice} ")
+    """Ask, after a line that says what each answer does; return the confirmed plan, or None."""
+    do, keys = "Strip" if plans.shown.request.strip else "Delete", "y/N"
+    if plans.whole is not None:
+        choices = _choices(plans.unattended, plans.whole, f"{do.lower()}s")
+        app.tell("; ".join(choices.values()))
+        keys = "/".join([*choices, "N"])
+    typed = answer(app, f"{do} {'it' if plans.shown.count == 1 else 'them'}? [{keys}] ")
     if typed in ("y", "yes"):
         return plans.unattended
     return plans.whole if typed in ("a", "all") else None
 
 
-def _choices(careful: DeletionPlan, whole: DeletionPlan) -> str:
-    """``y the 812 that are not paused / a all 815``."""
+def _choices(careful: DeletionPlan, whole: DeletionPlan, does: str) -> dict[str, str]:
+    """What each answer does: ``y deletes the 812 that are not paused``, ``a deletes all 815``."""
     kept = careful.kept
     known = "of unknown status"
     others = " or ".join(status for status, count in (("paused", kept.paused), (known, kept.unknown_status)) if count)
-    every = f"a {'it' if whole.count == 1 else f'all {whole.count:,}'}"
+    found = {}
     if careful.count:
         are = "is" if careful.count == 1 else "are"
-        return f"y the {careful.count:,} that {are} not {others} / {every}"
-    rows = "y the rows without a run / " if careful.orphans else ""
-    return f"{rows}{every}"
+        found["y"] = f"y {does} the {careful.count:,} that {are} not {others}"
+    elif careful.orphans:
+        found["y"] = f"y {does} the rows without a run"
+    return found | {"a": f"a {does} {'it' if whole.count == 1 else f'all {whole.count:,}'}"}

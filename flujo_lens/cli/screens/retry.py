@@ -57,7 +57,7 @@ def run_retry(app: App, asked: RetryArguments) -> int:
     plan = _planned(app, asked)
     asks = len(plan.runs) > 1 and not (asked.change.dry_run or asked.yes)
     if asks:
-        check_can_ask(app, asked.yes)
+        check_can_ask(app, asked.yes, f"retry these {len(plan.runs):,} runs?")
     application = the_application(app, asked.code.target, asked.code.app_dir) if plan.runs else None
     if asks and application is not None:
         looked = app.run(lambda backend: _looked(app, backend, application, plan, asked))
@@ -86,7 +86,7 @@ def _agreed(app: App, plan: RetryPlan, refused: Mapping[str, Outcome]) -> bool:
     """Ask whether to retry the runs, after a list of them and of those that would be refused."""
     going = [run for run in plan.runs if run.run_id not in refused]
     refusals = [_refusal(outcome.document() | {"code": outcome.code}) for outcome in refused.values()]
-    question = "retry it?" if len(going) == 1 else f"retry these {len(going):,}?"
+    question = f"retry {going[0].run_id}?" if len(going) == 1 else f"retry these {len(going):,} runs?"
     return confirm(app, question, False, [*listed_runs(going), *refusals[:MOST_SHOWN]])
 
 
