@@ -157,7 +157,7 @@ class UnknownValueError(UsageError):
         """
         near = near or nearest(value, legal)
         asked = f"Did you mean {near}? " if near else ""
-        return cls(f'unknown {kind} "{value}". {asked}Valid: {", ".join(legal)}', value=value)
+        return cls(f'unknown {kind} "{value}". {asked}Valid: {", ".join(legal)}', value=value, near=near)
 
 
 class TimeFormatError(UsageError):

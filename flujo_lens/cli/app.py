@@ -6,6 +6,7 @@ import errno
 import gc
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -294,13 +295,14 @@ def _tell(app: App, error: LensError, arguments: list[str]) -> int:
     if _wants_json(arguments):
         from flujo_lens.rendering.json_text import compact
 
-        document = app.redactor.value(app.repeated.error(error.to_dict()))
+        said = app.repeated.error(error.to_dict())
+        document = app.redactor.value({**said, "hint": "\n".join(_hints(app, error, arguments)) or None})
         typed = {
             name: app.redactor.text(value) if isinstance(value, str) else value for name, value in document.items()
         }
         app.write_error(compact({"error": typed}))
     else:
-        app.write_error(_for_people(app, error))
+        app.write_error(_for_people(app, error, arguments))
     return exit_codes.exit_code_of(error)
 
 
@@ -320,14 +322,27 @@ def _flush_what_came_before(world: World) -> None:
         silence(world.stdout)
 
 
-def _for_people(app: App, error: LensError) -> str:
+def _hints(app: App, error: LensError, arguments: Sequence[str]) -> list[str]:
+    """The lines of the hint, after the corrected command line unless it has a secret."""
+    from flujo_lens.cli.corrected_line import corrected_line
+    from flujo_lens.cli.input.confirm import can_ask
+
+    line = corrected_line(error, arguments, app.world.cwd)
+    lines = [line] if line and app.redactor.text(line) == line else []
+    hint = app.repeated.prose(error.hint or "")
+    if not can_ask(app):
+        hint = re.sub(r"\blens (migrate|optimize)(?![^\n`]*(--dry-run|--yes))", r"lens \1 --yes", hint)
+    return [*lines, *hint.splitlines()]
+
+
+def _for_people(app: App, error: LensError, arguments: Sequence[str]) -> str:
     if isinstance(error, IncompatibleError) and "remediations" in error.to_dict():
         from flujo_lens.cli.screens.incompatible import incompatible_text
 
         return incompatible_text(app, error)
     word = "\x1b[1;31merror\x1b[0m" if app.stderr_colour else "error"
     lines = [f"{word} {error.code}: {app.shown(error.message)}"]
-    hint = app.redactor.text(app.repeated.prose(error.hint or ""))  # whole: a secret's name may stand a line before it
+    hint = app.redactor.text("\n".join(_hints(app, error, arguments)))  # whole: a secret's name may be a line before
     lines += [f"  {app.shown(line)}" for line in [*hint.splitlines(), app.repeated.password_note()] if line]
     return "\n".join(_fitting(app, lines))
 

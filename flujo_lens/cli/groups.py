@@ -33,6 +33,8 @@ class _DefaultGroup(Group):
             raise UsageError(
                 f'unknown command "{args[0]}" for {ctx.command_path}.{asked} Commands: {", ".join(self.commands)}',
                 hint=f"{ctx.command_path} --help",
+                value=args[0],
+                near=near,
             )
         return super().resolve_command(ctx, args)
 

@@ -66,7 +66,7 @@ class Repeated:
         return {**remedy, "command": self.command(remedy["command"]) if remedy["command"] else None}
 
     def _with_options(self, found: re.Match[str]) -> str:
-        there = found.string[found.end() :].partition("\n")[0]
+        there = found.string[found.end() :].partition("\n")[0].replace(" -s ", " --store ")
         takes_code = found["name"] in _WITH_CODE and "--save" not in there  # --save needs no code
         words = [
             f"{name} {shlex.quote(self._value(value))}"

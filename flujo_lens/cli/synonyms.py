@@ -65,7 +65,8 @@ def unknown_command(app: Any, words: list[str], commands: dict[str, Any]) -> Usa
     if word in SYNONYMS and word not in commands:
         line = app.suggest(f"lens {_filled(SYNONYMS[word], words[1:])}")
         return UsageError(f"there is no command {name}; try {line}", hint=hint)
-    return UsageError(f'unknown command "{name}".' + (f" Did you mean {word}?" if word else ""), hint=hint)
+    said = f'unknown command "{name}".' + (f" Did you mean {word}?" if word else "")
+    return UsageError(said, hint=hint, value=name, near=word)
 
 
 def _filled(line: str, typed: list[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Collection, Sequence
-from itertools import pairwise
 from typing import Any
 
 from flujo_lens.errors import UsageError, nearest
@@ -20,14 +19,23 @@ _RANGES = (
     (re.compile(r"(\S+) is not in the range x<=(\S+)"), r"must be \2 or less, not \1"),
     (re.compile(r"(\S+) is not in the range x>(\S+)"), r"must be more than \2, not \1"),
     (re.compile(r"(\S+) is not in the range (\S+)<=x<=(\S+)"), r"must be from \2 to \3, not \1"),
+    (re.compile(r"^Option '--export' requires 2 arguments"), "--export takes a format and a file"),
     (re.compile(r"^Option '(--[\w-]+)' requires (\d+) arguments"), r"\1 takes \2 values"),
 )
+TRACE_ENDINGS = {"html": "html", "svg": "svg", "chrome": "json", "otlp": "json", "mermaid": "mmd"}
+"""The formats of ``trace --export``, with the usual endings of their files."""
+
 _NAMES_OF_OPTION = re.compile(r"^(Invalid value for) '(--[\w-]+)'(?: / '-\w')?")
 
 
 def usage_error(error: Any, arguments: Sequence[str], commands: Collection[str]) -> UsageError:
     """The error for an exception of Typer."""
-    return UsageError(_sentence(error), hint=_hint(error, arguments, commands))
+    hint = _hint(error, arguments, commands)
+    if not hasattr(error, "possibilities"):
+        return UsageError(_sentence(error), hint=hint)
+    near = _near_option(error)
+    said = f"unknown option {error.option_name}." + (f" Did you mean {near}?" if near else "")
+    return UsageError(said, hint=hint, value=error.option_name, near=near)
 
 
 def _text(error: Any) -> str:
@@ -35,8 +43,6 @@ def _text(error: Any) -> str:
 
 
 def _sentence(error: Any) -> str:
-    if hasattr(error, "possibilities"):
-        return _unknown_option(error)
     message = _NAMES_OF_OPTION.sub(r"\1 \2", _text(error).strip().rstrip("."))
     for found, words in _RANGES:
         message = found.sub(words, message)
@@ -45,12 +51,11 @@ def _sentence(error: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _unknown_option(error: Any) -> str:
+def _near_option(error: Any) -> str | None:
     names = [name for param in error.ctx.command.params for name in param.opts] if error.ctx else []
     if error.option_name in _SHARED:
-        return f"unknown option {error.option_name}."  # typed as it is meant, of another command
-    near = nearest(error.option_name, [*names, "--help"]) or next(iter(error.possibilities or ()), None)
-    return f"unknown option {error.option_name}." + (f" Did you mean {near}?" if near else "")
+        return None  # typed as it is meant, of another command
+    return nearest(error.option_name, [*names, "--help"]) or next(iter(error.possibilities or ()), None)
 
 
 def _hint(error: Any, arguments: Sequence[str], commands: Collection[str]) -> str:
@@ -64,7 +69,7 @@ def _hint(error: Any, arguments: Sequence[str], commands: Collection[str]) -> st
         right = "run-2" if left in ("@latest", "run-1") else "@latest"
         return f"name two runs by ids from lens list: {path} {shlex.quote(left)} {right}\n{path} --help"
     if "'--export' requires" in text:
-        return f"{_export(arguments)}\n{path} --help"
+        return f"{_export(path, arguments)}\n{path} --help"
     if "issing argument 'RUN'" in text:
         return f"name a run by an id from lens list, or the newest: {path} @latest\n{path} --help"
     if "unexpected extra argument" in text and named in _TAKE_NO_RUN:
@@ -73,7 +78,10 @@ def _hint(error: Any, arguments: Sequence[str], commands: Collection[str]) -> st
     return f"{path} --help"
 
 
-def _export(arguments: Sequence[str]) -> str:
-    """The option with both values, the first one as typed."""
-    form = next((two for one, two in pairwise(arguments) if one == "--export"), "html")
-    return f"a format and a file: --export {shlex.quote(form)} FILE"
+def _export(path: str, arguments: Sequence[str]) -> str:
+    """The command line with both values, the format as typed, and a name for the file."""
+    at = arguments.index("--export") if "--export" in arguments else len(arguments)
+    given = [*arguments[at + 1 :], ""][0]
+    form = given if given in TRACE_ENDINGS else "html"
+    words = list(arguments[:at]) if len(arguments[:at]) > 1 else [*path.split()[1:], "@latest"]
+    return shlex.join(["lens", *words, "--export", form, f"trace.{TRACE_ENDINGS[form]}"])

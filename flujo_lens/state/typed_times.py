@@ -116,7 +116,9 @@ def _no_time(text: str) -> TimeFormatError:
 
 
 def _guess(text: str) -> str:
-    """A hint for a number of seconds since 1970, which could also be a compact date; else ""."""
+    """A hint for a number without a unit, or of seconds since 1970, which could also be a compact date; else ""."""
+    if text.isascii() and text.isdigit() and len(text) < 4:
+        return f"{int(text)} of what? {text}h is {text} hours, {text}d is {text} days\n"
     if not (text.isascii() and text.isdigit() and len(text) in _SINCE_1970):
         return ""
     unit, size = _SINCE_1970[len(text)]

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from flujo_lens.errors import LensError, StoreNotFoundError, UnreachableStoreError
+from flujo_lens.errors import LensError, StoreNotFoundError, UnreachableStoreError, nearest
 
 _KNOWN = "nothing was created; `lens stores` lists the configured stores, `lens demo` creates a sample store"
 _MAGIC = b"SQLite format 3\x00"
@@ -26,8 +26,9 @@ def unreached(path: Path | str, error: OSError | None = None) -> LensError:
         except OSError as found:
             error = found
     if error is None or error.errno in (errno.ENOENT, errno.ENOTDIR):
-        hint = _meant_by_others(where) or _KNOWN
-        return StoreNotFoundError(f"no store at {where}{_why_not(where)}", hint=hint, path=where)
+        hint, near = _meant_by_others(where) or _KNOWN, near_store(where)
+        asked = f". Did you mean {os.path.basename(near)}?" if near else ""
+        return StoreNotFoundError(f"no store at {where}{_why_not(where)}{asked}", hint=hint, path=where, near=near)
     shut = _shut_folder(where) if error.errno == errno.EACCES else None
     if shut is not None:
         return UnreachableStoreError(
@@ -53,6 +54,22 @@ def _meant_by_others(path: str) -> str | None:
         f"but {rooted} exists, which flujo 0.4 calls sqlite:///{relative}; "
         f"in lens, an absolute path has four slashes: sqlite:///{rooted}"
     )
+
+
+def near_store(path: str) -> str | None:
+    """The path of a store next to this one whose name is nearly the same."""
+    folder, name = os.path.split(path.rstrip("/"))
+    near = nearest(name, [*databases_in(folder or "."), *_folders_in(folder or ".")])
+    return os.path.join(folder, near) if near else None
+
+
+def _folders_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as listing:
+            entries = [entry for entry, _ in zip(listing, range(_MOST_LOOKED_AT), strict=False)]
+        return [entry.name for entry in entries if entry.is_dir() and not entry.name.endswith(".lens-bin")]
+    except OSError:
+        return []
 
 
 def _why_not(path: str) -> str:

@@ -343,8 +343,14 @@ def test_reading_leaves_no_trace(lens: Lens) -> None:
         ("kill --force fail-001", "try lens cancel RUN...\n"),
         ("--upgrade", "unknown option --upgrade."),
         ("satus", "Did you mean status?"),
-        ("list --stauts failed", "unknown option --stauts. Did you mean --status?\n  lens list --help"),
-        ("tasks sweep --dryrun", "unknown option --dryrun. Did you mean --dry-run?\n  lens tasks sweep --help"),
+        (
+            "list --stauts failed",
+            "unknown option --stauts. Did you mean --status?\n  lens list --status failed\n  lens list --help",
+        ),
+        (
+            "tasks sweep --dryrun",
+            "unknown option --dryrun. Did you mean --dry-run?\n  lens tasks sweep --dry-run\n  lens tasks sweep --help",
+        ),
         ("list -n some", "invalid value for --limit: 'some' is not a whole number"),
         ("--timeout soon list", "invalid value for --timeout: 'soon' is not a number"),
         ("explain b9", "Did you mean LENS-B3?"),

@@ -85,7 +85,7 @@ def test_a_password_is_not_printed() -> None:
             'the store argument names "mystore": no such store; no settings file names a store',
         ),
         ("failed --by version --version 9.9", "lens failed --by version --hours 720 --version 9.9"),
-        ("trace fail-001 --export svg", "--export svg FILE"),
+        ("trace fail-001 --export svg", "\n  lens trace fail-001 --export svg trace.svg\n"),
         ("list -n 0", "--limit: must be 1 or more, not 0"),
         ("list --store postgresql://me:pw@127.0.0.1:1/x --timeout 1", "pg_isready -h 127.0.0.1 -p 1 tells"),
         ("list --store redis://:pw@127.0.0.1:1/0 --timeout 1", "redis-cli -h 127.0.0.1 -p 1 ping tells"),
@@ -158,3 +158,45 @@ def test_words_for_the_newest_run_are_refused_without_a_terminal(lens: Lens, wor
     assert f"{word} is accepted only on a terminal, without --yes; nothing was changed" in refused.err
     assert listed in refused.err
     assert lens(listed.removeprefix("lens ")).lines
+
+
+@pytest.mark.parametrize(
+    ("typed", "corrected"),
+    [
+        ("list --statsu failed", "list --status failed"),
+        ("list --stats=failed", "list --status=failed"),
+        ("list --status running,eror -n 5", "list --status running,failed -n 5"),
+        ("list --status succeeded", "list --status completed"),
+        ("lst --status failed", "list --status failed"),
+        ("list --columns run_id,statsu", "list --columns run_id,status"),
+        ("list --sort cots", "list --sort cost"),
+        ("tasks lst", "tasks list"),
+        ("show fail-001 -s flujo_op.db", "show fail-001 -s flujo_ops.db"),
+        ("list --store=sqlite:///flujo-ops.db", "list --store=sqlite:///flujo_ops.db"),
+        ("copy flujo_op.db new.db", "copy flujo_ops.db new.db"),
+        ("list -s flujo_ops.bd", "list -s flujo_ops.db"),
+        ("trace fail-001 -o svg", "trace fail-001 --export svg trace.svg"),
+        ("trace fail-001 --export", "trace fail-001 --export html trace.html"),
+        ("trace fail-001 --export otlp", "trace fail-001 --export otlp trace.json"),
+    ],
+)
+def test_the_corrected_line_can_be_pasted(lens: Lens, typed: str, corrected: str) -> None:
+    """The words as typed, but the wrong one: on a line of its own, and as the hint in JSON."""
+    refused = lens(typed)
+    assert refused.code in (2, 5)
+    assert refused.err.splitlines()[1] == f"  lens {corrected}"
+    if "-o" not in typed and "--export" not in typed:
+        assert lens(f"{typed} --json").error["hint"].startswith(f"lens {corrected} --json")
+    assert lens(corrected.replace("copy", "copy --dry-run")).code == 0
+
+
+def test_a_corrected_line_has_no_secret_and_guesses_nothing(lens: Lens) -> None:
+    refused = lens("list --statsu failed -s postgresql://me:hunter2@db/ops")
+    assert (refused.code, "lens list --status" in refused.err, "hunter2" in refused.err) == (2, False, False)
+    assert lens("list --status eror --status eror").err.count("lens list") == 0
+    assert "Did you mean" not in lens("list -s other.db").err
+
+
+@pytest.mark.parametrize("option", ["--since", "--until", "--active-since"])
+def test_a_number_is_asked_for_its_unit(lens: Lens, option: str) -> None:
+    assert lens(f"list {option} 7").err.splitlines()[1] == "  7 of what? 7h is 7 hours, 7d is 7 days"

@@ -491,7 +491,7 @@ def test_a_file_is_new_private_and_whole(lens: Lens) -> None:
         ("trace deep-001 --export html x --status failed", 2, "contradict"),
         ("trace deep-001 --export html x --spans", 2, "contradict"),
         ("trace deep-001 --overwrite", 2, "--export"),
-        ("trace deep-001 --export html", 2, "takes 2 values"),
+        ("trace deep-001 --export html", 2, "takes a format and a file"),
         ("trace crashed-001 --export html x", 1, "no spans"),
         ("trace nothing-there --export html x", 3, "nothing-there"),
     ],

@@ -57,8 +57,9 @@ def trace(
     lens trace @failed --export html trace.html   a page to open in a browser
     """
     from flujo_lens.cli.input.contradictions import refuse_combination
-    from flujo_lens.cli.screens.trace import SpanChoice, print_trace
+    from flujo_lens.cli.screens.trace import SpanChoice, print_trace, refuse_export_format
 
+    refuse_export_format(output, run)
     if (run is None) == (file is None):
         raise UsageError("trace takes either a RUN or --file FILE", hint="lens trace @latest")
     if file is not None:

@@ -14,6 +14,13 @@ from flujo_lens.state.views import RUN_STATUSES, UNREADABLE, RunFilter
 _MOST_NAMED = 20
 """Maximum number of statuses named in an error."""
 
+_WORDS = {
+    "failed": ("error", "errors", "errored", "failure", "fail", "ko", "exception"),
+    "completed": ("success", "succeeded", "successful", "ok", "done", "finished", "complete"),
+    "running": ("active", "started", "in_progress", "in-progress", "pending", "queued"),
+    "paused": ("waiting", "suspended", "blocked", "pause"),
+    "cancelled": ("canceled", "aborted", "killed", "stopped", "terminated"),
+}
 _OF_STALE = ("stale", "silent", "dead", "stuck", "hanging", "crashed", "lost")
 _STALE = "stale runs are running ones without activity: lens list --status running marks them"
 
@@ -60,14 +67,22 @@ def _meant(name: str, legal: Collection[str]) -> set[str]:
 def _refused(name: str, legal: tuple[str, ...], held: Iterable[str]) -> set[str]:
     others = sorted(set(held) - {*legal, UNREADABLE})
     asked = name.strip()
-    near = nearest(asked, (*legal, *others))
+    near = nearest(asked, (*legal, *others)) or _meant_word(asked.casefold(), legal)
     named = [*legal, *others[:_MOST_NAMED]]
     more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
     raise UnknownValueError(
         f'unknown status "{asked}". {f"Did you mean {near}? " if near else ""}Statuses: {", ".join(named)}{more}',
         hint=_STALE if asked.casefold() in _OF_STALE else None,
         value=asked,
+        near=near,
     )
+
+
+def _meant_word(word: str, legal: tuple[str, ...]) -> str | None:
+    """The status that another word means."""
+    meant = {other: status for status, words in _WORDS.items() for other in words if status in legal}
+    near = nearest(word, meant)
+    return meant[near] if near else None
 
 
 def run_filter(

@@ -110,7 +110,8 @@ def _planned(app: App, asked: RetryArguments) -> RetryPlan:
     if bool(asked.runs) == bool(words_of(asked.filters)):
         raise UsageError(
             "retry needs either run ids or filters; nothing was changed",
-            hint="lens retry run-1 run-2, lens retry --pipeline orders --since 2h, or ids from stdin: lens retry -",
+            hint="by id: lens retry RUN RUN\nby filter: lens retry --pipeline orders --since 2h\n"
+            "by ids on stdin: lens list --status failed -o id | lens retry - --yes",
         )
     words = typed(app, asked.runs, not (asked.yes or asked.change.dry_run), "retry")
     wanted = app.wanted(asked.filters)

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 from flujo_lens.cli.context import App
 from flujo_lens.cli.input.filters import statuses
+from flujo_lens.cli.options import OutputOptions
 from flujo_lens.cli.output import Output
+from flujo_lens.cli.usage_errors import TRACE_ENDINGS
+from flujo_lens.errors import UnknownValueError, command_line
 from flujo_lens.operations.trace import Trace, pick_spans, read_trace
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import SPAN
@@ -47,6 +50,18 @@ def print_trace(app: App, out: Output, run: str | None, file: Path | None, choic
         out.show(SPAN, flatten(roots), "")
     else:
         _draw(app, out, trace, roots)
+
+
+def refuse_export_format(asked: OutputOptions, run: str | None) -> None:
+    """Refuse ``-o svg``, with the command that writes one.
+
+    Raises:
+        UnknownValueError: the output format is one of --export.
+    """
+    form = asked.output or ""
+    if form in TRACE_ENDINGS:
+        line = command_line("trace", run or "@latest", f"--export {form} trace.{TRACE_ENDINGS[form]}")
+        raise UnknownValueError(f"{form} is a format of --export, not of --output", hint=line, value=form)
 
 
 def trace_of(app: App, run: str | None, file: Path | None) -> Trace:
