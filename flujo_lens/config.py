@@ -43,7 +43,6 @@ from flujo_lens.config_sources import (
 )
 from flujo_lens.errors import ConfigError, NoStoreError, UnknownStoreError, nearest
 from flujo_lens.redaction import masked_text
-from flujo_lens.state.unreachable_paths import near_store
 
 __all__ = [
     "Setting",
@@ -530,13 +529,11 @@ def _named(world: World, settings: Settings, text: str, source: str) -> StoreCho
         raise UnknownStoreError(f"{source} is empty", hint="name a store, a URI or a path")
     if source == FLUJO_STATE_URI or "://" in text or looks_like_path(text, world.cwd):
         return StoreChoice(absolute_uri(text, world.cwd, world.env), None, source, readonly=False)
-    near = nearest(text, settings.stores) or near_store(text)
-    asked = "" if near is None or near in settings.stores else f"; did you mean {near}?"
     raise UnknownStoreError(
-        f'{source} names "{text}": {_no_such_store(text, settings.stores)}{asked}',
+        f'{source} names "{text}": {_no_such_store(text, settings.stores)}',
         hint=f"a path has a slash or ends in .db{f': ./{text}' if text.isprintable() else ''}",
         value=text,
-        near=near,
+        near=nearest(text, settings.stores),
     )
 
 

@@ -18,6 +18,7 @@ from flujo_lens.errors import (
     LensError,
     OperationFailedError,
     StoreNotFoundError,
+    UnknownStoreError,
     UnknownValueError,
     UnreachableStoreError,
     UsageError,
@@ -87,7 +88,10 @@ class App:
         """The selected store, and the source of that choice."""
         from flujo_lens.config import choose_store
 
-        choice = choose_store(self._config_world, self.settings, self.options.store, source=self.store_from)
+        try:
+            choice = choose_store(self._config_world, self.settings, self.options.store, source=self.store_from)
+        except UnknownStoreError as error:
+            raise _with_near_path(error, self.world.cwd) from None
         if choice.overridden:
             self.note(choice.overridden)
         return choice
@@ -331,6 +335,19 @@ class App:
     def silent_after(self) -> timedelta:
         """Time without activity after which a running run is stale."""
         return self.settings.silent_after
+
+
+def _with_near_path(error: UnknownStoreError, cwd: Path) -> LensError:
+    """The error for an unknown name, which may be the misspelled one of a store in the current folder."""
+    from flujo_lens.state.unreachable_paths import near_store
+
+    typed = error.details.get("value")
+    near = near_store(str(cwd / typed)) if typed and "near" not in error.details else None
+    if near is None:
+        return error
+    found = error.reworded(f"{error.message}; did you mean {os.path.basename(near)}?")
+    found.details = {**error.details, "near": os.path.basename(near)}
+    return found
 
 
 def _as_lens_error(error: Exception, backend: StateBackend, uri: str) -> Exception:

@@ -51,22 +51,27 @@ class _Row(NamedTuple):
         return bool(self.remark) or self.saved != self.current
 
 
-def incompatibility(error: Mapping[str, Any], shown: Human, width: int, *, unicode: bool = True) -> RenderableType:
+def incompatibility(
+    error: Mapping[str, Any], shown: Human, width: int, *, unicode: bool = True, folds: bool = True
+) -> RenderableType:
     """Render the error.
 
     Args:
         error: The result of `StateIncompatibilityError.to_dict`.
         width: Width in cells. Commands are never folded, so that they can be copied.
         unicode: False for ASCII terminals.
+        folds: Whether sentences are folded to the width, as on a terminal.
     """
     arrow = "→" if unicode else "->"
-    opening = Text.assemble(("StateIncompatibilityError", "bold red"), f": {error['message'].partition(chr(10))[0]}")
-    opening.append(f"   {error['code']}")
+    opening = Text.assemble(
+        ("error", "bold red"), f" {error['code']}: StateIncompatibilityError: {error['message'].partition(chr(10))[0]}"
+    )
+    said = [opening, *(Text(escape_controls(line)) for line in (_problem(error), *_sentences(error)))]
+    for line in () if folds else said:
+        line.no_wrap, line.overflow = True, "ignore"
     more = Text(f"more: {error['hint']}")
     return Group(
-        opening,
-        Text(escape_controls(_problem(error))),
-        *(Text(f"  {escape_controls(sentence)}") for sentence in _sentences(error)),
+        *said,
         Text(),
         _side_by_side(_rows(error, arrow), _saved_title(error, shown), arrow),
         Text(),
@@ -88,8 +93,8 @@ def _sentences(error: Mapping[str, Any]) -> list[str]:
     """The differences that prevent resuming and are not in the table, after their cause."""
     cause = error.get("cause")
     return [
-        *([cause] if cause else []),
-        *(each["sentence"] for each in _hindrances(error) if each["kind"] not in _REMARKS),
+        *([f"  {cause}"] if cause else []),
+        *(f"  {each['sentence']}" for each in _hindrances(error) if each["kind"] not in _REMARKS),
     ]
 
 

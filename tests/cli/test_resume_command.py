@@ -311,7 +311,9 @@ class TestIncompatible:
         self.edit(shop, '"approve"', '"consent"')
         refused = resume(shop, f"one {APP} --input yes")
         assert refused.code == 4
-        assert refused.err.startswith("StateIncompatibilityError: Cannot resume workflow")
+        assert refused.err.startswith(
+            "error LENS-C4: StateIncompatibilityError: Cannot resume workflow due to a mismatch between the "
+        )
         assert "2 other runs have this problem." in refused.err
         assert 'aliases=["approve"]' in refused.err
         told = resume(shop, f"one {APP} --input yes -o json").error

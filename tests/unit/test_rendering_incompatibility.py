@@ -62,8 +62,8 @@ def test_the_screen_at_100_columns() -> None:
     assert (
         drawn(RENAMED, 100)
         == """\
-StateIncompatibilityError: Cannot resume workflow due to a mismatch between the saved state and the
-current pipeline code.   LENS-C4
+error LENS-C4: StateIncompatibilityError: Cannot resume workflow due to a mismatch between the saved
+state and the current pipeline code.
 run paused-001 waits at a step that this code does not have. Nothing was changed: it is still
 paused. 14 other runs have this problem.
 
@@ -89,7 +89,7 @@ paused. 14 other runs have this problem.
   7  clean up old states       lens prune --days-old 90 --dry-run
                                (lists runs not updated for 90 days, except paused and live ones;
                                without --dry-run, deletes them)
-  8  the database file         last resort; copy flujo_ops.db first: deletes all runs in it
+  8  the database file         last resort, after a copy: without flujo_ops.db, all its runs are gone
 more: lens explain LENS-C4"""
     )
 
@@ -187,7 +187,9 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_program_shows_it_and_exits_with_4(bare_lens: Lens) -> None:
     shown = bare_lens("resume", "paused-001", width=100)
     assert (shown.code, shown.out) == (4, "")
-    assert shown.err.startswith("StateIncompatibilityError: Cannot resume workflow")
+    assert shown.err.startswith(
+        "error LENS-C4: StateIncompatibilityError: Cannot resume workflow due to a mismatch between the "
+    )
     assert shown.err.endswith("\nmore: lens explain LENS-C4\n")
 
 

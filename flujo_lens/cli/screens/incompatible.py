@@ -17,5 +17,7 @@ def incompatible_text(app: App, error: IncompatibleError) -> str:
     console = make_console(text, width=world.columns, colour=app.stderr_colour, unicode=world.unicode)
     shown = Human(world.now(), app.zone)
     document = app.redactor.value(app.repeated.error(error.to_dict()))
-    console.print(incompatibility(document, shown, world.columns, unicode=world.unicode), crop=False)
+    console.print(
+        incompatibility(document, shown, world.columns, unicode=world.unicode, folds=app.stderr_is_terminal), crop=False
+    )
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
