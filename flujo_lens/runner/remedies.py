@@ -108,7 +108,7 @@ def _at_the_store(case: _Case, database: str | None) -> Iterator[Remediation]:
     consequence = "lists runs not updated for 90 days, except paused and live ones; without --dry-run, deletes them"
     yield Remediation("prune", "clean up old states", "lens prune --days-old 90 --dry-run", False, consequence)
     if database is not None:
-        consequence = f"last resort, after a copy: without {database}, all its runs are gone"
+        consequence = f"last resort, after a copy: all runs of {database} are lost"
         yield Remediation("database-file", "the database file", None, False, consequence)
 
 

@@ -163,7 +163,7 @@ def silent_finding(count: int, silent_after: timedelta) -> Finding:
     border = _words(silent_after)
     detail = f"running runs without activity for {border}, or whose process is gone: they died, or hang"
     fix = (
-        "lens list --status running lists them; lens resume RUN continues one, "
-        "lens cancel RUN ends it, lens tasks sweep marks stale background tasks as failed"
+        "lens resume continues one, lens cancel ends it, lens tasks sweep marks stale background tasks as failed; "
+        "to list them: lens list --status running"
     )
     return Finding("stale runs", False, count, detail, fix)

@@ -189,7 +189,7 @@ class TestDoctorFix:
         (folder / ".lens-history" / "graves.json").write_text(json.dumps(listed))
         rows = {row["check"]: row for row in file_lens("doctor -o json").json}
         assert (rows["unfinished deletions"]["ok"], rows["unfinished deletions"]["count"]) == (False, 1)
-        assert rows["unfinished deletions"]["fix"].startswith("lens prune --orphans finishes them")
+        assert rows["unfinished deletions"]["fix"].endswith(": lens prune --orphans")
         assert file_lens("prune --orphans --yes").code == 0
         assert not victim.exists()
         rows = {row["check"]: row for row in file_lens("doctor -o json").json}
@@ -216,10 +216,17 @@ class TestFindings:
         )
         with is_open(lens), closing(sqlite3.connect(lens.cwd / "flujo_ops.db", isolation_level=None)) as other:
             other.execute("UPDATE runs SET total_steps = 7")
-            fixes = [row["fix"] for row in lens("doctor -o json").json if row["fix"]]
+            fixes = [row["fix"] for row in lens("doctor -s flujo_ops.db -o json").json if row["fix"]]
+            narrow = lens.terminal("doctor", "-s", "flujo_ops.db", width=80)
+            piped, fixing = lens("doctor -s flujo_ops.db"), lens("doctor -s flujo_ops.db --fix --yes", width=80)
         named = {words for fix in fixes for words in re.findall(r"\blens ([a-z]+(?: (?:--?)?[a-z0-9-]+)*)", fix)}
         assert {words.split()[0] for words in named} <= set(COMMANDS) | {"prune"}
-        assert "list --status running lists them" in named
+        commands = [f"lens {fix.partition(': lens ')[2]}" for fix in fixes if ": lens " in fix]
+        assert "lens list --store flujo_ops.db --status running" in commands
+        for command in commands:  # on a line of its own, to be pasted, at any width
+            assert command in map(str.strip, narrow.lines), command
+            assert command in map(str.strip, piped.lines), command
+        assert "lens prune --store flujo_ops.db --orphans" in map(str.strip, fixing.lines)  # what is left
 
     def test_the_silent_runs_are_those_of_the_hint(self, lens: Lens) -> None:
         count = {row["check"]: row["count"] for row in lens("doctor -o json").json}["stale runs"]
@@ -255,7 +262,7 @@ class TestOptimize:
 
     def test_doctor_counts_the_indexes_that_it_would_make(self, well: Lens) -> None:
         before = next(row for row in well("doctor -o json").json if row["check"] == "indexes")
-        assert (before["ok"], before["count"], before["fix"]) == (True, 3, "lens optimize makes them")
+        assert (before["ok"], before["count"], before["fix"]) == (True, 3, "to make them: lens optimize")
         assert well("optimize --yes").code == 0
         after = next(row for row in well("doctor -o json").json if row["check"] == "indexes")
         assert (after["ok"], after["count"], after["detail"]) == (True, 0, "all are there")

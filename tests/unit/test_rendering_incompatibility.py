@@ -89,7 +89,7 @@ paused. 14 other runs have this problem.
   7  clean up old states       lens prune --days-old 90 --dry-run
                                (lists runs not updated for 90 days, except paused and live ones;
                                without --dry-run, deletes them)
-  8  the database file         last resort, after a copy: without flujo_ops.db, all its runs are gone
+  8  the database file         last resort, after a copy: all runs of flujo_ops.db are lost
 more: lens explain LENS-C4"""
     )
 

@@ -89,9 +89,13 @@ def _report(
         out.document(_document(out, found, done, dry_run, planned))
         return
     lines = _repaired_lines(done) if done else _planned_lines(found, dry_run)
-    for finding in (finding for finding in found if not finding.ok):
-        lines += [f"left: {finding.check}: {finding.detail}", f"  {finding.fix or 'no automatic repair'}"]
     app.say(folded(map(app.shown, lines), app.world.columns))
+    for finding in (finding for finding in found if not finding.ok):
+        from flujo_lens.cli.screens.doctor_view import split_command
+
+        words, command = split_command(finding.fix or "no automatic repair")
+        left = [f"left: {finding.check}: {finding.detail}", f"  {words}"]
+        app.say([*folded(map(app.shown, left), app.world.columns), *([f"  {command}"] if command else [])])
 
 
 def _planned_lines(found: Sequence[Finding], dry_run: bool) -> list[str]:

@@ -189,7 +189,7 @@ class Checkup:
             return Finding("schema", False, len(columns), detail, fix)
         if tables:
             detail = f"tables are missing, which read as empty: {', '.join(tables)}"
-            return Finding("schema", False, len(tables), detail, "lens migrate makes them")
+            return Finding("schema", False, len(tables), detail, "to make them: lens migrate")
         ours = [name for name in LENS_TABLES if not self._shape.has(name)]
         if ours:
             detail = f"the library's tables are complete; lens makes its own ({', '.join(ours)}) when it first writes"
@@ -207,7 +207,7 @@ class Checkup:
             "runs whose state was deleted, by delete_state or by the library's clean-up, which leave their history: "
             "it can be read, and they cannot be resumed"
         )
-        return Finding(name, True, count, detail, "lens prune --older-than 90d removes them with the other old runs")
+        return Finding(name, True, count, detail, "they go with the other old runs: lens prune --older-than 90d")
 
     async def _without_run(self) -> Finding:
         name = "states without a run"
@@ -237,7 +237,7 @@ class Checkup:
             return Finding(name, True, 0, "every step, span, trace and evaluation has its run")
         listed = ", ".join(f"{count:,} in {table}" for table, count in found.items())
         detail = f"rows of runs that are gone: {listed}; no command shows them"
-        fix = "lens prune --orphans removes what it can tell; the rest by DELETE, after a backup (pg_dump)"
+        fix = "DELETE removes the rest, after a backup (pg_dump); first, what lens can tell: lens prune --orphans"
         return Finding(name, False, sum(found.values()), detail, fix)
 
     def _and_no_state(self) -> str:
@@ -271,7 +271,7 @@ class Checkup:
             f"the oldest is that of process {pid}, {who}, {state or 'of unknown state'}, since {seconds / 60:.0f} "
             "minutes: until it ends, deleted rows keep their room, and what it has locked keeps others waiting"
         )
-        fix = f"end it in its application, or SELECT pg_terminate_backend({pid})"
+        fix = f"end it in its application, or in psql: SELECT pg_terminate_backend({pid})"
         return Finding(name, False, len(rows), detail, fix)
 
     async def _waiting(self) -> Finding:
@@ -282,7 +282,7 @@ class Checkup:
         if not row[0]:
             return Finding("waiting for locks", True, 0, "no session waits")
         detail = f"process {row[1]} waits for {row[2].strip('{}')}"
-        fix = "SELECT * FROM pg_stat_activity shows what they do; pg_cancel_backend(PID) stops a statement"
+        fix = "pg_cancel_backend(PID) stops a statement; to see what they do: SELECT * FROM pg_stat_activity"
         return Finding("waiting for locks", False, row[0], detail, fix)
 
     async def _dead_rows(self) -> Finding:
@@ -297,7 +297,7 @@ class Checkup:
         if not bloated:
             return Finding("dead rows", True, dead, "autovacuum keeps up")
         sizes = ", ".join(f"{name} ({gone:,} dead, {live:,} alive)" for name, gone, live in bloated)
-        fix = f"VACUUM (ANALYZE) {bloated[0][0]}; if they stay, a long transaction or a replication slot keeps them"
+        fix = f"a long transaction or replication slot may keep them; to remove them: VACUUM (ANALYZE) {bloated[0][0]}"
         return Finding("dead rows", False, dead, f"autovacuum does not keep up: {sizes}", fix)
 
     async def _indexes(self) -> Finding:
@@ -305,7 +305,7 @@ class Checkup:
         if not missing:
             return Finding("indexes", True, 0, "all are there")
         detail = f"lists by last update and ids by prefix are slow on large stores without {', '.join(missing)}"
-        return Finding("indexes", True, len(missing), detail, "lens optimize makes them, without blocking writers")
+        return Finding("indexes", True, len(missing), detail, "to make them, without blocking writers: lens optimize")
 
     async def _connections(self) -> Finding:
         used, most = await self._db.fetchrow(

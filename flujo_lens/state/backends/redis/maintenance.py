@@ -144,12 +144,12 @@ class Caretaker:
             detail = (
                 f"states that another program wrote{'' if is_whole else _PART}: they can be shown, and are not listed"
             )
-            found = Finding(name, False, unlisted, detail, "lens doctor --fix lists them", "put them into the index")
+            found = Finding(name, False, unlisted, detail, "to list them: lens doctor --fix", "put them into the index")
         name, (dangling, is_whole) = "index without runs", await _counted(self.dangling, full)
         if not dangling:
             return [found, Finding(name, True, 0, f"every entry{'' if is_whole else _PART} is of a run")]
         detail = "entries of runs that expired, were evicted or deleted by another program: no command shows them"
-        fix = "lens doctor --fix takes them out"
+        fix = "to take them out: lens doctor --fix"
         return [found, Finding(name, False, dangling, detail, fix, "take them out of the index")]
 
 
@@ -184,9 +184,11 @@ def _memory(info: Mapping[str, str]) -> Finding:
     )
     if most and policy != "noeviction":
         detail += f"; when it is full, keys are deleted ({policy}), runs among them"
-        return Finding("memory", False, used, detail, "redis-cli config set maxmemory-policy noeviction")
+        return Finding(
+            "memory", False, used, detail, "to keep all keys: redis-cli config set maxmemory-policy noeviction"
+        )
     if most and used > _FULL * most:
-        return Finding("memory", False, used, detail, "lens prune --older-than 30d makes room; or raise maxmemory")
+        return Finding("memory", False, used, detail, "raise maxmemory, or make room: lens prune --older-than 30d")
     return Finding("memory", True, used, detail)
 
 
@@ -201,7 +203,7 @@ def _persistence(info: Mapping[str, str]) -> Finding:
     if info.get("aof_enabled") == "1":
         return Finding(name, True, 0, "appendonly is on")
     detail = "appendonly is off: if the server dies, what was saved since its last snapshot is lost"
-    return Finding(name, True, 0, detail, "redis-cli config set appendonly yes, where runs must outlive it")
+    return Finding(name, True, 0, detail, "where runs must outlive it: redis-cli config set appendonly yes")
 
 
 def _replication(info: Mapping[str, str]) -> Finding:

@@ -42,7 +42,7 @@ def _unreadable(snapshot: Snapshot) -> Finding:
     if not count:
         return Finding("unreadable files", True, 0, "every file of a run parses")
     detail = f"files that do not parse, such as {printable(name)}: their runs cannot go on"
-    fix = "`lens list --status unreadable` has them all; restore them from a backup, or move them out of the folder"
+    fix = "restore them from a backup, or move them out of the folder; to list all: lens list --status unreadable"
     return Finding("unreadable files", False, count, detail, fix)
 
 
@@ -54,7 +54,7 @@ def _leftovers(reader: Reader, snapshot: Snapshot) -> Finding:
     detail = f"files *{LEFTOVER} of saves that were interrupted; the states before them are whole"
     if not old:
         return Finding("leftovers", True, count, detail, "harmless; the next save removes those older than an hour")
-    fix = "harmless; lens doctor --fix puts those older than an hour into the bin"
+    fix = "harmless; to put those older than an hour into the bin: lens doctor --fix"
     return Finding("leftovers", True, count, detail, fix, f"put {old:,} leftovers into the bin")
 
 
@@ -73,7 +73,7 @@ def _times(snapshot: Snapshot) -> Finding:
     if not count:
         return Finding("unreadable times", True, 0, "every run has a time that can be read")
     detail = "runs without a time that can be read: they are of unknown age, and no clean-up takes them"
-    fix = "harmless else; such runs come first in `lens list --reverse`"
+    fix = "harmless else; to list such runs first: lens list --reverse"
     return Finding("unreadable times", False, count, detail, fix)
 
 
@@ -89,7 +89,7 @@ def _unfinished(reader: Reader) -> Finding:
     if not count:
         return Finding("unfinished deletions", True, 0, "none was interrupted")
     detail = "runs that are deleted, though their files are still there: the process that deleted them died"
-    fix = "lens prune --orphans finishes them, as the next write of any kind does"
+    fix = "the next write of any kind finishes them; to do it now: lens prune --orphans"
     return Finding("unfinished deletions", False, count, detail, fix)
 
 

@@ -55,7 +55,7 @@ _TIMES = {
 _SMALL_FIRST = ("system_state", "evaluations", "traces", "runs", "steps", "spans", "workflow_state")
 _LOOKS_LIKE_A_TIME = "GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'"
 _OF_ITS_OWNER = "change it with the application that made it"
-_SAVE_WHAT_CAN_BE = "copy the file first; `sqlite3 FILE .recover` then saves what can be read"
+_SAVE_WHAT_CAN_BE = "copy the file first; then, to save what can be read: sqlite3 FILE .recover"
 
 
 def check(session: Session, path: Path, now: datetime, *, full: bool = False) -> list[Finding]:
@@ -162,8 +162,8 @@ def _schema(session: Session, path: Path) -> Finding:
         return Finding("schema", False, 1, f"{error.message}: it can be read as it is", _OF_ITS_OWNER)
     if not older:
         return Finding("schema", True, 0, "up to date")
-    detail = f"older, which is harmless; a migration would change {', '.join(older)} (lens migrate --dry-run)"
-    return Finding("schema", True, len(older), detail, "lens migrate, once the application is of 0.6 or newer")
+    detail = f"older, which is harmless; a migration would change {', '.join(older)}"
+    return Finding("schema", True, len(older), detail, "once the application is of 0.6 or newer: lens migrate")
 
 
 def _free_pages(session: Session) -> Finding:
@@ -172,7 +172,7 @@ def _free_pages(session: Session) -> Finding:
         return Finding("free pages", True, 0, "none")
     share = 100 * free / pages
     detail = f"{share:.0f} % of the file ({free * size:,} bytes) are free for new runs; the file keeps its size"
-    fix = "lens optimize --vacuum gives them back, while nothing else uses the file" if share >= 25 else None
+    fix = "to give them back, while nothing else uses the file: lens optimize --vacuum" if share >= 25 else None
     return Finding("free pages", True, free, detail, fix)
 
 
@@ -184,7 +184,7 @@ def _wal(path: Path) -> Finding:
     if size < LARGE_WAL:
         return Finding("WAL", True, size, f"{size:,} bytes are not in the file yet, which is harmless")
     detail = f"{size:,} bytes: a reader that never ends, or a dead writer, keeps them from going into the file"
-    fix = "lens doctor --fix folds in what is not being read; for the rest, close what has the store open"
+    fix = "close what has the store open; to fold in what is not being read: lens doctor --fix"
     return Finding("WAL", False, size, detail, fix, "fold the WAL into the file")
 
 
@@ -216,8 +216,8 @@ def _indexes(session: Session, path: Path) -> Finding:
     names = ", ".join(missing)
     detail = f"{names} missing: lists and clean-ups take longer"
     if older:
-        return Finding("indexes", True, len(missing), detail, "lens migrate makes them")
-    return Finding("indexes", False, len(missing), detail, "lens doctor --fix makes them", f"make {names}")
+        return Finding("indexes", True, len(missing), detail, "to make them: lens migrate")
+    return Finding("indexes", False, len(missing), detail, "to make them: lens doctor --fix", f"make {names}")
 
 
 def _optional_indexes(session: Session, path: Path) -> Finding:
@@ -225,7 +225,7 @@ def _optional_indexes(session: Session, path: Path) -> Finding:
     if not absent:
         return Finding("indexes", True, 0, "all are there")
     detail = f"failures and statistics of large stores are slow without {', '.join(index.name for index in absent)}"
-    return Finding("indexes", True, len(absent), detail, "lens optimize makes them")
+    return Finding("indexes", True, len(absent), detail, "to make them: lens optimize")
 
 
 def _locks(path: Path) -> Finding:
@@ -258,7 +258,9 @@ def _unfinished(session: Session) -> Finding:
     if not count:
         return Finding("unfinished deletions", True, 0, "none was interrupted")
     detail = "runs of which a part is deleted: the process died that deleted them, and the next clean-up goes on"
-    return Finding("unfinished deletions", False, count, detail, "the next lens prune finishes them")
+    return Finding(
+        "unfinished deletions", False, count, detail, "the next clean-up finishes them: lens prune --orphans"
+    )
 
 
 def _orphans(session: Session, table: str, find: Callable[[], Orphans]) -> Finding:
@@ -271,8 +273,8 @@ def _orphans(session: Session, table: str, find: Callable[[], Orphans]) -> Findi
     some = session.value(f"SELECT run_id FROM {table} c WHERE {nowhere} LIMIT 1")
     detail = f"rows of runs that neither runs nor workflow_state know, such as {some!s}: left by a deletion in part"
     old = sum(find().old.get(table, {}).values())
-    which = "deletes them" if old == rows else f"deletes those older than 1d, {old:,} by now: a run may be saved later"
-    return Finding(name, False, rows, detail, f"lens prune --orphans {which}")
+    which = "them" if old == rows else f"those older than 1d, {old:,} by now, since a run may be saved later"
+    return Finding(name, False, rows, detail, f"to delete {which}: lens prune --orphans")
 
 
 def _disagreements(session: Session) -> Finding:
@@ -309,7 +311,7 @@ def _unreadable(session: Session, full: bool) -> Finding:
         return Finding("unreadable values", True, 0, f"every value parses in {seen}")
     places = ", ".join(f"{count} in {where}" for where, count in counts.items())
     detail = f"{places} are no JSON, in {seen}: such a run cannot go on"
-    fix = "`lens list --all` names the runs on stderr, `lens show RUN` what is left; restore them from a backup"
+    fix = "restore them from a backup; lens show has what is left of a run; to name the runs: lens list --all"
     return Finding("unreadable values", False, sum(counts.values()), detail, fix)
 
 
@@ -334,7 +336,7 @@ def _bad_times(session: Session, full: bool) -> Finding:
         return Finding("unreadable times", True, 0, "every time that was looked at can be read")
     places = ", ".join(f"{count} in {where}" for where, count in counts.items())
     detail = f"{places} are no times: such a run is of unknown age, and no clean-up takes it"
-    fix = "harmless else; runs without a readable start come first in `lens list --reverse`"
+    fix = "harmless else; to list runs without a readable start first: lens list --reverse"
     return Finding("unreadable times", False, sum(counts.values()), detail, fix)
 
 
