@@ -31,21 +31,30 @@ class Repeated:
     """The options of this command line to repeat: pairs of a name and a value, each name once.
 
     Attributes:
+        typed: The whole command line.
         passwordless: The stores whose passwords were left out of a suggested command.
     """
 
     options: tuple[tuple[str, str], ...] = ()
+    typed: tuple[str, ...] = ()
     passwordless: set[str] = field(default_factory=set, compare=False)
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> Repeated:
         """The options to repeat of a command line; of a repeated option, the last one."""
         given = dict(_given(arguments))
-        return cls(tuple((name, given[name]) for name in dict.fromkeys(_NAMES.values()) if name in given))
+        return cls(
+            tuple((name, given[name]) for name in dict.fromkeys(_NAMES.values()) if name in given), tuple(arguments)
+        )
 
     def command(self, text: str) -> str:
         """A command line that starts with ``lens``, with the options inserted after the command's name."""
         return re.sub(_COMMAND, self._with_options, text, count=1) if text.startswith("lens ") else text
+
+    def whole(self, *more: str) -> str:
+        """The command line as it was typed, without passwords, and with `more` options."""
+        words, end = list(self.typed), self.typed.index("--") if "--" in self.typed else len(self.typed)
+        return " ".join(["lens", *(shlex.quote(self._value(word)) for word in [*words[:end], *more, *words[end:]])])
 
     def prose(self, text: str) -> str:
         """A text with the options inserted into its command lines."""

@@ -45,6 +45,8 @@ class Output:
         self, app: App, options: OutputOptions, formats: tuple[str, ...] | None = None, *, is_document: bool = False
     ) -> None:
         self.app, self.options = app, options
+        self.is_document = is_document
+        self._dropped: dict[str, None] = {}
         self._is_text = app.world.is_terminal or (is_document and options.columns is None)
         self.formats = formats or FORMATS
         self.form = self._form()
@@ -193,7 +195,19 @@ class Output:
         fields = self.fields(view) if self.options.columns is not None else ()
         width, header = self.app.world.columns if self.folds else None, not self.options.no_header
         view = view.with_times(is_asked=self.options.time is not None or self.options.utc)
-        self.print(table(view, items, self.human, self.redactor, width, fields, header=header))
+        made = table(view, items, self.human, self.redactor, width, fields, header=header)
+        self._dropped.update(dict.fromkeys(made.dropped))
+        self.print(made.rendered)
+
+    def note_dropped(self) -> None:
+        """Print on stderr for which columns the tables had no room, and the command that shows them."""
+        if not self._dropped:
+            return
+        more = () if self.is_document or self.options.output is not None else ("-o", "table")
+        lost, command = ", ".join(self._dropped), f"{self.app.repeated.whole(*more)} | less -S"
+        line = f"no room for {lost}: {command}"
+        self.app.note(line if len(line) <= self.app.world.columns else f"no room for {lost}:\n  {command}")
+        self._dropped.clear()
 
     def next(self, *commands: str) -> None:
         """Print the suggested next commands: on one line, or on a line each if it is too narrow."""
@@ -224,6 +238,7 @@ class Output:
             self.rows(view, items)
         elif items:
             self.table(view, items)
+            self.note_dropped()
 
 
 class _Encoded:

@@ -103,10 +103,15 @@ RUN = View(
         Shown("STARTED", lambda run, shown: shown.time(run.created_at), 60, times="keep"),
         Shown("TIME", lambda run, _: human.duration(run.duration_ms), 30, "right"),
         Shown("STEP", _progress, 20, "right"),
-        Shown("NOTE", _run_note, 80, "fold", masks=True, lines=2),
+        Shown("NOTE", _run_note, 80, "fold", masks=True, lines=2, below="", below_need=45),
     ),
     id="run_id",
 )
+
+
+def _asks(run: Any, _: Human) -> str:
+    return run.pause_message or "(no message stored)"
+
 
 WAITING = View(
     name="waiting",
@@ -117,10 +122,15 @@ WAITING = View(
         Shown("RUN", lambda run, _: run.run_id, 100, "id"),
         Shown("PIPELINE", _pipeline, 50, "name"),
         Shown("STEP", lambda run, _: run.step_name or "-", 40, masks=True),
-        Shown("ASKS", lambda run, _: run.pause_message or "(no message stored)", 90, "fold"),
+        Shown("ASKS", _asks, 90, "fold", below="", below_need=30),
     ),
     id="run_id",
 )
+
+
+def _task_error(run: Any, _: Human) -> str:
+    return plain_error(run.background_error or run.error_message or "")
+
 
 TASK = View(
     name="task",
@@ -130,8 +140,8 @@ TASK = View(
         Shown("STATUS", _status, 90, "status"),
         Shown("STEP", lambda run, _: run.metadata.get("step_name") or run.step_name or "-", 60),
         Shown("LAST SAVE", lambda run, shown: shown.time(run.updated_at), 50, times="keep"),
-        Shown("PARENT", lambda run, _: run.parent_run_id or "-", 40),
-        Shown("ERROR", lambda run, _: plain_error(run.background_error or run.error_message or ""), 80, "fold"),
+        Shown("PARENT", lambda run, _: run.parent_run_id or "-", 40, below="parent: "),
+        Shown("ERROR", _task_error, 80, "fold", below="", below_need=35),
     ),
     id="run_id",
 )
@@ -157,10 +167,10 @@ STEP = View(
         Shown("STEP", lambda step, _: step.step_name, 100, "id"),
         Shown("STATUS", lambda step, _: step.status, 90, "status"),
         Shown("TIME", lambda step, _: human.duration(step.duration_ms), 70, "right"),
-        Shown("COST", lambda step, _: human.money(step.cost_usd), 40, "right"),
+        Shown("COST", lambda step, _: human.money(step.cost_usd), 40, "amount"),
         Shown("TOKENS", lambda step, _: human.count(step.token_counts), 30, "right"),
         Shown("TRIES", lambda step, _: human.count(step.attempts), 20, "right"),
-        Shown("", lambda step, _: plain_error(step.error or ""), 85, "fold"),
+        Shown("", lambda step, _: plain_error(step.error or ""), 85, "fold", below="", below_need=15),
     ),
     id="step_name",
 )
@@ -184,7 +194,7 @@ SPAN = View(
         Shown("STARTED", lambda span, shown: shown.time(span.started_at), times="add"),
         Shown("OFFSET", lambda span, _: human.duration(span.start_offset_ms), 50, "right"),
         Shown("TIME", lambda span, _: human.duration(span.duration_ms), 80, "right"),
-        Shown("ERROR", lambda span, _: _span_error(span), 70, "fold"),
+        Shown("ERROR", lambda span, _: _span_error(span), 70, "fold", below="", below_need=45),
     ),
     id="span_id",
 )
@@ -206,14 +216,14 @@ FAILURE = View(
         Shown("LAST", lambda group, shown: shown.time(group.last_at), 70, times="keep"),
         Shown("STEP", lambda group, _: group.step_name or "-", 60),
         Shown("ERROR", lambda group, _: group.error, 100, "fold"),
-        Shown("EXAMPLE", lambda group, _: group.sample_run_id, 80, "id"),
+        Shown("EXAMPLE", lambda group, _: group.sample_run_id, 80, "id", below="example: ", below_need=25),
     ),
     id="sample_run_id",
 )
 
 
 _COST_COLUMNS = (
-    Shown("COST", lambda stats, _: human.money(stats.cost_usd), 75, "right"),
+    Shown("COST", lambda stats, _: human.money(stats.cost_usd), 75, "amount"),
     Shown("TOKENS", lambda stats, _: human.count(stats.tokens or None), 35, "right"),
 )
 
@@ -326,7 +336,7 @@ EVALUATION = View(
         Shown("STEP", lambda found, _: found.step_name or "-", 60),
         Shown("SCORE", lambda found, _: "-" if found.score is None else f"{found.score:g}", 95, "right"),
         Shown("WHEN", lambda found, shown: shown.time(found.created_at), 50, times="keep"),
-        Shown("FEEDBACK", lambda found, _: found.feedback or "", 80, "fold"),
+        Shown("FEEDBACK", lambda found, _: found.feedback or "", 80, "fold", below="", below_need=40),
     ),
     id="run_id",
 )
@@ -427,7 +437,7 @@ STORE = View(
         Shown("NAME", lambda row, _: row["name"] or "-", 100, "id"),
         Shown("", lambda row, _: " ".join(word for word in ("default", "readonly") if row[word]), 60, "fold"),
         Shown("DRIVER", lambda row, _: _short_driver(row["driver"]), 70, "fold"),
-        Shown("CAN", lambda row, _: ", ".join(row["capabilities"]) or "-", 40, "fold"),
+        Shown("CAN", lambda row, _: ", ".join(row["capabilities"]) or "-", 40, "fold", below="can: "),
         Shown("URI", lambda row, _: row["uri"], 90, "id"),
     ),
     id="name",
@@ -498,7 +508,7 @@ CHECK = View(
         Shown("STATUS", lambda group, _: group.status, 60, "status"),
         Shown("STEP", lambda group, _: group.step_name or "-", 85, "name"),
         Shown("WHAT DIFFERS", _differing, 90, "fold"),
-        Shown("EXAMPLE", lambda group, _: group.sample_run_id, 70, "id"),
+        Shown("EXAMPLE", lambda group, _: group.sample_run_id, 70, "id", below="example: ", below_need=50),
     ),
     id="sample_run_id",
 )

@@ -56,7 +56,7 @@ SIDES = View(
         Shown("PIPELINE", _of_run(lambda run, _: f"{run.pipeline_name} {run.pipeline_version}"), 80, "name"),
         Shown("STARTED", _of_run(lambda run, shown: shown.time(run.created_at)), 30),
         Shown("TIME", lambda row, _: row.duration_ms, 70, "right"),
-        Shown("COST", lambda row, _: row.cost_usd, 60, "right"),
+        Shown("COST", lambda row, _: row.cost_usd, 60, "amount"),
         Shown("TOKENS", lambda row, _: row.tokens, 40, "right"),
     ),
     id="",
@@ -75,7 +75,7 @@ def _columns(side: str, label: str) -> tuple[Shown, ...]:
     return (
         Shown(label, _of_step(side, lambda step: step.status), 90, "status"),
         Shown(f"TIME {label}", _of_step(side, lambda step: human.duration(step.duration_ms)), 60, "right", pair="time"),
-        Shown(f"COST {label}", _of_step(side, lambda step: human.money(step.cost_usd)), 40, "right", pair="cost"),
+        Shown(f"COST {label}", _of_step(side, lambda step: human.money(step.cost_usd)), 40, "amount", pair="cost"),
         Shown(
             f"TOKENS {label}", _of_step(side, lambda step: human.count(step.token_counts)), 30, "right", pair="tokens"
         ),

@@ -142,9 +142,9 @@ def change_view(by: str) -> View:
         Shown("OF", lambda change, _: human.count(change.runs or None), 50, "right"),
         Shown("USUAL", _usual, 96, "right"),
         Shown("FIRST", lambda change, shown: shown.time(change.group.first_at), 70),
-        Shown("STEP", lambda change, _: change.group.step_name or "-", 40),
+        Shown("STEP", lambda change, _: change.group.step_name or "-", 40, below="at "),
         Shown("ERROR", lambda change, _: change.group.error, 100, "fold"),
-        Shown("EXAMPLE", lambda change, _: change.group.sample_run_id, 45, "id"),
+        Shown("EXAMPLE", lambda change, _: change.group.sample_run_id, 45, "id", below="example: ", below_need=30),
     )
     return View("change", fields, table, "sample_run_id")
 

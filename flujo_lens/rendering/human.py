@@ -43,10 +43,12 @@ def long_duration(seconds: float) -> str:
 
 
 def money(usd: float | None) -> str:
-    """US dollars with significant digits; stores hold 0 where no cost is known, which is shown as none."""
+    """US dollars: cents, or four decimals below one; stores hold 0 where no cost is known, which is shown as none."""
     if not usd:
         return "-"
-    return f"${usd:.2f}" if usd >= 1 else f"${usd:.4f}".rstrip("0")
+    if 0 < usd < 0.0001:
+        return "<$0.0001"
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
 
 
 def count(number: float | None) -> str:

@@ -9,7 +9,7 @@ from flujo_lens.rendering.views import Shown, View, plain_fields
 _SORTED: dict[str, Shown] = {
     "updated": Shown("UPDATED", lambda run, shown: shown.time(run.updated_at), 95),
     "duration": Shown("TIME", lambda run, _: human.duration(run.duration_ms), 95, "right"),
-    "cost": Shown("COST", lambda run, _: human.money(run.cost_usd), 95, "right"),
+    "cost": Shown("COST", lambda run, _: human.money(run.cost_usd), 95, "amount"),
     "tokens": Shown("TOKENS", lambda run, _: human.count(run.tokens), 95, "right"),
     "size": Shown("SIZE", lambda run, _: human.size(run.size_bytes), 95, "right"),
 }

@@ -26,13 +26,14 @@ class Shown(NamedTuple):
     Attributes:
         cell: Maps a row to the text of the cell.
         need: Priority: on a narrow terminal, the columns with the lowest are dropped; 100 is never dropped.
-        style: ``status`` to colour by status, ``right`` to align numbers, ``id``, ``name``,
-            ``fold`` for text that may wrap.
+        style: ``status`` to colour by status, ``right`` to align numbers, ``amount`` to align them by their decimal
+            points, ``id``, ``name``, ``fold`` for text that may wrap.
         masks: Whether the cell masks secrets itself, since a name before a text, such as "step:", could look like
             a key.
         pair: Columns with the same name here are kept or dropped together.
         lines: Maximum number of lines of a folded text, which is cut after them; 0 for all.
         below: If not None: where the column has no room, its cell is on a line below the row, after this text.
+        below_need: If not None: the priority instead of `need` where rows may have lines below them.
         times: ``keep`` for the column of times that stays if a style of times is requested, ``add`` for one that is
             there only then.
     """
@@ -45,6 +46,7 @@ class Shown(NamedTuple):
     pair: str = ""
     lines: int = 0
     below: str | None = None
+    below_need: int | None = None
     times: str = ""
 
     def text(self, item: Any, shown: Human) -> str:

@@ -22,6 +22,7 @@ from flujo_lens.rendering import columns, human
 from flujo_lens.rendering.data import RowWriter
 from flujo_lens.rendering.human import Human
 from flujo_lens.rendering.json_text import compact, document
+from flujo_lens.rendering.sorted_runs import run_view
 from flujo_lens.rendering.tables import fit, make_console, table
 from flujo_lens.rendering.text import escape_controls, escape_tsv, one_line, unescape
 from flujo_lens.rendering.trace import tree_lines
@@ -121,7 +122,9 @@ def test_times() -> None:
 
 def test_counts_money_sizes() -> None:
     assert (human.plural(1, "run"), human.plural(2310, "run")) == ("1 run", "2,310 runs")
-    assert [human.money(usd) for usd in (None, 0.0, 0.0123, 1.5, 1234.5)] == ["-", "-", "$0.0123", "$1.50", "$1234.50"]
+    assert [human.money(usd) for usd in (None, 0.0, 0.0123, 0.006, 1.5, 1234.5, 0.00001)] == [
+        "-", "-", "$0.0123", "$0.0060", "$1.50", "$1,234.50", "<$0.0001",
+    ]  # fmt: skip
     assert [human.size(n) for n in (None, 0, 1023, 2048, 360_448, 9.1 * 2**30)] == [
         "-", "0 B", "1023 B", "2.0 KiB", "352 KiB", "9.1 GiB",
     ]  # fmt: skip
@@ -304,7 +307,7 @@ def _runs(*ids: str) -> list[RunSummary]:
 def _drawn(rows: Sequence[Any], width: int, view: View = columns.RUN) -> list[str]:
     out = io.StringIO()
     console = make_console(out, width=width, colour=False, unicode=True)
-    console.print(table(view, rows, Human(NOW, UTC), Redactor(), width))
+    console.print(table(view, rows, Human(NOW, UTC), Redactor(), width).rendered)
     return out.getvalue().splitlines()
 
 
@@ -325,9 +328,33 @@ def test_a_long_id_that_is_not_first_has_a_line_of_its_own_below(width: int) -> 
     lines = _drawn([group, replace(group, sample_run_id="short")], width, columns.FAILURE)
     assert max(map(cell_len, lines)) <= width
     (own,) = (i for i, line in enumerate(lines) if "x" * 58 in line)
-    assert lines[own].strip() == "x" * 58
+    assert lines[own].strip() == f"example: {'x' * 58}"
     assert any("ValueError" in line for line in lines[1:own])
     assert any(line.rstrip().endswith("short") for line in lines[own + 1 :])
+
+
+def test_amounts_are_aligned_by_their_decimal_points() -> None:
+    runs = [run._replace(cost_usd=cost) for run, cost in zip(_runs(*"abcd"), (0.006, 12.5, None, 1234.0), strict=True)]
+    for width in (80, 160):
+        lines = _drawn(runs, width, run_view("cost"))[1:]
+        points = {line.index(".", line.index("$")) for line in lines if "$" in line}
+        assert len(points) == 1
+
+
+@pytest.mark.parametrize("width", range(40, 200, 7))
+def test_a_column_is_there_or_below_or_named_as_dropped(width: int) -> None:
+    """And one that has no value in any row is not worth a word."""
+    group = FailureGroup("ValueError: no such customer", 3, NOW, NOW, "load", RUN_ID)
+    runs = [run._replace(cost_usd=1.5, duration_ms=12.0) for run in _runs(RUN_ID)]
+    for view, rows in ((columns.RUN, runs), (run_view("cost"), runs), (columns.FAILURE, [group])):
+        shown = Human(NOW, UTC)
+        made = table(view, rows, shown, Redactor(), width)
+        lines = _drawn(rows, width, view)
+        for column in view.table:
+            cell = column.cell(rows[0], shown)
+            is_below = any(column.below is not None and cell[:10] in line for line in lines)
+            assert column.title in [*lines[0].split(), *made.dropped] or is_below or cell == "-"
+        assert set(made.dropped).isdisjoint(lines[0].split())
 
 
 def _first_cells(line: str, width: int) -> str:

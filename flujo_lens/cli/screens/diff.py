@@ -144,6 +144,7 @@ class _Screen:
         self._draw_changes("manifest", shapes, found.manifest, f"no manifest stored of {without}")
         out.print(Text())
         out.next(*dict.fromkeys(run_command("show", side.run.run_id, "-v") for side in found[:2]))
+        out.note_dropped()
 
     def _draw_first(self) -> None:
         """The first steps that differ, in detail."""

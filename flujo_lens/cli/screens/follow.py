@@ -138,7 +138,7 @@ class _Following:
 
         fields = out.fields(STEP) if out.options.columns is not None else ()
         header = not out.options.no_header
-        return table(STEP, steps, out.human, out.redactor, width, fields, header=header, cut=True)
+        return table(STEP, steps, out.human, out.redactor, width, fields, header=header, cut=True).rendered
 
     def _spans(self, out: Output, roots: Sequence[Span], width: int) -> list[Text]:
         from flujo_lens.rendering.trace import tree_lines

@@ -133,6 +133,7 @@ class RunScreen:
             self._draw_value(self.detail.state if self.detail.state is not None else "no state stored")
         self.out.print(Text())
         self.out.next(*self._next())
+        self.out.note_dropped()
 
     def title(self) -> Text:
         """The run, its status, and its pipeline."""

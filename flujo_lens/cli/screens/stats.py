@@ -94,6 +94,7 @@ class _Screen:
         rows = self._first_groups(stats) if stats.by else self._first(stats.by_pipeline)
         if self.out.is_table and self.out.options.columns is None:
             self._draw(stats, view)
+            self.out.note_dropped()
             if not stats.total:
                 self.app.note_no_runs(nothing, self.wanted)
         elif self.out.form == "json":

@@ -153,7 +153,9 @@ class _RunTable:
         fields = out.fields(ACTIVITY) if out.options.columns is not None else ()
         shown = out.human._replace(now=now)
         header = not out.options.no_header
-        return Group(*lines, table(ACTIVITY, rows, shown, out.redactor, width, fields, header=header, cut=True))
+        return Group(
+            *lines, table(ACTIVITY, rows, shown, out.redactor, width, fields, header=header, cut=True).rendered
+        )
 
     def _groups(self, activity: Activity, now: datetime) -> Iterator[list[RunSummary]]:
         running = [until_now(run, now) for run in activity.shown if run.status == "running"]
