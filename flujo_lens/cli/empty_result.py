@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from flujo_lens.operations.pipelines import UnknownPipeline
 
 
+_SEARCHED = "--search looks in ids, pipelines, errors and questions; for metadata: --meta KEY=VALUE"
+
+
 def reasons(run: Callable[[Callable[[StateBackend], Awaitable[Any]]], Any], wanted: RunFilter) -> Iterator[str]:
-    """Sentences on a pipeline that no run has, and on an error without wildcards.
+    """Sentences on a pipeline that no run has, an error without wildcards, and what a search does not look in.
 
     Args:
         run: Opens the store for a function of it.
@@ -29,6 +32,8 @@ def reasons(run: Callable[[Callable[[StateBackend], Awaitable[Any]]], Any], want
         from flujo_lens.rendering.text import quoted
 
         yield f"--error matches the whole error; for a part of it: --error {quoted(f'*{wanted.error}*')}"
+    if wanted.search is not None:
+        yield _SEARCHED
 
 
 async def _unknown(backend: StateBackend, pipeline: str) -> UnknownPipeline | None:

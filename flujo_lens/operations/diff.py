@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from flujo_lens.errors import NotSupportedError
 from flujo_lens.operations.document_changes import Change, changes
-from flujo_lens.operations.runs import read_run
+from flujo_lens.operations.runs import read_run, steps_with_current
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.views import RunDetail, RunSummary, StepRecord
 
+_UNFINISHED = frozenset({"running", "stale", "paused"})
 _COMPARED = ("status", "input", "output", "error")
 _LONGEST_ALIGNED = 2_000
 """Up to this many steps are aligned by their names; longer histories by their positions."""
@@ -121,7 +122,8 @@ def compare(left: Side, right: Side) -> RunDiff:
         context = tuple(_changes(left, right, left.context, right.context))
     if left.manifest is not None and right.manifest is not None:
         manifest = tuple(_changes(left, right, *_shapes(left.manifest, right.manifest)))
-    steps = tuple(_paired(left, right, pair) for pair in _aligned(left.detail.steps, right.detail.steps))
+    pairs = _aligned(steps_with_current(left.detail), steps_with_current(right.detail))
+    steps = tuple(_paired(left, right, pair) for pair in pairs)
     metadata = tuple(_changes(left, right, left.run.metadata, right.run.metadata))
     return RunDiff(left, right, steps, context, metadata, manifest)
 
@@ -136,6 +138,8 @@ def _paired(left: Side, right: Side, pair: StepPair) -> StepPair:
     """The pair with what differs."""
     if pair.left is None or pair.right is None:
         return pair._replace(differs=("missing",))
+    if _UNFINISHED & {pair.left.status, pair.right.status}:  # one has no output yet
+        return pair._replace(differs=() if pair.left.status == pair.right.status else ("status",))
     both = [(name, getattr(pair.left, name), getattr(pair.right, name)) for name in _COMPARED]
     return pair._replace(differs=tuple(name for name, one, two in both if _changes(left, right, one, two)))
 

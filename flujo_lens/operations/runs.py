@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flujo_lens.errors import AmbiguousRunError, RunNotFoundError, UsageError
 from flujo_lens.state.backends.base import StateBackend, overrides
-from flujo_lens.state.views import RunDetail, RunFilter
+from flujo_lens.state.views import RunDetail, RunFilter, StepRecord
 
 LEAST_PREFIX = 4
 MOST_CANDIDATES = 10
@@ -128,3 +128,14 @@ async def read_run(backend: StateBackend, text: str, unescaped: str | None = Non
     if detail is None:
         raise _not_found(text, [])
     return detail
+
+
+def steps_with_current(detail: RunDetail) -> list[StepRecord]:
+    """The executed steps of a run and the one that it is at, which has no record yet."""
+    steps, run = list(detail.steps), detail.run
+    last = steps[-1].step_name if steps else None
+    if run.status in ("paused", "running", "cancelled") and run.step_name and run.step_name != last:
+        index = (steps[-1].step_index if steps else -1) or 0
+        status = "stale" if run.stale else run.status
+        steps.append(StepRecord(index + 1 if steps else 0, run.step_name, status))
+    return steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import stat
@@ -15,6 +16,7 @@ import pytest
 from support import NEW, NOW, OLD, PACKAGE, Lens, Result, tree
 
 from flujo_lens.operations.runs_in_flight import read_inflight, save_inflight
+from flujo_lens.state.registry import open_backend
 
 FIELDS = [
     "pipeline_name",
@@ -148,9 +150,22 @@ def test_a_table_says_what_to_do(shop: Lens) -> None:
         'aliases=["approve"]',
         'registry.register(old_pipeline, name="billing", version="1.3.0")',
         "lens explain LENS-C4",
-        "next: lens resume order-1 --app shop:renamed --dry-run",
+        "details of one run: lens resume order-1 --app shop:renamed --dry-run",
     ):
         assert words in shown.out, words
+
+
+def test_a_table_says_of_how_many_groups_it_has_no_details(shop: Lens) -> None:
+    async def save() -> None:
+        async with open_backend("sqlite:///billing.db", {}, timeout=10, zone=None) as backend:
+            for number in range(4):
+                facts = {"pipeline_name": f"gone-{number}", "pipeline_version": "1"}
+                await backend.save_state(f"lost-{number}", {"status": "paused", "current_step_index": 1, **facts})
+
+    asyncio.run(save())
+    shown = shop.terminal("check --app shop:renamed")
+    assert "2 more groups that could not resume: lens check --app shop:renamed -o json" in shown.out
+    assert len(checked(shop, "renamed", "-o json").json) == 5
 
 
 @pytest.mark.parametrize("form", ["ndjson", "csv", "tsv"])

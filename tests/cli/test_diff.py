@@ -227,3 +227,32 @@ def test_deep_documents() -> None:
 def test_a_run_and_itself_name_one_next_command(lens: Lens) -> None:
     same = lens("diff orders-v1-001 orders-v1-001 -o table")
     assert (same.code, same.out.count("lens show orders-v1-001 -v")) == (0, 1)
+
+
+def test_the_step_that_a_run_is_at_is_not_missing_and_no_cost_is_none(bare_lens: Lens) -> None:
+    """A step has no record until it ends."""
+    filled(
+        bare_lens,
+        {"run_id": "r-1", "steps": [("load", {})], "status": "running", "current_step_index": 1,
+         "pipeline_context": {"current_step": "charge"}},
+        {"run_id": "r-2", "steps": [("load", {}), ("charge", {"output": 1})]},
+    )  # fmt: skip
+    found = bare_lens("diff r-1 r-2 -o json").json
+    assert [(step["step_name"], step["differs"]) for step in found["steps"]] == [("load", []), ("charge", ["status"])]
+    assert found["steps"][1]["left"]["status"] == "running"
+    screen = bare_lens("diff r-1 r-2", tty=True, width=160)
+    assert "only in" not in screen.out
+    (figures,) = (line.split() for line in screen.lines if line.startswith("B - A"))
+    assert figures[3:] == ["-", "-", "-"]
+
+
+def test_show_has_the_metadata_as_the_filter_takes_it(bare_lens: Lens) -> None:
+    metadata = {"shop": "north", "lines": [1, 2], "api_token": "hunter2", "note": "x" * 90}
+    filled(bare_lens, {"run_id": "r-1", "metadata": metadata})
+    (line,) = (line for line in bare_lens("show r-1", tty=True, width=160).lines if line.startswith("metadata "))
+    assert line.startswith("metadata shop=north, lines=[1,2], api_token=***, note=xxx")
+    assert "x" * 90 not in line
+    assert "x" * 90 in "".join(bare_lens("show r-1 -v", tty=True, width=160).out.split())
+    assert "note=" + "x" * 90 in bare_lens("show r-1").out
+    assert bare_lens("list --meta shop=north -o id").lines == ["r-1"]
+    assert "--meta KEY=VALUE" in bare_lens("list --search north").err

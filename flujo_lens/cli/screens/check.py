@@ -302,12 +302,19 @@ class _Screen(NamedTuple):
                 yield f"  {number}  {remedy.title}"
                 yield from (f"     {line}" for line in (remedy.code or remedy.consequence).split("\n"))
             yield f"  more: lens explain {group.code}"
+        if len(stuck) > _FEW:
+            yield ""
+            yield f"{human.plural(len(stuck) - _FEW, 'more group')} that could not resume: {self._as_json()}"
         if stuck and self.asked.from_file is None:
             from flujo_lens.rendering.text import quoted, run_command
 
             yield ""
             command = run_command("resume", stuck[0].sample_run_id, f"--app {quoted(self.target)} --dry-run")
-            yield f"next: {self.app.suggest(command)}"
+            yield f"details of one run: {self.app.suggest(command)}"
+
+    def _as_json(self) -> str:
+        """The command that prints all groups with their differences."""
+        return self.app.repeated.whole(*(() if self.out.options.output else ("-o", "json")))
 
 
 def _fails(group: CheckedGroup, verdicts: frozenset[str] | None) -> bool:

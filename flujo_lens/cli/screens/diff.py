@@ -230,5 +230,5 @@ def _more(left: float | None, right: float | None, form: Any) -> str:
     if left is None or right is None:
         return "-"
     if left == right:
-        return "same"
+        return "-" if form(left) == "-" else "same"
     return f"{'-' if right < left else '+'}{form(abs(right - left))}"

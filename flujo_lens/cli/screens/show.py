@@ -10,7 +10,7 @@ from flujo_lens.cli.context import App
 from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
 from flujo_lens.cli.screens.lists import answer_command
-from flujo_lens.operations.runs import read_run
+from flujo_lens.operations.runs import read_run, steps_with_current
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.text import escape_controls, one_line, run_command, unescape
@@ -21,6 +21,11 @@ from flujo_lens.state.views import GONE, INACTIVE, Pause, RunDetail, StepRecord
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+
+_OF_TASKS = ("is_background_task", "parent_run_id", "task_id")
+_MOST_METADATA, _LONGEST_METADATA = 8, 60
+"""Entries of metadata that the screen shows without -v, and their characters."""
 
 
 class ShowParts(NamedTuple):
@@ -179,6 +184,8 @@ class RunScreen:
         yield Text(", ".join([*facts, self._progress(), self._spent()]))
         if self.note is not None:
             yield Text(escape_controls(stripped_line(self.app, self.note)), style="yellow")
+        if self._own_metadata():
+            yield Text(f"metadata {self._metadata()}")
         if run.is_background_task:
             yield Text(f"background task of {escape_controls(run.parent_run_id or 'an unknown run')}")
         forked = self._forked
@@ -187,6 +194,23 @@ class RunScreen:
             yield Text(f"forked from {escape_controls(forked)}, not started yet: {command}")
         elif run.status == "failed" and run.error_message and not any(s.error for s in self.detail.steps):
             yield Text(self._clean(run.error_message), style="red")
+
+    def _own_metadata(self) -> dict[str, Any]:
+        """The metadata, without what the screen says of a background task in words."""
+        said = _OF_TASKS if self.run.is_background_task else ()
+        return {key: value for key, value in self.run.metadata.items() if key not in said}
+
+    def _metadata(self) -> str:
+        """The metadata of the run, each as ``--meta`` takes it: short values, or all with -v."""
+        from flujo_lens.rendering.json_text import compact
+
+        masked = self.out.redactor.value(self._own_metadata())
+        texts = [f"{key}={value if isinstance(value, str) else compact(value)}" for key, value in masked.items()]
+        is_whole = self.parts.outputs or not self.out.folds
+        shown = [one_line(text, 0 if is_whole else _LONGEST_METADATA) for text in texts]
+        few = shown if is_whole else shown[:_MOST_METADATA]
+        more = f", and {len(shown) - len(few):,} more (-v)" if len(few) < len(shown) else ""
+        return f"{', '.join(few)}{more}"
 
     def _progress(self) -> str:
         done = sum(step.status == "completed" for step in self.detail.steps)
@@ -211,13 +235,7 @@ class RunScreen:
 
     def steps(self) -> list[StepRecord]:
         """The executed steps and the current one, which has no record yet."""
-        steps, run = list(self.detail.steps), self.run
-        last = steps[-1].step_name if steps else None
-        if run.status in ("paused", "running", "cancelled") and run.step_name and run.step_name != last:
-            index = (steps[-1].step_index if steps else -1) or 0
-            status = "stale" if run.stale else run.status
-            steps.append(StepRecord(index + 1 if steps else 0, run.step_name, status))
-        return steps
+        return steps_with_current(self.detail)
 
     def _draw_texts(self) -> None:
         from rich.text import Text
