@@ -1,9 +1,10 @@
 """PostgreSQL: pages, look-ups, saves, statistics and a prune, each against what one would write by hand with asyncpg.
 
-    python tests/benchmarks/bench_postgres.py [RUNS] [--folder DIR] [--only page,save] [--prune SHARE] [--version 18]
+    python tests/benchmarks/bench_postgres.py [RUNS] [--folder DIR] [--only page,save] [--prune SHARE] [--by WHO]
 
 The library's tables with 200,000 runs (or RUNS), made by the server itself: about 1 KB a run in rows, 3 with indexes.
-With a folder the server's data stays there, and is used again; 2,000,000 runs take some minutes and 6 GB.
+With a folder the server's data stays there, and is used again; 2,000,000 runs take some minutes and 6 GB. To prune half
+of the runs, begin each time (``--by hand``, ``lens``, ``command``) with a copy of the folder.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,6 +43,7 @@ _parser.add_argument("runs", type=int, nargs="?", default=200_000)
 _parser.add_argument("--folder", type=Path)
 _parser.add_argument("--only", default="", help="parts of the names of cases, also optimize, prune and commands")
 _parser.add_argument("--prune", type=float, default=0.25, help="the share of the runs that each prune deletes")
+_parser.add_argument("--by", default="hand,lens", help="who prunes, one after the other: hand, lens, command")
 _parser.add_argument("--version", type=int, default=16)
 _parser.add_argument("--client", help=argparse.SUPPRESS)
 ARGUMENTS = _parser.parse_args()
@@ -139,7 +143,7 @@ class Clock:
         """The sum."""
         ended = self._postmaster.read_text().rpartition(")")[2].split()
         workers = (int(ended[13]) + int(ended[14])) / os.sysconf("SC_CLK_TCK")
-        return time.process_time() + int((self._process / "schedstat").read_text().split()[0]) / 1e9 + workers
+        return sum(os.times()[:4]) + int((self._process / "schedstat").read_text().split()[0]) / 1e9 + workers
 
 
 async def _median(call: Callable[[], Awaitable[Any]], clock: Clock) -> tuple[float, float]:
@@ -247,7 +251,9 @@ async def _prune(backend: PostgresBackend, connection: Any, uri: str) -> None:
     await backend.count_runs(RunFilter())
     async with backend._server._connection() as one_of_ours:
         pids = (one_of_ours.get_server_pid(), connection.get_server_pid())
-    for name, prune, pid in (("by hand", _by_hand, pids[1]), ("lens prune", _ours, pids[0])):
+    ways = {"hand": (_by_hand, pids[1]), "lens": (_ours, pids[0]), "command": (partial(_command, uri), pids[0])}
+    for name in ARGUMENTS.by.split(","):
+        prune, pid = ways[name]
         cutoff = await connection.fetchval(
             "SELECT updated_at FROM runs ORDER BY updated_at LIMIT 1 OFFSET $1", int(RUNS * ARGUMENTS.prune)
         )
@@ -257,7 +263,7 @@ async def _prune(backend: PostgresBackend, connection: Any, uri: str) -> None:
             count = await prune(backend, connection, cutoff)
             taken, spent = time.perf_counter() - began, clock.now() - before
         await connection.execute("DELETE FROM workflow_state WHERE run_id LIKE 'other-%'")
-        print(f"  {name:12} {count:,} runs in {taken:.1f} s, {spent:.1f} s of CPU; {', '.join(told)}")
+        print(f"  {name:12} {count:,} runs in {taken:.1f} s, {spent:.1f} s of CPU; {', '.join(told)}", flush=True)
 
 
 @contextmanager
@@ -301,6 +307,18 @@ async def _start(uri: str, waits: list[float]) -> None:
 async def _ours(backend: PostgresBackend, connection: Any, cutoff: datetime) -> int:
     plan = await backend.plan_deletion(DeletionRequest(now=datetime.now(UTC), cutoff=cutoff))
     return sum([len(done.run_ids) async for done in backend.delete_planned(plan)])
+
+
+async def _command(uri: str, backend: PostgresBackend, connection: Any, cutoff: datetime) -> int:
+    """A process, with an audit log and copies for ``lens undo``. Its time of CPU is counted with ours."""
+    before = await connection.fetchval("SELECT count(*) FROM runs")
+    with tempfile.TemporaryDirectory() as folder:
+        age = f"{(datetime.now(UTC) - cutoff).total_seconds():.0f}s"
+        words = ["prune", "--older-than", age, "--yes", "--max-share", "100%", "-s", uri]
+        command = [sys.executable, "-m", "flujo_lens", *words, "--audit-file", f"{folder}/log"]
+        environment = os.environ | {"XDG_STATE_HOME": folder, "XDG_DATA_HOME": folder}
+        subprocess.run(command, check=True, cwd=folder, env=environment)
+    return int(before - await connection.fetchval("SELECT count(*) FROM runs"))
 
 
 async def _by_hand(backend: PostgresBackend, connection: Any, cutoff: datetime) -> int:
