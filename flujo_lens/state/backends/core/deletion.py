@@ -34,8 +34,18 @@ from flujo_lens.state.backends.core.port import (
     Transaction,
 )
 from flujo_lens.state.backends.core.rows import last_update
-from flujo_lens.state.backends.core.selection import Chooser, Families, Member, families, in_batches, last_sign, why_not
-from flujo_lens.state.backends.core.stored_claims import claims_in
+from flujo_lens.state.backends.core.selection import (
+    Chooser,
+    Families,
+    Member,
+    Outline,
+    families,
+    goes_for_certain,
+    in_batches,
+    last_sign,
+    why_not,
+)
+from flujo_lens.state.backends.core.stored_claims import holders_in
 from flujo_lens.state.backends.core.strip import Stripper
 from flujo_lens.state.backends.core.strip_notes import notes_in
 from flujo_lens.state.deletion import BackupCallback, Deleted, DeletionPlan, DeletionRequest, Record, Skipped
@@ -105,19 +115,21 @@ async def plan(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> De
 
 async def _source(core: CoreBackend, tx: Transaction, asked: DeletionRequest) -> _Selected | ListsMembers:
     if isinstance(tx, SelectsMembers):
-        return _Selected(core, tx, await tx.count(RunFilter()) or 0)
+        is_by_name = asked.run_ids is not None or (asked.cutoff is None and asked.keep_last is None)
+        outline = Outline(await tx.count(RunFilter()) or 0) if is_by_name else await tx.outline(asked)
+        return _Selected(core, tx, outline)
     return tx if isinstance(tx, ListsMembers) else await _Scanned.of(core, tx, asked)
 
 
 class _Selected:
     """The runs of a store that selects them by itself, but for the odd ones."""
 
-    def __init__(self, core: CoreBackend, tx: Any, total: int) -> None:
-        self._core, self._tx, self._total = core, tx, total
+    def __init__(self, core: CoreBackend, tx: Any, outline: Outline) -> None:
+        self._core, self._tx, self._outline = core, tx, outline
 
     def totals(self) -> tuple[int, int]:
         """How many there are, and how many are deleted and still take room: none."""
-        return self._total, 0
+        return self._outline.total, 0
 
     async def members(self, asked: DeletionRequest, run_ids: Sequence[str]) -> list[Member]:
         """Those of these runs that are there."""
@@ -130,7 +142,7 @@ class _Selected:
         related: list[Member] = []
         alone: list[Member] = []
         odd: list[str] = []
-        async for member, is_related in self._tx.candidates(asked, admitted):
+        async for member, is_related in self._tx.candidates(asked, admitted, self._outline):
             if isinstance(member, str):
                 odd.append(member)
             elif is_related:
@@ -203,8 +215,7 @@ async def _old_orphans(tx: Transaction, before: datetime, run_ids: Sequence[str]
 
 async def _members(core: CoreBackend, tx: Transaction, asked: DeletionRequest, rows: Sequence[RunRow]) -> list[Member]:
     """The runs as a choice goes by them; `Member.key` is the holder of one that is held."""
-    claims = claims_in(await tx.get("claim", [row.run_id for row in rows]))
-    holders = {run_id: claim.holder for run_id, claim in claims.items() if not claim.has_ended(asked.now)}
+    holders = holders_in(await tx.get("claim", [row.run_id for row in rows]), asked.now)
     wanted = asked.wanted._replace(statuses=frozenset())
     found = [
         Member(
@@ -311,25 +322,42 @@ class _Batch:
 
         async def work(tx: Transaction) -> Deleted:
             free = await self._locked(tx)
-            going, skipped = await self._decided(tx, free)
-            if before is not None:
+            gone, rows = await self._gone_at_once(tx, free, before)
+            going, skipped = await self._decided(tx, free, gone)
+            if before is not None and going:
                 changed = await before.changed(tx, [member.run_id for member in going])
                 skipped += [Skipped(run_id, "changed") for run_id in changed]
                 going = [member for member in going if member.run_id not in changed]
             if self._asked.strip:
                 return await self._strip(tx, going, skipped)
-            ids = [member.run_id for member in going]
-            rows = await self._removed(tx, ids)
-            return Deleted(tuple(ids), dict(Counter(member.status for member in going)), rows, tuple(skipped))
+            if going:
+                rows += Counter(await self._removed(tx, [member.run_id for member in going]))
+            gone |= {member.run_id: member.status for member in going}
+            ids = tuple(run_id for run_id in self._ids if run_id in gone)
+            return Deleted(ids, dict(Counter(gone.values())), dict(rows), tuple(skipped))
 
         return await self._store.write(work)
 
-    async def _locked(self, tx: Transaction) -> set[str]:
+    async def _locked(self, tx: Transaction) -> Mapping[str, tuple[str, datetime] | None]:
         """Lock the runs, and return them; without those that others are writing, if the store tells."""
         if isinstance(tx, SkipsLocked):
             return await tx.lock_free(self._ids)
         await tx.lock(self._ids)
-        return set(self._ids)
+        return dict.fromkeys(self._ids)
+
+    async def _gone_at_once(
+        self, tx: Transaction, free: Mapping[str, tuple[str, datetime] | None], before: _Before | None
+    ) -> tuple[dict[str, str], Counter[str]]:
+        """Remove what goes without a look at documents, as most does: statuses by id, and the number of rows."""
+        asked, marks = self._asked, None if before is None else before.marks
+        is_by_age = asked.run_ids is None and asked.cutoff is not None and not (asked.strip or asked.state_only)
+        if not (is_by_age and isinstance(tx, SkipsLocked)) or (before is not None and marks is None):
+            return {}, Counter()
+        known = [(family[0], free.get(family[0])) for family in self._families if len(family) == 1]
+        members = [Member(run_id, found[0], "", found[1]) for run_id, found in known if found is not None]
+        going = {member.run_id: member.status for member in members if goes_for_certain(asked, member)}
+        gone, rows = await tx.drop_alone(list(going), marks)
+        return {run_id: going[run_id] for run_id in gone}, Counter(_named(rows))
 
     async def _strip(self, tx: Transaction, going: Sequence[Member], skipped: Sequence[Skipped]) -> Deleted:
         stripper = Stripper(self._core, self._asked.strip, self._asked.now)
@@ -348,11 +376,11 @@ class _Batch:
         return before
 
     async def _decided(
-        self, tx: Transaction, free: Collection[str] | None = None
+        self, tx: Transaction, free: Collection[str] | None = None, gone: Collection[str] = ()
     ) -> tuple[list[Member], list[Skipped]]:
         """Who goes, as the runs are now, and who stays and why; of those that are not `free`, none goes."""
-        asked = self._asked
-        members = {member.run_id: member for member in await self._members(tx, self._ids)}
+        asked, ids = self._asked, [run_id for run_id in self._ids if run_id not in gone]
+        members = {member.run_id: member for member in await self._members(tx, ids)}
         everyone = dict(members)
         if asked.run_ids is None and not asked.strip:
             others = await self._members(tx, [i for i in await tx.tasks_of(list(members)) if i not in members])
@@ -376,7 +404,7 @@ class _Batch:
         if isinstance(tx, ListsMembers):
             return await _with_notes(tx, self._asked, await tx.members(self._asked, run_ids))
         if isinstance(tx, SelectsMembers):
-            found = await _Selected(self._core, tx, 0).members(self._asked, run_ids)
+            found = await _Selected(self._core, tx, Outline(0)).members(self._asked, run_ids)
             return await _with_notes(tx, self._asked, found)
         return await _members(self._core, tx, self._asked, list((await tx.runs(run_ids)).values()))
 
@@ -435,18 +463,18 @@ class _Before:
     def __init__(self, asked: DeletionRequest | None = None) -> None:
         self._kind = RecordKind() if asked is None else RecordKind.of(asked)
         self._digests = Digests(self._kind)
-        self._marks: Mapping[str, Hashable] | None = None
+        self.marks: Mapping[str, Hashable] | None = None
 
     async def keep(self, tx: Transaction, ids: Sequence[str], keep: BackupCallback) -> None:
         """Hand over records some thousands of rows at a time: a run of any size passes through little memory."""
-        self._marks = await tx.marks(ids) if isinstance(tx, MarksRuns) else None
+        self.marks = await tx.marks(ids) if isinstance(tx, MarksRuns) else None
         source = partial(records_of, tx, ids, self._kind)
         if isinstance(tx, CopiesRuns) and not self._kind.strip:
             source = partial(tx.records, ids, state_only=self._kind.state_only)
         waiting: list[Record] = []
         size = 0
         async for record, rows in source():
-            if self._marks is None:
+            if self.marks is None:
                 self._digests.add(record)
             waiting.append(record)
             size += rows
@@ -458,10 +486,10 @@ class _Before:
 
     async def changed(self, tx: Transaction, ids: Sequence[str]) -> set[str]:
         """Those of these runs that are not what they were."""
-        if self._marks is None or not isinstance(tx, MarksRuns):
+        if self.marks is None or not isinstance(tx, MarksRuns):
             return await self._digests.changed(tx, ids)
         now = await tx.marks(ids)
-        return {run_id for run_id in ids if run_id not in self._marks or now[run_id] != self._marks[run_id]}
+        return {run_id for run_id in ids if run_id not in self.marks or now[run_id] != self.marks[run_id]}
 
 
 # --- by age alone

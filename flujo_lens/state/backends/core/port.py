@@ -49,7 +49,7 @@ from flujo_lens.state.views import RunFilter
 
 if TYPE_CHECKING:
     from flujo_lens.state.aggregate import FailedGroup, RunGroup, SpanTally
-    from flujo_lens.state.backends.core.selection import Member
+    from flujo_lens.state.backends.core.selection import Member, Outline
     from flujo_lens.state.deletion import DeletionRequest, Record, Restored
     from flujo_lens.state.groups import Grouping
     from flujo_lens.state.interpret import RawRun
@@ -405,8 +405,12 @@ class SelectsMembers(Protocol):
         """Return those of these runs that are there, and the odd ones."""
         ...
 
+    async def outline(self, asked: DeletionRequest) -> Outline:
+        """Return what `candidates` begins with."""
+        ...
+
     def candidates(
-        self, asked: DeletionRequest, admitted: Collection[str] | None
+        self, asked: DeletionRequest, admitted: Collection[str] | None, outline: Outline
     ) -> AsyncIterator[tuple[Member | str, bool]]:
         """Yield runs, or the ids of odd ones, each with whether it may belong to a family of several.
 
@@ -415,6 +419,7 @@ class SelectsMembers(Protocol):
         Args:
             asked: What is asked for.
             admitted: The runs that its filter admits, if that asks for more than an index tells.
+            outline: What there is.
         """
         ...
 
@@ -429,10 +434,28 @@ class SelectsMembers(Protocol):
 
 @runtime_checkable
 class SkipsLocked(Protocol):
-    """A transaction that can pass over runs that others are writing."""
+    """A transaction that passes over runs that others are writing, and removes those that nothing belongs to."""
 
-    async def lock_free(self, run_ids: Sequence[str]) -> set[str]:
-        """Lock those of these runs that no other transaction has locked, without waiting; return them."""
+    async def lock_free(self, run_ids: Sequence[str]) -> Mapping[str, tuple[str, datetime] | None]:
+        """Lock those of these runs that no other transaction has locked, without waiting.
+
+        Returns:
+            These, each with its status and its last update as they are now; None where that takes a closer look.
+        """
+        ...
+
+    async def drop_alone(
+        self, run_ids: Sequence[str], marks: Mapping[str, Hashable] | None
+    ) -> tuple[set[str], Mapping[str, int]]:
+        """Remove those of these locked runs that have neither claims nor background tasks, nor need a closer look.
+
+        Args:
+            run_ids: Runs whose status and last update `lock_free` has returned.
+            marks: What they were marked with; those that have another mark by now stay. None: they are not compared.
+
+        Returns:
+            The runs that are gone, and the number of rows by kind.
+        """
         ...
 
 

@@ -50,6 +50,20 @@ class Member(NamedTuple):
     is_stripped: bool = False
 
 
+class Outline(NamedTuple):
+    """What the tables of a store tell before its runs are looked at.
+
+    Attributes:
+        total: How many runs there are.
+        heads: Ids that background tasks name as their runs.
+        ids: All runs that may be old enough, belong to families, or need a closer look; None: not known.
+    """
+
+    total: int
+    heads: frozenset[str] = frozenset()
+    ids: frozenset[str] | None = None
+
+
 class Chosen(Protocol):
     """Where the families go that are chosen."""
 
@@ -123,12 +137,12 @@ class Chooser:
         return cutoff is None or bool(member.updated and member.updated < cutoff)
 
     def _has_status(self, member: Member) -> bool:
-        return not self.asked.wanted.statuses or member.status in self.asked.wanted.statuses
+        return _has_status(self.asked, member)
 
     def reason_to_stay(self, members: Sequence[Member]) -> tuple[str, int]:
         """Why a family stays (a field of `Retained`, ``young``, or nothing), and the number of its runs to report."""
         cutoff = self.asked.cutoff
-        if len(members) == 1 and self._goes_for_certain(members[0]):
+        if len(members) == 1 and goes_for_certain(self.asked, members[0]):
             return "", 0
         if cutoff is not None:
             young = [member.updated is not None and member.updated >= cutoff for member in members]
@@ -147,12 +161,6 @@ class Chooser:
             return "unknown_status", unknown
         held = 0 if self.asked.force else sum(member.held or self._may_be_alive(member) for member in members)
         return ("held", held) if held else ("", 0)
-
-    def _goes_for_certain(self, member: Member) -> bool:
-        """Whether a run without tasks can be deleted without a look at other runs, as most can."""
-        updated, cutoff = member.updated, self.asked.cutoff
-        is_free = member.status in _ENDED and not member.held and self._has_status(member)
-        return is_free and bool(updated and cutoff and updated < cutoff)
 
     def _may_be_alive(self, member: Member) -> bool:
         """Whether a run may be executed by an application that takes no claim; a time behind the present is a sign."""
@@ -185,6 +193,17 @@ class Chooser:
             by_pipeline=dict(self.by_pipeline),
             kept=Retained(**self.kept),
         )
+
+
+def _has_status(asked: DeletionRequest, member: Member) -> bool:
+    return not asked.wanted.statuses or member.status in asked.wanted.statuses
+
+
+def goes_for_certain(asked: DeletionRequest, member: Member) -> bool:
+    """Whether a run without tasks can be deleted without a look at other runs, as most can."""
+    updated, cutoff = member.updated, asked.cutoff
+    is_free = member.status in _ENDED and not member.held and _has_status(asked, member)
+    return is_free and bool(updated and cutoff and updated < cutoff)
 
 
 def families(members: Iterable[Member]) -> list[list[Member]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flujo_lens.errors import StoreNotFoundError
@@ -141,6 +142,11 @@ def claims_in(values: Mapping[str, bytes]) -> dict[str, Claim]:
         except (KeyError, TypeError, ValueError):
             continue
     return claims
+
+
+def holders_in(values: Mapping[str, bytes], now: datetime) -> dict[str, Holder]:
+    """Who holds runs, by the claims in stored values; those that have ended hold none."""
+    return {run_id: claim.holder for run_id, claim in claims_in(values).items() if not claim.has_ended(now)}
 
 
 def manifest_in(data: bytes | None) -> JSONObject | None:

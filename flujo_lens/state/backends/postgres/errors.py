@@ -23,14 +23,7 @@ from flujo_lens.errors import (
 from flujo_lens.state.backends.core.connection_errors import connection_reason
 from flujo_lens.state.backends.core.server_uri import host_options
 
-CLIENT_ERRORS = (
-    OSError,
-    TimeoutError,
-    OverflowError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
+CLIENT_ERRORS = (OSError, OverflowError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 MISSING = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)
 _CUT = (
     ConnectionError,
@@ -86,7 +79,7 @@ def translate(error: BaseException, where: str) -> LensError:
     if isinstance(error, MISSING):
         hint = "lens migrate --dry-run says what is missing"
         return SchemaError(f"{where} lacks a table or a column: {text}", hint=hint)
-    if code.startswith(("08", "28", "3D", "57P")) or is_cut(error) or isinstance(error, OSError | TimeoutError):
+    if code.startswith(("08", "28", "3D", "57P")) or is_cut(error) or isinstance(error, OSError):
         return _unreachable(error, where, code, text)
     if code in _REFUSED:
         return OperationFailedError(f"{where} refused the write: {_REFUSED[code]}; nothing was changed")

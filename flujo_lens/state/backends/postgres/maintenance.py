@@ -10,11 +10,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
 
 from flujo_lens.errors import BusyError
+from flujo_lens.state.backends.postgres.queries import without_run
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 from flujo_lens.state.backends.postgres.uri import Address, quoted
 from flujo_lens.state.maintenance import Finding
@@ -34,7 +36,28 @@ LIMIT_MS = 5_000
 """Milliseconds for one check, unless everything is to be looked at."""
 
 _BLOATED, _LEAST_DEAD = 0.2, 10_000
-_OF_BOTH = ("history without a state", "states without a run", "statuses that disagree")
+_OF_BOTH = {
+    "history without a state": (
+        "runs r WHERE NOT EXISTS (SELECT FROM workflow_state s WHERE s.run_id = r.run_id)",
+        "every run has its state",
+        "runs whose state was deleted, by delete_state or by the library's clean-up, which leave their history: "
+        "it can be read, and they cannot be resumed",
+        "they go with the other old runs: lens prune --older-than 90d",
+    ),
+    "states without a run": (
+        "workflow_state s WHERE NOT EXISTS (SELECT FROM runs r WHERE r.run_id = s.run_id)",
+        "but for background tasks, every state has its run",
+        "states that have no row in runs: harmless, they are listed by their state",
+        "",
+    ),
+    "statuses that disagree": (
+        "workflow_state s JOIN runs r USING (run_id) WHERE s.status <> r.status",
+        "runs and workflow_state say the same",
+        "runs and workflow_state differ, as the library leaves them (paused, cancelled): the state counts",
+        "",
+    ),
+}
+"""By the name of a check: what it counts, what is said if there is none, or how many there are, and what to do."""
 
 
 def missing_steps(shape: Shape) -> list[str]:
@@ -93,8 +116,6 @@ async def make_indexes(address: Address, timeout: float, names: Sequence[str], v
 
 _PLACE = """SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relname = $1 AND pg_table_is_visible(c.oid)"""
-
-
 _WRITER = """SELECT min(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
   WHERE l.relation = $1::text::regclass AND l.pid <> pg_backend_pid() AND a.xact_start < $2
     AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ExclusiveLock')"""
@@ -148,10 +169,8 @@ class Checkup:
         """One finding a check."""
         checks: tuple[tuple[str, Callable[[], Awaitable[Finding]]], ...] = (
             ("schema", self._schema),
-            ("history without a state", self._without_state),
-            ("states without a run", self._without_run),
+            *((name, partial(self._of_both, name)) for name in _OF_BOTH),
             ("rows without a run", self._children),
-            ("statuses that disagree", self._disagreements),
             ("long transactions", self._transactions),
             ("waiting for locks", self._waiting),
             ("dead rows", self._dead_rows),
@@ -167,18 +186,13 @@ class Checkup:
         await self._db.execute(f"SAVEPOINT one; SET LOCAL statement_timeout = {0 if self._full else LIMIT_MS}")
         try:
             found = await check()
-        except asyncpg.QueryCanceledError:
-            await self._db.execute("ROLLBACK TO SAVEPOINT one")
-            seconds = LIMIT_MS // 1000
-            return Finding(name, True, None, f"not done within {seconds} seconds; --full takes its time")
         except asyncpg.PostgresError as error:
             await self._db.execute("ROLLBACK TO SAVEPOINT one")
+            if isinstance(error, asyncpg.QueryCanceledError):
+                return Finding(name, True, None, f"not done within {LIMIT_MS // 1000} seconds; --full takes its time")
             return Finding(name, False, None, f"could not be checked: {error}", "use a role that may read the tables")
         await self._db.execute("RELEASE SAVEPOINT one")
         return found
-
-    async def _count(self, sql: str, *values: Any) -> int:
-        return int(await self._db.fetchval(sql, *values) or 0)
 
     async def _schema(self) -> Finding:
         tables = [name for name in LIBRARY_TABLES if not self._shape.has(name)]
@@ -196,42 +210,22 @@ class Checkup:
             return Finding("schema", True, len(ours), detail)
         return Finding("schema", True, 0, "up to date")
 
-    async def _without_state(self) -> Finding:
-        name = "history without a state"
-        count = await self._count(
-            "SELECT count(*) FROM runs r WHERE NOT EXISTS (SELECT FROM workflow_state s WHERE s.run_id = r.run_id)"
-        )
-        if not count:
-            return Finding(name, True, 0, "every run has its state")
-        detail = (
-            "runs whose state was deleted, by delete_state or by the library's clean-up, which leave their history: "
-            "it can be read, and they cannot be resumed"
-        )
-        return Finding(name, True, count, detail, "they go with the other old runs: lens prune --older-than 90d")
-
-    async def _without_run(self) -> Finding:
-        name = "states without a run"
-        has_tasks = "is_background_task" in self._shape.columns["workflow_state"]
-        task = "AND is_background_task IS NOT TRUE" if has_tasks else ""
-        count = await self._count(
-            "SELECT count(*) FROM workflow_state s WHERE NOT EXISTS"
-            f" (SELECT FROM runs r WHERE r.run_id = s.run_id) {task}"
-        )
-        if not count:
-            return Finding(name, True, 0, "but for background tasks, every state has its run")
-        return Finding(name, True, count, "states that have no row in runs: harmless, they are listed by their state")
+    async def _of_both(self, name: str) -> Finding:
+        """What both tables of runs tell together, which is harmless."""
+        sql, none, detail, fix = _OF_BOTH[name]
+        has_tasks = self._shape.has_column("workflow_state", "is_background_task")
+        task = " AND is_background_task IS NOT TRUE" if has_tasks and "workflow_state s WHERE" in sql else ""
+        count = await self._db.fetchval(f"SELECT count(*) FROM {sql}{task}")
+        return Finding(name, True, count, detail, fix or None) if count else Finding(name, True, 0, none)
 
     async def _children(self) -> Finding:
         """Children without a run: where the foreign keys were dropped, and of ours that the library deleted."""
         name, counts = "rows without a run", dict[str, int]()
-        for table in ("steps", "spans", "traces", "evaluations"):
+        for table in ("steps", "spans", "traces", "evaluations", "lens_documents"):
             if self._shape.has(table, "runs"):
-                missing = f"NOT EXISTS (SELECT FROM runs r WHERE r.run_id = t.run_id) {self._and_no_state()}"
-                counts[table] = await self._count(f"SELECT count(*) FROM {table} t WHERE {missing}")
-        if self._shape.has("lens_documents", "runs"):
-            missing = f"NOT EXISTS (SELECT FROM runs r WHERE r.run_id = t.run_id) {self._and_no_state()}"
-            sql = f"SELECT count(*) FROM lens_documents t WHERE kind <> 'system' AND stamp IS NOT NULL AND {missing}"
-            counts["lens_documents"] = await self._count(sql)
+                some = "kind <> 'system' AND stamp IS NOT NULL AND " if table == "lens_documents" else ""
+                sql = f"SELECT count(*) FROM {table} t WHERE {some}{without_run(self._shape)}"
+                counts[table] = await self._db.fetchval(sql)
         found = {table: count for table, count in counts.items() if count}
         if not found:
             return Finding(name, True, 0, "every step, span, trace and evaluation has its run")
@@ -239,21 +233,6 @@ class Checkup:
         detail = f"rows of runs that are gone: {listed}; no command shows them"
         fix = "DELETE removes the rest, after a backup (pg_dump); first, what lens can tell: lens prune --orphans"
         return Finding(name, False, sum(found.values()), detail, fix)
-
-    def _and_no_state(self) -> str:
-        if not self._shape.has("workflow_state"):
-            return ""
-        return "AND NOT EXISTS (SELECT FROM workflow_state s WHERE s.run_id = t.run_id)"
-
-    async def _disagreements(self) -> Finding:
-        name = "statuses that disagree"
-        count = await self._count(
-            "SELECT count(*) FROM workflow_state s JOIN runs r USING (run_id) WHERE s.status <> r.status"
-        )
-        if not count:
-            return Finding(name, True, 0, "runs and workflow_state say the same")
-        detail = "runs and workflow_state differ, as the library leaves them (paused, cancelled): the state counts"
-        return Finding(name, True, count, detail)
 
     async def _transactions(self) -> Finding:
         name = "long transactions"

@@ -54,8 +54,14 @@ def source(table: str, shape: Shape) -> str:
     """What is selected from: the table, or nothing, where there is none."""
     texts = ("run_id", "status", "kind", "key", "document", "stamp", "value")
     nothing = ", ".join(f"NULL::text AS {name}" for name in texts)
-    others = "NULL::timestamptz AS created_at, NULL::int AS id"
+    others = "NULL::timestamptz AS created_at, NULL::timestamptz AS updated_at, NULL::int AS id"
     return table if shape.has(table) else f"(SELECT {nothing}, {others} WHERE false)"
+
+
+def without_run(shape: Shape) -> str:
+    """A condition that there is no run of a row, ``t``."""
+    tables = (table for _, table in SIDES if shape.has(table))
+    return " AND ".join(f"NOT EXISTS (SELECT FROM {table} x WHERE x.run_id = t.run_id)" for table in tables)
 
 
 def _both(shape: Shape) -> tuple[str, str]:
@@ -433,13 +439,20 @@ def lock_one(run_id: str, namespace: str) -> str:
     return f"{held}; {rows}"
 
 
-_FREE = "WHERE run_id = ANY($1::text[]) FOR UPDATE SKIP LOCKED"
+_FREE = "(SELECT run_id, status, created_at, updated_at FROM {} WHERE run_id = ANY($1::text[]) FOR UPDATE SKIP LOCKED)"
+_TIMES = "(r.created_at, r.updated_at, s.created_at, s.updated_at)"
 LOCK_FREE = f"""WITH held AS MATERIALIZED (
   SELECT id FROM unnest($1::text[]) AS id WHERE pg_try_advisory_xact_lock(1818585715, hashtext($2::text || id))),
-r AS MATERIALIZED (SELECT run_id FROM runs {_FREE}), s AS MATERIALIZED (SELECT run_id FROM workflow_state {_FREE})
-SELECT id FROM held WHERE (id IN (SELECT run_id FROM r) OR NOT EXISTS (SELECT FROM runs t WHERE t.run_id = id))
-  AND (id IN (SELECT run_id FROM s) OR NOT EXISTS (SELECT FROM workflow_state t WHERE t.run_id = id))"""
-"""Locks those of ids ($1), of a namespace ($2), that nobody has locked, without waiting for anybody; returns them."""
+r AS MATERIALIZED {_FREE.format("runs")}, s AS MATERIALIZED {_FREE.format("workflow_state")}
+SELECT id, CASE WHEN least{_TIMES} >= '{FIRST}' AND greatest{_TIMES} <= '{LAST}'
+  AND r.status <> '' AND NOT (s.status = 'failed' AND r.status = 'completed') THEN s.status END,
+  greatest{_TIMES} FROM held LEFT JOIN r ON r.run_id = id LEFT JOIN s ON s.run_id = id
+WHERE (r.run_id IS NOT NULL OR NOT EXISTS (SELECT FROM runs t WHERE t.run_id = id))
+  AND (s.run_id IS NOT NULL OR NOT EXISTS (SELECT FROM workflow_state t WHERE t.run_id = id))"""
+"""Locks those of ids ($1), of a namespace ($2), that nobody has locked, without waiting for anybody.
+
+Returns them with status (see `interpret.status_of`) and last update as these are now, where columns tell, and both rows
+are there: a later statement may find another that has come since."""
 
 
 def after_all(prefix: str) -> str | None:

@@ -71,9 +71,7 @@ def _place(netloc: str, path: str, schema: str | None, query: dict[str, str]) ->
     hosts = netloc.rpartition("@")[2]
     telling_names = ("host", "port", "dbname", "search_path", "options")
     named = {name: query[name] for name in telling_names if name in query}
-    if schema:
-        named["schema"] = schema
-    telling = urlencode(named)
+    telling = urlencode(named | ({"schema": schema} if schema else {}))
     return f"postgresql://{hosts}{path}{'?' if telling else ''}{telling}"
 
 
@@ -81,7 +79,5 @@ def _shown(netloc: str, path: str, schema: str | None, query: dict[str, str]) ->
     login, at, hosts = netloc.rpartition("@")
     user, colon, _ = login.partition(":")
     named: dict[str, str] = {} if hosts else {name: query[name] for name in ("host", "port") if name in query}
-    if schema:
-        named["schema"] = schema
-    telling = urlencode(named, safe="/,", quote_via=quote)
+    telling = urlencode(named | ({"schema": schema} if schema else {}), safe="/,", quote_via=quote)
     return f"postgresql://{user}{':***' if colon else ''}{at}{hosts}{path}{'?' if telling else ''}{telling}"
