@@ -217,7 +217,7 @@ class TestFindings:
         with is_open(lens), closing(sqlite3.connect(lens.cwd / "flujo_ops.db", isolation_level=None)) as other:
             other.execute("UPDATE runs SET total_steps = 7")
             fixes = [row["fix"] for row in lens("doctor -s flujo_ops.db -o json").json if row["fix"]]
-            narrow = lens.terminal("doctor", "-s", "flujo_ops.db", width=80)
+            narrow = lens.terminal("doctor", "-s", "flujo_ops.db", "--color", "never", width=80)
             piped, fixing = lens("doctor -s flujo_ops.db"), lens("doctor -s flujo_ops.db --fix --yes", width=80)
         named = {words for fix in fixes for words in re.findall(r"\blens ([a-z]+(?: (?:--?)?[a-z0-9-]+)*)", fix)}
         assert {words.split()[0] for words in named} <= set(COMMANDS) | {"prune"}
