@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from flujo_lens.redaction.literals import Span
 from flujo_lens.redaction.patterns import Pattern
@@ -27,6 +28,10 @@ _CUT_URL = Pattern(
     r"""(?P<secret>[^\s/@"'`<>…,;)\]}\\]{1,400})""",
     re.IGNORECASE,
 )
+# A token as the user's name, with no password: https://TOKEN@host.
+_LEAST_TOKEN, _LEAST_PART = 16, 12
+_PARTS = Pattern(r"[A-Za-z0-9#]+")
+_USER_ALONE = Pattern(rf"""{_SLASHES}(?P<secret>[\w.~%#+=-]{{{_LEAST_TOKEN},400}})@(?=[\w\[])""")
 _SIGNATURE = Pattern(
     r"""[?&](?:sig|signature|x-(?:amz|goog)-(?:signature|security-token))=(?P<secret>[^\s&#"'<>]+)""", re.I
 )
@@ -54,6 +59,8 @@ def credential_spans(text: str) -> Iterator[Span]:
     if "/" in text and ":" in text:
         yield from (found.span("secret") for found in _IN_URL.finditer(text)) if "@" in text else ()
         yield from (found.span("secret") for found in _CUT_URL.finditer(text))
+        if "@" in text:
+            yield from (found.span("secret") for found in _USER_ALONE.finditer(text) if _is_token(found["secret"]))
     if "=" in text:
         yield from (found.span("secret") for found in _SIGNATURE.finditer(text))
     if "PRIVATE KEY" in text:
@@ -66,6 +73,16 @@ def credential_spans(text: str) -> Iterator[Span]:
         yield from (found.span("secret") for found in _BASIC.finditer(text) if _is_basic(found["secret"]))
     if "curl" in lowered:
         yield from (found.span("secret") for found in _CURL_USER.finditer(text) if not found["secret"].isdigit())
+
+
+def _is_token(user: str) -> bool:
+    """Whether the name of a user is a token: a part of it is long, and its letters and digits alternate."""
+    return any(len(part := found.group()) >= _LEAST_PART and _alternations(part) > 2 for found in _PARTS.finditer(user))
+
+
+def _alternations(word: str) -> int:
+    """How often a digit follows a letter, or a letter a digit; in errors that are grouped, "#" stands for digits."""
+    return sum(one.isalpha() != two.isalpha() for one, two in pairwise(word))
 
 
 def _is_bearer(found: re.Match[str]) -> bool:

@@ -193,3 +193,15 @@ def test_pairs_and_lists_that_hold_no_secret() -> None:
         "http://ana@host:8080/x@y",
     ):
         assert Redactor().value(value) == value
+
+
+@pytest.mark.parametrize(
+    "token", ["a3f9c1e7b2d84f60a1c2d3e4f5a6b7c8", "AbCdEfGh1IjKl2MnOp3Qr", "f47ac10b-58cc-4372-a567-0e02b2c3d479"]
+)
+def test_a_token_alone_in_place_of_a_user_is_masked(token: str) -> None:
+    assert (
+        masked_text(f"clone https://{token}@git.example.org/x.git failed")
+        == "clone https://***@git.example.org/x.git failed"
+    )
+    for user in ("postgres", "lens", "flujo_lens_reader_2024", "ana.maria.gonzalez1987", "ec2-user-2024-prod-a1"):
+        assert masked_text(f"postgresql://{user}@db/ops") == f"postgresql://{user}@db/ops"

@@ -53,6 +53,7 @@ _FORMS = (
 )
 _WITHOUT_KEY = (
     "  postgresql://user:***@host/db             passwords in URLs",
+    "  https://***@host/                         a long token in place of the user's name",
     "  Bearer ***  Basic ***                     credentials of HTTP",
     "  sk-, ghp_, gho_, ghs_, github_pat_        tokens with these beginnings, also glpat-, xoxb-, AIza and eyJ",
     "  -----BEGIN PRIVATE KEY-----               private keys in PEM",
