@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, Self, cast
 import orjson
 
 from flujo_lens.errors import ArchiveError, UsageError
+from flujo_lens.operations.input_file import no_such_file
 from flujo_lens.serialization.envelope import zstandard
 
 Form = Literal["plain", "gzip", "zstd"]
@@ -235,6 +236,8 @@ def _open(path: Path) -> int:
     try:
         # without O_NONBLOCK, opening a FIFO would block
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise no_such_file(path) from error
     except OSError as error:
         raise ArchiveError.unreadable(path, error.strerror or str(error)) from error
 

@@ -91,7 +91,7 @@ def ambiguous(text: str, found: list[str]) -> AmbiguousRunError:
 
 def _not_found(text: str, similar: list[str]) -> RunNotFoundError:
     short = f" (a prefix has {LEAST_PREFIX} or more characters)" if len(text) < LEAST_PREFIX else ""
-    hint = "\n".join(["there are:", *map(_indented, similar)]) if similar else None
+    hint = "\n".join(["similar ids:", *map(_indented, similar)]) if similar else None
     return RunNotFoundError(
         f'no run "{text}" in this store{short}',
         hint=hint or f"to search by part of the id: lens list --search {shlex.quote(_one_line(text))}",

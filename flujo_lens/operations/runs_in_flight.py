@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from flujo_lens.errors import InflightError, NotSupportedError, OperationFailedError, UsageError
 from flujo_lens.fs.atomic_write import replace_file, sync_folder
+from flujo_lens.operations.input_file import no_such_file
 from flujo_lens.operations.sidecar_files import check_link
 from flujo_lens.state.backends.base import JSONObject, StateBackend
 from flujo_lens.state.claims import ResumableGroup
@@ -180,6 +181,8 @@ def read_inflight(path: Path) -> Inflight:
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST + 1)
+    except FileNotFoundError as error:
+        raise no_such_file(path) from error
     except OSError as error:
         raise InflightError.unreadable(path, str(error.strerror or error)) from error
     return _decoded(path, data)

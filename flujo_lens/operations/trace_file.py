@@ -10,6 +10,7 @@ from typing import Any
 
 from flujo_lens.errors import OperationFailedError, UsageError
 from flujo_lens.operations.archive_compression import foreign
+from flujo_lens.operations.input_file import no_such_file
 from flujo_lens.operations.trace import Trace
 from flujo_lens.operations.trace_formats import is_chrome, is_otlp, read_chrome, read_otlp
 from flujo_lens.state.timestamps import parse_instant
@@ -46,6 +47,8 @@ def read_trace_file(path: Path) -> Trace:
     """
     try:
         content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise no_such_file(path) from error
     except OSError as error:
         raise OperationFailedError(f"cannot read {path}: {error.strerror or error}") from error
     documents = _documents(path, content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from pathlib import Path
 
 from flujo_lens.errors import LensError, StoreNotFoundError, UnreachableStoreError, nearest
@@ -29,6 +30,9 @@ def unreached(path: Path | str, error: OSError | None = None) -> LensError:
         hint, near = _meant_by_others(where) or _KNOWN, near_store(where)
         asked = f". Did you mean {os.path.basename(near)}?" if near else ""
         return StoreNotFoundError(f"no store at {where}{_why_not(where)}{asked}", hint=hint, path=where, near=near)
+    if error.errno == errno.ELOOP:
+        message = f"cannot read {where}: {error.strerror}: it is a link that leads back to itself"
+        return UnreachableStoreError(message, hint=f"ls -l {shlex.quote(where)}", path=where)
     shut = _shut_folder(where) if error.errno == errno.EACCES else None
     if shut is not None:
         return UnreachableStoreError(

@@ -444,7 +444,7 @@ def test_filters_of_a_file(saved: Lens) -> None:
         ("check --from f --deep", 2, "--from cannot be combined with --deep"),
         ("check --from f --save g", 2, "--from cannot be combined with --save"),
         ("check --save g --deep", 2, "--save cannot be combined with --deep"),
-        ("check --from f --app shop:same", 5, "cannot check the runs in f: No such file"),
+        ("check --from f --app shop:same", 2, "no such file: f"),
         ("check --from shop.py --app shop:same", 5, "it was not written by lens check --save"),
         ("check --save nowhere/g", 1, "cannot write nowhere/g"),
         ("check --save g --store nowhere.db", 5, "nowhere.db"),

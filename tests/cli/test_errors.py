@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -441,3 +442,26 @@ def test_an_error_about_a_named_store_has_the_setting_that_names_it(bare_lens: L
         assert refused.code == 5
         assert 'it is the store "gone" of /proc/self/cwd/lens.toml:2\n' in refused.err
     assert "it is the store" not in bare_lens("list --store ./gone.db").err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import run.ndjson",
+        "trace --file run.ndjson",
+        "check --from run.ndjson",
+        "resume paused-001 --app json:loads --input-file run.ndjson",
+    ],
+)
+def test_a_missing_input_file_is_wrong_usage_for_every_command(lens: Lens, line: str) -> None:
+    lens.write("runs.ndjson", "{}")
+    refused = lens(line)
+    said = refused.err.splitlines()[0]
+    assert (refused.code, "no such file: " in said, "run.ndjson. Did you mean runs.ndjson?" in said) == (2, True, True)
+    assert refused.err.splitlines()[1] == f"  lens {line.replace('run.', 'runs.')}"
+
+
+def test_a_link_that_leads_back_to_itself(bare_lens: Lens) -> None:
+    os.symlink("loop.db", bare_lens.cwd / "loop.db")
+    refused = bare_lens("list -s loop.db")
+    assert (refused.code, "a link that leads back to itself" in refused.err) == (5, True)

@@ -157,7 +157,7 @@ def test_statuses_that_lens_does_not_know_stay_where_nobody_is_asked(lens: Lens,
     assert done["kept"]["unknown_status"] == 1
     assert ids(lens) == {"plain-001"} | (set() if more else PAUSED)
     shown = lens("prune --older-than 1h --dry-run")
-    assert "kept 1 of unknown status; --status NAME deletes them" in shown.lines
+    assert "kept 1 of unknown status; --status NAME deletes it" in shown.lines
     quiet = lens("prune --older-than 1h --dry-run --quiet").out
     assert "1 of unknown status" in quiet
     asked = answered(lens, "prune --older-than 30d", "a\n")
@@ -453,7 +453,7 @@ def test_a_run_that_gave_a_sign_lately_stays_unless_forced(lens: Lens) -> None:
     line = "prune --keep-last 0 --max-share 100% --include-paused"
     done = lens(f"{line} --yes")
     assert (done.code, ids(lens)) == (0, {"plain-001"})
-    told = "kept 1 that may be alive: held by a process, or recently active; --force deletes them, too"
+    told = "kept 1 that may be alive: held by a process, or recently active; --force deletes it, too"
     assert told in " ".join(done.out.split())
     assert "running    1   may be alive" in lens(f"{line} --force --dry-run").out
     lens.write("lens.toml", 'silent_after = "58m"\n')

@@ -87,8 +87,14 @@ def test_a_password_is_not_printed() -> None:
         ("failed --by version --version 9.9", "lens failed --by version --hours 720 --version 9.9"),
         ("trace fail-001 --export svg", "\n  lens trace fail-001 --export svg trace.svg\n"),
         ("list -n 0", "--limit: must be 1 or more, not 0"),
-        ("list --store postgresql://me:pw@127.0.0.1:1/x --timeout 1", "pg_isready -h 127.0.0.1 -p 1 tells"),
-        ("list --store redis://:pw@127.0.0.1:1/0 --timeout 1", "redis-cli -h 127.0.0.1 -p 1 ping tells"),
+        (
+            "list --store postgresql://me:pw@127.0.0.1:1/x --timeout 1",
+            "to see whether the server is up: pg_isready -h 127.0.0.1 -p 1\n",
+        ),
+        (
+            "list --store redis://:pw@127.0.0.1:1/0 --timeout 1",
+            "to see whether the server is up: redis-cli -h 127.0.0.1 -p 1 ping\n",
+        ),
     ],
 )
 def test_a_hint_has_what_was_typed(lens: Lens, line: str, hint: str) -> None:

@@ -422,7 +422,7 @@ def test_a_file_with_other_fields(change: Callable[[dict[str, Any]], None], foun
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InflightError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read_inflight(tmp_path / "f")
     with pytest.raises(InflightError, match="Is a directory"):
         read_inflight(tmp_path)

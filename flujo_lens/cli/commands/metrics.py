@@ -12,21 +12,27 @@ from flujo_lens.cli.groups import make_group
 
 def serve(
     app: App,
-    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.", min=0, max=65535)] = 9464,
+    port: Annotated[
+        int, typer.Option("--port", help="Port to listen on; 0 selects a free one.", min=0, max=65535, metavar="PORT")
+    ] = 9464,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is every one.", metavar="ADDRESS")
+        str,
+        typer.Option(
+            "--host", help="Address to listen on; 0.0.0.0 for all addresses of this machine.", metavar="ADDRESS"
+        ),
     ] = "127.0.0.1",
     interval: Annotated[
         float,
-        typer.Option("--interval", help="Seconds for which figures are served again.", min=0, metavar="SECONDS"),
+        typer.Option("--interval", help="Read the store at most once in this time.", min=0, metavar="SECONDS"),
     ] = 15.0,
 ) -> None:
-    """Serve the figures of the store for Prometheus, at /metrics.
+    """Serve metrics of the store for Prometheus, at /metrics.
 
-    A store that goes away is lens_up 0; one that does not exist at the start is an error. SIGTERM or Ctrl-C ends it.
+    While the store cannot be read, lens_up is 0. A store that does not exist at the start is an error. Ctrl-C or
+    SIGTERM stops it.
 
     lens metrics serve --store prod                        for a Prometheus on this machine
-    lens metrics serve --host 0.0.0.0 --interval 60        for another one, read once a minute
+    lens metrics serve --host 0.0.0.0 --interval 60        for another machine; reads the store once a minute
     """
     from flujo_lens.cli.screens.metrics import serve_metrics
 

@@ -81,7 +81,9 @@ def interval(text: str) -> float:
     """
     number, slash, unit = (part.strip() for part in text.partition("/"))
     if not (slash and number.isascii() and number.isdigit() and int(number[:9]) and unit in _UNITS):
-        raise UsageError(f'--rate takes a number of runs per minute, not "{text}"', hint="--rate 10/m; or 2/s, 100/h")
+        raise UsageError(
+            f'--rate takes a number of runs per second, minute or hour, not "{text}"', hint="--rate 2/s, 10/m or 100/h"
+        )
     return _UNITS[unit] / int(number[:9])
 
 

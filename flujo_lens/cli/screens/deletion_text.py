@@ -158,7 +158,8 @@ def _kept_lines(plan: DeletionPlan) -> list[str]:
     )
     if plan.request.strip:
         return [f"kept {count:,} {why.replace('deletes them', 'strips them')}" for count, why in reasons if count]
-    return [f"kept {count:,} {why}" for count, why in reasons if count] + _young_orphans(plan)
+    said = [(count, why.replace(" them", " it") if count == 1 else why) for count, why in reasons]
+    return [f"kept {count:,} {why}" for count, why in said if count] + _young_orphans(plan)
 
 
 def _young_orphans(plan: DeletionPlan) -> list[str]:

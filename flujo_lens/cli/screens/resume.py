@@ -136,6 +136,10 @@ def _content(app: App, file: Path) -> str:
         return _some(read_text(app.world.stdin), "stdin")
     try:
         raw = (app.world.cwd / file).read_bytes()
+    except FileNotFoundError as error:
+        from flujo_lens.operations.input_file import no_such_file
+
+        raise no_such_file(file) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
     return _some(decoded(raw, str(file)), str(file))

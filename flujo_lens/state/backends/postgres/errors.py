@@ -96,7 +96,7 @@ def _unreachable(error: BaseException, where: str, code: str, text: str) -> Lens
         return UnreachableStoreError(f"cannot log in at {where}: {text}", hint="check the user and the password")
     elif isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
         text = connection_reason(error) or text
-    hint = f"is the server up? pg_isready{host_options(where)} tells"
+    hint = f"to see whether the server is up: pg_isready{host_options(where)}"
     if isinstance(error, ssl.SSLError):
         hint = "sslrootcert=FILE names who signs the server's certificate, sslmode=require takes any"
     return UnreachableStoreError(f"cannot reach {where}: {text}", hint=hint)

@@ -166,4 +166,4 @@ def _up(where: str) -> str:
     """How to find out whether the server runs."""
     scheme, _, rest = where.partition("://")
     to = f" -s {shlex.quote(rest.partition('?')[0])}" if scheme == "redis+unix" else host_options(where)
-    return f"is the server up? redis-cli{to}{' --tls' if scheme == 'rediss' else ''} ping tells"
+    return f"to see whether the server is up: redis-cli{to}{' --tls' if scheme == 'rediss' else ''} ping"

@@ -136,7 +136,7 @@ def _check_names(query: Mapping[str, str], is_tls: bool) -> None:
     for name in query:
         if name not in known:
             near = nearest(name, known)
-            hint = "certificates (?ssl_...) are for rediss://" if name in _TLS else f"there are: {', '.join(known)}"
+            hint = "certificates (?ssl_...) are for rediss://" if name in _TLS else f"options: {', '.join(known)}"
             raise ConfigError(f"?{name}= is unknown{f'; did you mean ?{near}=?' if near else ''}", hint=hint)
 
 
