@@ -35,7 +35,7 @@ YesOption = Annotated[bool, _option(_CHANGE, "--yes", "-y", help="Do not ask for
 
 AppOption = Annotated[
     str | None,
-    _option(_APP, "--app", help="The pipelines (default: the setting resume.app).", metavar="MODULE:ATTRIBUTE"),
+    _option(_APP, "--app", help="The pipelines (default: the setting resume.app).", metavar="MODULE:NAME"),
 ]
 
 AppDirOption = Annotated[

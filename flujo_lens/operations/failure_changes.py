@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from flujo_lens.operations.failures import failed_runs
 from flujo_lens.state.aggregate import Failures
@@ -28,6 +28,7 @@ class FailureChange:
         runs: Runs of that version (or hour) that started in the window.
         usual: Failures with this error in a window before, on average; by version, those of other versions.
         new: Whether it is usual for there to be none.
+        compared: Whether there were runs to compare with: of other versions of the pipeline, or before the window.
     """
 
     pipeline_name: str
@@ -36,6 +37,7 @@ class FailureChange:
     runs: int
     usual: float
     new: bool
+    compared: bool = True
 
 
 async def failure_changes(
@@ -66,6 +68,7 @@ async def failure_changes(
         if in_window and (by != "version" or wanted.version in (None, run.pipeline_version)):
             found.setdefault((run.pipeline_name, key, error), Failures()).add_run(run)
     runs = await _started(backend, wanted, grouping, begin)
+    compared = await _compared(backend, wanted, by, earlier, begin)
     made = []
     for (pipeline, key, error), failures in found.items():
         if by == "version":
@@ -73,7 +76,9 @@ async def failure_changes(
         else:
             usual = before[pipeline, error]
         share = usual / (BASELINE + (by == "version"))
-        made.append(FailureChange(pipeline, key, failures.groups()[0], runs.get((pipeline, key), 0), share, not usual))
+        is_compared = bool(usual or compared.get(pipeline, frozenset()) - {key})
+        group, started = failures.groups()[0], runs.get((pipeline, key), 0)
+        made.append(FailureChange(pipeline, key, group, started, share, is_compared and not usual, is_compared))
     return sorted(made, key=lambda one: (not one.new, -one.group.count, one.pipeline_name, one.key, one.group.error))
 
 
@@ -97,3 +102,18 @@ async def _started(
     asked = wanted._replace(statuses=frozenset(), error=None, search=None, active_since=None, since=begin)
     stats = await backend.read_grouped_stats(asked, grouping, whole=False)
     return {(str(group.key[0]), str(group.key[1])): group.total for group in stats.groups}
+
+
+async def _compared(
+    backend: StateBackend, wanted: RunFilter, by: str, earlier: datetime, begin: datetime
+) -> dict[str, frozenset[str]]:
+    """The versions of each pipeline of which runs started since `earlier`; by hour, only before the window."""
+    until = None if by == "version" else begin
+    asked = wanted._replace(statuses=frozenset(), error=None, search=None, active_since=None, since=earlier)
+    asked = asked._replace(until=until, active_until=None, version=None if by == "version" else wanted.version)
+    stats = await backend.read_grouped_stats(asked, Grouping(("pipeline", "version"), UTC), whole=False)
+    found: dict[str, frozenset[str]] = {}
+    for group in stats.groups:
+        pipeline = str(group.key[0])
+        found[pipeline] = found.get(pipeline, frozenset()) | {str(group.key[1])}
+    return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
+from typing import Any
 
 MASK = "***"
 
@@ -80,3 +81,18 @@ def _regex(glob: str) -> str:
 
 def _joined(key: str) -> str:
     return re.sub(r"[-. ]", "_", re.sub(_HUMP, "_", key)).casefold()
+
+
+def holds_masks(value: Any) -> bool:
+    """Whether a JSON-like value has a masked value in it, as ``lens copy --redact`` leaves it."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str):
+            if found == MASK or f":{MASK}@" in found:
+                return True
+        elif isinstance(found, Mapping):
+            waiting += found.values()
+        elif isinstance(found, list | tuple):
+            waiting += found
+    return False

@@ -129,6 +129,7 @@ def change_view(by: str) -> View:
         Field("runs", lambda change: change.runs),
         Field("usual", lambda change: round(change.usual, 3)),
         Field("new", lambda change: change.new),
+        Field("compared", lambda change: change.compared),
         Field("first_at", lambda change: change.group.first_at),
         Field("last_at", lambda change: change.group.last_at),
         Field("step_name", lambda change: change.group.step_name),
@@ -151,5 +152,5 @@ def change_view(by: str) -> View:
 
 def _usual(change: Any, _: Human) -> str:
     if not change.usual:
-        return "none"
+        return "none" if change.compared else "?"
     return "<1" if change.usual < 1 else f"{change.usual:,.0f}"

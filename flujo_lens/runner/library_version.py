@@ -24,7 +24,7 @@ _HARM = {
     OLD: "treats such a database as damaged and renames it to *.corrupt.*",
     NEW: "migrates it on opening, after which its application would fail",
 }
-_OWN_RUNNER = "resume it with the application that started it, with pipelines of flujo_lens: --app MODULE:ATTRIBUTE"
+_OWN_RUNNER = "resume it with the application that started it, with pipelines of flujo_lens: --app MODULE:NAME"
 _MIGRATE = "\nif the application now uses 0.6, run lens migrate first, which makes a backup"
 
 

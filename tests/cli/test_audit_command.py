@@ -32,7 +32,19 @@ def path(lens: Lens) -> Path:
 def test_a_table_newest_first(lens: Lens, path: Path) -> None:
     shown = lens("audit", tty=True, width=180)
     head, *rows = shown.lines
-    assert head.split() == ["AUDIT", "ID", "WHEN", "WHO", "HOST", "STORE", "DID", "STATE", "COUNTS", "RUNS", "REASON"]
+    assert head.split() == [
+        "AUDIT",
+        "ID",
+        "WHEN",
+        "WHO",
+        "HOST",
+        "STORE",
+        "COMMAND",
+        "STATE",
+        "COUNTS",
+        "RUNS",
+        "REASON",
+    ]
     assert [row.split()[1] for row in rows] == ["2h", "1d", "2d"]
     assert "lens delete 'a 1' c" in rows[0]
     assert "2 deleted" in rows[0]

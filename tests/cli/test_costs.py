@@ -203,7 +203,7 @@ def test_a_day_has_its_hours(costs: Lens) -> None:
     assert all(sum(row["trend"]) == row["total"] and len(row["trend"]) == 24 for row in rows)
     screen = costs("stats --by day --utc -s costs.db", tty=True, width=80).out
     assert all(word in screen for word in ("BY HOUR", "█", "COST"))
-    assert "without" in screen.rpartition("times:")[2]
+    assert "--by step excludes it" in screen.rpartition("durations:")[2]
 
 
 @pytest.mark.parametrize("what", ["weekday", "meta:", "meta"])
@@ -271,6 +271,33 @@ def test_what_is_new_since_a_version(deploy: Lens) -> None:
     hours = deploy("failed --by hour -s costs.db -o json").json
     assert [(row["error"], row["new"]) for row in hours] == [("KeyError: '#'", True), ("TimeoutError: # s", False)]
     assert deploy("failed --by step -s costs.db").code == 2
+
+
+def test_nothing_is_new_where_there_is_nothing_to_compare_with(lens: Lens) -> None:
+    """A first version fails in no new way; one that failed in no way before does."""
+    early, late = NOW - timedelta(days=3), NOW - timedelta(hours=2)
+    first = state("a-1", "failed", late, [failing("KeyError: 'x'")], pipeline_version="1.0")
+    save(lens, first)
+    for by in ("version", "hour"):
+        (row,) = lens(f"failed --by {by} -s costs.db -o json").json
+        assert (row["new"], row["compared"]) == (False, False)
+        shown = lens(f"failed --by {by} -s costs.db", tty=True, width=160)
+        assert "NEW" not in shown.out
+        assert "1 error, 0 new" in shown.err
+        assert "to compare with" in shown.err
+    save(lens, state("a-0", "completed", early, [], pipeline_version="0.9"))
+    for by in ("version", "hour"):
+        (row,) = lens(f"failed --by {by} -s costs.db -o json").json
+        assert (row["new"], row["compared"]) == (True, True)
+
+
+def test_status_in_a_line_and_versions_of_all_pipelines(lens: Lens) -> None:
+    save(lens, state("a-1", "failed", NOW, [failing("KeyError: 'x'")]), state("a-2", "paused", NOW, []))
+    assert lens("status --quiet -s costs.db").lines == ["1 failing, 0 stale, 1 waiting"]
+    assert lens("status --quiet -s costs.db -o json").json["runs"] == 2
+    apart = "lens stats --store costs.db --by pipeline --by version"
+    assert apart in lens("stats --by version -s costs.db").err
+    assert apart not in lens("stats --by version --by pipeline -s costs.db").err
 
 
 def test_a_run_that_failed_for_its_task_shows_the_error_of_the_task(lens: Lens) -> None:

@@ -256,3 +256,17 @@ def test_show_has_the_metadata_as_the_filter_takes_it(bare_lens: Lens) -> None:
     assert "note=" + "x" * 90 in bare_lens("show r-1").out
     assert bare_lens("list --meta shop=north -o id").lines == ["r-1"]
     assert "--meta KEY=VALUE" in bare_lens("list --search north").err
+
+
+def test_show_says_that_a_run_was_redacted_and_does_not_resume_it(bare_lens: Lens) -> None:
+    """Of a run whose secrets were masked, not of others of the same copy."""
+    secret = {"pipeline_context": {"login": {"password": "hunter2"}}, "status": "failed", "current_step_index": 1}
+    filled(bare_lens, {"run_id": "r-1", **secret}, {"run_id": "r-2", "status": "failed", "current_step_index": 1})
+    assert "lens resume" in bare_lens("show r-1").out
+    assert "redacted" not in bare_lens("show r-1").out
+    assert bare_lens("copy flujo_ops.db copy.db --redact").code == 0
+    shown = bare_lens("show r-1 -s copy.db").out
+    assert "redacted: " in shown
+    assert "lens resume" not in shown
+    assert "redacted" not in bare_lens("show r-2 -s copy.db").out
+    assert "lens resume" in bare_lens("show r-2 -s copy.db").out

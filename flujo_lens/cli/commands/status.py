@@ -31,7 +31,9 @@ def status(
 ) -> None:
     """Show failing, stale and waiting runs, and what to type next.
 
-    Failures of the last hour are compared with the usual number.
+    Failures of the last hour are compared with the usual number. With --quiet, one line. A shell takes the exit code
+    of the last command of a pipe, and lens exits with 0 if its reader ends early: use --exit-status with a file, not
+    with a pipe.
 
     lens status --exit-status --quiet >/dev/null || alert "runs are failing"
     """

@@ -82,7 +82,7 @@ def plan_lines(plan: DeletionPlan, store: str, clock: human.Human, age: str | No
         return [escape_controls(line) for line in [f"{which} in {store}: nothing to {do}", *_kept_lines(plan)]]
     lines = [f"{which} in {store}:", *_count_lines(plan)]
     if len(plan.by_pipeline) > 1:
-        lines.append(f"of {_pipelines(plan.by_pipeline)}")
+        lines.append(f"by pipeline: {_pipelines(plan.by_pipeline)}")
     if plan.count:
         size = f", {'about ' if plan.is_size_estimate else ''}{human.size(plan.size_bytes)}" if plan.size_bytes else ""
         lines.append(f"{human.plural(plan.count, 'run')}{_going(plan)}{size}")

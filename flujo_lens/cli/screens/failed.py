@@ -120,9 +120,12 @@ def _show_changes(app: App, out: Output, wanted: RunFilter, asked: FailedArgumen
         new = sum(change.new for change in found)
         whose = "other versions" if by == "version" else "this error"
         app.note(
-            f"{human.plural(len(found), 'error')}, {new:,} new; USUAL is the average of {whose} in {BASELINE} windows "
-            f"of the same length before"
+            f"{human.plural(len(found), 'error')}, {new:,} new; USUAL is the average of {whose} in the {BASELINE} "
+            f"windows of the same length before"
         )
+    if unknown := sum(not change.compared for change in found):
+        of = "runs of another version" if by == "version" else "earlier runs"
+        app.note(f"USUAL is ? for {human.plural(unknown, 'error')}: there are no {of} of the pipeline to compare with")
     if most and len(found) > most:
         every = app.suggest(asked.command(f" -n {len(found)}"))
         app.note(f"{len(found) - most:,} more: {every}")

@@ -165,7 +165,11 @@ def print_status(app: App, out: Output, since: str | None) -> bool:
     status = app.read(lambda backend: store_status(backend, label, now, silent_after, RunFilter(), length))
     for problem in status.problems:
         app.note(problem)
-    if out.is_table and out.options.columns is None:
+    if out.is_table and out.options.columns is None and app.options.quiet:
+        from flujo_lens.cli.screens.status import brief_line
+
+        app.say([brief_line(status)])
+    elif out.is_table and out.options.columns is None:
         from flujo_lens.cli.screens.status import draw_status
 
         draw_status(app, out, replace(status, store=f"{_named(app, app.store)}({app.store.source})"))

@@ -11,6 +11,7 @@ from flujo_lens.cli.output import Output
 from flujo_lens.cli.paging import note_problems
 from flujo_lens.cli.screens.lists import answer_command
 from flujo_lens.operations.runs import read_run, steps_with_current
+from flujo_lens.redaction import holds_masks
 from flujo_lens.rendering import human
 from flujo_lens.rendering.columns import RUN, STEP
 from flujo_lens.rendering.text import escape_controls, one_line, run_command, unescape
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+_REDACTED = "redacted: its stored values have *** in place of secrets, and would be resumed with them"
 _OF_TASKS = ("is_background_task", "parent_run_id", "task_id")
 _MOST_METADATA, _LONGEST_METADATA = 8, 60
 """Entries of metadata that the screen shows without -v, and their characters."""
@@ -121,6 +123,11 @@ class RunScreen:
 
         return unstarted_fork_of(self.run)
 
+    @cached_property
+    def _is_redacted(self) -> bool:
+        """Whether its stored values are masked, so that it would resume with these."""
+        return holds_masks(self.detail.state)
+
     def draw(self) -> None:
         """Print the screen."""
         from rich.text import Text
@@ -162,8 +169,8 @@ class RunScreen:
         if self.run.stale == GONE:
             return " (stale: process is gone)"
         return (
-            f" (stale: no activity for {self.out.human.since(self.run.updated_at)})"
-            if self.run.stale == INACTIVE
+            f" (stale: no activity for {human.age(self.out.human.now - self.run.updated_at)})"
+            if self.run.stale == INACTIVE and self.run.updated_at is not None
             else ""
         )
 
@@ -184,6 +191,8 @@ class RunScreen:
         yield Text(", ".join([*facts, self._progress(), self._spent()]))
         if self.note is not None:
             yield Text(escape_controls(stripped_line(self.app, self.note)), style="yellow")
+        if self._is_redacted:
+            yield Text(_REDACTED, style="yellow")
         if self._own_metadata():
             yield Text(f"metadata {self._metadata()}")
         if run.is_background_task:
@@ -280,6 +289,7 @@ class RunScreen:
             and not run.is_background_task
             and self.detail.state is not None
             and (self.note is None or self.note.can_resume)
+            and not self._is_redacted
         )
 
     def _next(self) -> Iterator[str]:

@@ -148,6 +148,9 @@ class _Screen:
             for each, rows, what in parts:
                 self._draw_rows(each, self._first(rows, few), len(rows), what)
         self._note_durations(stats)
+        if "version" in stats.by and "pipeline" not in stats.by and self.wanted.pipeline is None:
+            apart = self.app.suggest(with_filters("lens stats --by pipeline --by version", self.asked.filters))
+            self.app.note(f"a version is that of all pipelines with it; apart: {apart}")
 
     def _draw_head(self, stats: Stats) -> None:
         from rich.text import Text
@@ -188,7 +191,7 @@ class _Screen:
             from rich.text import Text
 
             spans = [span.duration_ms for span in stats.spans]
-            self.out.print(Text(f"\ntimes: {'; '.join(_meaning(lengths, spans, self.grouping))}", style="dim"))
+            self.out.print(Text(f"\ndurations: {'; '.join(_meaning(lengths, spans, self.grouping))}", style="dim"))
 
 
 def _meaning(lengths: Iterable[Durations], spans: Iterable[Durations], grouping: Grouping) -> Iterable[str]:
@@ -196,10 +199,11 @@ def _meaning(lengths: Iterable[Durations], spans: Iterable[Durations], grouping:
     if grouping.of_steps:
         yield "of steps, without waiting for a person"
     elif included == {True}:
-        yield "from start to end, with waiting for a person (without: --by step)"
+        yield "start to end, including waiting for a person (--by step excludes it)"
     elif included == {False}:
-        yield "of the steps of a run, without waiting for a person"
+        yield "sums of the steps of a run, without waiting for a person"
     else:
-        yield "from start to end, with waiting for a person; where these are not stored, of the steps"
+        yield "start to end, including waiting for a person"
+        yield "sums of the steps where that is not stored"
     if not all(length.exact for length in (*lengths, *spans)):
         yield "~ is right to 2 %"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from rich.table import Table
 from rich.text import Text
@@ -19,12 +18,18 @@ _MOST, _LABEL = 5, 10
 _Line = tuple[str, str, Text, str]
 
 
+def brief_line(status: StoreStatus) -> str:
+    """The status in a line, for --quiet."""
+    failing = sum(group.count for group in status.failing)
+    return f"{failing:,} failing, {status.silent_count:,} stale, {status.waiting_count:,} waiting"
+
+
 def draw_status(app: App, out: Output, status: StoreStatus) -> None:
     """Print the status: a line per finding, with the next command."""
-    written = out.human.time(status.last_write_at) if status.last_write_at else "never"
+    updated = out.human.time(status.last_write_at) if status.last_write_at else "never"
     lines = [(label, style, text, app.suggest(command)) for label, style, text, command in _lines(app, out, status)]
     out.print(Text(one_line(status.store), style="bold"))
-    for line, command in _laid_out([*lines, ("written", "", Text(written), "")], app.world.columns):
+    for line, command in _laid_out([*lines, ("updated", "", Text(updated), "")], app.world.columns):
         out.print(line)
         if command:
             out.command(command, "dim", _LABEL)
@@ -61,11 +66,11 @@ def _hanging(head: Text, text: Text) -> Table:
 
 def _lines(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
     count = sum(group.count for group in status.failing)
-    usual = f", usually {_about(status.usual)}" if status.usual is not None else ""
+    usual = f", usually {_about(status.usual)} an hour" if status.usual is not None else ""
     yield (
         "failing",
         "red" if count else "green",
-        Text(f"{count:,} in 1 h{usual}" if count else f"none in 1 h{usual}"),
+        Text(f"{f'{count:,}' if count else 'none'} in the last hour{usual}"),
         "lens failed --hours 1" if count else "lens failed",
     )
     for group in status.failing[:_MOST]:
@@ -85,9 +90,8 @@ def _since(out: Output, status: StoreStatus) -> Iterator[_Line]:
     if status.since is None:
         return
     length = out.human.now - status.since
-    share = f" ({status.failing_share:.1%})" if status.failed_since else ""
-    started = human.plural(status.started_since, "run")
-    text = f"{status.failed_since:,} failed{share}, {started} started in {human.age(length)}"
+    share = f" ({status.failing_share:.1%})".replace(".0%", "%") if status.failed_since else ""
+    text = f"{out.human.time(status.since)}: {status.failed_since:,} failed, {status.started_since:,} started{share}"
     hours = max(1, round(length.total_seconds() / 3600))
     yield "since", "", Text(text), f"lens failed --hours {hours} --by version" if status.failed_since else ""
 
@@ -101,30 +105,23 @@ def _about(usual: float) -> str:
 
 def _group(out: Output, group: FailureGroup) -> Text:
     where = f" at {one_line(group.step_name)}" if group.step_name else ""
-    since = f", first {_first(out, group.first_at)}" if group.first_at else ""
+    since = f", first {out.human.time(group.first_at)}" if group.first_at else ""
     return Text(
         f"{group.count:,}  {one_line(out.redactor.text(group.error), 120 if out.folds else 0)}{where}{since}",
         style="red",
     )
 
 
-def _first(out: Output, when: datetime) -> str:
-    """The time of day, which tells enough of the last hour, unless a style of times is requested."""
-    if out.human.is_asked:
-        return out.human.time(when)
-    return f"{when.astimezone(UTC if out.options.utc else out.human.zone):%H:%M}"
-
-
 def _silent(app: App, out: Output, status: StoreStatus) -> Iterator[_Line]:
     border = human.age(app.silent_after)
     if not status.silent:
-        yield "stale", "green", Text(f"none: all running runs were active within {border}"), ""
+        yield "stale", "green", Text(f"none: no running run is without activity for {border}"), ""
         return
     gone = sum(run.stale == GONE for run in status.silent)
     quiet = [run for run in status.silent if run.stale != GONE]
     texts = [f"{gone:,} running, process gone"] if gone else []
     if quiet:
-        longest = out.human.since(quiet[0].updated_at)
+        longest = human.age(out.human.now - quiet[0].updated_at) if quiet[0].updated_at else "unknown"
         texts.append(f"{len(quiet):,} running, no activity for {border} or more (longest {longest})")
     yield "stale", "yellow", Text("; ".join(texts)), "lens list --status running"
     for run in status.silent[:_MOST]:
