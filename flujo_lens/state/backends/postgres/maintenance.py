@@ -214,7 +214,7 @@ class Checkup:
         """What both tables of runs tell together, which is harmless."""
         sql, none, detail, fix = _OF_BOTH[name]
         has_tasks = self._shape.has_column("workflow_state", "is_background_task")
-        task = " AND is_background_task IS NOT TRUE" if has_tasks and "workflow_state s WHERE" in sql else ""
+        task = " AND is_background_task IS NOT TRUE" if has_tasks and name == "states without a run" else ""
         count = await self._db.fetchval(f"SELECT count(*) FROM {sql}{task}")
         return Finding(name, True, count, detail, fix or None) if count else Finding(name, True, 0, none)
 
