@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from flujo_lens.state.backends.postgres.queries import FIRST, LAST
-from flujo_lens.state.backends.postgres.tables import COLUMNS, Shape
+from flujo_lens.state.backends.postgres.tables import COLUMNS, TYPES, Shape
 from flujo_lens.state.filtering import statuses_stored
 from flujo_lens.state.views import UNREADABLE, RunFilter
 
 _NAMELESS = "('', 'unknown')"
 _OF_BOTH = ("pipeline_name", "pipeline_version", "status", "created_at", "updated_at", "execution_time_ms")
 _TIMES = ("f.r_created_at", "f.r_updated_at", "f.s_created_at", "f.s_updated_at")
-_TYPES = {"time": "timestamptz", "json": "jsonb", "int": "integer", "bool": "boolean", "text": "text"}
 
 _NUMBER = "CASE WHEN jsonb_typeof({0}) = 'number' AND abs(({0})::float8) < 1e18 THEN ({0})::float8 END"
 _WHOLE = f"CASE WHEN {_NUMBER} = trunc(({{0}})::float8) THEN ({{0}})::float8 END"
@@ -186,7 +185,7 @@ class Facts:
 
     def _column(self, table: str, name: str) -> str:
         there = name in self._shape.columns.get(table, frozenset[str]())
-        return f"t.{name}" if there else f"NULL::{_TYPES[COLUMNS[table][name]]}"
+        return f"t.{name}" if there else f"NULL::{TYPES[COLUMNS[table][name]]}"
 
     def _branch(self, source: str, sides: str, *conditions: str) -> str:
         """One kind of rows. OFFSET 0 keeps what is dear to compute from being computed at each mention."""
@@ -314,4 +313,4 @@ def _listed(columns: dict[str, str]) -> str:
 
 
 def _kind_of(name: str) -> str:
-    return _TYPES[COLUMNS["workflow_state"][name]]
+    return TYPES[COLUMNS["workflow_state"][name]]

@@ -14,7 +14,7 @@ from flujo_lens.state.backends.postgres.tables import Shape
 from flujo_lens.state.groups import Grouping
 from flujo_lens.state.views import RunFilter, RunSummary
 
-SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL parallel_tuple_cost = 0.001"
+SETTINGS = "SET LOCAL work_mem = '64MB'; SET LOCAL parallel_tuple_cost = 0.001; SET LOCAL plan_cache_mode = auto"
 """Memory for joins and groups of a million runs; and histories are dearer to read than the planner thinks."""
 
 _ODD = "CASE WHEN odd THEN run_id END"

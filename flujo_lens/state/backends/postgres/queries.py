@@ -6,12 +6,13 @@ store (a half made schema, no tables of ours) is selected from as an empty table
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
+from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, TYPES, Shape
 from flujo_lens.state.backends.postgres.uri import literal
 
 FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
@@ -79,32 +80,46 @@ def columns(table: str, alias: str, shape: Shape) -> str:
     return ", ".join(shown)
 
 
-def kept(alias: str) -> str:
-    """The document stored for a row (in ``d_`` and its alias), if the row has not changed since: digests are dear."""
+def kept(alias: str, table: str, shape: Shape, key: str = "run_id") -> str:
+    """The document stored for a row (in ``d_`` and its alias), if the row has not changed since.
+
+    Only then the row is looked at once more, by its key: as a whole it would be put together for each run, with all
+    that is stored out of line.
+    """
     stored = f"d_{alias}"
-    return f"CASE WHEN {stored}.run_id IS NOT NULL AND {stored}.stamp = md5({alias}::text) THEN {stored}.document END"
+    row = f"{source(table, shape)} k WHERE k.{key} = {alias}.{key} AND md5(k::text) = {stored}.stamp"
+    return f"CASE WHEN {stored}.stamp IS NOT NULL THEN (SELECT {stored}.document FROM {row}) END"
 
 
-def _row(table: str, kind: str, shape: Shape) -> str:
-    """A join with the row of a run, and the document stored for it."""
-    alias, row = kind[0], f"{kind[0]}_row"
-    shown = columns(table, row, shape)
-    return f"""LEFT JOIN {source("lens_documents", shape)} d_{row} ON (d_{row}.run_id, d_{row}.kind, d_{row}.key)
-  = (wanted.id, '{kind}', '') LEFT JOIN LATERAL (SELECT true AS there, {kept(row)} AS document, {shown}
-  FROM {source(table, shape)} {row} WHERE {row}.run_id = wanted.id OFFSET 0) {alias} ON true"""
+def rows_of_runs(shape: Shape, has_runs: bool) -> str:
+    """Joins with the rows of a run, ``s`` and ``r``."""
+    tables = ((kind[0], source(table, shape)) for kind, table in SIDES if not (has_runs and kind == "run"))
+    return "\n".join(f"LEFT JOIN {table} {row} ON {row}.run_id = wanted.id" for row, table in tables)
 
 
-IDS, ONE = "SELECT id, NULL AS started FROM unnest($1::text[]) AS id", "SELECT $1::text AS id, NULL AS started"
-# An array is planned anew each time, one id is not.
+def of_wanted(sql: str, has_runs: bool) -> str:
+    """SQL with the columns of ``r`` as those of `keys_page`, if that has them: the row is not looked up again."""
+    return _OF_RUN.sub(r"wanted.r_\1", sql) if has_runs else sql
 
-PARENTS = """CASE WHEN (SELECT true FROM workflow_state WHERE parent_run_id IS NOT NULL LIMIT 1)
+
+_OF_RUN = re.compile(r"\br\.(\w+)")
+
+
+_NO_START = "NULL::timestamptz AS started"
+IDS, ONE = f"SELECT id, {_NO_START} FROM unnest($1::text[]) AS id", f"SELECT $1::text AS id, {_NO_START}"
+
+_PARENTS = """CASE WHEN (SELECT true FROM workflow_state WHERE parent_run_id IS NOT NULL LIMIT 1)
   THEN wanted.id = ANY(ARRAY(SELECT DISTINCT parent_run_id FROM workflow_state
     WHERE parent_run_id = ANY(ARRAY(SELECT id FROM wanted)))) ELSE false END"""
-"""Whether a run has background tasks; in many stores no run has any."""
+
+
+def has_tasks(shape: Shape, parents: bool) -> str:
+    """Whether a run has background tasks, NULL if that is not asked for; in many stores no run has any."""
+    return _PARENTS if parents and shape.has_parents else "NULL::boolean"
 
 
 @lru_cache
-def runs(shape: Shape, wanted: str, order: str = "", *, parents: bool = False) -> str:
+def runs(shape: Shape, wanted: str, order: str = "", *, parents: bool = False, has_runs: bool = False) -> str:
     """Runs: start, id, whether they have tasks, state there?, its document; the same of ``runs``; columns of both.
 
     Args:
@@ -112,13 +127,16 @@ def runs(shape: Shape, wanted: str, order: str = "", *, parents: bool = False) -
         wanted: A query for the columns ``id`` and ``started``.
         order: An ORDER BY.
         parents: Whether it is asked for that they have background tasks; else NULL.
+        has_runs: Whether ``wanted`` has the columns of ``runs``, as `keys_page`.
     """
-    shown = ", ".join(f"{kind[0]}.{name}" for kind, table in SIDES for name in COLUMNS[table])
-    return f"""WITH wanted AS MATERIALIZED ({wanted})
-SELECT wanted.started, wanted.id, {PARENTS if parents and shape.has_parents else "NULL::boolean"},
-  s.there, s.document, r.there, r.document, {shown}
-FROM wanted {_row("workflow_state", "state", shape)} {_row("runs", "run", shape)}
-WHERE s.there OR r.there {order}"""
+    shown = [f"{kind[0]}.run_id IS NOT NULL, {kept(kind[0], table, shape)}" for kind, table in SIDES]
+    shown += [columns(table, kind[0], shape) for kind, table in SIDES]
+    documents = "LEFT JOIN {0} {1} ON ({1}.run_id, {1}.kind, {1}.key) = (wanted.id, '{2}', '')"
+    joins = (documents.format(source("lens_documents", shape), f"d_{kind[0]}", kind) for kind, _ in SIDES)
+    sql = f"""SELECT wanted.started, wanted.id, {has_tasks(shape, parents)}, {", ".join(shown)}
+FROM wanted {rows_of_runs(shape, has_runs)} {" ".join(joins)}
+WHERE s.run_id IS NOT NULL OR r.run_id IS NOT NULL {order}"""
+    return f"WITH wanted AS MATERIALIZED ({wanted})\n{of_wanted(sql, has_runs)}"
 
 
 def order(reverse: bool, of: str = "wanted") -> str:
@@ -139,7 +157,7 @@ def one_of(texts: Iterable[str]) -> str:
 def keys_page(
     shape: Shape, reverse: bool, size: int, bounds: Mapping[str, Any], statuses: frozenset[str] | None
 ) -> tuple[str, list[Any]]:
-    """A query for ids and starts of a page, and its values.
+    """A query for ids and starts of a page, with the columns of ``runs`` (``r_``), and its values.
 
     Args:
         shape: What there is.
@@ -180,12 +198,15 @@ def _keys_page(shape: Shape, reverse: bool, size: int, given: tuple[str, ...], s
         of_run = (
             f"AND coalesce((SELECT s.status FROM {states} s WHERE s.run_id = t.run_id), t.status) {one_of(statuses)}"
         )
+    there = [name for name in COLUMNS["runs"] if shape.has_column("runs", name)] or ["run_id"]
+    of_runs = "".join(f", t.{name} AS r_{name}" for name in there)
+    nothing = "".join(f", NULL::{TYPES[COLUMNS['runs'][name]]}" for name in there)
     return f"""
-SELECT run_id AS id, created_at AS started FROM (
+SELECT run_id AS id, created_at AS started{"".join(f", r_{name}" for name in there)} FROM (
   WITH p AS MATERIALIZED (
-    SELECT t.run_id, t.created_at FROM {runs} t WHERE {span} {of_run} ORDER BY t.{order} LIMIT {size})
+    SELECT t.run_id, t.created_at{of_runs} FROM {runs} t WHERE {span} {of_run} ORDER BY t.{order} LIMIT {size})
   (SELECT * FROM p) UNION ALL
-  (SELECT t.run_id, t.created_at FROM {states} t WHERE {span} AND t.created_at {within} ({last})
+  (SELECT t.run_id, t.created_at{nothing} FROM {states} t WHERE {span} AND t.created_at {within} ({last})
    AND t.run_id NOT IN (SELECT run_id FROM p) {_without_run(shape)} {of_state} ORDER BY t.{order} LIMIT {size})
 ) u ORDER BY {order} LIMIT {size}"""
 
@@ -208,20 +229,20 @@ def keys_by_status(shape: Shape, wanted: Stored, most: int) -> str:
     """
     of_states, of_runs = wanted
     states, runs = _both(shape)
-    start = _START.format("coalesce(r.created_at, s.created_at)")
-    both = f"SELECT s.run_id, {start} FROM {states} s LEFT JOIN {runs} r ON r.run_id = s.run_id WHERE s.status"
-    parts = [f"{both} {one_of(of_states & of_runs)}"]
-    of_state = "s.run_id IS NULL"
+    same, start = one_of(of_states & of_runs), _START.format("coalesce(r.created_at, s.created_at)")
+    of_both = f"SELECT s.run_id, {start} FROM {states} s LEFT JOIN {runs} r ON r.run_id = s.run_id WHERE s.status"
+    is_one = f"s.run_id IS NULL OR s.status {same}"
+    parts = [f"{of_both} {same} AND s.run_id NOT IN (SELECT run_id FROM f)"]
     if "paused" in of_states - of_runs:
-        of_state += " OR s.status = 'paused' AND r.status = 'failed'"
+        is_one += " OR s.status = 'paused' AND r.status = 'failed'"
         some = f"AND ({_FAILED_ONCE})" if shape.has_column("workflow_state", "step_history") else ""
         alone = f"SELECT t.run_id, {_START.format('t.created_at')} FROM {states} t"
         parts.append(f"{alone} WHERE t.status = 'paused' {some} {_without_run(shape)}")
     if "failed" in of_states - of_runs:
-        parts.append(f"{both} = 'failed' AND r.status = 'completed'")
-    parts.append(f"""SELECT r.run_id, {_START.format("r.created_at")} FROM {runs} r
-LEFT JOIN {states} s ON s.run_id = r.run_id WHERE r.status {one_of(of_runs)} AND ({of_state})""")
-    return f"{' UNION ALL '.join(parts)} LIMIT {most}"
+        parts.append(f"{of_both} = 'failed' AND r.status = 'completed'")
+    return f"""WITH f AS MATERIALIZED (SELECT r.run_id, {_START.format("r.created_at")} AS started, {is_one} AS is_one
+  FROM {runs} r LEFT JOIN {states} s ON s.run_id = r.run_id WHERE r.status {one_of(of_runs)})
+SELECT run_id, started FROM f WHERE is_one UNION ALL {" UNION ALL ".join(parts)} LIMIT {most}"""
 
 
 _START = f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN {{0}} END"
@@ -316,7 +337,7 @@ def children(table: str, kind: str, shape: Shape, some: str) -> str:
     Last come the documents that the library's tables have no row for: those of unknown runs.
     """
     documents, nothing = source("lens_documents", shape), ", ".join("NULL" for _ in COLUMNS[table])
-    return f"""SELECT t.run_id, {kept("t")}, {columns(table, "t", shape)}, t.id AS place, '' AS key
+    return f"""SELECT t.run_id, {kept("t", table, shape, "id")}, {columns(table, "t", shape)}, t.id AS place, '' AS key
 FROM {source(table, shape)} t LEFT JOIN {documents} d_t ON d_t.kind = '{kind}' AND d_t.run_id = t.run_id
   AND d_t.key = t.id::text WHERE t.run_id {some}
 UNION ALL SELECT run_id, document, {nothing}, NULL, key FROM {documents} d
@@ -367,7 +388,8 @@ def as_literal(value: Any) -> str:
 @lru_cache
 def state(shape: Shape) -> str:
     """The state of a run ($1): the document stored for it, and its columns."""
-    return f"""SELECT {kept("s")}, {columns("workflow_state", "s", shape)} FROM {source("workflow_state", shape)} s
+    table = "workflow_state"
+    return f"""SELECT {kept("s", table, shape)}, {columns(table, "s", shape)} FROM {source(table, shape)} s
 LEFT JOIN {source("lens_documents", shape)} d_s ON (d_s.run_id, d_s.kind, d_s.key) = ($1::text, 'state', '')
 WHERE s.run_id = $1::text"""
 

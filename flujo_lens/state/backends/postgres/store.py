@@ -142,7 +142,7 @@ class PostgresStore:
 
     async def _set_up(self, connection: Any) -> None:
         """Give a connection its settings, if the server's process at its end is its own: a pooler names another."""
-        settings = self._settings() | {"default_transaction_read_only": "on"}
+        settings = self._settings() | {"default_transaction_read_only": "on", "plan_cache_mode": "force_generic_plan"}
         calls = ", ".join(f"set_config('{name}', {literal(value)}, false)" for name, value in settings.items())
         done = await connection.execute(f"SELECT {calls} WHERE pg_backend_pid() = {connection.get_server_pid()}")
         connection.is_own = done == "SELECT 1"

@@ -50,6 +50,9 @@ COLUMNS: dict[str, dict[str, str]] = {
 }
 """The columns of the library that we read and write, by table, with their kind."""
 
+TYPES = {"time": "timestamptz", "json": "jsonb", "int": "integer", "bool": "boolean", "text": "text", "real": "real"}
+"""By kind of a column of states and runs, its type."""
+
 LIBRARY_TABLES = (*COLUMNS, "traces")
 _KEYED_TABLES = ("lens_claims", "lens_manifests", "lens_bindings", "lens_strips", "lens_audit", "lens_audit_head")
 LENS_TABLES = (*_KEYED_TABLES, "lens_documents", "lens_schema")

@@ -261,9 +261,10 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
     async def _system(self, keys: Sequence[str] | None) -> dict[str, bytes]:
         some, given = ("", ()) if keys is None else ("WHERE t.key = ANY($1::text[])", (storable(keys),))
         entries, documents = (queries.source(name, self._shape) for name in ("system_state", "lens_documents"))
-        columns = f"{queries.kept('t')}, {queries.columns('system_state', 't', self._shape)}"
+        kept = queries.kept("t", "system_state", self._shape, "key")
+        columns = queries.columns("system_state", "t", self._shape)
         on = "(d_t.run_id, d_t.kind, d_t.key) = (t.key, 'system', '')"
-        sql = f"SELECT t.key, {columns} FROM {entries} t LEFT JOIN {documents} d_t ON {on} {some}"
+        sql = f"SELECT t.key, {kept}, {columns} FROM {entries} t LEFT JOIN {documents} d_t ON {on} {some}"
         return {
             row[0]: document_of("system_state", row[2:]) if row[1] is None else row[1].encode()
             for row in await self._db.fetch(sql, *given)

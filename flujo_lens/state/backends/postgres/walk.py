@@ -26,10 +26,14 @@ _Border = tuple[int, str]
 
 
 class _Form(NamedTuple):
-    """What is read of runs: the SQL, and the run of a row. Rows begin with start, id and whether there are tasks."""
+    """What is read of runs: the SQL, and the run of a row. Rows begin with start, id and whether there are tasks.
+
+    Where the run of a row is None, the run is read once more in the form `then`.
+    """
 
     sql: Callable[..., str]
     run_of: Callable[[Sequence[Any]], Any]
+    then: _Form | None = None
 
 
 def _row_of(row: Sequence[Any]) -> RunRow:
@@ -43,7 +47,7 @@ def _row_of(row: Sequence[Any]) -> RunRow:
 
 
 _DOCUMENTS = _Form(queries.runs, _row_of)
-_LISTED = _Form(list_columns.listed, list_columns.run_of)
+_LISTED = _Form(list_columns.listed, list_columns.run_of, _Form(queries.runs, lambda row: ListedRun(_row_of(row))))
 
 
 class PostgresWalk:
@@ -106,7 +110,8 @@ class PostgresWalk:
             if border is not None:
                 bounds |= {"start": _EPOCH + timedelta(microseconds=border[0]), "id": border[1]}
             keys, values = queries.keys_page(self._shape, reverse, size, bounds, wanted and wanted[0])
-            found = await self._db.fetch(form.sql(self._shape, keys, queries.order(reverse), parents=is_first), *values)
+            sql = form.sql(self._shape, keys, queries.order(reverse), parents=is_first, has_runs=True)
+            found = await self._db.fetch(sql, *values)
             yield await self._made(form, found)
             if len(found) < size:
                 return
@@ -183,8 +188,8 @@ class PostgresWalk:
         made = [form.run_of(row) for row in rows]
         if None not in made:
             return made
-        odd = [row[1] for row, run in zip(rows, made, strict=True) if run is None]
-        found = {row.run_id: ListedRun(row) for row in await self._of_ids(_DOCUMENTS, odd)}
+        others = [row[1] for row, run in zip(rows, made, strict=True) if run is None]
+        found = {run.run.run_id: run for run in await self._of_ids(form.then or _LISTED, others)}
         made = [run or found.get(row[1]) for row, run in zip(rows, made, strict=True)]
         return [run for run in made if run is not None]
 
