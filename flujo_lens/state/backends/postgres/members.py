@@ -68,7 +68,7 @@ FROM (SELECT run_id, created_at, updated_at FROM {runs} t) AS r FULL JOIN (SELEC
         every = self._query(facts, asked, by_filter=admitted is None, more=f", {related} AS related")
         sql = f"SELECT * FROM ({every}) AS m WHERE odd OR related OR ({' AND '.join(alone)})"
         sql += ' ORDER BY started, run_id COLLATE "C"'
-        await self._db.execute("SET LOCAL work_mem = '64MB'")
+        await self._db.execute("SET LOCAL work_mem = '64MB'; SET LOCAL plan_cache_mode = auto")
         async for row in self._db.cursor(sql, *facts.values, prefetch=_PREFETCH):
             if row[0]:
                 yield row[1], True
@@ -92,8 +92,6 @@ FROM (SELECT run_id, created_at, updated_at FROM {runs} t) AS r FULL JOIN (SELEC
 
     async def lock_free(self, run_ids: Sequence[str]) -> Mapping[str, tuple[str, datetime] | None]:
         """Lock those of these runs that no other transaction has locked, without waiting; return them."""
-        # A plan for the ids of each batch would take longer to make than to run.
-        await self._db.execute("SET LOCAL plan_cache_mode = force_generic_plan")
         rows = await self._db.fetch(queries.LOCK_FREE, sorted(queries.storable(run_ids)), self._namespace)
         return {row[0]: None if row[1] is None else (row[1], row[2]) for row in rows}
 

@@ -287,15 +287,15 @@ def keys_of_tasks(shape: Shape) -> str:
 FROM {states} s LEFT JOIN {runs} r ON r.run_id = s.run_id WHERE s.parent_run_id = $1::text LIMIT $2"""
 
 
-@lru_cache
-def count(shape: Shape, statuses: frozenset[str], since: bool, until: bool) -> str:
+def count(shape: Shape, statuses: frozenset[str], since: datetime | None, until: datetime | None) -> str:
     """How many runs there are: of statuses (of the state, else of the run), begun from a time on, up to a time.
 
-    The times are the parameters, in this order. Few runs are found by an index, of status or start.
+    The times are literals, so that the plan is made for them: few runs are found by an index, of status or start.
     """
     states, runs = _both(shape)
-    some, times = [f"{{0}}.status {one_of(statuses)}"] * bool(statuses), ["{0}.created_at >= $1::timestamptz"] * since
-    times += [f"{{0}}.created_at <= ${1 + since}::timestamptz"] * until
+    some, times = [f"{{0}}.status {one_of(statuses)}"] * bool(statuses), list[str]()
+    for how, time in ((">=", since), ("<=", until)):
+        times += [] if time is None else [f"{{0}}.created_at {how} {as_literal(time)}::timestamptz"]
     alone = "NOT EXISTS (SELECT FROM {} o WHERE o.run_id = {{0}}.run_id)"
     if times:  # a run begins when its row says, a state without one when it was first saved
         times.append(f"{{0}}.created_at BETWEEN '{FIRST}' AND '{LAST}'")

@@ -74,8 +74,7 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
         if wanted.statuses & _DOUBTFUL or not are_plain(wanted.statuses):
             return None
         until = None if wanted.until is None else wanted.until - timedelta(microseconds=1)
-        sql = queries.count(self._shape, wanted.statuses, wanted.since is not None, until is not None)
-        return int(await self._db.fetchval(sql, *(value for value in (wanted.since, until) if value is not None)))
+        return int(await self._db.fetchval(queries.count(self._shape, wanted.statuses, wanted.since, until)))
 
     async def statuses(self) -> set[str]:
         """Return all statuses as they are stored."""
