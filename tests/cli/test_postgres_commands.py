@@ -325,6 +325,106 @@ def test_a_role_that_may_only_read(store: Store) -> None:
     store.sql("DROP OWNED BY watcher", "DROP ROLE watcher", "SELECT 1")
 
 
+def test_a_role_that_may_not_read_all_tables(store: Store) -> None:
+    store.sql("CREATE ROLE clerk LOGIN", "GRANT SELECT ON runs, workflow_state TO clerk", "SELECT 1")
+    answer = store("list", "-s", store.uri.replace("//postgres:@", "//clerk@"))
+    assert (answer.code, "is not readable: permission denied" in answer.err) == (5, True)
+    assert "GRANT SELECT" in answer.err
+    assert "nothing was changed" not in answer.err
+    store.sql("DROP OWNED BY clerk", "DROP ROLE clerk", "SELECT 1")
+
+
+def test_a_role_that_is_set_to_read_only_does_not_write(store: Store) -> None:
+    may = "GRANT ALL ON ALL TABLES IN SCHEMA public TO careful"
+    store.sql("CREATE ROLE careful LOGIN SUPERUSER", may, "SELECT 1")
+    store.sql("ALTER ROLE careful SET default_transaction_read_only = on", "SELECT 1")
+    uri, before = store.uri.replace("//postgres:@", "//careful@"), store.everything()
+    for command in ("cancel crashed-001 --yes", "delete fail-001 --yes", "migrate --yes", "system set a {}"):
+        answer = store(f"{command} -s '{uri}'")
+        assert (answer.code, "default_transaction_read_only is on" in answer.err) == (5, True), answer.err
+    assert len(store("list", "-o", "json", "-s", uri).json) == 29
+    assert store.everything() == before
+    store.sql("DROP OWNED BY careful", "DROP ROLE careful", "SELECT 1")
+
+
+_SETTINGS = ("datestyle = 'SQL, DMY'", "datestyle = 'German'", "extra_float_digits = -15")
+_READ_OTHERWISE = ("standard_conforming_strings = off", "timezone = 'Asia/Kolkata'", "bytea_output = 'escape'")
+
+
+@pytest.mark.parametrize("setting", [*_SETTINGS, *_READ_OTHERWISE])
+def test_settings_of_the_database_change_nothing(store: Store, setting: str) -> None:
+    assert store("system", "set", "a", '{"x": -0.0, "y": 1e300, "z": "a\\u0000b"}').code == 0
+    store.sql("UPDATE steps SET cost_usd = 0.1234567", "SELECT 1")
+    before = (*store.everything(), store("system -o json").json)
+    store.sql(f"ALTER DATABASE {store.name} SET {setting}", "SELECT 1")
+    assert (*store.everything(), store("system -o json").json) == before
+
+
+def test_a_time_that_no_calendar_has_stops_nothing(store: Store) -> None:
+    columns = "run_id, pipeline_id, pipeline_name, pipeline_version, status, created_at, updated_at"
+    for run_id, when in (("early", "0044-03-15 00:00:00 BC"), ("late", "12026-03-04 05:06:07")):
+        values = f"'{run_id}', pipeline_id, pipeline_name, pipeline_version, status, '{when}', '{when}'"
+        some = "FROM runs WHERE run_id = 'fail-001'"
+        store.sql(f"INSERT INTO runs ({columns}) SELECT {values} {some}", "SELECT 1")
+    assert store("status -o json").json["last_write_at"] < "2027"
+    assert store("migrate --yes").code == 0
+    assert store("delete late --yes").code == 0
+    assert store("prune --older-than 2d --yes --max-share 100% -o json").json["kept"]["unknown_age"] == 1
+    assert store("optimize --yes").code == 0
+
+
+# --- triggers and foreign keys
+
+
+def _keeps(store: Store, what: str, table: str) -> None:
+    body = "CREATE OR REPLACE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    trigger = f"CREATE OR REPLACE TRIGGER keep BEFORE {what} ON {table} FOR EACH ROW EXECUTE FUNCTION keep()"
+    store.sql(body, trigger, "SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("what", "table", "command"),
+    [
+        ("DELETE", "workflow_state", "delete fail-001 --yes"),
+        ("DELETE", "steps", "prune --older-than 2d --yes --max-share 100%"),
+        ("UPDATE", "workflow_state", "cancel crashed-001 --yes"),
+        ("UPDATE", "workflow_state", "prune --older-than 2d --strip state --yes --max-share 100%"),
+        ("INSERT", "system_state", "system set a {}"),
+    ],
+)
+def test_a_row_that_a_trigger_keeps_is_not_reported_as_changed(
+    store: Store, what: str, table: str, command: str
+) -> None:
+    assert store("migrate --yes").code == 0
+    _keeps(store, what, table)
+    before = store.everything()
+    answer = store(command)
+    assert (answer.code, "a trigger" in answer.err, "nothing was changed" in answer.err) == (1, True, True), answer.err
+    assert store.everything() == before
+    store.sql(f"DROP TRIGGER keep ON {table}", "SELECT 1")
+    assert store(command).code == 0
+
+
+@pytest.mark.parametrize("table", ["workflow_state", "steps", "spans"])
+def test_what_a_trigger_keeps_from_being_restored_is_told(store: Store, table: str) -> None:
+    before = store.everything()
+    done = store("delete fail-001 --yes -o json").json
+    _keeps(store, "INSERT", table)
+    answer = store("undo", done["audit_id"], "--yes")
+    assert (answer.code in (1, 6), "a trigger" in answer.err) == (True, True), answer.err
+    assert store("show fail-001").code == 3
+    store.sql(f"DROP TRIGGER keep ON {table}", "SELECT 1")
+    assert store("undo", done["audit_id"], "--yes").code == 0
+    assert store.everything() == before
+
+
+def test_rows_of_others_that_refer_to_a_run_keep_it(store: Store) -> None:
+    store.sql("CREATE TABLE bills (run_id text REFERENCES runs)", "INSERT INTO bills VALUES ('fail-001')", "SELECT 1")
+    answer = store("delete fail-001 --yes")
+    assert (answer.code, '"bills"' in answer.err, "\\n" in answer.err) == (1, True, False)
+    assert store("show fail-001").code == 0
+
+
 def test_a_lock_that_another_holds(store: Store) -> None:
     with store.server.transaction(store.uri, "SELECT * FROM workflow_state FOR UPDATE"):
         answer = store("delete fail-001 --yes --timeout 0.3")

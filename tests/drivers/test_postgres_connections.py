@@ -20,7 +20,8 @@ import pytest
 from servers import PostgresServer
 
 from flujo_lens.errors import ConfigError, UnreachableStoreError
-from flujo_lens.state.backends.postgres import PostgresBackend, leases
+from flujo_lens.state.backends.core import pool_leases as leases
+from flujo_lens.state.backends.postgres import PostgresBackend
 from flujo_lens.state.backends.postgres import store as stores
 from flujo_lens.state.views import RunFilter
 

@@ -40,7 +40,9 @@ _BUSY = {
     "40001": "another transaction changed the same rows",
     "53300": "the server has no connection left",
 }
+KEPT = "a trigger of the table, or row-level security, kept a row as it was"
 _REFUSED = {
+    "22012": KEPT,
     "22021": "a text has a character that PostgreSQL does not keep (NUL)",
     "22P05": "a text has a character that PostgreSQL does not keep (NUL)",
     "22P02": "a value is not what its column keeps",
@@ -59,22 +61,26 @@ def is_cut(error: BaseException) -> bool:
     return isinstance(error, _CUT) or (isinstance(error, asyncpg.InterfaceError) and not isinstance(error, misused))
 
 
-def translate(error: BaseException, where: str) -> LensError:
+def translate(error: BaseException, where: str, *, writes: bool = True) -> LensError:
     """The error of ours for one of asyncpg.
 
     Args:
         error: What it raised.
         where: The store, as it may be shown.
+        writes: Whether it came from a transaction that writes.
     """
     if isinstance(error, asyncpg.ClientConfigurationError):
         return ConfigError(f"{where}: {error}", hint="check the options of the URI; nothing was changed")
     code = getattr(error, "sqlstate", None) or ""
-    text = str(error) or type(error).__name__
+    text = _text_of(error)
     if code in _BUSY:
         message = f"{where} is busy: {_BUSY[code]}; nothing was changed"
         return BusyError(message, hint="try again, or with a larger --timeout")
-    if code in ("25006", "42501"):
-        hint = "use a role that may write there"
+    if code == "42501" and not writes:
+        hint = "GRANT SELECT ON ALL TABLES IN SCHEMA its_schema TO the_role, or use another role"
+        return UnreachableStoreError(f"{where} is not readable: {text}", hint=hint)
+    if code in ("25006", "42501") or (code == "0A000" and "during recovery" in text):
+        hint = "connect to the primary" if "recovery" in text else "use a role that may write there"
         return ReadOnlyStoreError(f"{where} is not writable: {text}; nothing was changed", hint=hint)
     if isinstance(error, MISSING):
         hint = "lens migrate --dry-run says what is missing"
@@ -83,7 +89,16 @@ def translate(error: BaseException, where: str) -> LensError:
         return _unreachable(error, where, code, text)
     if code in _REFUSED:
         return OperationFailedError(f"{where} refused the write: {_REFUSED[code]}; nothing was changed")
-    return OperationFailedError(f"{where}: {text}; nothing was changed")
+    advice = "delete the rows that refer to the run first" if code == "23503" else None
+    return OperationFailedError(f"{where}: {text}{'; nothing was changed' * writes}", hint=advice)
+
+
+def _text_of(error: BaseException) -> str:
+    """What the server said, on one line, without its hints: those are about SQL."""
+    message, detail = getattr(error, "message", None), getattr(error, "detail", None)
+    if message is None:
+        return str(error) or type(error).__name__
+    return f"{message}: {detail.rstrip('.')}" if detail else str(message)
 
 
 def _unreachable(error: BaseException, where: str, code: str, text: str) -> LensError:

@@ -17,6 +17,8 @@ from flujo_lens.state.views import UNREADABLE, RunFilter
 _NAMELESS = "('', 'unknown')"
 _OF_BOTH = ("pipeline_name", "pipeline_version", "status", "created_at", "updated_at", "execution_time_ms")
 _TIMES = ("f.r_created_at", "f.r_updated_at", "f.s_created_at", "f.s_updated_at")
+_KNOWN = f"CASE WHEN {{0}} BETWEEN '{FIRST}' AND '{LAST}' THEN {{0}} END"
+"""A time, if it is one of Python's calendar: the client raises for all rows if one is not."""
 
 _NUMBER = "CASE WHEN jsonb_typeof({0}) = 'number' AND abs(({0})::float8) < 1e18 THEN ({0})::float8 END"
 _WHOLE = f"CASE WHEN {_NUMBER} = trunc(({{0}})::float8) THEN ({{0}})::float8 END"
@@ -249,8 +251,8 @@ class Facts:
                 "name": f"CASE WHEN {named} THEN f.r_pipeline_name ELSE f.s_pipeline_name END",
                 "version": f"coalesce(nullif({version}, ''), 'latest')",
                 "status": "CASE WHEN f.is_cancelled THEN 'cancelled' ELSE coalesce(f.s_status, f.r_status) END",
-                "started": "coalesce(f.r_created_at, f.s_created_at)",
-                "updated": f"greatest({', '.join(_TIMES)}, {_END})",
+                "started": _KNOWN.format("coalesce(f.r_created_at, f.s_created_at)"),
+                "updated": _KNOWN.format(f"greatest({', '.join(_TIMES)}, {_END})"),
                 "ms": f"CASE WHEN NOT {lasts} THEN {taken} END",
                 "waits": f"f.has_run AND {_RUN_MS} IS NULL AND NOT {lasts}",
                 **self._costs_told(),

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Collection, Hashable, Iterable, Mappi
 from datetime import datetime
 from typing import Any
 
+from flujo_lens.errors import OperationFailedError
 from flujo_lens.state.backends.core.port import ChildKind
 from flujo_lens.state.backends.core.selection import Member, Outline
 from flujo_lens.state.backends.core.stored_claims import holders_in
 from flujo_lens.state.backends.postgres import queries
+from flujo_lens.state.backends.postgres.errors import KEPT
 from flujo_lens.state.backends.postgres.facts import Facts
 from flujo_lens.state.backends.postgres.tables import Shape
 from flujo_lens.state.deletion import DeletionRequest
@@ -163,6 +165,8 @@ FROM (SELECT run_id, created_at, updated_at FROM {runs} t) AS r FULL JOIN (SELEC
                 ids_gone.add(run_id)
             else:
                 found[kind] += count
+        if (table := await self._db.fetchval(queries.STILL_THERE, list(ids_gone))) is not None:
+            raise OperationFailedError(f"not all rows of {table} were deleted: {KEPT}; nothing was changed")
         return ids_gone, found
 
 

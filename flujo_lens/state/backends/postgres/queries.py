@@ -21,6 +21,9 @@ FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
 SNAPSHOT = "SELECT pg_current_snapshot()::text"
 """Which transactions are visible: it changes with each that ends, in all databases of the server."""
 
+IS_READ_ONLY = "SELECT reset_val = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only'"
+"""Whether that is how a session begins; what is set in a session does not count."""
+
 SHAPE = f"""
 SELECT c.relname::text, array_agg(a.attname::text), bool_and(a.attname <> 'run_id' OR a.attcollation = 100) AND (
   SELECT coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') = 'c' AND datcollate IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8')
@@ -349,23 +352,24 @@ def save(shape: Shape, *ways: str) -> str:
     """Write the state and the metadata of a run ($1), in this order, each in one of these ways.
 
     It is left (""), removed (``forget``), its columns are written, which follow as parameters (``row``), or these and
-    then the document itself (``document``).
+    then the document itself (``document``). Fails (22012) if a trigger keeps a row from being written.
     """
-    parts, at = [], 2
+    parts, written, at = [], ["1"], 2
     for (kind, table), way in zip(SIDES, ways, strict=True):
         if way in ("row", "forget"):
             parts.append(f"kept_{kind} AS ({_FORGET.format(kind)})")
         if way == "forget":
             parts.append(f"{kind} AS (DELETE FROM {table} WHERE run_id = $1::text)")
         elif way:
-            returns = "RETURNING md5(t::text) AS stamp" * (way == "document")
-            parts.append(f"{kind} AS ({_upsert(table, 'run_id', shape, at)} {returns})")
+            stamp = "md5(t::text)" if way == "document" else "NULL"
+            parts.append(f"{kind} AS ({_upsert(table, 'run_id', shape, at)} RETURNING {stamp} AS stamp)")
+            written.append(f"(SELECT count(*) FROM {kind})")
             at += len(_there(table, shape))
         if way == "document":
             parts.append(f"""kept_{kind} AS (INSERT INTO lens_documents (kind, run_id, key, document, stamp)
               SELECT '{kind}', $1::text, '', ${at}::text, stamp FROM {kind} {_KEPT})""")
             at += 1
-    return f"WITH {', '.join(parts)} SELECT"
+    return f"WITH {', '.join(parts)} SELECT 1 / ({' * '.join(written)})"
 
 
 def plan_save_state(shape: Shape, way: str) -> str:
@@ -468,7 +472,8 @@ LOCK_FREE = f"""WITH held AS MATERIALIZED (
 r AS MATERIALIZED {_FREE.format("runs")}, s AS MATERIALIZED {_FREE.format("workflow_state")}
 SELECT id, CASE WHEN least{_TIMES} >= '{FIRST}' AND greatest{_TIMES} <= '{LAST}'
   AND r.status <> '' AND NOT (s.status = 'failed' AND r.status = 'completed') THEN s.status END,
-  greatest{_TIMES} FROM held LEFT JOIN r ON r.run_id = id LEFT JOIN s ON s.run_id = id
+  CASE WHEN greatest{_TIMES} BETWEEN '{FIRST}' AND '{LAST}' THEN greatest{_TIMES} END
+FROM held LEFT JOIN r ON r.run_id = id LEFT JOIN s ON s.run_id = id
 WHERE (r.run_id IS NOT NULL OR NOT EXISTS (SELECT FROM runs t WHERE t.run_id = id))
   AND (s.run_id IS NOT NULL OR NOT EXISTS (SELECT FROM workflow_state t WHERE t.run_id = id))"""
 """Locks those of ids ($1), of a namespace ($2), that nobody has locked, without waiting for anybody.
@@ -486,3 +491,11 @@ def after_all(prefix: str) -> str | None:
 def storable(texts: Iterable[str]) -> list[str]:
     """Each of these texts once, without those that PostgreSQL has no place for."""
     return [text for text in dict.fromkeys(texts) if "\0" not in text]
+
+
+_REST = " UNION ALL ".join(
+    f"(SELECT '{table}' FROM {table} WHERE run_id = ANY($1::text[]) LIMIT 1)"
+    for table in ("workflow_state", "runs", "steps", "spans", "evaluations")
+)
+STILL_THERE = f"SELECT t FROM ({_REST}) AS x (t) LIMIT 1"
+"""A table that has rows of these runs ($1); NULL if none has."""

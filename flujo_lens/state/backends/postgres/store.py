@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 
-from flujo_lens.errors import NotAStoreError, OperationFailedError, SchemaError, StoreNotFoundError
+from flujo_lens.errors import NotAStoreError, OperationFailedError, ReadOnlyStoreError, SchemaError, StoreNotFoundError
+from flujo_lens.state.backends.core.pool_leases import LONGEST, Leases
 from flujo_lens.state.backends.core.port import Figures, Transaction, Work
 from flujo_lens.state.backends.postgres import queries
 from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS, MISSING, is_cut, translate
 from flujo_lens.state.backends.postgres.figures import SETTINGS, PostgresFigures
-from flujo_lens.state.backends.postgres.leases import LONGEST, Leases
 from flujo_lens.state.backends.postgres.tables import VERSION, Shape, missing_ddl
 from flujo_lens.state.backends.postgres.transaction import PostgresTransaction, values_for
 from flujo_lens.state.backends.postgres.uri import Address, literal, quoted
@@ -32,6 +32,9 @@ _LARGEST = 64 << 10
 """Bytes of a document that is written into a statement; a larger one is a parameter."""
 
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_TEXTS = {"datestyle": "ISO", "extra_float_digits": "1", "standard_conforming_strings": "on"}
+"""How rows are written as texts, of which there are digests, and SQL is read: a role may be set to something else."""
+
 _IN_ORDER = ("workflow_state", "runs")
 _SCHEMA_LOCK = 1818585716
 """Our advisory lock for making tables; the library's own is 4059087070."""
@@ -128,7 +131,7 @@ class PostgresStore:
                     reset=_rolled_back,  # all that is set later is set for a transaction
                     **self._options(),
                 )
-                self._leases = Leases(pool)
+                self._leases = Leases(pool, CLIENT_ERRORS)
             return self._leases if self._home is loop else None
 
     def _options(self) -> dict[str, Any]:
@@ -138,7 +141,7 @@ class PostgresStore:
 
     def _settings(self) -> dict[str, str]:
         path = {} if self._address.schema is None else {"search_path": quoted(self._address.schema)}
-        return {"lock_timeout": str(max(1, int(self._timeout * 1000))), "jit": "off", **path}
+        return {"lock_timeout": str(max(1, int(self._timeout * 1000))), "jit": "off", **_TEXTS, **path}
 
     async def _set_up(self, connection: Any) -> None:
         """Give a connection its settings, if the server's process at its end is its own: a pooler names another."""
@@ -183,6 +186,7 @@ class PostgresStore:
         if writes and not (creates or shape.is_store):
             raise StoreNotFoundError(missing, hint="nothing was created; ?schema=NAME names another schema")
         if writes and not self._is_ours:
+            await self._check_role(connection)
             await self._check_version(connection, shape)
         if writes and not shape.is_whole:
             shape = await self._made(connection)
@@ -193,6 +197,18 @@ class PostgresStore:
                 empty=True,
             )
         return shape
+
+    async def _check_role(self, connection: Any) -> None:
+        """See that the role, or the database, is not set to read-only transactions: ours say what they are themselves.
+
+        Raises:
+            ReadOnlyStoreError: it is.
+        """
+        if await connection.fetchval(queries.IS_READ_ONLY):
+            raise ReadOnlyStoreError(
+                f"{self._address.shown} is not writable: default_transaction_read_only is on; nothing was changed",
+                hint="it is set for the role, the database or the server; use a role that may write there",
+            )
 
     async def _check_version(self, connection: Any, shape: Shape) -> None:
         """See that no later version has made our tables.
@@ -236,8 +252,9 @@ class PostgresStore:
 
     async def make_tables(self) -> None:
         """Make the tables that are missing, in one transaction."""
-        with self._translated():
+        with self._translated(writes=True):
             async with self._transaction(writes=True) as connection:
+                await self._check_role(connection)
                 await self._made(connection)
 
     async def checked(self, now: datetime, full: bool) -> list[Finding]:
@@ -261,15 +278,15 @@ class PostgresStore:
         from flujo_lens.state.backends.postgres.maintenance import make_indexes
 
         missing = await self.missing_indexes()
-        with self._translated():
+        with self._translated(writes=True):
             return await make_indexes(self._address, self._timeout, missing, vacuum)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, *, writes: bool = False) -> Iterator[None]:
         try:
             yield
         except (*CLIENT_ERRORS,) as error:
-            raise translate(error, self._address.shown) from error
+            raise translate(error, self._address.shown, writes=writes) from error
 
     # --- transactions
 
@@ -280,7 +297,7 @@ class PostgresStore:
         except (*CLIENT_ERRORS,) as error:
             anew = isinstance(error, MISSING)
             if not (anew or is_cut(error)):
-                raise translate(error, self._address.shown) from error
+                raise translate(error, self._address.shown, writes=False) from error
         with self._translated():
             return await self._run(work, writes=False, anew=anew)
 

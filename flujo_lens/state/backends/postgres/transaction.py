@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from flujo_lens.errors import OperationFailedError
 from flujo_lens.serialization import safe_dumps, safe_loads
 from flujo_lens.state.backends.core.port import ChildKind, ChildRow, RunIndex, RunRow, Space
 from flujo_lens.state.backends.postgres import queries
+from flujo_lens.state.backends.postgres.errors import KEPT
 from flujo_lens.state.backends.postgres.mapping import document_of, is_faithful, is_plain, values_of
 from flujo_lens.state.backends.postgres.members import PostgresMembers
-from flujo_lens.state.backends.postgres.queries import Stored, storable
+from flujo_lens.state.backends.postgres.queries import FIRST, LAST, Stored, storable
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 from flujo_lens.state.backends.postgres.walk import PostgresWalk
 from flujo_lens.state.filtering import are_plain
@@ -131,9 +133,14 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
 
     async def _put(self, kind: str, table: str, run_id: str, document: bytes, given: Sequence[Any]) -> None:
         """Write a row, and also the document where the row, as it is found, does not represent all of it."""
-        key, stamp, *found = await self._db.fetchrow(queries.put(table, "run_id", kind, self._shape), *given)
+        key, stamp, *found = await self._put_row(queries.put(table, "run_id", kind, self._shape), given)
         if not is_faithful(table, document, found):
             await self._keep([(kind, run_id, key, document, stamp)])
+
+    async def _put_row(self, sql: str, given: Sequence[Any]) -> Any:
+        row = await self._db.fetchrow(sql, *given)
+        _check_written(row is not None)
+        return row
 
     async def add_runs(self, rows: Sequence[RunRow]) -> None:
         """Write the rows of new runs, all at once."""
@@ -153,6 +160,7 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
             return
         arrays = zip(*(values for _, values in others), strict=True)
         made = await self._db.fetch(queries.add(table, self._shape, by), *arrays)
+        _check_written(len(made) == len(others))
         # The server may return them in any order.
         made.sort(key=lambda one: one[0] if by == "run_id" else int(one[0]))
         lossy = [
@@ -168,10 +176,11 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
             return
         names = [name for name in COLUMNS[table] if name in self._shape.columns[table]]
         if len(rows) >= _FEW_ROWS:
-            await self._db.copy_records_to_table(table, columns=names, records=rows)
-            return
-        sql = queries.add(table, self._shape, "run_id", returns=False)
-        await self._db.execute(sql, *zip(*rows, strict=True))
+            done = await self._db.copy_records_to_table(table, columns=names, records=rows)
+        else:
+            sql = queries.add(table, self._shape, "run_id", returns=False)
+            done = await self._db.execute(sql, *zip(*rows, strict=True))
+        _check_written(done.split()[-1] == str(len(rows)))
 
     async def _keep(self, rows: Sequence[tuple[str, str, str, bytes, str | None]]) -> None:
         """Store documents that rows cannot represent, with the digests of these rows."""
@@ -277,7 +286,7 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
         elif space == "system":
             given = values_of(table, safe_loads(value))
             given[1] = given[1] if given[1] is not None else "null"
-            _, stamp, *found = await self._db.fetchrow(queries.put(table, "key", "system", self._shape), *given)
+            _, stamp, *found = await self._put_row(queries.put(table, "key", "system", self._shape), given)
             if not is_faithful(table, value, found):
                 await self._keep([("system", key, "", value, stamp)])
         else:
@@ -290,7 +299,9 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
         sql = "SELECT sum(pg_total_relation_size(t::regclass)) FROM unnest($1::text[]) t"
         size = await self._db.fetchval(sql, tables)
         newest = [
-            await self._db.fetchval(f"SELECT max(updated_at) FROM {table} WHERE isfinite(updated_at)")
+            await self._db.fetchval(
+                f"SELECT max(updated_at) FROM {table} WHERE updated_at BETWEEN '{FIRST}' AND '{LAST}'"
+            )
             for table in ("workflow_state", "runs")
             if self._shape.has(table)
         ]
@@ -302,6 +313,11 @@ class PostgresTransaction(PostgresWalk, PostgresMembers):
         if ids:
             await self._db.fetchrow(queries.LOCK, ids, self._namespace)
             self._locked.update(ids)
+
+
+def _check_written(is_so: bool) -> None:
+    if not is_so:
+        raise OperationFailedError(f"the write was refused: {KEPT}; nothing was changed")
 
 
 def _child(kind: ChildKind, row: Sequence[Any]) -> ChildRow:

@@ -6,8 +6,6 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
-from flujo_lens.state.backends.postgres.errors import CLIENT_ERRORS
-
 LONGEST = 60.0
 """Seconds that a connection is kept without being used."""
 
@@ -17,10 +15,11 @@ class Leases:
 
     Args:
         pool: Of the event loop that this is used in.
+        errors: What the pool raises for a connection that is gone.
     """
 
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
+    def __init__(self, pool: Any, errors: tuple[type[BaseException], ...]) -> None:
+        self.pool, self._errors = pool, errors
         self._free: list[tuple[Any, float]] = []
         self._waiting = 0
         self._sweep: asyncio.TimerHandle | None = None
@@ -64,7 +63,7 @@ class Leases:
         self._sweep = loop.call_later(LONGEST, self._give_back_old) if self._free else None
 
     async def _released(self, connection: Any) -> None:
-        with suppress(*CLIENT_ERRORS):
+        with suppress(*self._errors):
             await self.pool.release(connection)
 
     async def close(self) -> None:
