@@ -313,7 +313,7 @@ async def _command(uri: str, backend: PostgresBackend, connection: Any, cutoff: 
     """A process, with an audit log and copies for ``lens undo``. Its time of CPU is counted with ours."""
     before = await connection.fetchval("SELECT count(*) FROM runs")
     with tempfile.TemporaryDirectory() as folder:
-        age = f"{(datetime.now(UTC) - cutoff).total_seconds():.0f}s"
+        age = f"{(datetime.now(UTC) - cutoff) // timedelta(hours=1)}h"
         words = ["prune", "--older-than", age, "--yes", "--max-share", "100%", "-s", uri]
         command = [sys.executable, "-m", "flujo_lens", *words, "--audit-file", f"{folder}/log"]
         environment = os.environ | {"XDG_STATE_HOME": folder, "XDG_DATA_HOME": folder}
