@@ -215,7 +215,7 @@ class Checkup:
         sql, none, detail, fix = _OF_BOTH[name]
         has_tasks = self._shape.has_column("workflow_state", "is_background_task")
         task = " AND is_background_task IS NOT TRUE" if has_tasks and name == "states without a run" else ""
-        count = await self._db.fetchval(f"SELECT count(*) FROM {sql}{task}")
+        ((count,),) = await self._db.fetch(f"SELECT count(*) FROM {sql}{task}")
         return Finding(name, True, count, detail, fix or None) if count else Finding(name, True, 0, none)
 
     async def _children(self) -> Finding:
@@ -225,7 +225,7 @@ class Checkup:
             if self._shape.has(table, "runs"):
                 some = "kind <> 'system' AND stamp IS NOT NULL AND " if table == "lens_documents" else ""
                 sql = f"SELECT count(*) FROM {table} t WHERE {some}{without_run(self._shape)}"
-                counts[table] = await self._db.fetchval(sql)
+                ((counts[table],),) = await self._db.fetch(sql)
         found = {table: count for table, count in counts.items() if count}
         if not found:
             return Finding(name, True, 0, "every step, span, trace and evaluation has its run")

@@ -493,9 +493,12 @@ def storable(texts: Iterable[str]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if "\0" not in text]
 
 
-_REST = " UNION ALL ".join(
-    f"(SELECT '{table}' FROM {table} WHERE run_id = ANY($1::text[]) LIMIT 1)"
-    for table in ("workflow_state", "runs", "steps", "spans", "evaluations")
-)
+_OF_RUNS = ("workflow_state", "runs", "steps", "spans", "evaluations")
+_REST = " UNION ALL ".join(f"(SELECT '{t}' FROM {t} WHERE run_id = ANY($1::text[]) LIMIT 1)" for t in _OF_RUNS)
+GUARDED = f"""SELECT FROM pg_class c WHERE c.oid IN ({", ".join(f"'{table}'::regclass" for table in _OF_RUNS)})
+  AND (c.relrowsecurity OR c.relhasrules OR c.relkind <> 'r'
+    OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))"""
+"""Tables with something that may keep rows from being deleted."""
+
 STILL_THERE = f"SELECT t FROM ({_REST}) AS x (t) LIMIT 1"
 """A table that has rows of these runs ($1); NULL if none has."""
