@@ -115,6 +115,16 @@ def test_a_filter_of_times_and_an_unknown_status(store: Store) -> None:
     assert (answer.code, "failed" in answer.err) == (2, True)
 
 
+def test_groups_by_error_have_every_failed_run(store: Store, empty: Store) -> None:
+    assert store("copy", str(DATA / "flujo-0.6.11" / "flujo_ops.db"), empty.uri, "--yes").code == 0
+    whole = empty("stats -o json").json
+    found = empty("stats --by error -o json").json
+    assert (found["total"], found["by_status"]) == (whole["total"], whole["by_status"])
+    of_file = empty("stats", "--by", "error", "-o", "json", "-s", str(DATA / "flujo-0.6.11" / "flujo_ops.db")).json
+    assert found["by_status"] == of_file["by_status"]
+    assert len(found["groups"]) == len(of_file["groups"])
+
+
 def test_pages_by_status(store: Store) -> None:
     whole = [run["run_id"] for run in store("list --status completed -o json").json]
     found, cursor = [], ""
