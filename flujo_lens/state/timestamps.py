@@ -70,3 +70,13 @@ class _MachineZone(tzinfo):
         naive = there.replace(tzinfo=None)
         fold = 0 if naive.astimezone().utcoffset() == there.utcoffset() else 1
         return naive.replace(tzinfo=self, fold=fold)
+
+
+_QUARTER = 15 * 60 * 1_000_000
+_ZONES = 26 * 4 * _QUARTER
+
+
+def is_same_but_for_zone(one: int, other: int) -> bool:
+    """Whether two times, in microseconds, are the same, or differ as a naive time does in two zones."""
+    apart = abs(one - other)
+    return apart <= _ZONES and apart % _QUARTER == 0

@@ -298,6 +298,20 @@ def test_doctor_finds_what_the_index_lacks_and_mends_it(plain: Store) -> None:
     assert plain("show", "r[3]*").code == 0
 
 
+@pytest.mark.parametrize("more", ["b:", "2"])
+def test_a_store_whose_prefix_begins_with_anothers_is_not_its(store: Store, more: str) -> None:
+    prefix, outer = f"{store.prefix}{more}", store.everything()
+    inner = store.uri.replace(store.prefix, prefix)
+    assert store("copy", store.uri, inner, "--yes").code == 0
+    runs, kept = store("list --all -o json", env={"LENS_STORE": inner}).json, store.dump(prefix)
+    assert {row["ok"] for row in store("doctor -o json").json if "index" in row["check"]} == {True}
+    assert store("doctor --fix --yes").code in (0, 1)
+    assert store.everything() == outer
+    assert store("prune --older-than 1d --include-paused --yes --max-share 100%").code == 0
+    assert store.dump(prefix) == kept
+    assert store("list --all -o json", env={"LENS_STORE": inner}).json == runs
+
+
 # --- runs that expire
 
 

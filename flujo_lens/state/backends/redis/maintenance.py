@@ -11,6 +11,7 @@ from flujo_lens.state.backends.core.port import RunRow, Transaction
 from flujo_lens.state.backends.redis.index import Entry
 from flujo_lens.state.backends.redis.plain import found_states
 from flujo_lens.state.maintenance import Finding, Repaired
+from flujo_lens.state.timestamps import is_same_but_for_zone
 
 if TYPE_CHECKING:
     from flujo_lens.state.backends.core.backend import CoreBackend
@@ -20,8 +21,6 @@ LIMIT = 5.0
 """Seconds that a look at the index takes, unless everything is to be looked at."""
 
 _BATCH = 200
-_QUARTER = 15 * 60 * 1_000_000
-_ZONES = 26 * 4 * _QUARTER
 _FULL = 0.9
 
 
@@ -64,7 +63,7 @@ class Caretaker:
             return True
         listed, made = Entry.loaded(entry).found_by, self._core.codec.index(self._core.codec.raw(row))
         times = ((listed.started, made.started), (listed.updated, made.updated))
-        return listed.status == made.status and all(_is_same_but_for_zone(*pair) for pair in times)
+        return listed.status == made.status and all(is_same_but_for_zone(*pair) for pair in times)
 
     async def dangling(self, end: float = float("inf")) -> AsyncIterator[list[str]]:
         """Yield the ids in the index of which there is nothing else."""
@@ -161,12 +160,6 @@ async def _counted(look: Callable[[float], AsyncIterator[list[str]]], full: bool
     end = float("inf") if full else time.monotonic() + LIMIT
     count = sum([len(ids) async for ids in look(end)])
     return count, time.monotonic() <= end
-
-
-def _is_same_but_for_zone(one: int, other: int) -> bool:
-    """Whether two times are the same, or differ as a naive time does in two zones."""
-    apart = abs(one - other)
-    return apart <= _ZONES and apart % _QUARTER == 0
 
 
 def _denied(name: str) -> Finding:

@@ -26,18 +26,24 @@ class Server(Protocol):
 async def found_states(server: Server, begin: str = "") -> AsyncIterator[list[RunRow]]:
     """Yield the states under the prefix whose ids begin with `begin`, each once, by hundreds.
 
-    A text that is no JSON object is no state: another program's.
+    A text that is no JSON object is no state: another program's. So is one of a store whose prefix begins with ours.
     """
-    pattern = re.sub(rb"([\[\]*?\\])", rb"\\\1", server.keys.state(begin)) + b"*"
-    cursor, seen = b"0", set[str]()
+    keys, seen, made = server.keys, set[str](), server.keys.made[len(server.keys.prefix) :]
+    inner = [name async for names in _scanned(server, keys.prefix, made) for name in names if name != keys.made]
+    others = tuple(name[: -len(made)] for name in inner)
+    async for names in _scanned(server, keys.state(begin)):
+        named = (keys.run_id(name) for name in names if not name.startswith(others))
+        ids = [run_id for run_id in named if run_id is not None and run_id not in seen]
+        seen.update(ids)
+        if ids and (rows := await states_of(server, list(dict.fromkeys(ids)))):
+            yield rows
+
+
+async def _scanned(server: Server, begin: bytes, end: bytes = b"") -> AsyncIterator[list[bytes]]:
+    cursor, pattern = b"0", re.sub(rb"([\[\]*?\\])", rb"\\\1", begin) + b"*" + end
     while True:
         cursor, names = (await server.ask([("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE, "TYPE", "string")]))[0]
-        ids = [run_id for name in names if (run_id := server.keys.run_id(name)) is not None and run_id not in seen]
-        seen.update(ids)
-        if ids:
-            rows = await states_of(server, list(dict.fromkeys(ids)))
-            if rows:
-                yield rows
+        yield names
         if cursor == b"0":
             return
 
