@@ -208,7 +208,7 @@ async def main(uri: str) -> None:
             "a rare status": (lambda: backend.query_runs(failed), lambda: connection.fetch(FAILED)),
             "save_state": (lambda: backend.save_state("saved", state), save),
             "load_state": (lambda: backend.load_state(one), load),
-            "statistics": (lambda: statistics(backend, RunFilter(), datetime.now(UTC), timedelta(hours=1)), figures),
+            "statistics": (lambda: statistics(backend, RunFilter()), figures),
             "its count": (
                 lambda: backend.count_runs(RunFilter(statuses=frozenset({"completed"}))),
                 lambda: connection.fetch("SELECT count(*) FROM workflow_state WHERE status = 'completed'"),
