@@ -89,6 +89,7 @@ class ArchiveReader:
     Raises:
         ArchiveError: it cannot be opened, is not an archive, is truncated before its first batch, or was written by a
             newer version.
+        UsageError: there is no such file.
         MissingExtraError: zstandard is not installed.
     """
 
@@ -382,7 +383,7 @@ def read_archive(path: Path, limits: Limits = LIMITS, source: int | None = None)
     """Open an archive: ``with read_archive(path) as archive: for records in archive.groups(): ...``.
 
     Raises:
-        ArchiveError, MissingExtraError: as for `ArchiveReader`.
+        ArchiveError, UsageError, MissingExtraError: as for `ArchiveReader`.
     """
     return ArchiveReader(path, limits, source)
 
@@ -427,7 +428,7 @@ def survey(path: Path, limits: Limits = LIMITS, source: int | None = None) -> Su
     """Read a whole archive, and check every digest.
 
     Raises:
-        ArchiveError, CorruptArchiveError, MissingExtraError: as for `ArchiveReader`.
+        ArchiveError, CorruptArchiveError, UsageError, MissingExtraError: as for `ArchiveReader`.
     """
     found: dict[str, None] = {}
     newest: dict[tuple[str, bool], tuple[datetime, int]] = {}

@@ -494,9 +494,11 @@ def test_an_archive_of_a_newer_version(plain: Path) -> None:
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    for place in (tmp_path, tmp_path / "fifo", tmp_path / "nothing"):
+    for place in (tmp_path, tmp_path / "fifo"):
         with pytest.raises(ArchiveError, match="cannot read the archive"):
             survey(place)
+    with pytest.raises(UsageError, match=f"no such file: {tmp_path}/nothing"):
+        survey(tmp_path / "nothing")
 
 
 def test_no_more_than_a_batch_is_held(path: Path) -> None:

@@ -17,9 +17,9 @@ from flujo_lens.errors import (
     AmbiguousRunError,
     ArchiveError,
     CorruptArchiveError,
-    LensError,
     OperationFailedError,
     RunNotFoundError,
+    UsageError,
 )
 from flujo_lens.operations.archive import ArchiveWriter, driver_kind
 from flujo_lens.operations.archive_format import Header
@@ -337,7 +337,7 @@ def test_the_kinds_of_drivers() -> None:
 
 
 def test_an_error_names_the_file(place: Place, tmp_path: Path) -> None:
-    with pytest.raises(LensError, match="cannot read the archive"):
+    with pytest.raises(UsageError, match=f"no such file: {tmp_path}/nothing.ndjson"):
         place.bring_in(tmp_path / "nothing.ndjson")
 
 
