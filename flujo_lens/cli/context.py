@@ -197,8 +197,14 @@ class App:
             error.hint = self._with_setting(error.hint)
             raise
 
+    def check_server(self) -> None:
+        """Check, when the store is opened next, that its server takes writes from this user; before a question."""
+        vars(self)["_must_be_writable"] = True
+
     async def _closed_after(self, backend: StateBackend, work: Callable[[StateBackend], Awaitable[T]]) -> T:
         try:
+            if vars(self).pop("_must_be_writable", False) and (check := getattr(backend, "check_write", None)):
+                await check()
             return await work(backend)
         except Exception as error:
             found = _as_lens_error(error, backend, self.store.uri)

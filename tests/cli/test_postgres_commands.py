@@ -330,7 +330,7 @@ def test_a_role_that_may_only_read(store: Store) -> None:
     assert len(store("list", "-o", "json", "-s", uri).json) == 29
     assert store("doctor", "-s", uri).code in (0, 1)
     answer = store("cancel", "crashed-001", "--yes", "-s", uri)
-    assert (answer.code, "permission denied" in answer.err) == (5, True)
+    assert (answer.code, "the role watcher may only read its tables" in answer.err) == (5, True)
     assert len(store("list --status running -o json").json) == 4
     store.sql("DROP OWNED BY watcher", "DROP ROLE watcher", "SELECT 1")
 
@@ -355,6 +355,26 @@ def test_a_role_that_is_set_to_read_only_does_not_write(store: Store) -> None:
     assert len(store("list", "-o", "json", "-s", uri).json) == 29
     assert store.everything() == before
     store.sql("DROP OWNED BY careful", "DROP ROLE careful", "SELECT 1")
+
+
+_ASKING = ("delete fail-001", "prune --older-than 30d", "cancel crashed-001", "copy {db} {uri}")
+
+
+def test_a_role_that_may_only_read_is_not_asked(store: Store) -> None:
+    """What is typed is never read; a dry run needs no more than reading."""
+    store.sql("CREATE ROLE viewer LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO viewer", "SELECT 1")
+    uri, before = store.uri.replace("//postgres:@", "//viewer@"), store.everything()
+    db = store.lens.store()
+    for command in (words.format(db=db, uri=f"'{uri}'") for words in _ASKING):
+        answer = store(command, env={"LENS_STORE": uri}, tty=True, typed="y\n")
+        said = " ".join(answer.err.split())
+        assert (answer.code, "the role viewer may only read its tables; nothing was changed" in said) == (5, True), said
+        assert "[y/N]" not in said, said
+    assert store(f"delete fail-001 --dry-run -s '{uri}'").code == 0
+    assert store.everything() == before
+    store.sql("GRANT DELETE ON runs TO viewer", "SELECT 1")
+    assert "may only read" not in store(f"delete fail-001 --yes -s '{uri}'").err
+    store.sql("DROP OWNED BY viewer", "DROP ROLE viewer", "SELECT 1")
 
 
 _SETTINGS = ("datestyle = 'SQL, DMY'", "datestyle = 'German'", "extra_float_digits = -15")

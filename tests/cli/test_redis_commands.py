@@ -425,6 +425,9 @@ def test_answers_of_the_server_that_are_errors(own_server: Store) -> None:
     # A replica.
     server.call("REPLICAOF", "127.0.0.1", "1")
     _fails(store(save), "read-only replica", "redis-cli role")
+    asked = store("delete order-2", tty=True, typed="y\n")
+    _fails(asked, "read-only replica", "redis-cli role")
+    assert "[y/N]" not in asked.err
     assert len(store("list --all -o id").lines) == runs - 1
     found = {row["check"]: row["ok"] for row in store("doctor -o json").json}
     assert found["replication"] is False
@@ -506,6 +509,10 @@ def test_logins(own_server: Store) -> None:
     assert store("show", "order-1", "-s", reader).code == 0
     assert store("doctor", "-s", reader).code in (0, 1)
     _fails(store("delete", "order-1", "--yes", "-s", reader), "does not permit it", "+@write")
+    for command in ("delete order-1", "prune --older-than 1d", "cancel order-2"):  # before they ask
+        answer = store(f"{command} -s '{reader}'", tty=True, typed="y\n")
+        _fails(answer, "does not permit it", "+@write")
+        assert "[y/N]" not in answer.err
     writer = ("ACL", "SETUSER", "writer", "on", ">hush", f"~{store.prefix}*", "+@read", "+@write", "+@connection")
     server.call(*writer, "+@transaction", "-@scripting")
 

@@ -43,10 +43,12 @@ def check_writable(app: App, *, dry_run: bool = False) -> None:
 
 
 def _check_permissions(app: App) -> None:
-    """Check the permissions of a store at a path, before a question, and before files next to it are."""
+    """Check whether this user may write the store, before a question: at a path now, on a server when it is opened."""
     from flujo_lens.operations.store_permissions import check_may_write
 
-    if app.store_path is not None:
+    if app.store_path is None:
+        app.check_server()
+    else:
         check_may_write(app.store_path)
 
 

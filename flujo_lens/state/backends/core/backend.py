@@ -25,6 +25,7 @@ from flujo_lens.state.backends.core.changes import (
 )
 from flujo_lens.state.backends.core.fallbacks import evaluation_of, step_of
 from flujo_lens.state.backends.core.port import (
+    ChecksWrites,
     CopiesRuns,
     PutsStates,
     ReadsStates,
@@ -115,6 +116,15 @@ class CoreBackend(StoreChanges, StoredClaims, CoreStatistics):
     def audit_lines(self) -> AuditLines | None:
         """The audit log in the store; None if it is kept next to the store."""
         return AuditLines(self._store) if self.keeps_audit else None
+
+    async def check_write(self) -> None:
+        """Check that this user may write, without writing, as far as the store can tell.
+
+        Raises:
+            ReadOnlyStoreError: the server, or the node, takes no writes from this user.
+        """
+        if isinstance(self._store, ChecksWrites):
+            await self._store.check_write()
 
     async def _write(self, work: Work[T], run_id: str | None = None) -> T:
         return await self._store.write(work, run_id=run_id)

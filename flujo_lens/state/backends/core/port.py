@@ -59,6 +59,7 @@ __all__ = [
     "CHILD_KINDS",
     "NO_START",
     "AddsRuns",
+    "ChecksWrites",
     "ChildKind",
     "ChildRow",
     "CopiesRuns",
@@ -429,6 +430,19 @@ class SelectsMembers(Protocol):
 
     async def orphan_ids(self) -> list[str]:
         """Return the ids that have evaluations and no run."""
+        ...
+
+
+@runtime_checkable
+class ChecksWrites(Protocol):
+    """A store on a server, which knows who may write."""
+
+    async def check_write(self) -> None:
+        """Check that this user may write, without writing.
+
+        Raises:
+            ReadOnlyStoreError: the server, or the node, takes no writes from this user.
+        """
         ...
 
 

@@ -21,8 +21,15 @@ FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"
 SNAPSHOT = "SELECT pg_current_snapshot()::text"
 """Which transactions are visible: it changes with each that ends, in all databases of the server."""
 
-IS_READ_ONLY = "SELECT reset_val = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only'"
-"""Whether that is how a session begins; what is set in a session does not count."""
+WHY_READ_ONLY = """
+SELECT CASE WHEN pg_is_in_recovery() THEN 'it is a standby, in recovery'
+  WHEN (SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only') = 'on'
+    THEN 'default_transaction_read_only is on'
+  WHEN NOT (SELECT bool_or(has_any_column_privilege(t, 'INSERT, UPDATE') OR has_table_privilege(t, 'DELETE, TRUNCATE'))
+    FROM (VALUES (to_regclass('workflow_state')), (to_regclass('runs'))) AS found (t))
+    THEN format('the role %s may only read its tables', current_user) END
+"""
+"""Why this role cannot write, in words; NULL if it may. What is set in a session does not count."""
 
 SHAPE = f"""
 SELECT c.relname::text, array_agg(a.attname::text), bool_and(a.attname <> 'run_id' OR a.attcollation = 100) AND (

@@ -199,16 +199,21 @@ class PostgresStore:
         return shape
 
     async def _check_role(self, connection: Any) -> None:
-        """See that the role, or the database, is not set to read-only transactions: ours say what they are themselves.
+        """See that the role may write, and is not set to read-only transactions: ours say what they are themselves.
 
         Raises:
-            ReadOnlyStoreError: it is.
+            ReadOnlyStoreError: it may not.
         """
-        if await connection.fetchval(queries.IS_READ_ONLY):
-            raise ReadOnlyStoreError(
-                f"{self._address.shown} is not writable: default_transaction_read_only is on; nothing was changed",
-                hint="it is set for the role, the database or the server; use a role that may write there",
-            )
+        if why := await connection.fetchval(queries.WHY_READ_ONLY):
+            setting = "it is set for the role, the database or the server; " if why.endswith(" on") else ""
+            hint = "connect to the primary" if "recovery" in why else f"{setting}use a role that may write there"
+            raise ReadOnlyStoreError(f"{self._address.shown} is not writable: {why}; nothing was changed", hint=hint)
+
+    async def check_write(self) -> None:
+        """See that the role may write, by a transaction that reads."""
+        with self._translated():
+            async with self._transaction(writes=False) as connection:
+                await self._check_role(connection)
 
     async def _check_version(self, connection: Any, shape: Shape) -> None:
         """See that no later version has made our tables.

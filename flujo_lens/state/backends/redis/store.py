@@ -158,6 +158,10 @@ class RedisStore:
             await self._clean()
         return result
 
+    async def check_write(self) -> None:
+        """Have the server refuse a write of a user who may only read: one is queued, of no key, and not done."""
+        await self.ask([("MULTI",), ("DEL", self.keys.own + b"tx:"), ("DISCARD",)])
+
     def _turn(self, run_id: str | None) -> asyncio.Lock:
         """What the calls about a run wait for, in an event loop."""
         if run_id is None:
@@ -193,12 +197,8 @@ class RedisStore:
 
     async def count(self, wanted: RunFilter) -> int | None:
         """How many runs a filter admits; None where the index does not tell."""
-        statuses = statuses_stored(wanted)
-        if (
-            self.address.is_plain
-            or wanted != RunFilter(statuses=wanted.statuses)
-            or statuses != (wanted.statuses or None)
-        ):
+        statuses, alone = statuses_stored(wanted), RunFilter(statuses=wanted.statuses)
+        if self.address.is_plain or wanted != alone or statuses != (wanted.statuses or None):
             return None
         sources = [self.keys.order] if statuses is None else [self.keys.of("status", name) for name in statuses]
         expired: Command = ("ZCOUNT", self.keys.expires, "-inf", int(time.time() * 1000))
@@ -224,9 +224,8 @@ class RedisStore:
 
     async def statuses(self) -> list[str]:
         """The statuses in the index."""
-        return [
-            name.decode("utf-8", "surrogatepass") for name in (await self.ask([("SMEMBERS", self.keys.statuses)]))[0]
-        ]
+        (names,) = await self.ask([("SMEMBERS", self.keys.statuses)])
+        return [name.decode("utf-8", "surrogatepass") for name in names]
 
     async def facts(self) -> Mapping[str, Any]:
         """The memory of the server, and when a run was last saved."""
