@@ -273,4 +273,4 @@ def test_what_is_no_rate(bare_lens: Lens, rate: str) -> None:
     bare_lens.store()
     refused = bare_lens("retry", "fail-001", "--rate", rate, "--app", "shop:registry")
     assert refused.code == 2
-    assert "--rate takes a number of runs per minute" in refused.err
+    assert "--rate takes a number of runs per second, minute or hour" in refused.err
