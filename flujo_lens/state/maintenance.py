@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -167,3 +168,14 @@ def silent_finding(count: int, silent_after: timedelta) -> Finding:
         "to list them: lens list --status running"
     )
     return Finding("stale runs", False, count, detail, fix)
+
+
+def tables_that_refer(tables: Sequence[str]) -> Finding:
+    """The finding on tables of an application whose rows the server deletes or changes with a run's."""
+    if not tables:
+        return Finding("foreign keys", True, 0, "a deletion deletes or changes rows of no other table")
+    detail = (
+        f"rows of {', '.join(tables)} that refer to a run are deleted or changed with it, by their foreign keys (ON "
+        "DELETE CASCADE, SET NULL or SET DEFAULT), and lens undo does not bring them back"
+    )
+    return Finding("foreign keys", True, len(tables), detail, "to keep them, before lens delete or lens prune: pg_dump")

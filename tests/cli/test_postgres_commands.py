@@ -221,6 +221,29 @@ def test_what_doctor_finds(store: Store) -> None:
     assert store("show orders-v1-002").code == 0
 
 
+def test_doctor_names_the_tables_whose_rows_go_with_a_run(store: Store) -> None:
+    def found() -> Any:
+        return {row["check"]: row for row in store("doctor -o json").json}["foreign keys"]
+
+    assert (found()["ok"], found()["count"]) == (True, 0), "the library's own tables are not named"
+    store.sql(
+        "CREATE SCHEMA app",
+        "CREATE TABLE app.notes (run text REFERENCES runs ON DELETE CASCADE, x text REFERENCES runs ON DELETE CASCADE)",
+        "CREATE TABLE bills (run text REFERENCES workflow_state ON DELETE SET NULL)",
+        "CREATE TABLE kept (run text REFERENCES runs)",
+        "INSERT INTO app.notes VALUES ('crashed-001')",
+        "INSERT INTO bills VALUES ('crashed-001')",
+        "SELECT 1",
+    )
+    assert (found()["ok"], found()["count"]) == (True, 2)
+    assert "rows of app.notes, bills that" in found()["detail"]
+    deleted = store("delete crashed-001 --yes -o json").json
+    assert store("undo", deleted["audit_id"], "--yes").code == 0
+    assert store("show crashed-001").code == 0
+    left = "SELECT (SELECT count(*) FROM app.notes) || ' ' || (SELECT count(run) FROM bills)"
+    assert "0 0" in str(store.sql(left)), "what is said is so"
+
+
 def test_doctor_sees_who_waits_and_what_lasts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import timedelta
 

@@ -19,7 +19,7 @@ from flujo_lens.errors import BusyError
 from flujo_lens.state.backends.postgres.queries import without_run
 from flujo_lens.state.backends.postgres.tables import COLUMNS, LENS_TABLES, LIBRARY_TABLES, Shape
 from flujo_lens.state.backends.postgres.uri import Address, quoted
-from flujo_lens.state.maintenance import Finding
+from flujo_lens.state.maintenance import Finding, tables_that_refer
 
 INDEXES = {
     "lens_runs_id": ("runs", 'run_id COLLATE "C"'),
@@ -89,8 +89,7 @@ async def missing_indexes(connection: Any, shape: Shape) -> list[str]:
 
 def described(name: str) -> str:
     """An index of ours as ``NAME on TABLE(COLUMN, ...)``."""
-    table, columns = INDEXES[name]
-    return f"{name} on {table}({columns})"
+    return "{} on {}({})".format(name, *INDEXES[name])
 
 
 async def make_indexes(address: Address, timeout: float, names: Sequence[str], vacuum: bool) -> list[str]:
@@ -171,6 +170,7 @@ class Checkup:
             ("schema", self._schema),
             *((name, partial(self._of_both, name)) for name in _OF_BOTH),
             ("rows without a run", self._children),
+            ("foreign keys", self._foreign_keys),
             ("long transactions", self._transactions),
             ("waiting for locks", self._waiting),
             ("dead rows", self._dead_rows),
@@ -233,6 +233,15 @@ class Checkup:
         detail = f"rows of runs that are gone: {listed}; no command shows them"
         fix = "DELETE removes the rest, after a backup (pg_dump); first, what lens can tell: lens prune --orphans"
         return Finding(name, False, sum(found.values()), detail, fix)
+
+    async def _foreign_keys(self) -> Finding:
+        rows = await self._db.fetch(
+            "SELECT DISTINCT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND conparentid = 0"
+            " AND confdeltype IN ('c', 'n', 'd') AND confrelid = ANY($1::text[]::regclass[])"
+            " AND conrelid <> ALL($1::text[]::regclass[]) ORDER BY 1",
+            [table for table in (*LIBRARY_TABLES, *LENS_TABLES) if self._shape.has(table)],
+        )
+        return tables_that_refer([row[0] for row in rows])
 
     async def _transactions(self) -> Finding:
         name = "long transactions"
