@@ -554,9 +554,36 @@ def _packages_of(extra: str) -> list[str]:
 
 
 def nearest(value: str, legal: Iterable[str]) -> str | None:
-    """The closest match for `value` in `legal` (ignoring case), or None."""
+    """The closest match for `value` in `legal` (ignoring case and leading dashes), or None if none is close.
+
+    Close is what is at most two typing errors, and at most a third of the length, away; or a beginning of the other,
+    of at least three characters.
+    """
     import difflib
 
-    by_folded = {name.casefold(): name for name in legal}
-    found = difflib.get_close_matches(value.casefold(), by_folded, n=1, cutoff=0.6)
+    word = value.casefold().lstrip("-")
+    by_folded = {folded: name for name in legal if _is_close(word, folded := name.casefold().lstrip("-"))}
+    found = difflib.get_close_matches(word, by_folded, n=1, cutoff=0.0)
     return by_folded[found[0]] if found else None
+
+
+def _is_close(one: str, other: str) -> bool:
+    short, long = sorted((one, other), key=len)
+    if len(short) >= 3 and long.startswith(short):
+        return True
+    most = min(2, len(long) // 3)
+    return len(long) - len(short) <= most and _typing_errors(one, other) <= most
+
+
+def _typing_errors(one: str, other: str) -> int:
+    """The Damerau-Levenshtein distance: characters added, left out, replaced, or swapped with the next one."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, char in enumerate(one, 1):
+        two_before, before, row = before, row, [i]
+        for j, wanted in enumerate(other, 1):
+            least = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (char != wanted))
+            if i > 1 and j > 1 and (char, one[i - 2]) == (other[j - 2], wanted):
+                least = min(least, two_before[j - 2] + 1)
+            row.append(least)
+    return row[-1]

@@ -24,7 +24,10 @@ def corrected_line(error: LensError, arguments: Sequence[str], cwd: Path) -> str
         return None
     made = [_corrected(word, wrong, near, cwd) for word in arguments]
     changed = [new for word, new in zip(arguments, made, strict=True) if word != new]
-    return shlex.join(["lens", *made]) if len(changed) == 1 else None
+    if len(changed) != 1:
+        return None
+    words = [near.split() if word == near and wrong.startswith("--") else [word] for word in made]
+    return shlex.join(["lens", *(part for several in words for part in several)])
 
 
 def _corrected(word: str, wrong: str, near: str, cwd: Path) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from flujo_lens.errors import UsageError, nearest
+from flujo_lens.state.views import RUN_STATUSES
 
 _TAKE_NO_RUN = ("status", "list", "failed", "waiting", "stats")
 _SHARED = ("--all", "--by", "--count", "--cursor", "--dry-run", "--limit", "--reverse", "--search", "--sort", "--yes")
@@ -33,7 +34,7 @@ def usage_error(error: Any, arguments: Sequence[str], commands: Collection[str])
     hint = _hint(error, arguments, commands)
     if not hasattr(error, "possibilities"):
         return UsageError(_sentence(error), hint=hint)
-    near = _near_option(error)
+    near = _near_option(error, arguments)
     said = f"unknown option {error.option_name}." + (f" Did you mean {near}?" if near else "")
     return UsageError(said, hint=hint, value=error.option_name, near=near)
 
@@ -51,11 +52,20 @@ def _sentence(error: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _near_option(error: Any) -> str | None:
-    names = [name for param in error.ctx.command.params for name in param.opts] if error.ctx else []
-    if error.option_name in _SHARED:
+def _near_option(error: Any, arguments: Sequence[str]) -> str | None:
+    """The nearest option, with a placeholder if it needs a value and none was typed."""
+    params = {name: param for param in error.ctx.command.params for name in param.opts} if error.ctx else {}
+    typed = error.option_name
+    if typed in _SHARED:
         return None  # typed as it is meant, of another command
-    return nearest(error.option_name, [*names, "--help"]) or next(iter(error.possibilities or ()), None)
+    if "--status" in params and typed in arguments and typed.removeprefix("--") in RUN_STATUSES:
+        return f"--status {typed.removeprefix('--')}"
+    near = nearest(typed, [*params, "--help"])
+    param = params.get(near or "")
+    if near is None or param is None or param.is_flag or param.count or typed not in arguments:
+        return near
+    following = [*arguments[arguments.index(typed) + 1 :], "--"][0]
+    return near if not following.startswith("-") else f"{near} {param.metavar or 'VALUE'}"
 
 
 def _hint(error: Any, arguments: Sequence[str], commands: Collection[str]) -> str:
@@ -75,7 +85,20 @@ def _hint(error: Any, arguments: Sequence[str], commands: Collection[str]) -> st
     if "unexpected extra argument" in text and named in _TAKE_NO_RUN:
         extra = shlex.quote(text.partition("(s) (")[2].rstrip(")"))
         return f"one run: lens show {extra}; part of an id: lens list --search {extra}\n{path} --help"
+    if getattr(error, "option_name", None) in ("--yes", "-y"):
+        return f"{path.rpartition(' ')[2]} does not ask: omit {error.option_name}\n{path} --help"
+    if "unexpected extra argument" in text and named == "prune":
+        return f"{_older_than(text, arguments)}{path} --help"
     return f"{path} --help"
+
+
+def _older_than(text: str, arguments: Sequence[str]) -> str:
+    """The command line of ``prune`` with ``--older-than`` before an age that was typed without it."""
+    age = text.partition("(s) (")[2].rstrip(")")
+    if not re.fullmatch(r"\d+[smhdw]", age) or arguments.count(age) != 1 or "--older-than" in arguments:
+        return ""
+    at = arguments.index(age)
+    return shlex.join(["lens", *arguments[:at], "--older-than", *arguments[at:]]) + "\n"
 
 
 def _export(path: str, arguments: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from pipelines import Shop
 from support import Lens
 
 from flujo_lens.cli.hints import Repeated, with_placeholder
-from flujo_lens.errors import command_line
+from flujo_lens.errors import command_line, nearest
 
 OPTIONS = "--store 'my runs.db'"
 
@@ -181,6 +181,9 @@ def test_words_for_the_newest_run_are_refused_without_a_terminal(lens: Lens, wor
         ("list --store=sqlite:///flujo-ops.db", "list --store=sqlite:///flujo_ops.db"),
         ("copy flujo_op.db new.db", "copy flujo_ops.db new.db"),
         ("list -s flujo_ops.bd", "list -s flujo_ops.db"),
+        ("list --failed -n 5", "list --status failed -n 5"),
+        ("list --paused", "list --status paused"),
+        ("prune 30d --dry-run", "prune --older-than 30d --dry-run"),
         ("trace fail-001 -o svg", "trace fail-001 --export svg trace.svg"),
         ("trace fail-001 --export", "trace fail-001 --export html trace.html"),
         ("trace fail-001 --export otlp", "trace fail-001 --export otlp trace.json"),
@@ -206,3 +209,53 @@ def test_a_corrected_line_has_no_secret_and_guesses_nothing(lens: Lens) -> None:
 @pytest.mark.parametrize("option", ["--since", "--until", "--active-since"])
 def test_a_number_is_asked_for_its_unit(lens: Lens, option: str) -> None:
     assert lens(f"list {option} 7").err.splitlines()[1] == "  7 of what? 7h is 7 hours, 7d is 7 days"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["list --bogus", "list --on yesterday", "undo --last", "show fail-001 --zzz", "list --status broken", "zzzz"],
+)
+def test_nothing_is_suggested_that_is_not_close(lens: Lens, typed: str) -> None:
+    refused = lens(typed)
+    assert (refused.code, "Did you mean" in refused.err) == (2, False)
+    assert "near" not in lens(f"{typed} --json").error
+    for line in refused.err.splitlines()[1:]:
+        assert line in (f"  lens {typed.split()[0]} --help", "  lens --help lists the commands")
+    assert "Statuses: running, paused, " in refused.err or "broken" not in typed
+
+
+@pytest.mark.parametrize(
+    ("typed", "corrected"),
+    [
+        ("list --colums", "list --columns A,B,C"),
+        ("list --stats -n 5", "list --status STATUS -n 5"),
+        ("list --jsn", "list --json"),
+    ],
+)
+def test_an_option_is_not_suggested_without_its_value(lens: Lens, typed: str, corrected: str) -> None:
+    assert lens(typed).err.splitlines()[1] == f"  lens {corrected}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [
+        ("lsit", "list"),
+        ("statsu", "status"),
+        ("sta", "status"),
+        ("Lists", "list"),
+        ("--list", "list"),
+        ("stauts", "status"),
+        ("ls", None),
+        ("cost", None),
+        ("solution", None),
+        ("", None),
+    ],
+)
+def test_what_is_close(typed: str, near: str | None) -> None:
+    """At most two errors and a third of the length, or a beginning of three characters."""
+    assert nearest(typed, ["list", "status"]) == near
+
+
+def test_a_command_that_does_not_ask_says_so(lens: Lens) -> None:
+    refused = lens("resume paused-001 --yes")
+    assert (refused.code, refused.err.splitlines()[1]) == (2, "  resume does not ask: omit --yes")
