@@ -78,6 +78,7 @@ class AuditReport(NamedTuple):
         head: SHA-256 of the last valid line, in hex; 64 zeros if there is none.
         has_length: Whether the end of the log is recorded separately, so that removed last lines are detected.
         continues: The hash of the last line of an earlier log that was moved away.
+        changes: Number of changes of which these are the entries: most have one for the start and one for the result.
     """
 
     entries: int
@@ -87,6 +88,7 @@ class AuditReport(NamedTuple):
     head: str = FIRST
     has_length: bool = False
     continues: str | None = None
+    changes: int = 0
 
     @property
     def ok(self) -> bool:
@@ -203,7 +205,8 @@ class Chain:
         self._lines = 0
         self._is_long_enough = not end
         self._continues: str | None = None
-        self._entries = 0
+        self._entries = self._changes = 0
+        self._open: set[str] = set()
         self._head = FIRST
         self._torn: list[int] = []
         self._unread: Line | None = None
@@ -226,7 +229,7 @@ class Chain:
         elif entry.after_cut:
             self._flaw = (line.number, "after a cut")
         else:
-            self._accept(line)
+            self._accept(line, entry)
         return self._flaw is None
 
     def _measure(self, line: Line) -> None:
@@ -240,11 +243,15 @@ class Chain:
     def _is_chained_over(self, entry: AuditEntry) -> bool:
         return entry.after_torn and entry.previous == self._previous()
 
-    def _accept(self, line: Line) -> None:
+    def _accept(self, line: Line, entry: AuditEntry) -> None:
         if self._unread is not None:
             self._torn.append(self._unread.number)
             self._unread = None
         self._entries += 1
+        self._changes += entry.closes not in self._open  # a result whose start was moved away counts by itself
+        self._open.discard(entry.closes or "")
+        if entry.state == "started":
+            self._open.add(entry.audit_id)
         self._head = sha256(line.data).hexdigest()
 
     def report(self) -> AuditReport:
@@ -255,4 +262,6 @@ class Chain:
             self._flaw = (self._lines + 1, "cut")
         number, why = self._flaw or (None, None)
         has_length = self._end is not None
-        return AuditReport(self._entries, number, why, tuple(self._torn), self._head, has_length, self._continues)
+        return AuditReport(
+            self._entries, number, why, tuple(self._torn), self._head, has_length, self._continues, self._changes,
+        )  # fmt: skip

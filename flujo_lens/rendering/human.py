@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import pairwise
 from typing import NamedTuple
 
 _UNITS = ((7 * 86400 * 52, "y"), (86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -16,6 +17,15 @@ def age(length: timedelta) -> str:
         if abs(seconds) >= unit:
             return f"{seconds // unit if seconds > 0 else -(-seconds // unit)}{name}"
     return "0s"
+
+
+def time_left(length: timedelta) -> str:
+    """A time to go in its largest unit, rounded to the nearest: ``7d`` for 6 days and 23 hours."""
+    seconds = round(length.total_seconds())
+    for (unit, name), (smaller, _) in pairwise(_UNITS):
+        if (seconds + smaller // 2) // smaller * smaller >= unit:
+            return f"{(seconds + unit // 2) // unit}{name}"
+    return f"{seconds}s"
 
 
 def duration(ms: float | None) -> str:
@@ -107,7 +117,7 @@ class Human(NamedTuple):
         if when is None:
             return "-"
         past = self.now - when
-        return f"{age(past)} ago" if past >= timedelta(0) else f"in {age(-past)}"
+        return f"{age(past)} ago" if past >= timedelta(0) else f"in {time_left(-past)}"
 
     def since(self, when: datetime | None) -> str:
         """How long ago, in two units: ``6d 2h``."""

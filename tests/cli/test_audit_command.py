@@ -127,7 +127,7 @@ def test_no_store(lens: Lens, line: str, store: str) -> None:
 def test_the_log_is_where_it_is_said_to_be(lens: Lens, path: Path) -> None:
     other = write(lens.cwd / "other.ndjson", "z")
     assert lens("audit --audit-file other.ndjson -o id").lines == [other]
-    assert lens("audit verify --audit-file other.ndjson").out == "1 entry, chain intact\n"
+    assert lens("audit verify --audit-file other.ndjson").out == "1 change (1 entry), chain intact\n"
     third = write(lens.cwd / "third.ndjson", "z")
     lens.write("lens.toml", 'default = "flujo_ops.db"\n[audit]\npath = "third.ndjson"\n')
     assert lens("audit -o id").lines == [third]
@@ -168,7 +168,7 @@ def test_a_driver_without_a_path(lens: Lens) -> None:
 
 def test_a_whole_chain(lens: Lens, path: Path) -> None:
     shown = lens("audit verify")
-    assert (shown.code, shown.out, shown.err) == (0, "3 entries, chain intact\n", "")
+    assert (shown.code, shown.out, shown.err) == (0, "3 changes (3 entries), chain intact\n", "")
     report = lens("audit verify -o json").json
     assert {name: report[name] for name in ("ok", "entries", "line", "why", "torn")} == {
         "ok": True,
@@ -177,6 +177,21 @@ def test_a_whole_chain(lens: Lens, path: Path) -> None:
         "why": None,
         "torn": [],
     }
+
+
+def test_the_changes_verified_are_the_changes_listed(lens: Lens, path: Path) -> None:
+    """A start and its result are two entries of one change; so is a start without a result, or one of these alone."""
+    log = AuditLog(path, actor="ana", host="ops1", now=lambda: NOW)
+    words = ["lens", "delete", "d"]
+    for counts in ({"deleted": 1}, {}):
+        begun = log.append(command=words, reason=None, counts={"deleted": 1}, run_ids=["d"], state="started")
+        log.append(command=words, reason=None, counts=counts, run_ids=["d"], closes=begun)
+    log.append(command=words, reason=None, counts={"deleted": 1}, run_ids=["e"], state="started")
+    log.append(
+        command=words, reason=None, counts={"deleted": 1}, run_ids=["f"], closes="20261101T000000000000-00000000"
+    )
+    assert lens("audit verify").out == "7 changes (9 entries), chain intact\n"
+    assert lens("audit verify -o json").json["changes"] == len(lens("audit -o json").json) == 7
 
 
 @pytest.mark.parametrize(
@@ -202,7 +217,7 @@ def test_a_torn_line_that_was_chained_over_is_said(lens: Lens, path: Path) -> No
     path.with_name(f"{path.name}.head").unlink()  # of a writer that died there was none yet
     write(path, "d")
     shown = lens("audit verify")
-    assert (shown.code, shown.out) == (0, "3 entries, chain intact\n")
+    assert (shown.code, shown.out) == (0, "3 changes (3 entries), chain intact\n")
     assert "line 3" in shown.err
     assert "1 of the lines" in lens("audit").err
 
@@ -326,5 +341,5 @@ def test_a_cut_log(lens: Lens, path: Path) -> None:
 def test_a_log_of_before_is_whole_with_a_note(lens: Lens, path: Path) -> None:
     path.with_name(f"{path.name}.head").unlink()
     shown = lens("audit verify")
-    assert (shown.code, shown.out) == (0, "3 entries, chain intact\n")
+    assert (shown.code, shown.out) == (0, "3 changes (3 entries), chain intact\n")
     assert "lines removed from the end cannot be detected" in shown.err

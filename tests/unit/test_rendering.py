@@ -110,6 +110,25 @@ def test_ages(seconds: int, shown: str) -> None:
     assert Human(NOW, LIMA).ago(NOW - timedelta(seconds=seconds)) == f"{shown} ago"
 
 
+@pytest.mark.parametrize(
+    ("left", "shown"),
+    [
+        (timedelta(days=7), "7d"),
+        (timedelta(days=7, seconds=-3), "7d"),
+        (timedelta(days=6, hours=11), "6d"),
+        (timedelta(days=1, seconds=-3), "1d"),
+        (timedelta(hours=23, minutes=20), "23h"),
+        (timedelta(hours=1, seconds=-3), "1h"),
+        (timedelta(minutes=1, milliseconds=-1), "1m"),
+        (timedelta(seconds=45), "45s"),
+        (timedelta(milliseconds=10), "0s"),
+        (timedelta(days=364), "1y"),
+    ],
+)
+def test_a_time_to_go_is_rounded_to_the_nearest_unit(left: timedelta, shown: str) -> None:
+    assert Human(NOW, LIMA).ago(NOW + left) == f"in {shown}"
+
+
 def test_times() -> None:
     when = datetime(2026, 11, 21, 0, 11, 8, 689190, tzinfo=UTC)
     assert Human(NOW, LIMA).time(when) == "2h ago"

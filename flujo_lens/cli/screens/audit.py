@@ -20,6 +20,7 @@ from flujo_lens.operations.audit_chain import AuditReport
 from flujo_lens.operations.audit_changes import AuditChange, Newest
 from flujo_lens.operations.runs import LEAST_PREFIX, ambiguous
 from flujo_lens.rendering import columns
+from flujo_lens.rendering.human import plural
 from flujo_lens.rendering.text import escape_controls, unescape
 from flujo_lens.state.backends.base import StateBackend
 from flujo_lens.state.typed_times import parse_when
@@ -164,7 +165,7 @@ def print_verdict(app: App, out: Output, file: Path | None) -> bool:
 
 def _verdict(log: AuditLog, report: AuditReport) -> str:
     if report.why is None:
-        return f"{_entries(report.entries)}, chain intact"
+        return f"{plural(report.changes, 'change')} ({_entries(report.entries)}), chain intact"
     return f"line {report.line} of {log.journal.shown} {_WHY[report.why]}"
 
 
