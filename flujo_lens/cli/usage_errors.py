@@ -85,8 +85,8 @@ def _hint(error: Any, arguments: Sequence[str], commands: Collection[str]) -> st
     if "unexpected extra argument" in text and named in _TAKE_NO_RUN:
         extra = shlex.quote(text.partition("(s) (")[2].rstrip(")"))
         return f"one run: lens show {extra}; part of an id: lens list --search {extra}\n{path} --help"
-    if getattr(error, "option_name", None) in ("--yes", "-y"):
-        return f"{path.rpartition(' ')[2]} does not ask: omit {error.option_name}\n{path} --help"
+    if path != "lens" and getattr(error, "option_name", None) in ("--yes", "-y"):
+        return f"{path.removeprefix('lens ')} does not ask: omit {error.option_name}\n{path} --help"
     if "unexpected extra argument" in text and named == "prune":
         return f"{_older_than(text, arguments)}{path} --help"
     return f"{path} --help"

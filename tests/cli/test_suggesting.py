@@ -259,3 +259,5 @@ def test_what_is_close(typed: str, near: str | None) -> None:
 def test_a_command_that_does_not_ask_says_so(lens: Lens) -> None:
     refused = lens("resume paused-001 --yes")
     assert (refused.code, refused.err.splitlines()[1]) == (2, "  resume does not ask: omit --yes")
+    assert "  tasks sweep does not ask: omit -y\n" in lens("tasks sweep -y").err
+    assert "does not ask" not in lens("--yes prune --older-than 30d").err
