@@ -143,7 +143,8 @@ class Clock:
         """The sum."""
         ended = self._postmaster.read_text().rpartition(")")[2].split()
         workers = (int(ended[13]) + int(ended[14])) / os.sysconf("SC_CLK_TCK")
-        return sum(os.times()[:4]) + int((self._process / "schedstat").read_text().split()[0]) / 1e9 + workers
+        ours = time.process_time() + sum(os.times()[2:4])  # with children that have ended
+        return ours + int((self._process / "schedstat").read_text().split()[0]) / 1e9 + workers
 
 
 async def _median(call: Callable[[], Awaitable[Any]], clock: Clock) -> tuple[float, float]:
